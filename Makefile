@@ -1,0 +1,47 @@
+# make help prints this list. Everything works from a fresh clone; `setup` runs by itself where it is needed.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+
+.PHONY: help setup demo up down status test lint format bench clean
+
+help: ## print this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: .venv/.installed ## install what is missing: .venv, rabbitmq-server, ffmpeg
+	@$(BIN)/jobplatform dev install
+
+.venv/.installed: setup.cfg pyproject.toml constraints.txt deploy/setup-venv.sh
+	@sh deploy/setup-venv.sh
+
+demo: setup ## show the main job: one email, one video, one model answer
+	@$(BIN)/jobplatform dev demo
+
+up: setup ## start the stack and leave it running
+	@$(BIN)/jobplatform dev up
+
+down: setup ## stop the stack; its data stays
+	@$(BIN)/jobplatform dev down
+
+status: setup ## show what runs, and where
+	@$(BIN)/jobplatform dev status
+
+test: setup ## run all tests on a private stack
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: setup ## ruff, mypy strict, import contracts
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: setup ## format the code
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: setup ## measure beside bare Celery, in one run
+	@$(BIN)/python -m bench
+
+clean: ## remove .venv (a stack that runs is stopped first)
+	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down; fi
+	@rm -rf .venv .local

@@ -1,0 +1,14 @@
+"""The core of the job platform: the ledger decides, RabbitMQ carries.
+
+A team that adds its own kind of job needs only what is exported here::
+
+    from jobplatform import Context, Permanent, Retryable, kind
+"""
+
+from jobplatform.domain.context import Context
+from jobplatform.domain.kinds import kind
+from jobplatform.domain.retry import Exponential, Fixed
+from jobplatform.errors import Permanent, Retryable, Snooze
+
+__version__ = "0.1.0"
+__all__ = ["Context", "Exponential", "Fixed", "Permanent", "Retryable", "Snooze", "kind", "__version__"]

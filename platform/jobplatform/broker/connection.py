@@ -1,0 +1,64 @@
+"""Connections to RabbitMQ by py-amqp, and the one place where its errors become ours."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import amqp
+from kombu.utils.url import parse_url
+
+from jobplatform.errors import BrokerUnavailable
+
+#: what may go wrong on the way to a broker; anything else is a bug of ours
+FAILURES = (amqp.exceptions.AMQPError, OSError, socket.timeout, EOFError)
+
+
+def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seconds: int = 10) -> Any:
+    """Return an open py-amqp connection, named for RabbitMQ's page. Raises `BrokerUnavailable`."""
+    parts = parse_url(url)
+    connection = amqp.Connection(
+        host=f"{parts['hostname'] or 'localhost'}:{parts['port'] or 5672}",
+        userid=parts["userid"] or "guest",
+        password=parts["password"] or "guest",
+        virtual_host=parts["virtual_host"] or "/",
+        connect_timeout=timeout_seconds,
+        read_timeout=timeout_seconds,
+        write_timeout=timeout_seconds,
+        heartbeat=heartbeat_seconds,
+        ssl=parts["transport"] == "amqps",
+        client_properties={"connection_name": name},
+    )
+    try:
+        connection.connect()
+    except FAILURES as error:
+        raise BrokerUnavailable(f"RabbitMQ can't be reached: {error}") from None
+    return connection
+
+
+@contextmanager
+def connected(url: str, *, name: str) -> Iterator[Any]:
+    """Open a connection for a block. Raises `BrokerUnavailable` for what goes wrong with it."""
+    connection = connect(url, name=name)
+    try:
+        yield connection
+    except amqp.exceptions.AMQPError as error:
+        raise BrokerUnavailable(f"RabbitMQ refused: {error}") from error
+    finally:
+        close(connection)
+
+
+def close(connection: Any) -> None:
+    """Close a connection that may be dead already."""
+    try:
+        connection.close()
+    except FAILURES:
+        pass
+    connection.collect()
+
+
+def server_version(connection: Any) -> str:
+    """Return the broker's version, like "4.3.6"."""
+    return str(connection.server_properties.get("version", "0"))

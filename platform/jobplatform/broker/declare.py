@@ -1,0 +1,56 @@
+"""Declare the topology, and look whether queues are there."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import amqp
+
+from jobplatform.broker.topology import EPOCH_PREFIX, Topology
+from jobplatform.errors import ConfigurationError
+
+
+def declare_topology(connection: Any, topology: Topology) -> None:
+    """Declare everything; idempotent. Raises `ConfigurationError` when a queue stands with other arguments."""
+    for exchange in topology.exchanges:
+        channel = connection.channel()
+        channel.exchange_declare(exchange.name, exchange.type, durable=True, auto_delete=False)
+        channel.close()
+    for queue in topology.queues:
+        channel = connection.channel()
+        try:
+            channel.queue_declare(queue.name, durable=True, auto_delete=False, arguments=queue.arguments)
+        except amqp.exceptions.PreconditionFailed as error:
+            raise ConfigurationError(
+                f"queue {queue.name!r} stands in RabbitMQ with other arguments: {error.reply_text}. To change the type "
+                f"of a queue, drain it (pause, wait until it is empty), delete it, and apply again"
+            ) from None
+        channel.close()
+    channel = connection.channel()
+    for binding in topology.bindings:
+        channel.queue_bind(binding.queue, binding.exchange, binding.routing_key)
+    channel.close()
+
+
+def queue_exists(connection: Any, name: str) -> bool:
+    """Return whether the queue is there, by a passive declare."""
+    channel = connection.channel()
+    try:
+        channel.queue_declare(name, passive=True)
+    except amqp.exceptions.NotFound:
+        return False
+    channel.close()
+    return True
+
+
+def epoch_queue(epoch: UUID) -> str:
+    """Return the name of an epoch's sentinel queue."""
+    return f"{EPOCH_PREFIX}{epoch}"
+
+
+def declare_epoch(connection: Any, epoch: UUID) -> None:
+    """Declare an epoch's sentinel: durable, empty, never consumed."""
+    channel = connection.channel()
+    channel.queue_declare(epoch_queue(epoch), durable=True, auto_delete=False, arguments={"x-max-length": 1})
+    channel.close()

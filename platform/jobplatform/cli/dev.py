@@ -1,0 +1,50 @@
+"""`jobplatform dev`: the private stack for a newcomer's machine, behind `make demo`, `make up` and `make test`."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def dev() -> None:
+    """Run the private stack of this checkout: Postgres, RabbitMQ, API, dispatcher, workers, Flower, mail, model."""
+
+
+@dev.command()
+def install() -> None:
+    """Install what the distribution has to give: rabbitmq-server and ffmpeg."""
+    from jobplatform.devstack.system import install_packages
+
+    install_packages()
+
+
+@dev.command()
+def up() -> None:
+    """Start the stack and leave it running."""
+    from jobplatform.devstack.commands import up
+
+    up()
+
+
+@dev.command()
+def down() -> None:
+    """Stop the stack; its data stays for the next `up`."""
+    from jobplatform.devstack.commands import down
+
+    down()
+
+
+@dev.command()
+def status() -> None:
+    """Show what runs, and where."""
+    from jobplatform.devstack.commands import status
+
+    status()
+
+
+@dev.command()
+def demo() -> None:
+    """Show the main job: one email, one video, one model answer."""
+    from jobplatform.devstack.demo import demo
+
+    demo()

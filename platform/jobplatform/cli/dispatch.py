@@ -1,0 +1,22 @@
+"""`jobplatform dispatch`: run a dispatcher."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+
+@click.command()
+def dispatch() -> None:
+    """Run a dispatcher until SIGTERM: the bridge from the ledger to RabbitMQ. Run two for availability."""
+    from jobplatform.config import settings
+    from jobplatform.dispatch.service import Dispatcher
+    from jobplatform.observe.logs import set_up_logs
+
+    config = settings()
+    set_up_logs(config.log_level, config.log_format)
+    dispatcher = Dispatcher(config)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: dispatcher.stop())
+    dispatcher.run()

@@ -1,0 +1,63 @@
+"""`jobplatform keys`: the API keys of tenants."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from jobplatform.ledger.session import Ledger
+
+
+@click.group()
+def keys() -> None:
+    """Create, list and revoke API keys."""
+
+
+def _open_ledger() -> Ledger:
+    from jobplatform.config import settings
+    from jobplatform.ledger.session import Ledger, make_engine
+
+    return Ledger(make_engine(settings().database_url.get_secret_value(), name="cli", connections=1))
+
+
+@keys.command()
+@click.option("--tenant", default="default", show_default=True, help="made when it does not exist")
+@click.option("--name", default="cli", show_default=True, help="what the key is for")
+def create(tenant: str, name: str) -> None:
+    """Create an API key and print it: the only time it can be read."""
+    from jobplatform.ledger.keys import create_key, create_tenant
+
+    with _open_ledger().transaction() as connection:
+        key = create_key(connection, create_tenant(connection, tenant), name)
+    click.echo(key)
+
+
+@keys.command()
+@click.argument("prefix")
+def revoke(prefix: str) -> None:
+    """Revoke the key that begins with PREFIX (ten characters, see `keys list`). Acts with the next request."""
+    from jobplatform.ledger.keys import revoke_keys
+
+    with _open_ledger().transaction() as connection:
+        count = revoke_keys(connection, prefix)
+    if not count:
+        raise click.ClickException(f"no valid key begins with {prefix[:10]!r}: see `jobplatform keys list`")
+    click.echo(f"{count} key revoked")
+
+
+@keys.command("list")
+def list_all() -> None:
+    """List all keys."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.ledger.keys import list_keys
+
+    with _open_ledger().statement() as connection:
+        rows = list_keys(connection)
+    table = Table("prefix", "name", "tenant", "created", "revoked")
+    for row in rows:
+        table.add_row(row.prefix, row.name, row.tenant, f"{row.created_at:%Y-%m-%d %H:%M}", str(row.revoked_at or ""))
+    Console().print(table)

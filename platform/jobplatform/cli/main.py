@@ -1,0 +1,60 @@
+"""`jobplatform`: one command per file; nothing heavy is imported before a command runs, so `--help` is instant."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from jobplatform import __version__
+from jobplatform.errors import JobPlatformError
+
+#: command → (module, attribute)
+COMMANDS = {
+    "migrate": ("jobplatform.cli.migrate", "migrate"),
+    "broker": ("jobplatform.cli.broker", "broker"),
+    "dispatch": ("jobplatform.cli.dispatch", "dispatch"),
+    "keys": ("jobplatform.cli.keys", "keys"),
+    "kinds": ("jobplatform.cli.kinds", "kinds"),
+    "queues": ("jobplatform.cli.queues", "queues"),
+    "states": ("jobplatform.cli.states", "states"),
+    "dev": ("jobplatform.cli.dev", "dev"),
+}
+
+EXIT_FAILED = 1
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command's module."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__)
+def cli() -> None:
+    """The job platform: the ledger decides, RabbitMQ carries."""
+
+
+def main() -> None:
+    """Run the command line; our own errors are one line on stderr."""
+    try:
+        cli(standalone_mode=True)
+    except JobPlatformError as error:
+        click.echo(f"jobplatform: {error} [{error.code}]", err=True)
+        sys.exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""Where a stack of this checkout lives: its folder, its ports, its secrets, and who may touch it.
+
+The folder is outside the clone, because Postgres refuses to run as root and an unprivileged user may not be able to
+enter the clone's parents; nothing of theirs is changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import pwd
+import secrets
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from jobplatform.errors import ConfigurationError
+
+#: the checkout: the folder above platform/
+CHECKOUT = Path(__file__).resolve().parents[3]
+UNPRIVILEGED = "nobody"
+PORT_NAMES = (
+    "postgres",
+    "amqp",
+    "management",
+    "erlang_dist",
+    "epmd",
+    "api",
+    "flower",
+    "smtp",
+    "mail",
+    "model",
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The place of one named stack. Two checkouts, or two names, never share anything."""
+
+    name: str
+    folder: Path
+    ports: dict[str, int]
+    secret: str
+
+    @property
+    def mark(self) -> str:
+        """The value of JOBPLATFORM_STACK in the environment of every process of this stack."""
+        return str(self.folder)
+
+    @property
+    def logs(self) -> Path:
+        """The folder of the processes' logs."""
+        return self.folder / "logs"
+
+    def owned_folder(self, name: str) -> Path:
+        """Return a sub-folder that belongs to the unprivileged user (to us, when we are not root)."""
+        path = self.folder / name
+        path.mkdir(mode=0o700, exist_ok=True)
+        if os.geteuid() == 0:
+            owner = pwd.getpwnam(UNPRIVILEGED)
+            os.chown(path, owner.pw_uid, owner.pw_gid)
+        return path
+
+
+def demote() -> dict[str, object]:
+    """Return the arguments for subprocess.Popen that give up root; none when we are not root."""
+    if os.geteuid() != 0:
+        return {}
+    owner = pwd.getpwnam(UNPRIVILEGED)
+    return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+def stack_folder(name: str) -> Path:
+    """Return the folder of a named stack of this checkout."""
+    digest = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:10]
+    return Path("/var/tmp") / f"jobplatform-{os.geteuid()}" / f"{name}-{digest}"
+
+
+@contextmanager
+def taken(name: str) -> Iterator[None]:
+    """Hold a stack for a block: two commands on the same stack of one checkout come one after the other."""
+    folder = _make_folder(name)
+    with (folder.parent / f"{folder.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigurationError(
+                f"another command is working on the {name!r} stack of this checkout: wait until it has ended"
+            ) from None
+        yield
+
+
+def _make_folder(name: str) -> Path:
+    folder = stack_folder(name)
+    parent = folder.parent
+    try:
+        parent.mkdir(mode=0o755, exist_ok=True)
+    except FileExistsError:
+        pass
+    found = parent.lstat()
+    if not parent.is_dir() or parent.is_symlink() or found.st_uid != os.geteuid():
+        raise ConfigurationError(f"{parent} is not ours: expected a folder that belongs to user {os.geteuid()}")
+    folder.mkdir(mode=0o755, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    return folder
+
+
+def open_place(name: str) -> Place:
+    """Return the place of a stack, made when it is not there. Ports and secrets stay the same between runs."""
+    folder = _make_folder(name)
+    file = folder / "place.json"
+    known = orjson.loads(file.read_bytes()) if file.exists() else {}
+    ports = {key: int(value) for key, value in known.get("ports", {}).items()}
+    secret = known.get("secret") or secrets.token_urlsafe(18)
+    if set(ports) != set(PORT_NAMES):
+        ports = free_ports()
+    _write(file, ports, secret)
+    return Place(name, folder, ports, secret)
+
+
+def with_new_ports(place: Place) -> Place:
+    """Return the place with other ports, and remember them: somebody else sits on one of the old."""
+    ports = free_ports()
+    _write(place.folder / "place.json", ports, place.secret)
+    return Place(place.name, place.folder, ports, place.secret)
+
+
+def _write(file: Path, ports: dict[str, int], secret: str) -> None:
+    file.touch(mode=0o600)
+    file.write_bytes(orjson.dumps({"ports": ports, "secret": secret}))
+
+
+def free_ports() -> dict[str, int]:
+    """Return a free port of 127.0.0.1 for every name."""
+    open_sockets = []
+    try:
+        for _ in PORT_NAMES:
+            one = socket.socket()
+            one.bind(("127.0.0.1", 0))
+            open_sockets.append(one)
+        return {name: one.getsockname()[1] for name, one in zip(PORT_NAMES, open_sockets, strict=True)}
+    finally:
+        for one in open_sockets:
+            one.close()
+
+
+def busy_ports(ports: dict[str, int]) -> list[str]:
+    """Return the names of the ports that somebody listens on."""
+    busy = []
+    for name, port in ports.items():
+        with socket.socket() as one:
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                one.bind(("127.0.0.1", port))
+            except OSError:
+                busy.append(name)
+    return busy

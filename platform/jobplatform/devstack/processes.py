@@ -1,0 +1,158 @@
+"""Processes of a stack: started with a mark in their environment, found again by it, ended by their ids only."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from jobplatform.devstack.place import Place, demote
+from jobplatform.errors import ConfigurationError, JobPlatformError
+
+MARK = "JOBPLATFORM_STACK"
+TAG = "JOBPLATFORM_PROCESS"
+
+
+class DidNotStart(JobPlatformError):
+    """A process of the stack did not start."""
+
+    code = "did_not_start"
+
+
+def start(
+    place: Place,
+    name: str,
+    command: Sequence[str | Path],
+    environment: dict[str, str],
+    *,
+    unprivileged: bool = False,
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, its output in `logs/<name>.log`."""
+    log = place.logs / f"{name}.log"
+    extra: dict[str, Any] = demote() if unprivileged else {}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [str(part) for part in command],
+            env={**environment, MARK: place.mark, TAG: name},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd=folder or place.folder,
+            **extra,
+        )
+
+
+def marked(place: Place) -> dict[int, str]:
+    """Return pid → name of every living process that carries this stack's mark."""
+    found = {}
+    for process in psutil.process_iter(["pid"]):
+        try:
+            environment = process.environ()
+            if environment.get(MARK) == place.mark and process.status() != psutil.STATUS_ZOMBIE:
+                found[process.pid] = environment.get(TAG, "?")
+        except (psutil.Error, OSError):
+            continue
+    found.pop(os.getpid(), None)
+    return found
+
+
+def stop_all(place: Place, order: Sequence[str], grace_seconds: float = 10.0) -> list[str]:
+    """End every marked process: by SIGTERM in the given order of names, the rest after, then by SIGKILL.
+
+    Returns the names of those that had to be killed.
+    """
+    for name in [*order, None]:
+        pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
+        heads = [pid for pid in pids if _parent(pid) not in pids]
+        for pid in heads:
+            _signal(pid, signal.SIGTERM)
+        if pids:
+            wait_gone(pids, grace_seconds)
+    left = marked(place)
+    for pid in left:
+        _signal(pid, signal.SIGKILL)
+    wait_gone(list(left), 5.0)
+    return sorted(set(left.values()))
+
+
+def _parent(pid: int) -> int:
+    try:
+        return psutil.Process(pid).ppid()
+    except psutil.Error:
+        return 0
+
+
+def _signal(pid: int, number: int) -> None:
+    try:
+        os.kill(pid, number)
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def wait_gone(pids: Sequence[int], seconds: float) -> bool:
+    """Wait until these processes have ended; reaps those that are our children."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        alive = []
+        for pid in pids:
+            try:
+                os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:
+                pass
+            try:
+                if psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+                    alive.append(pid)
+            except psutil.Error:
+                continue
+        if not alive:
+            return True
+        time.sleep(0.03)
+    return False
+
+
+def wait_for(
+    what: str,
+    ready: Callable[[], bool],
+    *,
+    seconds: float = 60.0,
+    process: subprocess.Popen[bytes] | None = None,
+    log: Path | None = None,
+) -> None:
+    """Wait until `ready()`. Raises `DidNotStart` with the end of the log when the process ends or time is up."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if process is not None and process.poll() is not None:
+            raise DidNotStart(f"{what} ended with code {process.returncode}: {_tail(log)}")
+        try:
+            if ready():
+                return
+        except Exception as error:  # not ready yet: whatever it says, time decides
+            last = error
+        else:
+            last = None
+        if time.monotonic() > deadline:
+            raise DidNotStart(f"{what} was not ready within {seconds:.0f} s ({last or 'not ready'}): {_tail(log)}")
+        time.sleep(0.05)
+
+
+def _tail(log: Path | None, lines: int = 15) -> str:
+    if log is None or not log.exists():
+        return "no log"
+    return f"{log}:\n" + "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def script(name: str) -> Path:
+    """Return a console script of this environment."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise ConfigurationError(f"{name} is not installed in this environment: run `make setup`")
+    return path

@@ -1,0 +1,145 @@
+"""A private RabbitMQ node: the distribution's server with its own ports, folders, cookie and epmd.
+
+The machine's own broker, if there is one, and its epmd on 4369 are never touched.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import orjson
+
+from jobplatform.broker.connection import close, connect
+from jobplatform.broker.definitions import build_definitions
+from jobplatform.broker.topology import build_topology, choose_queue_type
+from jobplatform.config import DEFAULT_QUEUES
+from jobplatform.devstack.place import Place
+from jobplatform.devstack.processes import marked, start, wait_for, wait_gone
+from jobplatform.devstack.system import rabbitmq_bin
+from jobplatform.errors import ConfigurationError
+
+USER = "jobplatform"
+#: as long as the longest job may run; RabbitMQ's default of 30 minutes closes the channel of a long video
+CONSUMER_TIMEOUT_MS = 24 * 3600 * 1000
+
+
+def url(place: Place, vhost: str = "jobplatform") -> str:
+    """Return the AMQP URL of a vhost."""
+    return f"amqp://{USER}:{place.secret}@127.0.0.1:{place.ports['amqp']}/{vhost}"
+
+
+def management_url(place: Place) -> str:
+    """Return the URL of the management page, with its login."""
+    return f"http://{USER}:{place.secret}@127.0.0.1:{place.ports['management']}"
+
+
+def start_rabbitmq(place: Place) -> subprocess.Popen[bytes]:
+    """Start the node; `wait_until_up` waits for it (3 to 5 s)."""
+    scripts = rabbitmq_bin()
+    if scripts is None:
+        raise ConfigurationError("rabbitmq-server is not installed: run `jobplatform dev install`")
+    stop_rabbitmq(place)
+    home = place.owned_folder("rabbitmq")
+    epmd = shutil.which("epmd") or str(next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), "epmd"))
+    base = _environment(place, home)
+    start(
+        place,
+        "epmd",
+        [epmd, "-address", "127.0.0.1", "-port", str(place.ports["epmd"])],
+        base,
+        unprivileged=True,
+        folder=home,
+    )
+    _write_configuration(place, home, _version(scripts))
+    return start(place, "rabbitmq", [scripts / "rabbitmq-server"], base, unprivileged=True, folder=home)
+
+
+def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) -> None:
+    """Wait until the node takes connections and its management page answers."""
+
+    def ready() -> bool:
+        close(connect(url(place), name="jobplatform dev"))
+        return bool(get_management(place, "/api/overview"))
+
+    wait_for("RabbitMQ", ready, seconds=90, process=process, log=place.logs / "rabbitmq.log")
+
+
+def stop_rabbitmq(place: Place) -> None:
+    """Stop node and epmd, by the ids of the processes that carry this stack's mark."""
+    for name, seconds in (("rabbitmq", 15.0), ("epmd", 5.0)):
+        pids = [pid for pid, tag in marked(place).items() if tag == name]
+        for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
+            for pid in pids:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    continue
+            if wait_gone(pids, patience):
+                break
+
+
+def get_management(place: Place, path: str) -> object:
+    """GET a path of the management API."""
+    request = Request(f"http://127.0.0.1:{place.ports['management']}{path}")
+    token = base64.b64encode(f"{USER}:{place.secret}".encode()).decode()
+    request.add_header("Authorization", f"Basic {token}")
+    with urlopen(request, timeout=5) as answer:
+        return orjson.loads(answer.read())
+
+
+def _version(scripts: Path) -> str:
+    found = sorted((scripts.parent / "lib").glob("rabbitmq_server-*"))
+    return found[-1].name.partition("-")[2] if found else "3.10"
+
+
+def _environment(place: Place, home: Path) -> dict[str, str]:
+    node = f"jobplatform-{place.folder.name}@localhost"
+    return {
+        "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
+        "LANG": "C.UTF-8",
+        "HOME": str(home),
+        "ERL_EPMD_PORT": str(place.ports["epmd"]),
+        "ERL_EPMD_ADDRESS": "127.0.0.1",
+        "RABBITMQ_NODENAME": node,
+        "RABBITMQ_DIST_PORT": str(place.ports["erlang_dist"]),
+        "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
+        "RABBITMQ_CONF_ENV_FILE": str(home / "rabbitmq-env.conf"),
+        "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
+        "RABBITMQ_MNESIA_BASE": str(home / "data"),
+        "RABBITMQ_LOG_BASE": str(home / "log"),
+        "RABBITMQ_PID_FILE": str(home / "node.pid"),
+        # listen on loopback only, and do not spin a core while idle
+        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+            "-kernel inet_dist_use_interface {127,0,0,1} +sbwt none +sbwtdcpu none +sbwtdio none"
+        ),
+    }
+
+
+def _write_configuration(place: Place, home: Path, version: str) -> None:
+    topology = build_topology(DEFAULT_QUEUES, choose_queue_type("auto", version))
+    definitions = build_definitions(topology, vhost="jobplatform", user=USER, password=place.secret)
+    configuration = f"""\
+listeners.tcp.1 = 127.0.0.1:{place.ports["amqp"]}
+management.tcp.ip = 127.0.0.1
+management.tcp.port = {place.ports["management"]}
+load_definitions = {home}/definitions.json
+consumer_timeout = {CONSUMER_TIMEOUT_MS}
+disk_free_limit.absolute = 50MB
+vm_memory_high_watermark.relative = 0.4
+log.console = true
+log.file = false
+"""
+    for name, content in {
+        "rabbitmq.conf": configuration,
+        "rabbitmq-env.conf": "",
+        "enabled_plugins": "[rabbitmq_management].\n",
+        "definitions.json": orjson.dumps(definitions).decode(),
+    }.items():
+        (home / name).write_text(content)
+        (home / name).chmod(0o644)  # the folder is closed to everybody but the server's user

@@ -1,0 +1,244 @@
+"""The stack of a place: which processes, in which order, with which settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.request import urlopen
+
+from jobplatform.config import Settings
+from jobplatform.devstack import postgres, rabbitmq
+from jobplatform.devstack.place import Place, busy_ports, stack_folder, with_new_ports
+from jobplatform.devstack.processes import DidNotStart, script, start, stop_all, wait_for
+from jobplatform.ledger import schema
+from jobplatform.ledger.keys import create_key, create_tenant
+from jobplatform.ledger.session import Ledger, make_engine
+
+#: ended in this order: who asks before who answers
+STOP_ORDER = ("api", "flower", "worker-email", "worker-video", "worker-llm", "dispatcher", "model", "mail")
+
+#: worker → (queue, pool, slots)
+WORKERS = {
+    "worker-email": ("email", "threads", 8),
+    "worker-video": ("video", "prefork", 1),
+    "worker-llm": ("llm", "threads", 4),
+}
+
+
+@dataclass
+class Stack:
+    """A private stack. Servers named in the environment are used instead of private ones."""
+
+    place: Place
+    tell: Callable[[str], None] = print
+    extra: dict[str, str] = field(default_factory=dict)
+    durable: bool = True
+
+    def __post_init__(self) -> None:
+        self.own_database = _foreign("JOBPLATFORM_DATABASE_URL", self.place) is None
+        self.own_broker = _foreign("JOBPLATFORM_BROKER_URL", self.place) is None
+
+    # --- addresses ---------------------------------------------------------------------------------
+
+    @property
+    def database_url(self) -> str:
+        """The ledger's URL."""
+        return _foreign("JOBPLATFORM_DATABASE_URL", self.place) or postgres.url(self.place)
+
+    @property
+    def broker_url(self) -> str:
+        """RabbitMQ's URL."""
+        return _foreign("JOBPLATFORM_BROKER_URL", self.place) or rabbitmq.url(self.place)
+
+    @property
+    def management_url(self) -> str:
+        """The URL of RabbitMQ's page."""
+        if self.own_broker:
+            return rabbitmq.management_url(self.place)
+        return os.environ.get("JOBPLATFORM_MANAGEMENT_URL", "")
+
+    def local_url(self, port: str, path: str = "") -> str:
+        """The URL of one of our own servers."""
+        return f"http://127.0.0.1:{self.place.ports[port]}{path}"
+
+    def settings_environment(self) -> dict[str, str]:
+        """The settings of the stack's processes, as environment."""
+        folder = self.place.folder
+        return {
+            "JOBPLATFORM_DATABASE_URL": self.database_url,
+            "JOBPLATFORM_BROKER_URL": self.broker_url,
+            "JOBPLATFORM_ARTIFACT_URL": f"file://{folder}/artifacts",
+            "JOBPLATFORM_MEDIA_ROOT": f"{folder}/media",
+            "JOBPLATFORM_SMTP_URL": f"smtp://127.0.0.1:{self.place.ports['smtp']}",
+            "JOBPLATFORM_LLM_BASE_URL": self.local_url("model", "/v1"),
+            "JOBPLATFORM_LLM_MODEL": "local-demo",
+            **self.extra,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the stack's processes."""
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("JOBPLATFORM_")}
+        chosen = {
+            key: value
+            for key, value in os.environ.items()
+            if key in ("JOBPLATFORM_KIND_MODULES", "JOBPLATFORM_QUEUES", "JOBPLATFORM_LOG_LEVEL")
+        }
+        return {**inherited, **chosen, **self.settings_environment(), "PYTHONUNBUFFERED": "1"}
+
+    # --- life ---------------------------------------------------------------------------------------
+
+    def start_servers(self) -> None:
+        """Start Postgres and RabbitMQ, or use those that are named; migrate and declare."""
+        self.clean_up()
+        for folder in ("artifacts", "media"):
+            (self.place.folder / folder).mkdir(exist_ok=True)
+        if busy_ports(self.place.ports):
+            self.place = with_new_ports(self.place)
+        node = None
+        if self.own_broker:
+            self.tell("starting RabbitMQ …")
+            node = rabbitmq.start_rabbitmq(self.place)
+        if self.own_database:
+            self.tell("starting Postgres …")
+            postgres.start_postgres(self.place, durable=self.durable)
+            postgres.create_database(self.place)
+        self.tell("migrating the ledger …")
+        schema.upgrade(Settings(database_url=self.database_url).database_url.get_secret_value())  # type: ignore[arg-type]
+        if node is not None:
+            rabbitmq.wait_until_up(self.place, node)
+        self.run("broker", "apply")
+
+    def start_platform(self) -> None:
+        """Start mail sink, model server, dispatcher, workers, API and Flower, and wait until each answers."""
+        self.tell("starting API, dispatcher, three workers, Flower, mail and model server …")
+        ports, python = self.place.ports, sys.executable
+        self._start("mail", [python, "-m", "jobplatform.devstack.mailsink", "--smtp-port", str(ports["smtp"]),
+                             "--http-port", str(ports["mail"])])  # fmt: skip
+        self._start("model", [python, "-m", "jobplatform.devstack.modelserver", "--port", str(ports["model"])])
+        self.start_dispatcher()
+        for name in WORKERS:
+            self.start_worker(name)
+        api = self.start_api()
+        flower = self.start_flower()
+        self.wait_answers("API", self.local_url("api", "/readyz"), api, "api")
+        self.wait_answers("Flower", self.local_url("flower", "/healthcheck"), flower, "flower")
+        self.wait_for_workers(len(WORKERS))
+
+    def start_dispatcher(self) -> subprocess.Popen[bytes]:
+        """Start a dispatcher."""
+        return self._start("dispatcher", [script("jobplatform"), "dispatch"])
+
+    def start_api(self) -> subprocess.Popen[bytes]:
+        """Start the API under granian."""
+        command = [script("granian"), "--interface", "rsgi", "--loop", "uvloop", "--no-ws", "--host", "127.0.0.1"]
+        command += [
+            "--port",
+            str(self.place.ports["api"]),
+            "--workers",
+            "2",
+            "--log-level",
+            "warning",
+            "api.server:app",
+        ]
+        return self._start("api", command)
+
+    def start_flower(self) -> subprocess.Popen[bytes]:
+        """Start Flower on loopback."""
+        command = [script("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1"]
+        command += [f"--port={self.place.ports['flower']}", "--max_tasks=5000"]
+        if self.management_url:
+            command.append(f"--broker-api={self.management_url}/api/")
+        return self._start("flower", command)
+
+    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
+        """Start one of `WORKERS`."""
+        queue, pool, slots = WORKERS[name]
+        return self.start_celery(name, queue, "--pool", pool, "-c", str(slots))
+
+    def start_celery(self, name: str, queue: str, *options: str) -> subprocess.Popen[bytes]:
+        """Start a Celery worker on a queue."""
+        command = [script("celery"), "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h", *options]
+        return self._start(name, [*command, "--without-gossip", "--without-mingle"])
+
+    def wait_answers(self, what: str, url: str, process: subprocess.Popen[bytes], name: str) -> None:
+        """Wait until a URL answers 200."""
+
+        def answers() -> bool:
+            with urlopen(url, timeout=2) as answer:
+                return bool(answer.status == 200)
+
+        wait_for(what, answers, process=process, log=self.place.logs / f"{name}.log")
+
+    def wait_for_workers(self, count: int) -> None:
+        """Wait until this many workers beat."""
+        ledger = self.open_ledger()
+
+        def beating() -> bool:
+            with ledger.statement() as connection:
+                return bool(
+                    connection.exec_driver_sql(
+                        "SELECT count(*) FROM workers WHERE stopped_at IS NULL "
+                        "AND beat_at > clock_timestamp() - interval '20 s'"
+                    ).scalar_one()
+                    >= count
+                )
+
+        wait_for(f"{count} workers", beating, log=self.place.logs / "worker-email.log")
+        ledger.close()
+
+    def open_ledger(self) -> Ledger:
+        """Return a ledger on this stack's database."""
+        url = Settings(database_url=self.database_url).database_url.get_secret_value()  # type: ignore[arg-type]
+        return Ledger(make_engine(url, name="dev", connections=2))
+
+    def create_api_key(self) -> str:
+        """Create an API key of the tenant "default"."""
+        ledger = self.open_ledger()
+        with ledger.transaction() as connection:
+            key = create_key(connection, create_tenant(connection, "default"), "dev stack")
+        ledger.close()
+        return key
+
+    def run(self, *arguments: str) -> str:
+        """Run a `jobplatform` command with the stack's settings; returns its output. Raises `DidNotStart`."""
+        done = subprocess.run(
+            [str(script("jobplatform")), *arguments],
+            env=self.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.place.folder,
+        )
+        if done.returncode:
+            raise DidNotStart(f"jobplatform {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+        return done.stdout
+
+    def _start(self, name: str, command: list[str | Path]) -> subprocess.Popen[bytes]:
+        return start(self.place, name, command, self.environment())
+
+    def stop(self) -> list[str]:
+        """Stop everything; returns the names of what had to be killed."""
+        killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"])
+        postgres.stop_postgres(self.place)
+        return killed
+
+    def clean_up(self) -> None:
+        """End what an interrupted run has left behind."""
+        stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"], grace_seconds=3.0)
+        postgres.stop_postgres(self.place)
+
+    def forget(self) -> None:
+        """Remove the stack's folder; it must be stopped."""
+        shutil.rmtree(stack_folder(self.place.name), ignore_errors=True)
+
+
+def _foreign(variable: str, place: Place) -> str | None:
+    """Return a server named in the environment, unless it is this stack's own (from `.local/env`)."""
+    value = os.environ.get(variable, "")
+    ours = f"127.0.0.1:{place.ports['postgres' if 'DATABASE' in variable else 'amqp']}"
+    return value if value and ours not in value else None

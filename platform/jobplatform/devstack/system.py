@@ -1,0 +1,85 @@
+"""What the distribution has to give: a RabbitMQ server and ffmpeg. Installed without letting a system broker start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jobplatform.errors import ConfigurationError
+
+#: what is looked for → the package that brings it: (apt, dnf, brew)
+NEEDED = {
+    "rabbitmq-server": ("rabbitmq-server", "rabbitmq-server", "rabbitmq"),
+    "ffmpeg": ("ffmpeg", "ffmpeg-free", "ffmpeg"),
+}
+POLICY = Path("/usr/sbin/policy-rc.d")
+#: the launchers of the distribution's wrapper refuse to run as another user; these are the ones behind it
+RABBITMQ_BINS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
+
+
+def rabbitmq_bin() -> Path | None:
+    """Return the folder of RabbitMQ's own scripts; None when it is not installed."""
+    for folder in RABBITMQ_BINS:
+        if (Path(folder) / "rabbitmq-server").exists():
+            return Path(folder)
+    return None
+
+
+def missing() -> list[str]:
+    """Return which of the needed programs are not on this machine."""
+    absent = []
+    if rabbitmq_bin() is None and not os.environ.get("JOBPLATFORM_BROKER_URL"):
+        absent.append("rabbitmq-server")
+    if shutil.which("ffmpeg") is None or shutil.which("ffprobe") is None:
+        absent.append("ffmpeg")
+    return absent
+
+
+def install_packages() -> None:
+    """Install what is missing by apt when root; else raise `ConfigurationError`, one line naming what to install."""
+    absent = missing()
+    if not absent:
+        return
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        apt, dnf, brew = (" ".join(NEEDED[name][place] for name in absent) for place in range(3))
+        raise ConfigurationError(
+            f"please install {' and '.join(absent)}: apt-get install {apt} | dnf install {dnf} | brew install {brew}"
+        )
+    packages = [NEEDED[name][0] for name in absent]
+    print(f"installing {' '.join(packages)} by apt-get …", flush=True)
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    with _no_services():
+        if not _apt(["install", "-y", "--no-install-recommends", *packages], environment):
+            _apt(["update"], environment)
+            if not _apt(["install", "-y", "--no-install-recommends", *packages], environment, loud=True):
+                raise ConfigurationError(f"apt-get could not install {' '.join(packages)}: see its output above")
+
+
+def _apt(arguments: list[str], environment: dict[str, str], loud: bool = False) -> bool:
+    done = subprocess.run(
+        ["apt-get", "-q", *arguments], env=environment, stdin=subprocess.DEVNULL, capture_output=True, check=False
+    )
+    if loud and done.returncode:
+        sys.stderr.buffer.write(done.stdout + done.stderr)
+    return done.returncode == 0
+
+
+@contextmanager
+def _no_services() -> Iterator[None]:
+    """Let no package start a service meanwhile (Debian's policy-rc.d, exit code 101); an existing policy is kept."""
+    before = (POLICY.read_bytes(), POLICY.stat().st_mode) if POLICY.exists() else None
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        if before is None:
+            POLICY.unlink(missing_ok=True)
+        else:
+            POLICY.write_bytes(before[0])
+            POLICY.chmod(before[1])

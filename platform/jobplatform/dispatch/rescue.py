@@ -1,0 +1,54 @@
+"""Rescue: end the runs whose worker is gone, so that their jobs run again.
+
+Nothing is expired until this process has itself reached the ledger without a break for a full lease: after an outage
+of Postgres every worker looks dead, and every long video would run twice.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import text
+
+from jobplatform.errors import LedgerUnavailable
+from jobplatform.ledger import workers
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
+
+
+class Rescuer:
+    """Polls every beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
+    database's clock: a host that was suspended shows no error.
+    """
+
+    def __init__(self, ledger: Ledger, *, beat_seconds: float, lease_seconds: float) -> None:
+        self._ledger = ledger
+        self._beat_seconds = beat_seconds
+        self._lease_seconds = lease_seconds
+        self._unbroken_since: datetime | None = None
+        self._last_poll: datetime | None = None
+
+    def poll(self) -> int:
+        """Look once; returns how many runs were ended. Raises `LedgerUnavailable`."""
+        try:
+            return self._poll()
+        except LedgerUnavailable:
+            self._unbroken_since = self._last_poll = None
+            raise
+
+    def _poll(self) -> int:
+        with self._ledger.statement() as connection:
+            now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        gap = (now - self._last_poll).total_seconds() if self._last_poll else None
+        self._last_poll = now
+        if self._unbroken_since is None or gap is None or not 0 <= gap <= 2 * self._beat_seconds:
+            self._unbroken_since = now
+        if (now - self._unbroken_since).total_seconds() < self._lease_seconds:
+            return 0
+        with self._ledger.transaction() as connection:
+            ended = workers.rescue_runs(connection, self._lease_seconds)
+        for run in ended:
+            log.warning("run_rescued", job_id=str(run.job_id), run_no=run.run_no, outcome=run.outcome, state=run.state)
+        return len(ended)

@@ -1,0 +1,191 @@
+"""The dispatcher: the only bridge from the ledger to RabbitMQ. One loop, no threads; run two for availability."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from jobplatform.broker.publisher import Publisher
+from jobplatform.config import QueueSettings, Settings
+from jobplatform.dispatch.backoff import Backoff
+from jobplatform.dispatch.guard import guard_epoch
+from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.dispatch.rescue import Rescuer
+from jobplatform.dispatch.window import window_of
+from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import dispatching, keys, queues, workers
+from jobplatform.ledger.hints import HintListener
+from jobplatform.ledger.session import DISPATCHER, Ledger, make_engine
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
+
+#: how soon to look again when a window is full: workers free places without telling
+FULL_WINDOW_SECONDS = 0.015
+GUARD_SECONDS = 2.0
+SLOTS_SECONDS = 1.0
+HOUSEKEEPING_SECONDS = 3600.0
+BROKER_PROBE_SECONDS = 5.0
+_BROKER = "broker"
+
+
+class Every:
+    """Says when something is due again."""
+
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._seconds, self._clock, self._next = seconds, clock, 0.0
+
+    def due(self) -> bool:
+        """Return whether it is time, and start over if so."""
+        if self._clock() < self._next:
+            return False
+        self._next = self._clock() + self._seconds
+        return True
+
+    def again(self) -> None:
+        """Make it due at once: what was due has failed."""
+        self._next = 0.0
+
+
+class Dispatcher:
+    """Makes jobs due, dispatches them, rescues runs, guards the broker's epoch."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        engine = make_engine(
+            settings.database_url.get_secret_value(), name="dispatcher", limits=DISPATCHER, connections=3
+        )
+        self._ledger = Ledger(engine)
+        self._listener = HintListener(engine)
+        self._publisher = Publisher(settings.broker_url.get_secret_value(), confirm_seconds=settings.confirm_seconds)
+        self._backoff = Backoff(settings.max_backoff_seconds)
+        self._probe = Backoff(BROKER_PROBE_SECONDS)
+        self._marks = LowWaterMarks()
+        self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
+        self._guard_every = Every(GUARD_SECONDS)
+        self._slots_every = Every(SLOTS_SECONDS)
+        self._rescue_every = Every(settings.beat_seconds)
+        self._due_every = Every(settings.dispatch_poll_seconds)
+        self._housekeeping_every = Every(HOUSEKEEPING_SECONDS)
+        self._slots: dict[str, tuple[int, int]] = {}
+        self._next_due_at = 0.0
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ask the loop to end after its current step; safe in a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until `stop`."""
+        log.info("dispatcher_started", queues=sorted(self._settings.queues))
+        while not self._stopping:
+            try:
+                wait = self.step()
+            except (LedgerUnavailable, OutcomeUnknown) as error:
+                # a lost answer to a mark is a doubt like any other: what was sent twice is harmless (I3)
+                wait = self._backoff.failed("ledger")
+                log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)
+                self._pause(wait)
+                continue
+            self._backoff.succeeded("ledger")
+            if wait > 0:
+                self._listener.wait(wait)
+        self._publisher.close()
+        self._listener.close()
+        self._ledger.close()
+        log.info("dispatcher_stopped")
+
+    def _pause(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._stopping and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+    def step(self) -> float:
+        """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
+        if self._housekeeping_every.due():
+            try:
+                self._keep_house()
+            except BaseException:
+                self._housekeeping_every.again()
+                raise
+        self._guard()
+        if self._rescue_every.due():
+            self._rescuer.poll()
+        if self._slots_every.due():
+            with self._ledger.statement() as connection:
+                self._slots = workers.live_slots(connection, self._settings.lease_seconds)
+        self._make_due()
+        with self._ledger.statement() as connection:
+            waiting = dispatching.waiting_queues(connection, self._marks.current())
+        reports = [self._round(queue) for queue in sorted(waiting)]
+        if any(report.sent and not report.full for report in reports):
+            return 0.0
+        if any(report.full for report in reports):
+            return FULL_WINDOW_SECONDS
+        return max(0.0, min(self._settings.dispatch_poll_seconds, self._next_due_at - time.monotonic()))
+
+    def _make_due(self) -> None:
+        if not self._due_every.due() and time.monotonic() < self._next_due_at:
+            return
+        with self._ledger.statement() as connection:
+            dispatching.make_due(connection, 1000)
+            dispatching.expire_jobs(connection, 1000)
+            seconds = dispatching.seconds_until_due(connection)
+        self._next_due_at = time.monotonic() + (seconds if seconds is not None else 3600.0)
+
+    def _guard(self) -> None:
+        if not self._probe.ready(_BROKER) or not self._guard_every.due():
+            return
+        self._publisher.keep_alive()
+        try:
+            guard_epoch(self._ledger, self._publisher)
+        except BrokerUnavailable as error:
+            wait = self._probe.failed(_BROKER)
+            log.warning("broker_unavailable", error=str(error), retry_seconds=wait)
+        else:
+            if self._probe.doubtful(_BROKER):  # it is back: no queue needs to sit out its back-off
+                self._backoff.try_now()
+                log.info("broker_is_back")
+            self._probe.succeeded(_BROKER)
+
+    def _round(self, queue: str) -> RoundReport:
+        if not self._backoff.ready(queue) or not self._probe.ready(_BROKER):
+            return RoundReport(skipped="backing off")
+        configured = self._settings.queues.get(queue, QueueSettings())
+        window = window_of(configured.window_min, configured.window_factor, self._slots.get(queue, (0, 0))[0])
+        batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
+        try:
+            report = run_round(self._ledger, self._publisher, self._marks, queue, window, batch)
+        except BrokerUnavailable as error:
+            wait = self._backoff.failed(queue)
+            log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)
+            return RoundReport(skipped="broker unavailable")
+        if report.unroutable:
+            wait = self._backoff.failed(queue)
+            log.error(
+                "queue_missing_in_broker",
+                queue=queue,
+                jobs=report.unroutable,
+                remedy="run `jobplatform broker apply`",
+                retry_seconds=wait,
+            )
+        elif report.refused:
+            log.warning("queue_full_in_broker", queue=queue, retry_seconds=self._backoff.failed(queue))
+        elif report.sent:
+            self._backoff.succeeded(queue)
+        return report
+
+    def _keep_house(self) -> None:
+        """Once an hour: partitions ahead of time, configured queues, expired keys, workers long gone."""
+        with self._ledger.transaction() as connection:
+            for name, queue in self._settings.queues.items():
+                queues.put_queue(connection, name, queue.window_min, queue.window_factor)
+            made = dispatching.ensure_partitions(connection)
+            workers.forget_stopped(connection)
+        if made:
+            log.info("partitions_made", count=made)
+        while True:
+            with self._ledger.transaction() as connection:
+                if keys.forget_expired_keys(connection) < 1000:
+                    return

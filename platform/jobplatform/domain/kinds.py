@@ -1,0 +1,207 @@
+"""Kinds: what a job can be, with payload schema, queue, limits and retry policy; and their registry."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ValidationError
+
+from jobplatform.domain.context import Context
+from jobplatform.domain.retry import Exponential, RetryPolicy
+from jobplatform.errors import ConfigurationError, FieldError, InvalidPayload, UnknownKind
+
+P = TypeVar("P", bound=BaseModel)
+Handler = Callable[[Any, Context], Any]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of job.
+
+    | field | unit | meaning |
+    |---|---|---|
+    | soft_limit_seconds | s | the handler gets SoftTimeLimitExceeded, may tidy up (prefork queues only) |
+    | hard_limit_seconds | s | the run's process is killed, the run ends as timed_out (prefork queues only) |
+    | crash_limit | runs | dead letter when this many runs took their process down |
+    | lost_limit | runs | dead letter when this many workers vanished under it; high, see DESIGN "Leases" |
+    """
+
+    name: str
+    queue: str
+    payload: type[BaseModel]
+    handler: Handler
+    description: str = ""
+    retry: RetryPolicy = field(default_factory=Exponential)
+    max_attempts: int = 5
+    soft_limit_seconds: float | None = None
+    hard_limit_seconds: float | None = None
+    crash_limit: int = 3
+    lost_limit: int = 50
+    retry_timeouts: bool = True
+
+    def parse(self, payload: object) -> BaseModel:
+        """Return the typed payload. Raises `InvalidPayload` naming every wrong field."""
+        try:
+            return self.payload.model_validate(payload)
+        except ValidationError as error:
+            raise InvalidPayload(
+                f"the payload does not fit the schema of {self.name} (see GET /v1/kinds)",
+                field_errors(error, prefix="payload"),
+            ) from None
+
+
+def field_errors(error: ValidationError, prefix: str = "") -> tuple[FieldError, ...]:
+    """Translate pydantic's findings to ours: one per wrong field, with what was expected and what came."""
+    found = []
+    for item in error.errors(include_url=False, include_context=False):
+        path = ".".join(str(part) for part in ((prefix, *item["loc"]) if prefix else item["loc"]))
+        missing = item["type"] == "missing"
+        got = "nothing" if missing else _shorten(item["input"])
+        expected = "a value: this field is required" if missing else item["msg"]
+        if item["type"] == "extra_forbidden":
+            expected = "no such field"
+        found.append(FieldError(path or "body", expected, got))
+    return tuple(found)
+
+
+def _shorten(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class KindRegistry:
+    """The kinds this process knows, by name."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, Kind] = {}
+
+    def add(self, kind: Kind) -> None:
+        """Register a kind. Raises `ConfigurationError` for a bad name, a clash, or numbers that can't work."""
+        if not _NAME.match(kind.name):
+            raise ConfigurationError(f"kind {kind.name!r}: expected lower-case words joined by dots, like 'email.send'")
+        known = self._kinds.get(kind.name)
+        if known and known.handler.__qualname__ != kind.handler.__qualname__:
+            raise ConfigurationError(f"kind {kind.name!r} is registered twice: by {_origin(known)} and {_origin(kind)}")
+        if kind.max_attempts < 1 or kind.crash_limit < 1 or kind.lost_limit < 1:
+            raise ConfigurationError(f"kind {kind.name!r}: max_attempts, crash_limit, lost_limit must be at least 1")
+        soft, hard = kind.soft_limit_seconds, kind.hard_limit_seconds
+        if soft is not None and hard is not None and soft >= hard:
+            raise ConfigurationError(
+                f"kind {kind.name!r}: expected soft_limit_seconds < hard_limit_seconds, got {soft} and {hard}"
+            )
+        self._kinds[kind.name] = kind
+
+    def get(self, name: str) -> Kind:
+        """Return the kind. Raises `UnknownKind`, with the nearest known name."""
+        found = self._kinds.get(name)
+        if found is None:
+            near = get_close_matches(name, self._kinds, n=1, cutoff=0.5)
+            raise UnknownKind(name, sorted(self._kinds), near[0] if near else None)
+        return found
+
+    def __iter__(self) -> Iterable[Kind]:  # type: ignore[override]
+        return iter(sorted(self._kinds.values(), key=lambda kind: kind.name))
+
+    def __len__(self) -> int:
+        return len(self._kinds)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._kinds
+
+    def check_queues(self, pools: Mapping[str, str]) -> None:
+        """Refuse kinds whose queue does not exist, or can't do what they ask (DESIGN "Pools").
+
+        `pools` maps a queue's name to its pool, "prefork" or "threads".
+        """
+        for kind in self._kinds.values():
+            if kind.queue not in pools:
+                raise ConfigurationError(
+                    f"kind {kind.name!r} names queue {kind.queue!r}; configured queues: {', '.join(sorted(pools))}. "
+                    f"Add it to JOBPLATFORM_QUEUES."
+                )
+            limited = kind.soft_limit_seconds is not None or kind.hard_limit_seconds is not None
+            if limited and pools[kind.queue] == "threads":
+                raise ConfigurationError(
+                    f"kind {kind.name!r} has a time limit, but queue {kind.queue!r} runs on threads, where nothing "
+                    f"can be killed: give the queue the prefork pool or take the limit away"
+                )
+
+
+def _origin(kind: Kind) -> str:
+    return f"{kind.handler.__module__}.{kind.handler.__qualname__}"
+
+
+#: the registry that `@kind` fills
+REGISTRY = KindRegistry()
+
+
+def kind(
+    name: str,
+    *,
+    queue: str,
+    retry: RetryPolicy | None = None,
+    max_attempts: int = 5,
+    soft_limit_seconds: float | None = None,
+    hard_limit_seconds: float | None = None,
+    crash_limit: int = 3,
+    lost_limit: int = 50,
+    retry_timeouts: bool = True,
+) -> Callable[[Callable[[P, Context], Any]], Callable[[P, Context], Any]]:
+    """Register the decorated handler as a kind of job.
+
+    The handler takes a pydantic payload and a `Context` and returns a JSON value, a pydantic model, or nothing. The
+    payload's type is read from its annotation. See docs/howto/add-a-kind.md.
+    """
+
+    def register(handler: Callable[[P, Context], Any]) -> Callable[[P, Context], Any]:
+        parameters = list(inspect.signature(handler).parameters)
+        payload = get_type_hints(handler).get(parameters[0]) if parameters else None
+        if len(parameters) != 2 or not (isinstance(payload, type) and issubclass(payload, BaseModel)):
+            raise ConfigurationError(
+                f"kind {name!r}: expected a handler (payload: YourPydanticModel, ctx: Context), "
+                f"got {handler.__qualname__}{inspect.signature(handler)}"
+            )
+        REGISTRY.add(
+            Kind(
+                name=name,
+                queue=queue,
+                payload=payload,
+                handler=handler,
+                description=inspect.getdoc(handler) or "",
+                retry=retry or Exponential(),
+                max_attempts=max_attempts,
+                soft_limit_seconds=soft_limit_seconds,
+                hard_limit_seconds=hard_limit_seconds,
+                crash_limit=crash_limit,
+                lost_limit=lost_limit,
+                retry_timeouts=retry_timeouts,
+            )
+        )
+        return handler
+
+    return register
+
+
+def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry:
+    """Import the modules that register kinds and check the result against the queues.
+
+    Raises `ConfigurationError` when a module can't be imported or a kind can't work.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigurationError(
+                f"JOBPLATFORM_KIND_MODULES names {module!r}, which can't be imported: {error}. "
+                f"Is its package installed in this environment?"
+            ) from error
+    REGISTRY.check_queues(pools)
+    return REGISTRY

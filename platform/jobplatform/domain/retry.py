@@ -1,0 +1,53 @@
+"""How long a failed job waits before its next attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from jobplatform.errors import ConfigurationError
+
+
+class RetryPolicy(Protocol):
+    """Decides the wait before the next attempt."""
+
+    def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
+        """Return the seconds to wait after counted attempt number `attempt` (from 1) failed."""
+        ...
+
+
+@dataclass(frozen=True)
+class Exponential:
+    """Exponential back-off with full jitter: uniform between 0 and min(cap, base · factor^(attempt-1)).
+
+    Full jitter spreads a herd best (AWS Architecture Blog, "Exponential Backoff And Jitter"). `floor_seconds` keeps a
+    retry from following at once.
+    """
+
+    base_seconds: float = 5.0
+    factor: float = 2.0
+    cap_seconds: float = 3600.0
+    floor_seconds: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.base_seconds <= 0 or self.factor < 1 or not 0 <= self.floor_seconds <= self.cap_seconds:
+            raise ConfigurationError(
+                f"expected base_seconds > 0, factor >= 1 and 0 <= floor_seconds <= cap_seconds, got {self}"
+            )
+
+    def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
+        """See `RetryPolicy`. The exponent is bounded so that attempt 10,000 does not overflow."""
+        ceiling = min(self.cap_seconds, self.base_seconds * self.factor ** min(max(attempt, 1) - 1, 64))
+        return max(self.floor_seconds, ceiling * random())
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same wait every time."""
+
+    seconds: float = 10.0
+
+    def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
+        """See `RetryPolicy`."""
+        return self.seconds

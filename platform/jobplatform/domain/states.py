@@ -1,0 +1,117 @@
+"""The state machine of a job: one table, mirrored by named CHECK constraints in the ledger.
+
+docs/concepts/state-machine.md is drawn from this table (`jobplatform states`), and property tests hold the ledger's SQL
+functions against it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    #: waits for other jobs
+    BLOCKED = "blocked"
+    #: waits for its run_at: the first run, a retry, or a snooze
+    SCHEDULED = "scheduled"
+    #: ready, waits in the ledger for a free place in its queue's window
+    AVAILABLE = "available"
+    #: its message is in RabbitMQ
+    DISPATCHED = "dispatched"
+    #: a run holds the lease
+    RUNNING = "running"
+    #: waits for a person to say whether an effect took place
+    HELD = "held"
+    #: needs a person; live until it is replayed or discarded
+    DEAD = "dead"
+    #: final: the handler returned
+    SUCCEEDED = "succeeded"
+    #: final: a caller called it off
+    CANCELLED = "cancelled"
+    #: final: its start_by passed before a run began
+    EXPIRED = "expired"
+    #: final: a person threw the dead letter away
+    DISCARDED = "discarded"
+
+
+class Status(StrEnum):
+    """The four words for callers who do not care about our states."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+class Event(StrEnum):
+    """What happened to a job; every change of state is one of these, written in the same transaction."""
+
+    SUBMITTED = "submitted"
+    DUE = "due"
+    DISPATCHED = "dispatched"
+    RETURNED = "returned"
+    STARTED = "started"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    SNOOZED = "snoozed"
+    RELEASED = "released"
+    CRASHED = "crashed"
+    LOST = "lost"
+    CANCEL_REQUESTED = "cancel_requested"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    LOG = "log"
+
+
+FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.EXPIRED, State.DISCARDED})
+LIVE = frozenset(State) - FINAL
+#: what `?wait=` waits for: nothing happens any more without a person
+SETTLED = FINAL | {State.DEAD}
+#: states in which a cancel takes effect at once
+CANCELLABLE_AT_ONCE = LIVE - {State.RUNNING}
+
+_S = State
+_RUN_MAY_END_IN = frozenset({_S.SCHEDULED, _S.DEAD, _S.CANCELLED})
+
+#: (state before, event) → the states it may lead to. `None` is "does not exist yet".
+TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
+    (None, Event.SUBMITTED): frozenset({_S.BLOCKED, _S.SCHEDULED, _S.AVAILABLE}),
+    (_S.SCHEDULED, Event.DUE): frozenset({_S.AVAILABLE}),
+    (_S.AVAILABLE, Event.DISPATCHED): frozenset({_S.DISPATCHED}),
+    (_S.DISPATCHED, Event.RETURNED): frozenset({_S.AVAILABLE}),
+    (_S.DISPATCHED, Event.LOST): frozenset({_S.AVAILABLE, _S.DEAD}),
+    (_S.DISPATCHED, Event.STARTED): frozenset({_S.RUNNING}),
+    (_S.RUNNING, Event.SUCCEEDED): frozenset({_S.SUCCEEDED}),
+    (_S.RUNNING, Event.FAILED): _RUN_MAY_END_IN,
+    (_S.RUNNING, Event.TIMED_OUT): _RUN_MAY_END_IN,
+    (_S.RUNNING, Event.CRASHED): _RUN_MAY_END_IN,
+    (_S.RUNNING, Event.LOST): _RUN_MAY_END_IN,
+    (_S.RUNNING, Event.SNOOZED): frozenset({_S.SCHEDULED, _S.CANCELLED}),
+    (_S.RUNNING, Event.RELEASED): frozenset({_S.AVAILABLE, _S.CANCELLED}),
+    (_S.RUNNING, Event.CANCEL_REQUESTED): frozenset({_S.RUNNING}),
+    (_S.RUNNING, Event.CANCELLED): frozenset({_S.CANCELLED}),
+    **{(state, Event.CANCELLED): frozenset({_S.CANCELLED}) for state in CANCELLABLE_AT_ONCE},
+    **{
+        (state, Event.EXPIRED): frozenset({_S.EXPIRED})
+        for state in (_S.BLOCKED, _S.SCHEDULED, _S.AVAILABLE, _S.DISPATCHED)
+    },
+}
+
+
+def may_lead_to(before: State | None, event: Event) -> frozenset[State]:
+    """Return the states that `event` may lead to; empty when it is not allowed in `before`."""
+    return TRANSITIONS.get((before, event), frozenset())
+
+
+def status_of(state: State, run_no: int) -> Status:
+    """Return the caller's word for a state. A scheduled job that has run before is being retried: processing."""
+    if state in (State.RUNNING, State.HELD) or (state is State.SCHEDULED and run_no > 0):
+        return Status.PROCESSING
+    if state is State.SUCCEEDED:
+        return Status.COMPLETED
+    if state in (State.DEAD, State.CANCELLED, State.EXPIRED, State.DISCARDED):
+        return Status.FAILED
+    return Status.PENDING

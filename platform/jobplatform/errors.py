@@ -1,0 +1,200 @@
+"""Every error of the platform. The docstring is the default message; `code` is the slug callers may rely on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+
+class JobPlatformError(Exception):
+    """Something went wrong in the job platform."""
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+
+
+# --- what a caller did -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """One wrong field of a request: where it is, what was expected, what came."""
+
+    field: str
+    expected: str
+    got: str = ""
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the JSON form used by problem+json and the CLI."""
+        return {"field": self.field, "expected": self.expected, "got": self.got}
+
+
+class InvalidRequest(JobPlatformError):
+    """The request has fields that are not as expected."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str | None = None, errors: tuple[FieldError, ...] = ()) -> None:
+        super().__init__(message)
+        self.errors = errors
+
+
+class InvalidPayload(InvalidRequest):
+    """The payload does not fit the schema of its kind."""
+
+    code = "invalid_payload"
+
+
+class UnknownKind(JobPlatformError):
+    """No such kind is registered."""
+
+    code = "unknown_kind"
+
+    def __init__(self, name: str, known: list[str], suggestion: str | None = None) -> None:
+        hint = f"did you mean {suggestion!r}?" if suggestion else f"known kinds: {', '.join(known) or 'none'}"
+        super().__init__(f"unknown kind {name!r}: {hint}")
+        self.name, self.known, self.suggestion = name, known, suggestion
+
+
+class JobNotFound(JobPlatformError):
+    """No such job."""
+
+    code = "job_not_found"
+
+    def __init__(self, job_id: object) -> None:
+        super().__init__(f"no job with id {job_id}; expected the id of a job that this API key's tenant submitted")
+        self.job_id = job_id
+
+
+class ArtifactNotFound(JobPlatformError):
+    """No such artifact."""
+
+    code = "artifact_not_found"
+
+    def __init__(self, artifact_id: object) -> None:
+        super().__init__(f"no artifact with id {artifact_id}")
+        self.artifact_id = artifact_id
+
+
+class NotCancellable(JobPlatformError):
+    """The job has ended and can't be cancelled any more."""
+
+    code = "not_cancellable"
+
+    def __init__(self, job_id: object, state: str) -> None:
+        super().__init__(f"job {job_id} is {state}: expected a job that has not ended")
+        self.state = state
+
+
+class IdempotencyConflict(JobPlatformError):
+    """This Idempotency-Key was used for another request."""
+
+    code = "idempotency_key_reused"
+
+
+class IdempotencyInProgress(JobPlatformError):
+    """A request with this Idempotency-Key is being worked on; repeat in a moment."""
+
+    code = "idempotency_in_progress"
+
+
+class Unauthorized(JobPlatformError):
+    """Expected the header `Authorization: Bearer <API key>` with a key that is valid and not revoked."""
+
+    code = "unauthorized"
+
+
+# --- what the surroundings did -----------------------------------------------------------------
+
+
+class LedgerUnavailable(JobPlatformError):
+    """The ledger (Postgres) can't be reached; nothing was changed. Repeat in a moment."""
+
+    code = "ledger_unavailable"
+
+
+class LedgerBusy(LedgerUnavailable):
+    """The ledger could not lock what it needed in time; nothing was changed. Repeat in a moment."""
+
+    code = "ledger_busy"
+
+
+class OutcomeUnknown(JobPlatformError):
+    """The outcome is unknown: the ledger's answer was lost. Repeat with the same Idempotency-Key."""
+
+    code = "outcome_unknown"
+
+
+class BrokerUnavailable(JobPlatformError):
+    """RabbitMQ can't be reached, or did not confirm in time; jobs wait in the ledger."""
+
+    code = "broker_unavailable"
+
+
+class ConfigurationError(JobPlatformError):
+    """The configuration can't work."""
+
+    code = "configuration_error"
+
+
+# --- what happens to a run ---------------------------------------------------------------------
+
+
+class LeaseLost(JobPlatformError):
+    """This run has lost its lease: another run or a person decided; nothing it writes counts any more."""
+
+    code = "lease_lost"
+
+
+class JobCancelled(JobPlatformError):
+    """The job was cancelled while it ran."""
+
+    code = "cancelled"
+
+
+class RunFailed(JobPlatformError):
+    """A handler failed in a way it can name. Raise `Retryable` or `Permanent`, not this."""
+
+    code = "failed"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, code: str | None = None, detail: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.reason = code or self.code
+        self.detail = detail
+
+
+class Retryable(RunFailed):
+    """The run failed, another attempt may succeed. `after` (seconds) overrides the kind's retry policy."""
+
+    code = "retryable"
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        after: float | None = None,
+        code: str | None = None,
+        detail: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message, code=code, detail=detail)
+        self.after = after
+
+
+class Permanent(RunFailed):
+    """The run failed and no attempt can succeed: the job becomes a dead letter with this reason."""
+
+    code = "permanent"
+
+
+class Snooze(JobPlatformError):
+    """Not now: run again in `seconds`. Does not count as an attempt."""
+
+    code = "snoozed"
+
+    def __init__(self, seconds: float, reason: str = "snoozed by the handler") -> None:
+        super().__init__(reason)
+        self.seconds = seconds

@@ -1,0 +1,52 @@
+"""Queries on artifacts and uploads; their bytes stand in the artifact store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+_COLUMNS = "id, job_id, run_no, name, content_type, size, sha256, location, created_at"
+
+_INSERT_UPLOAD = text(
+    """
+    INSERT INTO artifacts (id, tenant_id, name, content_type, size, sha256, location)
+    VALUES (:id, :tenant_id, :name, :content_type, :size, :sha256, :location)
+    """
+)
+_INSERT_OUTPUT = text(
+    """
+    WITH mine AS (
+        SELECT id, tenant_id, run_no FROM jobs WHERE id = :job_id AND lease_id = :lease_id FOR SHARE
+    )
+    INSERT INTO artifacts (id, tenant_id, job_id, run_no, name, content_type, size, sha256, location)
+    SELECT :id, tenant_id, mine.id, run_no, :name, :content_type, :size, :sha256, :location FROM mine
+    """
+)
+
+
+def insert_upload(connection: Connection, values: dict[str, Any]) -> None:
+    """Record an upload."""
+    connection.execute(_INSERT_UPLOAD, values)
+
+
+def insert_output(connection: Connection, values: dict[str, Any]) -> bool:
+    """Record a run's artifact; False when its lease is lost."""
+    return connection.execute(_INSERT_OUTPUT, values).rowcount == 1
+
+
+def get_artifact(connection: Connection, tenant_id: UUID, artifact_id: UUID) -> Row[Any] | None:
+    """Return one artifact or upload of the tenant."""
+    return connection.execute(
+        text(f"SELECT {_COLUMNS} FROM artifacts WHERE id = :id AND tenant_id = :t"), {"id": artifact_id, "t": tenant_id}
+    ).one_or_none()
+
+
+def artifacts_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Sequence[Row[Any]]:
+    """Return the artifacts of a job, at most 1,000, in order of creation."""
+    return connection.execute(
+        text(f"SELECT {_COLUMNS} FROM artifacts WHERE job_id = :id AND tenant_id = :t ORDER BY id LIMIT 1000"),
+        {"id": job_id, "t": tenant_id},
+    ).all()

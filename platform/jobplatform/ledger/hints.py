@@ -1,0 +1,91 @@
+"""Wake-up hints: "jobs are due in this queue". A hint may be lost; the dispatcher's polling is the base.
+
+A NOTIFY inside a transaction takes a database-wide lock at commit, so hints are sent outside the submit transaction,
+coalesced: one for all the jobs of a few milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+from contextlib import suppress
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+CHANNEL = "jobplatform_due"
+
+
+class HintSender:
+    """Sends hints from a thread of its own, at most one for everything that came in `gap_seconds`."""
+
+    def __init__(self, engine: Engine, gap_seconds: float = 0.002) -> None:
+        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._gap_seconds = gap_seconds
+        self._wanted = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def send(self) -> None:
+        """Ask for a hint; never blocks and never fails."""
+        if self._pid != os.getpid():  # first use in this process: threads do not survive a fork
+            with self._lock:
+                if self._pid != os.getpid():
+                    self._wanted = threading.Event()
+                    self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
+                    self._pid = os.getpid()
+                    self._thread.start()
+        self._wanted.set()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            self._wanted.wait()
+            self._wanted.clear()
+            # a lost hint costs one poll of the dispatcher, so a ledger that is away is no reason to do anything here
+            with suppress(SQLAlchemyError), self._engine.connect() as connection:
+                connection.execute(text(f"NOTIFY {CHANNEL}"))
+            pause.wait(self._gap_seconds)
+
+
+class HintListener:
+    """Waits for hints on a connection of its own."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until a hint comes, at most `seconds`; returns whether one came.
+
+        A connection that is lost is opened again at the next call; meanwhile this only sleeps.
+        """
+        try:
+            if self._connection is None:
+                self._connection = self._engine.raw_connection()
+                self._connection.detach()
+                self._connection.driver_connection.autocommit = True
+                with self._connection.cursor() as cursor:
+                    cursor.execute(f"LISTEN {CHANNEL}")
+            driver = self._connection.driver_connection
+            if not driver.notifies:
+                select.select([driver], [], [], max(seconds, 0))
+                driver.poll()
+            came = bool(driver.notifies)
+            driver.notifies.clear()
+        except Exception:  # whatever the driver says, the answer is to open a new connection next time
+            self.close()
+            select.select([], [], [], max(seconds, 0))
+            return False
+        return came
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            with suppress(Exception):
+                self._connection.close()
+            self._connection = None

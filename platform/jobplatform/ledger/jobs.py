@@ -1,0 +1,185 @@
+"""Queries on jobs. Each takes a `Connection` and never commits; the use case owns the transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, Row, TextClause, text
+
+from jobplatform.domain.jobs import JobView
+from jobplatform.domain.states import FINAL, State
+from jobplatform.ledger.ids import time_of
+
+#: the id's time is the maker's clock, `finished_at` the database's: allow this much between them
+CLOCK_MARGIN = timedelta(days=1)
+#: rows one page may look at: a page may be short, its cursor goes on (I7)
+MAX_EXAMINED = 5_000
+
+_VIEW = (
+    "id, kind, queue, state, priority, attempt, max_attempts, run_no, created_at, run_at, start_by, started_at, "
+    "progress, result, error, tags, cancel_requested_at"
+)
+
+_INSERT = text(
+    """
+    WITH job AS (
+        INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit,
+                          lost_limit, run_at, start_by)
+        SELECT :id, :tenant_id, :queue, :kind,
+               CASE WHEN CAST(:run_at AS timestamptz) > now.at THEN 'scheduled' ELSE 'available' END,
+               :priority, CAST(:payload AS jsonb), :tags, :max_attempts, :crash_limit, :lost_limit,
+               coalesce(CAST(:run_at AS timestamptz), now.at), CAST(:start_by AS timestamptz)
+        FROM (SELECT clock_timestamp() AS at) AS now
+        RETURNING id, tenant_id, queue, state, created_at, run_at
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+        SELECT id, tenant_id, 'submitted', state, 0 FROM job
+    ), counted AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+        SELECT tenant_id, queue, pg_backend_pid() % 64, 1 FROM job
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1
+    )
+    SELECT state, created_at, run_at FROM job
+    """
+)
+
+
+def insert_job(connection: Connection, values: dict[str, Any]) -> Row[Any]:
+    """Insert a job with its event and counter in one statement; returns (state, created_at, run_at)."""
+    payload = {"payload": orjson.dumps(values["payload"]).decode()}
+    return connection.execute(_INSERT, {**values, **payload, "tags": list(values["tags"])}).one()
+
+
+_LIVE = f"SELECT {_VIEW}, CAST(NULL AS timestamptz) AS finished_at FROM jobs WHERE id = :id"
+_FINAL = f"SELECT {_VIEW}, finished_at FROM job_history WHERE id = :id AND finished_at >= :since"
+_GET_LIVE, _GET_FINAL = text(f"{_LIVE} AND tenant_id = :tenant_id"), text(f"{_FINAL} AND tenant_id = :tenant_id")
+_FIND_LIVE, _FIND_FINAL = text(_LIVE), text(_FINAL)
+
+
+def earliest_end(job_id: UUID) -> datetime:
+    """Return the earliest `finished_at` that the job with this id can have: prunes partitions."""
+    try:
+        return time_of(job_id) - CLOCK_MARGIN
+    except (OverflowError, ValueError, OSError):  # not an id of ours: its "time" is out of range
+        return datetime.max.replace(tzinfo=UTC)
+
+
+def get_job(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobView | None:
+    """Return a job of the tenant wherever it stands, live or in history."""
+    return _look_up(connection, _GET_LIVE, _GET_FINAL, {"id": job_id, "tenant_id": tenant_id})
+
+
+def find_job(connection: Connection, job_id: UUID) -> JobView | None:
+    """Return a job of any tenant; for the platform's own processes, never for a caller."""
+    return _look_up(connection, _FIND_LIVE, _FIND_FINAL, {"id": job_id})
+
+
+def _look_up(connection: Connection, live: TextClause, final: TextClause, values: dict[str, Any]) -> JobView | None:
+    row = connection.execute(live, values).one_or_none()
+    if row is None and values["id"].version == 7:
+        row = connection.execute(final, {**values, "since": earliest_end(values["id"])}).one_or_none()
+    return view_of(row) if row is not None else None
+
+
+def view_of(row: Row[Any]) -> JobView:
+    """Build the caller's view from a row of `_VIEW` and finished_at."""
+    values = dict(row._mapping)
+    finished_at = values.pop("finished_at")
+    values["state"] = State(values["state"])
+    values["tags"] = tuple(values["tags"])
+    return JobView(**values, completed_at=finished_at)
+
+
+def list_jobs(
+    connection: Connection,
+    tenant_id: UUID,
+    *,
+    below: UUID | None,
+    above: UUID | None,
+    limit: int,
+    state: State | None = None,
+    kind: str | None = None,
+    queue: str | None = None,
+    tag: str | None = None,
+) -> tuple[Sequence[JobView], UUID | None]:
+    """Return one page of jobs, newest first, and the id to go on below; None when there is no more.
+
+    Examines at most `MAX_EXAMINED` rows of each table, so that no filter can make it a scan: a page may then be short,
+    or even empty, and still have a next one.
+    """
+    where, filters = ["tenant_id = :tenant_id"], ["true"]
+    values: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit + 1, "examined": MAX_EXAMINED}
+    if below is not None:
+        where.append("id < :below")
+        values["below"] = below
+    if above is not None:
+        where.append("id >= :above")
+        values |= {"above": above, "since": earliest_end(above)}
+    for column, value in (("state", state), ("kind", kind), ("queue", queue)):
+        if value is not None:
+            # dead and held jobs have an index of their own: their filter may narrow what is examined
+            (where if value in (State.DEAD, State.HELD) else filters).append(f"{column} = :{column}")
+            values[column] = str(value)
+    if state in (State.DEAD, State.HELD):
+        where.append("state IN ('dead', 'held')")
+    if tag is not None:
+        filters.append(":tag = ANY (tags)")
+        values["tag"] = tag
+
+    rows: list[Row[Any]] = []
+    frontiers: list[UUID] = []
+    for table in _tables_of(state):
+        finished = "finished_at" if table == "job_history" else "CAST(NULL AS timestamptz) AS finished_at"
+        bounds = [*where, "finished_at >= :since"] if table == "job_history" and above is not None else where
+        newest = f"SELECT * FROM {table} WHERE {' AND '.join(bounds)} ORDER BY id DESC LIMIT :examined"
+        found = connection.execute(
+            text(
+                f"SELECT {_VIEW}, {finished} FROM ({newest}) AS newest "
+                f"WHERE {' AND '.join(filters)} ORDER BY id DESC LIMIT :limit"
+            ),
+            values,
+        ).all()
+        rows.extend(found)
+        if len(found) <= limit:
+            edge = connection.execute(
+                text(f"SELECT count(*), (array_agg(id ORDER BY id))[1] FROM ({newest}) AS newest"), values
+            ).one()
+            if edge[0] == MAX_EXAMINED:
+                frontiers.append(edge[1])
+
+    # below a frontier one table was not looked at: what the other one has there belongs to a later page
+    frontier = max(frontiers, default=None)
+    rows = sorted((row for row in rows if frontier is None or row.id >= frontier), key=lambda row: row.id, reverse=True)
+    page = [view_of(row) for row in rows[:limit]]
+    if len(rows) > limit:
+        return page, page[-1].id
+    return page, frontier
+
+
+def _tables_of(state: State | None) -> tuple[str, ...]:
+    if state is None:
+        return ("jobs", "job_history")
+    return ("job_history",) if state in FINAL else ("jobs",)
+
+
+_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason)")
+
+
+def cancel_job(connection: Connection, tenant_id: UUID, job_id: UUID, reason: str | None) -> tuple[str, str | None]:
+    """Call `cancel_job.sql`; returns its verdict and the state."""
+    row = connection.execute(
+        _CANCEL, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "reason": reason}
+    ).one()
+    return row.verdict, row.state
+
+
+_UNFINISHED = text("SELECT id FROM jobs WHERE id = ANY (:ids) AND state <> 'dead'")
+
+
+def unfinished(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these jobs have neither ended nor died."""
+    return set(connection.execute(_UNFINISHED, {"ids": list(job_ids)}).scalars())

@@ -1,0 +1,109 @@
+"""Tenants, API keys and idempotency keys."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+from jobplatform.ledger.ids import new_id
+
+#: API keys look like `jp_<43 characters>`: 256 random bits, so a plain SHA-256 is a sound way to store them
+KEY_MARK = "jp_"
+
+
+def hash_key(key: str) -> bytes:
+    """Return what the ledger keeps of an API key."""
+    return hashlib.sha256(key.encode()).digest()
+
+
+def create_tenant(connection: Connection, name: str) -> UUID:
+    """Create the tenant, or find it by name."""
+    return connection.execute(
+        text(
+            "INSERT INTO tenants (id, name) VALUES (:id, :name) "
+            "ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id"
+        ),
+        {"id": new_id(), "name": name},
+    ).scalar_one()
+
+
+def create_key(connection: Connection, tenant_id: UUID, name: str) -> str:
+    """Create an API key and return it: the only time it can be read."""
+    key = KEY_MARK + secrets.token_urlsafe(32)
+    connection.execute(
+        text(
+            "INSERT INTO api_keys (id, tenant_id, name, prefix, key_hash) VALUES (:id, :tenant, :name, :prefix, :hash)"
+        ),
+        {"id": new_id(), "tenant": tenant_id, "name": name, "prefix": key[:10], "hash": hash_key(key)},
+    )
+    return key
+
+
+def revoke_keys(connection: Connection, prefix: str) -> int:
+    """Revoke the keys that begin with `prefix`; returns how many. Acts with the next request."""
+    return connection.execute(
+        text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE prefix = :p AND revoked_at IS NULL"),
+        {"p": prefix[:10]},
+    ).rowcount
+
+
+def list_keys(connection: Connection) -> list[Row[Any]]:
+    """Return all keys with their tenants, without what could be used as one."""
+    return list(
+        connection.execute(
+            text(
+                "SELECT k.prefix, k.name, t.name AS tenant, k.created_at, k.revoked_at "
+                "FROM api_keys k JOIN tenants t ON t.id = k.tenant_id ORDER BY k.created_at"
+            )
+        )
+    )
+
+
+_TENANT = text("SELECT tenant_id FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL")
+
+
+def tenant_of(connection: Connection, key: str) -> UUID | None:
+    """Return the tenant of a valid key. Asked on every request: a revoked key is refused at once."""
+    return connection.execute(_TENANT, {"hash": hash_key(key)}).scalar_one_or_none()
+
+
+_REMEMBER = text(
+    """
+    INSERT INTO idempotency_keys AS k (tenant_id, key, request_hash, job_id, expires_at)
+    VALUES (:tenant_id, :key, :hash, :job_id, clock_timestamp() + make_interval(secs => :seconds))
+    ON CONFLICT (tenant_id, key) DO UPDATE
+        SET request_hash = excluded.request_hash, job_id = excluded.job_id, created_at = clock_timestamp(),
+            expires_at = excluded.expires_at
+        WHERE k.expires_at < clock_timestamp()
+    RETURNING job_id
+    """
+)
+_RECALL = text("SELECT job_id, request_hash FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key")
+
+
+def remember_key(
+    connection: Connection, tenant_id: UUID, key: str, request_hash: bytes, job_id: UUID, seconds: int
+) -> Row[Any] | None:
+    """Bind an Idempotency-Key to a job. Returns None when it was free, else the (job_id, request_hash) it is bound to.
+
+    A second request with the same key waits here until the first has committed.
+    """
+    values = {"tenant_id": tenant_id, "key": key, "hash": request_hash, "job_id": job_id, "seconds": seconds}
+    if connection.execute(_REMEMBER, values).one_or_none() is not None:
+        return None
+    return connection.execute(_RECALL, {"tenant_id": tenant_id, "key": key}).one()
+
+
+def forget_expired_keys(connection: Connection, limit: int = 1000) -> int:
+    """Delete up to `limit` idempotency keys whose time is over."""
+    return connection.execute(
+        text(
+            "DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (SELECT tenant_id, key FROM idempotency_keys "
+            "WHERE expires_at < clock_timestamp() ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED)"
+        ),
+        {"limit": limit},
+    ).rowcount

@@ -1,0 +1,184 @@
+"""Queries on runs: claim, progress, settle, and the history of a job's runs and events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, Row, text
+
+from jobplatform.ledger.jobs import earliest_end
+
+_CLAIM = text(
+    """
+    SELECT c.verdict, (c.job).tenant_id, (c.job).kind, (c.job).payload, (c.job).run_no, (c.job).attempt,
+           (c.job).max_attempts
+    FROM claim_job(:job_id, :dispatch_no, :kind, :lease_id, :worker_id, :node) AS c
+    """
+)
+
+
+def claim_job(
+    connection: Connection,
+    *,
+    job_id: UUID,
+    dispatch_no: int,
+    kind: str,
+    lease_id: UUID,
+    worker_id: UUID,
+    node: str,
+) -> Row[Any]:
+    """Call `claim_job.sql`; returns verdict, tenant_id, kind, payload, run_no, attempt, max_attempts."""
+    return connection.execute(
+        _CLAIM,
+        {
+            "job_id": job_id,
+            "dispatch_no": dispatch_no,
+            "kind": kind,
+            "lease_id": lease_id,
+            "worker_id": worker_id,
+            "node": node,
+        },
+    ).one()
+
+
+_SETTLE = text(
+    """
+    SELECT verdict, state FROM settle_run(
+        :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
+        CAST(:usage AS jsonb))
+    """
+)
+
+
+@dataclass(frozen=True)
+class Settlement:
+    """How a run ended and what follows for its job. `state` is ignored for crashed and lost runs."""
+
+    outcome: str
+    state: str | None = None
+    delay_seconds: float = 0.0
+    result: Any = None
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+
+
+def settle_run(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
+    """Call `settle_run.sql`; returns its verdict and the job's state."""
+    row = connection.execute(
+        _SETTLE,
+        {
+            "job_id": job_id,
+            "lease_id": lease_id,
+            "outcome": settlement.outcome,
+            "state": settlement.state,
+            "delay": settlement.delay_seconds,
+            "result": _json(settlement.result),
+            "error": _json(settlement.error),
+            "usage": _json(settlement.usage),
+        },
+    ).one()
+    return row.verdict, row.state
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+_PROGRESS = text(
+    """
+    UPDATE jobs SET progress = CAST(:progress AS jsonb) WHERE id = :job_id AND lease_id = :lease_id
+    RETURNING cancel_requested_at IS NOT NULL
+    """
+)
+
+
+def write_progress(connection: Connection, job_id: UUID, lease_id: UUID, progress: dict[str, Any]) -> bool | None:
+    """Write a run's progress; returns whether cancel was requested, or None when the lease is lost."""
+    return connection.execute(
+        _PROGRESS, {"job_id": job_id, "lease_id": lease_id, "progress": _json(progress)}
+    ).scalar_one_or_none()
+
+
+_LEASE = text("SELECT cancel_requested_at IS NOT NULL FROM jobs WHERE id = :job_id AND lease_id = :lease_id")
+
+
+def cancel_requested(connection: Connection, job_id: UUID, lease_id: UUID) -> bool | None:
+    """Return whether the run is to be cancelled, or None when its lease is lost."""
+    return connection.execute(_LEASE, {"job_id": job_id, "lease_id": lease_id}).scalar_one_or_none()
+
+
+# FOR SHARE: the line belongs to a run that still holds its lease when it is committed
+_LOG = text(
+    """
+    WITH mine AS (
+        SELECT id, tenant_id, state, run_no FROM jobs WHERE id = :job_id AND lease_id = :lease_id FOR SHARE
+    )
+    INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+    SELECT id, tenant_id, 'log', state, run_no, CAST(:data AS jsonb) FROM mine
+    """
+)
+
+
+def write_log(connection: Connection, job_id: UUID, lease_id: UUID, data: dict[str, Any]) -> bool:
+    """Append a log line to the job's history; False when the lease is lost."""
+    return connection.execute(_LOG, {"job_id": job_id, "lease_id": lease_id, "data": _json(data)}).rowcount == 1
+
+
+_RETURN = text("SELECT return_job(:job_id, :dispatch_no, :reason)")
+
+
+def return_job(connection: Connection, job_id: UUID, dispatch_no: int, reason: str) -> bool:
+    """Call `return_job.sql`: a dispatched job that was never claimed goes back to available."""
+    return bool(
+        connection.execute(_RETURN, {"job_id": job_id, "dispatch_no": dispatch_no, "reason": reason}).scalar_one()
+    )
+
+
+_RUNS = text(
+    """
+    SELECT run_no, attempt, outcome, worker_id, dispatched_at, started_at, finished_at, error, usage
+    FROM job_runs WHERE job_id = :id AND finished_at >= :since AND tenant_id = :tenant_id
+    UNION ALL
+    SELECT run_no, attempt, 'running', worker_id, dispatched_at, run_started_at, NULL, NULL, NULL
+    FROM jobs WHERE id = :id AND tenant_id = :tenant_id AND state = 'running'
+    ORDER BY run_no LIMIT :limit
+    """
+)
+
+
+def runs_of(connection: Connection, tenant_id: UUID, job_id: UUID, limit: int = 1000) -> Sequence[Row[Any]]:
+    """Return a job's runs in order; a run that goes on has the outcome "running"."""
+    return connection.execute(
+        _RUNS, {"id": job_id, "tenant_id": tenant_id, "since": earliest_end(job_id), "limit": limit}
+    ).all()
+
+
+_EVENTS = text(
+    """
+    SELECT id, at, event, state, run_no, data FROM job_events
+    WHERE job_id = :id AND at >= :since AND tenant_id = :tenant_id AND id > :after ORDER BY id LIMIT :limit
+    """
+)
+
+
+def events_of(
+    connection: Connection, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int = 1000
+) -> Sequence[Row[Any]]:
+    """Return a job's events in order, from the one behind `after` on."""
+    return connection.execute(
+        _EVENTS,
+        {"id": job_id, "tenant_id": tenant_id, "since": earliest_end(job_id), "after": after, "limit": limit},
+    ).all()
+
+
+_ATTEMPT = text("SELECT attempt, max_attempts FROM jobs WHERE id = :job_id AND lease_id = :lease_id")
+
+
+def attempt_of(connection: Connection, job_id: UUID, lease_id: UUID) -> tuple[int, int] | None:
+    """Return (attempt, max_attempts) of a run that holds its lease."""
+    row = connection.execute(_ATTEMPT, {"job_id": job_id, "lease_id": lease_id}).one_or_none()
+    return (row.attempt, row.max_attempts) if row else None

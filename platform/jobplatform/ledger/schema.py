@@ -1,0 +1,54 @@
+"""Bring the ledger to the newest schema: Alembic's revisions, then the functions in `sql/` as they are now.
+
+The functions are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` are always what runs.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+
+
+def function_scripts() -> list[str]:
+    """Return the SQL of the ledger's functions in their order of creation."""
+    folder = resources.files("jobplatform.ledger") / "sql"
+    return [
+        entry.read_text() for entry in sorted(folder.iterdir(), key=lambda e: e.name) if entry.name.endswith(".sql")
+    ]
+
+
+def create_functions(connection: Connection) -> None:
+    """Create or replace the ledger's functions."""
+    for script in function_scripts():
+        # the driver would read a % as a placeholder
+        connection.exec_driver_sql(script.replace("%", "%%"))
+
+
+def alembic_config(database_url: str) -> Config:
+    """Return Alembic's configuration for this database."""
+    folder = Path(str(resources.files("migrations")))
+    config = Config(str(folder / "alembic.ini"))
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.attributes["database_url"] = database_url
+    return config
+
+
+def upgrade(database_url: str, revision: str = "head") -> None:
+    """Bring the ledger to `revision`. Safe beside another deployer: an advisory lock makes one wait for the other."""
+    command.upgrade(alembic_config(database_url), revision)
+
+
+def downgrade(database_url: str, revision: str) -> None:
+    """Take revisions back (tests and emergencies; data of the dropped tables is lost)."""
+    command.downgrade(alembic_config(database_url), revision)
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Return the revision of the ledger, or None when it has none yet."""
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

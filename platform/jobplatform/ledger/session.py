@@ -1,0 +1,176 @@
+"""Connections to the ledger, and the one place where the driver's errors become ours."""
+
+from __future__ import annotations
+
+import select
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import psycopg2
+from sqlalchemy import Connection, create_engine, event
+from sqlalchemy.engine import Engine
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from jobplatform.errors import LedgerBusy, LedgerUnavailable, OutcomeUnknown
+
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+_BUSY = {"55P03", "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
+_GONE = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the *server* lets this process hold things, in milliseconds; 0 is "no limit".
+
+    `transaction_ms` needs Postgres 17; older servers bound a transaction by the other two.
+    """
+
+    statement_ms: int = 10_000
+    lock_ms: int = 2_000
+    idle_in_transaction_ms: int = 10_000
+    transaction_ms: int = 0
+
+
+#: the API gives up early: a caller waits; a lock held by a settling worker is short
+API = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
+#: a pool child can wait for its settle, the row's other holder is bounded itself
+WORKER = Limits(statement_ms=30_000, lock_ms=15_000, idle_in_transaction_ms=10_000)
+#: a frozen dispatcher must not hold rows and its advisory lock for ever (rule 4)
+DISPATCHER = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000, transaction_ms=10_000)
+
+
+def make_engine(url: str, *, name: str, limits: Limits = API, connections: int = 4) -> Engine:
+    """Return an engine whose pooled connections carry `limits` and show up as `name` in pg_stat_activity."""
+    options = {
+        "statement_timeout": limits.statement_ms,
+        "lock_timeout": limits.lock_ms,
+        "idle_in_transaction_session_timeout": limits.idle_in_transaction_ms,
+    }
+    engine = create_engine(
+        url,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_use_lifo=True,
+        json_serializer=lambda value: orjson.dumps(value).decode(),
+        json_deserializer=orjson.loads,
+        connect_args={
+            "connect_timeout": 3,
+            "application_name": f"jobplatform {name}",
+            "options": " ".join(f"-c {key}={value}" for key, value in options.items()),
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+        },
+    )
+
+    if limits.transaction_ms:
+
+        @event.listens_for(engine, "connect")
+        def _bound_transactions(connection: Any, _record: Any) -> None:
+            if connection.server_version >= 170000:
+                with connection.cursor() as cursor:
+                    cursor.execute(f"SET transaction_timeout = {int(limits.transaction_ms)}")
+                connection.commit()
+
+    @event.listens_for(engine, "checkout")
+    def _refuse_dead(connection: Any, _record: Any, _proxy: Any) -> None:
+        # An idle connection has nothing to read, unless the server has said good-bye. This costs no round trip, which
+        # a ping would, and spares the first callers after a restart of Postgres their 503.
+        readable, _, _ = select.select([connection], [], [], 0)
+        if readable:
+            raise DisconnectionError("the server closed this pooled connection")
+
+    return engine
+
+
+def translate(error: DBAPIError | PoolTimeout) -> Exception:
+    """Return our error for the driver's, or the driver's own when it is a bug of ours."""
+    if isinstance(error, PoolTimeout):
+        return LedgerBusy("all of this process's ledger connections are in use; repeat in a moment")
+    code = getattr(error.orig, "pgcode", None) or ""
+    if code in _BUSY:
+        return LedgerBusy()
+    if error.connection_invalidated or code.startswith(_GONE):
+        return LedgerUnavailable()
+    if not code and isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError):
+        return LedgerUnavailable()
+    return error
+
+
+class Ledger:
+    """The way to Postgres for the use cases. Query functions take the `Connection` and never commit."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """Open a transaction; commit at the end of the block, roll back on an exception.
+
+        Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the commit's answer
+        was lost.
+        """
+        try:
+            connection = self.engine.connect()
+        except (DBAPIError, PoolTimeout) as error:
+            raise translate(error) from error
+        try:
+            transaction = connection.begin()
+            try:
+                yield connection
+            except DBAPIError as error:
+                _quietly(transaction.rollback)
+                ours = translate(error)
+                if ours is error:
+                    raise
+                raise ours from error
+            except BaseException:
+                _quietly(transaction.rollback)
+                raise
+            try:
+                transaction.commit()
+            except DBAPIError as error:
+                ours = translate(error)
+                if isinstance(ours, LedgerUnavailable) and not isinstance(ours, LedgerBusy):
+                    raise OutcomeUnknown() from error
+                raise ours from error
+        finally:
+            _quietly(connection.close)
+
+    @contextmanager
+    def statement(self) -> Iterator[Connection]:
+        """Open a connection on which every statement is a transaction of its own: one round trip each.
+
+        For reads, and for calls of the ledger's own functions, which are one transaction by being one statement.
+        """
+        try:
+            connection = self._autocommit.connect()
+        except (DBAPIError, PoolTimeout) as error:
+            raise translate(error) from error
+        try:
+            yield connection
+        except DBAPIError as error:
+            ours = translate(error)
+            if ours is error:
+                raise
+            raise ours from error
+        finally:
+            _quietly(connection.close)
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self.engine.dispose()
+
+
+def _quietly(action: Any) -> None:
+    """Undo on a connection that may be dead already: the error that matters is on its way."""
+    try:
+        action()
+    except DBAPIError:
+        pass

@@ -1,0 +1,92 @@
+-- End a run: its row, the job's state, the event, the counter and the move to history in one transaction, fenced by
+-- the lease (I4, I5; docs/concepts/delivery.md, "Settle").
+--
+-- p_outcome: succeeded · failed · timed_out · snoozed · released · crashed · lost · cancelled
+-- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available.
+--            Ignored for crashed and lost, whose limits stand in the row.
+-- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
+CREATE OR REPLACE FUNCTION settle_run(
+    p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
+    p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL
+) RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    j jobs;
+    v_now timestamptz;
+    v_outcome text := p_outcome;
+    v_state text := p_state;
+    v_delay double precision := coalesce(p_delay, 0);
+    v_error jsonb := p_error;
+    v_before text;
+    v_limit_note text;
+BEGIN
+    SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+    IF NOT FOUND OR j.lease_id IS DISTINCT FROM p_lease THEN
+        SELECT r.outcome INTO v_before FROM job_runs r WHERE r.lease_id = p_lease;
+        IF v_before = p_outcome THEN
+            RETURN QUERY SELECT 'already'::text, p_state;
+        ELSIF v_before = 'cancelled' THEN
+            RETURN QUERY SELECT 'already'::text, 'cancelled'::text;
+        ELSE
+            RETURN QUERY SELECT 'lost'::text, NULL::text;
+        END IF;
+        RETURN;
+    END IF;
+
+    v_now := greatest(clock_timestamp(), j.run_started_at);
+    IF p_outcome = 'cancelled' OR (j.cancel_requested_at IS NOT NULL AND p_outcome <> 'succeeded') THEN
+        v_outcome := 'cancelled';
+        v_state := 'cancelled';
+    ELSIF p_outcome = 'crashed' THEN
+        j.crash_count := j.crash_count + 1;
+        v_state := CASE WHEN j.crash_count >= j.crash_limit THEN 'dead' ELSE 'scheduled' END;
+        v_limit_note := format('%s runs of this job took their process down (limit %s)', j.crash_count, j.crash_limit);
+        v_delay := least(300, power(2, j.crash_count - 1) - 1);
+    ELSIF p_outcome = 'lost' THEN
+        j.lost_count := j.lost_count + 1;
+        v_state := CASE WHEN j.lost_count >= j.lost_limit THEN 'dead' ELSE 'scheduled' END;
+        v_limit_note := format('%s workers vanished under this job (limit %s)', j.lost_count, j.lost_limit);
+        v_delay := least(300, power(2, least(j.lost_count, 10) - 1) - 1);
+    END IF;
+    IF v_outcome IN ('snoozed', 'released', 'crashed', 'lost') THEN
+        j.attempt := j.attempt - 1;
+    END IF;
+    IF v_state = 'dead' THEN
+        v_error := coalesce(v_error, '{}'::jsonb);
+        IF v_limit_note IS NOT NULL THEN
+            v_error := v_error || jsonb_build_object(
+                'code', v_outcome || '_limit', 'message', v_limit_note, 'retryable', false,
+                'last', coalesce(p_error -> 'message', 'null'::jsonb));
+        END IF;
+    END IF;
+
+    INSERT INTO job_runs (
+        job_id, run_no, tenant_id, queue, kind, attempt, outcome, lease_id, worker_id, dispatched_at, started_at,
+        finished_at, error, usage)
+    VALUES (
+        j.id, j.run_no, j.tenant_id, j.queue, j.kind, j.attempt, v_outcome, j.lease_id, j.worker_id, j.dispatched_at,
+        j.run_started_at, v_now, p_error, p_usage);
+
+    j.state := v_state;
+    PERFORM note_event(j, v_outcome, CASE
+        WHEN v_state = 'scheduled' THEN
+            coalesce(jsonb_build_object('error', p_error), '{}') || jsonb_build_object('delay_seconds', v_delay)
+        WHEN v_error IS NOT NULL THEN jsonb_build_object('error', v_error)
+    END);
+
+    IF v_state IN ('succeeded', 'cancelled') THEN
+        j.result := CASE WHEN v_state = 'succeeded' THEN p_result END;
+        j.error := CASE WHEN v_state = 'cancelled' THEN jsonb_build_object(
+            'code', 'cancelled', 'message', coalesce(j.cancel_reason, 'cancelled'), 'retryable', false) END;
+        PERFORM finish_job(j, v_now);
+    ELSE
+        UPDATE jobs SET
+            state = v_state, state_at = v_now, attempt = j.attempt, crash_count = j.crash_count,
+            lost_count = j.lost_count, lease_id = NULL, worker_id = NULL, cancel_requested_at = NULL,
+            error = CASE WHEN v_outcome IN ('snoozed', 'released') THEN jobs.error ELSE v_error END,
+            run_at = CASE WHEN v_state = 'scheduled' THEN v_now + make_interval(secs => v_delay) ELSE jobs.run_at END
+        WHERE id = p_job;
+    END IF;
+    RETURN QUERY SELECT 'settled'::text, v_state;
+END $$;

@@ -1,0 +1,39 @@
+-- Call a job off: at once unless it runs; a running one is told, and killed by its worker after a grace.
+-- verdicts: cancelled · requested · ended (state says how) · gone
+CREATE OR REPLACE FUNCTION cancel_job(p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text)
+RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    j jobs;
+    v_state text;
+    v_now timestamptz;
+BEGIN
+    SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+    IF NOT FOUND THEN
+        SELECT h.state INTO v_state FROM job_history h
+        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
+        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN;
+    END IF;
+    IF j.tenant_id <> p_tenant THEN
+        RETURN QUERY SELECT 'gone'::text, NULL::text;
+        RETURN;
+    END IF;
+    v_now := clock_timestamp();
+    IF j.state = 'running' THEN
+        IF j.cancel_requested_at IS NULL THEN
+            UPDATE jobs SET cancel_requested_at = v_now, cancel_reason = p_reason WHERE id = p_job RETURNING * INTO j;
+            PERFORM note_event(j, 'cancel_requested', jsonb_build_object('reason', p_reason));
+        END IF;
+        RETURN QUERY SELECT 'requested'::text, 'running'::text;
+        RETURN;
+    END IF;
+    j.state := 'cancelled';
+    j.cancel_reason := p_reason;
+    j.error := jsonb_build_object(
+        'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'retryable', false);
+    PERFORM note_event(j, 'cancelled', jsonb_build_object('reason', p_reason));
+    PERFORM finish_job(j, v_now);
+    RETURN QUERY SELECT 'cancelled'::text, 'cancelled'::text;
+END $$;

@@ -1,0 +1,50 @@
+-- End the runs whose worker is gone, or lives but holds them no more (its pool child was killed).
+--
+-- SKIP LOCKED keeps two rescuers and a settling worker out of each other's way; what is found is looked at again
+-- under the row's lock with a fresh snapshot of the beat (rule 10), so that a beat that came in between counts.
+CREATE OR REPLACE FUNCTION rescue_runs(p_lease_seconds double precision, p_limit integer)
+RETURNS TABLE (job_id uuid, run_no integer, outcome text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    candidate record;
+    w workers;
+    v_outcome text;
+    v_reason text;
+BEGIN
+    FOR candidate IN
+        SELECT j.id, j.lease_id, j.run_no, j.worker_id, j.run_started_at
+        FROM jobs j LEFT JOIN workers k ON k.id = j.worker_id
+        WHERE j.state = 'running' AND (
+            k.id IS NULL OR k.stopped_at IS NOT NULL
+            OR k.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds)
+            OR (j.run_started_at < k.previous_beat_at
+                AND NOT j.lease_id = ANY (k.holding) AND NOT j.lease_id = ANY (k.previous_holding)))
+        ORDER BY j.run_started_at LIMIT p_limit
+        FOR UPDATE OF j SKIP LOCKED
+    LOOP
+        SELECT * INTO w FROM workers WHERE id = candidate.worker_id;
+        v_outcome := NULL;
+        IF NOT FOUND THEN
+            v_outcome := 'lost';
+            v_reason := 'its worker is not known';
+        ELSIF w.stopped_at IS NOT NULL THEN
+            v_outcome := 'lost';
+            v_reason := 'its worker has stopped';
+        ELSIF w.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds) THEN
+            v_outcome := 'lost';
+            v_reason := format('no beat of its worker for %s s', p_lease_seconds);
+        ELSIF candidate.run_started_at < w.previous_beat_at
+            AND NOT candidate.lease_id = ANY (w.holding) AND NOT candidate.lease_id = ANY (w.previous_holding) THEN
+            v_outcome := 'crashed';
+            v_reason := 'its worker lives but holds it no more: the process that ran it died';
+        END IF;
+        CONTINUE WHEN v_outcome IS NULL;
+        RETURN QUERY SELECT candidate.id, candidate.run_no, v_outcome, s.state
+        FROM settle_run(
+            candidate.id, candidate.lease_id, v_outcome, NULL, 0, NULL,
+            jsonb_build_object('code', v_outcome, 'message', v_reason, 'retryable', true,
+                               'worker', coalesce(w.node, 'unknown'))) s
+        WHERE s.verdict = 'settled';
+    END LOOP;
+END $$;

@@ -1,0 +1,54 @@
+-- Scheduled jobs whose time has come become available. Returns the queues that got some.
+CREATE OR REPLACE FUNCTION make_due(p_limit integer) RETURNS TABLE (queue text, made integer)
+LANGUAGE sql VOLATILE AS $$
+    WITH due AS (
+        SELECT id FROM jobs WHERE state = 'scheduled' AND run_at <= clock_timestamp()
+        ORDER BY run_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), made AS (
+        UPDATE jobs j SET state = 'available', state_at = clock_timestamp()
+        FROM due WHERE j.id = due.id RETURNING j.*
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+        SELECT id, tenant_id, 'due', state, run_no FROM made
+    )
+    SELECT queue, count(*)::integer FROM made GROUP BY queue;
+$$;
+
+-- Jobs whose start_by passed before a run began are expired.
+CREATE OR REPLACE FUNCTION expire_jobs(p_limit integer) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    j jobs;
+    v_count integer := 0;
+BEGIN
+    FOR j IN
+        SELECT * FROM jobs
+        WHERE start_by < clock_timestamp() AND run_no = 0
+            AND state IN ('blocked', 'scheduled', 'available', 'dispatched')
+        ORDER BY start_by LIMIT p_limit FOR UPDATE SKIP LOCKED
+    LOOP
+        j.state := 'expired';
+        j.error := jsonb_build_object(
+            'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
+        PERFORM note_event(j, 'expired');
+        PERFORM finish_job(j, clock_timestamp());
+        v_count := v_count + 1;
+    END LOOP;
+    RETURN v_count;
+END $$;
+
+-- Dispatched jobs whose message went with an earlier life of the broker (rule 5): always, not once.
+CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
+LANGUAGE sql VOLATILE AS $$
+    WITH stale AS (
+        SELECT id FROM jobs WHERE state = 'dispatched' AND epoch <> p_current
+        LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), returned AS (
+        UPDATE jobs j SET state = 'available', state_at = clock_timestamp()
+        FROM stale WHERE j.id = stale.id RETURNING j.*
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT id, tenant_id, 'returned', state, run_no, '{"reason": "the broker was wiped"}' FROM returned
+    )
+    SELECT count(*)::integer FROM returned;
+$$;

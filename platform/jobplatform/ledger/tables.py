@@ -1,0 +1,312 @@
+"""The ledger's tables as SQLAlchemy Core sees them; the migrations create them (a test compares the two).
+
+Live jobs stand in one small unpartitioned table. Final ones move, in the settling transaction, to `job_history`,
+partitioned by `finished_at`. Runs and events are partitioned by time too and have no foreign keys, so that a
+partition can be dropped (docs/concepts/ledger.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from jobplatform.domain.states import FINAL, LIVE
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+#: how long one partition of history, runs and events is
+PARTITION_DAYS = 7
+
+
+def _moment(name: str, **options: Any) -> Column[Any]:
+    return Column(name, DateTime(timezone=True), **options)
+
+
+def _now(name: str) -> Column[Any]:
+    return _moment(name, nullable=False, server_default=text("clock_timestamp()"))
+
+
+def _one_of(column: str, words: Any) -> str:
+    return f"{column} IN ({', '.join(repr(str(word)) for word in sorted(words))})"
+
+
+def _job_columns() -> list[Column[Any]]:
+    """The columns that a live job and a finished one share, in the order in which they are stored."""
+    return [
+        Column("id", UUID(as_uuid=True), nullable=False),
+        Column("tenant_id", UUID(as_uuid=True), nullable=False),
+        Column("queue", Text, nullable=False),
+        Column("kind", Text, nullable=False),
+        Column("state", Text, nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("payload", JSONB, nullable=False),
+        Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+        Column("attempt", Integer, nullable=False, server_default=text("0")),
+        Column("max_attempts", Integer, nullable=False),
+        Column("run_no", Integer, nullable=False, server_default=text("0")),
+        Column("dispatch_no", Integer, nullable=False, server_default=text("0")),
+        Column("crash_count", Integer, nullable=False, server_default=text("0")),
+        Column("crash_limit", Integer, nullable=False),
+        Column("lost_count", Integer, nullable=False, server_default=text("0")),
+        Column("lost_limit", Integer, nullable=False),
+        _now("created_at"),
+        _now("state_at"),
+        _moment("run_at", nullable=False),
+        _moment("start_by"),
+        _moment("dispatched_at"),
+        _moment("started_at"),
+        _moment("run_started_at"),
+        _moment("cancel_requested_at"),
+        Column("cancel_reason", Text),
+        Column("epoch", UUID(as_uuid=True)),
+        Column("worker_id", UUID(as_uuid=True)),
+        Column("lease_id", UUID(as_uuid=True)),
+        Column("progress", JSONB),
+        Column("result", JSONB),
+        Column("error", JSONB),
+    ]
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("name", Text, nullable=False),
+    _now("created_at"),
+    UniqueConstraint("name"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), ForeignKey("tenants.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", Text, nullable=False, comment="the first characters, to recognise a key by"),
+    Column("key_hash", LargeBinary, nullable=False, comment="SHA-256 of the key; keys are 256 random bits"),
+    _now("created_at"),
+    _moment("revoked_at"),
+    UniqueConstraint("key_hash"),
+)
+
+queues = Table(
+    "queues",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("window_min", Integer, nullable=False),
+    Column("window_factor", Double, nullable=False),
+    _moment("paused_at"),
+    _now("created_at"),
+    CheckConstraint("window_min > 0 AND window_factor > 0", name="queues_window_is_positive"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    *_job_columns(),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint(_one_of("state", LIVE), name="jobs_state_is_live"),
+    CheckConstraint("priority BETWEEN 0 AND 9", name="jobs_priority_in_range"),
+    CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="jobs_attempt_in_range"),
+    CheckConstraint("run_no >= attempt", name="jobs_run_no_covers_attempts"),
+    CheckConstraint("(state = 'running') = (lease_id IS NOT NULL)", name="jobs_lease_iff_running"),
+    CheckConstraint("(lease_id IS NULL) = (worker_id IS NULL)", name="jobs_lease_names_its_worker"),
+    CheckConstraint("state <> 'running' OR run_started_at IS NOT NULL", name="jobs_running_has_started"),
+    CheckConstraint(
+        "state <> 'dispatched' OR (dispatch_no > 0 AND epoch IS NOT NULL AND dispatched_at IS NOT NULL)",
+        name="jobs_dispatched_has_epoch",
+    ),
+    CheckConstraint("state <> 'dead' OR error IS NOT NULL", name="jobs_dead_has_reason"),
+    CheckConstraint("cancel_requested_at IS NULL OR state = 'running'", name="jobs_cancel_request_is_running"),
+    CheckConstraint("result IS NULL", name="jobs_live_has_no_result"),
+    Index(
+        "ix_jobs_available",
+        "queue",
+        text("priority DESC"),
+        "state_at",
+        postgresql_where=text("state = 'available'"),
+    ),
+    Index("ix_jobs_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
+    Index("ix_jobs_active", "queue", "priority", postgresql_where=text("state IN ('dispatched', 'running')")),
+    Index("ix_jobs_running_worker", "worker_id", postgresql_where=text("state = 'running'")),
+    Index("ix_jobs_needs_person", "tenant_id", "id", postgresql_where=text("state IN ('dead', 'held')")),
+    Index(
+        "ix_jobs_start_by",
+        "start_by",
+        postgresql_where=text("start_by IS NOT NULL AND state IN ('blocked', 'scheduled', 'available', 'dispatched')"),
+    ),
+    Index("ix_jobs_tenant", "tenant_id", "id"),
+)
+
+job_history = Table(
+    "job_history",
+    metadata,
+    *_job_columns(),
+    _moment("finished_at", nullable=False),
+    PrimaryKeyConstraint("id", "finished_at"),
+    CheckConstraint(_one_of("state", FINAL), name="job_history_state_is_final"),
+    CheckConstraint("lease_id IS NULL AND worker_id IS NULL", name="job_history_has_no_lease"),
+    CheckConstraint("state = 'succeeded' OR result IS NULL", name="job_history_result_is_success"),
+    Index("ix_job_history_tenant", "tenant_id", "id"),
+    postgresql_partition_by="RANGE (finished_at)",
+)
+
+job_runs = Table(
+    "job_runs",
+    metadata,
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("run_no", Integer, nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("lease_id", UUID(as_uuid=True), nullable=False),
+    Column("worker_id", UUID(as_uuid=True), nullable=False),
+    _moment("dispatched_at"),
+    _moment("started_at", nullable=False),
+    _moment("finished_at", nullable=False),
+    Column("error", JSONB),
+    Column("usage", JSONB, comment="what the run used: tokens, bytes, peak memory, as the kind reports it"),
+    PrimaryKeyConstraint("job_id", "run_no", "finished_at"),
+    CheckConstraint(
+        _one_of(
+            "outcome",
+            ("succeeded", "failed", "timed_out", "snoozed", "released", "crashed", "lost", "cancelled"),
+        ),
+        name="job_runs_outcome_is_known",
+    ),
+    CheckConstraint("finished_at >= started_at", name="job_runs_end_after_start"),
+    Index("ix_job_runs_lease", "lease_id"),
+    postgresql_partition_by="RANGE (finished_at)",
+)
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    _now("at"),
+    Column("event", Text, nullable=False),
+    Column("state", Text, nullable=False, comment="the state after it"),
+    Column("run_no", Integer, nullable=False),
+    Column("data", JSONB),
+    PrimaryKeyConstraint("id", "at"),
+    Index("ix_job_events_job", "job_id", "id"),
+    postgresql_partition_by="RANGE (at)",
+)
+
+queue_counters = Table(
+    "queue_counters",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("queue", Text, nullable=False),
+    Column("slot", SmallInteger, nullable=False, comment="backend pid modulo 64: one row would serialise submits"),
+    Column("accepted", BigInteger, nullable=False, server_default=text("0")),
+    Column("finished", BigInteger, nullable=False, server_default=text("0")),
+    PrimaryKeyConstraint("tenant_id", "queue", "slot"),
+)
+
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("request_hash", LargeBinary, nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    _now("created_at"),
+    _moment("expires_at", nullable=False),
+    PrimaryKeyConstraint("tenant_id", "key"),
+    Index("ix_idempotency_keys_expires_at", "expires_at"),
+)
+
+unique_locks = Table(
+    "unique_locks",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    _moment("expires_at", comment="NULL: while the job is live"),
+    PrimaryKeyConstraint("tenant_id", "key"),
+    Index("ix_unique_locks_job_id", "job_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process, not its node name"),
+    Column("node", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("kinds", ARRAY(Text), nullable=False),
+    _now("started_at"),
+    _now("beat_at"),
+    Column("holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    _moment("previous_beat_at"),
+    Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    _moment("stopped_at"),
+    Index("ix_workers_beat_at", "beat_at"),
+)
+
+broker_epochs = Table(
+    "broker_epochs",
+    metadata,
+    Column("epoch", UUID(as_uuid=True), primary_key=True),
+    Column("current", Boolean, nullable=False),
+    _now("declared_at"),
+    Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("job_id", UUID(as_uuid=True), comment="NULL: an upload"),
+    Column("run_no", Integer),
+    Column("name", Text, nullable=False),
+    Column("content_type", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("location", Text, nullable=False, comment="key below JOBPLATFORM_ARTIFACT_URL"),
+    _now("created_at"),
+    CheckConstraint("size >= 0", name="artifacts_size_is_not_negative"),
+    CheckConstraint("(job_id IS NULL) = (run_no IS NULL)", name="artifacts_of_a_job_name_its_run"),
+    Index("ix_artifacts_job_id", "job_id"),
+)
+
+#: tables split by time, and the column that splits them
+PARTITIONED = {"job_history": "finished_at", "job_runs": "finished_at", "job_events": "at"}

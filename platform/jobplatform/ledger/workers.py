@@ -1,0 +1,69 @@
+"""Queries on workers: their registration, beats, and the rescue of what they left behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+_REGISTER = text(
+    """
+    INSERT INTO workers (id, node, host, pid, pool, slots, queues, kinds)
+    VALUES (:id, :node, :host, :pid, :pool, :slots, :queues, :kinds)
+    ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp(), stopped_at = NULL
+    """
+)
+
+
+def register_worker(connection: Connection, values: dict[str, Any]) -> None:
+    """Register a worker process, or bring a forgotten one back."""
+    connection.execute(_REGISTER, values)
+
+
+_BEAT = text("SELECT known, job_id, lease_id, cancel_requested_seconds FROM beat_worker(:worker_id, :holding)")
+
+
+def beat_worker(connection: Connection, worker_id: UUID, holding: Sequence[UUID]) -> tuple[bool, list[Row[Any]]]:
+    """Call `beat_worker.sql`; returns whether the worker is known, and its runs that are to be cancelled."""
+    rows = connection.execute(_BEAT, {"worker_id": worker_id, "holding": list(holding)}).all()
+    return all(row.known for row in rows) if rows else True, [row for row in rows if row.known and row.job_id]
+
+
+def stop_worker(connection: Connection, worker_id: UUID) -> None:
+    """Note that a worker has ended: what it still runs is lost at once."""
+    connection.execute(
+        text("UPDATE workers SET stopped_at = clock_timestamp(), holding = '{}' WHERE id = :id"), {"id": worker_id}
+    )
+
+
+_RESCUE = text("SELECT job_id, run_no, outcome, state FROM rescue_runs(:lease_seconds, :limit)")
+
+
+def rescue_runs(connection: Connection, lease_seconds: float, limit: int = 100) -> Sequence[Row[Any]]:
+    """Call `rescue_runs.sql`; returns the runs it ended."""
+    return connection.execute(_RESCUE, {"lease_seconds": lease_seconds, "limit": limit}).all()
+
+
+def forget_stopped(connection: Connection, days: int = 7) -> int:
+    """Delete workers that have been gone for days."""
+    return connection.execute(
+        text("DELETE FROM workers WHERE beat_at < clock_timestamp() - make_interval(days => :days)"), {"days": days}
+    ).rowcount
+
+
+_LIVE_SLOTS = text(
+    """
+    SELECT queue, sum(slots)::integer AS slots, count(*)::integer AS workers
+    FROM workers, unnest(queues) AS queue
+    WHERE stopped_at IS NULL AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
+    GROUP BY queue
+    """
+)
+
+
+def live_slots(connection: Connection, lease_seconds: float) -> dict[str, tuple[int, int]]:
+    """Return queue → (slots, workers) of the workers that beat within a lease."""
+    rows = connection.execute(_LIVE_SLOTS, {"lease_seconds": lease_seconds})
+    return {row.queue: (row.slots, row.workers) for row in rows}

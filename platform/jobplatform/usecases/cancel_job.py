@@ -1,0 +1,27 @@
+"""Call a job off: at once, and for good, unless it runs; a running one is told, and killed after a grace."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from jobplatform.domain.jobs import JobView
+from jobplatform.errors import JobNotFound, NotCancellable
+from jobplatform.ledger import jobs
+from jobplatform.ledger.session import Ledger
+
+
+def cancel_job(ledger: Ledger, tenant_id: UUID, job_id: UUID, reason: str | None = None) -> JobView:
+    """Cancel and return the job as it is then. Cancelling twice changes nothing.
+
+    Against a success the first commit wins. Raises `JobNotFound`, `NotCancellable`.
+    """
+    with ledger.transaction() as connection:
+        verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason)
+        if verdict == "gone":
+            raise JobNotFound(job_id)
+        if verdict == "ended" and state != "cancelled":
+            raise NotCancellable(job_id, str(state))
+        job = jobs.get_job(connection, tenant_id, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job

@@ -1,0 +1,50 @@
+"""End a run from outside: its child died, was killed at its hard limit, or is abandoned after a cancel."""
+
+from __future__ import annotations
+
+import random
+from uuid import UUID
+
+from jobplatform.domain.kinds import Kind
+from jobplatform.errors import LeaseLost
+from jobplatform.ledger import runs
+from jobplatform.ledger.runs import Settlement
+from jobplatform.ledger.session import Ledger
+
+
+def end_run(
+    ledger: Ledger, kind: Kind, job_id: UUID, dispatch_no: int, lease_id: UUID, outcome: str, reason: str, node: str
+) -> str:
+    """Settle a run whose process is gone; `outcome` is crashed, lost or timed_out. Returns the job's state.
+
+    A job that the child had not claimed yet goes back to available ("returned"); one that moved on is left alone
+    ("moved on"). Commits before it returns: the message must not be acknowledged earlier (rule 9).
+    """
+    error = {"code": outcome, "message": reason, "retryable": True, "worker": node}
+    with ledger.transaction() as connection:
+        attempts = runs.attempt_of(connection, job_id, lease_id)
+        if attempts is None:
+            returned = runs.return_job(connection, job_id, dispatch_no, reason)
+            return "returned" if returned else "moved on"
+        attempt, max_attempts = attempts
+        retry = kind.retry_timeouts and attempt < max_attempts
+        settlement = Settlement(
+            outcome,
+            "scheduled" if retry else "dead",  # the limits of crashed and lost runs stand in the job's row
+            delay_seconds=kind.retry.delay_seconds(attempt, random.random),
+            error=error,
+        )
+        verdict, state = runs.settle_run(connection, job_id, lease_id, settlement)
+    return str(state) if verdict == "settled" else "moved on"
+
+
+def abandon_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> None:
+    """End a cancelled run that can't be killed: its thread goes on, and nothing it writes counts.
+
+    Raises `LeaseLost` when it has ended by itself.
+    """
+    error = {"code": "cancelled", "message": "cancelled; the thread could not be stopped", "retryable": False}
+    with ledger.transaction() as connection:
+        verdict, _ = runs.settle_run(connection, job_id, lease_id, Settlement("cancelled", "cancelled", error=error))
+    if verdict == "lost":
+        raise LeaseLost()

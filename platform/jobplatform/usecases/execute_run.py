@@ -1,0 +1,133 @@
+"""What a worker does to the ledger in the life of a run: claim, write, settle.
+
+Claims and settles are retried while the process lives: a claim that errors or times out is never acknowledged, a
+result that was computed is never dropped because the ledger was away for a while.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable
+from jobplatform.ledger import runs
+from jobplatform.ledger.runs import Settlement
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
+
+__all__ = ["Claim", "Delivery", "Settlement", "claim", "settle", "write_progress", "write_log", "is_cancelled"]
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One delivery of a dispatch to a worker. The lease is made here, before the claim."""
+
+    job_id: UUID
+    dispatch_no: int
+    kind: str
+    lease_id: UUID
+    worker_id: UUID
+    node: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claimed run: the right to write is `delivery.lease_id`."""
+
+    delivery: Delivery
+    tenant_id: UUID
+    kind: str
+    payload: Any
+    run_no: int
+    attempt: int
+    max_attempts: int
+
+
+def _until_answered(action: Callable[[], Any], what: str, delivery: Delivery, give_up: Callable[[], bool]) -> Any:
+    """Repeat while the ledger is away, waiting 0.1 s to 5 s in between; `give_up` ends it with the last error."""
+    wait = 0.1
+    while True:
+        try:
+            return action()
+        except LedgerUnavailable as error:
+            if give_up():
+                raise
+            log.warning(
+                "ledger_unavailable", doing=what, job_id=str(delivery.job_id), retry_seconds=wait, error=str(error)
+            )
+            time.sleep(wait)
+            wait = min(wait * 2, 5.0)
+
+
+def never() -> bool:
+    """Do not give up."""
+    return False
+
+
+def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = never) -> Claim | str:
+    """Take the lease; returns the claim, or the verdict (gone, stale, paused, expired) when there is nothing to run."""
+
+    def once() -> Claim | str:
+        with ledger.statement() as connection:
+            row = runs.claim_job(
+                connection,
+                job_id=delivery.job_id,
+                dispatch_no=delivery.dispatch_no,
+                kind=delivery.kind,
+                lease_id=delivery.lease_id,
+                worker_id=delivery.worker_id,
+                node=delivery.node,
+            )
+        if row.verdict not in ("claimed", "mine"):
+            return str(row.verdict)
+        return Claim(delivery, row.tenant_id, row.kind, row.payload, row.run_no, row.attempt, row.max_attempts)
+
+    result: Claim | str = _until_answered(once, "claim", delivery, give_up)
+    return result
+
+
+def settle(ledger: Ledger, delivery: Delivery, settlement: Settlement, give_up: Callable[[], bool] = never) -> str:
+    """End the run and return the job's state. Raises `LeaseLost` when somebody else has decided meanwhile."""
+
+    def once() -> tuple[str, str | None]:
+        with ledger.statement() as connection:
+            return runs.settle_run(connection, delivery.job_id, delivery.lease_id, settlement)
+
+    verdict, state = _until_answered(once, "settle", delivery, give_up)
+    if verdict == "lost" or state is None:
+        raise LeaseLost()
+    return str(state)
+
+
+def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any]) -> None:
+    """Write progress. Raises `LeaseLost` or `JobCancelled`."""
+    with ledger.statement() as connection:
+        _raise_if_over(runs.write_progress(connection, delivery.job_id, delivery.lease_id, progress))
+
+
+def write_log(ledger: Ledger, delivery: Delivery, data: dict[str, Any]) -> None:
+    """Append a line to the job's history. Raises `LeaseLost`."""
+    with ledger.statement() as connection:
+        if not runs.write_log(connection, delivery.job_id, delivery.lease_id, data):
+            raise LeaseLost()
+
+
+def is_cancelled(ledger: Ledger, delivery: Delivery) -> bool:
+    """Return whether the job was called off. Raises `LeaseLost`."""
+    with ledger.statement() as connection:
+        requested = runs.cancel_requested(connection, delivery.job_id, delivery.lease_id)
+    if requested is None:
+        raise LeaseLost()
+    return requested
+
+
+def _raise_if_over(cancel_requested: bool | None) -> None:
+    if cancel_requested is None:
+        raise LeaseLost()
+    if cancel_requested:
+        raise JobCancelled()

@@ -1,0 +1,164 @@
+"""Artifacts and uploads: bytes in the artifact store, their record in the ledger.
+
+The bytes are written first, the record then: a record never names bytes that are not there. What a crash leaves
+behind is an orphan file, which harms nobody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+from uuid import UUID
+
+import fsspec
+
+from jobplatform.errors import ArtifactNotFound, LeaseLost, LedgerUnavailable
+from jobplatform.ledger import artifacts
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.execute_run import Delivery
+
+CHUNK_BYTES = 1024 * 1024
+
+
+class ArtifactStore:
+    """Files below one URL: `file:///…`, or `s3://…` where s3fs is installed."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._files, self._root = fsspec.core.url_to_fs(self._url)
+
+    def write(self, location: str, source: IO[bytes]) -> tuple[int, str]:
+        """Copy a stream to `location`; returns (bytes, sha256). Leaves nothing behind when it fails."""
+        path = f"{self._root}/{location}"
+        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+        digest, size = hashlib.sha256(), 0
+        try:
+            with self._files.open(path, "wb") as target:
+                while chunk := source.read(CHUNK_BYTES):
+                    digest.update(chunk)
+                    size += len(chunk)
+                    target.write(chunk)
+        except BaseException:
+            self.remove(location)
+            raise
+        return size, digest.hexdigest()
+
+    def remove(self, location: str) -> None:
+        """Remove a file that may not be there."""
+        try:
+            self._files.rm_file(f"{self._root}/{location}")
+        except (FileNotFoundError, OSError):
+            pass
+
+    def read(self, location: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
+        """Yield the bytes from `start` up to, not including, `end`. Raises `ArtifactNotFound` when the file is gone."""
+        try:
+            source = self._files.open(f"{self._root}/{location}", "rb")
+        except FileNotFoundError:
+            raise ArtifactNotFound(location) from None
+        with source:
+            source.seek(start)
+            left = None if end is None else end - start
+            while left is None or left > 0:
+                chunk = source.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
+                if not chunk:
+                    return
+                if left is not None:
+                    left -= len(chunk)
+                yield chunk
+
+
+def safe_name(name: str) -> str:
+    """Return a file name without folders or control characters; "file" when nothing is left."""
+    last = re.split(r"[\\/]", name)[-1]
+    return re.sub(r"[\x00-\x1f\x7f]", "", last).strip(". ")[:200] or "file"
+
+
+def keep_upload(
+    ledger: Ledger, store: ArtifactStore, tenant_id: UUID, name: str, content_type: str, source: IO[bytes]
+) -> dict[str, Any]:
+    """Keep an upload; returns its `{id, name, size, sha256, content_type}`."""
+    artifact_id = new_id()
+    location = f"uploads/{tenant_id}/{artifact_id}"
+    size, sha256 = store.write(location, source)
+    values = {
+        "id": artifact_id,
+        "tenant_id": tenant_id,
+        "name": safe_name(name),
+        "content_type": content_type,
+        "size": size,
+        "sha256": sha256,
+        "location": location,
+    }
+    try:
+        with ledger.transaction() as connection:
+            artifacts.insert_upload(connection, values)
+    except LedgerUnavailable:
+        store.remove(location)
+        raise
+    return _public(values)
+
+
+def keep_output(
+    ledger: Ledger, store: ArtifactStore, delivery: Delivery, name: str, source: Path | bytes, content_type: str
+) -> dict[str, Any]:
+    """Keep a run's output; returns as `keep_upload`. Raises `LeaseLost`; the file is removed again then."""
+    artifact_id = new_id()
+    location = f"jobs/{delivery.job_id}/{artifact_id}"
+    if isinstance(source, bytes):
+        size, sha256 = store.write(location, io.BytesIO(source))
+    else:
+        with source.open("rb") as stream:
+            size, sha256 = store.write(location, stream)
+    values = {
+        "id": artifact_id,
+        "job_id": delivery.job_id,
+        "lease_id": delivery.lease_id,
+        "name": safe_name(name),
+        "content_type": content_type,
+        "size": size,
+        "sha256": sha256,
+        "location": location,
+    }
+    try:
+        with ledger.transaction() as connection:
+            if not artifacts.insert_output(connection, values):
+                raise LeaseLost()
+    except (LeaseLost, LedgerUnavailable):
+        store.remove(location)
+        raise
+    return _public(values)
+
+
+def _public(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": str(values["id"]),
+        "name": values["name"],
+        "size": values["size"],
+        "sha256": values["sha256"],
+        "content_type": values["content_type"],
+    }
+
+
+def find_artifact(ledger: Ledger, tenant_id: UUID, artifact_id: UUID) -> dict[str, Any]:
+    """Return an artifact's record. Raises `ArtifactNotFound`, for another tenant's too."""
+    with ledger.statement() as connection:
+        row = artifacts.get_artifact(connection, tenant_id, artifact_id)
+    if row is None:
+        raise ArtifactNotFound(artifact_id)
+    return dict(row._mapping)
+
+
+def fetch_artifact(ledger: Ledger, store: ArtifactStore, tenant_id: UUID, artifact_id: UUID, folder: Path) -> Path:
+    """Copy an artifact of the tenant to a local file in `folder`. Raises `ArtifactNotFound`."""
+    record = find_artifact(ledger, tenant_id, artifact_id)
+    target = folder / f"{artifact_id}-{record['name']}"
+    with target.open("wb") as stream:
+        for chunk in store.read(record["location"]):
+            stream.write(chunk)
+    return target

@@ -1,0 +1,60 @@
+"""What a worker's parent process does to the ledger: registration, beats, and reports about its children."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+from jobplatform.ledger import runs, workers
+from jobplatform.ledger.session import Ledger
+
+
+@dataclass(frozen=True)
+class WorkerCard:
+    """A worker process as the ledger knows it. `id` is one per process, not its node name."""
+
+    id: UUID
+    node: str
+    host: str
+    pid: int
+    pool: str
+    slots: int
+    queues: list[str]
+    kinds: list[str]
+
+
+@dataclass(frozen=True)
+class CancelOrder:
+    """A run of this worker whose job was called off `seconds` ago."""
+
+    job_id: UUID
+    lease_id: UUID
+    seconds: float
+
+
+def register(ledger: Ledger, card: WorkerCard) -> None:
+    """Write the worker's row."""
+    with ledger.transaction() as connection:
+        workers.register_worker(connection, asdict(card))
+
+
+def beat(ledger: Ledger, card: WorkerCard, holding: Sequence[UUID]) -> list[CancelOrder]:
+    """Tell that this process lives and which leases it handed to its pool; returns which of its runs to cancel."""
+    with ledger.statement() as connection:
+        known, orders = workers.beat_worker(connection, card.id, holding)
+    if not known:
+        register(ledger, card)
+    return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds) for row in orders]
+
+
+def sign_off(ledger: Ledger, card: WorkerCard) -> None:
+    """Tell that this process ends: what it still runs is lost at once."""
+    with ledger.transaction() as connection:
+        workers.stop_worker(connection, card.id)
+
+
+def give_back(ledger: Ledger, job_id: UUID, dispatch_no: int, reason: str) -> bool:
+    """Return a dispatched job whose child died before it could claim it; False when it was claimed or moved on."""
+    with ledger.transaction() as connection:
+        return runs.return_job(connection, job_id, dispatch_no, reason)

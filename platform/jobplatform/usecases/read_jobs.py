@@ -1,0 +1,91 @@
+"""Read jobs and their history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from jobplatform.domain.jobs import JobView
+from jobplatform.domain.states import State
+from jobplatform.errors import JobNotFound
+from jobplatform.ledger import artifacts, jobs, runs
+from jobplatform.ledger.ids import lowest_id_at
+from jobplatform.ledger.session import Ledger
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs to list; None is "any"."""
+
+    state: State | None = None
+    kind: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+def get_job(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> JobView:
+    """Return one job. Raises `JobNotFound`, for another tenant's too."""
+    with ledger.statement() as connection:
+        job = jobs.get_job(connection, tenant_id, job_id)
+    if job is None:
+        raise JobNotFound(job_id)
+    return job
+
+
+def list_jobs(
+    ledger: Ledger, tenant_id: UUID, wanted: JobFilter, *, cursor: UUID | None, limit: int
+) -> tuple[Sequence[JobView], UUID | None]:
+    """Return a page of jobs, newest first, and the cursor of the next; see `ledger.jobs.list_jobs`."""
+    below = lowest_id_at(wanted.created_before) if wanted.created_before else None
+    if cursor is not None and (below is None or cursor < below):
+        below = cursor
+    with ledger.statement() as connection:
+        return jobs.list_jobs(
+            connection,
+            tenant_id,
+            below=below,
+            above=lowest_id_at(wanted.created_after) if wanted.created_after else None,
+            limit=limit,
+            state=wanted.state,
+            kind=wanted.kind,
+            queue=wanted.queue,
+            tag=wanted.tag,
+        )
+
+
+def list_runs(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[str, Any]]:
+    """Return a job's runs in order. Raises `JobNotFound`."""
+    get_job(ledger, tenant_id, job_id)
+    with ledger.statement() as connection:
+        return [dict(row._mapping) for row in runs.runs_of(connection, tenant_id, job_id)]
+
+
+def list_events(ledger: Ledger, tenant_id: UUID, job_id: UUID, after: int, limit: int) -> list[dict[str, Any]]:
+    """Return a job's events in order, behind event `after`. Raises `JobNotFound`."""
+    get_job(ledger, tenant_id, job_id)
+    with ledger.statement() as connection:
+        return [dict(row._mapping) for row in runs.events_of(connection, tenant_id, job_id, after, limit)]
+
+
+def list_artifacts(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[str, Any]]:
+    """Return a job's artifacts. Raises `JobNotFound`."""
+    get_job(ledger, tenant_id, job_id)
+    with ledger.statement() as connection:
+        return [dict(row._mapping) for row in artifacts.artifacts_of(connection, tenant_id, job_id)]
+
+
+def find_ended(ledger: Ledger, job_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these jobs nothing happens to any more without a person."""
+    with ledger.statement() as connection:
+        return set(job_ids) - jobs.unfinished(connection, job_ids)
+
+
+def find_job(ledger: Ledger, job_id: UUID) -> JobView | None:
+    """Return a job of any tenant, for the platform's own processes; None when there is no such id."""
+    with ledger.statement() as connection:
+        return jobs.find_job(connection, job_id)

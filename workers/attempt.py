@@ -1,0 +1,151 @@
+"""The life of an attempt, as one pipe: claim → load payload → run the handler → name the outcome → settle."""
+
+from __future__ import annotations
+
+import random
+import resource
+import sys
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+from billiard.exceptions import SoftTimeLimitExceeded
+from pydantic import BaseModel
+
+from jobplatform.config import settings
+from jobplatform.domain.kinds import Kind
+from jobplatform.domain.states import State
+from jobplatform.errors import (
+    InvalidPayload,
+    JobCancelled,
+    LeaseLost,
+    Permanent,
+    Retryable,
+    Snooze,
+)
+from jobplatform.observe.logs import get_log
+from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
+from workers.context import RunContext, open_context
+from workers.process import ledger
+
+log = get_log(__name__)
+
+#: a traceback in the ledger is cut here; the whole one is in the logs
+TRACEBACK_CHARACTERS = 4_000
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an attempt ended, for Celery: the job's state (None: nothing was run) and one line."""
+
+    state: State | None
+    summary: str
+
+
+def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
+    """Run one delivery from claim to settle. Never raises for what a handler does."""
+    claimed = claim(ledger(), delivery)
+    if isinstance(claimed, str):
+        return Ended(None, f"nothing to run: {claimed}")
+    with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
+        log.info("run_started", kind=kind.name, attempt=claimed.attempt)
+        try:
+            with open_context(claimed, settings()) as context:
+                settlement = _run(kind, claimed, context)
+        except LeaseLost:
+            log.warning("run_lost_its_lease")
+            return Ended(None, "the lease was lost while it ran")
+        return _settle(claimed, settlement)
+
+
+def _settle(claimed: Claim, settlement: Settlement) -> Ended:
+    try:
+        state = State(settle(ledger(), claimed.delivery, settlement))
+    except LeaseLost:
+        log.warning("run_lost_its_lease", outcome=settlement.outcome)
+        return Ended(None, "the lease was lost before it was settled")
+    log.info("run_settled", outcome=settlement.outcome, state=state.value)
+    reason = (settlement.error or {}).get("message", "")
+    return Ended(state, f"run {claimed.run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())
+
+
+def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
+    """Call the handler and name what came of it. Raises `LeaseLost` only."""
+    try:
+        payload = kind.parse(claimed.payload)
+        result = _as_json(kind.handler(payload, context))
+        context.finish()
+    except LeaseLost:
+        raise
+    except JobCancelled as error:
+        return Settlement("cancelled", State.CANCELLED, error=_error(error, error.code, False))
+    except Snooze as error:
+        return Settlement(
+            "snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=_error(error, error.code, True)
+        )
+    except Retryable as error:
+        return _failed(kind, claimed, _error(error, error.reason, True, error.detail), after=error.after)
+    except Permanent as error:
+        return Settlement("failed", State.DEAD, error=_error(error, error.reason, False, error.detail))
+    except InvalidPayload as error:
+        fields = [item.as_dict() for item in error.errors]
+        return Settlement("failed", State.DEAD, error=_error(error, error.code, False, {"errors": fields}))
+    except SoftTimeLimitExceeded:
+        limit = f"the soft time limit of {kind.soft_limit_seconds} s was exceeded"
+        error_data = {"code": "timed_out", "message": limit, "retryable": kind.retry_timeouts}
+        if kind.retry_timeouts:
+            return _failed(kind, claimed, error_data, outcome="timed_out")
+        return Settlement("timed_out", State.DEAD, error=error_data)
+    except Exception as error:  # a handler's bug must end in the ledger, whatever it is
+        log.exception("handler_raised", kind=kind.name)
+        detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
+        return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))
+    return Settlement("succeeded", State.SUCCEEDED, result=result, usage=context.usage | _peak_memory())
+
+
+def _failed(
+    kind: Kind, claimed: Claim, error: dict[str, Any], *, after: float | None = None, outcome: str = "failed"
+) -> Settlement:
+    """Retry by the kind's policy, or give up when the attempts are used up."""
+    if claimed.attempt >= claimed.max_attempts:
+        error = {**error, "message": f"{error['message']} (attempt {claimed.attempt} of {claimed.max_attempts})"}
+        return Settlement(outcome, State.DEAD, error=error)
+    delay = after if after is not None else kind.retry.delay_seconds(claimed.attempt, random.random)
+    return Settlement(outcome, State.SCHEDULED, delay_seconds=max(0.0, delay), error=error)
+
+
+def _error(error: BaseException, code: str, retryable: bool, detail: dict[str, Any] | None = None) -> dict[str, Any]:
+    message = (str(error) or type(error).__name__).replace("\x00", "\ufffd")
+    found: dict[str, Any] = {"code": code, "message": message[:2000], "retryable": retryable}
+    if detail:
+        found["detail"] = orjson.loads(orjson.dumps(detail, default=str).replace(b"\\u0000", b"\\ufffd"))
+    return found
+
+
+def _as_json(result: object) -> Any:
+    """Return the handler's result as JSON values. Raises `Permanent` when it can't be kept."""
+    if isinstance(result, BaseModel):
+        result = result.model_dump(mode="json")
+    try:
+        encoded = orjson.dumps(result)
+    except TypeError as error:
+        raise Permanent(
+            f"the handler returned what is not JSON ({error}): expected dict, list, text, number, bool, None, or a "
+            f"pydantic model",
+            code="invalid_result",
+        ) from None
+    limit = settings().max_result_bytes
+    if len(encoded) > limit:
+        raise Permanent(
+            f"the result has {len(encoded)} bytes, at most {limit} are kept: give large output as ctx.artifact(…)",
+            code="result_too_large",
+        )
+    return orjson.loads(encoded.replace(b"\\u0000", b"\\ufffd"))
+
+
+def _peak_memory() -> dict[str, Any]:
+    """The most memory this process has used so far; ru_maxrss is KiB on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024)}

@@ -1,0 +1,86 @@
+"""Celery's consumer, hardened: every request is built anew from job id and dispatch number (I3).
+
+A message of Celery's own consumer is obeyed (callbacks, chains, time limits, eta) and a malformed one stops the whole
+fleet, one worker after the other (celery#7975). Here a message is a hint: what does not look like one of ours is
+rejected to `jobs.dead`, where it is kept, and the worker goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from celery.worker.consumer import Consumer
+
+from jobplatform.broker.envelope import BODY, DISPATCH_NO, MalformedMessage, read_headers
+from jobplatform.ledger.ids import new_id
+from jobplatform.observe.logs import get_log
+from workers.deliveries import DELIVERIES
+from workers.process import WORKER_ID
+from workers.task import LEASE, WORKER
+
+log = get_log(__name__)
+
+
+class LedgerConsumer(Consumer):  # type: ignore[misc]
+    """See the module."""
+
+    def __init__(self, on_task_request: Callable[[Any], Any], *args: Any, **kwargs: Any) -> None:
+        def hand_over(request: Any) -> Any:
+            # before the pool has it: a child may be killed before it tells that it took the delivery
+            DELIVERIES.add(request.held())
+            return on_task_request(request)
+
+        super().__init__(hand_over, *args, **kwargs)
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
+        """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def on_message(message: Any) -> Any:
+            try:
+                rebuild(message)
+            except MalformedMessage as error:
+                return self._refuse(message, str(error))
+            if message.headers["task"] not in self.strategies:
+                # not a kind that this worker knows; perhaps another one does (a rolling deployment)
+                return self._refuse(message, f"kind {message.headers['task'][:60]!r} is not known to this worker")
+            try:
+                return handle(message)
+            except (KeyError, ValueError, TypeError, AttributeError) as error:
+                log.exception("message_handling_failed")
+                return self._refuse(message, repr(error))
+
+        return on_message
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Keep what can't be decoded; Celery acknowledges it, and it is lost."""
+        self._refuse(message, f"can't be decoded: {exc}")
+
+    def _refuse(self, message: Any, reason: str) -> None:
+        log.warning("message_refused", reason=reason, queue=message.delivery_info.get("routing_key"))
+        message.reject_log_error(log, self.connection_errors)
+
+
+def rebuild(message: Any) -> None:
+    """Reduce a message to job id and dispatch number, and give it a lease. Raises `MalformedMessage`."""
+    job_id, dispatch_no, kind = read_headers(message.headers)
+    message.headers = {
+        "task": kind,
+        "id": str(job_id),
+        DISPATCH_NO: dispatch_no,
+        LEASE: str(new_id()),
+        WORKER: str(WORKER_ID),
+        "argsrepr": f"dispatch {dispatch_no}",
+        "kwargsrepr": "",
+    }
+    message.properties = {
+        "content_type": "application/json",
+        "content_encoding": "utf-8",
+        "correlation_id": str(job_id),
+        "priority": (message.properties or {}).get("priority"),
+    }
+    message.body = BODY
+    message.content_type, message.content_encoding = "application/json", "utf-8"
+    message._decoded_cache = None
+    message.errors = []

@@ -1,0 +1,111 @@
+"""The handler's context, made true: every write goes to the ledger with the run's lease."""
+
+from __future__ import annotations
+
+import mimetypes
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from jobplatform.config import Settings
+from jobplatform.errors import ArtifactNotFound, JobCancelled, LedgerUnavailable, Permanent
+from jobplatform.usecases import execute_run
+from jobplatform.usecases.execute_run import Claim
+from jobplatform.usecases.keep_artifacts import ArtifactStore, fetch_artifact, keep_output
+from workers.process import ledger
+
+#: progress is written at most this often; the last word of a run is always written
+PROGRESS_SECONDS = 0.25
+CANCEL_POLL_SECONDS = 1.0
+
+
+class RunContext:
+    """See `jobplatform.Context`."""
+
+    def __init__(self, claimed: Claim, settings: Settings, workdir: Path) -> None:
+        self._delivery = claimed.delivery
+        self._tenant_id = claimed.tenant_id
+        self._store = ArtifactStore(settings.artifact_url)
+        self.job_id: UUID = claimed.delivery.job_id
+        self.run_no = claimed.run_no
+        self.attempt = claimed.attempt
+        self.max_attempts = claimed.max_attempts
+        self.workdir = workdir
+        #: what the run used (tokens, bytes, …); kept with the run
+        self.usage: dict[str, Any] = {}
+        self._written_at = 0.0
+        self._unwritten: dict[str, Any] | None = None
+        self._asked_at = 0.0
+        self._cancelled = False
+
+    def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
+        """See `jobplatform.Context.progress`. A ledger that is away costs progress, not the run."""
+        self._unwritten = {"current": current, "total": total, "message": message}
+        now = time.monotonic()
+        if now - self._written_at >= PROGRESS_SECONDS:
+            self._written_at = now
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unwritten is None:
+            return
+        try:
+            execute_run.write_progress(ledger(), self._delivery, self._unwritten)
+        except LedgerUnavailable:
+            return
+        self._unwritten = None
+
+    def finish(self) -> None:
+        """Write the last progress. A cancel that comes now is too late: the first commit wins."""
+        if self._unwritten is not None:
+            try:
+                self._flush()
+            except JobCancelled:
+                pass
+
+    def log(self, message: str, **fields: Any) -> None:
+        """See `jobplatform.Context.log`."""
+        execute_run.write_log(ledger(), self._delivery, {"message": message, **fields})
+
+    def artifact(self, name: str, source: Path | bytes, content_type: str | None = None) -> Mapping[str, Any]:
+        """See `jobplatform.Context.artifact`."""
+        guessed = content_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
+        return keep_output(ledger(), self._store, self._delivery, name, source, guessed)
+
+    def fetch_artifact(self, artifact_id: UUID) -> Path:
+        """See `jobplatform.Context.fetch_artifact`."""
+        try:
+            return fetch_artifact(ledger(), self._store, self._tenant_id, artifact_id, self.workdir)
+        except ArtifactNotFound as error:
+            raise Permanent(str(error), code=error.code) from None
+
+    def record_usage(self, **amounts: float) -> None:
+        """See `jobplatform.Context.record_usage`."""
+        for name, amount in amounts.items():
+            self.usage[name] = self.usage.get(name, 0) + amount
+
+    def cancelled(self) -> bool:
+        """See `jobplatform.Context.cancelled`."""
+        now = time.monotonic()
+        if not self._cancelled and now - self._asked_at >= CANCEL_POLL_SECONDS:
+            self._asked_at = now
+            try:
+                self._cancelled = execute_run.is_cancelled(ledger(), self._delivery)
+            except LedgerUnavailable:
+                pass
+        return self._cancelled
+
+
+@contextmanager
+def open_context(claimed: Claim, settings: Settings) -> Iterator[RunContext]:
+    """Open the context of a run, with a folder that is removed when it ends."""
+    workdir = Path(tempfile.mkdtemp(prefix=f"job-{claimed.delivery.job_id}-"))
+    try:
+        yield RunContext(claimed, settings, workdir)
+    finally:
+        shutil.rmtree(workdir, ignore_errors=True)

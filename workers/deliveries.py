@@ -1,0 +1,87 @@
+"""The registry of deliveries this parent has handed to its pool: what a beat names (rule 8).
+
+It is ours and not Celery's because it must survive a lost broker connection: the unacknowledged messages are gone
+then, but the children go on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+
+@dataclass
+class Held:
+    """One delivery in the pool. `pid` is known once a child took it (0 before, and on threads)."""
+
+    job_id: UUID
+    dispatch_no: int
+    lease_id: UUID
+    kind: str
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """A delivery whose child ended without settling. `ack` acknowledges its message, in the event loop."""
+
+    held: Held
+    outcome: str
+    reason: str
+    ack: Callable[[], None]
+
+
+class Deliveries:
+    """Thread-safe: the event loop adds and removes, the liveness thread reads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[UUID, Held] = {}
+        self._reports: list[Report] = []
+
+    def add(self, held: Held) -> None:
+        """Note a delivery as handed to the pool."""
+        with self._lock:
+            self._held[held.lease_id] = held
+
+    def started(self, lease_id: UUID, pid: int) -> None:
+        """Note which process took it."""
+        with self._lock:
+            if lease_id in self._held:
+                self._held[lease_id].pid = pid
+
+    def remove(self, lease_id: UUID) -> Held | None:
+        """Note that it came back; None when somebody noted that before."""
+        with self._lock:
+            return self._held.pop(lease_id, None)
+
+    def get(self, lease_id: UUID) -> Held | None:
+        """Return a delivery that is in the pool."""
+        with self._lock:
+            return self._held.get(lease_id)
+
+    def leases(self) -> list[UUID]:
+        """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""
+        with self._lock:
+            return [*self._held, *(report.held.lease_id for report in self._reports)]
+
+    def report(self, report: Report) -> None:
+        """Leave a report for the liveness thread."""
+        with self._lock:
+            self._reports.append(report)
+
+    def reports(self) -> list[Report]:
+        """Return the reports that are not yet done."""
+        with self._lock:
+            return list(self._reports)
+
+    def reported(self, report: Report) -> None:
+        """Take a report off: it is committed."""
+        with self._lock:
+            self._reports.remove(report)
+
+
+#: this parent's registry
+DELIVERIES = Deliveries()

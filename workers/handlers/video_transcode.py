@@ -1,0 +1,79 @@
+"""`video.transcode`: one video to another size and codec, with ffmpeg."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from jobplatform import Context, Permanent, kind
+from jobplatform.config import settings
+from jobplatform.domain.retry import Exponential
+from workers.providers.ffmpeg import PRESETS, PresetName, probe, transcode
+
+
+def _below_root(value: str) -> str:
+    """A path below JOBPLATFORM_MEDIA_ROOT, absolute or relative to it; links are followed before it is judged."""
+    root = settings().media_root.resolve()
+    if "\x00" in value:
+        raise ValueError("a path without NUL characters")
+    path = (root / value).resolve()
+    if path == root or root not in path.parents:
+        raise ValueError("a path below the allowed root (JOBPLATFORM_MEDIA_ROOT)")
+    return str(path)
+
+
+class Source(BaseModel):
+    """Where the video is: a path below the allowed root, or the id of an upload or artifact."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[str, AfterValidator(_below_root)] | None = Field(None, min_length=1, max_length=4096)
+    artifact: UUID | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Source:
+        if (self.path is None) == (self.artifact is None):
+            raise ValueError("exactly one of path and artifact")
+        return self
+
+
+class VideoTranscode(BaseModel):
+    """Which video to turn into what."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    source: Source
+    preset: PresetName
+
+
+@kind(
+    "video.transcode",
+    queue="video",
+    max_attempts=3,
+    retry=Exponential(base_seconds=30, cap_seconds=1800),
+    soft_limit_seconds=3600,
+    hard_limit_seconds=3660,
+)
+def transcode_video(payload: VideoTranscode, ctx: Context) -> dict[str, Any]:
+    """Transcode a video with ffmpeg; progress in seconds of video, the output as artifact."""
+    if payload.source.artifact is not None:
+        source = ctx.fetch_artifact(payload.source.artifact)
+    else:
+        source = Path(payload.source.path or "")
+        if not source.is_file():
+            raise Permanent(f"there is no file {source.name!r} below the allowed root", code="source_not_found")
+    before = probe(source)
+    preset = PRESETS[payload.preset]
+    target = ctx.workdir / f"{source.stem}-{payload.preset}.{preset.suffix}"
+
+    def tell(seconds: float) -> None:
+        ctx.progress(round(min(seconds, before.seconds), 2), round(before.seconds, 2), "transcoding")
+
+    transcode(source, target, preset, on_progress=tell, cancelled=ctx.cancelled)
+    after = probe(target)
+    ctx.progress(round(before.seconds, 2), round(before.seconds, 2), "keeping the output")
+    artifact = ctx.artifact(target.name, target, preset.content_type)
+    return {"artifact": dict(artifact), "before": before.as_dict(), "after": after.as_dict()}

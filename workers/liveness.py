@@ -1,0 +1,152 @@
+"""The worker's sign of life: a thread of the parent, not of the jobs, that beats, reports and carries out cancels.
+
+A crash counts only after the parent's next beat: killing a whole worker hits its children first, and a worker that
+goes down must not bury its jobs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_shutdown, worker_shutting_down
+
+from jobplatform.config import Settings, settings
+from jobplatform.domain.kinds import REGISTRY
+from jobplatform.errors import ConfigurationError, LeaseLost, LedgerUnavailable, OutcomeUnknown
+from jobplatform.observe.logs import get_log
+from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
+from workers.deliveries import DELIVERIES, Deliveries, Report
+from workers.process import WORKER_ID, parent_ledger
+
+log = get_log(__name__)
+
+
+class Heart:
+    """Beats every `beat_seconds` until stopped. One step of it is `beat`, which tests call."""
+
+    def __init__(self, card: WorkerCard, deliveries: Deliveries, settings: Settings) -> None:
+        self.card = card
+        self._deliveries = deliveries
+        self._settings = settings
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+        #: after SIGTERM a child that dies was not brought down by its job
+        self.shutting_down = False
+
+    def start(self) -> None:
+        """Register, and begin to beat."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Report what is left, sign off and end."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        registered = False
+        while not self._stop.is_set():
+            try:
+                if not registered:
+                    keep_worker.register(parent_ledger(), self.card)
+                    registered = True
+                self.beat()
+            except (LedgerUnavailable, OutcomeUnknown) as error:
+                log.warning("beat_missed", error=str(error))
+            except Exception:  # the beat must go on: without it every run of this worker is taken away
+                log.exception("beat_failed")
+            self._stop.wait(self._settings.beat_seconds)
+        try:
+            self.beat()
+            keep_worker.sign_off(parent_ledger(), self.card)
+        except (LedgerUnavailable, OutcomeUnknown) as error:
+            log.warning("sign_off_failed", error=str(error))
+
+    def beat(self) -> None:
+        """Beat once, then carry out what was waiting for it."""
+        reports = self._deliveries.reports()  # those that came before this beat
+        orders = keep_worker.beat(parent_ledger(), self.card, self._deliveries.leases())
+        for report in reports:
+            self._end(report)
+        for order in orders:
+            if order.seconds >= self._settings.cancel_grace_seconds:
+                self._cancel(order)
+
+    def _end(self, report: Report) -> None:
+        """Settle a run whose child ended without doing so; its message is acknowledged when that is committed."""
+        held, ledger = report.held, parent_ledger()
+        outcome = "lost" if self.shutting_down and report.outcome == "crashed" else report.outcome
+        kind = REGISTRY.get(held.kind)
+        state = end_runs.end_run(
+            ledger, kind, held.job_id, held.dispatch_no, held.lease_id, outcome, report.reason, self.card.node
+        )
+        log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
+        report.ack()
+        self._deliveries.reported(report)
+
+    def _cancel(self, order: CancelOrder) -> None:
+        """The grace is over: kill the child, or abandon the thread, whose writes are refused from now on."""
+        held = self._deliveries.get(order.lease_id)
+        if held is None:
+            return
+        if self.card.pool == "prefork":
+            if held.pid:
+                log.warning("run_killed_on_cancel", job_id=str(order.job_id), pid=held.pid)
+                try:
+                    os.kill(held.pid, signal.SIGKILL)  # its end comes back as a report
+                except ProcessLookupError:
+                    pass
+            return
+        try:
+            end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id)
+            log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
+        except LeaseLost:
+            pass
+
+
+class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Celery's bootstep around the heart. Started after the pool has forked."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.heart: Heart | None = None
+        config = settings()
+        queues = sorted(worker.app.amqp.queues.consume_from)
+        pool = worker.pool_cls.__module__.rsplit(".", 1)[-1].replace("thread", "threads").replace("threadss", "threads")
+        check_pool(pool, queues, config)
+        worker.prefetch_multiplier = min(config.queues[name].prefetch for name in queues)
+        self._card = WorkerCard(
+            id=WORKER_ID,
+            node=worker.hostname,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            pool=pool,
+            slots=int(worker.concurrency),
+            queues=queues,
+            kinds=[kind.name for kind in REGISTRY if kind.queue in queues],
+        )
+
+    def start(self, worker: Any) -> None:
+        """Begin to beat; sign off at the very end, when the pool has finished its runs."""
+        self.heart = heart = Heart(self._card, DELIVERIES, settings())
+        worker_shutting_down.connect(lambda **_: setattr(heart, "shutting_down", True), weak=False)
+        worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
+        heart.start()
+
+
+def check_pool(pool: str, queues: list[str], config: Settings) -> None:
+    """Refuse a pool that can't enforce what the queues promise. Raises `ConfigurationError`."""
+    for name in queues:
+        wanted = config.queues[name].pool
+        if wanted != pool:
+            raise ConfigurationError(
+                f"queue {name!r} is set up for the {wanted} pool, this worker runs {pool}: start it with "
+                f"`--pool {wanted}`, or change the queue in JOBPLATFORM_QUEUES"
+            )

@@ -1,0 +1,52 @@
+"""What this worker process owns: one ledger, made after the fork; and which process it is."""
+
+from __future__ import annotations
+
+import os
+import threading
+from uuid import UUID
+
+from jobplatform.config import settings
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import WORKER, Ledger, Limits, make_engine
+
+#: the parent blocks Celery's event loop while it asks: it gives up early and tries again at the next beat
+PARENT = Limits(statement_ms=5_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
+
+#: a worker is a uuid per process, not its node name; children inherit their parent's
+WORKER_ID: UUID = new_id()
+
+_lock = threading.Lock()
+
+
+def _new_lock() -> None:
+    """The liveness thread may hold the lock while a child is forked."""
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_new_lock)
+_ledgers: dict[tuple[int, str], Ledger] = {}
+
+
+def ledger(role: str = "worker", connections: int = 16) -> Ledger:
+    """Return this process's ledger: one pool, shared by all its threads. A fork gets its own at first use."""
+    key = (os.getpid(), role)
+    found = _ledgers.get(key)
+    if found is None:
+        with _lock:
+            found = _ledgers.get(key)
+            if found is None:
+                engine = make_engine(
+                    settings().database_url.get_secret_value(),
+                    name=role,
+                    limits=PARENT if role == "worker parent" else WORKER,
+                    connections=connections,
+                )
+                found = _ledgers[key] = Ledger(engine)
+    return found
+
+
+def parent_ledger() -> Ledger:
+    """Return the ledger of the parent's beats and reports, apart from the jobs' pool."""
+    return ledger("worker parent", connections=2)

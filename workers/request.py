@@ -1,0 +1,72 @@
+"""Celery's request, told to leave the verdict to the ledger.
+
+A child that dies, or is killed at its hard limit, is noticed here, in the parent's event loop. Nothing is asked of the
+ledger here: the report goes to the liveness thread, and the message is acknowledged when it is committed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from billiard.einfo import ExceptionInfo
+from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.worker.request import Request, task_ready
+
+from jobplatform.broker.envelope import DISPATCH_NO
+from workers.deliveries import DELIVERIES, Held, Report
+from workers.task import LEASE
+
+
+class LedgerRequest(Request):  # type: ignore[misc]
+    """See the module."""
+
+    @property
+    def lease_id(self) -> UUID:
+        """The lease this delivery claims with."""
+        return UUID(self._request_dict[LEASE])
+
+    def on_accepted(self, pid: int, time_accepted: float) -> None:
+        """Note which child has it."""
+        DELIVERIES.started(self.lease_id, pid)
+        super().on_accepted(pid, time_accepted)
+
+    def acknowledge(self) -> None:
+        """The run is settled, or there was none: the delivery is over."""
+        DELIVERIES.remove(self.lease_id)
+        super().acknowledge()
+
+    def reject(self, requeue: bool = False) -> None:
+        """The job died: the delivery is over, its message goes to `jobs.dead`."""
+        DELIVERIES.remove(self.lease_id)
+        super().reject(requeue=requeue)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        """Hard limit: report the run as timed out. The pool kills the child right after this."""
+        if soft:
+            return super().on_timeout(soft, timeout)
+        task_ready(self)
+        self._report("timed_out", f"the hard time limit of {timeout} s was exceeded")
+        return None
+
+    def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Report a child that died; everything else was settled by the child itself."""
+        error = exc_info.exception
+        error = getattr(error, "exc", error)
+        if isinstance(error, WorkerLostError | TimeLimitExceeded | SystemExit | KeyboardInterrupt):
+            task_ready(self)
+            self._report("crashed", str(error) or type(error).__name__)
+            if send_failed_event:
+                self.send_event("task-failed", exception=repr(error), traceback=exc_info.traceback)
+            return None
+        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+
+    def held(self) -> Held:
+        """Return what the registry is to know of this delivery."""
+        return Held(UUID(self.id), self._request_dict[DISPATCH_NO], self.lease_id, self.name)
+
+    def _report(self, outcome: str, reason: str) -> None:
+        """Leave a report, once: a hard limit tells of itself twice."""
+        held = DELIVERIES.remove(self.lease_id)
+        if held is not None:
+            DELIVERIES.report(Report(held, outcome, reason, self.acknowledge))

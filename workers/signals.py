@@ -1,0 +1,31 @@
+"""What happens when a worker process starts: its logs, and that children die with their parent."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery
+from celery.signals import setup_logging, worker_process_init
+
+from jobplatform.config import Settings
+from jobplatform.observe.logs import set_up_logs
+from workers.parent_death import die_with_parent
+
+
+def set_up_signals(app: Celery, settings: Settings) -> None:
+    """Connect Celery's signals. None of them carries correctness: their exceptions are swallowed."""
+
+    @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def _set_up_logs(**_: Any) -> None:
+        set_up_logs(settings.log_level, settings.log_format)
+
+    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def _tie_to_parent(**_: Any) -> None:
+        parent = os.getppid()
+        die_with_parent()
+        if os.getppid() != parent:  # it died in between
+            os._exit(1)
+
+    # a child may be reported as lost only after this many seconds; its result may still be on the way
+    app.conf.worker_lost_wait = 1.0
