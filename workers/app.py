@@ -18,6 +18,7 @@ from workers.task import LedgerTask
 _settings = settings()
 kinds = load_kinds(_settings.kind_modules, _settings.pools)
 
+_jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
 app = Celery("jobplatform", task_cls=LedgerTask, set_as_current=True)
 app.conf.update(
     broker_url=_settings.broker_url.get_secret_value(),
@@ -42,7 +43,7 @@ app.conf.update(
     worker_consumer="workers.consumer:LedgerConsumer",
     # queues are declared by `jobplatform broker apply`, never from here
     task_queues=[
-        Queue(name, Exchange(JOBS_EXCHANGE, type="direct", no_declare=True), routing_key=name, no_declare=True)
+        Queue(name, _jobs, routing_key=name, no_declare=True)  # type: ignore[no-untyped-call]
         for name in _settings.queues
     ],
     task_create_missing_queues=False,

@@ -44,10 +44,10 @@ class LedgerRequest(Request):  # type: ignore[misc]
     def on_timeout(self, soft: bool, timeout: float) -> None:
         """Hard limit: report the run as timed out. The pool kills the child right after this."""
         if soft:
-            return super().on_timeout(soft, timeout)
+            super().on_timeout(soft, timeout)
+            return
         task_ready(self)
         self._report("timed_out", f"the hard time limit of {timeout} s was exceeded")
-        return None
 
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Report a child that died; everything else was settled by the child itself."""

@@ -69,20 +69,21 @@ def build_message(mail: Mail, sender: str) -> EmailMessage:
     return message
 
 
+PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+
+
 class SmtpSender:
     """SMTP. URLs: `smtp://[user:password@]host[:25]`, `smtp+starttls://…[:587]`, `smtps://…[:465]`."""
 
-    PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
-
     def __init__(self, url: str, sender: str, timeout_seconds: float = 30.0) -> None:
         parts = urlsplit(url)
-        if parts.scheme not in self.PORTS or not parts.hostname:
+        if parts.scheme not in PORTS or not parts.hostname:
             raise ConfigurationError(
                 f"JOBPLATFORM_SMTP_URL: expected smtp://, smtp+starttls:// or smtps:// with a host, got "
                 f"{parts.scheme}://{parts.hostname or ''}"
             )
         self._scheme, self._host = parts.scheme, parts.hostname
-        self._port = parts.port or self.PORTS[parts.scheme]
+        self._port = parts.port or PORTS[parts.scheme]
         self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
         self._sender, self._timeout = sender, timeout_seconds
 

@@ -59,13 +59,9 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
 
 
 def stop_postgres(place: Place) -> None:
-    """Stop the server whose id stands in the data folder: fast, then hard. It overwrites its environment's mark."""
-    file = place.folder / "postgres" / "data" / "postmaster.pid"
-    try:
-        pid = int(file.read_text().split("\n", 1)[0])
-    except (FileNotFoundError, ValueError):
-        return
-    if not _is_postgres(pid, file.parent):
+    """Stop the server: fast, then hard. Its id stands in the data folder, for it overwrites its environment's mark."""
+    pid = _postmaster(place)
+    if pid is None:
         return
     for number, seconds in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
         try:
@@ -76,12 +72,20 @@ def stop_postgres(place: Place) -> None:
             return
 
 
-def _is_postgres(pid: int, data: Path) -> bool:
+def is_running(place: Place) -> bool:
+    """Return whether this stack's server runs."""
+    return _postmaster(place) is not None
+
+
+def _postmaster(place: Place) -> int | None:
+    """Return the id of the server that works on this stack's data; an old file may name somebody else's process."""
+    file = place.folder / "postgres" / "data" / "postmaster.pid"
     try:
+        pid = int(file.read_text().split("\n", 1)[0])
         command = psutil.Process(pid).cmdline()
-    except psutil.Error:
-        return False
-    return str(data) in command
+    except (FileNotFoundError, ValueError, psutil.Error):
+        return None
+    return pid if str(file.parent) in command else None
 
 
 def create_database(place: Place, name: str = DATABASE) -> None:
@@ -115,7 +119,16 @@ def _init(place: Place, binaries: Path, data: Path) -> None:
     password = place.owned_folder("postgres") / "password"
     password.write_text(place.secret)
     password.chmod(0o644)  # its folder is closed to everybody but the server's user
-    command = [binaries / "initdb", "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={password}"]
+    command: list[str | Path] = [
+        binaries / "initdb",
+        "-D",
+        data,
+        "-U",
+        USER,
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={password}",
+    ]
     command += ["-E", "UTF8", "--locale=C", "--no-instructions"]
     extra: dict[str, Any] = demote()
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=data.parent, **extra)

@@ -132,15 +132,14 @@ def wait_for(
     while True:
         if process is not None and process.poll() is not None:
             raise DidNotStart(f"{what} ended with code {process.returncode}: {_tail(log)}")
+        last = "not ready"
         try:
             if ready():
                 return
         except Exception as error:  # not ready yet: whatever it says, time decides
-            last = error
-        else:
-            last = None
+            last = repr(error)
         if time.monotonic() > deadline:
-            raise DidNotStart(f"{what} was not ready within {seconds:.0f} s ({last or 'not ready'}): {_tail(log)}")
+            raise DidNotStart(f"{what} was not ready within {seconds:.0f} s ({last}): {_tail(log)}")
         time.sleep(0.05)
 
 

@@ -108,7 +108,7 @@ class Stack:
             postgres.start_postgres(self.place, durable=self.durable)
             postgres.create_database(self.place)
         self.tell("migrating the ledger …")
-        schema.upgrade(Settings(database_url=self.database_url).database_url.get_secret_value())  # type: ignore[arg-type]
+        schema.upgrade(Settings(database_url=self.database_url).database_url.get_secret_value())
         if node is not None:
             rabbitmq.wait_until_up(self.place, node)
         self.run("broker", "apply")
@@ -135,7 +135,16 @@ class Stack:
 
     def start_api(self) -> subprocess.Popen[bytes]:
         """Start the API under granian."""
-        command = [script("granian"), "--interface", "rsgi", "--loop", "uvloop", "--no-ws", "--host", "127.0.0.1"]
+        command: list[str | Path] = [
+            script("granian"),
+            "--interface",
+            "rsgi",
+            "--loop",
+            "uvloop",
+            "--no-ws",
+            "--host",
+            "127.0.0.1",
+        ]
         command += [
             "--port",
             str(self.place.ports["api"]),
@@ -149,7 +158,7 @@ class Stack:
 
     def start_flower(self) -> subprocess.Popen[bytes]:
         """Start Flower on loopback."""
-        command = [script("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1"]
+        command: list[str | Path] = [script("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1"]
         command += [f"--port={self.place.ports['flower']}", "--max_tasks=5000"]
         if self.management_url:
             command.append(f"--broker-api={self.management_url}/api/")
@@ -162,7 +171,17 @@ class Stack:
 
     def start_celery(self, name: str, queue: str, *options: str) -> subprocess.Popen[bytes]:
         """Start a Celery worker on a queue."""
-        command = [script("celery"), "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h", *options]
+        command: list[str | Path] = [
+            script("celery"),
+            "-A",
+            "workers.app",
+            "worker",
+            "-Q",
+            queue,
+            "-n",
+            f"{name}@%h",
+            *options,
+        ]
         return self._start(name, [*command, "--without-gossip", "--without-mingle"])
 
     def wait_answers(self, what: str, url: str, process: subprocess.Popen[bytes], name: str) -> None:
@@ -193,7 +212,7 @@ class Stack:
 
     def open_ledger(self) -> Ledger:
         """Return a ledger on this stack's database."""
-        url = Settings(database_url=self.database_url).database_url.get_secret_value()  # type: ignore[arg-type]
+        url = Settings(database_url=self.database_url).database_url.get_secret_value()
         return Ledger(make_engine(url, name="dev", connections=2))
 
     def create_api_key(self) -> str:

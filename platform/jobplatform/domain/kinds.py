@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
@@ -107,7 +107,7 @@ class KindRegistry:
             raise UnknownKind(name, sorted(self._kinds), near[0] if near else None)
         return found
 
-    def __iter__(self) -> Iterable[Kind]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Kind]:
         return iter(sorted(self._kinds.values(), key=lambda kind: kind.name))
 
     def __len__(self) -> int:

@@ -20,7 +20,7 @@ def make_due(connection: Connection, limit: int) -> dict[str, int]:
 
 def expire_jobs(connection: Connection, limit: int) -> int:
     """Expire jobs whose start_by has passed before a run began."""
-    return connection.execute(text("SELECT expire_jobs(:limit)"), {"limit": limit}).scalar_one()
+    return int(connection.execute(text("SELECT expire_jobs(:limit)"), {"limit": limit}).scalar_one())
 
 
 _NEXT_DUE = text(
@@ -103,9 +103,10 @@ def put_epoch(connection: Connection, epoch: UUID) -> None:
 
 def return_other_epochs(connection: Connection, current: UUID, limit: int) -> int:
     """Return jobs that were dispatched in an earlier epoch to available; returns how many."""
-    return connection.execute(
+    returned = connection.execute(
         text("SELECT return_other_epochs(:current, :limit)"), {"current": current, "limit": limit}
-    ).scalar_one()
+    )
+    return int(returned.scalar_one())
 
 
 _ACTIVE = text(
@@ -173,7 +174,7 @@ _MARK = text(
 
 def mark_dispatched(connection: Connection, job_ids: Sequence[UUID], epoch: UUID) -> int:
     """Mark picked jobs as dispatched with the next dispatch_no; returns how many."""
-    return connection.execute(_MARK, {"ids": list(job_ids), "epoch": epoch}).scalar_one()
+    return int(connection.execute(_MARK, {"ids": list(job_ids), "epoch": epoch}).scalar_one())
 
 
 def ensure_partitions(connection: Connection, weeks_behind: int = 1, weeks_ahead: int = 13) -> int:

@@ -22,13 +22,14 @@ def hash_key(key: str) -> bytes:
 
 def create_tenant(connection: Connection, name: str) -> UUID:
     """Create the tenant, or find it by name."""
-    return connection.execute(
+    tenant_id: UUID = connection.execute(
         text(
             "INSERT INTO tenants (id, name) VALUES (:id, :name) "
             "ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id"
         ),
         {"id": new_id(), "name": name},
     ).scalar_one()
+    return tenant_id
 
 
 def create_key(connection: Connection, tenant_id: UUID, name: str) -> str:

@@ -1,0 +1,5 @@
+"""The internal HTTP API: `api.server:app` under granian, or `gunicorn "api:create_app()"`."""
+
+from api.app import create_app
+
+__all__ = ["create_app"]

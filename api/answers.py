@@ -1,0 +1,84 @@
+"""JSON in and out: orjson both ways, and request bodies checked by pydantic."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import orjson
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+
+from jobplatform.domain.kinds import field_errors
+from jobplatform.errors import InvalidRequest, JobPlatformError
+
+M = TypeVar("M", bound=BaseModel)
+
+#: set by `api.server` when a body was over the limit and not read
+TOO_LARGE = "jobplatform.too_large"
+
+
+class NotJson(JobPlatformError):
+    """The body is not JSON."""
+
+    code = "not_json"
+
+
+class WrongMediaType(JobPlatformError):
+    """Expected the header `Content-Type: application/json`."""
+
+    code = "unsupported_media_type"
+
+
+class BodyTooLarge(JobPlatformError):
+    """The body is larger than allowed."""
+
+    code = "body_too_large"
+
+
+def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    """Return a JSON response; times as RFC 3339 in UTC."""
+    body = orjson.dumps(value, option=orjson.OPT_UTC_Z)
+    return Response(body, status, headers, mimetype="application/json")
+
+
+def check_length(limit: int) -> None:
+    """Refuse a body over the limit before it is read. Raises `BodyTooLarge`."""
+    if request.environ.get(TOO_LARGE) or (request.content_length or 0) > limit:
+        came = f"{request.content_length} bytes" if request.content_length else "more"
+        raise BodyTooLarge(f"the body may have at most {limit} bytes, got {came}: put large files up at /v1/uploads")
+
+
+def read_body(model: type[M], limit: int) -> M:
+    """Return the checked JSON body. Raises `BodyTooLarge`, `WrongMediaType`, `NotJson` or `InvalidRequest`."""
+    check_length(limit)
+    if request.mimetype and request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
+        raise WrongMediaType(f"expected Content-Type: application/json, got {request.mimetype}")
+    raw = request.get_data(cache=False)
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"expected a JSON object, got {_shorten(raw)}: {error}") from None
+    if not isinstance(value, dict):
+        raise NotJson(f"expected a JSON object, got {type(value).__name__}")
+    return check(model, value)
+
+
+def read_query(model: type[M]) -> M:
+    """Return the checked query parameters. Raises `InvalidRequest`; unknown parameters are named."""
+    return check(model, request.args.to_dict())
+
+
+def check(model: type[M], value: dict[str, Any]) -> M:
+    """Validate against a model. Raises `InvalidRequest` with every wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        errors = field_errors(error)
+        named = ", ".join(item.field for item in errors[:5])
+        raise InvalidRequest(f"not as expected: {named}", errors) from None
+
+
+def _shorten(raw: bytes) -> str:
+    if not raw:
+        return "nothing"
+    return f"{len(raw)} bytes beginning {raw[:40]!r}"

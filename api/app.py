@@ -1,0 +1,37 @@
+"""The Flask application. It knows Postgres through the use cases, and no broker at all."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from api import auth, health, pages, problems, v1
+from api.services import Services
+from jobplatform.config import Settings, settings
+from jobplatform.domain.kinds import load_kinds
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.session import API, Ledger, make_engine
+from jobplatform.usecases.keep_artifacts import ArtifactStore
+
+
+def create_app(config: Settings | None = None) -> Flask:
+    """Return the WSGI application. Connects to nothing before the first request."""
+    config = config or settings()
+    engine = make_engine(
+        config.database_url.get_secret_value(), name="api", limits=API, connections=config.api_database_connections
+    )
+    app = Flask(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_upload_bytes
+    app.url_map.strict_slashes = False
+    app.extensions["services"] = Services(
+        settings=config,
+        ledger=Ledger(engine),
+        hints=HintSender(engine),
+        kinds=load_kinds(config.kind_modules, config.pools),
+        store=ArtifactStore(config.artifact_url),
+    )
+    problems.register(app)
+    auth.register(app)
+    health.register(app)
+    pages.register(app)
+    v1.register(app)
+    return app

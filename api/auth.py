@@ -1,0 +1,29 @@
+"""Every request below /v1 carries an API key; the tenant behind it is the only one the request can see."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import Flask, g, request
+
+from api.services import services
+from jobplatform.usecases.admit import admit
+
+#: what is open: pages and probes, with nothing of a tenant in them
+OPEN_ENDPOINTS = frozenset({"healthz", "readyz", "openapi_json", "docs_page", "docs_asset", "home"})
+
+
+def register(app: Flask) -> None:
+    """Check the key before every endpoint that is not open."""
+
+    @app.before_request
+    def _admit() -> None:
+        if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS:
+            return
+        g.tenant_id = admit(services().ledger, request.headers.get("Authorization"))
+
+
+def tenant_id() -> UUID:
+    """Return the tenant of the current request."""
+    found: UUID = g.tenant_id
+    return found

@@ -1,0 +1,131 @@
+"""OpenAPI 3.1, built from the operations and their pydantic models, with the schema of every kind's payload.
+
+Not by a layer over Flask: those tried either validate a body that is not JSON as an empty one, or compute a JSON
+Schema per request (docs/decisions/0005-openapi.md).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+from pydantic.json_schema import models_json_schema
+
+from api.operations import Operation
+from jobplatform import __version__
+from jobplatform.domain.kinds import KindRegistry
+
+REF = "#/components/schemas/{model}"
+PROBLEMS = {
+    400: "The body is not JSON",
+    401: "No API key, or one that is not valid",
+    404: "No such thing for this tenant",
+    409: "Not in this state, or in progress",
+    413: "The body is too large",
+    415: "Not application/json",
+    416: "No such range",
+    422: "A field is not as expected; `errors` names each",
+    503: "The ledger can't be reached (repeat), or the outcome is unknown (repeat with the same Idempotency-Key)",
+}
+_CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
+
+
+def build_openapi(kinds: KindRegistry) -> dict[str, Any]:
+    """Return the document."""
+    from api.v1 import OPERATIONS
+    from api.v1.models import Problem
+
+    models: dict[Any, Literal["validation", "serialization"]] = {Problem: "serialization"}
+    models |= {operation.body: "validation" for operation in OPERATIONS if operation.body is not None}
+    models |= {operation.answer: "serialization" for operation in OPERATIONS if operation.answer is not None}
+    refs, definitions = models_json_schema(
+        list(models.items()),
+        ref_template=REF,
+    )
+    schemas = dict(definitions.get("$defs", {}))
+    for kind in kinds:
+        schemas[f"payload.{kind.name}"] = kind.payload.model_json_schema(ref_template=REF) | {
+            "description": kind.description
+        }
+        schemas.update(schemas[f"payload.{kind.name}"].pop("$defs", {}))
+    by_model = {model: schema for (model, _), schema in refs.items()}
+    paths: dict[str, Any] = {}
+    for operation in OPERATIONS:
+        path, parameters = _path(operation)
+        paths.setdefault(path, {})[operation.method.lower()] = _operation(operation, parameters, by_model)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Job platform",
+            "version": __version__,
+            "description": "Hand over slow or risky work, get a job id at once. The ledger decides, RabbitMQ carries.",
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"apiKey": []}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"apiKey": {"type": "http", "scheme": "bearer", "description": "your API key"}},
+        },
+    }
+
+
+def _path(operation: Operation) -> tuple[str, list[dict[str, Any]]]:
+    parameters = []
+    for converter, name in _CONVERTER.findall(operation.path):
+        schema = {"type": "string", "format": "uuid"} if converter == "uuid" else {"type": "string"}
+        parameters.append({"name": name, "in": "path", "required": True, "schema": schema})
+    return "/v1" + _CONVERTER.sub(r"{\2}", operation.path), parameters
+
+
+def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: dict[Any, Any]) -> dict[str, Any]:
+    if operation.query is not None:
+        query = operation.query.model_json_schema()
+        definitions = query.get("$defs", {})
+        for name, schema in query["properties"].items():
+            parameters.append({"name": name, "in": "query", "required": False, "schema": _inline(schema, definitions)})
+    for name, description in operation.headers:
+        parameters.append({"name": name, "in": "header", "description": description, "schema": {"type": "string"}})
+    content: dict[str, Any] = {}
+    if operation.answer is not None:
+        content = {"application/json": {"schema": schemas[operation.answer]}}
+    if operation.binary_answer:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+    found: dict[str, Any] = {
+        "operationId": operation.endpoint.__name__,
+        "summary": operation.summary,
+        "description": operation.endpoint.__doc__ or "",
+        "tags": [operation.tag],
+        "parameters": parameters,
+        "responses": {
+            str(operation.status): {"description": operation.summary, "content": content},
+            **{
+                str(status): {
+                    "description": PROBLEMS[status],
+                    "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
+                }
+                for status in sorted({401, 503, *operation.problems})
+            },
+        },
+    }
+    if operation.body is not None:
+        found["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schemas[operation.body]}},
+        }
+    if operation.binary_body:
+        found["requestBody"] = {
+            "required": True,
+            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        }
+    return found
+
+
+def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Put the few enums of query parameters in place of their references."""
+    if "$ref" in schema:
+        inlined: dict[str, Any] = definitions[schema["$ref"].rsplit("/", 1)[-1]]
+        return inlined
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [_inline(part, definitions) for part in schema["anyOf"]]}
+    return schema

@@ -1,0 +1,28 @@
+"""An endpoint as data: the route, the function, and what /openapi.json says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One endpoint of the API. `path` is Flask's form, like `/jobs/<uuid:job_id>`."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    endpoint: Callable[..., Any]
+    summary: str
+    tag: str
+    status: int = 200
+    answer: type[BaseModel] | None = None
+    body: type[BaseModel] | None = None
+    query: type[BaseModel] | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    problems: tuple[int, ...] = ()
+    binary_body: bool = False
+    binary_answer: bool = False

@@ -1,0 +1,65 @@
+"""`/openapi.json` and `/docs`: the interactive page, served from the package, so that it works offline."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from flask import Flask, Response, abort, redirect
+from werkzeug.wrappers import Response as BaseResponse
+
+from api.answers import answer
+from api.openapi import build_openapi
+from api.services import services
+
+TYPES = {".js": "text/javascript", ".css": "text/css", ".png": "image/png", ".html": "text/html"}
+
+PAGE = """\
+<!doctype html>
+<html lang="en">
+  <head>
+    <meta charset="utf-8">
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <title>Job platform API</title>
+    <link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+    <link rel="icon" href="data:,">
+  </head>
+  <body>
+    <div id="page"></div>
+    <script src="/docs/assets/swagger-ui-bundle.js"></script>
+    <script>
+      window.ui = SwaggerUIBundle({
+        url: "/openapi.json", dom_id: "#page", deepLinking: true, persistAuthorization: true,
+        displayRequestDuration: true, validatorUrl: null,
+      });
+    </script>
+  </body>
+</html>
+"""
+
+
+def register(app: Flask) -> None:
+    """Add the pages."""
+    spec = find_spec("flask_openapi3_swagger")  # found, not imported: only its files are wanted
+    assert spec is not None and spec.origin is not None
+    assets = Path(spec.origin).parent / "templates" / "swagger"
+
+    @app.get("/", endpoint="home")
+    def home() -> BaseResponse:
+        return redirect("/docs")
+
+    @app.get("/openapi.json", endpoint="openapi_json")
+    def openapi_json() -> Response:
+        return answer(build_openapi(services().kinds))
+
+    @app.get("/docs", endpoint="docs_page")
+    def docs_page() -> Response:
+        return Response(PAGE, mimetype="text/html")
+
+    @app.get("/docs/assets/<name>", endpoint="docs_asset")
+    def docs_asset(name: str) -> Response:
+        kind = TYPES.get(PurePosixPath(name).suffix)
+        file = assets / name
+        if kind is None or not file.is_file():
+            abort(404)
+        return Response(file.read_bytes(), mimetype=kind, headers={"Cache-Control": "public, max-age=86400"})

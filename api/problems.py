@@ -1,0 +1,101 @@
+"""Errors as RFC 9457 problem+json: a stable `code`, what was expected, what came, what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from api.answers import BodyTooLarge, NotJson, WrongMediaType
+from jobplatform.errors import (
+    ArtifactNotFound,
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    InvalidRequest,
+    JobNotFound,
+    JobPlatformError,
+    LedgerUnavailable,
+    NotCancellable,
+    OutcomeUnknown,
+    Unauthorized,
+    UnknownKind,
+)
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
+
+#: error → HTTP status; the first match counts
+STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
+    (Unauthorized, 401),
+    (JobNotFound, 404),
+    (ArtifactNotFound, 404),
+    (NotCancellable, 409),
+    (IdempotencyInProgress, 409),
+    (IdempotencyConflict, 422),
+    (UnknownKind, 422),
+    (InvalidRequest, 422),
+    (NotJson, 400),
+    (WrongMediaType, 415),
+    (BodyTooLarge, 413),
+    (LedgerUnavailable, 503),
+    (OutcomeUnknown, 503),
+)
+RETRY_AFTER_SECONDS = 2
+
+
+def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Response:
+    """Return a problem+json response."""
+    body = {"type": f"/docs/errors#{code}", "title": title, "status": status, "code": code, "detail": detail, **more}
+    headers = {}
+    if status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="jobplatform"'
+    if status == 503 or code == IdempotencyInProgress.code:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return Response(orjson.dumps(body), status, headers, mimetype="application/problem+json")
+
+
+def from_error(error: JobPlatformError) -> Response:
+    """Return the problem for one of our errors."""
+    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+    title = (type(error).__doc__ or "").strip().splitlines()[0]
+    more: dict[str, Any] = {}
+    if isinstance(error, InvalidRequest) and error.errors:
+        more["errors"] = [item.as_dict() for item in error.errors]
+    if isinstance(error, UnknownKind):
+        more["errors"] = [{"field": "kind", "expected": _one_of(error), "got": error.name}]
+    if status == 500:
+        log.error("request_failed", code=error.code, error=str(error))
+    return problem(status, error.code, title, str(error), **more)
+
+
+def _one_of(error: UnknownKind) -> str:
+    return f"{error.suggestion!r}?" if error.suggestion else f"one of {', '.join(error.known)}"
+
+
+def register(app: Flask) -> None:
+    """Let every error of the application leave as problem+json."""
+
+    @app.errorhandler(JobPlatformError)
+    def _ours(error: JobPlatformError) -> Response:
+        return from_error(error)
+
+    @app.errorhandler(HTTPException)
+    def _werkzeugs(error: HTTPException) -> Response:
+        status = error.code or 500
+        code = (error.name or "error").lower().replace(" ", "_")
+        detail = error.description or error.name or ""
+        if status == 404:
+            detail = f"there is nothing at {request.path}: see /docs"
+        if status == 405:
+            detail = f"{request.method} is not possible at {request.path}: see /docs"
+        answer = problem(status, code, error.name or "Error", detail)
+        if allowed := getattr(error, "valid_methods", None):
+            answer.headers["Allow"] = ", ".join(allowed)
+        return answer
+
+    @app.errorhandler(Exception)
+    def _bugs(error: Exception) -> Response:
+        log.exception("request_failed", path=request.path, error=repr(error))
+        return problem(500, "internal_error", "Internal error", "a bug on our side; it was logged, and nothing is lost")

@@ -1,0 +1,189 @@
+"""The Flask application under granian's RSGI, with waits parked in the event loop.
+
+WSGI holds a thread per request, and a wait would hold it for up to 60 s. Under RSGI the requests run in a few threads,
+as under WSGI, and a wait returns its thread: 0.9 of the throughput of granian's own WSGI with a transaction per request
+(docs/decisions/0006-rsgi-bridge.md). `a2wsgi` does not run under granian.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import IO, Any
+from urllib.parse import unquote_to_bytes
+
+from api.answers import TOO_LARGE
+from api.app import create_app
+from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
+from jobplatform.config import settings
+from jobplatform.observe.logs import set_up_logs
+from jobplatform.usecases.read_jobs import find_ended
+
+#: bodies up to this many bytes stay in memory, in and out
+IN_MEMORY_BYTES = 1024 * 1024
+UPLOADS = "/v1/uploads"
+
+
+@dataclass
+class Answer:
+    """What the application said. `rest` is more of the body, for large ones."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    rest: Iterator[bytes]
+    more: bool
+    close: Any
+    wait: Any
+
+
+class Bridge:
+    """An RSGI application around a WSGI one."""
+
+    def __init__(self, wsgi: Any, room: WaitRoom, *, threads: int, max_body: int, max_upload: int) -> None:
+        self._wsgi = wsgi
+        self._room = room
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="requests")
+        self._max_body, self._max_upload = max_body, max_upload
+
+    async def __call__(self, scope: Any, protocol: Any) -> None:
+        """Answer one request."""
+        if scope.proto != "http":
+            return
+        loop = asyncio.get_running_loop()
+        body, too_large = await self._read(scope, protocol)
+        environ = build_environ(scope, body, too_large)
+        answer = await loop.run_in_executor(self._pool, self._call, dict(environ))
+        if answer.wait is not None:
+            if not await self._parked(answer.wait, protocol):
+                return
+            environ[PARKED] = True
+            answer = await loop.run_in_executor(self._pool, self._call, environ)
+        if not answer.more:
+            protocol.response_bytes(answer.status, answer.headers, answer.body)
+            return
+        await self._stream(protocol, answer)
+
+    async def _parked(self, wait: Any, protocol: Any) -> bool:
+        """Wait for the job, or for the caller to go away: False then."""
+        waiting = asyncio.ensure_future(self._room.wait(wait))
+        leaving = asyncio.ensure_future(protocol.client_disconnect())
+        await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        leaving.cancel()
+        if waiting.done():
+            return True
+        waiting.cancel()
+        return False
+
+    async def _read(self, scope: Any, protocol: Any) -> tuple[IO[bytes] | bytes, bool]:
+        """Read the body, large ones to a file; one over the limit is not read."""
+        declared = scope.headers.get("content-length")
+        size = int(declared) if declared and declared.isdigit() else None
+        limit = self._max_upload if scope.path.rstrip("/") == UPLOADS else self._max_body
+        if size is not None and size > limit:
+            return b"", True
+        if size is not None and size <= IN_MEMORY_BYTES:
+            return (await protocol() if size else b""), False
+        if size is None and scope.method in ("GET", "HEAD", "DELETE") and "transfer-encoding" not in scope.headers:
+            return b"", False
+        loop = asyncio.get_running_loop()
+        spool: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
+        came = 0
+        async for chunk in protocol:
+            came += len(chunk)
+            if came > limit:
+                spool.close()
+                return b"", True
+            await loop.run_in_executor(self._pool, spool.write, chunk)
+        spool.seek(0)
+        return spool, False
+
+    def _call(self, environ: dict[str, Any]) -> Answer:
+        said: dict[str, Any] = {}
+
+        def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
+            said["status"], said["headers"] = int(status[:3]), headers
+
+        chunks: Iterable[bytes] = self._wsgi(environ, start_response)
+        close = getattr(chunks, "close", None)
+        source = iter(chunks)
+        body, size, more = [], 0, False
+        for chunk in source:
+            body.append(chunk)
+            size += len(chunk)
+            if size > IN_MEMORY_BYTES:
+                more = True
+                break
+        if not more and close is not None:
+            close()
+        head = [(name.lower(), value) for name, value in said["headers"]]
+        return Answer(said["status"], head, b"".join(body), source, more, close, environ.get(WAIT))
+
+    async def _stream(self, protocol: Any, answer: Answer) -> None:
+        loop = asyncio.get_running_loop()
+        transport = protocol.response_stream(answer.status, answer.headers)
+        try:
+            chunk: bytes | None = answer.body
+            while chunk is not None:
+                await transport.send_bytes(chunk)
+                chunk = await loop.run_in_executor(self._pool, lambda: next(answer.rest, None))
+        finally:
+            if answer.close is not None:
+                await loop.run_in_executor(self._pool, answer.close)
+
+
+def build_environ(scope: Any, body: IO[bytes] | bytes, too_large: bool) -> dict[str, Any]:
+    """Return the WSGI environ of a request (PEP 3333)."""
+    host, _, port = scope.server.rpartition(":")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": scope.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope.path).decode("latin-1"),
+        "QUERY_STRING": scope.query_string,
+        "SERVER_NAME": host,
+        "SERVER_PORT": port,
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": scope.client.rpartition(":")[0],
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope.scheme,
+        "wsgi.input": io.BytesIO(body) if isinstance(body, bytes) else body,
+        "wsgi.input_terminated": True,
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": True,
+        "wsgi.run_once": False,
+        CAN_PARK: True,
+        TOO_LARGE: too_large,
+    }
+    for name, value in scope.headers.items():
+        if name == "content-type":
+            environ["CONTENT_TYPE"] = value
+        elif name == "content-length":
+            environ["CONTENT_LENGTH"] = value
+        else:
+            key = "HTTP_" + name.upper().replace("-", "_")
+            environ[key] = f"{environ[key]},{value}" if key in environ else value
+    return environ
+
+
+def build() -> Bridge:
+    """Return the application that granian serves."""
+    config = settings()
+    set_up_logs(config.log_level, config.log_format)
+    flask = create_app(config)
+    ledger = flask.extensions["services"].ledger
+    return Bridge(
+        flask.wsgi_app,
+        WaitRoom(lambda ids: find_ended(ledger, ids)),
+        threads=config.api_threads,
+        max_body=config.max_body_bytes,
+        max_upload=config.max_upload_bytes,
+    )
+
+
+app = build()

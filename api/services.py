@@ -1,0 +1,30 @@
+"""What the endpoints work with; one set per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from flask import current_app
+
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.keep_artifacts import ArtifactStore
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the endpoints work with; one set per process."""
+
+    settings: Settings
+    ledger: Ledger
+    hints: HintSender
+    kinds: KindRegistry
+    store: ArtifactStore
+
+
+def services() -> Services:
+    """Return the services of the current request's application."""
+    found: Services = current_app.extensions["services"]
+    return found

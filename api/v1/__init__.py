@@ -1,0 +1,42 @@
+"""Version 1 of the API: one endpoint per file."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from api.operations import Operation
+from api.v1 import (
+    cancel_job,
+    download_artifact,
+    get_job,
+    list_artifacts,
+    list_events,
+    list_jobs,
+    list_kinds,
+    list_queues,
+    list_runs,
+    submit_job,
+    upload,
+)
+
+OPERATIONS: tuple[Operation, ...] = (
+    submit_job.OPERATION,
+    list_jobs.OPERATION,
+    get_job.OPERATION,
+    cancel_job.OPERATION,
+    list_runs.OPERATION,
+    list_events.OPERATION,
+    list_artifacts.OPERATION,
+    upload.OPERATION,
+    download_artifact.OPERATION,
+    list_kinds.OPERATION,
+    list_queues.OPERATION,
+)
+
+
+def register(app: Flask) -> None:
+    """Add the routes."""
+    for operation in OPERATIONS:
+        app.add_url_rule(
+            "/v1" + operation.path, operation.endpoint.__name__, operation.endpoint, methods=[operation.method]
+        )

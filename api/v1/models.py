@@ -1,0 +1,256 @@
+"""Requests and answers of version 1, as pydantic models: what is checked is what /openapi.json says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
+from jobplatform.domain.states import State, Status
+
+Tag = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _text_only(value: object) -> object:
+    """Numbers would be read as seconds since 1970, or milliseconds: nobody should have to guess."""
+    if not isinstance(value, str | datetime):
+        raise ValueError("a time as text with a zone, like 2026-01-31T12:00:00Z")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+
+
+class SubmitBody(BaseModel):
+    """An order for a job."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "kind": "email.send",
+                "payload": {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"},
+                "tags": ["welcome"],
+            }
+        },
+    )
+
+    kind: str = Field(min_length=1, max_length=200, description="what to do: see GET /v1/kinds")
+    payload: dict[str, Any] = Field(description="fits the kind's schema")
+    priority: StrictInt = Field(DEFAULT_PRIORITY, ge=0, le=MAX_PRIORITY, description="9 is the most urgent")
+    run_at: Moment | None = Field(None, description="not before this time")
+    start_by: Moment | None = Field(None, description="expires when no run has begun by this time")
+    max_attempts: StrictInt | None = Field(None, ge=1, le=100, description="default: the kind's")
+    tags: list[Tag] = Field(default_factory=list, max_length=20)
+
+
+class CancelBody(BaseModel):
+    """Why a job is called off."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, max_length=500)
+
+
+class WaitQuery(BaseModel):
+    """How long to wait for the job to end."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    wait: float = Field(
+        0, ge=0, le=60, description="seconds; the answer comes when the job has ended, at the latest then"
+    )
+
+
+class ListQuery(BaseModel):
+    """Which jobs to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: State | None = None
+    kind: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: UUID | None = Field(None, description="next_cursor of the page before")
+
+
+class EventsQuery(BaseModel):
+    """Which events to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(0, ge=0, description="the id of the last event you have")
+    limit: int = Field(1000, ge=1, le=1000)
+
+
+class UploadQuery(BaseModel):
+    """What an upload is called."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    filename: str = Field("upload", min_length=1, max_length=200)
+
+
+class Progress(BaseModel):
+    """How far a run is."""
+
+    current: float
+    total: float | None
+    message: str | None
+
+
+class Failure(BaseModel):
+    """Why a job failed, or its last run did."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Job(BaseModel):
+    """A job."""
+
+    id: UUID
+    kind: str
+    queue: str
+    state: State
+    status: Status
+    priority: int
+    attempt: int
+    max_attempts: int
+    progress: Progress | None
+    result: Any
+    error: Failure | None
+    tags: list[str]
+    created_at: datetime
+    run_at: datetime
+    start_by: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    cancel_requested_at: datetime | None
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first. A page may be short, or empty, and still have a next one."""
+
+    jobs: list[Job]
+    next_cursor: UUID | None
+
+
+class Run(BaseModel):
+    """One execution of a job."""
+
+    run_no: int
+    attempt: int
+    outcome: Literal[
+        "running", "succeeded", "failed", "timed_out", "snoozed", "released", "crashed", "lost", "cancelled"
+    ]
+    worker_id: UUID
+    dispatched_at: datetime | None
+    started_at: datetime
+    finished_at: datetime | None
+    error: Failure | None
+    usage: dict[str, Any] | None
+
+
+class RunList(BaseModel):
+    """The runs of a job, in order."""
+
+    runs: list[Run]
+
+
+class Event(BaseModel):
+    """One line of a job's history."""
+
+    id: int
+    at: datetime
+    event: str
+    state: State
+    run_no: int
+    data: Any
+
+
+class EventList(BaseModel):
+    """The events of a job, in order."""
+
+    events: list[Event]
+
+
+class Artifact(BaseModel):
+    """A file: an upload, or the output of a run."""
+
+    id: UUID
+    name: str
+    content_type: str
+    size: int = Field(description="bytes")
+    sha256: str
+    url: str
+    job_id: UUID | None = None
+    run_no: int | None = None
+    created_at: datetime | None = None
+
+
+class ArtifactList(BaseModel):
+    """The artifacts of a job, in order."""
+
+    artifacts: list[Artifact]
+
+
+class KindInfo(BaseModel):
+    """A kind of job."""
+
+    name: str
+    queue: str
+    description: str
+    max_attempts: int
+    soft_limit_seconds: float | None
+    hard_limit_seconds: float | None
+    payload_schema: dict[str, Any]
+
+
+class KindList(BaseModel):
+    """All kinds."""
+
+    kinds: list[KindInfo]
+
+
+class QueueInfo(BaseModel):
+    """A queue, with the counts of the caller's tenant."""
+
+    name: str
+    paused: bool
+    accepted: int
+    finished: int
+    live: int
+    waiting: int
+    dispatched: int
+    running: int
+    dead: int
+    dead_is_capped: bool
+    workers: int
+    slots: int
+
+
+class QueueList(BaseModel):
+    """All queues."""
+
+    queues: list[QueueInfo]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    errors: list[dict[str, str]] | None = None

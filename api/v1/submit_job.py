@@ -1,0 +1,73 @@
+"""`POST /v1/jobs`."""
+
+from __future__ import annotations
+
+from flask import Response, request
+
+from api.answers import answer, read_body
+from api.auth import tenant_id
+from api.operations import Operation
+from api.services import services
+from api.v1.models import Job, SubmitBody
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.usecases.submit_job import submit_job as submit
+
+MAX_KEY_CHARACTERS = 255
+
+
+def submit_job() -> Response:
+    """Accept a job. The 202 leaves only after the job is committed; the broker is not needed for that.
+
+    With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
+    """
+    has = services()
+    body = read_body(SubmitBody, has.settings.max_body_bytes)
+    accepted = submit(
+        has.ledger,
+        has.hints,
+        has.kinds,
+        tenant_id(),
+        SubmitJob(
+            kind=body.kind,
+            payload=body.payload,
+            priority=body.priority,
+            run_at=body.run_at,
+            start_by=body.start_by,
+            max_attempts=body.max_attempts,
+            tags=tuple(body.tags),
+        ),
+        idempotency_key=_idempotency_key(),
+        idempotency_seconds=has.settings.idempotency_seconds,
+    )
+    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
+    if not accepted.created:
+        headers["Idempotent-Replayed"] = "true"
+    return answer(accepted.job.as_dict(), 202, headers)
+
+
+def _idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
+        expected = f"1 to {MAX_KEY_CHARACTERS} printable characters"
+        raise InvalidRequest(
+            f"Idempotency-Key: expected {expected}",
+            (FieldError("Idempotency-Key", expected, f"{len(key)} characters"),),
+        )
+    return key
+
+
+OPERATION = Operation(
+    "POST",
+    "/jobs",
+    submit_job,
+    "Submit a job",
+    "jobs",
+    status=202,
+    answer=Job,
+    body=SubmitBody,
+    headers=(("Idempotency-Key", "makes a repetition safe; any text of yours, 1 to 255 characters"),),
+    problems=(400, 409, 413, 415, 422),
+)

@@ -1,0 +1,108 @@
+"""`make up`, `make down`, `make status`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from jobplatform.devstack.place import CHECKOUT, Place, open_place, taken
+from jobplatform.devstack.postgres import is_running
+from jobplatform.devstack.processes import marked
+from jobplatform.devstack.stack import Stack
+
+STACK = "dev"
+ENV_FILE = CHECKOUT / ".local" / "env"
+
+#: processes of a whole stack, in the order in which they are shown
+PROCESSES = ("api", "dispatcher", "worker-email", "worker-video", "worker-llm", "flower", "mail", "model", "rabbitmq")
+
+
+def up() -> None:
+    """Start the stack, write `.local/env`, and leave it running; a stack that runs already is only shown."""
+    console = Console()
+    with taken(STACK):
+        place = open_place(STACK)
+        stack = Stack(place, tell=lambda line: console.print(f"[dim]{line}[/]"))
+        if not _is_up(place, stack):
+            try:
+                stack.start_servers()
+                stack.start_platform()
+                _write_env(stack, stack.create_api_key())
+            except BaseException:
+                stack.stop()
+                raise
+        _show(console, stack)
+    console.print(f"\nsettings for your scripts: [bold]. {_shown(ENV_FILE)}[/]      stop: [bold]make down[/]")
+
+
+def down() -> None:
+    """Stop the stack; its data stays for the next `up`."""
+    with taken(STACK):
+        stack = Stack(open_place(STACK), tell=lambda _: None)
+        running = marked(stack.place)
+        killed = stack.stop()
+    ENV_FILE.unlink(missing_ok=True)
+    Console().print("stopped" if running else "nothing was running")
+    if killed:
+        Console().print(f"had to be killed: {', '.join(killed)}")
+
+
+def status() -> None:
+    """Show what runs, and where."""
+    console = Console()
+    _show(console, Stack(open_place(STACK), tell=lambda _: None))
+
+
+def _is_up(place: Place, stack: Stack) -> bool:
+    names = set(marked(place).values())
+    wanted = set(PROCESSES) - (set() if stack.own_broker else {"rabbitmq"})
+    return wanted <= names and ENV_FILE.exists() and (not stack.own_database or is_running(place))
+
+
+def _write_env(stack: Stack, key: str) -> None:
+    """Write what any script can `source`."""
+    values = {
+        "JOBPLATFORM_URL": stack.local_url("api"),
+        "JOBPLATFORM_API_KEY": key,
+        "JOBPLATFORM_DATABASE_URL": stack.database_url.replace("+psycopg2", ""),
+        "JOBPLATFORM_BROKER_URL": stack.broker_url,
+        "JOBPLATFORM_MANAGEMENT_URL": stack.management_url,
+        "JOBPLATFORM_FLOWER_URL": stack.local_url("flower"),
+        "JOBPLATFORM_MAIL_URL": stack.local_url("mail"),
+        "JOBPLATFORM_MEDIA_ROOT": str(stack.place.folder / "media"),
+    }
+    ENV_FILE.parent.mkdir(exist_ok=True)
+    ENV_FILE.touch(mode=0o600)
+    ENV_FILE.write_text("".join(f"export {name}='{value}'\n" for name, value in values.items()))
+
+
+def _show(console: Console, stack: Stack) -> None:
+    names = set(marked(stack.place).values())
+    addresses = {
+        "api": f"{stack.local_url('api')}    page: {stack.local_url('api', '/docs')}",
+        "flower": stack.local_url("flower"),
+        "rabbitmq": f"{stack.management_url}    {stack.broker_url}",
+        "mail": f"{stack.local_url('mail')}    smtp://127.0.0.1:{stack.place.ports['smtp']}",
+        "model": stack.local_url("model", "/v1"),
+        "postgres": stack.database_url.replace("+psycopg2", ""),
+    }
+    if stack.own_database and is_running(stack.place):
+        names.add("postgres")
+    foreign = {"rabbitmq": not stack.own_broker, "postgres": not stack.own_database}
+    table = Table("process", "state", "address", box=box.SIMPLE, pad_edge=False)
+    for name in (*PROCESSES, "postgres"):
+        up = "[green]up[/]" if name in names else "[red]down[/]"
+        table.add_row(name, "[cyan]yours[/]" if foreign.get(name) else up, addresses.get(name, ""))
+    # addresses are to be copied: never wrapped, never cut
+    Console(width=200).print(table)
+    console.print(f"checkout {CHECKOUT}\nlogs     {stack.place.logs}", soft_wrap=True, highlight=False)
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
