@@ -75,7 +75,7 @@ def demo() -> None:
             _main_job(console, stack)
         finally:
             console.print("\n[dim]stopping everything …[/]")
-            stack.stop()
+            stack.stop(gently=not stack.own_database)
             if stack.own_database:
                 stack.forget()
     console.print(f"done in {time.monotonic() - began:.1f} s. Keep it running: [bold]make up[/]   tests: make test")

@@ -65,23 +65,25 @@ def marked(place: Place) -> dict[int, str]:
     return found
 
 
-def stop_all(place: Place, order: Sequence[str], grace_seconds: float = 10.0) -> list[str]:
+def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_seconds: float = 10.0) -> list[str]:
     """End every marked process: by SIGTERM in the given order of names, the rest after, then by SIGKILL.
 
     Returns the names of those that had to be killed.
     """
-    for name in [*order, None]:
+    for name in [*order, None] if gently else []:
         pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
-        heads = [pid for pid in pids if _parent(pid) not in pids]
-        for pid in heads:
-            _signal(pid, signal.SIGTERM)
+        for pid in pids:
+            if _parent(pid) not in pids:  # a child is its parent's to end
+                _signal(pid, signal.SIGTERM)
         if pids:
             wait_gone(pids, grace_seconds)
-    left = marked(place)
-    for pid in left:
-        _signal(pid, signal.SIGKILL)
-    wait_gone(list(left), 5.0)
-    return sorted(set(left.values()))
+    killed = set()
+    while left := marked(place):  # what is killed may have started something meanwhile
+        killed |= set(left.values())
+        for pid in left:
+            _signal(pid, signal.SIGKILL)
+        wait_gone(list(left), 5.0)
+    return sorted(killed)
 
 
 def _parent(pid: int) -> int:

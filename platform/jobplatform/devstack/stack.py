@@ -240,15 +240,18 @@ class Stack:
     def _start(self, name: str, command: list[str | Path]) -> subprocess.Popen[bytes]:
         return start(self.place, name, command, self.environment())
 
-    def stop(self) -> list[str]:
-        """Stop everything; returns the names of what had to be killed."""
-        killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"])
+    def stop(self, *, gently: bool = True) -> list[str]:
+        """Stop everything; returns the names of what had to be killed.
+
+        Not gently: what is about to be forgotten needs no good-byes, and RabbitMQ's takes six seconds.
+        """
+        killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"] if gently else [], gently=gently)
         postgres.stop_postgres(self.place)
         return killed
 
     def clean_up(self) -> None:
         """End what an interrupted run has left behind."""
-        stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"], grace_seconds=3.0)
+        stop_all(self.place, [], gently=False)
         postgres.stop_postgres(self.place)
 
     def forget(self) -> None:

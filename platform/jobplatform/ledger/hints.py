@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import select
 import threading
+import time
 from contextlib import suppress
 from typing import Any
 
+import psycopg2
 from sqlalchemy import text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -64,28 +66,34 @@ class HintListener:
 
         A connection that is lost is opened again at the next call; meanwhile this only sleeps.
         """
+        seconds = max(seconds, 0.0)
         try:
-            if self._connection is None:
-                self._connection = self._engine.raw_connection()
-                self._connection.detach()
-                self._connection.driver_connection.autocommit = True
-                with self._connection.cursor() as cursor:
-                    cursor.execute(f"LISTEN {CHANNEL}")
-            driver = self._connection.driver_connection
-            if not driver.notifies:
-                select.select([driver], [], [], max(seconds, 0))
-                driver.poll()
-            came = bool(driver.notifies)
-            driver.notifies.clear()
-        except Exception:  # whatever the driver says, the answer is to open a new connection next time
+            connection = self._listen()
+            if not connection.notifies:
+                select.select([connection], [], [], seconds)
+                connection.poll()
+            came = bool(connection.notifies)
+            connection.notifies.clear()
+        except (psycopg2.Error, SQLAlchemyError, OSError):
             self.close()
-            select.select([], [], [], max(seconds, 0))
+            time.sleep(seconds)
             return False
         return came
+
+    def _listen(self) -> Any:
+        """Return psycopg2's connection, listening; taken out of the pool, which would reset it."""
+        if self._connection is None:
+            pooled = self._engine.raw_connection()
+            pooled.detach()
+            self._connection = pooled.dbapi_connection
+            self._connection.autocommit = True
+            with self._connection.cursor() as cursor:
+                cursor.execute(f"LISTEN {CHANNEL}")
+        return self._connection
 
     def close(self) -> None:
         """Close the connection."""
         if self._connection is not None:
-            with suppress(Exception):
+            with suppress(psycopg2.Error):
                 self._connection.close()
             self._connection = None
