@@ -19,6 +19,9 @@ from jobplatform.errors import ConfigurationError, JobPlatformError
 MARK = "JOBPLATFORM_STACK"
 TAG = "JOBPLATFORM_PROCESS"
 
+#: kept, so that nobody is told of processes that are meant to outlive this one
+_started: list[subprocess.Popen[bytes]] = []
+
 
 class DidNotStart(JobPlatformError):
     """A process of the stack did not start."""
@@ -39,7 +42,7 @@ def start(
     log = place.logs / f"{name}.log"
     extra: dict[str, Any] = demote() if unprivileged else {}
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(part) for part in command],
             env={**environment, MARK: place.mark, TAG: name},
             stdin=subprocess.DEVNULL,
@@ -49,6 +52,8 @@ def start(
             cwd=folder or place.folder,
             **extra,
         )
+    _started.append(process)
+    return process
 
 
 def marked(place: Place) -> dict[int, str]:

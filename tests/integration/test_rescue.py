@@ -1,0 +1,167 @@
+"""Rescue: what workers leave behind runs again, and nothing is taken from a worker that lives."""
+
+from __future__ import annotations
+
+from jobplatform.dispatch.rescue import Rescuer
+from jobplatform.domain.kinds import REGISTRY
+from jobplatform.ledger import workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import end_runs, keep_worker
+from tests.support.ledgers import Book, card, registry
+
+
+def rescue(book: Book, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
+    with book.ledger.transaction() as connection:
+        return [(run.outcome, run.state) for run in workers.rescue_runs(connection, lease_seconds)]
+
+
+def test_a_worker_that_beats_keeps_its_runs(book: Book) -> None:
+    _, lease_id = book.running()
+    for _ in range(3):
+        keep_worker.beat(book.ledger, book.worker, [lease_id])
+    assert rescue(book) == []
+
+
+def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(book: Book) -> None:
+    job_id, lease_id = book.running()
+    keep_worker.beat(book.ledger, book.worker, [lease_id])
+    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '6 s'")
+    assert rescue(book) == [("lost", "scheduled")]
+    assert book.events(job_id)[-1] == "lost"
+
+
+def test_a_worker_that_signed_off_has_lost_its_runs_at_once(book: Book) -> None:
+    book.running()
+    keep_worker.sign_off(book.ledger, book.worker)
+    assert rescue(book) == [("lost", "scheduled")]
+
+
+def test_a_run_missing_from_two_beats_has_crashed_though_its_worker_lives(book: Book) -> None:
+    book.running()
+    keep_worker.beat(book.ledger, book.worker, [])
+    assert rescue(book) == [], "one beat may have been on its way when the run began"
+    keep_worker.beat(book.ledger, book.worker, [])
+    keep_worker.beat(book.ledger, book.worker, [])
+    assert rescue(book) == [("crashed", "scheduled")]
+
+
+def test_a_run_whose_worker_is_not_known_is_lost(book: Book) -> None:
+    book.running()
+    book.do("DELETE FROM workers")
+    assert rescue(book) == [("lost", "scheduled")]
+
+
+def test_a_cancelled_run_of_a_lost_worker_never_runs_again(book: Book) -> None:
+    from jobplatform.ledger import jobs
+
+    job_id, _ = book.running()
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, job_id, None)
+    keep_worker.sign_off(book.ledger, book.worker)
+    assert rescue(book) == [("lost", "cancelled")]
+    assert book.row(job_id).lost_count == 0
+    book.assert_conserved()
+
+
+def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_lease(book: Book) -> None:
+    """After an outage of Postgres every worker looks dead; so does it after a suspension of this host."""
+    book.running()
+    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    rescuer = Rescuer(book.ledger, beat_seconds=10, lease_seconds=0.2)
+    assert rescuer.poll() == 0
+    from tests.support.waiting import eventually
+
+    eventually(lambda: rescuer.poll() == 1, seconds=5)
+
+
+def test_a_gap_between_polls_starts_the_lease_anew(book: Book) -> None:
+    rescuer = Rescuer(book.ledger, beat_seconds=0.05, lease_seconds=0.3)
+    rescuer.poll()
+    book.running()
+    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
+    assert rescuer.poll() == 0
+
+
+def test_beats_answer_with_what_is_to_be_cancelled(book: Book) -> None:
+    from jobplatform.ledger import jobs
+
+    job_id, lease_id = book.running()
+    assert keep_worker.beat(book.ledger, book.worker, [lease_id]) == []
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, job_id, None)
+    (order,) = keep_worker.beat(book.ledger, book.worker, [lease_id])
+    assert (order.job_id, order.lease_id) == (job_id, lease_id) and order.seconds >= 0
+
+
+def test_a_forgotten_worker_registers_itself_again(book: Book) -> None:
+    book.do("DELETE FROM workers")
+    keep_worker.beat(book.ledger, book.worker, [])
+    assert book.all("SELECT id FROM workers") == [book.worker.id]
+
+
+def test_a_child_that_died_with_its_run_is_a_crash(book: Book) -> None:
+    kind = registry().get("test.echo")
+    job_id, lease_id = book.running()
+    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", "n") == "scheduled"
+    assert book.row(job_id).crash_count == 1
+
+
+def test_a_child_that_died_before_it_claimed_gives_the_job_back(book: Book) -> None:
+    kind = registry().get("test.echo")
+    job_id = book.submit()
+    book.dispatch(job_id)
+    assert end_runs.end_run(book.ledger, kind, job_id, 1, new_id(), "crashed", "signal 9", "n") == "returned"
+    row = book.row(job_id)
+    assert (row.state, row.lost_count, row.crash_count) == ("available", 1, 0)
+
+
+def test_a_late_report_changes_nothing(book: Book) -> None:
+    kind = registry().get("test.echo")
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id)
+    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", "n") == "moved on"
+    assert book.row(job_id).state == "succeeded"
+
+
+def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
+    kind = registry().get("test.echo")
+    job_id, lease_id = book.running(max_attempts=1)
+    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "timed_out", "5 s", "n") == "dead"
+    assert book.row(job_id).attempt == 1
+
+
+def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
+    from jobplatform.config import Settings
+    from workers import liveness
+    from workers.deliveries import Deliveries, Held, Report
+
+    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
+    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
+    job_id, lease_id = book.running()
+    deliveries, acked = Deliveries(), []
+    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    held = Held(job_id, 1, lease_id, "test.echo")
+    report = Report(held, "crashed", "signal 9", lambda: acked.append(book.row(job_id).state))
+    deliveries.report(report)
+    assert book.row(job_id).state == "running"
+    heart.beat()
+    assert acked == ["scheduled"]
+    assert deliveries.reports() == []
+
+
+def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
+    from jobplatform.config import Settings
+    from workers import liveness
+    from workers.deliveries import Deliveries, Held, Report
+
+    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
+    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
+    job_id, lease_id = book.running()
+    deliveries = Deliveries()
+    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    heart.shutting_down = True
+    deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
+    heart.beat()
+    row = book.row(job_id)
+    assert (row.crash_count, row.lost_count) == (0, 1)

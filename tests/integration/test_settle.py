@@ -1,0 +1,139 @@
+"""Settle: run, state, event, counter and move to history in one transaction, fenced by the lease."""
+
+from __future__ import annotations
+
+from jobplatform.ledger import jobs
+from jobplatform.ledger.ids import new_id
+from tests.support.ledgers import Book
+
+ERROR = {"code": "x", "message": "it broke", "retryable": True}
+
+
+def test_success_moves_the_job_to_history_with_run_event_and_counter(book: Book) -> None:
+    job_id, lease_id = book.running()
+    assert book.settle(job_id, lease_id, result={"n": 1}, usage={"total_tokens": 3}) == ("settled", "succeeded")
+    row = book.row(job_id)
+    assert (row.state, row.result, row.lease_id) == ("succeeded", {"n": 1}, None)
+    assert row.finished_at is not None
+    assert book.all("SELECT count(*)::int FROM jobs") == [0]
+    assert book.all("SELECT outcome, usage FROM job_runs") == [("succeeded", {"total_tokens": 3})]
+    assert book.events(job_id) == ["submitted", "dispatched", "started", "succeeded"]
+    book.assert_conserved()
+
+
+def test_a_retry_after_a_lost_commit_answer_is_already_settled(book: Book) -> None:
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id)
+    assert book.settle(job_id, lease_id) == ("already", "succeeded")
+    assert book.all("SELECT count(*)::int FROM job_runs") == [1]
+    book.assert_conserved()
+
+
+def test_a_retry_after_a_lost_answer_to_a_failure_is_already_settled(book: Book) -> None:
+    job_id, lease_id = book.running()
+    assert book.settle(job_id, lease_id, "failed", error=ERROR) == ("settled", "scheduled")
+    assert book.settle(job_id, lease_id, "failed", error=ERROR) == ("already", "scheduled")
+    assert book.row(job_id).attempt == 1
+
+
+def test_another_lease_settles_nothing(book: Book) -> None:
+    job_id, _ = book.running()
+    assert book.settle(job_id, new_id()) == ("lost", None)
+    assert book.row(job_id).state == "running"
+
+
+def test_a_retryable_failure_is_scheduled_and_counts(book: Book) -> None:
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id, "failed", delay_seconds=60, error=ERROR)
+    row = book.row(job_id)
+    assert (row.state, row.attempt, row.error) == ("scheduled", 1, ERROR)
+    assert 55 < (row.run_at - row.state_at).total_seconds() <= 60
+
+
+def test_a_dead_letter_stays_live_with_its_reason(book: Book) -> None:
+    job_id, lease_id = book.running()
+    assert book.settle(job_id, lease_id, "failed", "dead", error=ERROR) == ("settled", "dead")
+    row = book.row(job_id)
+    assert (row.state, row.error) == ("dead", ERROR)
+    book.assert_conserved()
+
+
+def test_snooze_and_release_do_not_count_as_attempts(book: Book) -> None:
+    for outcome, state in (("snoozed", "scheduled"), ("released", "available")):
+        job_id, lease_id = book.running()
+        book.settle(job_id, lease_id, outcome, state)
+        row = book.row(job_id)
+        assert (row.state, row.attempt, row.run_no) == (state, 0, 1)
+
+
+def test_crashes_have_a_limit_of_their_own(book: Book) -> None:
+    job_id, lease_id = book.running()
+    assert book.settle(job_id, lease_id, "crashed", error=ERROR) == ("settled", "scheduled")
+    row = book.row(job_id)
+    assert (row.crash_count, row.attempt, row.run_no) == (1, 0, 1)
+    book.do("UPDATE jobs SET state = 'available'")
+    book.dispatch(job_id)
+    book.claim(job_id, lease_id := new_id())
+    assert book.settle(job_id, lease_id, "crashed", error=ERROR) == ("settled", "dead")
+    assert book.row(job_id).error["code"] == "crashed_limit"
+
+
+def test_lost_workers_bury_a_job_only_at_their_high_limit(book: Book) -> None:
+    job_id, lease_id = book.running()
+    for number in (1, 2, 3):
+        state = "dead" if number == 3 else "scheduled"
+        assert book.settle(job_id, lease_id, "lost", error=ERROR) == ("settled", state)
+        assert (book.row(job_id).lost_count, book.row(job_id).crash_count) == (number, 0)
+        if number < 3:
+            book.do("UPDATE jobs SET state = 'available'")
+            book.dispatch(job_id)
+            book.claim(job_id, lease_id := new_id())
+
+
+def test_a_run_never_ends_before_it_began_whatever_the_clock_does(book: Book) -> None:
+    job_id, lease_id = book.running()
+    book.do("UPDATE jobs SET run_started_at = clock_timestamp() + interval '1 hour'")
+    assert book.settle(job_id, lease_id) == ("settled", "succeeded")
+
+
+def test_progress_and_log_are_refused_once_the_lease_is_lost(book: Book) -> None:
+    from jobplatform.ledger import runs
+
+    job_id, lease_id = book.running()
+    with book.ledger.statement() as connection:
+        assert runs.write_progress(connection, job_id, lease_id, {"current": 1}) is False
+        assert runs.write_log(connection, job_id, lease_id, {"message": "hello"})
+        assert runs.write_progress(connection, job_id, new_id(), {"current": 2}) is None
+        assert not runs.write_log(connection, job_id, new_id(), {"message": "ghost"})
+    assert book.row(job_id).progress == {"current": 1}
+    assert book.events(job_id).count("log") == 1
+
+
+def test_an_artifact_of_a_lost_run_is_refused(book: Book, tmp_path) -> None:
+    import pytest
+
+    from jobplatform.errors import LeaseLost
+    from jobplatform.usecases.execute_run import Delivery
+    from jobplatform.usecases.keep_artifacts import ArtifactStore, keep_output
+
+    job_id, lease_id = book.running()
+    store = ArtifactStore(tmp_path.as_uri())
+    mine = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
+    ghost = Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n")
+    kept = keep_output(book.ledger, store, mine, "a.txt", b"hello", "text/plain")
+    assert kept["size"] == 5
+    with pytest.raises(LeaseLost):
+        keep_output(book.ledger, store, ghost, "b.txt", b"hello", "text/plain")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) == 1, "the refused file is removed again"
+
+
+def test_cancel_of_a_waiting_job_is_at_once_and_for_good(book: Book) -> None:
+    job_id = book.submit()
+    with book.ledger.transaction() as connection:
+        assert jobs.cancel_job(connection, book.tenant_id, job_id, "no") == ("cancelled", "cancelled")
+    row = book.row(job_id)
+    assert (row.state, row.error["message"]) == ("cancelled", "no")
+    with book.ledger.transaction() as connection:
+        assert jobs.cancel_job(connection, book.tenant_id, job_id, "no") == ("ended", "cancelled")
+    book.assert_conserved()

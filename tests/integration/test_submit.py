@@ -1,0 +1,160 @@
+"""Submit: one transaction, its own event and counter; Idempotency-Key."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import event, text
+
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.errors import (
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    InvalidPayload,
+    InvalidRequest,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    UnknownKind,
+)
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger, Limits, make_engine
+from jobplatform.usecases.submit_job import submit_job
+from tests.support.ledgers import Book, registry
+
+
+def submit(book: Book, ledger: Ledger | None = None, key: str | None = None, **order):
+    command = SubmitJob(order.pop("kind", "test.echo"), order.pop("payload", {}), **order)
+    return submit_job(ledger or book.ledger, None, registry(), book.tenant_id, command, idempotency_key=key)
+
+
+def test_a_job_is_written_with_its_event_and_counter(book: Book) -> None:
+    job_id = submit(book, payload={"a": 1}, tags=("x", "y"), priority=7).job.id
+    row = book.row(job_id)
+    assert (row.state, row.queue, row.priority, row.tags, row.payload) == (
+        "available",
+        "email",
+        7,
+        ["x", "y"],
+        {"a": 1},
+    )
+    assert book.events(job_id) == ["submitted"]
+    book.assert_conserved()
+
+
+def test_a_job_of_the_future_is_scheduled(book: Book) -> None:
+    accepted = submit(book, run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert accepted.job.state == "scheduled"
+
+
+def test_the_same_key_and_body_give_the_same_job(book: Book) -> None:
+    first, second = submit(book, key="k", payload={"a": 1}), submit(book, key="k", payload={"a": 1})
+    assert first.job.id == second.job.id
+    assert (first.created, second.created) == (True, False)
+    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+    book.assert_conserved()
+
+
+def test_the_same_key_with_another_body_is_refused(book: Book) -> None:
+    submit(book, key="k", payload={"a": 1})
+    with pytest.raises(IdempotencyConflict):
+        submit(book, key="k", payload={"a": 2})
+    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+
+
+def test_an_expired_key_is_free_again(book: Book) -> None:
+    first = submit(book, key="k")
+    book.do("UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 s'")
+    assert submit(book, key="k").job.id != first.job.id
+
+
+def test_two_requests_with_one_key_at_once_make_one_job(book: Book) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        jobs = [one.result().job.id for one in [pool.submit(submit, book, key="k") for _ in range(8)]]
+    assert len(set(jobs)) == 1
+    book.assert_conserved()
+
+
+def test_a_key_whose_first_request_is_open_is_in_progress(book: Book) -> None:
+    impatient = Ledger(make_engine(book.url, name="impatient", limits=Limits(lock_ms=100)))
+    with book.ledger.transaction() as first:
+        first.execute(
+            text(
+                "INSERT INTO idempotency_keys (tenant_id, key, request_hash, job_id, expires_at) "
+                "VALUES (:t, 'k', '', :j, now() + interval '1 day')"
+            ),
+            {"t": book.tenant_id, "j": new_id()},
+        )
+        with pytest.raises(IdempotencyInProgress):
+            submit(book, impatient, key="k")
+    impatient.close()
+
+
+@pytest.mark.parametrize("which", ["run_at", "start_by"])
+def test_times_in_the_past_or_without_a_zone_are_refused(book: Book, which: str) -> None:
+    for moment in (datetime.now(UTC) - timedelta(minutes=1), datetime.now()):
+        with pytest.raises(InvalidRequest) as refused:
+            submit(book, **{which: moment})
+        assert refused.value.errors[0].field == which
+    assert book.all("SELECT count(*)::int FROM jobs") == [0]
+
+
+def test_start_by_must_come_after_run_at(book: Book) -> None:
+    now = datetime.now(UTC)
+    with pytest.raises(InvalidRequest, match="times"):
+        submit(book, run_at=now + timedelta(hours=2), start_by=now + timedelta(hours=1))
+
+
+def test_unknown_kinds_and_null_characters_are_refused(book: Book) -> None:
+    with pytest.raises(UnknownKind, match=r"did you mean 'test\.echo'"):
+        submit(book, kind="test.ehco")
+    with pytest.raises(InvalidPayload, match="NUL"):
+        submit(book, payload={"a": "b\x00c"})
+
+
+def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(book: Book) -> None:
+    """The server commits, the connection dies before it can say so: neither success nor failure may be told."""
+    ledger = Ledger(make_engine(book.url, name="cut"))
+
+    @event.listens_for(ledger.engine, "commit")
+    def _cut(connection) -> None:
+        pid = connection.connection.dbapi_connection.info.backend_pid
+        connection.connection.dbapi_connection.cursor().execute("COMMIT")
+        book.do("SELECT pg_terminate_backend(:pid)", pid=pid)
+        wait_for_death(book, pid)
+
+    with pytest.raises(OutcomeUnknown):
+        submit(book, ledger, key="k")
+    event.remove(ledger.engine, "commit", _cut)
+    again = submit(book, key="k")
+    assert not again.created, "the repetition with the same key finds what was committed"
+    ledger.close()
+
+
+def wait_for_death(book: Book, pid: int) -> None:
+    from tests.support.waiting import eventually
+
+    eventually(lambda: book.all("SELECT count(*)::int FROM pg_stat_activity WHERE pid = :p", p=pid) == [0])
+
+
+def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(book: Book) -> None:
+    away = Ledger(make_engine(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
+    with pytest.raises(LedgerUnavailable):
+        submit(book, away)
+
+
+def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(book: Book) -> None:
+    ledger = Ledger(make_engine(book.url, name="idle"))
+    submit(book, ledger)
+    book.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform idle'")
+    submit(book, ledger)
+    ledger.close()
+
+
+def test_a_submit_waits_for_no_other_submit(book: Book) -> None:
+    """64 counter slots: two open submits of one tenant do not serialise, unless they share a slot."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: submit(book), range(200)))
+    assert len(book.all("SELECT slot FROM queue_counters")) > 1
+    book.assert_conserved()
