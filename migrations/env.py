@@ -6,22 +6,15 @@ The order of the first statements matters (measured): the advisory lock, then lo
 
 from __future__ import annotations
 
-import re
-
 from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from jobplatform.config import settings
 from jobplatform.ledger.schema import create_functions
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED, metadata
+from migrations.naming import is_ours
 
 MIGRATION_LOCK = 7_163_201
-_PARTITION = re.compile(r"_(default|\d{8})(_|$)")
-
-
-def is_ours(name: str | None, _kind: str, _parents: object) -> bool:
-    """Leave partitions and their indexes out of comparisons: `ensure_partitions` makes them."""
-    return name is None or not _PARTITION.search(name)
 
 
 def run() -> None:

@@ -117,9 +117,9 @@ def open_place(name: str) -> Place:
     known = orjson.loads(file.read_bytes()) if file.exists() else {}
     ports = {key: int(value) for key, value in known.get("ports", {}).items()}
     secret = known.get("secret") or secrets.token_urlsafe(18)
-    if set(ports) != set(PORT_NAMES):
+    if set(ports) != set(PORT_NAMES) or not known.get("secret"):
         ports = free_ports()
-    _write(file, ports, secret)
+        _write(file, ports, secret)
     return Place(name, folder, ports, secret)
 
 
@@ -131,8 +131,10 @@ def with_new_ports(place: Place) -> Place:
 
 
 def _write(file: Path, ports: dict[str, int], secret: str) -> None:
-    file.touch(mode=0o600)
-    file.write_bytes(orjson.dumps({"ports": ports, "secret": secret}))
+    fresh = file.with_suffix(".new")
+    fresh.touch(mode=0o600)
+    fresh.write_bytes(orjson.dumps({"ports": ports, "secret": secret}))
+    fresh.replace(file)  # whoever reads it meanwhile reads the old one or the new one
 
 
 def free_ports() -> dict[str, int]:

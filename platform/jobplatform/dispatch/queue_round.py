@@ -59,5 +59,5 @@ def run_round(
         sent=len(sent),
         unroutable=len(receipt.unroutable),
         refused=len(receipt.refused),
-        full=len(chosen) < batch and len(picked) > len(chosen),
+        full=len(chosen) < batch and len(chosen) >= free[chosen[-1].priority],
     )

@@ -1,0 +1,274 @@
+"""Dispatch: ledger → RabbitMQ, with the real broker."""
+
+from __future__ import annotations
+
+import time
+
+import amqp
+import pytest
+from sqlalchemy import text
+
+from jobplatform.broker.connection import close, connect, connected
+from jobplatform.broker.declare import epoch_queue, queue_exists
+from jobplatform.broker.envelope import Envelope, read_headers
+from jobplatform.broker.publisher import Publisher
+from jobplatform.dispatch.guard import guard_epoch
+from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.errors import BrokerUnavailable
+from jobplatform.ledger import dispatching, queues
+from jobplatform.ledger.ids import new_id
+from tests.support.ledgers import Book
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def publisher(broker_url: str):
+    found = Publisher(broker_url)
+    yield found
+    found.close()
+
+
+def play(book: Book, publisher: Publisher, window: int = 100, queue: str = "email", **more) -> RoundReport:
+    return run_round(book.ledger, publisher, more.get("marks", LowWaterMarks()), queue, window, more.get("batch", 500))
+
+
+def messages(broker_url: str, queue: str) -> list[amqp.Message]:
+    """Take all messages of a queue."""
+    found = []
+    with connected(broker_url, name="test") as connection:
+        channel = connection.channel()
+        while message := channel.basic_get(queue, no_ack=True):
+            found.append(message)
+    return found
+
+
+def test_a_round_publishes_and_marks(book: Book, publisher: Publisher, broker_url: str) -> None:
+    ids = [book.submit() for _ in range(3)]
+    assert play(book, publisher).sent == 3
+    assert {book.row(job_id).state for job_id in ids} == {"dispatched"}
+    sent = messages(broker_url, "email")
+    assert [read_headers(message.headers) for message in sent] == [(job_id, 1, "test.echo") for job_id in ids]
+    assert all(message.properties["delivery_mode"] == 2 for message in sent)
+    assert book.events(ids[0]) == ["submitted", "dispatched"]
+
+
+def test_priorities_are_strict_in_the_ledger_and_in_the_broker(book: Book, publisher, broker_url: str) -> None:
+    low, high, middle = book.submit(priority=0), book.submit(priority=9), book.submit(priority=5)
+    play(book, publisher)
+    assert [read_headers(message.headers)[0] for message in messages(broker_url, "email")] == [high, middle, low]
+
+
+def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(book: Book, publisher) -> None:
+    for _ in range(5):
+        book.submit(priority=1)
+    report = play(book, publisher, window=2)
+    assert (report.sent, report.full) == (2, True)
+    assert play(book, publisher, window=2).sent == 0
+    urgent = book.submit(priority=9)
+    assert play(book, publisher, window=2).sent == 1
+    assert book.row(urgent).state == "dispatched"
+    for _ in range(5):
+        book.submit(priority=9)
+    assert play(book, publisher, window=2).sent == 1, "never more than a window of any class"
+
+
+def test_a_paused_queue_is_not_dispatched(book: Book, publisher) -> None:
+    job_id = book.submit()
+    with book.ledger.transaction() as connection:
+        queues.set_paused(connection, "email", True)
+    assert play(book, publisher).skipped == "paused"
+    assert book.row(job_id).state == "available"
+
+
+def test_an_unroutable_message_leaves_its_job_available(book: Book, publisher, broker_url: str) -> None:
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_delete("email")
+    job_id = book.submit()
+    assert play(book, publisher).unroutable == 1
+    assert (book.row(job_id).state, book.row(job_id).dispatch_no) == ("available", 0)
+
+
+def test_a_broker_that_is_away_leaves_everything_available(book: Book) -> None:
+    ids = [book.submit() for _ in range(3)]
+    away = Publisher("amqp://x:x@127.0.0.1:1/x", confirm_seconds=0.5)
+    with pytest.raises(BrokerUnavailable):
+        play(book, away)
+    assert {book.row(job_id).state for job_id in ids} == {"available"}
+
+
+def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(book: Book, publisher) -> None:
+    ids = [book.submit() for _ in range(50)]
+    publisher.connection.transport.sock.close()
+    with pytest.raises(BrokerUnavailable):
+        play(book, publisher)
+    assert {book.row(job_id).state for job_id in ids} == {"available"}
+    assert play(book, publisher).sent == 50, "the next round opens a new connection"
+
+
+def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(book: Book) -> None:
+    from jobplatform.ledger.session import Ledger, Limits, make_engine
+
+    job_id = book.submit()
+    frozen = Ledger(make_engine(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200)))
+    connection = frozen.engine.connect()
+    connection.begin()
+    assert dispatching.try_lock_queue(connection, "email")
+    assert len(dispatching.pick_jobs(connection, "email", {4: 1}, {})) == 1
+
+    def free() -> bool:
+        with book.ledger.transaction() as other:
+            return (
+                dispatching.try_lock_queue(other, "email")
+                and len(dispatching.pick_jobs(other, "email", {4: 1}, {})) == 1
+            )
+
+    eventually(free, seconds=5)
+    connection.invalidate()
+    assert book.row(job_id).state == "available"
+
+
+def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> None:
+    from jobplatform.ledger.session import DISPATCHER, Ledger, make_engine
+
+    ledger = Ledger(make_engine(book.url, name="d", limits=DISPATCHER))
+    with ledger.statement() as connection:
+        shown = {
+            name: connection.execute(text(f"SHOW {name}")).scalar_one()
+            for name in ("transaction_timeout", "idle_in_transaction_session_timeout", "lock_timeout")
+        }
+    assert shown == {
+        "transaction_timeout": "10s",
+        "idle_in_transaction_session_timeout": "5s",
+        "lock_timeout": "2s",
+    }
+    ledger.close()
+
+
+def test_low_water_marks_skip_what_is_gone_and_start_from_zero_again(book: Book, publisher) -> None:
+    now = [0.0]
+    marks = LowWaterMarks(reset_seconds=5, clock=lambda: now[0])
+    book.submit()
+    assert play(book, publisher, marks=marks).sent == 1
+    late = book.submit()  # became available, by its clock, long before the mark: its commit came late
+    book.do("UPDATE jobs SET state_at = state_at - interval '1 minute' WHERE id = :id", id=late)
+    assert play(book, publisher, marks=marks).sent == 0
+    now[0] = 6.0
+    assert play(book, publisher, marks=marks).sent == 1
+
+
+def test_scheduled_jobs_become_due_and_expired_ones_end(book: Book) -> None:
+    due, later, expired = book.submit(), book.submit(), book.submit()
+    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '1 s' WHERE id = :i", i=due)
+    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() + interval '1 h' WHERE id = :i", i=later)
+    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=expired)
+    with book.ledger.transaction() as connection:
+        assert dispatching.make_due(connection, 100) == {"email": 1}
+        assert dispatching.expire_jobs(connection, 100) == 1
+        assert 3500 < (dispatching.seconds_until_due(connection) or 0) <= 3600
+    states = [book.row(job_id).state for job_id in (due, later, expired)]
+    assert states == ["available", "scheduled", "expired"]
+    assert book.events(due)[-1] == "due"
+    book.assert_conserved()
+
+
+def test_the_epoch_is_declared_once_and_kept(book: Book, publisher, broker_url: str) -> None:
+    first = guard_epoch(book.ledger, publisher)
+    assert first != book.epoch, "the test's own epoch has no sentinel: it counts as wiped"
+    assert guard_epoch(book.ledger, publisher) == first
+    with connected(broker_url, name="test") as connection:
+        assert queue_exists(connection, epoch_queue(first))
+
+
+def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits_after(
+    book, publisher, broker_url
+) -> None:
+    guard_epoch(book.ledger, publisher)
+    before, late = book.submit(), book.submit()
+    assert play(book, publisher, batch=1).sent == 1
+    with connected(broker_url, name="test") as connection:
+        with book.ledger.transaction() as ledger:
+            old = dispatching.current_epoch(ledger)
+        connection.channel().queue_delete(epoch_queue(old))
+    new = guard_epoch(book.ledger, publisher)
+    assert new != old and book.row(before).state == "available"
+    with book.ledger.transaction() as ledger:  # a batch that read the old epoch before the wipe
+        dispatching.mark_dispatched(ledger, [late], old)
+    guard_epoch(book.ledger, publisher)
+    assert book.row(late).state == "available"
+    assert book.events(late)[-1] == "returned"
+
+
+def test_a_batch_is_confirmed_together_and_unroutable_ones_are_told_apart(publisher: Publisher) -> None:
+    batch = [Envelope(new_id(), 1, "test.echo", "email" if n % 2 else "nowhere", 4) for n in range(200)]
+    receipt = publisher.publish(batch)
+    assert len(receipt.confirmed) == 100 and len(receipt.unroutable) == 100
+    assert {envelope.queue for envelope in receipt.unroutable} == {"nowhere"}
+
+
+def test_a_full_queue_is_refused_not_lost(publisher: Publisher, broker_url: str) -> None:
+    with connected(broker_url, name="test") as connection:
+        channel = connection.channel()
+        channel.queue_delete("email")
+        channel.queue_declare(
+            "email", durable=True, auto_delete=False, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
+        )
+        channel.queue_bind("email", "jobs", "email")
+    receipt = publisher.publish([Envelope(new_id(), 1, "test.echo", "email", 4) for _ in range(3)])
+    assert (len(receipt.confirmed), len(receipt.refused)) == (1, 2)
+
+
+def test_an_idle_publisher_keeps_its_connection_alive(broker_url: str) -> None:
+    publisher = Publisher(broker_url)
+    connection = publisher.connection
+    for _ in range(3):
+        publisher.keep_alive()
+    assert publisher.connection is connection
+    publisher.close()
+
+
+def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(book: Book, broker_url: str) -> None:
+    """Jobs are accepted while the broker is down, and flow when it is back."""
+    from jobplatform.config import Settings
+    from jobplatform.dispatch.service import Dispatcher
+
+    good = Settings(database_url=book.url, broker_url=broker_url, beat_seconds=0.2, lease_seconds=1.0)
+    dispatcher = Dispatcher(good)
+    dispatcher._publisher._url = "amqp://x:x@127.0.0.1:1/x"  # the broker is away
+    job_id = book.submit()
+    dispatcher.step()
+    assert book.row(job_id).state == "available"
+    dispatcher._publisher._url = broker_url
+
+    def dispatched() -> bool:
+        dispatcher.step()
+        return book.row(job_id).state == "dispatched"
+
+    eventually(dispatched, seconds=20)
+    dispatcher._publisher.close()
+    dispatcher._ledger.close()
+
+
+def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(book: Book) -> None:
+    from jobplatform.ledger.hints import HintListener, HintSender
+
+    listener, sender = HintListener(book.ledger.engine), HintSender(book.ledger.engine)
+    assert listener.wait(0) is False
+    began = time.monotonic()
+    sender.send()
+    assert listener.wait(10) is True
+    assert time.monotonic() - began < 5
+    pid = listener._connection.info.backend_pid
+    book.do("SELECT pg_terminate_backend(:p)", p=pid)
+
+    def heard() -> bool:
+        sender.send()
+        return listener.wait(0.2)
+
+    assert eventually(heard, seconds=10)
+    listener.close()
+
+
+def test_connections_that_fail_say_so_in_our_words() -> None:
+    with pytest.raises(BrokerUnavailable, match="can't be reached"):
+        close(connect("amqp://x:x@127.0.0.1:1/x", name="test", timeout_seconds=0.5))

@@ -1,0 +1,106 @@
+"""Migrations: up → down → up, equal to the tables, constraints named, two deployers at once."""
+
+from __future__ import annotations
+
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import IntegrityError
+
+from jobplatform.devstack import postgres
+from jobplatform.ledger import dispatching, schema
+from jobplatform.ledger.tables import metadata
+from migrations.naming import is_ours
+from tests.support.ledgers import Book, _administer
+
+
+@pytest.fixture
+def empty_url(place):
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    _administer(place, f'CREATE DATABASE "{name}"')
+    yield postgres.url(place, name)
+    _administer(place, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:
+    schema.upgrade(empty_url)
+    schema.downgrade(empty_url, "base")
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        left = connection.execute(
+            text("SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')")
+        ).scalars()
+        assert set(left) == {"alembic_version"}
+        functions = connection.execute(text("SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace"))
+        assert functions.scalars().all() == []
+    schema.upgrade(empty_url)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": is_ours})
+        assert compare_metadata(context, metadata) == []
+    engine.dispose()
+
+
+def test_two_deployers_at_once(empty_url: str) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(lambda _: _upgrade_in_a_process(empty_url), range(2)))
+    engine = create_engine(empty_url)
+    with engine.connect() as connection:
+        assert schema.revision_of(connection) == "0001"
+    engine.dispose()
+
+
+def _upgrade_in_a_process(url: str) -> None:
+    import subprocess
+    import sys
+
+    code = f"from jobplatform.ledger import schema; schema.upgrade({url!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize(
+    ("broken", "constraint"),
+    [
+        ("state = 'succeeded'", "jobs_state_is_live"),
+        ("state = 'running'", "jobs_lease_iff_running"),
+        ("state = 'dispatched'", "jobs_dispatched_has_epoch"),
+        ("state = 'dead'", "jobs_dead_has_reason"),
+        ("priority = 10", "jobs_priority_in_range"),
+        ("attempt = 99, run_no = 99", "jobs_attempt_in_range"),
+        ("attempt = 1", "jobs_run_no_covers_attempts"),
+        ("lease_id = gen_random_uuid()", "jobs_lease_iff_running"),
+        ("cancel_requested_at = now()", "jobs_cancel_request_is_running"),
+        ("result = '1'", "jobs_live_has_no_result"),
+    ],
+)
+def test_named_constraints_hold_the_state_machine(book: Book, broken: str, constraint: str) -> None:
+    book.submit()
+    with pytest.raises(IntegrityError, match=constraint):
+        book.do(f"UPDATE jobs SET {broken}")
+
+
+def test_partitions_are_made_ahead_and_a_missing_one_loses_nothing(book: Book) -> None:
+    with book.ledger.transaction() as connection:
+        assert dispatching.ensure_partitions(connection) == 0, "the migration has made them"
+        assert dispatching.ensure_partitions(connection, weeks_ahead=16) > 0
+    for table in ("job_history", "job_runs", "job_events"):
+        names = book.all(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:t AS regclass)", t=table
+        )
+        assert f"{table}_default" in names and len(names) >= 14
+        for name in names:
+            if not name.endswith("default"):
+                book.do(f"DROP TABLE {name}")
+    job_id, lease_id = book.running()
+    assert book.settle(job_id, lease_id) == ("settled", "succeeded")
+    assert book.row(job_id).state == "succeeded"
+
+
+def test_a_plain_url_is_read_as_psycopg2() -> None:
+    from jobplatform.config import Settings
+
+    for plain in ("postgresql://a:b@h/d", "postgres://a:b@h/d"):
+        assert Settings(database_url=plain).database_url.get_secret_value() == "postgresql+psycopg2://a:b@h/d"

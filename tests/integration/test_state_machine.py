@@ -1,0 +1,164 @@
+"""Property test: whatever is done in whatever order, the ledger's SQL keeps to the one transition table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from jobplatform.domain.states import FINAL, Event, State, may_lead_to
+from jobplatform.ledger import dispatching, jobs, queues, runs, workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import keep_worker
+from tests.support.ledgers import Book
+
+#: (outcome, what the caller decided for the job)
+ENDS = [
+    ("succeeded", "succeeded"),
+    ("failed", "dead"),
+    ("failed", "scheduled"),
+    ("timed_out", "scheduled"),
+    ("snoozed", "scheduled"),
+    ("released", "available"),
+    ("cancelled", "cancelled"),
+    ("crashed", None),
+    ("lost", None),
+]
+ERROR = {"code": "x", "message": "x", "retryable": True}
+
+
+class Ledgers(RuleBasedStateMachine):
+    """Two jobs, a worker and its ghost; every call may come at any time, with old leases and old numbers."""
+
+    book: Book
+
+    @initialize()
+    def begin(self) -> None:
+        for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters"):
+            self.book.do(f"TRUNCATE {table}")
+        self.book.do("UPDATE queues SET paused_at = NULL")
+        keep_worker.register(self.book.ledger, self.book.worker)
+        self.ids = [self.book.submit(max_attempts=2), self.book.submit()]
+        self.leases = [new_id()]
+
+    @rule(which=st.integers(0, 1))
+    def dispatch(self, which: int) -> None:
+        with self.book.ledger.transaction() as connection:
+            dispatching.mark_dispatched(connection, [self.ids[which]], self.book.epoch)
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 4))
+    def claim(self, which: int, number: int) -> None:
+        self.leases.append(new_id())
+        self.book.claim(self.ids[which], self.leases[-1], dispatch_no=number)
+
+    @rule(
+        which=st.integers(0, 1),
+        lease=st.integers(0, 30),
+        end=st.sampled_from(ENDS),
+    )
+    def settle(self, which: int, lease: int, end: tuple[str, str | None]) -> None:
+        held = self.leases[-1 - lease % len(self.leases)]
+        row = self.book.row(self.ids[which])
+        outcome, state = end
+        if state == "scheduled" and outcome != "snoozed" and row is not None and row.attempt >= row.max_attempts:
+            state = "dead"  # as the worker decides
+        settlement = runs.Settlement(outcome, state, error=None if outcome == "succeeded" else ERROR)
+        with self.book.ledger.statement() as connection:
+            runs.settle_run(connection, self.ids[which], held, settlement)
+
+    @rule(which=st.integers(0, 1))
+    def cancel(self, which: int) -> None:
+        with self.book.ledger.transaction() as connection:
+            jobs.cancel_job(connection, self.book.tenant_id, self.ids[which], "p")
+
+    @rule()
+    def make_due(self) -> None:
+        self.book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
+        with self.book.ledger.transaction() as connection:
+            dispatching.make_due(connection, 10)
+
+    @rule(which=st.integers(0, 1), number=st.integers(0, 4))
+    def return_job(self, which: int, number: int) -> None:
+        with self.book.ledger.transaction() as connection:
+            runs.return_job(connection, self.ids[which], number, "p")
+
+    @rule(paused=st.booleans())
+    def pause(self, paused: bool) -> None:
+        with self.book.ledger.transaction() as connection:
+            queues.set_paused(connection, "email", paused)
+
+    @rule()
+    def lose_the_worker(self) -> None:
+        keep_worker.sign_off(self.book.ledger, self.book.worker)
+        with self.book.ledger.transaction() as connection:
+            workers.rescue_runs(connection, 60.0)
+        keep_worker.register(self.book.ledger, self.book.worker)
+
+    @rule()
+    def wipe_the_broker(self) -> None:
+        with self.book.ledger.transaction() as connection:
+            dispatching.return_other_epochs(connection, new_id(), 10)
+
+    @rule(which=st.integers(0, 1))
+    def expire(self, which: int) -> None:
+        self.book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :id", id=self.ids[which])
+        with self.book.ledger.transaction() as connection:
+            dispatching.expire_jobs(connection, 10)
+        self.book.do("UPDATE jobs SET start_by = NULL")
+
+    @invariant()
+    def every_step_is_in_the_table(self) -> None:
+        for job_id in getattr(self, "ids", []):
+            before = None
+            rows = self.book.all("SELECT event, state FROM job_events WHERE job_id = :j ORDER BY id", j=job_id)
+            for event, state in rows:
+                assert State(state) in may_lead_to(before, Event(event)), f"{before} --{event}--> {state}"
+                before = State(state)
+            assert self.book.row(job_id).state == before, "state and history change together"
+
+    @invariant()
+    def runs_are_numbered_and_counted(self) -> None:
+        for job_id in getattr(self, "ids", []):
+            row = self.book.row(job_id)
+            numbers = self.book.all("SELECT run_no FROM job_runs WHERE job_id = :j ORDER BY run_no", j=job_id)
+            ended = row.run_no - (row.state == "running")
+            assert numbers == list(range(1, ended + 1))
+            counted = self.book.all(
+                "SELECT count(*)::int FROM job_runs WHERE job_id = :j "
+                "AND outcome IN ('succeeded', 'failed', 'timed_out', 'cancelled')",
+                j=job_id,
+            )[0]
+            assert row.attempt == counted + (row.state == "running")
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        if hasattr(self, "ids"):
+            self.book.assert_conserved()
+            assert all(self.book.row(job_id) is not None for job_id in self.ids)
+
+    @invariant()
+    def final_is_final(self) -> None:
+        for job_id in getattr(self, "ids", []):
+            states = self.book.all("SELECT state FROM job_events WHERE job_id = :j ORDER BY id", j=job_id)
+            assert not any(State(state) in FINAL for state in states[:-1])
+
+
+def test_the_ledger_keeps_to_the_transition_table(book: Book) -> None:
+    machine = type("Machine", (Ledgers,), {"book": book})
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            database=None,
+        ),
+    )
+
+
+@pytest.mark.parametrize("state", sorted(FINAL))
+def test_no_event_leads_out_of_a_final_state_yet(state: State) -> None:
+    """Replay comes with its own event."""
+    assert not any(may_lead_to(state, event) for event in Event)
