@@ -27,7 +27,8 @@ status: setup ## show what runs, and where
 	@$(BIN)/jobplatform dev status
 
 test: setup ## run all tests on a private stack
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/integration tests/contract $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff format --check .

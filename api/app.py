@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from threading import Semaphore
+
 from flask import Flask
 
 from api import auth, health, pages, problems, v1
@@ -28,6 +30,7 @@ def create_app(config: Settings | None = None) -> Flask:
         hints=HintSender(engine),
         kinds=load_kinds(config.kind_modules, config.pools),
         store=ArtifactStore(config.artifact_url),
+        blocking_waits=Semaphore(config.blocking_waits),
     )
     problems.register(app)
     auth.register(app)

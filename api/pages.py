@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from flask import Flask, Response, abort, redirect
 from werkzeug.wrappers import Response as BaseResponse
@@ -12,7 +12,11 @@ from api.answers import answer
 from api.openapi import build_openapi
 from api.services import services
 
-TYPES = {".js": "text/javascript", ".css": "text/css", ".png": "image/png", ".html": "text/html"}
+#: what the page needs → where the package has it, and its type
+ASSETS = {
+    "swagger-ui.css": ("css/swagger-ui.css", "text/css"),
+    "swagger-ui-bundle.js": ("js/swagger-ui-bundle.js", "text/javascript"),
+}
 
 PAGE = """\
 <!doctype html>
@@ -58,8 +62,8 @@ def register(app: Flask) -> None:
 
     @app.get("/docs/assets/<name>", endpoint="docs_asset")
     def docs_asset(name: str) -> Response:
-        kind = TYPES.get(PurePosixPath(name).suffix)
-        file = assets / name
-        if kind is None or not file.is_file():
+        if name not in ASSETS:
             abort(404)
-        return Response(file.read_bytes(), mimetype=kind, headers={"Cache-Control": "public, max-age=86400"})
+        path, kind = ASSETS[name]
+        body = (assets / path).read_bytes()
+        return Response(body, mimetype=kind, headers={"Cache-Control": "public, max-age=86400"})

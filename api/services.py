@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Semaphore
 
 from flask import current_app
 
@@ -22,6 +23,8 @@ class Services:
     hints: HintSender
     kinds: KindRegistry
     store: ArtifactStore
+    #: places for waits that hold a thread, where the server can't park them; more are answered at once
+    blocking_waits: Semaphore
 
 
 def services() -> Services:

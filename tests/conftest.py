@@ -6,7 +6,11 @@ import os
 
 import pytest
 
-STACK = "test"
+from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.stack import Stack
+from tests.support.servers import STACK, slim_template
+
+pytest_plugins = ("tests.support.fixtures",)
 READY = "JOBPLATFORM_TEST_SERVERS"
 
 
@@ -14,14 +18,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Start Postgres and RabbitMQ, unless only tests that need neither were asked for."""
     if hasattr(config, "workerinput") or os.environ.get(READY) or not _needs_servers(config):
         return
-    from jobplatform.devstack.place import open_place, taken
-    from jobplatform.devstack.stack import Stack
-
     hold = taken(STACK)
     hold.__enter__()
     stack = Stack(open_place(STACK), tell=lambda line: print(line, flush=True), durable=False)
     config.add_cleanup(lambda: (stack.stop(gently=False), stack.forget(), hold.__exit__(None, None, None)))
     stack.start_servers()
+    slim_template(stack)
     os.environ[READY] = "1"
     config.add_cleanup(lambda: os.environ.pop(READY, None))
 
@@ -30,5 +32,5 @@ def _needs_servers(config: pytest.Config) -> bool:
     if config.option.collectonly or config.option.help:
         return False
     asked = [argument for argument in config.args if not argument.startswith("-")]
-    light = ("tests/unit", "tests/architecture")
+    light = ("tests/unit", "tests/architecture", "tests/e2e")  # e2e starts servers of its own
     return not asked or not all(any(part in argument for part in light) for argument in asked)

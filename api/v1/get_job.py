@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from uuid import UUID
 
@@ -23,10 +22,6 @@ MAX_WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.1
 _PREFER = re.compile(r"\bwait=(\d{1,4})\b")
 
-#: waits that hold a thread, where the server can't park them (gunicorn); more are answered at once
-_blocking = threading.Semaphore(0)
-_blocking_size = 0
-
 
 def get_job(job_id: UUID) -> Response:
     """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the answer comes when the job has ended or died."""
@@ -38,7 +33,7 @@ def get_job(job_id: UUID) -> Response:
         if request.environ.get(CAN_PARK):
             request.environ[WAIT] = Wait(job_id, seconds)  # api.server asks again when the job has ended
         else:
-            job = _wait_here(job, seconds, has.settings.blocking_waits)
+            job = _wait_here(job, seconds)
     return answer(job.as_dict())
 
 
@@ -47,21 +42,19 @@ def _preferred() -> float:
     return min(float(found.group(1)), MAX_WAIT_SECONDS) if found else 0.0
 
 
-def _wait_here(job: JobView, seconds: float, places: int) -> JobView:
-    """Wait in this thread, for servers without an event loop, when there is a place left to do so."""
-    global _blocking, _blocking_size
-    if _blocking_size != places:
-        _blocking, _blocking_size = threading.Semaphore(places), places
-    if not _blocking.acquire(blocking=False):
+def _wait_here(job: JobView, seconds: float) -> JobView:
+    """Wait in this thread, for servers without an event loop (gunicorn), while there is a place left to do so."""
+    has = services()
+    if not has.blocking_waits.acquire(blocking=False):
         return job
     try:
         deadline = time.monotonic() + seconds
         while job.state not in SETTLED and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            job = read_jobs.get_job(services().ledger, tenant_id(), job.id)
+            job = read_jobs.get_job(has.ledger, tenant_id(), job.id)
         return job
     finally:
-        _blocking.release()
+        has.blocking_waits.release()
 
 
 OPERATION = Operation(

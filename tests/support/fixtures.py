@@ -1,7 +1,8 @@
-"""Real Postgres and RabbitMQ."""
+"""Fixtures on the real Postgres and RabbitMQ of the test run."""
 
 from __future__ import annotations
 
+import base64
 import uuid
 from collections.abc import Iterator
 from urllib.request import Request, urlopen
@@ -10,8 +11,8 @@ import pytest
 
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.place import Place, open_place
-from tests.conftest import STACK
 from tests.support.ledgers import Book, new_book
+from tests.support.servers import STACK
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +50,6 @@ def broker_url(place: Place) -> Iterator[str]:
 
 
 def _manage(place: Place, method: str, path: str, body: bytes | None = None) -> None:
-    import base64
-
     request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=body, method=method)
     token = base64.b64encode(f"{rabbitmq.USER}:{place.secret}".encode()).decode()
     request.add_header("Authorization", f"Basic {token}")

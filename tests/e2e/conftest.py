@@ -1,0 +1,105 @@
+"""The real processes, on servers of their own, with fast heartbeats and a team's package from outside."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from sqlalchemy import text
+
+from jobplatform.devstack.demo import Caller
+from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.processes import marked
+from jobplatform.devstack.stack import Stack
+from tests.support.acme import write_package
+from tests.support.waiting import eventually
+
+STACK = "test-e2e"
+BEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
+
+
+@dataclass
+class Platform:
+    """The running platform as a caller and an operator see it."""
+
+    stack: Stack
+    api: Caller
+    scratch: Path
+
+    def submit(self, kind: str, payload: dict[str, Any] | None = None, **order: Any) -> str:
+        job: dict[str, Any] = self.api.call("POST", "/v1/jobs", {"kind": kind, "payload": payload or {}, **order})
+        return str(job["id"])
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}")
+        return found
+
+    def wait(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
+        """Wait until the job has ended or died."""
+        found: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}?wait={int(min(seconds, 60))}")
+        assert found["status"] in ("completed", "failed"), found
+        return found
+
+    def wait_state(self, job_id: str, state: str, seconds: float = 30) -> dict[str, Any]:
+        return eventually(lambda: self.job(job_id) if self.job(job_id)["state"] == state else None, seconds, state)
+
+    def runs(self, job_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.api.call("GET", f"/v1/jobs/{job_id}/runs")["runs"]
+        return found
+
+    def outcomes(self, job_id: str) -> list[str]:
+        return [run["outcome"] for run in self.runs(job_id)]
+
+    def file(self, name: str) -> str:
+        return str(self.scratch / name)
+
+    def calls(self, path: str) -> list[int]:
+        """The pids of the processes that ran the handler, counted outside the platform's tables."""
+        return [int(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
+
+    def pids(self, name: str) -> list[int]:
+        return sorted(pid for pid, tag in marked(self.stack.place).items() if tag == name)
+
+    def head(self, name: str) -> int:
+        """The parent process of a name."""
+        pids = self.pids(name)
+        return next(pid for pid in pids if psutil.Process(pid).ppid() not in pids)
+
+    def sql(self, statement: str, **values: Any) -> list[Any]:
+        ledger = self.stack.open_ledger()
+        with ledger.statement() as connection:
+            rows = connection.execute(text(statement), values).all()
+        ledger.close()
+        return [row[0] if len(row) == 1 else row for row in rows]
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    outside = tmp_path_factory.mktemp("team")
+    write_package(outside)
+    scratch = tmp_path_factory.mktemp("scratch")
+    extra = {
+        "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs",
+        "JOBPLATFORM_QUEUES": "email,video,llm,gpu",
+        "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
+        "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
+        "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",
+        "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+    }
+    with taken(STACK):
+        stack = Stack(open_place(STACK), tell=lambda _: None, extra=extra, durable=False)
+        try:
+            stack.start_servers()
+            stack.start_platform()
+            stack.start_celery("worker-gpu", "gpu", "-c", "4")
+            stack.wait_for_workers(4)
+            yield Platform(stack, Caller(stack.local_url("api"), stack.create_api_key()), scratch)
+        finally:
+            stack.stop(gently=False)
+            if not os.environ.get("KEEP_STACK"):
+                stack.forget()

@@ -1,0 +1,166 @@
+"""Faults of processes: killed children, killed workers, a broker that restarts, messages that are rubbish."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import amqp
+import psutil
+
+from jobplatform.broker.connection import connected
+from jobplatform.devstack import rabbitmq
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+
+def started(platform: Platform, path: str, calls: int = 1) -> int:
+    """Wait until the handler was called this many times; returns the last caller's pid."""
+    return eventually(lambda: platform.calls(path) if len(platform.calls(path)) >= calls else None)[-1]
+
+
+def test_a_killed_pool_child_is_a_crash_and_its_job_runs_again(platform: Platform) -> None:
+    path = platform.file("child")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 30})
+    os.kill(started(platform, path), signal.SIGKILL)
+    job = platform.wait(job_id)
+    assert (job["state"], job["result"]["calls"], job["attempt"]) == ("succeeded", 2, 1)
+    assert platform.outcomes(job_id) == ["crashed", "succeeded"]
+
+
+def test_a_job_that_always_crashes_is_buried_at_its_limit(platform: Platform) -> None:
+    path = platform.file("crash")
+    job = platform.wait(platform.submit("acme.crash", {"path": path}))
+    assert (job["state"], job["error"]["code"]) == ("dead", "crashed_limit")
+    assert len(platform.calls(path)) == 2
+
+
+def test_a_killed_worker_loses_its_runs_and_they_run_again_elsewhere(platform: Platform) -> None:
+    path = platform.file("worker")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 60})
+    child = started(platform, path)
+    os.kill(platform.head("worker-gpu"), signal.SIGKILL)
+    eventually(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie", 10, "child is dead")
+    platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
+    job = platform.wait(job_id)
+    assert (job["state"], job["result"]["calls"]) == ("succeeded", 2)
+    assert platform.outcomes(job_id) == ["lost", "succeeded"]
+    assert platform.sql("SELECT crash_count, lost_count FROM job_history WHERE id = :i", i=job_id) == [(0, 1)]
+
+
+def test_a_warm_shutdown_finishes_what_runs(platform: Platform) -> None:
+    path = platform.file("warm")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 2})
+    started(platform, path)
+    head = platform.head("worker-gpu")
+    os.kill(head, signal.SIGTERM)
+    job = platform.wait(job_id)
+    assert (job["state"], platform.outcomes(job_id)) == ("succeeded", ["succeeded"])
+    eventually(lambda: not platform.pids("worker-gpu"), 20, "the worker ends")
+    assert platform.sql("SELECT count(*)::int FROM workers WHERE pid = :p AND stopped_at IS NOT NULL", p=head) == [1]
+    platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
+    platform.stack.wait_for_workers(4)
+
+
+def test_a_cancelled_run_that_does_not_listen_is_killed_after_the_grace(platform: Platform) -> None:
+    path = platform.file("deaf")
+    job_id = platform.submit("acme.deaf", {"path": path, "seconds": 60})
+    child = started(platform, path)
+    platform.api.call("POST", f"/v1/jobs/{job_id}/cancel", {"reason": "too slow"})
+    job = platform.wait(job_id)
+    assert (job["state"], job["error"]["message"]) == ("cancelled", "too slow")
+    assert platform.outcomes(job_id) == ["cancelled"]
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
+    assert len(platform.calls(path)) == 1, "it never runs again"
+
+
+def test_a_cancelled_run_that_reports_progress_ends_at_once(platform: Platform) -> None:
+    path = platform.file("told")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 60})
+    child = started(platform, path)
+    platform.api.call("POST", f"/v1/jobs/{job_id}/cancel")
+    assert platform.wait(job_id)["state"] == "cancelled"
+    assert psutil.pid_exists(child), "no need to kill what listens"
+
+
+RUBBISH = [
+    ("no headers", {}, b"[]", {}),
+    ("no id", {"task": "acme.resize", "dispatch_no": 1}, b"[[], {}, {}]", {}),
+    ("id no uuid", {"task": "acme.resize", "id": "x", "dispatch_no": 1}, b"[[], {}, {}]", {}),
+    ("no dispatch number", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000"}, b"[[], {}, {}]", {}),
+    ("unknown kind", {"task": "acme.no", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"{}", {}),
+    ("not json", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"\xff", {}),
+    ("pickle", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"cos\n",
+     {"content_type": "application/x-python-serialize", "content_encoding": "binary"}),
+    ("body of a wrong shape", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1},
+     b'{"args": 1}', {}),
+    ("unknown job", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1},
+     b"[[], {}, {}]", {}),
+    ("embedded chain and time limit", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000",
+     "dispatch_no": 1, "timelimit": [1, 1], "eta": "2099-01-01T00:00:00", "expires": "2001-01-01T00:00:00"},
+     b'[[], {}, {"callbacks": [{"task": "acme.crash"}], "errbacks": [1], "chain": [{"task": "acme.crash"}]}]',
+     {"reply_to": "somebody", "correlation_id": "x"}),
+]  # fmt: skip
+
+
+def test_rubbish_stops_nobody_and_runs_nothing(platform: Platform) -> None:
+    heads = {name: platform.head(name) for name in ("worker-gpu", "worker-email")}
+    before = platform.sql("SELECT count(*)::int FROM job_runs")
+    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+        channel = connection.channel()
+        for queue in ("gpu", "email"):
+            for _, headers, body, properties in RUBBISH:
+                message = amqp.Message(
+                    body,
+                    **{"content_type": "application/json", "content_encoding": "utf-8", **properties},
+                    application_headers=headers,
+                )
+                channel.basic_publish(message, exchange="jobs", routing_key=queue)
+        channel.close()
+    job = platform.wait(platform.submit("acme.resize", {"width": 4, "height": 2}))
+    assert job["status"] == "completed"
+    mail = platform.submit("email.send", {"to": ["a@b.c"], "subject": "x", "text": "x"})
+    assert platform.wait(mail)["status"] == "completed"
+    assert {name: platform.head(name) for name in heads} == heads, "no worker has ended"
+    assert platform.sql("SELECT count(*)::int FROM job_runs") == [before[0] + 2]
+
+
+def test_a_duplicate_of_a_real_message_runs_nothing(platform: Platform) -> None:
+    path = platform.file("duplicate")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 1})
+    started(platform, path)
+    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+        channel = connection.channel()
+        for _ in range(20):
+            headers = {"task": "acme.sleep", "id": job_id, "dispatch_no": 1}
+            message = amqp.Message(b"[[], {}, {}]", content_type="application/json", content_encoding="utf-8",
+                                   application_headers=headers)  # fmt: skip
+            channel.basic_publish(message, exchange="jobs", routing_key="gpu")
+        channel.close()
+    job = platform.wait(job_id)
+    assert (job["state"], len(platform.calls(path))) == ("succeeded", 1)
+
+
+def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platform) -> None:
+    path = platform.file("through-the-restart")
+    long = platform.submit("acme.sleep", {"path": path, "seconds": 6})
+    started(platform, path)
+    waiting = [platform.submit("acme.resize", {"width": n, "height": n}) for n in range(20)]
+    place = platform.stack.place
+    node = rabbitmq.start_rabbitmq(place)  # stops the old one first
+    during = platform.submit("acme.resize", {"width": 8, "height": 8})
+    assert platform.job(during)["state"] in ("available", "dispatched"), "accepted without a broker"
+    rabbitmq.wait_until_up(place, node)
+    for job_id in [*waiting, during]:
+        assert platform.wait(job_id)["status"] == "completed"
+    assert platform.wait(long)["state"] == "succeeded"
+    assert len(platform.calls(path)) == 1, "the run went on while the broker was away"
+
+
+def test_conservation_holds_after_all_of_it(platform: Platform) -> None:
+    rows = platform.sql(
+        "SELECT c.queue, c.accepted - c.finished, coalesce(l.live, 0) FROM "
+        "(SELECT queue, sum(accepted) AS accepted, sum(finished) AS finished FROM queue_counters GROUP BY queue) c "
+        "LEFT JOIN (SELECT queue, count(*) AS live FROM jobs GROUP BY queue) l USING (queue)"
+    )
+    assert rows and all(counted == live for _, counted, live in rows)

@@ -1,0 +1,114 @@
+"""A team's own package, outside the repository: what docs/howto/add-a-kind.md shows, and kinds that misbehave."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+#: the twenty lines of the how-to, to the letter (a test holds the two together)
+RESIZE = '''\
+from jobplatform import Context, Permanent, Retryable, kind
+from pydantic import BaseModel
+
+
+class Resize(BaseModel):
+    width: int
+    height: int
+    factor: float = 0.5
+
+
+@kind("acme.resize", queue="gpu", max_attempts=3)
+def resize(payload: Resize, ctx: Context) -> dict:
+    """Make a picture smaller."""
+    if payload.factor <= 0:
+        raise Permanent("factor must be positive", code="bad_factor")
+    for step in range(4):
+        ctx.progress(step + 1, 4, "resizing")
+    return {"width": int(payload.width * payload.factor), "height": int(payload.height * payload.factor)}
+'''
+
+MISBEHAVING = '''\
+import os, signal, time
+from pathlib import Path
+from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, kind
+from pydantic import BaseModel
+
+
+class Order(BaseModel):
+    path: str = ""
+    seconds: float = 0.0
+    times: int = 1
+
+
+def count(path: str) -> int:
+    """Count the calls outside the platform's own tables."""
+    with open(path, "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    return len(Path(path).read_text().splitlines())
+
+
+@kind("acme.sleep", queue="gpu", retry=Fixed(0.1))
+def sleep(order: Order, ctx: Context) -> dict:
+    calls = count(order.path)
+    end = time.monotonic() + (order.seconds if calls <= order.times else 0)
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        ctx.progress(calls, None, "sleeping")
+    return {"calls": calls, "pid": os.getpid()}
+
+
+@kind("acme.deaf", queue="gpu", retry=Fixed(0.1))
+def deaf(order: Order, ctx: Context) -> None:
+    count(order.path)
+    time.sleep(order.seconds)
+
+
+@kind("acme.crash", queue="gpu", crash_limit=2)
+def crash(order: Order, ctx: Context) -> None:
+    count(order.path)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@kind("acme.flaky", queue="gpu", retry=Fixed(0.05), max_attempts=4)
+def flaky(order: Order, ctx: Context) -> dict:
+    if count(order.path) <= order.times:
+        raise Retryable("not yet", code="not_yet")
+    return {"attempt": ctx.attempt, "run_no": ctx.run_no}
+
+
+@kind("acme.broken", queue="gpu", retry=Fixed(0.05), max_attempts=2)
+def broken(order: Order, ctx: Context) -> None:
+    raise ValueError("a bug in the handler")
+
+
+@kind("acme.snooze", queue="gpu")
+def snooze(order: Order, ctx: Context) -> dict:
+    if count(order.path) <= order.times:
+        raise Snooze(0.05)
+    return {"attempt": ctx.attempt, "run_no": ctx.run_no}
+
+
+@kind("acme.slow", queue="gpu", hard_limit_seconds=1, max_attempts=1)
+def slow(order: Order, ctx: Context) -> None:
+    time.sleep(60)
+
+
+@kind("acme.soft", queue="gpu", soft_limit_seconds=1, hard_limit_seconds=30, max_attempts=1)
+def soft(order: Order, ctx: Context) -> None:
+    time.sleep(60)
+
+
+@kind("acme.files", queue="gpu")
+def files(order: Order, ctx: Context) -> dict:
+    ctx.log("writing", step=1)
+    (ctx.workdir / "out.txt").write_text("hello")
+    return dict(ctx.artifact("out.txt", ctx.workdir / "out.txt"))
+'''
+
+
+def write_package(folder: Path) -> None:
+    """Write the package `acme_jobs` into a folder."""
+    package = folder / "acme_jobs"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text("from acme_jobs import misbehaving, resize\n")
+    (package / "resize.py").write_text(RESIZE)
+    (package / "misbehaving.py").write_text(MISBEHAVING)
