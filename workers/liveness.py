@@ -26,6 +26,10 @@ from workers.process import WORKER_ID, parent_ledger
 
 log = get_log(__name__)
 
+LOST_CHILD_SECONDS = 1.0
+#: where Celery keeps a pool → what our settings call it
+POOLS = {"celery.concurrency.prefork": "prefork", "celery.concurrency.thread": "threads"}
+
 
 class Heart:
     """Beats every `beat_seconds` until stopped. One step of it is `beat`, which tests call."""
@@ -119,7 +123,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         self.heart: Heart | None = None
         config = settings()
         queues = sorted(worker.app.amqp.queues.consume_from)
-        pool = worker.pool_cls.__module__.rsplit(".", 1)[-1].replace("thread", "threads").replace("threadss", "threads")
+        pool = POOLS.get(worker.pool_cls.__module__, worker.pool_cls.__module__)
         check_pool(pool, queues, config)
         worker.prefetch_multiplier = min(config.queues[name].prefetch for name in queues)
         self._card = WorkerCard(
@@ -139,6 +143,9 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         worker_shutting_down.connect(lambda **_: setattr(heart, "shutting_down", True), weak=False)
         worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
         heart.start()
+        if self._card.pool == "prefork" and worker.hub is not None:
+            # Celery looks for jobs of dead children every five seconds only
+            worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
 
 
 def check_pool(pool: str, queues: list[str], config: Settings) -> None:

@@ -47,19 +47,23 @@ class LedgerRequest(Request):  # type: ignore[misc]
             super().on_timeout(soft, timeout)
             return
         task_ready(self)
-        self._report("timed_out", f"the hard time limit of {timeout} s was exceeded")
+        self._report("timed_out", _hard_limit(timeout))
 
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Report a child that died; everything else was settled by the child itself."""
         error = exc_info.exception
         error = getattr(error, "exc", error)
-        if isinstance(error, WorkerLostError | TimeLimitExceeded | SystemExit | KeyboardInterrupt):
-            task_ready(self)
-            self._report("crashed", str(error) or type(error).__name__)
-            if send_failed_event:
-                self.send_event("task-failed", exception=repr(error), traceback=exc_info.traceback)
-            return None
-        return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        if isinstance(error, TimeLimitExceeded):  # told here first, and in `on_timeout` again
+            outcome, reason = "timed_out", _hard_limit(error.args[0] if error.args else None)
+        elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
+            outcome, reason = "crashed", str(error) or type(error).__name__
+        else:
+            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        task_ready(self)
+        self._report(outcome, reason)
+        if send_failed_event:
+            self.send_event("task-failed", exception=repr(error), traceback=exc_info.traceback)
+        return None
 
     def held(self) -> Held:
         """Return what the registry is to know of this delivery."""
@@ -70,3 +74,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         held = DELIVERIES.remove(self.lease_id)
         if held is not None:
             DELIVERIES.report(Report(held, outcome, reason, self.acknowledge))
+
+
+def _hard_limit(seconds: float | None) -> str:
+    return f"the hard time limit of {seconds} s was exceeded"
