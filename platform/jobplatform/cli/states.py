@@ -13,13 +13,16 @@ def states() -> None:
 
 def diagram() -> str:
     """Return the Mermaid text of docs/concepts/state-machine.md; a test holds the two together."""
-    from jobplatform.domain.states import FINAL, TRANSITIONS
+    from jobplatform.domain.states import FINAL, TRANSITIONS, State
 
-    arrows: dict[tuple[str, str], list[str]] = {}
+    arrows: dict[tuple[State | None, State], list[str]] = {}
     for (before, event), after in TRANSITIONS.items():
-        for state in sorted(after):
-            arrows.setdefault((before.value if before else "[*]", state.value), []).append(event.value)
+        for state in after:
+            arrows.setdefault((before, state), []).append(event.value)
+    order = [None, *State]  # sets have no order of their own
     lines = ["stateDiagram-v2"]
-    lines += [f"    {before} --> {after}: {', '.join(sorted(events))}" for (before, after), events in arrows.items()]
+    for before, state in sorted(arrows, key=lambda pair: (order.index(pair[0]), order.index(pair[1]))):
+        events = ", ".join(sorted(arrows[before, state]))
+        lines.append(f"    {before.value if before else '[*]'} --> {state.value}: {events}")
     lines += [f"    {state.value} --> [*]" for state in sorted(FINAL)]
     return "\n".join(lines)
