@@ -34,8 +34,8 @@ def broker_url(place: Place) -> Iterator[str]:
     from jobplatform.broker.topology import build_topology, choose_queue_type
 
     name = f"t-{uuid.uuid4().hex[:10]}"
-    _manage(place, "PUT", f"/api/vhosts/{name}")
-    _manage(
+    manage(place, "PUT", f"/api/vhosts/{name}")
+    manage(
         place,
         "PUT",
         f"/api/permissions/{name}/{rabbitmq.USER}",
@@ -46,10 +46,11 @@ def broker_url(place: Place) -> Iterator[str]:
         kind = choose_queue_type("auto", server_version(connection))
         declare_topology(connection, build_topology(("email", "video", "llm"), kind))
     yield url
-    _manage(place, "DELETE", f"/api/vhosts/{name}")
+    manage(place, "DELETE", f"/api/vhosts/{name}")
 
 
-def _manage(place: Place, method: str, path: str, body: bytes | None = None) -> None:
+def manage(place: Place, method: str, path: str, body: bytes | None = None) -> None:
+    """Call RabbitMQ's management API."""
     request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=body, method=method)
     token = base64.b64encode(f"{rabbitmq.USER}:{place.secret}".encode()).decode()
     request.add_header("Authorization", f"Basic {token}")

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import click
 
 
 @click.group()
 def dev() -> None:
     """Run the private stack of this checkout: Postgres, RabbitMQ, API, dispatcher, workers, Flower, mail, model."""
+    # a SIGTERM ends a command as Ctrl-C does: it cleans up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @dev.command()

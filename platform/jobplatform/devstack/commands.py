@@ -8,13 +8,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobplatform.devstack.place import CHECKOUT, Place, open_place, taken
+from jobplatform.devstack.place import CHECKOUT, Place, chosen_name, open_place, taken
 from jobplatform.devstack.postgres import is_running
 from jobplatform.devstack.processes import marked
 from jobplatform.devstack.stack import Stack
 
-STACK = "dev"
-ENV_FILE = CHECKOUT / ".local" / "env"
+STACK = chosen_name("dev")
+ENV_FILE = CHECKOUT / ".local" / ("env" if STACK == "dev" else f"env-{STACK}")
 
 #: processes of a whole stack, in the order in which they are shown
 PROCESSES = ("api", "dispatcher", "worker-email", "worker-video", "worker-llm", "flower", "mail", "model", "rabbitmq")

@@ -17,11 +17,11 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from sqlalchemy import text
 
-from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.place import chosen_name, open_place, taken
 from jobplatform.devstack.processes import DidNotStart
 from jobplatform.devstack.stack import Stack
 
-STACK = "demo"
+STACK = chosen_name("demo")
 #: what ffmpeg's test sources make: a picture that moves, with sound
 CLIP_SECONDS = 12
 

@@ -24,6 +24,8 @@ from jobplatform.errors import ConfigurationError
 #: the checkout: the folder above platform/
 CHECKOUT = Path(__file__).resolve().parents[3]
 UNPRIVILEGED = "nobody"
+#: chooses another stack than the command's own, so that tests leave a developer's alone
+NAME_VARIABLE = "JOBPLATFORM_STACK_NAME"
 PORT_NAMES = (
     "postgres",
     "amqp",
@@ -73,6 +75,11 @@ def demote() -> dict[str, object]:
         return {}
     owner = pwd.getpwnam(UNPRIVILEGED)
     return {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+
+
+def chosen_name(default: str) -> str:
+    """Return the name of the stack that a command works on."""
+    return os.environ.get(NAME_VARIABLE) or default
 
 
 def stack_folder(name: str) -> Path:

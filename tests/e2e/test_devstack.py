@@ -1,0 +1,215 @@
+"""The newcomer's commands: they show the main job, change nothing of the machine, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import orjson
+import psutil
+import psycopg2
+import pytest
+
+from jobplatform.devstack import place as places
+from jobplatform.devstack import rabbitmq, system
+from jobplatform.devstack.demo import Caller
+from jobplatform.devstack.place import CHECKOUT, NAME_VARIABLE, open_place
+from jobplatform.devstack.processes import marked, script
+from jobplatform.errors import ConfigurationError
+from tests.e2e.conftest import Platform
+from tests.support.fixtures import manage
+from tests.support.waiting import eventually
+
+NAME = "test-dev"
+
+
+def environment(**more: str) -> dict[str, str]:
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("JOBPLATFORM_")}
+    return {**inherited, NAME_VARIABLE: NAME, "PYTHONUNBUFFERED": "1", **more}
+
+
+def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(script("jobplatform")), "dev", *arguments],
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=180,
+        cwd=CHECKOUT,
+    )
+
+
+def machine() -> dict[str, object]:
+    """What must be the same before and after: users, modes of parent folders, listening ports, servers."""
+    parents = [*CHECKOUT.parents, CHECKOUT, Path("/var/tmp"), Path("/var"), Path(sys.prefix), *Path(sys.prefix).parents]
+    servers = ("beam.smp", "epmd", "postgres", "celery", "granian", "ffmpeg")
+    listening, running = set(), []
+    for process in psutil.process_iter(["name"]):
+        try:
+            listening |= {c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+            if process.info["name"] in servers and process.status() != psutil.STATUS_ZOMBIE:
+                running.append(process.info["name"])
+        except psutil.Error:
+            continue
+    return {
+        "users": Path("/etc/passwd").read_text(),
+        "groups": Path("/etc/group").read_text(),
+        "modes": {str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in parents},
+        "listening": listening,
+        "servers": sorted(running),
+        "policy": Path("/usr/sbin/policy-rc.d").exists(),
+    }
+
+
+def test_the_demo_shows_the_main_job_and_leaves_nothing() -> None:
+    before = machine()
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("Hello Ada", "report.csv", "h264", "mpeg4", "640 × 360", "tokens", "email.send", "make up"):
+        assert words in done.stdout, words
+    assert machine() == before
+    assert not places.stack_folder(NAME).exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_demo_is_cleaned_up_by_itself_or_by_the_next_run(number: signal.Signals) -> None:
+    before = machine()
+    process = subprocess.Popen(
+        [str(script("jobplatform")), "dev", "demo"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=CHECKOUT,
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "starting API" in line:
+            break
+    process.send_signal(number)
+    process.stdout.read()
+    process.wait(60)
+    assert process.returncode != 0
+    if number == signal.SIGKILL:
+        assert marked(open_place(NAME)), "a killed command could clean up nothing"
+        assert run("down").returncode == 0
+    assert not marked(open_place(NAME))
+    assert machine()["listening"] == before["listening"]
+
+
+def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None:
+    env_file = CHECKOUT / ".local" / f"env-{NAME}"
+    try:
+        done = run("up")
+        assert done.returncode == 0, done.stdout + done.stderr
+        shown = subprocess.run(
+            ["sh", "-c", f". '{env_file}' && env"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        found = dict(line.split("=", 1) for line in shown if line.startswith("JOBPLATFORM_"))
+        for name in ("URL", "API_KEY", "DATABASE_URL", "BROKER_URL", "MANAGEMENT_URL", "FLOWER_URL", "MAIL_URL"):
+            assert found[f"JOBPLATFORM_{name}"]
+        request = Request(found["JOBPLATFORM_URL"] + "/v1/kinds")
+        request.add_header("Authorization", f"Bearer {found['JOBPLATFORM_API_KEY']}")
+        with urlopen(request, timeout=10) as answer:
+            assert len(orjson.loads(answer.read())["kinds"]) == 3
+        with urlopen(found["JOBPLATFORM_MAIL_URL"], timeout=10) as answer:
+            assert orjson.loads(answer.read()) == []
+        psycopg2.connect(found["JOBPLATFORM_DATABASE_URL"]).close()
+        again = run("up")
+        assert again.returncode == 0 and "starting" not in again.stdout, "a stack that runs is only shown"
+        sourced = run("up", **found)
+        assert sourced.returncode == 0 and "starting" not in sourced.stdout, "its own addresses are not foreign ones"
+        status = run("status")
+        assert "up" in status.stdout and "down" not in status.stdout
+    finally:
+        stopped = run("down")
+    assert stopped.returncode == 0
+    assert not env_file.exists() and not marked(open_place(NAME))
+    assert "down" in run("status").stdout
+
+
+def test_servers_that_are_named_are_used(platform: Platform) -> None:
+    place = platform.stack.place
+    name = f"foreign_{uuid.uuid4().hex[:8]}"
+    ledger = platform.stack.open_ledger()
+    with ledger.statement() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    manage(place, "PUT", f"/api/vhosts/{name}", b"{}")
+    rights = b'{"configure": ".*", "write": ".*", "read": ".*"}'
+    manage(place, "PUT", f"/api/permissions/{name}/{rabbitmq.USER}", rights)
+    plain = platform.stack.database_url.replace("+psycopg2", "").rsplit("/", 1)[0] + f"/{name}"
+    done = run("demo", JOBPLATFORM_DATABASE_URL=plain, JOBPLATFORM_BROKER_URL=rabbitmq.url(place, name))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting RabbitMQ" not in done.stdout and "starting Postgres" not in done.stdout
+    connection = psycopg2.connect(plain)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM job_history")
+        assert cursor.fetchone() == (3,)
+    connection.close()
+    with ledger.statement() as connection:
+        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
+    ledger.close()
+    manage(place, "DELETE", f"/api/vhosts/{name}")
+
+
+def test_two_checkouts_never_share_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = places.stack_folder("dev")
+    monkeypatch.setattr(places, "CHECKOUT", Path("/somewhere/else"))
+    assert places.stack_folder("dev") != one
+
+
+def test_one_stack_is_worked_on_by_one_command() -> None:
+    with places.taken(NAME), pytest.raises(ConfigurationError, match="another command"), places.taken(NAME):
+        pass
+
+
+def test_without_root_one_line_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(system.os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(system, "rabbitmq_bin", lambda: None)
+    monkeypatch.setattr(system.shutil, "which", lambda name: None)
+    monkeypatch.delenv("JOBPLATFORM_BROKER_URL", raising=False)
+    with pytest.raises(ConfigurationError) as refused:
+        system.install_packages()
+    line = str(refused.value)
+    assert "\n" not in line
+    for words in ("apt-get install rabbitmq-server ffmpeg", "dnf install rabbitmq-server ffmpeg-free", "brew install"):
+        assert words in line
+
+
+def test_gunicorn_serves_the_same_application(platform: Platform) -> None:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    process = subprocess.Popen(
+        [str(script("gunicorn")), "-b", f"127.0.0.1:{port}", "--threads", "4", "api:create_app()"],
+        env=platform.stack.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=platform.scratch,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+
+        def ready() -> bool:
+            try:
+                with urlopen(f"{url}/readyz", timeout=2) as answer:
+                    return bool(answer.status == 200)
+            except OSError:
+                return False
+
+        eventually(ready, 30)
+        caller = Caller(url, platform.api._key)
+        body = {"kind": "acme.resize", "payload": {"width": 2, "height": 2}}
+        job = caller.call("POST", "/v1/jobs", body)
+        assert caller.call("GET", f"/v1/jobs/{job['id']}?wait=20")["status"] == "completed"
+    finally:
+        process.terminate()
+        process.wait(20)
