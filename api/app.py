@@ -11,14 +11,14 @@ from api.services import Services
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.ledger.hints import HintSender
-from jobplatform.ledger.session import API, Ledger, make_engine
+from jobplatform.ledger.session import API, open_ledger
 from jobplatform.usecases.keep_artifacts import ArtifactStore
 
 
 def create_app(config: Settings | None = None) -> Flask:
     """Return the WSGI application. Connects to nothing before the first request."""
     config = config or settings()
-    engine = make_engine(
+    ledger = open_ledger(
         config.database_url.get_secret_value(), name="api", limits=API, connections=config.api_database_connections
     )
     app = Flask(__name__, static_folder=None)
@@ -26,8 +26,8 @@ def create_app(config: Settings | None = None) -> Flask:
     app.url_map.strict_slashes = False
     app.extensions["services"] = Services(
         settings=config,
-        ledger=Ledger(engine),
-        hints=HintSender(engine),
+        ledger=ledger,
+        hints=HintSender(ledger.statements),
         kinds=load_kinds(config.kind_modules, config.pools),
         store=ArtifactStore(config.artifact_url),
         blocking_waits=Semaphore(config.blocking_waits),

@@ -22,7 +22,7 @@ from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.keys import create_tenant
-from jobplatform.ledger.session import Ledger, make_engine
+from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases.submit_job import submit_job
 
 
@@ -50,8 +50,8 @@ class Ours:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         url = Settings(database_url=stack.database_url).database_url.get_secret_value()
-        self._ledger = Ledger(make_engine(url, name="bench", connections=4))
-        self._hints = HintSender(self._ledger.engine)
+        self._ledger = open_ledger(url, name="bench", connections=4)
+        self._hints = HintSender(self._ledger.statements)
         self._kinds = load_kinds(["bench.kinds"], {"bench": "prefork"})
         with self._ledger.transaction() as connection:
             self._tenant: UUID = create_tenant(connection, "bench")

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,21 +28,29 @@ CANCEL_POLL_SECONDS = 1.0
 class RunContext:
     """See `jobplatform.Context`."""
 
-    def __init__(self, claimed: Claim, settings: Settings, workdir: Path) -> None:
+    def __init__(self, claimed: Claim, settings: Settings) -> None:
         self._delivery = claimed.delivery
         self._tenant_id = claimed.tenant_id
-        self._store = ArtifactStore(settings.artifact_url)
+        self._settings = settings
         self.job_id: UUID = claimed.delivery.job_id
         self.run_no = claimed.run_no
         self.attempt = claimed.attempt
         self.max_attempts = claimed.max_attempts
-        self.workdir = workdir
         #: what the run used (tokens, bytes, …); kept with the run
         self.usage: dict[str, Any] = {}
         self._written_at = 0.0
         self._unwritten: dict[str, Any] | None = None
         self._asked_at = 0.0
         self._cancelled = False
+
+    @cached_property
+    def workdir(self) -> Path:
+        """See `jobplatform.Context.workdir`. Made when it is first asked for: most kinds need none."""
+        return Path(tempfile.mkdtemp(prefix=f"job-{self.job_id}-"))
+
+    @cached_property
+    def _store(self) -> ArtifactStore:
+        return ArtifactStore(self._settings.artifact_url)
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """See `jobplatform.Context.progress`. A ledger that is away costs progress, not the run."""
@@ -103,9 +112,10 @@ class RunContext:
 
 @contextmanager
 def open_context(claimed: Claim, settings: Settings) -> Iterator[RunContext]:
-    """Open the context of a run, with a folder that is removed when it ends."""
-    workdir = Path(tempfile.mkdtemp(prefix=f"job-{claimed.delivery.job_id}-"))
+    """Open the context of a run; its folder is removed when it ends."""
+    context = RunContext(claimed, settings)
     try:
-        yield RunContext(claimed, settings, workdir)
+        yield context
     finally:
-        shutil.rmtree(workdir, ignore_errors=True)
+        if "workdir" in context.__dict__:
+            shutil.rmtree(context.workdir, ignore_errors=True)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from jobplatform.config import settings
 from jobplatform.ledger.ids import new_id
-from jobplatform.ledger.session import WORKER, Ledger, Limits, make_engine
+from jobplatform.ledger.session import WORKER, Ledger, Limits, open_ledger
 
 #: the parent blocks Celery's event loop while it asks: it gives up early and tries again at the next beat
 PARENT = Limits(statement_ms=5_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
@@ -37,13 +37,12 @@ def ledger(role: str = "worker", connections: int = 16) -> Ledger:
         with _lock:
             found = _ledgers.get(key)
             if found is None:
-                engine = make_engine(
+                found = _ledgers[key] = open_ledger(
                     settings().database_url.get_secret_value(),
                     name=role,
                     limits=PARENT if role == "worker parent" else WORKER,
                     connections=connections,
                 )
-                found = _ledgers[key] = Ledger(engine)
     return found
 
 

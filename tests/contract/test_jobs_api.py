@@ -191,10 +191,10 @@ def test_waits_out_of_range_are_refused(api: Client, wait: str) -> None:
 def test_a_ledger_that_is_away_is_a_503_with_retry_after(app, api: Client) -> None:
     from dataclasses import replace
 
-    from jobplatform.ledger.session import Ledger, make_engine
+    from jobplatform.ledger.session import open_ledger
 
     services = app.extensions["services"]
-    away = Ledger(make_engine("postgresql+psycopg2://x:x@127.0.0.1:1/x", name="away"))
+    away = open_ledger("postgresql+psycopg2://x:x@127.0.0.1:1/x", name="away")
     app.extensions["services"] = replace(services, ledger=away)
     for method, path, body in (("POST", "/v1/jobs", EMAIL), ("GET", "/v1/jobs", None), ("GET", "/readyz", None)):
         status, problem, headers = api.call(method, path, body)

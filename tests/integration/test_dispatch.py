@@ -107,11 +107,11 @@ def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(book:
 
 
 def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(book: Book) -> None:
-    from jobplatform.ledger.session import Ledger, Limits, make_engine
+    from jobplatform.ledger.session import Limits, open_ledger
 
     job_id = book.submit()
-    frozen = Ledger(make_engine(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200)))
-    connection = frozen.engine.connect()
+    frozen = open_ledger(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200))
+    connection = frozen.transactions.connect()
     connection.begin()
     assert dispatching.try_lock_queue(connection, "email")
     assert len(dispatching.pick_jobs(connection, "email", {4: 1}, {})) == 1
@@ -129,9 +129,9 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
 
 
 def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> None:
-    from jobplatform.ledger.session import DISPATCHER, Ledger, make_engine
+    from jobplatform.ledger.session import DISPATCHER, open_ledger
 
-    ledger = Ledger(make_engine(book.url, name="d", limits=DISPATCHER))
+    ledger = open_ledger(book.url, name="d", limits=DISPATCHER)
     with ledger.statement() as connection:
         shown = {
             name: connection.execute(text(f"SHOW {name}")).scalar_one()
@@ -252,7 +252,7 @@ def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(book: Book, br
 def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(book: Book) -> None:
     from jobplatform.ledger.hints import HintListener, HintSender
 
-    listener, sender = HintListener(book.ledger.engine), HintSender(book.ledger.engine)
+    listener, sender = HintListener(book.ledger.statements), HintSender(book.ledger.statements)
     assert listener.wait(0) is False
     began = time.monotonic()
     sender.send()

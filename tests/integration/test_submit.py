@@ -19,7 +19,7 @@ from jobplatform.errors import (
     UnknownKind,
 )
 from jobplatform.ledger.ids import new_id
-from jobplatform.ledger.session import Ledger, Limits, make_engine
+from jobplatform.ledger.session import Ledger, Limits, open_ledger
 from jobplatform.usecases.submit_job import submit_job
 from tests.support.ledgers import Book, registry
 
@@ -77,7 +77,7 @@ def test_two_requests_with_one_key_at_once_make_one_job(book: Book) -> None:
 
 
 def test_a_key_whose_first_request_is_open_is_in_progress(book: Book) -> None:
-    impatient = Ledger(make_engine(book.url, name="impatient", limits=Limits(lock_ms=100)))
+    impatient = open_ledger(book.url, name="impatient", limits=Limits(lock_ms=100))
     with book.ledger.transaction() as first:
         first.execute(
             text(
@@ -115,9 +115,9 @@ def test_unknown_kinds_and_null_characters_are_refused(book: Book) -> None:
 
 def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(book: Book) -> None:
     """The server commits, the connection dies before it can say so: neither success nor failure may be told."""
-    ledger = Ledger(make_engine(book.url, name="cut"))
+    ledger = open_ledger(book.url, name="cut")
 
-    @event.listens_for(ledger.engine, "commit")
+    @event.listens_for(ledger.transactions, "commit")
     def _cut(connection) -> None:
         pid = connection.connection.dbapi_connection.info.backend_pid
         connection.connection.dbapi_connection.cursor().execute("COMMIT")
@@ -126,7 +126,7 @@ def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(book: Book) -> None
 
     with pytest.raises(OutcomeUnknown):
         submit(book, ledger, key="k")
-    event.remove(ledger.engine, "commit", _cut)
+    event.remove(ledger.transactions, "commit", _cut)
     again = submit(book, key="k")
     assert not again.created, "the repetition with the same key finds what was committed"
     ledger.close()
@@ -139,13 +139,13 @@ def wait_for_death(book: Book, pid: int) -> None:
 
 
 def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(book: Book) -> None:
-    away = Ledger(make_engine(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
+    away = open_ledger(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away")
     with pytest.raises(LedgerUnavailable):
         submit(book, away)
 
 
 def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(book: Book) -> None:
-    ledger = Ledger(make_engine(book.url, name="idle"))
+    ledger = open_ledger(book.url, name="idle")
     submit(book, ledger)
     book.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform idle'")
     submit(book, ledger)

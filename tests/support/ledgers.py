@@ -19,7 +19,7 @@ from jobplatform.domain.retry import Fixed
 from jobplatform.ledger import dispatching, keys, queues, runs
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
-from jobplatform.ledger.session import Ledger, Limits, make_engine
+from jobplatform.ledger.session import Ledger, Limits, open_ledger
 from jobplatform.usecases.keep_worker import WorkerCard, register
 from jobplatform.usecases.submit_job import submit_job
 
@@ -146,7 +146,7 @@ def new_book(place: Any) -> Iterator[Book]:
     name = f"t_{uuid.uuid4().hex[:12]}"
     _administer(place, f'CREATE DATABASE "{name}" TEMPLATE jobplatform')
     url = postgres.url(place, name)
-    ledger = Ledger(make_engine(url, name="test", limits=LIMITS, connections=20))
+    ledger = open_ledger(url, name="test", limits=LIMITS, connections=20)
     try:
         with ledger.transaction() as connection:
             tenant_id = keys.create_tenant(connection, "acme")

@@ -17,9 +17,9 @@ def keys() -> None:
 
 def _open_ledger() -> Ledger:
     from jobplatform.config import settings
-    from jobplatform.ledger.session import Ledger, make_engine
+    from jobplatform.ledger.session import open_ledger
 
-    return Ledger(make_engine(settings().database_url.get_secret_value(), name="cli", connections=1))
+    return open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
 
 
 @keys.command()

@@ -9,16 +9,14 @@ import click
 @click.option("--revision", default="head", show_default=True, help="the revision to go to")
 def migrate(revision: str) -> None:
     """Bring the ledger to the newest schema. Safe to run twice, and from two places at once."""
-    from sqlalchemy import create_engine
-
     from jobplatform.config import settings
     from jobplatform.ledger import schema
     from jobplatform.ledger.queues import put_queue
-    from jobplatform.ledger.session import Ledger
+    from jobplatform.ledger.session import open_ledger
 
     url = settings().database_url.get_secret_value()
     schema.upgrade(url, revision)
-    ledger = Ledger(create_engine(url))
+    ledger = open_ledger(url, name="migrate", connections=1)
     with ledger.transaction() as connection:
         for name, queue in settings().queues.items():
             put_queue(connection, name, queue.window_min, queue.window_factor)

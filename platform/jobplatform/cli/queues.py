@@ -13,9 +13,9 @@ def queues() -> None:
 def _set(name: str, paused: bool) -> None:
     from jobplatform.config import settings
     from jobplatform.ledger.queues import list_queues, set_paused
-    from jobplatform.ledger.session import Ledger, make_engine
+    from jobplatform.ledger.session import open_ledger
 
-    ledger = Ledger(make_engine(settings().database_url.get_secret_value(), name="cli", connections=1))
+    ledger = open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
     with ledger.transaction() as connection:
         if not set_paused(connection, name, paused):
             known = ", ".join(row.name for row in list_queues(connection))

@@ -17,7 +17,7 @@ from jobplatform.devstack.place import Place, busy_ports, stack_folder, with_new
 from jobplatform.devstack.processes import DidNotStart, script, start, stop_all, wait_for
 from jobplatform.ledger import schema
 from jobplatform.ledger.keys import create_key, create_tenant
-from jobplatform.ledger.session import Ledger, make_engine
+from jobplatform.ledger.session import Ledger, open_ledger
 
 #: ended in this order: who asks before who answers
 STOP_ORDER = ("api", "flower", "worker-email", "worker-video", "worker-llm", "dispatcher", "model", "mail")
@@ -213,7 +213,7 @@ class Stack:
     def open_ledger(self) -> Ledger:
         """Return a ledger on this stack's database."""
         url = Settings(database_url=self.database_url).database_url.get_secret_value()
-        return Ledger(make_engine(url, name="dev", connections=2))
+        return open_ledger(url, name="dev", connections=2)
 
     def create_api_key(self) -> str:
         """Create an API key of the tenant "default"."""

@@ -16,7 +16,7 @@ from jobplatform.dispatch.window import window_of
 from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
-from jobplatform.ledger.session import DISPATCHER, Ledger, make_engine
+from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
@@ -53,11 +53,10 @@ class Dispatcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        engine = make_engine(
+        self._ledger = open_ledger(
             settings.database_url.get_secret_value(), name="dispatcher", limits=DISPATCHER, connections=3
         )
-        self._ledger = Ledger(engine)
-        self._listener = HintListener(engine)
+        self._listener = HintListener(self._ledger.statements)
         self._publisher = Publisher(settings.broker_url.get_secret_value(), confirm_seconds=settings.confirm_seconds)
         self._backoff = Backoff(settings.max_backoff_seconds)
         self._probe = Backoff(BROKER_PROBE_SECONDS)

@@ -17,8 +17,11 @@ class Context(Protocol):
     #: number of this attempt, counted against the kind's retry policy, from 1
     attempt: int
     max_attempts: int
-    #: an empty folder of this run, removed when it ends
-    workdir: Path
+
+    @property
+    def workdir(self) -> Path:
+        """An empty folder of this run, removed when it ends."""
+        ...
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
         """Tell how far the run is. Writes at most a few times a second; cheap to call often.

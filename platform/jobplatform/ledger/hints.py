@@ -22,10 +22,13 @@ CHANNEL = "jobplatform_due"
 
 
 class HintSender:
-    """Sends hints from a thread of its own, at most one for everything that came in `gap_seconds`."""
+    """Sends hints from a thread of its own, at most one for everything that came in `gap_seconds`.
+
+    `engine` is the ledger's for statements: a hint is no part of any transaction.
+    """
 
     def __init__(self, engine: Engine, gap_seconds: float = 0.002) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._engine = engine
         self._gap_seconds = gap_seconds
         self._wanted = threading.Event()
         self._thread: threading.Thread | None = None

@@ -43,7 +43,7 @@ WORKER = Limits(statement_ms=30_000, lock_ms=15_000, idle_in_transaction_ms=10_0
 DISPATCHER = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000, transaction_ms=10_000)
 
 
-def make_engine(url: str, *, name: str, limits: Limits = API, connections: int = 4) -> Engine:
+def make_engine(url: str, *, name: str, limits: Limits, connections: int, autocommit: bool) -> Engine:
     """Return an engine whose pooled connections carry `limits` and show up as `name` in pg_stat_activity."""
     options = {
         "statement_timeout": limits.statement_ms,
@@ -52,6 +52,8 @@ def make_engine(url: str, *, name: str, limits: Limits = API, connections: int =
     }
     engine = create_engine(
         url,
+        isolation_level="AUTOCOMMIT" if autocommit else "READ COMMITTED",
+        skip_autocommit_rollback=autocommit,
         pool_size=connections,
         max_overflow=0,
         pool_timeout=5,
@@ -105,9 +107,9 @@ def translate(error: DBAPIError | PoolTimeout) -> Exception:
 class Ledger:
     """The way to Postgres for the use cases. Query functions take the `Connection` and never commit."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-        self._autocommit = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, transactions: Engine, statements: Engine) -> None:
+        #: pools of their own: switching one connection between the two ways costs a round trip each time
+        self.transactions, self.statements = transactions, statements
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -117,7 +119,7 @@ class Ledger:
         was lost.
         """
         try:
-            connection = self.engine.connect()
+            connection = self.transactions.connect()
         except (DBAPIError, PoolTimeout) as error:
             raise translate(error) from error
         try:
@@ -150,7 +152,7 @@ class Ledger:
         For reads, and for calls of the ledger's own functions, which are one transaction by being one statement.
         """
         try:
-            connection = self._autocommit.connect()
+            connection = self.statements.connect()
         except (DBAPIError, PoolTimeout) as error:
             raise translate(error) from error
         try:
@@ -165,7 +167,16 @@ class Ledger:
 
     def close(self) -> None:
         """Close all pooled connections."""
-        self.engine.dispose()
+        self.transactions.dispose()
+        self.statements.dispose()
+
+
+def open_ledger(url: str, *, name: str, limits: Limits = API, connections: int = 4) -> Ledger:
+    """Return a ledger; it connects at first use, by at most `connections` each for transactions and for statements."""
+    return Ledger(
+        make_engine(url, name=name, limits=limits, connections=connections, autocommit=False),
+        make_engine(url, name=name, limits=limits, connections=connections, autocommit=True),
+    )
 
 
 def _quietly(action: Any) -> None:
