@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 
 import pytest
 
@@ -174,7 +175,7 @@ def test_waiting_without_an_event_loop_is_bounded_and_ends_with_the_job(api: Cli
     with ThreadPoolExecutor(4) as pool:
         waits = [pool.submit(api.get, f"/v1/jobs/{job_id}?wait=30") for _ in range(4)]
         # two places (the default): the other two are answered at once with what is
-        early = [wait.result()[1]["state"] for wait, _ in zip(as_completed(waits), range(2), strict=False)]
+        early = [wait.result()[1]["state"] for wait in islice(as_completed(waits), 2)]
         book.settle(job_id, lease_id)
         states = sorted(wait.result()[1]["state"] for wait in waits)
     assert early == ["running", "running"]
