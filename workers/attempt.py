@@ -6,8 +6,9 @@ import random
 import resource
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import structlog
@@ -31,6 +32,7 @@ from workers.context import RunContext, open_context
 from workers.process import ledger
 
 log = get_log(__name__)
+T = TypeVar("T")
 
 #: a traceback in the ledger is cut here; the whole one is in the logs
 TRACEBACK_CHARACTERS = 4_000
@@ -46,7 +48,7 @@ class Ended:
 
 def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
     """Run one delivery from claim to settle. Never raises for what a handler does."""
-    claimed = claim(ledger(), delivery)
+    claimed = _through_soft_limit(lambda: claim(ledger(), delivery))
     if isinstance(claimed, str):
         return Ended(None, f"nothing to run: {claimed}")
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
@@ -60,9 +62,20 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
         return _settle(claimed, settlement)
 
 
+def _through_soft_limit(step: Callable[[], T]) -> T:
+    """Repeat a step that the soft limit fell into: it is for the handler; claim and settle may be repeated.
+
+    The signal comes once per run.
+    """
+    try:
+        return step()
+    except SoftTimeLimitExceeded:
+        return step()
+
+
 def _settle(claimed: Claim, settlement: Settlement) -> Ended:
     try:
-        state = State(settle(ledger(), claimed.delivery, settlement))
+        state = State(_through_soft_limit(lambda: settle(ledger(), claimed.delivery, settlement)))
     except LeaseLost:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
@@ -98,7 +111,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         if kind.retry_timeouts:
             return _failed(kind, claimed, error_data, outcome="timed_out")
         return Settlement("timed_out", State.DEAD, error=error_data)
-    except Exception as error:  # a handler's bug must end in the ledger, whatever it is
+    except (Exception, SystemExit) as error:  # a handler's bug must end in the ledger, whatever it is
         log.exception("handler_raised", kind=kind.name)
         detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
         return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))

@@ -8,14 +8,16 @@ rejected to `jobs.dead`, where it is kept, and the worker goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from celery.worker.consumer import Consumer
 
 from jobplatform.broker.envelope import BODY, DISPATCH_NO, MalformedMessage, read_headers
 from jobplatform.ledger.ids import new_id
 from jobplatform.observe.logs import get_log
-from workers.deliveries import DELIVERIES
+from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Held, Report
 from workers.process import WORKER_ID
 from workers.task import LEASE, WORKER
 
@@ -43,8 +45,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
             except MalformedMessage as error:
                 return self._refuse(message, str(error))
             if message.headers["task"] not in self.strategies:
-                # not a kind that this worker knows; perhaps another one does (a rolling deployment)
-                return self._refuse(message, f"kind {message.headers['task'][:60]!r} is not known to this worker")
+                return self._report_unknown_kind(message)
             try:
                 return handle(message)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -52,6 +53,15 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
                 return self._refuse(message, repr(error))
 
         return on_message
+
+    def _report_unknown_kind(self, message: Any) -> None:
+        """Let the liveness thread note it in the ledger: perhaps another worker knows it (a rolling deployment)."""
+        headers = message.headers
+        held = Held(UUID(headers["id"]), headers[DISPATCH_NO], UUID(headers[LEASE]), headers["task"])
+        reject = partial(message.reject_log_error, log, self.connection_errors)
+        reason = f"kind {held.kind[:60]!r} is not known to worker {self.hostname}"
+        log.warning("kind_unknown", kind=held.kind[:60], job_id=headers["id"])
+        DELIVERIES.report(Report(held, UNKNOWN_KIND, reason, partial(self.call_soon, reject)))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
         """Keep what can't be decoded; Celery acknowledges it, and it is lost."""

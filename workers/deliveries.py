@@ -11,6 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
+#: the outcome of a report on a delivery whose kind this worker does not know
+UNKNOWN_KIND = "unknown_kind"
+
 
 @dataclass
 class Held:
@@ -25,7 +28,10 @@ class Held:
 
 @dataclass(frozen=True)
 class Report:
-    """A delivery whose child ended without settling. `ack` acknowledges its message, in the event loop."""
+    """A delivery that the parent has to end in the ledger: its child died, or its kind is not known here.
+
+    `ack` acknowledges its message, in the event loop.
+    """
 
     held: Held
     outcome: str

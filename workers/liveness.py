@@ -20,8 +20,9 @@ from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError, LeaseLost, LedgerUnavailable, OutcomeUnknown
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
-from workers.deliveries import DELIVERIES, Deliveries, Report
+from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Deliveries, Report
 from workers.process import WORKER_ID, parent_ledger
 
 log = get_log(__name__)
@@ -84,6 +85,13 @@ class Heart:
     def _end(self, report: Report) -> None:
         """Settle a run whose child ended without doing so; its message is acknowledged when that is committed."""
         held, ledger = report.held, parent_ledger()
+        if report.outcome == UNKNOWN_KIND:
+            delivery = Delivery(held.job_id, held.dispatch_no, held.kind, held.lease_id, self.card.id, self.card.node)
+            state = end_runs.refuse_kind(ledger, delivery, report.reason)
+            log.warning("run_refused", job_id=str(held.job_id), kind=held.kind[:60], state=state)
+            report.ack()
+            self._deliveries.reported(report)
+            return
         outcome = "lost" if self.shutting_down and report.outcome == "crashed" else report.outcome
         kind = REGISTRY.get(held.kind)
         state = end_runs.end_run(

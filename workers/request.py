@@ -31,6 +31,13 @@ class LedgerRequest(Request):  # type: ignore[misc]
         DELIVERIES.started(self.lease_id, pid)
         super().on_accepted(pid, time_accepted)
 
+    def revoked(self) -> bool:
+        """Celery's own revoke (Flower's button) is not listened to: acknowledging would leave the job dispatched.
+
+        A job is called off in the ledger, by `POST /v1/jobs/{id}/cancel`, also with all workers down.
+        """
+        return False
+
     def acknowledge(self) -> None:
         """The run is settled, or there was none: the delivery is over."""
         DELIVERIES.remove(self.lease_id)

@@ -10,6 +10,7 @@ from jobplatform.errors import LeaseLost
 from jobplatform.ledger import runs
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.execute_run import Delivery, claim, settle
 
 
 def end_run(
@@ -36,6 +37,28 @@ def end_run(
         )
         verdict, state = runs.settle_run(connection, job_id, lease_id, settlement)
     return str(state) if verdict == "settled" else "moved on"
+
+
+#: how soon another worker may try a kind that this one does not know
+UNKNOWN_KIND_SECONDS = 30.0
+
+
+def refuse_kind(ledger: Ledger, delivery: Delivery, reason: str) -> str:
+    """End the run of a kind that this worker does not know: again later, perhaps elsewhere, and dead in the end (I6).
+
+    Returns the job's state, or the claim's verdict when the message belongs to no live dispatch.
+    """
+    claimed = claim(ledger, delivery, give_up=lambda: True)
+    if isinstance(claimed, str):
+        return claimed
+    error = {"code": "unknown_kind", "message": reason, "retryable": True, "worker": delivery.node}
+    state = "scheduled" if claimed.attempt < claimed.max_attempts else "dead"
+    return settle(
+        ledger,
+        delivery,
+        Settlement("failed", state, delay_seconds=UNKNOWN_KIND_SECONDS, error=error),
+        give_up=lambda: True,
+    )
 
 
 def abandon_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> None:

@@ -1,0 +1,186 @@
+"""The life of an attempt on a real ledger: every way a handler can end, and signals at the wrong moment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
+from pydantic import BaseModel
+
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import Kind
+from jobplatform.domain.retry import Fixed
+from jobplatform.errors import JobCancelled, LeaseLost, Permanent, Retryable, Snooze
+from jobplatform.ledger import jobs
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import end_runs
+from jobplatform.usecases.execute_run import Delivery
+from tests.support.ledgers import Anything, Book
+from workers import attempt, context
+
+
+@pytest.fixture(autouse=True)
+def here(book: Book, monkeypatch, tmp_path) -> None:
+    config = Settings(database_url=book.url, artifact_url=tmp_path.as_uri(), max_result_bytes=10_000)
+    for module in (attempt, context):
+        monkeypatch.setattr(module, "ledger", lambda: book.ledger)
+    monkeypatch.setattr(attempt, "settings", lambda: config)
+
+
+def run(book: Book, handler: Any, model: type[BaseModel] = Anything, **order: Any) -> tuple[Any, Any]:
+    """Run a job with a handler; returns (how it ended for Celery, its row)."""
+    limits = {name: order.pop(name) for name in ("soft_limit_seconds", "retry_timeouts") if name in order}
+    kind = Kind("test.echo", "email", model, handler, retry=Fixed(5), max_attempts=3, **limits)
+    job_id = book.submit(**order)
+    book.dispatch(job_id)
+    ended = attempt.run_attempt(delivery(book, job_id), kind)
+    return ended, book.row(job_id)
+
+
+def delivery(book: Book, job_id, dispatch_no: int = 1) -> Delivery:
+    return Delivery(job_id, dispatch_no, "test.echo", new_id(), book.worker.id, "worker@test")
+
+
+def raising(error: BaseException):
+    def handler(payload: Any, ctx: Any) -> None:
+        raise error
+
+    return handler
+
+
+class Result(BaseModel):
+    n: int
+
+
+@pytest.mark.parametrize(
+    ("result", "kept"),
+    [(None, None), ({"a": [1, "x"]}, {"a": [1, "x"]}), (Result(n=3), {"n": 3}), ("a\x00b", "a\ufffdb")],
+)
+def test_results_are_kept_as_json(book: Book, result: Any, kept: Any) -> None:
+    ended, row = run(book, lambda payload, ctx: result)
+    assert (ended.state, row.state, row.result) == ("succeeded", "succeeded", kept)
+    assert book.all("SELECT usage ->> 'peak_memory_bytes' IS NOT NULL FROM job_runs") == [True]
+
+
+@pytest.mark.parametrize(
+    ("handler", "state", "code"),
+    [
+        (raising(Permanent("no", code="bad")), "dead", "bad"),
+        (raising(Retryable("later", code="busy")), "scheduled", "busy"),
+        (raising(ValueError("bug")), "scheduled", "unhandled_exception"),
+        (raising(SystemExit(3)), "scheduled", "unhandled_exception"),
+        (raising(MemoryError()), "scheduled", "unhandled_exception"),
+        (raising(JobCancelled()), "cancelled", "cancelled"),
+        (raising(SoftTimeLimitExceeded()), "scheduled", "timed_out"),
+        (lambda payload, ctx: object(), "dead", "invalid_result"),
+        (lambda payload, ctx: float("nan"), "succeeded", None),
+        (lambda payload, ctx: "x" * 20_000, "dead", "result_too_large"),
+    ],
+)
+def test_every_end_of_a_handler_has_its_state_and_code(book: Book, handler, state: str, code: str | None) -> None:
+    ended, row = run(book, handler)
+    assert (ended.state, row.state) == (state, state)
+    assert (row.error or {}).get("code") == code
+    book.assert_conserved()
+
+
+def test_a_snooze_is_no_attempt(book: Book) -> None:
+    _, row = run(book, raising(Snooze(60)))
+    assert (row.state, row.attempt, row.run_no) == ("scheduled", 0, 1)
+
+
+def test_retry_after_is_kept_and_the_last_attempt_is_dead(book: Book) -> None:
+    _, row = run(book, raising(Retryable("x", after=120)))
+    assert 115 < (row.run_at - row.state_at).total_seconds() <= 120
+    _, row = run(book, raising(Retryable("x")), max_attempts=1)
+    assert (row.state, row.error["message"]) == ("dead", "x (attempt 1 of 1)")
+
+
+def test_a_payload_that_no_longer_fits_is_dead_with_its_fields(book: Book) -> None:
+    class Strict(BaseModel):
+        width: int
+
+    _, row = run(book, lambda payload, ctx: None, Strict, payload={"width": "wide"})
+    assert (row.state, row.error["code"]) == ("dead", "invalid_payload")
+    assert row.error["detail"]["errors"][0]["field"] == "payload.width"
+
+
+def test_a_soft_limit_that_falls_into_claim_or_settle_harms_neither(book: Book, monkeypatch) -> None:
+    for step in ("claim", "settle"):
+        real, hits = getattr(attempt, step), []
+
+        def interrupted(*args: Any, real: Any = real, hits: list = hits) -> Any:
+            done = real(*args)
+            hits.append(1)
+            if len(hits) == 1:
+                raise SoftTimeLimitExceeded  # the signal came while the ledger answered
+            return done
+
+        monkeypatch.setattr(attempt, step, interrupted)
+        ended, row = run(book, lambda payload, ctx: 1)
+        monkeypatch.setattr(attempt, step, real)
+        assert (ended.state, row.state, row.run_no, len(hits)) == ("succeeded", "succeeded", 1, 2)
+
+
+def test_a_run_that_lost_its_lease_writes_nothing_more(book: Book) -> None:
+    def handler(payload: Any, ctx: Any) -> None:
+        book.do("UPDATE jobs SET state = 'available', lease_id = NULL, worker_id = NULL, state_at = clock_timestamp()")
+        with pytest.raises(LeaseLost):
+            ctx.log("ghost")
+        with pytest.raises(LeaseLost):
+            ctx.artifact("a.txt", b"ghost")
+        ctx.progress(1)
+
+    ended, row = run(book, handler)
+    assert (ended.state, row.state, row.progress) == (None, "available", None)
+    assert book.all("SELECT count(*)::int FROM artifacts") == [0]
+    assert book.all("SELECT count(*)::int FROM job_runs") == [0]
+
+
+def test_a_cancel_ends_a_run_at_its_next_progress_and_a_success_wins_over_it(book: Book) -> None:
+    def told(payload: Any, ctx: Any) -> None:
+        cancel(book, ctx.job_id)
+        ctx.progress(1)
+
+    assert run(book, told)[1].state == "cancelled"
+
+    def too_late(payload: Any, ctx: Any) -> int:
+        assert ctx.cancelled() is False
+        cancel(book, ctx.job_id)
+        return 1
+
+    assert run(book, too_late)[1].state == "succeeded"
+
+
+def cancel(book: Book, job_id: Any) -> None:
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, job_id, None)
+
+
+def test_the_folder_of_a_run_is_made_when_asked_for_and_removed(book: Book) -> None:
+    seen = []
+
+    def handler(payload: Any, ctx: Any) -> None:
+        (ctx.workdir / "x").write_text("x")
+        seen.append(ctx.workdir)
+
+    run(book, handler)
+    assert not seen[0].exists()
+
+
+def test_what_can_not_be_claimed_is_not_run(book: Book) -> None:
+    job_id = book.submit()
+    kind = Kind("test.echo", "email", Anything, raising(AssertionError("must not run")))
+    assert attempt.run_attempt(delivery(book, job_id), kind).state is None
+    assert book.row(job_id).state == "available"
+
+
+def test_a_kind_that_the_worker_does_not_know_is_tried_again_and_dead_in_the_end(book: Book) -> None:
+    job_id = book.submit(max_attempts=2)
+    for number, state in ((1, "scheduled"), (2, "dead")):
+        book.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=job_id)
+        book.dispatch(job_id)
+        assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, number), "not known here") == state
+    assert book.row(job_id).error["code"] == "unknown_kind"
+    assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, 1), "forged") == "stale"
