@@ -36,12 +36,12 @@ def run_round(
     with ledger.transaction() as connection:
         if not dispatching.try_lock_queue(connection, queue):
             return RoundReport(skipped="another dispatcher has the queue")
-        if dispatching.is_paused(connection, queue):
+        look = dispatching.look_at_queue(connection, queue)
+        if look.paused:
             return RoundReport(skipped="paused")
-        epoch = dispatching.current_epoch(connection)  # before publishing: the guard may make a new one meanwhile
-        if epoch is None:
+        if look.epoch is None:
             return RoundReport(skipped="no epoch yet")
-        free = free_places(window, dispatching.active_by_priority(connection, queue), batch)
+        free = free_places(window, look.active, batch)
         if not any(free.values()):
             return RoundReport(full=True)
         picked = dispatching.pick_jobs(connection, queue, free, marks.current())
@@ -53,7 +53,8 @@ def run_round(
         )
         sent = {envelope.job_id for envelope in receipt.confirmed}
         if sent:
-            dispatching.mark_dispatched(connection, list(sent), epoch)
+            # the epoch that was current before publishing: the guard may have made a new one meanwhile
+            dispatching.mark_dispatched(connection, list(sent), look.epoch)
     marks.advance(queue, [job for job in chosen if job.id in sent])
     return RoundReport(
         sent=len(sent),

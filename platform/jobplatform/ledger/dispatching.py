@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -84,12 +85,6 @@ def try_lock_queue(connection: Connection, queue: str) -> bool:
     )
 
 
-def is_paused(connection: Connection, queue: str) -> bool:
-    """Return whether the queue is paused (or not known)."""
-    row = connection.execute(text("SELECT paused_at FROM queues WHERE name = :q"), {"q": queue}).one_or_none()
-    return row is None or row.paused_at is not None
-
-
 def current_epoch(connection: Connection) -> UUID | None:
     """Return the broker's current epoch; None before the guard has made one."""
     return connection.execute(text("SELECT epoch FROM broker_epochs WHERE current")).scalar_one_or_none()
@@ -109,17 +104,34 @@ def return_other_epochs(connection: Connection, current: UUID, limit: int) -> in
     return int(returned.scalar_one())
 
 
-_ACTIVE = text(
+_LOOK = text(
     """
-    SELECT priority, count(*)::integer AS jobs FROM jobs
-    WHERE queue = :queue AND state IN ('dispatched', 'running') GROUP BY priority
+    SELECT q.paused_at IS NOT NULL AS paused,
+           (SELECT epoch FROM broker_epochs WHERE current) AS epoch,
+           (SELECT jsonb_object_agg(priority, jobs) FROM (
+                SELECT priority, count(*) AS jobs FROM jobs
+                WHERE queue = :queue AND state IN ('dispatched', 'running') GROUP BY priority) AS busy) AS active
+    FROM queues q WHERE q.name = :queue
     """
 )
 
 
-def active_by_priority(connection: Connection, queue: str) -> dict[int, int]:
-    """Return priority → jobs of the queue that are dispatched or running."""
-    return {row.priority: row.jobs for row in connection.execute(_ACTIVE, {"queue": queue})}
+@dataclass(frozen=True)
+class QueueLook:
+    """A queue as a round finds it: `active` is priority → jobs that are dispatched or running."""
+
+    paused: bool
+    epoch: UUID | None
+    active: Mapping[int, int]
+
+
+def look_at_queue(connection: Connection, queue: str) -> QueueLook:
+    """Return what a round has to know before it picks; a queue that is not known counts as paused."""
+    row = connection.execute(_LOOK, {"queue": queue}).one_or_none()
+    if row is None:
+        return QueueLook(True, None, {})
+    active = {int(priority): int(jobs) for priority, jobs in (row.active or {}).items()}
+    return QueueLook(row.paused, row.epoch, active)
 
 
 _PICK = text(
