@@ -9,12 +9,13 @@ from flask import Response, request
 from pydantic import BaseModel, ValidationError
 
 from jobplatform.domain.kinds import field_errors
-from jobplatform.errors import InvalidRequest, JobPlatformError
+from jobplatform.domain.texts import find_null
+from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
 
 M = TypeVar("M", bound=BaseModel)
 
-#: set by `api.server` when a body was over the limit and not read
-TOO_LARGE = "jobplatform.too_large"
+#: in the WSGI environ: what the server found wrong with a request before the application saw it
+TROUBLE = "jobplatform.trouble"
 
 
 class NotJson(JobPlatformError):
@@ -35,6 +36,18 @@ class BodyTooLarge(JobPlatformError):
     code = "body_too_large"
 
 
+class IncompleteBody(JobPlatformError):
+    """The body ended before the announced length."""
+
+    code = "incomplete_body"
+
+
+class HeaderNotAscii(JobPlatformError):
+    """A header has characters that are not ASCII."""
+
+    code = "invalid_header"
+
+
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response; times as RFC 3339 in UTC."""
     body = orjson.dumps(value, option=orjson.OPT_UTC_Z)
@@ -43,9 +56,8 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
 
 def check_length(limit: int) -> None:
     """Refuse a body over the limit before it is read. Raises `BodyTooLarge`."""
-    if request.environ.get(TOO_LARGE) or (request.content_length or 0) > limit:
-        came = f"{request.content_length} bytes" if request.content_length else "more"
-        raise BodyTooLarge(f"the body may have at most {limit} bytes, got {came}: put large files up at /v1/uploads")
+    if (request.content_length or 0) > limit:
+        raise BodyTooLarge(f"the body may have at most {limit} bytes, got {request.content_length}")
 
 
 def read_body(model: type[M], limit: int) -> M:
@@ -70,6 +82,9 @@ def read_query(model: type[M]) -> M:
 
 def check(model: type[M], value: dict[str, Any]) -> M:
     """Validate against a model. Raises `InvalidRequest` with every wrong field."""
+    if found := find_null(value):
+        field = ".".join(found)
+        raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
     try:
         return model.model_validate(value)
     except ValidationError as error:

@@ -17,7 +17,7 @@ from jobplatform.domain.kinds import KindRegistry
 
 REF = "#/components/schemas/{model}"
 PROBLEMS = {
-    400: "The body is not JSON",
+    400: "The body is not JSON, or ended early; a header is not ASCII",
     401: "No API key, or one that is not valid",
     404: "No such thing for this tenant",
     409: "Not in this state, or in progress",
@@ -99,6 +99,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         "parameters": parameters,
         "responses": {
             str(operation.status): {"description": operation.summary, "content": content},
+            **{str(status): {"description": text, "content": content} for status, text in operation.also},
             **{
                 str(status): {
                     "description": PROBLEMS[status],
@@ -110,13 +111,18 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
     }
     if operation.body is not None:
         found["requestBody"] = {
-            "required": True,
+            "required": operation.body_required,
             "content": {"application/json": {"schema": schemas[operation.body]}},
         }
     if operation.binary_body:
         found["requestBody"] = {
             "required": True,
-            "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+            "content": {
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": {"file": {"type": "string", "format": "binary"}}}
+                },
+            },
         }
     return found
 

@@ -26,3 +26,6 @@ class Operation:
     problems: tuple[int, ...] = ()
     binary_body: bool = False
     binary_answer: bool = False
+    body_required: bool = True
+    #: further statuses that are no problems, with what they mean
+    also: tuple[tuple[int, str], ...] = ()

@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import BodyTooLarge, NotJson, WrongMediaType
+from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NotJson, WrongMediaType
 from jobplatform.errors import (
     ArtifactNotFound,
     IdempotencyConflict,
@@ -37,6 +37,8 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (UnknownKind, 422),
     (InvalidRequest, 422),
     (NotJson, 400),
+    (IncompleteBody, 400),
+    (HeaderNotAscii, 400),
     (WrongMediaType, 415),
     (BodyTooLarge, 413),
     (LedgerUnavailable, 503),
@@ -77,6 +79,12 @@ def _one_of(error: UnknownKind) -> str:
 def register(app: Flask) -> None:
     """Let every error of the application leave as problem+json."""
 
+    @app.before_request
+    def _tell_trouble() -> None:
+        trouble = request.environ.get(TROUBLE)
+        if trouble is not None:
+            raise trouble
+
     @app.errorhandler(JobPlatformError)
     def _ours(error: JobPlatformError) -> Response:
         return from_error(error)
@@ -84,6 +92,8 @@ def register(app: Flask) -> None:
     @app.errorhandler(HTTPException)
     def _werkzeugs(error: HTTPException) -> Response:
         status = error.code or 500
+        if status == 413:
+            return from_error(BodyTooLarge())
         code = (error.name or "error").lower().replace(" ", "_")
         detail = error.description or error.name or ""
         if status == 404:

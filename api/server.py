@@ -11,17 +11,20 @@ import asyncio
 import io
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from api.answers import TOO_LARGE
+from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody
 from api.app import create_app
+from api.v1.download_artifact import CAN_SEND_FILE, FILE
 from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
 from jobplatform.config import settings
+from jobplatform.errors import JobPlatformError
 from jobplatform.observe.logs import set_up_logs
+from jobplatform.usecases.admit import admit
 from jobplatform.usecases.read_jobs import find_ended
 
 #: bodies up to this many bytes stay in memory, in and out
@@ -40,13 +43,24 @@ class Answer:
     more: bool
     close: Any
     wait: Any
+    file: tuple[str, int, int] | None
 
 
 class Bridge:
     """An RSGI application around a WSGI one."""
 
-    def __init__(self, wsgi: Any, room: WaitRoom, *, threads: int, max_body: int, max_upload: int) -> None:
+    def __init__(
+        self,
+        wsgi: Any,
+        room: WaitRoom,
+        admit: Callable[[str | None], object],
+        *,
+        threads: int,
+        max_body: int,
+        max_upload: int,
+    ) -> None:
         self._wsgi = wsgi
+        self._admit = admit
         self._room = room
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="requests")
         self._max_body, self._max_upload = max_body, max_upload
@@ -56,14 +70,18 @@ class Bridge:
         if scope.proto != "http":
             return
         loop = asyncio.get_running_loop()
-        body, too_large = await self._read(scope, protocol)
-        environ = build_environ(scope, body, too_large)
+        body, trouble = await self._read(scope, protocol)
+        environ = build_environ(scope, body, trouble)
         answer = await loop.run_in_executor(self._pool, self._call, dict(environ))
         if answer.wait is not None:
             if not await self._parked(answer.wait, protocol):
                 return
             environ[PARKED] = True
             answer = await loop.run_in_executor(self._pool, self._call, environ)
+        if answer.file is not None:  # granian reads it as fast as the caller takes it
+            path, start, end = answer.file
+            protocol.response_file_range(answer.status, answer.headers, path, start, end)
+            return
         if not answer.more:
             protocol.response_bytes(answer.status, answer.headers, answer.body)
             return
@@ -80,28 +98,48 @@ class Bridge:
         waiting.cancel()
         return False
 
-    async def _read(self, scope: Any, protocol: Any) -> tuple[IO[bytes] | bytes, bool]:
-        """Read the body, large ones to a file; one over the limit is not read."""
+    async def _read(self, scope: Any, protocol: Any) -> tuple[IO[bytes] | bytes, JobPlatformError | None]:
+        """Read the body, large ones to a file; what is wrong with it is for the application to answer.
+
+        Nothing is read of a body over the limit, nor of an upload whose key is not valid.
+        """
         declared = scope.headers.get("content-length")
         size = int(declared) if declared and declared.isdigit() else None
-        limit = self._max_upload if scope.path.rstrip("/") == UPLOADS else self._max_body
+        uploading = scope.path.rstrip("/") == UPLOADS
+        limit = self._max_upload if uploading else self._max_body
+        if size == 0 or (size is None and "transfer-encoding" not in scope.headers):
+            return b"", None
         if size is not None and size > limit:
-            return b"", True
-        if size is not None and size <= IN_MEMORY_BYTES:
-            return (await protocol() if size else b""), False
-        if size is None and scope.method in ("GET", "HEAD", "DELETE") and "transfer-encoding" not in scope.headers:
-            return b"", False
+            return b"", BodyTooLarge(f"the body may have at most {limit} bytes, got {size}")
         loop = asyncio.get_running_loop()
+        if uploading:
+            refused = await loop.run_in_executor(self._pool, self._refusal, scope.headers.get("authorization"))
+            if refused is not None:
+                return b"", refused
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
         came = 0
-        async for chunk in protocol:
-            came += len(chunk)
-            if came > limit:
-                spool.close()
-                return b"", True
-            await loop.run_in_executor(self._pool, spool.write, chunk)
+        try:
+            async for chunk in protocol:
+                came += len(chunk)
+                if came > limit:
+                    return b"", BodyTooLarge(f"the body may have at most {limit} bytes, got more")
+                if came > IN_MEMORY_BYTES:
+                    await loop.run_in_executor(self._pool, spool.write, chunk)
+                else:
+                    spool.write(chunk)
+        except RuntimeError:  # granian's RSGIProtocolClosed: the caller has gone
+            came = -1
+        if came < 0 or (size is not None and came < size):
+            return b"", IncompleteBody(f"Content-Length announced {size} bytes, {max(came, 0)} came")
         spool.seek(0)
-        return spool, False
+        return spool, None
+
+    def _refusal(self, authorization: str | None) -> JobPlatformError | None:
+        try:
+            self._admit(authorization)
+        except JobPlatformError as error:
+            return error
+        return None
 
     def _call(self, environ: dict[str, Any]) -> Answer:
         said: dict[str, Any] = {}
@@ -122,7 +160,7 @@ class Bridge:
         if not more and close is not None:
             close()
         head = [(name.lower(), value) for name, value in said["headers"]]
-        return Answer(said["status"], head, b"".join(body), source, more, close, environ.get(WAIT))
+        return Answer(said["status"], head, b"".join(body), source, more, close, environ.get(WAIT), environ.get(FILE))
 
     async def _stream(self, protocol: Any, answer: Answer) -> None:
         loop = asyncio.get_running_loop()
@@ -137,7 +175,7 @@ class Bridge:
                 await loop.run_in_executor(self._pool, answer.close)
 
 
-def build_environ(scope: Any, body: IO[bytes] | bytes, too_large: bool) -> dict[str, Any]:
+def build_environ(scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None) -> dict[str, Any]:
     """Return the WSGI environ of a request (PEP 3333)."""
     host, _, port = scope.server.rpartition(":")
     environ: dict[str, Any] = {
@@ -158,9 +196,12 @@ def build_environ(scope: Any, body: IO[bytes] | bytes, too_large: bool) -> dict[
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         CAN_PARK: True,
-        TOO_LARGE: too_large,
+        CAN_SEND_FILE: True,
+        TROUBLE: trouble,
     }
+    readable = set()
     for name, value in scope.headers.items():
+        readable.add(name)
         if name == "content-type":
             environ["CONTENT_TYPE"] = value
         elif name == "content-length":
@@ -168,6 +209,9 @@ def build_environ(scope: Any, body: IO[bytes] | bytes, too_large: bool) -> dict[
         else:
             key = "HTTP_" + name.upper().replace("-", "_")
             environ[key] = f"{environ[key]},{value}" if key in environ else value
+    hidden = set(scope.headers.keys()) - readable
+    if hidden and trouble is None:  # granian leaves out what is not ASCII: silence would make a key no key
+        environ[TROUBLE] = HeaderNotAscii(f"header {', '.join(sorted(hidden))}: expected ASCII characters")
     return environ
 
 
@@ -180,6 +224,7 @@ def build() -> Bridge:
     return Bridge(
         flask.wsgi_app,
         WaitRoom(lambda ids: find_ended(ledger, ids)),
+        lambda authorization: admit(ledger, authorization),
         threads=config.api_threads,
         max_body=config.max_body_bytes,
         max_upload=config.max_upload_bytes,

@@ -11,6 +11,7 @@ from kombu import Exchange, Queue
 from jobplatform.broker.topology import JOBS_EXCHANGE
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
+from workers.hardening import harden
 from workers.liveness import Liveness
 from workers.signals import set_up_signals
 from workers.task import LedgerTask
@@ -24,6 +25,8 @@ app.conf.update(
     broker_url=_settings.broker_url.get_secret_value(),
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
+    # a queue that was deleted and declared again, or a channel that the broker closed, is no reason to end
+    broker_channel_error_retry=True,
     # how soon a connection that broke is tried again: the lease minus three beats is all there is
     broker_connection_timeout=3.0,
     # acknowledged when the run is settled. A child that dies is reported by its parent at once; with
@@ -62,6 +65,7 @@ app.conf.update(
     enable_utc=True,
 )
 app.steps["worker"].add(Liveness)
+harden()
 
 
 def _register_kinds() -> None:

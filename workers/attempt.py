@@ -18,10 +18,13 @@ from pydantic import BaseModel
 from jobplatform.config import settings
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.states import State
+from jobplatform.domain.texts import printable, without_nulls
 from jobplatform.errors import (
     InvalidPayload,
     JobCancelled,
     LeaseLost,
+    LedgerUnavailable,
+    OutcomeUnknown,
     Permanent,
     Retryable,
     Snooze,
@@ -55,7 +58,7 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
         log.info("run_started", kind=kind.name, attempt=claimed.attempt)
         try:
             with open_context(claimed, settings()) as context:
-                settlement = _run(kind, claimed, context)
+                settlement = _name_outcome(kind, claimed, context)
         except LeaseLost:
             log.warning("run_lost_its_lease")
             return Ended(None, "the lease was lost while it ran")
@@ -82,6 +85,19 @@ def _settle(claimed: Claim, settlement: Settlement) -> Ended:
     log.info("run_settled", outcome=settlement.outcome, state=state.value)
     reason = (settlement.error or {}).get("message", "")
     return Ended(state, f"run {claimed.run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())
+
+
+def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
+    """Run, and survive what naming the outcome itself may raise (a retry policy of a team's own, say)."""
+    try:
+        return _run(kind, claimed, context)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        log.exception("outcome_not_named", kind=kind.name)
+        last = claimed.attempt >= claimed.max_attempts
+        data = {"code": "unhandled_exception", "message": printable(repr(error)), "retryable": not last}
+        return Settlement("failed", State.DEAD if last else State.SCHEDULED, delay_seconds=60.0, error=data)
 
 
 def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
@@ -111,6 +127,8 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         if kind.retry_timeouts:
             return _failed(kind, claimed, error_data, outcome="timed_out")
         return Settlement("timed_out", State.DEAD, error=error_data)
+    except (LedgerUnavailable, OutcomeUnknown) as error:  # of ctx.log or ctx.artifact: not the handler's fault
+        return Settlement("snoozed", State.SCHEDULED, delay_seconds=5.0, error=_error(error, error.code, True))
     except (Exception, SystemExit) as error:  # a handler's bug must end in the ledger, whatever it is
         log.exception("handler_raised", kind=kind.name)
         detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
@@ -130,11 +148,22 @@ def _failed(
 
 
 def _error(error: BaseException, code: str, retryable: bool, detail: dict[str, Any] | None = None) -> dict[str, Any]:
-    message = (str(error) or type(error).__name__).replace("\x00", "\ufffd")
-    found: dict[str, Any] = {"code": code, "message": message[:2000], "retryable": retryable}
+    found: dict[str, Any] = {
+        "code": printable(code, 100),
+        "message": printable(str(error) or type(error).__name__),
+        "retryable": retryable,
+    }
     if detail:
-        found["detail"] = orjson.loads(orjson.dumps(detail, default=str).replace(b"\\u0000", b"\\ufffd"))
+        found["detail"] = _detail(detail)
     return found
+
+
+def _detail(detail: dict[str, Any]) -> Any:
+    """Return what a handler told of its failure as JSON values, or in words when it can't be."""
+    try:
+        return without_nulls(orjson.loads(orjson.dumps(detail, default=str)))
+    except (TypeError, ValueError):
+        return printable(repr(detail), TRACEBACK_CHARACTERS)
 
 
 def _as_json(result: object) -> Any:
@@ -155,7 +184,7 @@ def _as_json(result: object) -> Any:
             f"the result has {len(encoded)} bytes, at most {limit} are kept: give large output as ctx.artifact(…)",
             code="result_too_large",
         )
-    return orjson.loads(encoded.replace(b"\\u0000", b"\\ufffd"))
+    return without_nulls(orjson.loads(encoded))
 
 
 def _peak_memory() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from uuid import UUID
 from celery.worker.consumer import Consumer
 
 from jobplatform.broker.envelope import BODY, DISPATCH_NO, MalformedMessage, read_headers
+from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger.ids import new_id
 from jobplatform.observe.logs import get_log
 from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Held, Report
@@ -27,13 +28,10 @@ log = get_log(__name__)
 class LedgerConsumer(Consumer):  # type: ignore[misc]
     """See the module."""
 
-    def __init__(self, on_task_request: Callable[[Any], Any], *args: Any, **kwargs: Any) -> None:
-        def hand_over(request: Any) -> Any:
-            # before the pool has it: a child may be killed before it tells that it took the delivery
-            DELIVERIES.add(request.held())
-            return on_task_request(request)
-
-        super().__init__(hand_over, *args, **kwargs)
+    def on_close(self) -> None:
+        """The broker connection is gone: what no child has taken yet is given up by the pool, the rest goes on."""
+        super().on_close()
+        DELIVERIES.orphan_unstarted()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""
@@ -44,7 +42,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
                 rebuild(message)
             except MalformedMessage as error:
                 return self._refuse(message, str(error))
-            if message.headers["task"] not in self.strategies:
+            if message.headers["task"] not in REGISTRY or message.headers["task"] not in self.strategies:
                 return self._report_unknown_kind(message)
             try:
                 return handle(message)

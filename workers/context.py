@@ -96,7 +96,8 @@ class RunContext:
     def record_usage(self, **amounts: float) -> None:
         """See `jobplatform.Context.record_usage`."""
         for name, amount in amounts.items():
-            self.usage[name] = self.usage.get(name, 0) + amount
+            whole = float(amount).is_integer()
+            self.usage[name] = self.usage.get(name, 0) + (int(amount) if whole else float(amount))
 
     def cancelled(self) -> bool:
         """See `jobplatform.Context.cancelled`."""

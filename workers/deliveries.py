@@ -7,7 +7,8 @@ then, but the children go on.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -45,6 +46,7 @@ class Deliveries:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[UUID, Held] = {}
+        self._orphans: dict[UUID, float] = {}
         self._reports: list[Report] = []
 
     def add(self, held: Held) -> None:
@@ -71,7 +73,29 @@ class Deliveries:
     def leases(self) -> list[UUID]:
         """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""
         with self._lock:
-            return [*self._held, *(report.held.lease_id for report in self._reports)]
+            return [*self._held, *self._orphans, *(report.held.lease_id for report in self._reports)]
+
+    def orphan_unstarted(self) -> None:
+        """Note that the pool gave up what no child had taken: nothing will come back of it, unless a child had it.
+
+        They are named in beats until `orphans` and the ledger agree that nobody runs them.
+        """
+        with self._lock:
+            for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
+                del self._held[lease_id]
+                self._orphans[lease_id] = time.monotonic()
+
+    def orphans(self, older_than_seconds: float) -> list[UUID]:
+        """Return the leases that were given up this long ago."""
+        with self._lock:
+            limit = time.monotonic() - older_than_seconds
+            return [lease_id for lease_id, since in self._orphans.items() if since < limit]
+
+    def forget_orphans(self, leases: Iterable[UUID]) -> None:
+        """Take leases off that nobody runs."""
+        with self._lock:
+            for lease_id in leases:
+                self._orphans.pop(lease_id, None)
 
     def report(self, report: Report) -> None:
         """Leave a report for the liveness thread."""

@@ -10,10 +10,12 @@ import os
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
+from celery.worker.state import maybe_shutdown
 
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import REGISTRY
@@ -45,7 +47,15 @@ class Heart:
         self.shutting_down = False
 
     def start(self) -> None:
-        """Register, and begin to beat."""
+        """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
+        while True:
+            try:
+                keep_worker.register(parent_ledger(), self.card)
+                break
+            except (LedgerUnavailable, OutcomeUnknown) as error:
+                log.warning("registration_waits_for_the_ledger", error=str(error))
+                maybe_shutdown()
+                time.sleep(1.0)
         self._thread.start()
 
     def stop(self) -> None:
@@ -54,12 +64,8 @@ class Heart:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        registered = False
         while not self._stop.is_set():
             try:
-                if not registered:
-                    keep_worker.register(parent_ledger(), self.card)
-                    registered = True
                 self.beat()
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 log.warning("beat_missed", error=str(error))
@@ -77,7 +83,17 @@ class Heart:
         reports = self._deliveries.reports()  # those that came before this beat
         orders = keep_worker.beat(parent_ledger(), self.card, self._deliveries.leases())
         for report in reports:
-            self._end(report)
+            try:
+                self._end(report)
+            except (LedgerUnavailable, OutcomeUnknown):
+                raise  # as with a missed beat: all of it again
+            except Exception:  # one that can't be ended must not keep the others; rescue takes it when it is off
+                log.exception("report_failed", job_id=str(report.held.job_id), outcome=report.outcome)
+                self._deliveries.reported(report)
+                report.ack()
+        if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
+            running = keep_worker.find_running(parent_ledger(), orphans)
+            self._deliveries.forget_orphans(set(orphans) - running)
         for order in orders:
             if order.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(order)
@@ -144,6 +160,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
             queues=queues,
             kinds=[kind.name for kind in REGISTRY if kind.queue in queues],
         )
+        _note_what_is_handed_over(worker)
 
     def start(self, worker: Any) -> None:
         """Begin to beat; sign off at the very end, when the pool has finished its runs."""
@@ -154,6 +171,19 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         if self._card.pool == "prefork" and worker.hub is not None:
             # Celery looks for jobs of dead children every five seconds only
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
+
+
+def _note_what_is_handed_over(worker: Any) -> None:
+    """Note a delivery in the registry when it is given to the pool, not when it only waits for a free child."""
+    give = worker._process_task
+
+    def note_and_give(request: Any) -> Any:
+        DELIVERIES.add(request.held())
+        return give(request)
+
+    if worker.process_task == give:  # pools without a semaphore call it directly
+        worker.process_task = note_and_give
+    worker._process_task = note_and_give
 
 
 def check_pool(pool: str, queues: list[str], config: Settings) -> None:

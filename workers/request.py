@@ -10,7 +10,7 @@ from typing import Any
 from uuid import UUID
 
 from billiard.einfo import ExceptionInfo
-from celery.exceptions import TimeLimitExceeded, WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request, task_ready
 
 from jobplatform.broker.envelope import DISPATCH_NO
@@ -64,8 +64,10 @@ class LedgerRequest(Request):  # type: ignore[misc]
             outcome, reason = "timed_out", _hard_limit(error.args[0] if error.args else None)
         elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             outcome, reason = "crashed", str(error) or type(error).__name__
-        else:
+        elif isinstance(error, Reject | Ignore | Retry):  # the child has settled
             return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        else:  # a claim or a settle that could not be done: acknowledging would leave the job where it is
+            outcome, reason = "lost", f"the worker failed outside the handler: {error!r}"
         task_ready(self)
         self._report(outcome, reason)
         if send_failed_event:

@@ -35,5 +35,7 @@ OPERATION = Operation(
     "jobs",
     answer=Job,
     body=CancelBody,
+    body_required=False,
+    also=((202, "It runs: it is told, and killed after a grace"),),
     problems=(400, 404, 409, 413, 415, 422),
 )

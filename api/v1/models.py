@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+import re
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.states import State, Status
@@ -16,12 +17,20 @@ Tag = Annotated[str, Field(min_length=1, max_length=100)]
 
 def _text_only(value: object) -> object:
     """Numbers would be read as seconds since 1970, or milliseconds: nobody should have to guess."""
-    if not isinstance(value, str | datetime):
+    if not isinstance(value, str) or not _RFC3339.match(value):
         raise ValueError("a time as text with a zone, like 2026-01-31T12:00:00Z")
     return value
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only)]
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time before the year 10000") from None
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc)]
 
 
 class SubmitBody(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,11 +25,11 @@ class Client:
         headers = dict(more.pop("headers", {}))
         if self.key:
             headers.setdefault("Authorization", f"Bearer {self.key}")
-        data = more.pop("data", orjson.dumps(body) if body is not None else None)
+        data = more.pop("data", json.dumps(body) if body is not None else None)
         if body is not None:
             headers.setdefault("Content-Type", "application/json")
         answer = self.flask.open(path, method=method, data=data, headers=headers, **more)
-        kind = answer.mimetype
+        kind = answer.mimetype or ""
         value = orjson.loads(answer.data) if kind.endswith("json") else answer.data
         return answer.status_code, value, answer.headers
 

@@ -105,7 +105,12 @@ def test_an_upload_can_be_downloaded_whole_and_in_parts(api: Client, stranger: C
     url = headers["Location"]
     status, whole, said = api.get(url)
     assert (status, whole, said["Accept-Ranges"], said["Content-Type"]) == (200, content, "bytes", "video/mp4")
-    for wanted, start, end in (("bytes=0-9", 0, 10), ("bytes=100-", 100, None), ("bytes=-7", -7, None)):
+    for wanted, start, end in (
+        ("bytes=0-9", 0, 10),
+        ("bytes=100-", 100, None),
+        ("bytes=-7", -7, None),
+        ("bytes=-999999", 0, None),
+    ):
         status, part, said = api.get(url, headers={"Range": wanted})
         assert (status, part) == (206, content[start:end])
         assert said["Content-Range"].endswith(f"/{len(content)}")
@@ -113,6 +118,17 @@ def test_an_upload_can_be_downloaded_whole_and_in_parts(api: Client, stranger: C
     assert (status, said["Content-Range"]) == (416, f"bytes */{len(content)}")
     assert api.get(url, headers={"Range": "bytes=0-1", "If-Range": '"another"'})[0] == 200
     assert stranger.get(url)[0] == 404
+
+
+def test_a_file_name_may_be_long_and_keeps_its_suffix(api: Client) -> None:
+    name = "ü" * 150 + ".mp4"
+    _, kept, _ = api.call("POST", "/v1/uploads", data=b"x", query_string={"filename": name})
+    assert len(kept["name"].encode()) <= 200 and kept["name"].endswith("ü.mp4")
+
+
+def test_a_file_that_the_caller_has_is_not_sent_again(api: Client) -> None:
+    _, kept, headers = api.call("POST", "/v1/uploads?filename=a", data=b"hello")
+    assert api.get(headers["Location"], headers={"If-None-Match": f'"{kept["sha256"]}"'})[0] == 304
 
 
 def test_a_form_can_bring_a_file_and_must(api: Client) -> None:

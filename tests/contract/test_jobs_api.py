@@ -32,6 +32,9 @@ def test_a_scheduled_job_is_pending_until_its_time(api: Client) -> None:
     assert (job["state"], job["status"]) == ("scheduled", "pending")
 
 
+DEEP: dict = {}
+for _ in range(400):
+    DEEP = {"a": DEEP}
 FUTURE = "2099-01-01T00:00:00Z"
 BAD = [
     ("unknown kind", {"kind": "email.sent", "payload": {}}, 422, "unknown_kind", {"kind"}),
@@ -65,7 +68,12 @@ BAD = [
     ("empty conversation", {"kind": "llm.chat", "payload": {"messages": []}}, 422, "invalid_payload",
      {"payload.messages"}),
     ("NUL character", {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "a\x00b"}]}}, 422,
-     "invalid_payload", {"payload"}),
+     "invalid_request", {"payload.messages.0.content"}),
+    ("NUL character in a tag", {**EMAIL, "tags": ["a\x00"]}, 422, "invalid_request", {"tags.0"}),
+    ("nested too deeply", {"kind": "email.send", "payload": {"to": ["a@b.c"], "subject": "x", "text": "x",
+     "variables": DEEP}}, 422, "invalid_payload", {"payload"}),
+    ("a time beyond all years", {**EMAIL, "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid_request", {"run_at"}),
+    ("a time as digits", {**EMAIL, "run_at": "1900000000"}, 422, "invalid_request", {"run_at"}),
 ]  # fmt: skip
 
 
@@ -101,6 +109,34 @@ def test_an_unknown_kind_says_what_was_meant(api: Client) -> None:
 def test_bodies_that_are_not_json_or_too_large(api: Client, data, content_type, status, code) -> None:
     got, problem, _ = api.call("POST", "/v1/jobs", data=data, headers={"Content-Type": content_type})
     assert (got, problem["code"]) == (status, code)
+
+
+def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, book: Book, monkeypatch) -> None:
+    from jobplatform.usecases import submit_job
+
+    soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
+    headers = {"Idempotency-Key": "timed"}
+    _, first, _ = api.post("/v1/jobs", {**EMAIL, "run_at": soon}, headers=headers)
+    monkeypatch.setattr(submit_job, "CLOCK_TOLERANCE", timedelta(seconds=-3600))  # an hour has gone by
+    status, again, _ = api.post("/v1/jobs", {**EMAIL, "run_at": soon}, headers=headers)
+    assert (status, again["id"]) == (202, first["id"])
+    status, _, _ = api.post("/v1/jobs", {**EMAIL, "run_at": soon}, headers={"Idempotency-Key": "another"})
+    assert status == 422
+    assert book.all("SELECT count(*)::int FROM idempotency_keys") == [1], "what was refused binds no key"
+
+
+def test_filters_take_any_time_and_refuse_null_characters(api: Client) -> None:
+    assert api.get("/v1/jobs?created_before=1960-01-01T00:00:00Z")[0] == 200
+    for wrong in ("tag=%00", "kind=a%00", "queue=%00"):
+        assert api.get(f"/v1/jobs?{wrong}")[0] == 422
+    job = api.submit()
+    assert api.post(f"/v1/jobs/{job['id']}/cancel", {"reason": "a\x00"})[0] == 422
+
+
+def test_text_that_only_looks_like_a_null_character_is_text(api: Client) -> None:
+    text = "the escape \\u0000 in JSON"
+    payload = {"to": ["a@b.c"], "subject": "x", "text": text}
+    assert api.post("/v1/jobs", {"kind": "email.send", "payload": payload})[0] == 202
 
 
 def test_an_idempotency_key_makes_a_repetition_safe(api: Client, stranger: Client) -> None:

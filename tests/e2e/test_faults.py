@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import zlib
+from datetime import UTC, datetime, timedelta
 
 import amqp
 import psutil
@@ -96,6 +98,11 @@ RUBBISH = [
      b'{"args": 1}', {}),
     ("unknown job", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1},
      b"[[], {}, {}]", {}),
+    ("undecodable properties", {"task": "acme.resize", "id": "x"}, b"{}", {"reply_to": b"\xff\xfe"}),
+    ("compressed", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1,
+     "compression": "application/x-gzip"}, zlib.compress(b"0" * 1_000_000), {}),
+    ("a task of Celery's own", {"task": "celery.backend_cleanup", "id": "01890000-0000-7000-8000-000000000000",
+     "dispatch_no": 1}, b"[[], {}, {}]", {}),
     ("embedded chain and time limit", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000",
      "dispatch_no": 1, "timelimit": [1, 1], "eta": "2099-01-01T00:00:00", "expires": "2001-01-01T00:00:00"},
      b'[[], {}, {"callbacks": [{"task": "acme.crash"}], "errbacks": [1], "chain": [{"task": "acme.crash"}]}]',
@@ -123,6 +130,34 @@ def test_rubbish_stops_nobody_and_runs_nothing(platform: Platform) -> None:
     assert platform.wait(mail)["status"] == "completed"
     assert {name: platform.head(name) for name in heads} == heads, "no worker has ended"
     assert platform.sql("SELECT count(*)::int FROM job_runs") == [before[0] + 2]
+
+
+def test_celerys_own_revoke_swallows_no_job(platform: Platform) -> None:
+    """Flower's buttons send it. A job is called off in the ledger."""
+    import subprocess
+
+    from jobplatform.devstack.processes import script
+
+    path = platform.file("revoked")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 1}, run_at=in_seconds(4))
+    code = f"from workers.app import app; app.control.revoke('{job_id}')"
+    subprocess.run(
+        [str(script("python")), "-c", code], env=platform.stack.environment(), check=True, cwd=platform.scratch
+    )
+    assert platform.wait(job_id)["state"] == "succeeded"
+
+
+def in_seconds(seconds: float) -> str:
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
+
+
+def test_a_queue_that_is_deleted_and_declared_again_is_consumed_again(platform: Platform) -> None:
+    head = platform.head("worker-gpu")
+    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+        connection.channel().queue_delete("gpu")
+    platform.stack.run("broker", "apply")
+    job = platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))
+    assert job["status"] == "completed" and platform.head("worker-gpu") == head
 
 
 def test_a_duplicate_of_a_real_message_runs_nothing(platform: Platform) -> None:

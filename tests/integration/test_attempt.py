@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.retry import Fixed
-from jobplatform.errors import JobCancelled, LeaseLost, Permanent, Retryable, Snooze
+from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable, Permanent, Retryable, Snooze
 from jobplatform.ledger import jobs
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs
@@ -71,6 +71,12 @@ def test_results_are_kept_as_json(book: Book, result: Any, kept: Any) -> None:
         (raising(ValueError("bug")), "scheduled", "unhandled_exception"),
         (raising(SystemExit(3)), "scheduled", "unhandled_exception"),
         (raising(MemoryError()), "scheduled", "unhandled_exception"),
+        (raising(FileNotFoundError("caf\udce9.txt")), "scheduled", "unhandled_exception"),
+        (raising(ValueError("a\x00b")), "scheduled", "unhandled_exception"),
+        (raising(Retryable("x", detail={"n": 2**70, "s": "\udce9"})), "scheduled", "retryable"),
+        (raising(Retryable("x", after=1e18)), "scheduled", "retryable"),
+        (raising(Retryable("x", after=float("nan"))), "scheduled", "retryable"),
+        (raising(LedgerUnavailable()), "scheduled", None),  # not the handler's fault: no attempt
         (raising(JobCancelled()), "cancelled", "cancelled"),
         (raising(SoftTimeLimitExceeded()), "scheduled", "timed_out"),
         (lambda payload, ctx: object(), "dead", "invalid_result"),
@@ -88,6 +94,34 @@ def test_every_end_of_a_handler_has_its_state_and_code(book: Book, handler, stat
 def test_a_snooze_is_no_attempt(book: Book) -> None:
     _, row = run(book, raising(Snooze(60)))
     assert (row.state, row.attempt, row.run_no) == ("scheduled", 0, 1)
+
+
+def test_a_snooze_in_milliseconds_by_mistake_is_a_year_at_most(book: Book) -> None:
+    _, row = run(book, raising(Snooze(1.8e12)))
+    assert (row.run_at - row.state_at).days == 366
+
+
+def test_usage_takes_any_number(book: Book) -> None:
+    from decimal import Decimal
+
+    def handler(payload: Any, ctx: Any) -> None:
+        ctx.record_usage(tokens=3, cost=Decimal("0.5"))
+        ctx.record_usage(tokens=4)
+
+    run(book, handler)
+    assert book.all("SELECT usage ->> 'tokens', usage ->> 'cost' FROM job_runs") == [("7", "0.5")]
+
+
+def test_a_retry_policy_that_raises_costs_the_run_not_the_job(book: Book) -> None:
+    class Broken:
+        def delay_seconds(self, attempt: int, random: Any) -> float:
+            raise IndexError("list index out of range")
+
+    job_id = book.submit()
+    book.dispatch(job_id)
+    kind = Kind("test.echo", "email", Anything, raising(Retryable("x")), retry=Broken(), max_attempts=3)
+    assert attempt.run_attempt(delivery(book, job_id), kind).state == "scheduled"
+    assert "IndexError" in book.row(job_id).error["message"]
 
 
 def test_retry_after_is_kept_and_the_last_attempt_is_dead(book: Book) -> None:

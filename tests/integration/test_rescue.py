@@ -150,6 +150,47 @@ def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_
     assert deliveries.reports() == []
 
 
+def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch) -> None:
+    from jobplatform.config import Settings
+    from workers import liveness
+    from workers.deliveries import Deliveries, Held, Report
+
+    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
+    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
+    job_id, lease_id = book.running()
+    deliveries = Deliveries()
+    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    poison = Held(new_id(), 1, new_id(), "no.such.kind")
+    deliveries.report(Report(poison, "crashed", "signal 9", lambda: None))
+    deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
+    heart.beat()
+    assert book.row(job_id).state == "scheduled"
+    assert deliveries.reports() == []
+
+
+def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeypatch) -> None:
+    from jobplatform.config import Settings
+    from workers import liveness
+    from workers.deliveries import Deliveries, Held
+
+    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
+    job_id, lease_id = book.running()
+    idle = new_id()
+    deliveries = Deliveries()
+    deliveries.add(Held(job_id, 1, lease_id, "test.echo"))
+    deliveries.add(Held(new_id(), 1, idle, "test.echo"))
+    deliveries.orphan_unstarted()
+    assert set(deliveries.leases()) == {lease_id, idle}
+    heart = liveness.Heart(
+        card(book.worker.id), deliveries, Settings(database_url=book.url, beat_seconds=0.001, lease_seconds=1)
+    )
+    from tests.support.waiting import eventually
+
+    eventually(lambda: heart.beat() is None and deliveries.leases() == [lease_id], 5)
+    book.settle(job_id, lease_id)
+    eventually(lambda: heart.beat() is None and deliveries.leases() == [], 5)
+
+
 def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
     from jobplatform.config import Settings
     from workers import liveness

@@ -147,7 +147,10 @@ def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(book: Book)
 def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(book: Book) -> None:
     ledger = open_ledger(book.url, name="idle")
     submit(book, ledger)
-    book.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform idle'")
+    mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplatform idle'"
+    for pid in book.all(mine):
+        book.do("SELECT pg_terminate_backend(:pid)", pid=pid)
+        wait_for_death(book, pid)
     submit(book, ledger)
     ledger.close()
 

@@ -36,6 +36,14 @@ def _check_line(value: str) -> str:
     return value
 
 
+def _check_base64(value: str) -> str:
+    try:
+        base64.b64decode(value, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"bytes in base64: {error}") from None
+    return value
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
 Line = Annotated[str, AfterValidator(_check_line)]
 
@@ -47,18 +55,13 @@ class Attachment(BaseModel):
 
     filename: Line = Field(min_length=1, max_length=200)
     content_type: str = Field("application/octet-stream", pattern=r"^[\w.+-]+/[\w.+-]+$")
-    content_base64: str | None = None
+    content_base64: Annotated[str, AfterValidator(_check_base64)] | None = None
     artifact: UUID | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Attachment:
         if (self.content_base64 is None) == (self.artifact is None):
             raise ValueError("exactly one of content_base64 and artifact")
-        if self.content_base64 is not None:
-            try:
-                base64.b64decode(self.content_base64, validate=True)
-            except binascii.Error as error:
-                raise ValueError(f"content_base64 in base64: {error}") from None
         return self
 
 

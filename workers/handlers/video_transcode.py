@@ -19,10 +19,20 @@ def _below_root(value: str) -> str:
     root = settings().media_root.resolve()
     if "\x00" in value:
         raise ValueError("a path without NUL characters")
-    path = (root / value).resolve()
+    try:
+        path = (root / value).resolve()
+    except (OSError, RuntimeError) as error:  # a loop of links, a name that is too long
+        raise ValueError(f"a path that can be followed: {error}") from None
     if path == root or root not in path.parents:
         raise ValueError("a path below the allowed root (JOBPLATFORM_MEDIA_ROOT)")
     return str(path)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 class Source(BaseModel):
@@ -63,11 +73,11 @@ def transcode_video(payload: VideoTranscode, ctx: Context) -> dict[str, Any]:
         source = ctx.fetch_artifact(payload.source.artifact)
     else:
         source = Path(payload.source.path or "")
-        if not source.is_file():
+        if not _is_file(source):
             raise Permanent(f"there is no file {source.name!r} below the allowed root", code="source_not_found")
     before = probe(source)
     preset = PRESETS[payload.preset]
-    target = ctx.workdir / f"{source.stem}-{payload.preset}.{preset.suffix}"
+    target = ctx.workdir / f"out.{preset.suffix}"
 
     def tell(seconds: float) -> None:
         ctx.progress(round(min(seconds, before.seconds), 2), round(before.seconds, 2), "transcoding")
@@ -75,5 +85,6 @@ def transcode_video(payload: VideoTranscode, ctx: Context) -> dict[str, Any]:
     transcode(source, target, preset, on_progress=tell, cancelled=ctx.cancelled)
     after = probe(target)
     ctx.progress(round(before.seconds, 2), round(before.seconds, 2), "keeping the output")
-    artifact = ctx.artifact(target.name, target, preset.content_type)
+    name = f"{source.stem[:100]}-{payload.preset}.{preset.suffix}"
+    artifact = ctx.artifact(name, target, preset.content_type)
     return {"artifact": dict(artifact), "before": before.as_dict(), "after": after.as_dict()}

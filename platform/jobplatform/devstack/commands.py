@@ -11,10 +11,12 @@ from rich.table import Table
 from jobplatform.devstack.place import CHECKOUT, Place, chosen_name, open_place, taken
 from jobplatform.devstack.postgres import is_running
 from jobplatform.devstack.processes import marked
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import ENV_STACK, Stack
 
 STACK = chosen_name("dev")
 ENV_FILE = CHECKOUT / ".local" / ("env" if STACK == "dev" else f"env-{STACK}")
+
+SHARED = ("JOBPLATFORM_ARTIFACT", "JOBPLATFORM_MEDIA", "JOBPLATFORM_SMTP", "JOBPLATFORM_LLM")
 
 #: processes of a whole stack, in the order in which they are shown
 PROCESSES = ("api", "dispatcher", "worker-email", "worker-video", "worker-llm", "flower", "mail", "model", "rabbitmq")
@@ -72,7 +74,9 @@ def _write_env(stack: Stack, key: str) -> None:
         "JOBPLATFORM_MANAGEMENT_URL": stack.management_url,
         "JOBPLATFORM_FLOWER_URL": stack.local_url("flower"),
         "JOBPLATFORM_MAIL_URL": stack.local_url("mail"),
-        "JOBPLATFORM_MEDIA_ROOT": str(stack.place.folder / "media"),
+        # what a worker of yours needs to work beside the stack's
+        **{name: value for name, value in stack.settings_environment().items() if name.startswith(SHARED)},
+        ENV_STACK: str(stack.place.folder),
     }
     ENV_FILE.parent.mkdir(exist_ok=True)
     ENV_FILE.touch(mode=0o600)

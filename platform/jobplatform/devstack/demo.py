@@ -76,8 +76,7 @@ def demo() -> None:
         finally:
             console.print("\n[dim]stopping everything …[/]")
             stack.stop(gently=not stack.own_database)
-            if stack.own_database:
-                stack.forget()
+            stack.forget()
     console.print(f"done in {time.monotonic() - began:.1f} s. Keep it running: [bold]make up[/]   tests: make test")
 
 
@@ -117,7 +116,7 @@ def _main_job(console: Console, stack: Stack) -> None:
     console.print("[bold]three jobs over HTTP[/]  POST /v1/jobs")
     jobs = {name: caller.call("POST", "/v1/jobs", order) for name, order in orders.items()}
     done = watch(console, caller, {name: job["id"] for name, job in jobs.items()})
-    _show_mail(console, stack)
+    _show_mail(console, stack, done["email"])
     _show_video(console, caller, done["video"], stack.place.folder)
     _show_answer(console, done["model"])
     _show_report(console, stack)
@@ -176,11 +175,13 @@ def watch(console: Console, caller: Caller, jobs: dict[str, str]) -> dict[str, A
     return done
 
 
-def _show_mail(console: Console, stack: Stack) -> None:
+def _show_mail(console: Console, stack: Stack, job: dict[str, Any]) -> None:
+    if job["status"] != "completed":
+        return
     with urlopen(stack.local_url("mail"), timeout=10) as answer:
         mails = orjson.loads(answer.read())
     table = Table("", "the mail as received", title="[bold]email.send[/]", title_justify="left")
-    mail = mails[-1]
+    mail = next(mail for mail in mails if mail["message_id"] == job["result"]["message_id"])
     for name in ("from", "to", "subject", "message_id", "text"):
         value = mail[name]
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value).strip())

@@ -130,6 +130,15 @@ def open_place(name: str) -> Place:
     return Place(name, folder, ports, secret)
 
 
+def read_ports(folder: Path) -> dict[str, int]:
+    """Return the ports of the stack in a folder; none when there is no stack."""
+    try:
+        known = orjson.loads((folder / "place.json").read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return {}
+    return {key: int(value) for key, value in known.get("ports", {}).items()}
+
+
 def with_new_ports(place: Place) -> Place:
     """Return the place with other ports, and remember them: somebody else sits on one of the old."""
     ports = free_ports()

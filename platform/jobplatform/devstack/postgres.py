@@ -41,6 +41,8 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
         shutil.rmtree(data, ignore_errors=True)
         _init(place, binaries, data)
     stop_postgres(place)
+    # what is stopped may stand as a zombie until somebody reaps it, and its file would keep the next server away
+    (data / "postmaster.pid").unlink(missing_ok=True)
     options = {
         "listen_addresses": "127.0.0.1",
         "port": str(place.ports["postgres"]),

@@ -13,11 +13,14 @@ from urllib.request import urlopen
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
-from jobplatform.devstack.place import Place, busy_ports, stack_folder, with_new_ports
+from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, script, start, stop_all, wait_for
 from jobplatform.ledger import schema
-from jobplatform.ledger.keys import create_key, create_tenant
+from jobplatform.ledger.keys import create_key, create_tenant, revoke_named
 from jobplatform.ledger.session import Ledger, open_ledger
+
+#: in `.local/env`: the folder of the stack whose addresses it names
+ENV_STACK = "JOBPLATFORM_ENV_OF"
 
 #: ended in this order: who asks before who answers
 STOP_ORDER = ("api", "flower", "worker-email", "worker-video", "worker-llm", "dispatcher", "model", "mail")
@@ -40,20 +43,20 @@ class Stack:
     durable: bool = True
 
     def __post_init__(self) -> None:
-        self.own_database = _foreign("JOBPLATFORM_DATABASE_URL", self.place) is None
-        self.own_broker = _foreign("JOBPLATFORM_BROKER_URL", self.place) is None
+        self.own_database = _foreign("JOBPLATFORM_DATABASE_URL") is None
+        self.own_broker = _foreign("JOBPLATFORM_BROKER_URL") is None
 
     # --- addresses ---------------------------------------------------------------------------------
 
     @property
     def database_url(self) -> str:
         """The ledger's URL."""
-        return _foreign("JOBPLATFORM_DATABASE_URL", self.place) or postgres.url(self.place)
+        return _foreign("JOBPLATFORM_DATABASE_URL") or postgres.url(self.place)
 
     @property
     def broker_url(self) -> str:
         """RabbitMQ's URL."""
-        return _foreign("JOBPLATFORM_BROKER_URL", self.place) or rabbitmq.url(self.place)
+        return _foreign("JOBPLATFORM_BROKER_URL") or rabbitmq.url(self.place)
 
     @property
     def management_url(self) -> str:
@@ -216,9 +219,10 @@ class Stack:
         return open_ledger(url, name="dev", connections=2)
 
     def create_api_key(self) -> str:
-        """Create an API key of the tenant "default"."""
+        """Create an API key of the tenant "default"; the one of an earlier start is revoked."""
         ledger = self.open_ledger()
         with ledger.transaction() as connection:
+            revoke_named(connection, "dev stack")
             key = create_key(connection, create_tenant(connection, "default"), "dev stack")
         ledger.close()
         return key
@@ -259,8 +263,12 @@ class Stack:
         shutil.rmtree(stack_folder(self.place.name), ignore_errors=True)
 
 
-def _foreign(variable: str, place: Place) -> str | None:
-    """Return a server named in the environment, unless it is this stack's own (from `.local/env`)."""
+def _foreign(variable: str) -> str | None:
+    """Return a server named in the environment, unless it came from the `.local/env` of a stack of ours.
+
+    A shell that has sourced it must be able to run `make demo` and `make test` beside that stack.
+    """
     value = os.environ.get(variable, "")
-    ours = f"127.0.0.1:{place.ports['postgres' if 'DATABASE' in variable else 'amqp']}"
-    return value if value and ours not in value else None
+    sourced = read_ports(Path(os.environ.get(ENV_STACK, "/nowhere")))
+    ours = any(f"127.0.0.1:{sourced.get(name)}/" in value for name in ("postgres", "amqp"))
+    return value if value and not ours else None

@@ -26,8 +26,8 @@ FULL_WINDOW_SECONDS = 0.015
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 3600.0
-BROKER_PROBE_SECONDS = 5.0
-_BROKER = "broker"
+PROBE_SECONDS = 5.0
+_BROKER, _LEDGER = "broker", "ledger"
 
 
 class Every:
@@ -59,7 +59,7 @@ class Dispatcher:
         self._listener = HintListener(self._ledger.statements)
         self._publisher = Publisher(settings.broker_url.get_secret_value(), confirm_seconds=settings.confirm_seconds)
         self._backoff = Backoff(settings.max_backoff_seconds)
-        self._probe = Backoff(BROKER_PROBE_SECONDS)
+        self._probe = Backoff(PROBE_SECONDS)
         self._marks = LowWaterMarks()
         self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
         self._guard_every = Every(GUARD_SECONDS)
@@ -83,11 +83,16 @@ class Dispatcher:
                 wait = self.step()
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 # a lost answer to a mark is a doubt like any other: what was sent twice is harmless (I3)
-                wait = self._backoff.failed("ledger")
+                wait = self._probe.failed(_LEDGER)
                 log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)
                 self._pause(wait)
                 continue
-            self._backoff.succeeded("ledger")
+            except Exception:  # a bug in one step must not end what carries everybody's jobs
+                wait = self._probe.failed(_LEDGER)
+                log.exception("dispatcher_step_failed", retry_seconds=wait)
+                self._pause(wait)
+                continue
+            self._probe.succeeded(_LEDGER)
             if wait > 0:
                 self._listener.wait(wait)
         self._publisher.close()
@@ -131,7 +136,8 @@ class Dispatcher:
             dispatching.make_due(connection, 1000)
             dispatching.expire_jobs(connection, 1000)
             seconds = dispatching.seconds_until_due(connection)
-        self._next_due_at = time.monotonic() + (seconds if seconds is not None else 3600.0)
+        # a due job whose row somebody holds is looked for again a little later, not in a spin
+        self._next_due_at = time.monotonic() + (max(seconds, 0.02) if seconds is not None else 3600.0)
 
     def _guard(self) -> None:
         if not self._probe.ready(_BROKER) or not self._guard_every.due():

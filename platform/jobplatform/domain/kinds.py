@@ -65,7 +65,7 @@ def field_errors(error: ValidationError, prefix: str = "") -> tuple[FieldError, 
         path = ".".join(str(part) for part in ((prefix, *item["loc"]) if prefix else item["loc"]))
         missing = item["type"] == "missing"
         got = "nothing" if missing else _shorten(item["input"])
-        expected = "a value: this field is required" if missing else item["msg"]
+        expected = "a value: this field is required" if missing else item["msg"].removeprefix("Value error, ")
         if item["type"] == "extra_forbidden":
             expected = "no such field"
         found.append(FieldError(path or "body", expected, got))

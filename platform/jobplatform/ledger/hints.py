@@ -73,7 +73,9 @@ class HintListener:
         try:
             connection = self._listen()
             if not connection.notifies:
-                select.select([connection], [], [], seconds)
+                waiting = select.poll()  # select ends at file descriptor 1023
+                waiting.register(connection, select.POLLIN)
+                waiting.poll(seconds * 1000)
                 connection.poll()
             came = bool(connection.notifies)
             connection.notifies.clear()

@@ -20,5 +20,5 @@ def time_of(job_id: UUID) -> datetime:
 
 def lowest_id_at(moment: datetime) -> UUID:
     """Return the smallest UUIDv7 of a moment: a bound for ranges by time."""
-    milliseconds = int(moment.timestamp() * 1000)
+    milliseconds = max(0, int(moment.timestamp() * 1000))  # nothing is older than 1970
     return UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62))

@@ -52,6 +52,13 @@ def revoke_keys(connection: Connection, prefix: str) -> int:
     ).rowcount
 
 
+def revoke_named(connection: Connection, name: str) -> int:
+    """Revoke all keys of this name; returns how many."""
+    return connection.execute(
+        text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE name = :n AND revoked_at IS NULL"), {"n": name}
+    ).rowcount
+
+
 def list_keys(connection: Connection) -> list[Row[Any]]:
     """Return all keys with their tenants, without what could be used as one."""
     return list(
@@ -94,9 +101,12 @@ def remember_key(
     A second request with the same key waits here until the first has committed.
     """
     values = {"tenant_id": tenant_id, "key": key, "hash": request_hash, "job_id": job_id, "seconds": seconds}
-    if connection.execute(_REMEMBER, values).one_or_none() is not None:
-        return None
-    return connection.execute(_RECALL, {"tenant_id": tenant_id, "key": key}).one()
+    while True:
+        if connection.execute(_REMEMBER, values).one_or_none() is not None:
+            return None
+        bound = connection.execute(_RECALL, {"tenant_id": tenant_id, "key": key}).one_or_none()
+        if bound is not None:  # else it expired, and was deleted, in between: it is free now
+            return bound
 
 
 def forget_expired_keys(connection: Connection, limit: int = 1000) -> int:

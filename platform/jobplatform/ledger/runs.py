@@ -182,3 +182,9 @@ def attempt_of(connection: Connection, job_id: UUID, lease_id: UUID) -> tuple[in
     """Return (attempt, max_attempts) of a run that holds its lease."""
     row = connection.execute(_ATTEMPT, {"job_id": job_id, "lease_id": lease_id}).one_or_none()
     return (row.attempt, row.max_attempts) if row else None
+
+
+def running_leases(connection: Connection, leases: Sequence[UUID]) -> set[UUID]:
+    """Return which of these leases a run holds."""
+    statement = text("SELECT lease_id FROM jobs WHERE state = 'running' AND lease_id = ANY (:leases)")
+    return set(connection.execute(statement, {"leases": list(leases)}).scalars())

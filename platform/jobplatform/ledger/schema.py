@@ -11,6 +11,9 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError
+
+from jobplatform.ledger.session import translate
 
 
 def function_scripts() -> list[str]:
@@ -38,8 +41,14 @@ def alembic_config(database_url: str) -> Config:
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Bring the ledger to `revision`. Safe beside another deployer: an advisory lock makes one wait for the other."""
-    command.upgrade(alembic_config(database_url), revision)
+    """Bring the ledger to `revision`. Safe beside another deployer: an advisory lock makes one wait for the other.
+
+    Raises `LedgerUnavailable`.
+    """
+    try:
+        command.upgrade(alembic_config(database_url), revision)
+    except DBAPIError as error:
+        raise translate(error) from error
 
 
 def downgrade(database_url: str, revision: str) -> None:

@@ -19,7 +19,8 @@ from jobplatform.errors import LedgerBusy, LedgerUnavailable, OutcomeUnknown
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BUSY = {"55P03", "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
-_GONE = ("08", "57P", "53")  # connection exceptions, operator intervention, insufficient resources
+# connection exceptions, operator intervention, insufficient resources, read-only (a standby after a failover)
+_GONE = ("08", "57P", "53", "25006")
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,10 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
     def _refuse_dead(connection: Any, _record: Any, _proxy: Any) -> None:
         # An idle connection has nothing to read, unless the server has said good-bye. This costs no round trip, which
         # a ping would, and spares the first callers after a restart of Postgres their 503.
-        readable, _, _ = select.select([connection], [], [], 0)
-        if readable:
+        # poll and not select, which ends at file descriptor 1023.
+        waiting = select.poll()
+        waiting.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
+        if waiting.poll(0):
             raise DisconnectionError("the server closed this pooled connection")
 
     return engine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from uuid import UUID
 
 from jobplatform.domain.kinds import Kind
@@ -27,14 +28,12 @@ def end_run(
         if attempts is None:
             returned = runs.return_job(connection, job_id, dispatch_no, reason)
             return "returned" if returned else "moved on"
-        attempt, max_attempts = attempts
-        retry = kind.retry_timeouts and attempt < max_attempts
-        settlement = Settlement(
-            outcome,
-            "scheduled" if retry else "dead",  # the limits of crashed and lost runs stand in the job's row
-            delay_seconds=kind.retry.delay_seconds(attempt, random.random),
-            error=error,
-        )
+        settlement = Settlement(outcome, error=error)  # the limits of crashed and lost runs stand in the job's row
+        if outcome == "timed_out":
+            attempt, max_attempts = attempts
+            retry = kind.retry_timeouts and attempt < max_attempts
+            delay = kind.retry.delay_seconds(attempt, random.random)
+            settlement = replace(settlement, state="scheduled" if retry else "dead", delay_seconds=delay)
         verdict, state = runs.settle_run(connection, job_id, lease_id, settlement)
     return str(state) if verdict == "settled" else "moved on"
 

@@ -15,6 +15,7 @@ from typing import IO, Any
 from uuid import UUID
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from jobplatform.errors import ArtifactNotFound, LeaseLost, LedgerUnavailable
 from jobplatform.ledger import artifacts
@@ -23,6 +24,8 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.execute_run import Delivery
 
 CHUNK_BYTES = 1024 * 1024
+#: of a file name; most file systems take 255
+MAX_NAME_BYTES = 200
 
 
 class ArtifactStore:
@@ -48,6 +51,13 @@ class ArtifactStore:
             raise
         return size, digest.hexdigest()
 
+    def local_path(self, location: str) -> Path | None:
+        """Return where a file stands on this machine; None in a remote store, or when it is gone."""
+        if not isinstance(self._files, LocalFileSystem):
+            return None
+        path = Path(self._root) / location
+        return path if path.is_file() else None
+
     def remove(self, location: str) -> None:
         """Remove a file that may not be there."""
         try:
@@ -60,7 +70,7 @@ class ArtifactStore:
         try:
             source = self._files.open(f"{self._root}/{location}", "rb")
         except FileNotFoundError:
-            raise ArtifactNotFound(location) from None
+            raise ArtifactNotFound(location.rsplit("/", 1)[-1]) from None
         with source:
             source.seek(start)
             left = None if end is None else end - start
@@ -76,7 +86,12 @@ class ArtifactStore:
 def safe_name(name: str) -> str:
     """Return a file name without folders or control characters; "file" when nothing is left."""
     last = re.split(r"[\\/]", name)[-1]
-    return re.sub(r"[\x00-\x1f\x7f]", "", last).strip(". ")[:200] or "file"
+    clean = re.sub(r"[\x00-\x1f\x7f]", "", last).strip(". ")
+    stem, dot, suffix = clean.rpartition(".")
+    room = MAX_NAME_BYTES - len(suffix.encode()) - 1
+    if len(clean.encode()) > MAX_NAME_BYTES and dot and room > 0:  # file systems count bytes; the suffix is kept
+        clean = stem.encode()[:room].decode(errors="ignore") + "." + suffix
+    return clean.encode()[:MAX_NAME_BYTES].decode(errors="ignore") or "file"
 
 
 def keep_upload(
@@ -155,9 +170,13 @@ def find_artifact(ledger: Ledger, tenant_id: UUID, artifact_id: UUID) -> dict[st
 
 
 def fetch_artifact(ledger: Ledger, store: ArtifactStore, tenant_id: UUID, artifact_id: UUID, folder: Path) -> Path:
-    """Copy an artifact of the tenant to a local file in `folder`. Raises `ArtifactNotFound`."""
+    """Copy an artifact of the tenant to a local file of its name, in a folder of its own below `folder`.
+
+    Raises `ArtifactNotFound`.
+    """
     record = find_artifact(ledger, tenant_id, artifact_id)
-    target = folder / f"{artifact_id}-{record['name']}"
+    target = folder / str(artifact_id) / safe_name(record["name"])
+    target.parent.mkdir(exist_ok=True)
     with target.open("wb") as stream:
         for chunk in store.read(record["location"]):
             stream.write(chunk)

@@ -48,6 +48,12 @@ def beat(ledger: Ledger, card: WorkerCard, holding: Sequence[UUID]) -> list[Canc
     return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds) for row in orders]
 
 
+def find_running(ledger: Ledger, leases: Sequence[UUID]) -> set[UUID]:
+    """Return which of these leases a run holds."""
+    with ledger.statement() as connection:
+        return runs.running_leases(connection, leases)
+
+
 def sign_off(ledger: Ledger, card: WorkerCard) -> None:
     """Tell that this process ends: what it still runs is lost at once."""
     with ledger.transaction() as connection:

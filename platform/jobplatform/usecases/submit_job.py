@@ -15,6 +15,7 @@ import orjson
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
+from jobplatform.domain.texts import find_null
 from jobplatform.errors import (
     FieldError,
     IdempotencyConflict,
@@ -82,6 +83,7 @@ def submit_job(
                 if job is None:
                     raise JobNotFound(bound.job_id)
                 return Accepted(job, created=False)
+        _refuse_the_past(command)  # not of a repetition: its job was accepted when this was the future
         view = _insert(connection, tenant_id, job_id, kind, command)
     if hints is not None and view.state is State.AVAILABLE:
         hints.send()
@@ -124,15 +126,11 @@ def _insert(connection: object, tenant_id: UUID, job_id: UUID, kind: Kind, comma
 
 
 def _check_times(command: SubmitJob) -> None:
-    now = datetime.now(UTC)
-    wrong = []
-    for name, moment in (("run_at", command.run_at), ("start_by", command.start_by)):
-        if moment is None:
-            continue
-        if moment.tzinfo is None:
-            wrong.append(FieldError(name, "a time with a zone, like 2026-01-31T12:00:00Z", moment.isoformat()))
-        elif moment < now - CLOCK_TOLERANCE:
-            wrong.append(FieldError(name, f"a time in the future (it is {now.isoformat()})", moment.isoformat()))
+    wrong = [
+        FieldError(name, "a time with a zone, like 2026-01-31T12:00:00Z", moment.isoformat())
+        for name, moment in (("run_at", command.run_at), ("start_by", command.start_by))
+        if moment is not None and moment.tzinfo is None
+    ]
     if not wrong and command.run_at and command.start_by and command.start_by <= command.run_at:
         wrong.append(
             FieldError("start_by", f"a time after run_at ({command.run_at.isoformat()})", command.start_by.isoformat())
@@ -141,12 +139,27 @@ def _check_times(command: SubmitJob) -> None:
         raise InvalidRequest("the times of the job can't work", tuple(wrong))
 
 
+def _refuse_the_past(command: SubmitJob) -> None:
+    now = datetime.now(UTC)
+    wrong = tuple(
+        FieldError(name, f"a time in the future (it is {now.isoformat()})", moment.isoformat())
+        for name, moment in (("run_at", command.run_at), ("start_by", command.start_by))
+        if moment is not None and moment < now - CLOCK_TOLERANCE
+    )
+    if wrong:
+        raise InvalidRequest("the times of the job can't work", wrong)
+
+
 def _refuse_null_characters(command: SubmitJob) -> None:
-    """Postgres' jsonb can't hold U+0000 (https://www.postgresql.org/docs/current/datatype-json.html)."""
-    if b"\\u0000" in orjson.dumps([command.payload, command.tags]):
-        raise InvalidPayload(
-            "the payload has a NUL character", (FieldError("payload", "text without U+0000", "text with U+0000"),)
-        )
+    found = find_null({"payload": command.payload, "tags": command.tags})
+    if found:
+        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+        raise InvalidPayload("the job has a NUL character", (wrong,))
+    try:
+        orjson.dumps(command.payload)
+    except TypeError as error:  # orjson stops at 254 levels
+        wrong = FieldError("payload", "JSON of at most 250 levels", str(error))
+        raise InvalidPayload("the payload is nested too deeply", (wrong,)) from None
 
 
 def _fingerprint(command: SubmitJob) -> bytes:

@@ -16,7 +16,8 @@ DECLARE
     v_now timestamptz;
     v_outcome text := p_outcome;
     v_state text := p_state;
-    v_delay double precision := coalesce(p_delay, 0);
+    -- a year at most: a delay in milliseconds by mistake must not make a time that no client can read
+    v_delay double precision := greatest(0, least(coalesce(nullif(p_delay, 'NaN'), 0), 366 * 86400));
     v_error jsonb := p_error;
     v_before text;
     v_limit_note text;
@@ -42,7 +43,7 @@ BEGIN
         j.crash_count := j.crash_count + 1;
         v_state := CASE WHEN j.crash_count >= j.crash_limit THEN 'dead' ELSE 'scheduled' END;
         v_limit_note := format('%s runs of this job took their process down (limit %s)', j.crash_count, j.crash_limit);
-        v_delay := least(300, power(2, j.crash_count - 1) - 1);
+        v_delay := least(300, power(2, least(j.crash_count, 10) - 1) - 1);
     ELSIF p_outcome = 'lost' THEN
         j.lost_count := j.lost_count + 1;
         v_state := CASE WHEN j.lost_count >= j.lost_limit THEN 'dead' ELSE 'scheduled' END;

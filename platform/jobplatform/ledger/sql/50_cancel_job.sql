@@ -31,8 +31,9 @@ BEGIN
     END IF;
     j.state := 'cancelled';
     j.cancel_reason := p_reason;
-    j.error := jsonb_build_object(
-        'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'retryable', false);
+    -- why a dead letter had died is kept as `last`
+    j.error := jsonb_strip_nulls(jsonb_build_object(
+        'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'retryable', false, 'last', j.error));
     PERFORM note_event(j, 'cancelled', jsonb_build_object('reason', p_reason));
     PERFORM finish_job(j, v_now);
     RETURN QUERY SELECT 'cancelled'::text, 'cancelled'::text;

@@ -1,0 +1,43 @@
+"""Texts that the ledger can't hold: U+0000 in text and jsonb (Postgres' documentation, "JSON Types")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+NUL = "\x00"
+REPLACEMENT = "\ufffd"
+
+
+def find_null(value: Any) -> tuple[str, ...] | None:
+    """Return the path to a text with U+0000 in a JSON value; None when there is none. Takes any depth."""
+    waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
+    while waiting:
+        path, one = waiting.pop()
+        if isinstance(one, str):
+            if NUL in one:
+                return path
+        elif isinstance(one, Mapping):
+            for key, inner in one.items():
+                if NUL in str(key):
+                    return (*path, str(key).replace(NUL, REPLACEMENT))
+                waiting.append(((*path, str(key)), inner))
+        elif isinstance(one, list | tuple):
+            waiting.extend(((*path, str(number)), inner) for number, inner in enumerate(one))
+    return None
+
+
+def without_nulls(value: Any) -> Any:
+    """Return a JSON value with U+0000 replaced by U+FFFD in every text."""
+    if isinstance(value, str):
+        return value.replace(NUL, REPLACEMENT)
+    if isinstance(value, Mapping):
+        return {str(key).replace(NUL, REPLACEMENT): without_nulls(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nulls(inner) for inner in value]
+    return value
+
+
+def printable(text: str, limit: int = 2000) -> str:
+    """Return a text that can be kept and sent: no U+0000, no lone surrogates, at most `limit` characters."""
+    return text.replace(NUL, REPLACEMENT).encode("utf-8", "replace").decode("utf-8")[:limit]

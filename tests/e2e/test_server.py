@@ -1,0 +1,71 @@
+"""The API under granian: bodies that end early, headers that are not ASCII, files that are sent by the server."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+
+import orjson
+
+from tests.e2e.conftest import Platform
+
+
+def raw(platform: Platform, head: str, body: bytes, *, close: bool = True) -> tuple[int, dict]:
+    """Send bytes as they are; returns the status and the JSON."""
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
+        key = platform.api._key
+        one.sendall(f"{head}\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode() + body)
+        if close:
+            one.shutdown(socket.SHUT_WR)
+        answer = b""
+        while chunk := one.recv(65536):
+            answer += chunk
+    head_, _, content = answer.partition(b"\r\n\r\n")
+    return int(head_.split()[1]), orjson.loads(content) if content else {}
+
+
+def test_a_body_that_ends_early_is_refused_and_nothing_is_kept(platform: Platform) -> None:
+    before = platform.sql("SELECT count(*)::int FROM artifacts")
+    for announced, sent in ((3_000_000, 2_000_000), (500_000, 200_000)):
+        head = f"POST /v1/uploads?filename=cut HTTP/1.1\r\nContent-Length: {announced}"
+        status, problem = raw(platform, head, b"x" * sent)
+        assert (status, problem["code"]) == (400, "incomplete_body")
+    assert platform.sql("SELECT count(*)::int FROM artifacts") == before
+
+
+def test_a_key_that_is_not_ascii_is_refused_not_ignored(platform: Platform) -> None:
+    body = orjson.dumps({"kind": "acme.resize", "payload": {"width": 1, "height": 1}})
+    head = (
+        f"POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"Idempotency-Key: schlüssel"
+    )
+    status, problem = raw(platform, head, body, close=False)
+    assert (status, problem["code"]) == (400, "invalid_header") and "idempotency-key" in problem["detail"]
+
+
+def test_an_upload_without_a_valid_key_is_refused_before_it_is_read(platform: Platform) -> None:
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
+        one.sendall(
+            b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer jp_no\r\nContent-Length: 1000000000\r\n\r\n"
+        )
+        assert b" 401 " in one.recv(65536).split(b"\r\n")[0], "not one byte of the body was needed"
+
+
+def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: Platform) -> None:
+    content = os.urandom(3_000_000)
+    chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (content[:1_500_000], content[1_500_000:]))
+    head = "POST /v1/uploads?filename=big.bin HTTP/1.1\r\nTransfer-Encoding: chunked"
+    status, kept = raw(platform, head, chunked + b"0\r\n\r\n", close=False)
+    assert (status, kept["size"]) == (201, len(content))
+    assert kept["sha256"] == hashlib.sha256(content).hexdigest()
+    target = platform.scratch / "down.bin"
+    platform.api.download(kept["url"], target)
+    assert target.read_bytes() == content
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
+        request = f"GET {kept['url']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {platform.api._key}\r\n"
+        one.sendall(f"{request}Range: bytes=2999990-\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while chunk := one.recv(65536):
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 206") and answer.endswith(content[-10:])
