@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import resource
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -130,6 +131,8 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     except (LedgerUnavailable, OutcomeUnknown) as error:  # of ctx.log or ctx.artifact: not the handler's fault
         return Settlement("snoozed", State.SCHEDULED, delay_seconds=5.0, error=_error(error, error.code, True))
     except (Exception, SystemExit) as error:  # a handler's bug must end in the ledger, whatever it is
+        if isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread():
+            raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent says how the run ended
         log.exception("handler_raised", kind=kind.name)
         detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
         return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))

@@ -160,6 +160,9 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
             queues=queues,
             kinds=[kind.name for kind in REGISTRY if kind.queue in queues],
         )
+
+    def create(self, worker: Any) -> None:
+        """Stand between the consumer and the pool; after the pool's own creation, before the consumer's."""
         _note_what_is_handed_over(worker)
 
     def start(self, worker: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -69,7 +70,6 @@ def test_results_are_kept_as_json(book: Book, result: Any, kept: Any) -> None:
         (raising(Permanent("no", code="bad")), "dead", "bad"),
         (raising(Retryable("later", code="busy")), "scheduled", "busy"),
         (raising(ValueError("bug")), "scheduled", "unhandled_exception"),
-        (raising(SystemExit(3)), "scheduled", "unhandled_exception"),
         (raising(MemoryError()), "scheduled", "unhandled_exception"),
         (raising(FileNotFoundError("caf\udce9.txt")), "scheduled", "unhandled_exception"),
         (raising(ValueError("a\x00b")), "scheduled", "unhandled_exception"),
@@ -89,6 +89,18 @@ def test_every_end_of_a_handler_has_its_state_and_code(book: Book, handler, stat
     assert (ended.state, row.state) == (state, state)
     assert (row.error or {}).get("code") == code
     book.assert_conserved()
+
+
+def test_sys_exit_on_a_thread_is_a_bug_of_the_handler(book: Book) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        _, row = pool.submit(run, book, raising(SystemExit(3))).result()
+    assert (row.state, row.error["code"]) == ("scheduled", "unhandled_exception")
+
+
+def test_sys_exit_in_a_pool_child_is_its_parents_to_tell(book: Book) -> None:
+    with pytest.raises(SystemExit):
+        run(book, raising(SystemExit(3)))
+    assert book.all("SELECT state FROM jobs") == ["running"]
 
 
 def test_a_snooze_is_no_attempt(book: Book) -> None:
