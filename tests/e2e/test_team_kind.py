@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
 
 
 def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> None:
@@ -16,7 +17,6 @@ def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> N
 
 def test_a_permanent_error_is_a_dead_letter_seen_in_rabbitmq_too(platform: Platform) -> None:
     from jobplatform.devstack.rabbitmq import get_management
-    from tests.support.waiting import eventually
 
     def copies() -> int:
         return int(get_management(platform.stack.place, "/api/queues/jobplatform/jobs.dead.copies")["messages"])
