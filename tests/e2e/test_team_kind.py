@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jobplatform.broker.connection import connected
+from jobplatform.devstack import rabbitmq
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
@@ -16,10 +18,9 @@ def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> N
 
 
 def test_a_permanent_error_is_a_dead_letter_seen_in_rabbitmq_too(platform: Platform) -> None:
-    from jobplatform.devstack.rabbitmq import get_management
-
     def copies() -> int:
-        return int(get_management(platform.stack.place, "/api/queues/jobplatform/jobs.dead.copies")["messages"])
+        with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+            return int(connection.channel().queue_declare("jobs.dead.copies", passive=True).message_count)
 
     before = copies()
     job = platform.wait(platform.submit("acme.resize", {"width": 1, "height": 1, "factor": -1}))
