@@ -61,7 +61,12 @@ def check_length(limit: int) -> None:
 
 
 def read_body(model: type[M], limit: int) -> M:
-    """Return the checked JSON body. Raises `BodyTooLarge`, `WrongMediaType`, `NotJson` or `InvalidRequest`."""
+    """Return the checked JSON body. Raises as `read_object`, and `InvalidRequest`."""
+    return check(model, read_object(limit))
+
+
+def read_object(limit: int) -> dict[str, Any]:
+    """Return the body, a JSON object. Raises `BodyTooLarge`, `WrongMediaType` or `NotJson`."""
     check_length(limit)
     if request.mimetype and request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
         raise WrongMediaType(f"expected Content-Type: application/json, got {request.mimetype}")
@@ -72,7 +77,7 @@ def read_body(model: type[M], limit: int) -> M:
         raise NotJson(f"expected a JSON object, got {_shorten(raw)}: {error}") from None
     if not isinstance(value, dict):
         raise NotJson(f"expected a JSON object, got {type(value).__name__}")
-    return check(model, value)
+    return value
 
 
 def read_query(model: type[M]) -> M:

@@ -10,7 +10,7 @@ from api.services import services
 from jobplatform.usecases.admit import admit
 
 #: what is open: pages and probes, with nothing of a tenant in them
-OPEN_ENDPOINTS = frozenset({"healthz", "readyz", "openapi_json", "docs_page", "docs_asset", "home"})
+OPEN_ENDPOINTS = frozenset({"healthz", "readyz", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"})
 
 
 def register(app: Flask) -> None:

@@ -6,10 +6,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from flask import Flask, Response, abort, redirect
+from markupsafe import escape
 from werkzeug.wrappers import Response as BaseResponse
 
 from api.answers import answer
 from api.openapi import build_openapi
+from api.problems import codes
 from api.services import services
 
 #: what the page needs → where the package has it, and its type
@@ -42,6 +44,20 @@ PAGE = """\
 """
 
 
+def errors_page() -> str:
+    """Return the page that the `type` of every problem leads to: its codes, and what they mean."""
+    rows = "".join(
+        f'<tr id="{code}"><td><code>{code}</code></td><td>{status}</td><td>{escape(meaning)}</td></tr>'
+        for code, status, meaning in codes()
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Errors of the job platform</title>'
+        "<style>body{font-family:sans-serif;margin:2rem;max-width:60rem}td,th{text-align:left;padding:.4rem 1rem}"
+        "tr:target{background:#fff3bf}</style></head><body><h1>Errors</h1><table>"
+        f"<tr><th>code</th><th>status</th><th>meaning</th></tr>{rows}</table></body></html>"
+    )
+
+
 def register(app: Flask) -> None:
     """Add the pages."""
     spec = find_spec("flask_openapi3_swagger")  # found, not imported: only its files are wanted
@@ -59,6 +75,10 @@ def register(app: Flask) -> None:
     @app.get("/docs", endpoint="docs_page")
     def docs_page() -> Response:
         return Response(PAGE, mimetype="text/html")
+
+    @app.get("/docs/errors", endpoint="docs_errors")
+    def docs_errors() -> Response:
+        return Response(errors_page(), mimetype="text/html")
 
     @app.get("/docs/assets/<name>", endpoint="docs_asset")
     def docs_asset(name: str) -> Response:

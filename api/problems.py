@@ -47,6 +47,17 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
 RETRY_AFTER_SECONDS = 2
 
 
+def codes() -> list[tuple[str, int, str]]:
+    """Return (code, status, meaning) of every error that the API can answer with."""
+    found = {}
+    waiting = [(kind, status) for kind, status in reversed(STATUSES)]
+    while waiting:
+        kind, status = waiting.pop()
+        found[kind.code] = (kind.code, status, (kind.__doc__ or "").strip().splitlines()[0])
+        waiting.extend((inner, status) for inner in kind.__subclasses__())
+    return sorted(found.values())
+
+
 def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Response:
     """Return a problem+json response."""
     body = {"type": f"/docs/errors#{code}", "title": title, "status": status, "code": code, "detail": detail, **more}

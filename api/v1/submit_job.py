@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from api.answers import answer, read_body
+from api.answers import answer, check, read_object
 from api.auth import tenant_id
 from api.operations import Operation
-from api.services import services
+from api.services import Services, services
 from api.v1.models import Job, SubmitBody
 from jobplatform.domain.jobs import SubmitJob
-from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
 from jobplatform.usecases.submit_job import submit_job as submit
 
 MAX_KEY_CHARACTERS = 255
@@ -22,7 +22,7 @@ def submit_job() -> Response:
     With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
     """
     has = services()
-    body = read_body(SubmitBody, has.settings.max_body_bytes)
+    body = _read(has)
     accepted = submit(
         has.ledger,
         has.hints,
@@ -44,6 +44,23 @@ def submit_job() -> Response:
     if not accepted.created:
         headers["Idempotent-Replayed"] = "true"
     return answer(accepted.job.as_dict(), 202, headers)
+
+
+def _read(has: Services) -> SubmitBody:
+    """Return the checked order; when it is wrong, the error names the wrong fields of its payload too."""
+    order = read_object(has.settings.max_body_bytes)
+    try:
+        return check(SubmitBody, order)
+    except InvalidRequest as error:
+        kind, payload = order.get("kind"), order.get("payload")
+        if isinstance(kind, str) and kind in has.kinds and isinstance(payload, dict):
+            try:
+                has.kinds.get(kind).parse(payload)
+            except InvalidPayload as also:
+                errors = error.errors + also.errors
+                named = ", ".join(item.field for item in errors[:5])
+                raise InvalidRequest(f"not as expected: {named}", errors) from None
+        raise
 
 
 def _idempotency_key() -> str | None:

@@ -82,6 +82,13 @@ def test_the_interactive_page_needs_nothing_from_outside(api: Client) -> None:
     assert api.get("/docs/assets/../../app.py")[0] == 404
 
 
+def test_the_type_of_a_problem_leads_to_its_meaning(api: Client) -> None:
+    _, problem, _ = api.post("/v1/jobs", {"kind": "x.y", "payload": {}})
+    path, _, code = problem["type"].partition("#")
+    status, page, _ = api.get(path)
+    assert status == 200 and f'id="{code}"' in page.decode()
+
+
 def test_kinds_come_with_their_schemas(api: Client) -> None:
     _, found, _ = api.get("/v1/kinds")
     names = {kind["name"]: kind for kind in found["kinds"]}

@@ -57,6 +57,8 @@ BAD = [
     ("two fields at once", {**EMAIL, "priority": 99, "colour": "red"}, 422, "invalid_request", {"priority", "colour"}),
     ("payload against its schema", {"kind": "email.send", "payload": {"to": ["nobody"], "colour": 1, "text": "x"}}, 422,
      "invalid_payload", {"payload.to.0", "payload.subject", "payload.colour"}),
+    ("envelope and payload at once", {"kind": "email.send", "payload": {"to": "x", "subject": 5, "text": "x"},
+     "priority": 99}, 422, "invalid_request", {"priority", "payload.to", "payload.subject"}),
     ("header injection", {"kind": "email.send", "payload": {"to": ["a@b.c"], "subject": "a\nBcc: x@y.z", "text": "x"}},
      422, "invalid_payload", {"payload.subject"}),
     ("path outside the root", {"kind": "video.transcode", "payload": {"source": {"path": "/etc/passwd"},
