@@ -87,10 +87,11 @@ class Heart:
                 self._end(report)
             except (LedgerUnavailable, OutcomeUnknown):
                 raise  # as with a missed beat: all of it again
-            except Exception:  # one that can't be ended must not keep the others; rescue takes it when it is off
+            except Exception:
+                # one that can't be ended must not keep the others. Off the beats, rescue takes its run; its message
+                # is not acknowledged: nothing was committed, and it comes back with the next connection
                 log.exception("report_failed", job_id=str(report.held.job_id), outcome=report.outcome)
                 self._deliveries.reported(report)
-                report.ack()
         if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
             running = keep_worker.find_running(parent_ledger(), orphans)
             self._deliveries.forget_orphans(set(orphans) - running)
