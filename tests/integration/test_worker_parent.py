@@ -1,0 +1,91 @@
+"""What the worker's parent does when a child comes back with something other than an outcome."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pytest
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import WorkerLostError
+from sqlalchemy.exc import InternalError
+
+from jobplatform.errors import LedgerUnavailable
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import translate
+from tests.support.ledgers import Book
+from workers import request
+from workers.deliveries import Deliveries
+
+
+@pytest.fixture
+def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Deliveries, list[str]]]:
+    """A request whose delivery is in the pool, the registry, and what was told to the broker."""
+    deliveries, told = Deliveries(), []
+    monkeypatch.setattr(request, "DELIVERIES", deliveries)
+    monkeypatch.setattr(request, "task_ready", lambda *_: None)
+    one = object.__new__(request.LedgerRequest)
+    one.id, one.name, one._eventer = str(new_id()), "test.echo", None
+    one._request_dict = {"lease_id": str(new_id()), "dispatch_no": 1}
+    one._on_ack = lambda *_: told.append("ack")
+    one._connection_errors = ()
+    one._app = SimpleNamespace()
+    deliveries.add(one.held())
+    yield one, deliveries, told
+
+
+def info(error: BaseException) -> ExceptionInfo:
+    try:
+        raise error
+    except BaseException:
+        return ExceptionInfo()
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (SoftTimeLimitExceeded(), "lost"),
+        (psycopg2.errors.ReadOnlySqlTransaction("a standby"), "lost"),
+        (ValueError("a bug of ours"), "lost"),
+        (WorkerLostError("signal 9"), "crashed"),
+    ],
+)
+def test_what_comes_out_of_a_claim_or_settle_is_reported_and_not_acknowledged(delivered, error, outcome) -> None:
+    one, deliveries, told = delivered
+    one.on_failure(info(error), send_failed_event=False)
+    (report,) = deliveries.reports()
+    assert (report.outcome, told) == (outcome, [])
+    assert report.held.lease_id in deliveries.leases(), "beats name it until it is settled"
+    one.on_failure(info(error), send_failed_event=False)
+    assert len(deliveries.reports()) == 1, "a hard limit tells of itself twice"
+
+
+def test_a_read_only_ledger_is_an_unavailable_one() -> None:
+    class ReadOnly(psycopg2.errors.ReadOnlySqlTransaction):
+        pgcode = "25006"
+
+    assert isinstance(translate(InternalError("SELECT", {}, ReadOnly("standby"))), LedgerUnavailable)
+
+
+def test_connections_work_beyond_file_descriptor_1023(book: Book) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 2000:
+        pytest.fail(f"this test needs 2,000 file descriptors, the machine allows {hard}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2000), hard))
+    taken = []
+    try:
+        while not taken or taken[-1] < 1100:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+        book.ledger.close()
+        for _ in range(2):  # the second checkout looks at a pooled connection
+            assert book.all("SELECT 1") == [1]
+    finally:
+        for one in taken:
+            os.close(one)
+        book.ledger.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
