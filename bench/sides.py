@@ -132,7 +132,7 @@ class Bare:
         self._engine = create_engine(plain)
         from bench.bare import app, noop
 
-        self._app, self._noop = app, noop
+        self._noop = noop
         app.backend.ResultSession()  # makes its tables
 
     def submit(self, n: int = 0) -> None:

@@ -79,7 +79,6 @@ class Settings(BaseSettings):
     beat_seconds: float = Field(5.0, gt=0)
     lease_seconds: float = Field(20.0, gt=0)
     cancel_grace_seconds: float = Field(10.0, ge=0)
-    shutdown_seconds: float = Field(30.0, ge=0)
 
     # dispatch
     dispatch_poll_seconds: float = Field(0.5, gt=0)

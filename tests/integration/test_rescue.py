@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
+
+from jobplatform.config import Settings
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs, keep_worker
 from tests.support.ledgers import Book, card, registry
+from tests.support.waiting import eventually
+from workers import liveness
+from workers.deliveries import Deliveries, Held, Report
 
 
 def rescue(book: Book, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
@@ -69,8 +75,6 @@ def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_le
     book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
     rescuer = Rescuer(book.ledger, beat_seconds=10, lease_seconds=0.2)
     assert rescuer.poll() == 0
-    from tests.support.waiting import eventually
-
     eventually(lambda: rescuer.poll() == 1, seconds=5)
 
 
@@ -131,16 +135,17 @@ def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
     assert book.row(job_id).attempt == 1
 
 
-def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
-    from jobplatform.config import Settings
-    from workers import liveness
-    from workers.deliveries import Deliveries, Held, Report
-
+def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> liveness.Heart:
+    """Return the heart of the book's worker, on the book's ledger; tests call its `beat`."""
     monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
-    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
+    monkeypatch.setitem(REGISTRY._kinds, "test.echo", registry().get("test.echo"))
+    return liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
+
+
+def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries, acked = Deliveries(), []
-    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    heart = heart_of(book, deliveries, monkeypatch)
     held = Held(job_id, 1, lease_id, "test.echo")
     report = Report(held, "crashed", "signal 9", lambda: acked.append(book.row(job_id).state))
     deliveries.report(report)
@@ -151,15 +156,9 @@ def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_
 
 
 def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch) -> None:
-    from jobplatform.config import Settings
-    from workers import liveness
-    from workers.deliveries import Deliveries, Held, Report
-
-    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
-    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    heart = heart_of(book, deliveries, monkeypatch)
     poison = Held(new_id(), 1, new_id(), "no.such.kind")
     deliveries.report(Report(poison, "crashed", "signal 9", lambda: None))
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
@@ -169,11 +168,6 @@ def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch
 
 
 def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeypatch) -> None:
-    from jobplatform.config import Settings
-    from workers import liveness
-    from workers.deliveries import Deliveries, Held
-
-    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
     job_id, lease_id = book.running()
     idle = new_id()
     deliveries = Deliveries()
@@ -181,26 +175,16 @@ def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeyp
     deliveries.add(Held(new_id(), 1, idle, "test.echo"))
     deliveries.orphan_unstarted()
     assert set(deliveries.leases()) == {lease_id, idle}
-    heart = liveness.Heart(
-        card(book.worker.id), deliveries, Settings(database_url=book.url, beat_seconds=0.001, lease_seconds=1)
-    )
-    from tests.support.waiting import eventually
-
+    heart = heart_of(book, deliveries, monkeypatch, beat_seconds=0.001, lease_seconds=1)
     eventually(lambda: heart.beat() is None and deliveries.leases() == [lease_id], 5)
     book.settle(job_id, lease_id)
     eventually(lambda: heart.beat() is None and deliveries.leases() == [], 5)
 
 
 def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
-    from jobplatform.config import Settings
-    from workers import liveness
-    from workers.deliveries import Deliveries, Held, Report
-
-    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
-    REGISTRY._kinds.setdefault("test.echo", registry().get("test.echo"))
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    heart = liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url))
+    heart = heart_of(book, deliveries, monkeypatch)
     heart.shutting_down = True
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
     heart.beat()

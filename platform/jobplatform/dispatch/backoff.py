@@ -39,7 +39,3 @@ class Backoff:
     def doubtful(self, name: str) -> bool:
         """Return whether the last try failed: then try with one."""
         return name in self._failures
-
-    def seconds_left(self, name: str) -> float:
-        """Return the seconds until the next try."""
-        return max(0.0, self._until.get(name, 0.0) - self.clock())

@@ -58,9 +58,3 @@ def sign_off(ledger: Ledger, card: WorkerCard) -> None:
     """Tell that this process ends: what it still runs is lost at once."""
     with ledger.transaction() as connection:
         workers.stop_worker(connection, card.id)
-
-
-def give_back(ledger: Ledger, job_id: UUID, dispatch_no: int, reason: str) -> bool:
-    """Return a dispatched job whose child died before it could claim it; False when it was claimed or moved on."""
-    with ledger.transaction() as connection:
-        return runs.return_job(connection, job_id, dispatch_no, reason)
