@@ -58,7 +58,8 @@ app.conf.update(
     event_queue_exclusive=False,
     event_queue_expires=60,
     event_queue_ttl=5,
-    worker_send_task_events=True,
+    # Flower asks for events when it looks; without it nobody pays for them (0.3 ms of CPU per job)
+    worker_send_task_events=False,
     worker_prefetch_multiplier=1,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,

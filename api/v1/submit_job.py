@@ -5,12 +5,22 @@ from __future__ import annotations
 from flask import Response, request
 
 from api.answers import answer, check, read_object
-from api.auth import tenant_id
+from api.auth import admit_now
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
 from jobplatform.domain.jobs import SubmitJob
-from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
+from jobplatform.errors import (
+    FieldError,
+    InvalidPayload,
+    InvalidRequest,
+    JobPlatformError,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    Unauthorized,
+)
+from jobplatform.usecases.admit import read_key
+from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit
 
 MAX_KEY_CHARACTERS = 255
@@ -21,13 +31,27 @@ def submit_job() -> Response:
 
     With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
     """
-    has = services()
+    key = read_key(request.headers.get("Authorization"))
+    try:
+        accepted = _accept(services(), ApiKey(key))
+    except (Unauthorized, LedgerUnavailable, OutcomeUnknown):
+        raise
+    except JobPlatformError:
+        admit_now()  # what is wrong with an order is told to those with a valid key only
+        raise
+    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
+    if not accepted.created:
+        headers["Idempotent-Replayed"] = "true"
+    return answer(accepted.job.as_dict(), 202, headers)
+
+
+def _accept(has: Services, caller: ApiKey) -> Accepted:
     body = _read(has)
-    accepted = submit(
+    return submit(
         has.ledger,
         has.hints,
         has.kinds,
-        tenant_id(),
+        caller,
         SubmitJob(
             kind=body.kind,
             payload=body.payload,
@@ -40,10 +64,6 @@ def submit_job() -> Response:
         idempotency_key=_idempotency_key(),
         idempotency_seconds=has.settings.idempotency_seconds,
     )
-    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
-    if not accepted.created:
-        headers["Idempotent-Replayed"] = "true"
-    return answer(accepted.job.as_dict(), 202, headers)
 
 
 def _read(has: Services) -> SubmitBody:

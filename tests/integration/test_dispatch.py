@@ -15,7 +15,7 @@ from jobplatform.broker.publisher import Publisher
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.queue_round import RoundReport, run_round
-from jobplatform.errors import BrokerUnavailable
+from jobplatform.errors import BrokerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.ids import new_id
 from tests.support.ledgers import Book
@@ -63,8 +63,9 @@ def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(book:
     for _ in range(5):
         book.submit(priority=1)
     report = play(book, publisher, window=2)
-    assert (report.sent, report.full) == (2, True)
-    assert play(book, publisher, window=2).sent == 0
+    assert (report.sent, report.full, report.closed) == (2, True, 1)
+    report = play(book, publisher, window=2)
+    assert (report.sent, report.full, report.active) == (0, True, 2)
     urgent = book.submit(priority=9)
     assert play(book, publisher, window=2).sent == 1
     assert book.row(urgent).state == "dispatched"
@@ -111,21 +112,17 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
 
     job_id = book.submit()
     frozen = open_ledger(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200))
-    connection = frozen.transactions.connect()
-    connection.begin()
-    assert dispatching.try_lock_queue(connection, "email")
-    assert len(dispatching.pick_jobs(connection, "email", {4: 1}, {})) == 1
 
     def free() -> bool:
-        with book.ledger.transaction() as other:
-            return (
-                dispatching.try_lock_queue(other, "email")
-                and len(dispatching.pick_jobs(other, "email", {4: 1}, {})) == 1
-            )
+        with book.round() as (found, take_back):
+            take_back(found.jobs)
+            return [job.id for job in found.jobs] == [job_id]
 
-    eventually(free, seconds=5)
-    connection.invalidate()
+    with pytest.raises(OutcomeUnknown), book.round(ledger=frozen):
+        assert not free()
+        eventually(free, seconds=5)
     assert book.row(job_id).state == "available"
+    frozen.close()
 
 
 def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> None:
@@ -159,10 +156,8 @@ def test_scheduled_jobs_become_due_and_expired_ones_end(book: Book) -> None:
     book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '1 s' WHERE id = :i", i=due)
     book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() + interval '1 h' WHERE id = :i", i=later)
     book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=expired)
-    with book.ledger.transaction() as connection:
-        assert dispatching.make_due(connection, 100) == {"email": 1}
-        assert dispatching.expire_jobs(connection, 100) == 1
-        assert 3500 < (dispatching.seconds_until_due(connection) or 0) <= 3600
+    queues_, seconds = dispatching.wake_jobs(book.ledger, 100, None)
+    assert queues_ == ["email"] and 3500 < (seconds or 0) <= 3600
     states = [book.row(job_id).state for job_id in (due, later, expired)]
     assert states == ["available", "scheduled", "expired"]
     assert book.events(due)[-1] == "due"
@@ -189,8 +184,8 @@ def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits
         connection.channel().queue_delete(epoch_queue(old))
     new = guard_epoch(book.ledger, publisher)
     assert new != old and book.row(before).state == "available"
-    with book.ledger.transaction() as ledger:  # a batch that read the old epoch before the wipe
-        dispatching.mark_dispatched(ledger, [late], old)
+    book.dispatch(late)
+    book.do("UPDATE jobs SET epoch = :old WHERE id = :id", old=old, id=late)  # a batch that began before the wipe
     guard_epoch(book.ledger, publisher)
     assert book.row(late).state == "available"
     assert book.events(late)[-1] == "returned"
@@ -250,17 +245,17 @@ def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(book: Book) -> None
     from jobplatform.ledger.hints import HintListener, HintSender
 
     listener, sender = HintListener(book.ledger.statements), HintSender(book.ledger.statements)
-    assert listener.wait(0) is False
+    assert listener.wait(0) == {}
     began = time.monotonic()
-    sender.send()
-    assert listener.wait(10) is True
+    sender.send("email", 3)
+    assert listener.wait(10) == {"email": 3}
     assert time.monotonic() - began < 5
     pid = listener._connection.info.backend_pid
     book.do("SELECT pg_terminate_backend(:p)", p=pid)
 
     def heard() -> bool:
-        sender.send()
-        return listener.wait(0.2)
+        sender.send("email", 3)
+        return bool(listener.wait(0.2))
 
     assert eventually(heard, seconds=10)
     listener.close()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import text
 
-from jobplatform.ledger import dispatching, jobs, workers
+from jobplatform.ledger import jobs, workers
 from jobplatform.ledger.ids import new_id
 from tests.support.ledgers import Book, card
 from tests.support.waiting import wait_until_blocked
@@ -21,20 +21,17 @@ def pool():
 
 def test_claim_against_mark__a_claim_waits_for_the_dispatchers_commit(book: Book, pool) -> None:
     job_id = book.submit()
-    with book.ledger.transaction() as dispatcher:
-        dispatching.pick_jobs(dispatcher, "email", {4: 10}, {})
+    with book.round():
         # the message is out, the mark is not committed: the old version of the row says `available`
         claim = pool.submit(book.claim, job_id, dispatch_no=1)
         wait_until_blocked(book)
-        dispatching.mark_dispatched(dispatcher, [job_id], book.epoch)
     assert claim.result().verdict == "claimed"
     assert book.events(job_id) == ["submitted", "dispatched", "started"]
 
 
 def test_claim_against_mark__a_rolled_back_mark_leaves_a_harmless_message(book: Book, pool) -> None:
     job_id = book.submit()
-    with pytest.raises(ZeroDivisionError), book.ledger.transaction() as dispatcher:
-        dispatching.pick_jobs(dispatcher, "email", {4: 10}, {})
+    with pytest.raises(ZeroDivisionError), book.round():
         claim = pool.submit(book.claim, job_id, dispatch_no=1)
         wait_until_blocked(book)
         raise ZeroDivisionError
@@ -69,7 +66,7 @@ def test_claim_against_cancel__a_claimed_job_is_told(book: Book, pool) -> None:
     book.dispatch(job_id)
     with book.ledger.transaction() as worker:
         worker.execute(
-            text("SELECT verdict FROM claim_job(:j, 1, 'test.echo', :l, :w, 'w')"),
+            text("SELECT verdict FROM claim_run(:j, 1, 'test.echo', :l, :w, 'w')"),
             {"j": job_id, "l": lease_id, "w": book.worker.id},
         )
 
@@ -166,21 +163,24 @@ def test_two_rescuers__one_end_per_run(book: Book, pool) -> None:
 
 
 def test_two_dispatchers__one_has_the_queue_until_its_transaction_ends(book: Book) -> None:
-    with book.ledger.transaction() as first:
-        assert dispatching.try_lock_queue(first, "email")
-        with book.ledger.transaction() as second:
-            assert not dispatching.try_lock_queue(second, "email")
-            assert dispatching.try_lock_queue(second, "video")
-    with book.ledger.transaction() as second:
-        assert dispatching.try_lock_queue(second, "email")
+    email, video = book.submit(), book.submit(kind="test.video")
+    with book.round(batch=1) as (first, _):
+        assert [job.id for job in first.jobs] == [email]
+        book.submit()
+        with book.round() as (second, _):
+            assert second.verdict == "elsewhere" and not second.jobs
+        with book.round("video") as (other, _):
+            assert [job.id for job in other.jobs] == [video]
+    with book.round() as (second, _):
+        assert len(second.jobs) == 1, "the lock went with the transaction; what was picked is not picked again"
 
 
-def test_two_dispatchers__no_job_is_picked_twice(book: Book) -> None:
-    ids = {book.submit() for _ in range(10)}
-    with book.ledger.transaction() as first, book.ledger.transaction() as second:
-        one = {row.id for row in dispatching.pick_jobs(first, "email", {4: 6}, {})}
-        two = {row.id for row in dispatching.pick_jobs(second, "email", {4: 6}, {})}
-    assert len(one) == 6 and one | two == ids and not one & two
+def test_a_pick_leaves_a_job_alone_that_somebody_is_cancelling(book: Book) -> None:
+    taken, free = book.submit(), book.submit()
+    with book.ledger.transaction() as caller:
+        jobs.cancel_job(caller, book.tenant_id, taken, None)
+        with book.round() as (found, _):
+            assert [job.id for job in found.jobs] == [free]
 
 
 def test_late_settle_after_a_forgotten_claim__the_lease_never_repeats(book: Book) -> None:

@@ -42,10 +42,11 @@ class Ledgers(RuleBasedStateMachine):
         self.ids = [self.book.submit(max_attempts=2), self.book.submit()]
         self.leases = [new_id()]
 
-    @rule(which=st.integers(0, 1))
-    def dispatch(self, which: int) -> None:
-        with self.book.ledger.transaction() as connection:
-            dispatching.mark_dispatched(connection, [self.ids[which]], self.book.epoch)
+    @rule(window=st.integers(1, 3), refused=st.integers(0, 2))
+    def dispatch(self, window: int, refused: int) -> None:
+        with self.book.round(window=window) as (found, take_back):
+            if found.jobs and refused:
+                take_back(found.jobs[:refused])
 
     @rule(which=st.integers(0, 1), number=st.integers(0, 4))
     def claim(self, which: int, number: int) -> None:
@@ -64,8 +65,7 @@ class Ledgers(RuleBasedStateMachine):
         if state == "scheduled" and outcome != "snoozed" and row is not None and row.attempt >= row.max_attempts:
             state = "dead"  # as the worker decides
         settlement = runs.Settlement(outcome, state, error=None if outcome == "succeeded" else ERROR)
-        with self.book.ledger.statement() as connection:
-            runs.settle_run(connection, self.ids[which], held, settlement)
+        runs.settle_run(self.book.ledger, self.ids[which], held, settlement)
 
     @rule(which=st.integers(0, 1))
     def cancel(self, which: int) -> None:
@@ -75,8 +75,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule()
     def make_due(self) -> None:
         self.book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
-        with self.book.ledger.transaction() as connection:
-            dispatching.make_due(connection, 10)
+        dispatching.wake_jobs(self.book.ledger, 10, None)
 
     @rule(which=st.integers(0, 1), number=st.integers(0, 4))
     def return_job(self, which: int, number: int) -> None:
@@ -103,8 +102,7 @@ class Ledgers(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1))
     def expire(self, which: int) -> None:
         self.book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :id", id=self.ids[which])
-        with self.book.ledger.transaction() as connection:
-            dispatching.expire_jobs(connection, 10)
+        dispatching.wake_jobs(self.book.ledger, 10, None)
         self.book.do("UPDATE jobs SET start_by = NULL")
 
     @invariant()

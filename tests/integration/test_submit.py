@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import text
 
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.errors import (
@@ -22,6 +22,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, Limits, open_ledger
 from jobplatform.usecases.submit_job import submit_job
 from tests.support.ledgers import Book, registry
+from tests.support.proxy import proxied
 
 
 def submit(book: Book, ledger: Ledger | None = None, key: str | None = None, **order):
@@ -115,21 +116,17 @@ def test_unknown_kinds_and_null_characters_are_refused(book: Book) -> None:
 
 def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(book: Book) -> None:
     """The server commits, the connection dies before it can say so: neither success nor failure may be told."""
-    ledger = open_ledger(book.url, name="cut")
-
-    @event.listens_for(ledger.transactions, "commit")
-    def _cut(connection) -> None:
-        pid = connection.connection.dbapi_connection.info.backend_pid
-        connection.connection.dbapi_connection.cursor().execute("COMMIT")
-        book.do("SELECT pg_terminate_backend(:pid)", pid=pid)
-        wait_for_death(book, pid)
-
-    with pytest.raises(OutcomeUnknown):
-        submit(book, ledger, key="k")
-    event.remove(ledger.transactions, "commit", _cut)
-    again = submit(book, key="k")
-    assert not again.created, "the repetition with the same key finds what was committed"
-    ledger.close()
+    with proxied(book.url) as (url, proxy):
+        ledger = open_ledger(url, name="cut")
+        submit(book, ledger)  # the function is prepared: what is lost next is the answer to its call
+        proxy.losing_answers.set()
+        with pytest.raises(OutcomeUnknown):
+            submit(book, ledger, key="k")
+        proxy.losing_answers.clear()
+        again = submit(book, ledger, key="k")
+        assert not again.created, "the repetition with the same key finds what was committed"
+        ledger.close()
+    book.assert_conserved()
 
 
 def wait_for_death(book: Book, pid: int) -> None:

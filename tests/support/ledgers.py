@@ -67,23 +67,35 @@ class Book:
         return submit_job(self.ledger, None, registry(), self.tenant_id, command).job.id
 
     def dispatch(self, *job_ids: UUID) -> None:
-        """Mark jobs as dispatched, as the dispatcher does."""
-        with self.ledger.transaction() as connection:
-            assert dispatching.mark_dispatched(connection, job_ids, self.epoch) == len(job_ids)
+        """Mark these jobs as dispatched in the current epoch, as a round of the dispatcher does."""
+        marked = self.all(
+            "WITH marked AS (UPDATE jobs SET state = 'dispatched', state_at = clock_timestamp(), "
+            "dispatched_at = clock_timestamp(), dispatch_no = dispatch_no + 1, "
+            "epoch = (SELECT epoch FROM broker_epochs WHERE current) "
+            "WHERE id = ANY (:ids) AND state = 'available' RETURNING *) "
+            "INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data) "
+            "SELECT id, tenant_id, 'dispatched', state, run_no, jsonb_build_object('dispatch_no', dispatch_no) "
+            "FROM marked RETURNING job_id",
+            ids=list(job_ids),
+        )
+        assert len(marked) == len(job_ids)
+
+    def round(self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None) -> Any:
+        """Open a round of a queue, to be used in a `with`; it commits at the end of the block."""
+        return dispatching.dispatch_jobs(ledger or self.ledger, queue, window, batch, {}, None)
 
     def claim(self, job_id: UUID, lease_id: UUID | None = None, dispatch_no: int | None = None, **more: Any) -> Any:
         """Claim a job; the current dispatch when none is named."""
         number = dispatch_no if dispatch_no is not None else self.row(job_id).dispatch_no
-        with self.ledger.statement() as connection:
-            return runs.claim_job(
-                connection,
-                job_id=job_id,
-                dispatch_no=number,
-                kind=more.get("kind", "test.echo"),
-                lease_id=lease_id or new_id(),
-                worker_id=more.get("worker_id", self.worker.id),
-                node="worker@test",
-            )
+        return runs.claim_run(
+            self.ledger,
+            job_id=job_id,
+            dispatch_no=number,
+            kind=more.get("kind", "test.echo"),
+            lease_id=lease_id or new_id(),
+            worker_id=more.get("worker_id", self.worker.id),
+            node="worker@test",
+        )
 
     def running(self, **order: Any) -> tuple[UUID, UUID]:
         """Return (job, lease) of a job that runs."""
@@ -95,8 +107,7 @@ class Book:
     def settle(self, job_id: UUID, lease_id: UUID, outcome: str = "succeeded", state: str | None = None, **more: Any):
         """Settle a run; returns (verdict, state)."""
         chosen = state or {"succeeded": "succeeded", "failed": "scheduled"}.get(outcome, "scheduled")
-        with self.ledger.statement() as connection:
-            return runs.settle_run(connection, job_id, lease_id, Settlement(outcome, chosen, **more))
+        return runs.settle_run(self.ledger, job_id, lease_id, Settlement(outcome, chosen, **more))
 
     def row(self, job_id: UUID) -> Any:
         """Return the job's row, live or final (then with finished_at)."""

@@ -5,43 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.marks import SLACK, LowWaterMarks
-from jobplatform.dispatch.window import choose, free_places, window_of
-
-ACTIVE = st.dictionaries(st.integers(0, 9), st.integers(0, 50))
+from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
+from jobplatform.dispatch.window import window_of
 
 
 @dataclass
 class Job:
     priority: int
     state_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-@given(st.integers(1, 100), ACTIVE, st.integers(1, 500), st.lists(st.integers(0, 9), max_size=200))
-def test_never_more_than_a_window_of_any_class(window, active, batch, waiting) -> None:
-    free = free_places(window, active, batch)
-    picked, taken = [], dict.fromkeys(range(10), 0)
-    for priority in sorted(waiting, reverse=True):
-        if taken[priority] < free[priority]:
-            taken[priority] += 1
-            picked.append(Job(priority))
-    chosen = choose(picked, free, batch)
-    assert len(chosen) <= batch
-    for priority in {job.priority for job in chosen}:
-        # what goes out at a priority finds a place in a window that only its equals and betters fill
-        out = sum(count for p, count in active.items() if p >= priority)
-        assert out + sum(job.priority >= priority for job in chosen) <= window
-
-
-@given(st.integers(1, 20), st.integers(0, 8))
-def test_an_urgent_job_goes_out_when_the_window_is_full_of_lesser_ones(window, lesser) -> None:
-    free = free_places(window, {lesser: window}, 100)
-    assert free[lesser] == 0 and free[9] == window
-    assert len(choose([Job(9), Job(lesser)], free, 100)) == 1
 
 
 def test_the_window_grows_with_the_slots_but_has_a_floor() -> None:
@@ -71,5 +44,23 @@ def test_marks_stay_a_little_behind_and_are_forgotten() -> None:
     job = Job(4)
     marks.advance("email", [job])
     assert marks.current() == {("email", 4): job.state_at - SLACK}
+    assert marks.active("email") is None
+    marks.note_oldest("email", job.state_at)
+    assert marks.active("email") == job.state_at - SLACK
     now[0] = 5
-    assert marks.current() == {}
+    assert marks.current() == {} and marks.active("email") is None
+
+
+def test_a_full_window_is_looked_at_when_a_quarter_of_it_is_free() -> None:
+    now = [0.0]
+    pace = Pace(clock=lambda: now[0])
+    pace.note(active=0, sent=100)
+    for _ in range(30):  # a thousand jobs end in a second
+        now[0] += 0.01
+        pace.note(active=90, sent=10)
+    assert 0.02 < pace.seconds_until_worth_it(100) < 0.03
+    assert pace.seconds_until_worth_it(4) == SOONEST
+    for _ in range(30):  # nothing ends
+        now[0] += 1
+        pace.note(active=100, sent=0)
+    assert pace.seconds_until_worth_it(100) == LATEST

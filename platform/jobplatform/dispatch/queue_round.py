@@ -1,4 +1,4 @@
-"""One round for one queue: lock → pick → publish → mark → commit. On any doubt roll back (I3 makes that safe)."""
+"""One round for one queue: lock, pick and mark → publish → await confirms → commit. On any doubt roll back (I3)."""
 
 from __future__ import annotations
 
@@ -7,20 +7,29 @@ from dataclasses import dataclass
 from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
 from jobplatform.dispatch.marks import LowWaterMarks
-from jobplatform.dispatch.window import choose, free_places
 from jobplatform.ledger import dispatching
 from jobplatform.ledger.session import Ledger
 
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round did. `full` says that the window, not the ledger, was the limit."""
+    """What a round did."""
 
     sent: int = 0
     unroutable: int = 0
     refused: int = 0
-    full: bool = False
+    #: jobs that were out before it
+    active: int = 0
+    #: the highest priority without a free place; -1: every priority has one
+    closed: int = -1
+    #: jobs wait that a free place (`full`) or another round would take
+    waiting: bool = False
     skipped: str = ""
+
+    @property
+    def full(self) -> bool:
+        """Return whether the window, not the ledger, was the limit."""
+        return self.waiting and self.closed >= 0
 
 
 def run_round(
@@ -31,34 +40,28 @@ def run_round(
     The transaction is open while the broker confirms (2 s at most, and the server bounds it): the rows stay locked, so
     that a claim waits until their state says `dispatched`.
 
-    Raises `BrokerUnavailable` or a `LedgerUnavailable`; nothing is marked then.
+    Raises `BrokerUnavailable`, a `LedgerUnavailable` or `OutcomeUnknown`; nothing may be taken as marked then.
     """
-    with ledger.transaction() as connection:
-        if not dispatching.try_lock_queue(connection, queue):
-            return RoundReport(skipped="another dispatcher has the queue")
-        look = dispatching.look_at_queue(connection, queue)
-        if look.paused:
-            return RoundReport(skipped="paused")
-        if look.epoch is None:
-            return RoundReport(skipped="no epoch yet")
-        free = free_places(window, look.active, batch)
-        if not any(free.values()):
-            return RoundReport(full=True)
-        picked = dispatching.pick_jobs(connection, queue, free, marks.current())
-        chosen = choose(picked, free, batch)
-        if not chosen:
-            return RoundReport(full=bool(picked))
+    known = marks.current()
+    with dispatching.dispatch_jobs(ledger, queue, window, batch, known, marks.active(queue)) as (found, take_back):
+        if not found.jobs:
+            if found.verdict not in ("empty", "full"):
+                return RoundReport(skipped=found.verdict)
+            marks.note_oldest(queue, found.oldest)
+            return RoundReport(active=found.active, closed=found.closed, waiting=found.waiting)
         receipt = publisher.publish(
-            [Envelope(job.id, job.dispatch_no + 1, job.kind, queue, job.priority) for job in chosen]
+            [Envelope(job.id, job.dispatch_no, job.kind, queue, job.priority) for job in found.jobs]
         )
-        sent = {envelope.job_id for envelope in receipt.confirmed}
-        if sent:
-            # the epoch that was current before publishing: the guard may have made a new one meanwhile
-            dispatching.mark_dispatched(connection, list(sent), look.epoch)
-    marks.advance(queue, [job for job in chosen if job.id in sent])
+        unsent = {envelope.job_id for envelope in (*receipt.unroutable, *receipt.refused)}
+        if unsent:
+            take_back([job for job in found.jobs if job.id in unsent])
+    marks.note_oldest(queue, found.oldest)
+    marks.advance(queue, [job for job in found.jobs if job.id not in unsent])
     return RoundReport(
-        sent=len(sent),
+        sent=len(receipt.confirmed),
         unroutable=len(receipt.unroutable),
         refused=len(receipt.refused),
-        full=len(chosen) < batch and len(chosen) >= free[chosen[-1].priority],
+        active=found.active,
+        closed=found.closed,
+        waiting=found.waiting,
     )

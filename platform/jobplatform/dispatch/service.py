@@ -10,6 +10,7 @@ from jobplatform.config import QueueSettings, Settings
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.pace import Pace
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.dispatch.window import window_of
@@ -21,8 +22,8 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-#: how soon to look again when a window is full: workers free places without telling
-FULL_WINDOW_SECONDS = 0.015
+#: how often everything scheduled is looked at; in between only what became due in the last `DUE_SLACK_SECONDS`
+ALL_DUE_SECONDS = DUE_SLACK_SECONDS = 60.0
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 3600.0
@@ -66,9 +67,16 @@ class Dispatcher:
         self._slots_every = Every(SLOTS_SECONDS)
         self._rescue_every = Every(settings.beat_seconds)
         self._due_every = Every(settings.dispatch_poll_seconds)
+        self._all_due_every = Every(ALL_DUE_SECONDS)
+        self._waiting_every = Every(settings.dispatch_poll_seconds)
         self._housekeeping_every = Every(HOUSEKEEPING_SECONDS)
         self._slots: dict[str, tuple[int, int]] = {}
         self._next_due_at = 0.0
+        #: queue → when to look at it
+        self._look_at: dict[str, float] = {}
+        #: queue whose window is full → the highest priority that has no place there
+        self._closed: dict[str, int] = {}
+        self._paces: dict[str, Pace] = {}
         self._stopping = False
 
     def stop(self) -> None:
@@ -93,8 +101,7 @@ class Dispatcher:
                 self._pause(wait)
                 continue
             self._probe.succeeded(_LEDGER)
-            if wait > 0:
-                self._listener.wait(wait)
+            self._note_hints(self._listener.wait(wait))
         self._publisher.close()
         self._listener.close()
         self._ledger.close()
@@ -120,22 +127,51 @@ class Dispatcher:
             with self._ledger.statement() as connection:
                 self._slots = workers.live_slots(connection, self._settings.lease_seconds)
         self._make_due()
-        with self._ledger.statement() as connection:
-            waiting = dispatching.waiting_queues(connection, self._marks.current())
-        reports = [self._round(queue) for queue in sorted(waiting)]
-        if any(report.sent and not report.full for report in reports):
-            return 0.0
-        if any(report.full for report in reports):
-            return FULL_WINDOW_SECONDS
-        return max(0.0, min(self._settings.dispatch_poll_seconds, self._next_due_at - time.monotonic()))
+        if self._waiting_every.due():
+            with self._ledger.statement() as connection:
+                for queue in dispatching.waiting_queues(connection, self._marks.current()):
+                    self._look_at.setdefault(queue, 0.0)
+        now = time.monotonic()
+        for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
+            self._look(queue)
+        soonest = min([self._next_due_at, *self._look_at.values()])
+        return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
+
+    def _note_hints(self, due: dict[str, int]) -> None:
+        """Look at once where something is due; not for what has no place in a full window."""
+        for queue, priority in due.items():
+            if priority > self._closed.get(queue, -1):
+                self._look_at[queue] = 0.0
+
+    def _look(self, queue: str) -> None:
+        """Play a round of a queue and say when to look again: at once, when a window is worth it, or when asked."""
+        report = self._round(queue)
+        self._look_at.pop(queue, None)
+        self._closed.pop(queue, None)
+        if report.skipped:
+            return
+        pace = self._paces.setdefault(queue, Pace())
+        pace.note(report.active, report.sent)
+        if report.full:
+            self._closed[queue] = report.closed
+            self._look_at[queue] = time.monotonic() + pace.seconds_until_worth_it(self._window(queue))
+        elif report.waiting:
+            self._look_at[queue] = 0.0
+
+    def _window(self, queue: str) -> int:
+        configured = self._settings.queues.get(queue, QueueSettings())
+        return window_of(configured.window_min, configured.window_factor, self._slots.get(queue, (0, 0))[0])
 
     def _make_due(self) -> None:
         if not self._due_every.due() and time.monotonic() < self._next_due_at:
             return
-        with self._ledger.statement() as connection:
-            dispatching.make_due(connection, 1000)
-            dispatching.expire_jobs(connection, 1000)
-            seconds = dispatching.seconds_until_due(connection)
+        slack = None if self._all_due_every.due() else DUE_SLACK_SECONDS
+        try:
+            due, seconds = dispatching.wake_jobs(self._ledger, 1000, slack)
+        except BaseException:
+            self._all_due_every.again()
+            raise
+        self._look_at |= dict.fromkeys(due, 0.0)
         # a due job whose row somebody holds is looked for again a little later, not in a spin
         self._next_due_at = time.monotonic() + (max(seconds, 0.02) if seconds is not None else 3600.0)
 
@@ -157,8 +193,7 @@ class Dispatcher:
     def _round(self, queue: str) -> RoundReport:
         if not self._backoff.ready(queue) or not self._probe.ready(_BROKER):
             return RoundReport(skipped="backing off")
-        configured = self._settings.queues.get(queue, QueueSettings())
-        window = window_of(configured.window_min, configured.window_factor, self._slots.get(queue, (0, 0))[0])
+        window = self._window(queue)
         batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
         try:
             report = run_round(self._ledger, self._publisher, self._marks, queue, window, batch)

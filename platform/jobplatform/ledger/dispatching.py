@@ -1,40 +1,27 @@
-"""Queries of the dispatcher: due jobs, the pick, the mark, the broker's epoch."""
+"""Queries of the dispatcher: due jobs, the round of a queue, the broker's epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection, text
 
+from jobplatform.ledger.session import Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
 
-def make_due(connection: Connection, limit: int) -> dict[str, int]:
-    """Make scheduled jobs whose time has come available; returns queue → how many."""
-    rows = connection.execute(text("SELECT queue, made FROM make_due(:limit)"), {"limit": limit})
-    return {row.queue: row.made for row in rows}
+def wake_jobs(ledger: Ledger, limit: int, slack_seconds: float | None) -> tuple[list[str], float | None]:
+    """Make scheduled jobs available whose time has come, and expire those past their start_by; up to `limit` each.
 
-
-def expire_jobs(connection: Connection, limit: int) -> int:
-    """Expire jobs whose start_by has passed before a run began."""
-    return int(connection.execute(text("SELECT expire_jobs(:limit)"), {"limit": limit}).scalar_one())
-
-
-_NEXT_DUE = text(
+    `slack_seconds` looks only at what became due that long ago or later: under a long snapshot the index keeps all that
+    ever was due. None looks at everything. Returns the queues that got jobs, and the seconds until the next is due.
     """
-    SELECT extract(epoch FROM run_at - clock_timestamp())::double precision FROM jobs
-    WHERE state = 'scheduled' ORDER BY run_at LIMIT 1
-    """
-)
-
-
-def seconds_until_due(connection: Connection) -> float | None:
-    """Return the seconds until the next scheduled job is due; None when none is."""
-    return connection.execute(_NEXT_DUE).scalar_one_or_none()
+    ((due, _expired, seconds),) = ledger.call("wake_jobs", limit, slack_seconds)
+    return due or [], seconds
 
 
 _WAITING = text(
@@ -71,20 +58,6 @@ def waiting_queues(connection: Connection, marks: Marks) -> set[str]:
     )
 
 
-def try_lock_queue(connection: Connection, queue: str) -> bool:
-    """Take the queue's advisory lock until this transaction ends.
-
-    On the transaction that does the marking: a dispatcher that dies or is ended by the server's time-outs loses rows
-    and lock together, and a pooled connection can't keep it.
-    """
-    return bool(
-        connection.execute(
-            text("SELECT pg_try_advisory_xact_lock(hashtext('jobplatform.dispatch'), hashtext(:queue))"),
-            {"queue": queue},
-        ).scalar_one()
-    )
-
-
 def current_epoch(connection: Connection) -> UUID | None:
     """Return the broker's current epoch; None before the guard has made one."""
     return connection.execute(text("SELECT epoch FROM broker_epochs WHERE current")).scalar_one_or_none()
@@ -104,89 +77,51 @@ def return_other_epochs(connection: Connection, current: UUID, limit: int) -> in
     return int(returned.scalar_one())
 
 
-_LOOK = text(
-    """
-    SELECT q.paused_at IS NOT NULL AS paused,
-           (SELECT epoch FROM broker_epochs WHERE current) AS epoch,
-           (SELECT jsonb_object_agg(priority, jobs) FROM (
-                SELECT priority, count(*) AS jobs FROM jobs
-                WHERE queue = :queue AND state IN ('dispatched', 'running') GROUP BY priority) AS busy) AS active
-    FROM queues q WHERE q.name = :queue
-    """
-)
+@dataclass(frozen=True)
+class Dispatched:
+    """A job that a round has marked: publish it before the transaction commits."""
+
+    id: UUID
+    kind: str
+    priority: int
+    dispatch_no: int
+    #: when it became available
+    state_at: datetime
 
 
 @dataclass(frozen=True)
-class QueueLook:
-    """A queue as a round finds it: `active` is priority → jobs that are dispatched or running."""
+class Round:
+    """What `dispatch_jobs.sql` answers: see there for the verdicts."""
 
-    paused: bool
-    epoch: UUID | None
-    active: Mapping[int, int]
-
-
-def look_at_queue(connection: Connection, queue: str) -> QueueLook:
-    """Return what a round has to know before it picks; a queue that is not known counts as paused."""
-    row = connection.execute(_LOOK, {"queue": queue}).one_or_none()
-    if row is None:
-        return QueueLook(True, None, {})
-    active = {int(priority): int(jobs) for priority, jobs in (row.active or {}).items()}
-    return QueueLook(row.paused, row.epoch, active)
+    verdict: str
+    #: jobs of the queue that were dispatched or running before this round, and when the first of all was dispatched
+    active: int
+    oldest: datetime | None
+    #: the highest priority without a free place; -1: there is none
+    closed: int
+    #: a free place, or another round, would take more
+    waiting: bool
+    jobs: tuple[Dispatched, ...]
 
 
-_PICK = text(
+@contextmanager
+def dispatch_jobs(
+    ledger: Ledger, queue: str, window: int, batch: int, marks: Marks, active_mark: datetime | None
+) -> Iterator[tuple[Round, Callable[[Sequence[Dispatched]], None]]]:
+    """Open a transaction by one round of a queue, in one round trip; it commits at the end of the block.
+
+    Yields the round, and a way to take jobs of it back that the broker did not take.
     """
-    SELECT j.id, j.kind, j.priority, j.dispatch_no, j.state_at
-    FROM unnest(CAST(:priorities AS integer[]), CAST(:limits AS integer[]), CAST(:marks AS timestamptz[]))
-        AS lane(priority, free, mark)
-    CROSS JOIN LATERAL (
-        SELECT id, kind, priority, dispatch_no, state_at FROM jobs
-        WHERE queue = :queue AND state = 'available' AND priority = lane.priority
-            AND state_at >= coalesce(lane.mark, '-infinity')
-        ORDER BY state_at LIMIT lane.free FOR UPDATE SKIP LOCKED
-    ) AS j
-    ORDER BY j.priority DESC, j.state_at
-    """
-)
+    starts = [marks.get((queue, priority)) for priority in range(10)]
+    with ledger.open_call("dispatch_jobs", queue, window, batch, starts, active_mark) as (rows, call):
+        verdict, active, oldest, closed, waiting = rows[0][:5]
+        jobs = tuple(Dispatched(UUID(str(row[5])), *row[6:]) for row in rows if row[5] is not None)
 
+        def take_back(unsent: Sequence[Dispatched]) -> None:
+            ids = "{" + ",".join(str(job.id) for job in unsent) + "}"
+            call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
-def pick_jobs(connection: Connection, queue: str, limits: Mapping[int, int], marks: Marks) -> Sequence[Row[Any]]:
-    """Lock available jobs: per priority up to its limit, oldest first from the low-water mark on.
-
-    Returns id, kind, priority, dispatch_no, state_at; most urgent first.
-    """
-    priorities = [priority for priority, limit in limits.items() if limit > 0]
-    return connection.execute(
-        _PICK,
-        {
-            "queue": queue,
-            "priorities": priorities,
-            "limits": [limits[priority] for priority in priorities],
-            "marks": [marks.get((queue, priority)) for priority in priorities],
-        },
-    ).all()
-
-
-_MARK = text(
-    """
-    WITH marked AS (
-        UPDATE jobs SET
-            state = 'dispatched', state_at = clock_timestamp(), dispatched_at = clock_timestamp(),
-            dispatch_no = dispatch_no + 1, epoch = :epoch
-        WHERE id = ANY (:ids) AND state = 'available'
-        RETURNING id, tenant_id, state, run_no, dispatch_no
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT id, tenant_id, 'dispatched', state, run_no, jsonb_build_object('dispatch_no', dispatch_no) FROM marked
-    )
-    SELECT count(*)::integer FROM marked
-    """
-)
-
-
-def mark_dispatched(connection: Connection, job_ids: Sequence[UUID], epoch: UUID) -> int:
-    """Mark picked jobs as dispatched with the next dispatch_no; returns how many."""
-    return int(connection.execute(_MARK, {"ids": list(job_ids), "epoch": epoch}).scalar_one())
+        yield Round(verdict, active, oldest, closed, waiting, jobs), take_back
 
 
 def ensure_partitions(connection: Connection, weeks_behind: int = 1, weeks_ahead: int = 13) -> int:

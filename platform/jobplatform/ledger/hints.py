@@ -1,7 +1,7 @@
-"""Wake-up hints: "jobs are due in this queue". A hint may be lost; the dispatcher's polling is the base.
+"""Wake-up hints: "a job of this priority is due in this queue". A hint may be lost; polling is the base.
 
 A NOTIFY inside a transaction takes a database-wide lock at commit, so hints are sent outside the submit transaction,
-coalesced: one for all the jobs of a few milliseconds.
+coalesced: one per queue for all the jobs of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 CHANNEL = "jobplatform_due"
+_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', hint) FROM unnest(CAST(:hints AS text[])) AS hint")
 
 
 class HintSender:
@@ -31,19 +32,23 @@ class HintSender:
         self._engine = engine
         self._gap_seconds = gap_seconds
         self._wanted = threading.Event()
+        self._due: dict[str, int] = {}
+        self._due_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._lock = threading.Lock()
 
-    def send(self) -> None:
+    def send(self, queue: str, priority: int) -> None:
         """Ask for a hint; never blocks and never fails."""
         if self._pid != os.getpid():  # first use in this process: threads do not survive a fork
             with self._lock:
                 if self._pid != os.getpid():
-                    self._wanted = threading.Event()
+                    self._wanted, self._due = threading.Event(), {}
                     self._thread = threading.Thread(target=self._run, name="hints", daemon=True)
                     self._pid = os.getpid()
                     self._thread.start()
+        with self._due_lock:
+            self._due[queue] = max(priority, self._due.get(queue, 0))
         self._wanted.set()
 
     def _run(self) -> None:
@@ -51,9 +56,11 @@ class HintSender:
         while True:
             self._wanted.wait()
             self._wanted.clear()
+            with self._due_lock:
+                due, self._due = self._due, {}
             # a lost hint costs one poll of the dispatcher, so a ledger that is away is no reason to do anything here
             with suppress(SQLAlchemyError), self._engine.connect() as connection:
-                connection.execute(text(f"NOTIFY {CHANNEL}"))
+                connection.execute(_NOTIFY, {"hints": [f"{queue} {priority}" for queue, priority in due.items()]})
             pause.wait(self._gap_seconds)
 
 
@@ -64,8 +71,8 @@ class HintListener:
         self._engine = engine
         self._connection: Any = None
 
-    def wait(self, seconds: float) -> bool:
-        """Wait until a hint comes, at most `seconds`; returns whether one came.
+    def wait(self, seconds: float) -> dict[str, int]:
+        """Wait until a hint comes, at most `seconds`; returns queue → the highest priority that is due there.
 
         A connection that is lost is opened again at the next call; meanwhile this only sleeps.
         """
@@ -77,13 +84,17 @@ class HintListener:
                 waiting.register(connection, select.POLLIN)
                 waiting.poll(seconds * 1000)
                 connection.poll()
-            came = bool(connection.notifies)
-            connection.notifies.clear()
+            came, connection.notifies[:] = list(connection.notifies), []
         except (psycopg2.Error, SQLAlchemyError, OSError):
             self.close()
             time.sleep(seconds)
-            return False
-        return came
+            return {}
+        due: dict[str, int] = {}
+        for notice in came:
+            queue, _, priority = notice.payload.rpartition(" ")
+            if priority.isdigit():
+                due[queue] = max(int(priority), due.get(queue, 0))
+        return due
 
     def _listen(self) -> Any:
         """Return psycopg2's connection, listening; taken out of the pool, which would reset it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, TextClause, text
 from jobplatform.domain.jobs import JobView
 from jobplatform.domain.states import FINAL, State
 from jobplatform.ledger.ids import time_of
+from jobplatform.ledger.session import Ledger
 
 #: the id's time is the maker's clock, `finished_at` the database's: allow this much between them
 CLOCK_MARGIN = timedelta(days=1)
@@ -24,35 +25,31 @@ _VIEW = (
     "progress, result, error, tags, cancel_requested_at"
 )
 
-_INSERT = text(
-    """
-    WITH job AS (
-        INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit,
-                          lost_limit, run_at, start_by)
-        SELECT :id, :tenant_id, :queue, :kind,
-               CASE WHEN CAST(:run_at AS timestamptz) > now.at THEN 'scheduled' ELSE 'available' END,
-               :priority, CAST(:payload AS jsonb), :tags, :max_attempts, :crash_limit, :lost_limit,
-               coalesce(CAST(:run_at AS timestamptz), now.at), CAST(:start_by AS timestamptz)
-        FROM (SELECT clock_timestamp() AS at) AS now
-        RETURNING id, tenant_id, queue, state, created_at, run_at
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
-        SELECT id, tenant_id, 'submitted', state, 0 FROM job
-    ), counted AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-        SELECT tenant_id, queue, pg_backend_pid() % 64, 1 FROM job
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1
-    )
-    SELECT state, created_at, run_at FROM job
-    """
+
+class Accepted(NamedTuple):
+    """What `accept_job.sql` answers: see there for the verdicts."""
+
+    verdict: str
+    tenant_id: Any
+    job_id: Any
+    state: str
+    created_at: datetime
+    run_at: datetime
+
+
+def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:
+    """Call `accept_job.sql`, one transaction; `values` has its parameters by name, without `p_`."""
+    payload = orjson.dumps(values["payload"]).decode()
+    given = {**values, "payload": payload, "tags": list(values["tags"])}
+    (row,) = ledger.call("accept_job", *(given[name] for name in _ACCEPT))
+    return Accepted(*row)
+
+
+_ACCEPT = (
+    *("key_hash", "tenant", "idempotency_key", "request_hash", "idempotency_seconds", "tolerance_seconds"),
+    *("id", "queue", "kind", "priority", "payload", "tags", "max_attempts", "crash_limit", "lost_limit"),
+    *("run_at", "start_by"),
 )
-
-
-def insert_job(connection: Connection, values: dict[str, Any]) -> Row[Any]:
-    """Insert a job with its event and counter in one statement; returns (state, created_at, run_at)."""
-    payload = {"payload": orjson.dumps(values["payload"]).decode()}
-    return connection.execute(_INSERT, {**values, **payload, "tags": list(values["tags"])}).one()
-
 
 _LIVE = f"SELECT {_VIEW}, CAST(NULL AS timestamptz) AS finished_at FROM jobs WHERE id = :id"
 _FINAL = f"SELECT {_VIEW}, finished_at FROM job_history WHERE id = :id AND finished_at >= :since"

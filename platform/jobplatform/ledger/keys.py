@@ -79,36 +79,6 @@ def tenant_of(connection: Connection, key: str) -> UUID | None:
     return connection.execute(_TENANT, {"hash": hash_key(key)}).scalar_one_or_none()
 
 
-_REMEMBER = text(
-    """
-    INSERT INTO idempotency_keys AS k (tenant_id, key, request_hash, job_id, expires_at)
-    VALUES (:tenant_id, :key, :hash, :job_id, clock_timestamp() + make_interval(secs => :seconds))
-    ON CONFLICT (tenant_id, key) DO UPDATE
-        SET request_hash = excluded.request_hash, job_id = excluded.job_id, created_at = clock_timestamp(),
-            expires_at = excluded.expires_at
-        WHERE k.expires_at < clock_timestamp()
-    RETURNING job_id
-    """
-)
-_RECALL = text("SELECT job_id, request_hash FROM idempotency_keys WHERE tenant_id = :tenant_id AND key = :key")
-
-
-def remember_key(
-    connection: Connection, tenant_id: UUID, key: str, request_hash: bytes, job_id: UUID, seconds: int
-) -> Row[Any] | None:
-    """Bind an Idempotency-Key to a job. Returns None when it was free, else the (job_id, request_hash) it is bound to.
-
-    A second request with the same key waits here until the first has committed.
-    """
-    values = {"tenant_id": tenant_id, "key": key, "hash": request_hash, "job_id": job_id, "seconds": seconds}
-    while True:
-        if connection.execute(_REMEMBER, values).one_or_none() is not None:
-            return None
-        bound = connection.execute(_RECALL, {"tenant_id": tenant_id, "key": key}).one_or_none()
-        if bound is not None:  # else it expired, and was deleted, in between: it is free now
-            return bound
-
-
 def forget_expired_keys(connection: Connection, limit: int = 1000) -> int:
     """Delete up to `limit` idempotency keys whose time is over."""
     return connection.execute(

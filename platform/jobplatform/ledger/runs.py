@@ -4,54 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
 from sqlalchemy import Connection, Row, text
 
 from jobplatform.ledger.jobs import earliest_end
-
-_CLAIM = text(
-    """
-    SELECT c.verdict, (c.job).tenant_id, (c.job).kind, (c.job).payload, (c.job).run_no, (c.job).attempt,
-           (c.job).max_attempts
-    FROM claim_job(:job_id, :dispatch_no, :kind, :lease_id, :worker_id, :node) AS c
-    """
-)
+from jobplatform.ledger.session import Ledger
 
 
-def claim_job(
-    connection: Connection,
-    *,
-    job_id: UUID,
-    dispatch_no: int,
-    kind: str,
-    lease_id: UUID,
-    worker_id: UUID,
-    node: str,
-) -> Row[Any]:
-    """Call `claim_job.sql`; returns verdict, tenant_id, kind, payload, run_no, attempt, max_attempts."""
-    return connection.execute(
-        _CLAIM,
-        {
-            "job_id": job_id,
-            "dispatch_no": dispatch_no,
-            "kind": kind,
-            "lease_id": lease_id,
-            "worker_id": worker_id,
-            "node": node,
-        },
-    ).one()
+class Claimed(NamedTuple):
+    """What `claim_run.sql` answers; only the verdict when there is nothing to run."""
+
+    verdict: str
+    tenant_id: Any
+    payload: Any
+    run_no: int
+    attempt: int
+    max_attempts: int
 
 
-_SETTLE = text(
-    """
-    SELECT verdict, state FROM settle_run(
-        :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb))
-    """
-)
+def claim_run(
+    ledger: Ledger, *, job_id: UUID, dispatch_no: int, kind: str, lease_id: UUID, worker_id: UUID, node: str
+) -> Claimed:
+    """Call `claim_run.sql`: one transaction."""
+    (row,) = ledger.call("claim_run", job_id, dispatch_no, kind, lease_id, worker_id, node)
+    return Claimed(*row)
 
 
 @dataclass(frozen=True)
@@ -66,22 +45,38 @@ class Settlement:
     usage: dict[str, Any] | None = None
 
 
-def settle_run(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
-    """Call `settle_run.sql`; returns its verdict and the job's state."""
-    row = connection.execute(
-        _SETTLE,
-        {
-            "job_id": job_id,
-            "lease_id": lease_id,
-            "outcome": settlement.outcome,
-            "state": settlement.state,
-            "delay": settlement.delay_seconds,
-            "result": _json(settlement.result),
-            "error": _json(settlement.error),
-            "usage": _json(settlement.usage),
-        },
-    ).one()
+def settle_run(ledger: Ledger, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
+    """Call `settle_run.sql`, one transaction; returns its verdict and the job's state."""
+    (row,) = ledger.call("settle_run", job_id, lease_id, *_values(settlement))
+    return row[0], row[1]
+
+
+_SETTLE = text(
+    """
+    SELECT verdict, state FROM settle_run(
+        :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
+        CAST(:usage AS jsonb))
+    """
+)
+
+
+def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
+    """Call `settle_run.sql` as a part of the caller's transaction."""
+    names = ("outcome", "state", "delay", "result", "error", "usage")
+    values = dict(zip(names, _values(settlement), strict=True))
+    row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
     return row.verdict, row.state
+
+
+def _values(settlement: Settlement) -> tuple[Any, ...]:
+    return (
+        settlement.outcome,
+        settlement.state,
+        settlement.delay_seconds,
+        _json(settlement.result),
+        _json(settlement.error),
+        _json(settlement.usage),
+    )
 
 
 def _json(value: Any) -> str | None:

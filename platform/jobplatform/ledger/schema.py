@@ -10,6 +10,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
@@ -38,6 +39,11 @@ def alembic_config(database_url: str) -> Config:
     config.set_main_option("script_location", str(folder).replace("%", "%%"))
     config.attributes["database_url"] = database_url
     return config
+
+
+def head() -> str:
+    """Return the newest revision that this version knows."""
+    return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from uuid import UUID
 
 import orjson
 import psycopg2
+import psycopg2.errors
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from jobplatform.errors import LedgerBusy, LedgerUnavailable, OutcomeUnknown
 
+#: calls a function in an open transaction
+Call = Callable[..., list[tuple[Any, ...]]]
+
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-_BUSY = {"55P03", "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
+LOCK_NOT_AVAILABLE = "55P03"
+_BUSY = {LOCK_NOT_AVAILABLE, "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
 # connection exceptions, operator intervention, insufficient resources, read-only (a standby after a failover)
 _GONE = ("08", "57P", "53", "25006")
 
@@ -93,18 +100,94 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
     return engine
 
 
-def translate(error: DBAPIError | PoolTimeout) -> Exception:
+def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
     """Return our error for the driver's, or the driver's own when it is a bug of ours."""
     if isinstance(error, PoolTimeout):
         return LedgerBusy("all of this process's ledger connections are in use; repeat in a moment")
-    code = getattr(error.orig, "pgcode", None) or ""
+    driver = error.orig if isinstance(error, DBAPIError) else error
+    code = getattr(driver, "pgcode", None) or ""
     if code in _BUSY:
         return LedgerBusy()
-    if error.connection_invalidated or code.startswith(_GONE):
+    if getattr(error, "connection_invalidated", False) or code.startswith(_GONE):
         return LedgerUnavailable()
-    if not code and isinstance(error.orig, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if not code and isinstance(driver, psycopg2.OperationalError | psycopg2.InterfaceError):
         return LedgerUnavailable()
     return error
+
+
+class Prepared:
+    """A pooled connection of the driver's own, on which each function is prepared at its first call.
+
+    Beside SQLAlchemy's connections and not through them: parsing, planning and wrapping cost a third of a claim
+    (docs/operations/performance.md).
+    """
+
+    def __init__(self, pooled: PoolProxiedConnection) -> None:
+        self._pooled = pooled
+        self._names: set[str] = pooled.info.setdefault("prepared", set())
+
+    def call(self, function: str, values: Sequence[Any], *, begin: bool = False) -> list[tuple[Any, ...]]:
+        """Call a function; `begin` opens a transaction with it. Raises as `Ledger.call`."""
+        arguments = [str(value) if isinstance(value, UUID) else value for value in values]
+        try:
+            cursor = self._pooled.cursor()
+            if function not in self._names:
+                numbered = ", ".join(f"${n}" for n in range(1, len(values) + 1))
+                try:
+                    cursor.execute(f"PREPARE {function} AS SELECT * FROM {function}({numbered})")
+                except psycopg2.errors.DuplicatePreparedStatement:
+                    pass  # a signal fell between preparing it and noting that
+                self._names.add(function)
+            places = ", ".join(["%s"] * len(values))
+            cursor.execute(f"{'BEGIN; ' if begin else ''}EXECUTE {function}({places})", arguments)
+            return list(cursor.fetchall())
+        except psycopg2.Error as error:
+            lost = self._drop_if_broken(error)
+            if begin and not lost:
+                self.roll_back()
+            if lost and not error.pgcode and not begin:
+                raise OutcomeUnknown() from error
+            raise translate(error) from error
+
+    def commit(self) -> None:
+        """End the transaction that a call began. Raises `OutcomeUnknown` when the answer was lost."""
+        try:
+            self._pooled.cursor().execute("COMMIT")
+        except psycopg2.Error as error:
+            self._drop_if_broken(error)
+            ours = translate(error)
+            if isinstance(ours, LedgerUnavailable) and not isinstance(ours, LedgerBusy):
+                raise OutcomeUnknown() from error
+            raise ours from error
+
+    def roll_back(self) -> None:
+        """Take the transaction back; on a connection that is dead the server does it."""
+        try:
+            self._pooled.cursor().execute("ROLLBACK")
+        except psycopg2.Error as error:
+            self._drop_if_broken(error, anyway=True)
+
+    def _drop_if_broken(self, error: psycopg2.Error, anyway: bool = False) -> bool:
+        """Throw a broken connection out of the pool; returns whether it was."""
+        if not self._pooled.is_valid:
+            return True
+        if anyway or getattr(self._pooled.dbapi_connection, "closed", True):
+            self._pooled.invalidate(error)
+            return True
+        return False
+
+
+@contextmanager
+def prepared(engine: Engine) -> Iterator[Prepared]:
+    """Take a connection of an autocommit engine for a block. Raises `LedgerUnavailable` or `LedgerBusy`."""
+    try:
+        pooled = engine.raw_connection()
+    except (DBAPIError, PoolTimeout, psycopg2.Error) as error:
+        raise translate(error) from error
+    try:
+        yield Prepared(pooled)
+    finally:
+        pooled.close()
 
 
 class Ledger:
@@ -167,6 +250,30 @@ class Ledger:
             raise ours from error
         finally:
             _quietly(connection.close)
+
+    def call(self, function: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Call one of the functions in `sql/`, which is one transaction by being one statement: one round trip.
+
+        Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the connection broke
+        before the answer came.
+        """
+        with prepared(self.statements) as session:
+            return session.call(function, values)
+
+    @contextmanager
+    def open_call(self, function: str, *values: Any) -> Iterator[tuple[list[tuple[Any, ...]], Call]]:
+        """Open a transaction by calling a function, in one round trip; commit at the end of the block.
+
+        Yields what the function returned, and a way to call more of them in the transaction. Raises as `transaction`.
+        """
+        with prepared(self.statements) as session:
+            found = session.call(function, values, begin=True)
+            try:
+                yield found, lambda name, *more: session.call(name, more)
+            except BaseException:
+                session.roll_back()
+                raise
+            session.commit()
 
     def close(self) -> None:
         """Close all pooled connections."""

@@ -156,7 +156,7 @@ jobs = Table(
         postgresql_where=text("state = 'available'"),
     ),
     Index("ix_jobs_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
-    Index("ix_jobs_active", "queue", "priority", postgresql_where=text("state IN ('dispatched', 'running')")),
+    Index("ix_jobs_out", "queue", "dispatched_at", postgresql_where=text("state IN ('dispatched', 'running')")),
     Index("ix_jobs_running_worker", "worker_id", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_needs_person", "tenant_id", "id", postgresql_where=text("state IN ('dead', 'held')")),
     Index(

@@ -34,7 +34,7 @@ def end_run(
             retry = kind.retry_timeouts and attempt < max_attempts
             delay = kind.retry.delay_seconds(attempt, random.random)
             settlement = replace(settlement, state="scheduled" if retry else "dead", delay_seconds=delay)
-        verdict, state = runs.settle_run(connection, job_id, lease_id, settlement)
+        verdict, state = runs.settle_in(connection, job_id, lease_id, settlement)
     return str(state) if verdict == "settled" else "moved on"
 
 
@@ -67,6 +67,6 @@ def abandon_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> None:
     """
     error = {"code": "cancelled", "message": "cancelled; the thread could not be stopped", "retryable": False}
     with ledger.transaction() as connection:
-        verdict, _ = runs.settle_run(connection, job_id, lease_id, Settlement("cancelled", "cancelled", error=error))
+        verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("cancelled", "cancelled", error=error))
     if verdict == "lost":
         raise LeaseLost()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable
+from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import runs
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
@@ -41,7 +41,6 @@ class Claim:
 
     delivery: Delivery
     tenant_id: UUID
-    kind: str
     payload: Any
     run_no: int
     attempt: int
@@ -54,7 +53,7 @@ def _until_answered(action: Callable[[], Any], what: str, delivery: Delivery, gi
     while True:
         try:
             return action()
-        except LedgerUnavailable as error:
+        except (LedgerUnavailable, OutcomeUnknown) as error:  # both may be repeated: they name their lease
             if give_up():
                 raise
             log.warning(
@@ -73,19 +72,19 @@ def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = neve
     """Take the lease; returns the claim, or the verdict (gone, stale, paused, expired) when there is nothing to run."""
 
     def once() -> Claim | str:
-        with ledger.statement() as connection:
-            row = runs.claim_job(
-                connection,
-                job_id=delivery.job_id,
-                dispatch_no=delivery.dispatch_no,
-                kind=delivery.kind,
-                lease_id=delivery.lease_id,
-                worker_id=delivery.worker_id,
-                node=delivery.node,
-            )
+        row = runs.claim_run(
+            ledger,
+            job_id=delivery.job_id,
+            dispatch_no=delivery.dispatch_no,
+            kind=delivery.kind,
+            lease_id=delivery.lease_id,
+            worker_id=delivery.worker_id,
+            node=delivery.node,
+        )
         if row.verdict not in ("claimed", "mine"):
-            return str(row.verdict)
-        return Claim(delivery, row.tenant_id, row.kind, row.payload, row.run_no, row.attempt, row.max_attempts)
+            return row.verdict
+        tenant_id = UUID(str(row.tenant_id))
+        return Claim(delivery, tenant_id, row.payload, row.run_no, row.attempt, row.max_attempts)
 
     result: Claim | str = _until_answered(once, "claim", delivery, give_up)
     return result
@@ -95,8 +94,7 @@ def settle(ledger: Ledger, delivery: Delivery, settlement: Settlement, give_up: 
     """End the run and return the job's state. Raises `LeaseLost` when somebody else has decided meanwhile."""
 
     def once() -> tuple[str, str | None]:
-        with ledger.statement() as connection:
-            return runs.settle_run(connection, delivery.job_id, delivery.lease_id, settlement)
+        return runs.settle_run(ledger, delivery.job_id, delivery.lease_id, settlement)
 
     verdict, state = _until_answered(once, "settle", delivery, give_up)
     if verdict == "lost" or state is None:

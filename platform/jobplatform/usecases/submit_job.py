@@ -1,4 +1,4 @@
-"""Accept a job: one transaction with the job, its Idempotency-Key, its event and its counter (I1).
+"""Accept a job: one transaction, and one round trip, for the key, the job, its event and its counter (I1).
 
 Postgres alone is needed. The broker is not known here: the dispatcher publishes what is committed.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import orjson
 
 from jobplatform.domain.jobs import JobView, SubmitJob
-from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.states import State
 from jobplatform.domain.texts import find_null
 from jobplatform.errors import (
@@ -24,11 +24,14 @@ from jobplatform.errors import (
     InvalidRequest,
     JobNotFound,
     LedgerBusy,
+    Unauthorized,
 )
-from jobplatform.ledger import jobs, keys
+from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
-from jobplatform.ledger.session import Ledger
+from jobplatform.ledger.keys import hash_key
+from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.usecases.admit import UNKNOWN_KEY
 
 #: callers' clocks differ from ours by this much
 CLOCK_TOLERANCE = timedelta(seconds=5)
@@ -42,87 +45,99 @@ class Accepted:
     created: bool
 
 
+@dataclass(frozen=True)
+class ApiKey:
+    """A caller by its API key, to be looked up in the transaction that accepts the job."""
+
+    key: str
+
+
 def submit_job(
     ledger: Ledger,
     hints: HintSender | None,
     kinds: KindRegistry,
-    tenant_id: UUID,
+    caller: UUID | ApiKey,
     command: SubmitJob,
     *,
     idempotency_key: str | None = None,
     idempotency_seconds: int = 86_400,
 ) -> Accepted:
-    """Check the order against its kind and write it to the ledger.
+    """Check the order against its kind and write it to the ledger, for a tenant or for whoever has an API key.
 
-    Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `IdempotencyConflict` when
-    the key was used for another request, `IdempotencyInProgress` while the first one is being worked on;
-    `LedgerUnavailable` when nothing was written, `OutcomeUnknown` when the commit's answer was lost.
+    Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
+    is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
+    while the first one is being worked on; `LedgerUnavailable` when nothing was written, `OutcomeUnknown` when the
+    ledger's answer was lost.
     """
     kind = kinds.get(command.kind)
     _check_times(command)
     kind.parse(command.payload)
     _refuse_null_characters(command)
-    job_id = new_id()
-    with ledger.transaction() as connection:
-        if idempotency_key is not None:
-            request_hash = _fingerprint(command)
-            try:
-                bound = keys.remember_key(
-                    connection, tenant_id, idempotency_key, request_hash, job_id, idempotency_seconds
-                )
-            except Exception as error:
-                _raise_in_progress(error)
-                raise
-            if bound is not None:
-                if bytes(bound.request_hash) != request_hash:
-                    raise IdempotencyConflict(
-                        f"Idempotency-Key {idempotency_key!r} was used for another request (job {bound.job_id}): "
-                        f"expected the same body, or a new key"
-                    )
-                job = jobs.get_job(connection, tenant_id, bound.job_id)
-                if job is None:
-                    raise JobNotFound(bound.job_id)
-                return Accepted(job, created=False)
-        _refuse_the_past(command)  # not of a repetition: its job was accepted when this was the future
-        view = _insert(connection, tenant_id, job_id, kind, command)
-    if hints is not None and view.state is State.AVAILABLE:
-        hints.send()
-    return Accepted(view, created=True)
-
-
-def _insert(connection: object, tenant_id: UUID, job_id: UUID, kind: Kind, command: SubmitJob) -> JobView:
     max_attempts = command.max_attempts or kind.max_attempts
-    row = jobs.insert_job(
-        connection,  # type: ignore[arg-type]
-        {
-            "id": job_id,
-            "tenant_id": tenant_id,
-            "queue": kind.queue,
-            "kind": kind.name,
-            "priority": command.priority,
-            "payload": command.payload,
-            "tags": command.tags,
-            "max_attempts": max_attempts,
-            "crash_limit": kind.crash_limit,
-            "lost_limit": kind.lost_limit,
-            "run_at": command.run_at,
-            "start_by": command.start_by,
-        },
-    )
-    return JobView(
+    job_id = new_id()
+    values = {
+        "key_hash": hash_key(caller.key) if isinstance(caller, ApiKey) else None,
+        "tenant": None if isinstance(caller, ApiKey) else caller,
+        "idempotency_key": idempotency_key,
+        "request_hash": _fingerprint(command) if idempotency_key is not None else None,
+        "idempotency_seconds": idempotency_seconds,
+        "tolerance_seconds": CLOCK_TOLERANCE.total_seconds(),
+        "id": job_id,
+        "queue": kind.queue,
+        "kind": kind.name,
+        "priority": command.priority,
+        "payload": command.payload,
+        "tags": command.tags,
+        "max_attempts": max_attempts,
+        "crash_limit": kind.crash_limit,
+        "lost_limit": kind.lost_limit,
+        "run_at": command.run_at,
+        "start_by": command.start_by,
+    }
+    try:
+        answer = jobs.accept_job(ledger, values)
+    except LedgerBusy as error:
+        # the first request with this key holds its row: lock_timeout ended our wait for it
+        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            raise IdempotencyInProgress() from error
+        raise
+    if answer.verdict != "accepted":
+        return _explain(ledger, answer, command, idempotency_key)
+    view = JobView(
         id=job_id,
         kind=kind.name,
         queue=kind.queue,
-        state=State(row.state),
+        state=State(answer.state),
         priority=command.priority,
         attempt=0,
         max_attempts=max_attempts,
         run_no=0,
-        created_at=row.created_at,
-        run_at=row.run_at,
+        created_at=answer.created_at,
+        run_at=answer.run_at,
         start_by=command.start_by,
         tags=command.tags,
     )
+    if hints is not None and view.state is State.AVAILABLE:
+        hints.send(kind.queue, command.priority)
+    return Accepted(view, created=True)
+
+
+def _explain(ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, idempotency_key: str | None) -> Accepted:
+    """Return the earlier job of a repetition, or raise why the order was not accepted."""
+    if answer.verdict == "unauthorized":
+        raise Unauthorized(UNKNOWN_KEY)
+    if answer.verdict == "past":
+        raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
+    if answer.verdict == "conflict":
+        raise IdempotencyConflict(
+            f"Idempotency-Key {idempotency_key!r} was used for another request (job {answer.job_id}): "
+            f"expected the same body, or a new key"
+        )
+    with ledger.statement() as connection:
+        job = jobs.get_job(connection, UUID(str(answer.tenant_id)), UUID(str(answer.job_id)))
+    if job is None:
+        raise JobNotFound(answer.job_id)
+    return Accepted(job, created=False)
 
 
 def _check_times(command: SubmitJob) -> None:
@@ -139,15 +154,12 @@ def _check_times(command: SubmitJob) -> None:
         raise InvalidRequest("the times of the job can't work", tuple(wrong))
 
 
-def _refuse_the_past(command: SubmitJob) -> None:
-    now = datetime.now(UTC)
-    wrong = tuple(
+def _times_before(command: SubmitJob, now: datetime) -> tuple[FieldError, ...]:
+    return tuple(
         FieldError(name, f"a time in the future (it is {now.isoformat()})", moment.isoformat())
         for name, moment in (("run_at", command.run_at), ("start_by", command.start_by))
         if moment is not None and moment < now - CLOCK_TOLERANCE
     )
-    if wrong:
-        raise InvalidRequest("the times of the job can't work", wrong)
 
 
 def _refuse_null_characters(command: SubmitJob) -> None:
@@ -164,9 +176,3 @@ def _refuse_null_characters(command: SubmitJob) -> None:
 
 def _fingerprint(command: SubmitJob) -> bytes:
     return hashlib.sha256(orjson.dumps(asdict(command), option=orjson.OPT_SORT_KEYS)).digest()
-
-
-def _raise_in_progress(error: BaseException) -> None:
-    """The first request with this key holds its row: lock_timeout ends our wait for it."""
-    if getattr(getattr(error, "orig", None), "pgcode", None) == "55P03" or isinstance(error, LedgerBusy):
-        raise IdempotencyInProgress() from error

@@ -70,7 +70,8 @@ BEGIN
         j.run_started_at, v_now, p_error, p_usage);
 
     j.state := v_state;
-    PERFORM note_event(j, v_outcome, CASE
+    INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+    VALUES (j.id, j.tenant_id, v_outcome, v_state, j.run_no, CASE
         WHEN v_state = 'scheduled' THEN
             coalesce(jsonb_build_object('error', p_error), '{}') || jsonb_build_object('delay_seconds', v_delay)
         WHEN v_error IS NOT NULL THEN jsonb_build_object('error', v_error)

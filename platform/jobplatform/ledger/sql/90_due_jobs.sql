@@ -1,8 +1,8 @@
--- Scheduled jobs whose time has come become available. Returns the queues that got some.
-CREATE OR REPLACE FUNCTION make_due(p_limit integer) RETURNS TABLE (queue text, made integer)
+-- Scheduled jobs whose time came after p_since become available. Returns the queues that got some.
+CREATE OR REPLACE FUNCTION make_due(p_limit integer, p_since timestamptz) RETURNS TABLE (queue text, made integer)
 LANGUAGE sql VOLATILE AS $$
     WITH due AS (
-        SELECT id FROM jobs WHERE state = 'scheduled' AND run_at <= clock_timestamp()
+        SELECT id FROM jobs WHERE state = 'scheduled' AND run_at <= clock_timestamp() AND run_at >= p_since
         ORDER BY run_at LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), made AS (
         UPDATE jobs j SET state = 'available', state_at = clock_timestamp()
@@ -14,8 +14,8 @@ LANGUAGE sql VOLATILE AS $$
     SELECT queue, count(*)::integer FROM made GROUP BY queue;
 $$;
 
--- Jobs whose start_by passed before a run began are expired.
-CREATE OR REPLACE FUNCTION expire_jobs(p_limit integer) RETURNS integer
+-- Jobs whose start_by passed, after p_since, before a run began are expired.
+CREATE OR REPLACE FUNCTION expire_jobs(p_limit integer, p_since timestamptz) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     j jobs;
@@ -23,7 +23,7 @@ DECLARE
 BEGIN
     FOR j IN
         SELECT * FROM jobs
-        WHERE start_by < clock_timestamp() AND run_no = 0
+        WHERE start_by < clock_timestamp() AND start_by >= p_since AND run_no = 0
             AND state IN ('blocked', 'scheduled', 'available', 'dispatched')
         ORDER BY start_by LIMIT p_limit FOR UPDATE SKIP LOCKED
     LOOP
@@ -35,6 +35,21 @@ BEGIN
         v_count := v_count + 1;
     END LOOP;
     RETURN v_count;
+END $$;
+
+-- What the clock does to jobs, in one round trip. p_slack: look only at what became due that many seconds ago or
+-- later (under a long snapshot an index keeps all that ever was due); NULL looks at everything.
+CREATE OR REPLACE FUNCTION wake_jobs(
+    p_limit integer, p_slack double precision, OUT due text[], OUT expired integer, OUT seconds_until_due double precision
+)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_since timestamptz := coalesce(clock_timestamp() - make_interval(secs => p_slack), '-infinity');
+BEGIN
+    SELECT array_agg(queue) INTO due FROM make_due(p_limit, v_since);
+    expired := expire_jobs(p_limit, v_since);
+    SELECT extract(epoch FROM run_at - clock_timestamp()) INTO seconds_until_due FROM jobs
+    WHERE state = 'scheduled' AND run_at >= v_since ORDER BY run_at LIMIT 1;
 END $$;
 
 -- Dispatched jobs whose message went with an earlier life of the broker (rule 5): always, not once.

@@ -1,0 +1,79 @@
+-- Accept a job in one round trip: who calls, the Idempotency-Key, the job, its event and its counter (I1).
+--
+-- p_key_hash names the caller (SHA-256 of the API key); p_tenant does where there is no key.
+-- verdicts: accepted · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
+--           request, job_id) · past (run_at or start_by is over; `created_at` is the ledger's time now)
+-- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
+CREATE OR REPLACE FUNCTION accept_job(
+    p_key_hash bytea, p_tenant uuid,
+    p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer, p_tolerance_seconds double precision,
+    p_id uuid, p_queue text, p_kind text, p_priority integer, p_payload jsonb, p_tags text[],
+    p_max_attempts integer, p_crash_limit integer, p_lost_limit integer,
+    p_run_at timestamptz, p_start_by timestamptz,
+    OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
+    OUT run_at timestamptz
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    v_tenant uuid := p_tenant;
+    v_job uuid;
+    v_state text;
+    v_hash bytea;
+    v_now timestamptz := clock_timestamp();
+    v_oldest timestamptz := v_now - make_interval(secs => p_tolerance_seconds);
+BEGIN
+    IF p_key_hash IS NOT NULL THEN
+        SELECT k.tenant_id INTO v_tenant FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
+        IF NOT FOUND THEN
+            verdict := 'unauthorized';
+            RETURN;
+        END IF;
+    END IF;
+    tenant_id := v_tenant;
+    LOOP
+        IF p_idempotency_key IS NOT NULL THEN
+            SELECT k.job_id, k.request_hash INTO v_job, v_hash FROM idempotency_keys k
+            WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key AND k.expires_at >= clock_timestamp();
+            IF FOUND THEN
+                verdict := CASE WHEN v_hash = p_request_hash THEN 'repeated' ELSE 'conflict' END;
+                job_id := v_job;
+                RETURN;
+            END IF;
+        END IF;
+        -- not asked of a repetition: its job was accepted when this was the future
+        IF p_run_at < v_oldest OR p_start_by < v_oldest THEN
+            verdict := 'past';
+            created_at := v_now;
+            RETURN;
+        END IF;
+        EXIT WHEN p_idempotency_key IS NULL;
+        INSERT INTO idempotency_keys AS k (tenant_id, key, request_hash, job_id, expires_at)
+        VALUES (v_tenant, p_idempotency_key, p_request_hash, p_id, v_now + make_interval(secs => p_idempotency_seconds))
+        ON CONFLICT (tenant_id, key) DO UPDATE
+            SET request_hash = excluded.request_hash, job_id = excluded.job_id, created_at = clock_timestamp(),
+                expires_at = excluded.expires_at
+            WHERE k.expires_at < clock_timestamp();
+        EXIT WHEN FOUND;
+    END LOOP;
+
+    v_state := CASE WHEN p_run_at > v_now THEN 'scheduled' ELSE 'available' END;
+    -- when it became available is when it is written, not when this request began to wait for another
+    v_now := clock_timestamp();
+    INSERT INTO jobs (
+        id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit, created_at,
+        state_at, run_at, start_by)
+    VALUES (
+        p_id, v_tenant, p_queue, p_kind, v_state, p_priority, p_payload, p_tags, p_max_attempts, p_crash_limit,
+        p_lost_limit, v_now, v_now, coalesce(p_run_at, v_now), p_start_by);
+    INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+    VALUES (p_id, v_tenant, 'submitted', v_state, 0);
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+    VALUES (v_tenant, p_queue, pg_backend_pid() % 64, 1)
+    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1;
+    verdict := 'accepted';
+    job_id := p_id;
+    state := v_state;
+    created_at := v_now;
+    run_at := coalesce(p_run_at, v_now);
+END $$;

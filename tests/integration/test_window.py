@@ -1,0 +1,54 @@
+"""The window: what one round of a queue picks, against the rule written down in Python."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.ledgers import Book
+
+
+def choose(window: int, batch: int, out: list[int], waiting: list[int]) -> list[int]:
+    """The rule: by priority, then age; a job goes out while fewer than a window are out with its priority or more."""
+    chosen: list[int] = []
+    for priority in sorted(waiting, reverse=True):
+        busy = sum(1 for other in [*out, *chosen] if other >= priority)
+        if len(chosen) < batch and busy < window:
+            chosen.append(priority)
+    return chosen
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    window=st.integers(1, 8),
+    batch=st.integers(1, 10),
+    out=st.lists(st.integers(0, 9), max_size=10),
+    waiting=st.lists(st.integers(0, 9), max_size=14),
+)
+def test_a_round_fills_the_window_by_priority(book: Book, window, batch, out, waiting) -> None:
+    book.do("TRUNCATE jobs, job_events, queue_counters")
+    if out:
+        book.dispatch(*[book.submit(priority=priority) for priority in out])
+    ids = {book.submit(priority=priority): priority for priority in waiting}
+    expected = choose(window, batch, out, waiting)
+    with book.round(window=window, batch=batch) as (found, _):
+        assert [job.priority for job in found.jobs] == expected
+        assert found.active == len(out)
+        assert found.waiting == (len(expected) < len(waiting))
+        picked = [job.id for job in found.jobs]
+    for priority in range(10):  # the oldest of each priority first
+        mine = [job_id for job_id, p in ids.items() if p == priority]
+        assert [job_id for job_id in picked if ids[job_id] == priority] == mine[: expected.count(priority)]
+    left = max((p for p in range(10) if sum(1 for o in [*out, *expected] if o >= p) >= window), default=-1)
+    assert found.closed == left or found.waiting or not expected
+
+
+def test_what_the_broker_did_not_take_is_as_before(book: Book) -> None:
+    first, second = book.submit(), book.submit()
+    before = {job_id: book.row(job_id) for job_id in (first, second)}
+    with book.round() as (found, take_back):
+        take_back([job for job in found.jobs if job.id == first])
+    row = book.row(first)
+    assert (row.state, row.dispatch_no, row.state_at) == ("available", 0, before[first].state_at)
+    assert book.events(first) == ["submitted"]
+    assert (book.row(second).state, book.events(second)) == ("dispatched", ["submitted", "dispatched"])

@@ -1,0 +1,52 @@
+"""A proxy before a server that can lose the server's next answer: the request arrives, the connection dies."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+
+class Proxy:
+    """Forwards connections to a port of this machine."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._server.getsockname()[1]
+        #: while set, what the server answers is thrown away, with its connection
+        self.losing_answers = threading.Event()
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                server = socket.create_connection(("127.0.0.1", self._target_port))
+                threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
+                threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with suppress(OSError):
+            while (data := source.recv(65536)) and not (answers and self.losing_answers.is_set()):
+                sink.sendall(data)
+        for one in (source, sink):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._server.close()
+
+
+@contextmanager
+def proxied(url: str) -> Iterator[tuple[str, Proxy]]:
+    """Yield a URL that leads through a proxy to the same server, and the proxy."""
+    head, _, rest = url.rpartition("127.0.0.1:")
+    port, slash, path = rest.partition("/")
+    proxy = Proxy(int(port))
+    try:
+        yield f"{head}127.0.0.1:{proxy.port}{slash}{path}", proxy
+    finally:
+        proxy.close()
