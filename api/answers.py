@@ -9,7 +9,7 @@ from flask import Response, request
 from pydantic import BaseModel, ValidationError
 
 from jobplatform.domain.kinds import field_errors
-from jobplatform.domain.texts import find_null
+from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
 
 M = TypeVar("M", bound=BaseModel)
@@ -50,8 +50,12 @@ class HeaderNotAscii(JobPlatformError):
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response; times as RFC 3339 in UTC."""
-    body = orjson.dumps(value, option=orjson.OPT_UTC_Z)
-    return Response(body, status, headers, mimetype="application/json")
+    return Response(as_json(value), status, headers, mimetype="application/json")
+
+
+def as_json(value: Any) -> bytes:
+    """Return the JSON of an answer; times as RFC 3339 in UTC."""
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z)
 
 
 def check_length(limit: int) -> None:
@@ -68,9 +72,13 @@ def read_body(model: type[M], limit: int) -> M:
 def read_object(limit: int) -> dict[str, Any]:
     """Return the body, a JSON object. Raises `BodyTooLarge`, `WrongMediaType` or `NotJson`."""
     check_length(limit)
-    if request.mimetype and request.mimetype != "application/json" and not request.mimetype.endswith("+json"):
-        raise WrongMediaType(f"expected Content-Type: application/json, got {request.mimetype}")
-    raw = request.get_data(cache=False)
+    return parse_object(request.get_data(cache=False), request.mimetype)
+
+
+def parse_object(raw: bytes, media_type: str) -> dict[str, Any]:
+    """Return a JSON object. Raises `WrongMediaType` or `NotJson`."""
+    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise WrongMediaType(f"expected Content-Type: application/json, got {media_type}")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -85,9 +93,12 @@ def read_query(model: type[M]) -> M:
     return check(model, request.args.to_dict())
 
 
-def check(model: type[M], value: dict[str, Any]) -> M:
-    """Validate against a model. Raises `InvalidRequest` with every wrong field."""
-    if found := find_null(value):
+def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
+    """Validate against a model. Raises `InvalidRequest` with every wrong field.
+
+    `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
+    """
+    if ESCAPED in raw and (found := find_null(value)):
         field = ".".join(found)
         raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
     try:

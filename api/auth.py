@@ -22,12 +22,7 @@ def register(app: Flask) -> None:
     def _admit() -> None:
         if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS or request.endpoint == ADMITS_ITSELF:
             return
-        admit_now()
-
-
-def admit_now() -> None:
-    """Find the tenant of the request's key. Raises `Unauthorized`."""
-    g.tenant_id = admit(services().ledger, request.headers.get("Authorization"))
+        g.tenant_id = admit(services().ledger, request.headers.get("Authorization"))
 
 
 def tenant_id() -> UUID:

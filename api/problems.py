@@ -87,6 +87,12 @@ def _one_of(error: UnknownKind) -> str:
     return f"{error.suggestion!r}?" if error.suggestion else f"one of {', '.join(error.known)}"
 
 
+def from_bug(error: Exception, path: str) -> Response:
+    """Log an error that is not ours, and return its problem."""
+    log.exception("request_failed", path=path, error=repr(error))
+    return problem(500, "internal_error", "Internal error", "a bug on our side; it was logged, and nothing is lost")
+
+
 def register(app: Flask) -> None:
     """Let every error of the application leave as problem+json."""
 
@@ -118,5 +124,4 @@ def register(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def _bugs(error: Exception) -> Response:
-        log.exception("request_failed", path=request.path, error=repr(error))
-        return problem(500, "internal_error", "Internal error", "a bug on our side; it was logged, and nothing is lost")
+        return from_bug(error, request.path)

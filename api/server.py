@@ -12,13 +12,14 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
 from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody
 from api.app import create_app
+from api.express import Express
+from api.threads import RequestThreads
 from api.v1.download_artifact import CAN_SEND_FILE, FILE
 from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
 from jobplatform.config import settings
@@ -54,6 +55,7 @@ class Bridge:
         wsgi: Any,
         room: WaitRoom,
         admit: Callable[[str | None], object],
+        express: Express,
         *,
         threads: int,
         max_body: int,
@@ -62,22 +64,24 @@ class Bridge:
         self._wsgi = wsgi
         self._admit = admit
         self._room = room
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="requests")
+        self._express = express
+        self._threads = RequestThreads(threads)
         self._max_body, self._max_upload = max_body, max_upload
 
     async def __call__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
         if scope.proto != "http":
             return
-        loop = asyncio.get_running_loop()
         body, trouble = await self._read(scope, protocol)
-        environ = build_environ(scope, body, trouble)
-        answer = await loop.run_in_executor(self._pool, self._call, dict(environ))
+        reply = await self._express.answer(scope, body) if trouble is None else None
+        if reply is not None:
+            protocol.response_bytes(*reply)
+            return
+        answer = await self._threads.run(self._answer, scope, body, trouble, False)
         if answer.wait is not None:
             if not await self._parked(answer.wait, protocol):
                 return
-            environ[PARKED] = True
-            answer = await loop.run_in_executor(self._pool, self._call, environ)
+            answer = await self._threads.run(self._answer, scope, body, trouble, True)
         if answer.file is not None:  # granian reads it as fast as the caller takes it
             path, start, end = answer.file
             protocol.response_file_range(answer.status, answer.headers, path, start, end)
@@ -111,11 +115,16 @@ class Bridge:
             return b"", None
         if size is not None and size > limit:
             return b"", BodyTooLarge(f"the body may have at most {limit} bytes, got {size}")
-        loop = asyncio.get_running_loop()
         if uploading:
-            refused = await loop.run_in_executor(self._pool, self._refusal, scope.headers.get("authorization"))
+            refused = await self._threads.run(self._refusal, scope.headers.get("authorization"))
             if refused is not None:
                 return b"", refused
+        elif size is not None and size <= IN_MEMORY_BYTES:
+            try:
+                whole = await protocol()
+            except RuntimeError:  # granian's RSGIProtocolClosed: the caller has gone
+                whole = b""
+            return (whole, None) if len(whole) >= size else (b"", _incomplete(size, len(whole)))
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
         came = 0
         try:
@@ -124,13 +133,13 @@ class Bridge:
                 if came > limit:
                     return b"", BodyTooLarge(f"the body may have at most {limit} bytes, got more")
                 if came > IN_MEMORY_BYTES:
-                    await loop.run_in_executor(self._pool, spool.write, chunk)
+                    await self._threads.run(spool.write, chunk)
                 else:
                     spool.write(chunk)
-        except RuntimeError:  # granian's RSGIProtocolClosed: the caller has gone
+        except RuntimeError:
             came = -1
         if came < 0 or (size is not None and came < size):
-            return b"", IncompleteBody(f"Content-Length announced {size} bytes, {max(came, 0)} came")
+            return b"", _incomplete(size, max(came, 0))
         spool.seek(0)
         return spool, None
 
@@ -141,7 +150,10 @@ class Bridge:
             return error
         return None
 
-    def _call(self, environ: dict[str, Any]) -> Answer:
+    def _answer(self, scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None, parked: bool) -> Answer:
+        environ = build_environ(scope, body, trouble)
+        if parked:
+            environ[PARKED] = True
         said: dict[str, Any] = {}
 
         def start_response(status: str, headers: list[tuple[str, str]], _error: Any = None) -> None:
@@ -150,9 +162,10 @@ class Bridge:
         chunks: Iterable[bytes] = self._wsgi(environ, start_response)
         close = getattr(chunks, "close", None)
         source = iter(chunks)
-        body, size, more = [], 0, False
+        parts: list[bytes] = []
+        size, more = 0, False
         for chunk in source:
-            body.append(chunk)
+            parts.append(chunk)
             size += len(chunk)
             if size > IN_MEMORY_BYTES:
                 more = True
@@ -160,19 +173,22 @@ class Bridge:
         if not more and close is not None:
             close()
         head = [(name.lower(), value) for name, value in said["headers"]]
-        return Answer(said["status"], head, b"".join(body), source, more, close, environ.get(WAIT), environ.get(FILE))
+        return Answer(said["status"], head, b"".join(parts), source, more, close, environ.get(WAIT), environ.get(FILE))
 
     async def _stream(self, protocol: Any, answer: Answer) -> None:
-        loop = asyncio.get_running_loop()
         transport = protocol.response_stream(answer.status, answer.headers)
         try:
             chunk: bytes | None = answer.body
             while chunk is not None:
                 await transport.send_bytes(chunk)
-                chunk = await loop.run_in_executor(self._pool, lambda: next(answer.rest, None))
+                chunk = await self._threads.run(next, answer.rest, None)
         finally:
             if answer.close is not None:
-                await loop.run_in_executor(self._pool, answer.close)
+                await self._threads.run(answer.close)
+
+
+def _incomplete(size: int | None, came: int) -> IncompleteBody:
+    return IncompleteBody(f"Content-Length announced {size} bytes, {came} came")
 
 
 def build_environ(scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None) -> dict[str, Any]:
@@ -225,6 +241,7 @@ def build() -> Bridge:
         flask.wsgi_app,
         WaitRoom(lambda ids: find_ended(ledger, ids)),
         lambda authorization: admit(ledger, authorization),
+        Express(flask.extensions["services"]),
         threads=config.api_threads,
         max_body=config.max_body_bytes,
         max_upload=config.max_upload_bytes,

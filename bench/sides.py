@@ -21,9 +21,9 @@ from jobplatform.devstack.stack import Stack
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.ledger.hints import HintSender
-from jobplatform.ledger.keys import create_tenant
+from jobplatform.ledger.keys import create_key, create_tenant
 from jobplatform.ledger.session import open_ledger
-from jobplatform.usecases.submit_job import submit_job
+from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked, submit_job
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Pool:
         return f"{self.name} {self.slots}"
 
 
-def queue_setting(pool: str) -> str:
+def queue_setting(pool: str, window: int = 500) -> str:
     """The bench's queue for a pool: a fast lane."""
-    return orjson.dumps({"bench": {"pool": pool, "prefetch": 4, "window_min": 500}}).decode()
+    return orjson.dumps({"bench": {"pool": pool, "prefetch": 4, "window_min": window}}).decode()
 
 
 class Ours:
@@ -50,40 +50,42 @@ class Ours:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         url = Settings(database_url=stack.database_url).database_url.get_secret_value()
-        self._ledger = open_ledger(url, name="bench", connections=4)
-        self._hints = HintSender(self._ledger.statements)
+        self.ledger = open_ledger(url, name="bench", connections=4)
+        self._hints = HintSender(self.ledger.statements)
         self._kinds = load_kinds(["bench.kinds"], {"bench": "prefork"})
-        with self._ledger.transaction() as connection:
+        with self.ledger.transaction() as connection:
             self._tenant: UUID = create_tenant(connection, "bench")
+            self.key = create_key(connection, self._tenant, "bench")
 
     def submit(self, n: int = 0) -> None:
         """Accept one job."""
-        submit_job(self._ledger, self._hints, self._kinds, self._tenant, SubmitJob("bench.noop", {"n": n}))
+        submit_job(self.ledger, self._hints, self._kinds, self._tenant, SubmitJob("bench.noop", {"n": n}))
 
     def clear(self) -> None:
         """Forget all jobs."""
-        with self._ledger.transaction() as connection:
+        with self.ledger.transaction() as connection:
             connection.exec_driver_sql("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters")
 
     def done(self) -> int:
         """Return how many jobs have succeeded."""
-        return int(self._one("SELECT count(*) FROM job_history"))
+        return int(self.one("SELECT count(*) FROM job_history"))
 
     def drain_rate(self) -> float:
         """Jobs per second between the first and the last success."""
         return float(
-            self._one(
+            self.one(
                 "SELECT (count(*) - 1) / extract(epoch FROM max(finished_at) - min(finished_at)) FROM job_history"
             )
         )
 
-    def _one(self, statement: str) -> Any:
-        with self._ledger.statement() as connection:
+    def one(self, statement: str) -> Any:
+        """Return the one value of a statement."""
+        with self.ledger.statement() as connection:
             return connection.exec_driver_sql(statement).scalar_one()
 
     def start_seconds(self) -> list[float]:
         """Seconds from the call to the start of the handler's run, of every job."""
-        with self._ledger.statement() as connection:
+        with self.ledger.statement() as connection:
             rows = connection.exec_driver_sql(
                 "SELECT (payload ->> 'n')::bigint, extract(epoch FROM started_at) * 1000000 FROM job_history"
             ).all()
@@ -109,9 +111,11 @@ class Ours:
                 wait_gone([process.pid], 20)
 
     def load(self, count: int) -> None:
-        """Accept many jobs."""
-        for n in range(count):
-            self.submit(n)
+        """Accept many jobs, a thousand per transaction."""
+        caller = ApiKey(self.key)
+        for start in range(0, count, 1000):
+            commands = [SubmitJob("bench.noop", {"n": n}) for n in range(start, min(start + 1000, count))]
+            submit_checked(self.ledger, None, [(caller, check_order(self._kinds, one)) for one in commands])
 
 
 class Bare:
@@ -122,13 +126,16 @@ class Bare:
     def __init__(self, stack: Stack) -> None:
         self._stack = stack
         plain = stack.database_url.rsplit("/", 1)[0] + "/bare"
-        self._environment = {
+        self.environment = {
             **stack.environment(),
             "BARE_BROKER_URL": stack.broker_url,
             "BARE_BACKEND_URL": f"db+{plain}",
+            "BARE_DATABASE_URL": plain.replace("+psycopg2", ""),
             "PYTHONPATH": str(CHECKOUT),
         }
-        os.environ.update({key: self._environment[key] for key in ("BARE_BROKER_URL", "BARE_BACKEND_URL")})
+        os.environ.update(
+            {key: self.environment[key] for key in ("BARE_BROKER_URL", "BARE_BACKEND_URL", "BARE_DATABASE_URL")}
+        )
         self._engine = create_engine(plain)
         from bench.bare import app, noop
 
@@ -178,7 +185,7 @@ class Bare:
         command: list[str | Path] = [script("celery"), "-A", "bench.bare", "worker", "-Q", "bare", "-n", "bare@%h"]
         command += ["--pool", pool.name, "-c", str(pool.slots), "--without-gossip", "--without-mingle"]
         command += ["--loglevel", "warning"]
-        worker = start(self._stack.place, "bare-worker", command, self._environment)
+        worker = start(self._stack.place, "bare-worker", command, self.environment)
         try:
             yield
         finally:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from flask import Response, request
 
-from api.answers import answer, check, read_object
-from api.auth import admit_now
+from api.answers import as_json, check, check_length, parse_object
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
 from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import (
     FieldError,
     InvalidPayload,
@@ -19,7 +21,7 @@ from jobplatform.errors import (
     OutcomeUnknown,
     Unauthorized,
 )
-from jobplatform.usecases.admit import read_key
+from jobplatform.usecases.admit import admit, read_key
 from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit
 
@@ -31,60 +33,86 @@ def submit_job() -> Response:
 
     With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
     """
-    key = read_key(request.headers.get("Authorization"))
+    limit = services().settings.max_body_bytes
+    check_length(limit)
+    order = Order(
+        body=request.get_data(cache=False),
+        media_type=request.mimetype,
+        authorization=request.headers.get("Authorization"),
+        idempotency_key=request.headers.get("Idempotency-Key"),
+    )
+    status, body, headers = accept(services(), order)
+    return Response(body, status, headers, mimetype="application/json")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A submit request, whatever server and framework it came through."""
+
+    body: bytes
+    media_type: str
+    authorization: str | None
+    idempotency_key: str | None
+
+
+def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Accept a job; returns status, body and further headers.
+
+    Raises our errors, and what is wrong with an order is told to those with a valid key only.
+    """
+    key = read_key(order.authorization)
     try:
-        accepted = _accept(services(), ApiKey(key))
+        accepted = _accept(has, ApiKey(key), order)
     except (Unauthorized, LedgerUnavailable, OutcomeUnknown):
         raise
     except JobPlatformError:
-        admit_now()  # what is wrong with an order is told to those with a valid key only
+        admit(has.ledger, order.authorization)
         raise
-    headers = {"Location": f"/v1/jobs/{accepted.job.id}"}
+    headers = [("location", f"/v1/jobs/{accepted.job.id}")]
     if not accepted.created:
-        headers["Idempotent-Replayed"] = "true"
-    return answer(accepted.job.as_dict(), 202, headers)
+        headers.append(("idempotent-replayed", "true"))
+    return 202, as_json(accepted.job.as_dict()), headers
 
 
-def _accept(has: Services, caller: ApiKey) -> Accepted:
-    body = _read(has)
+def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
     return submit(
         has.ledger,
         has.hints,
         has.kinds,
         caller,
-        SubmitJob(
-            kind=body.kind,
-            payload=body.payload,
-            priority=body.priority,
-            run_at=body.run_at,
-            start_by=body.start_by,
-            max_attempts=body.max_attempts,
-            tags=tuple(body.tags),
-        ),
-        idempotency_key=_idempotency_key(),
+        read_command(has.kinds, order),
+        idempotency_key=_checked(order.idempotency_key),
         idempotency_seconds=has.settings.idempotency_seconds,
     )
 
 
-def _read(has: Services) -> SubmitBody:
-    """Return the checked order; when it is wrong, the error names the wrong fields of its payload too."""
-    order = read_object(has.settings.max_body_bytes)
+def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
+    """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
+    found = parse_object(order.body, order.media_type)
     try:
-        return check(SubmitBody, order)
+        body = check(SubmitBody, found, order.body)
     except InvalidRequest as error:
-        kind, payload = order.get("kind"), order.get("payload")
-        if isinstance(kind, str) and kind in has.kinds and isinstance(payload, dict):
+        kind, payload = found.get("kind"), found.get("payload")
+        if isinstance(kind, str) and kind in kinds and isinstance(payload, dict):
             try:
-                has.kinds.get(kind).parse(payload)
+                kinds.get(kind).parse(payload)
             except InvalidPayload as also:
                 errors = error.errors + also.errors
                 named = ", ".join(item.field for item in errors[:5])
                 raise InvalidRequest(f"not as expected: {named}", errors) from None
         raise
+    return SubmitJob(
+        kind=body.kind,
+        payload=body.payload,
+        priority=body.priority,
+        run_at=body.run_at,
+        start_by=body.start_by,
+        max_attempts=body.max_attempts,
+        tags=tuple(body.tags),
+    )
 
 
-def _idempotency_key() -> str | None:
-    key = request.headers.get("Idempotency-Key")
+def _checked(key: str | None) -> str | None:
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 NUL = "\x00"
+#: how JSON writes it; a text may spell that out too, so finding it is a reason to look, no more
+ESCAPED = b"\\u0000"
 REPLACEMENT = "\ufffd"
 
 

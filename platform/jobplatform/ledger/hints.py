@@ -28,7 +28,7 @@ class HintSender:
     `engine` is the ledger's for statements: a hint is no part of any transaction.
     """
 
-    def __init__(self, engine: Engine, gap_seconds: float = 0.002) -> None:
+    def __init__(self, engine: Engine, gap_seconds: float = 0.005) -> None:
         self._engine = engine
         self._gap_seconds = gap_seconds
         self._wanted = threading.Event()

@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
-import orjson
 from sqlalchemy import Connection, Row, TextClause, text
 
 from jobplatform.domain.jobs import JobView
@@ -38,11 +37,15 @@ class Accepted(NamedTuple):
 
 
 def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:
-    """Call `accept_job.sql`, one transaction; `values` has its parameters by name, without `p_`."""
-    payload = orjson.dumps(values["payload"]).decode()
-    given = {**values, "payload": payload, "tags": list(values["tags"])}
-    (row,) = ledger.call("accept_job", *(given[name] for name in _ACCEPT))
+    """Call `accept_job.sql`, one transaction; `values` has its parameters by name, without `p_`; payload as JSON."""
+    (row,) = ledger.call("accept_job", *(values[name] for name in _ACCEPT))
     return Accepted(*row)
+
+
+def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict[str, tuple[str, datetime, datetime]]:
+    """Call `accept_jobs.sql`, one transaction; `orders` is its JSON. Returns id → (state, created_at, run_at)."""
+    rows = ledger.call("accept_jobs", orders.decode(), tolerance_seconds)
+    return {row[0]: row[1:] for row in rows}
 
 
 _ACCEPT = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import PoolProxiedConnection
 
 from jobplatform.errors import LedgerBusy, LedgerUnavailable, OutcomeUnknown
 
@@ -89,12 +89,8 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
 
     @event.listens_for(engine, "checkout")
     def _refuse_dead(connection: Any, _record: Any, _proxy: Any) -> None:
-        # An idle connection has nothing to read, unless the server has said good-bye. This costs no round trip, which
-        # a ping would, and spares the first callers after a restart of Postgres their 503.
-        # poll and not select, which ends at file descriptor 1023.
-        waiting = select.poll()
-        waiting.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
-        if waiting.poll(0):
+        # spares the first callers after a restart of Postgres their 503
+        if has_news(connection):
             raise DisconnectionError("the server closed this pooled connection")
 
     return engine
@@ -116,21 +112,23 @@ def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
 
 
 class Prepared:
-    """A pooled connection of the driver's own, on which each function is prepared at its first call.
+    """A connection of one thread's own, on which each function is prepared at its first call.
 
-    Beside SQLAlchemy's connections and not through them: parsing, planning and wrapping cost a third of a claim
-    (docs/operations/performance.md).
+    Beside SQLAlchemy's connections and not through them: pool, wrapping, parsing and planning cost as much as the call
+    itself (docs/operations/performance.md). A thread that ends takes its connection with it.
     """
 
-    def __init__(self, pooled: PoolProxiedConnection) -> None:
-        self._pooled = pooled
-        self._names: set[str] = pooled.info.setdefault("prepared", set())
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._connection: Any = None
+        self._names: set[str] = set()
 
     def call(self, function: str, values: Sequence[Any], *, begin: bool = False) -> list[tuple[Any, ...]]:
         """Call a function; `begin` opens a transaction with it. Raises as `Ledger.call`."""
         arguments = [str(value) if isinstance(value, UUID) else value for value in values]
+        connection = self._open()
         try:
-            cursor = self._pooled.cursor()
+            cursor = connection.cursor()
             if function not in self._names:
                 numbered = ", ".join(f"${n}" for n in range(1, len(values) + 1))
                 try:
@@ -142,19 +140,20 @@ class Prepared:
             cursor.execute(f"{'BEGIN; ' if begin else ''}EXECUTE {function}({places})", arguments)
             return list(cursor.fetchall())
         except psycopg2.Error as error:
-            lost = self._drop_if_broken(error)
-            if begin and not lost:
+            if connection.closed:
+                self.close()
+                if not error.pgcode and not begin:
+                    raise OutcomeUnknown() from error
+            elif begin:
                 self.roll_back()
-            if lost and not error.pgcode and not begin:
-                raise OutcomeUnknown() from error
             raise translate(error) from error
 
     def commit(self) -> None:
         """End the transaction that a call began. Raises `OutcomeUnknown` when the answer was lost."""
         try:
-            self._pooled.cursor().execute("COMMIT")
+            self._connection.cursor().execute("COMMIT")
         except psycopg2.Error as error:
-            self._drop_if_broken(error)
+            self.close()
             ours = translate(error)
             if isinstance(ours, LedgerUnavailable) and not isinstance(ours, LedgerBusy):
                 raise OutcomeUnknown() from error
@@ -163,31 +162,38 @@ class Prepared:
     def roll_back(self) -> None:
         """Take the transaction back; on a connection that is dead the server does it."""
         try:
-            self._pooled.cursor().execute("ROLLBACK")
-        except psycopg2.Error as error:
-            self._drop_if_broken(error, anyway=True)
+            self._connection.cursor().execute("ROLLBACK")
+        except (psycopg2.Error, AttributeError):
+            self.close()
 
-    def _drop_if_broken(self, error: psycopg2.Error, anyway: bool = False) -> bool:
-        """Throw a broken connection out of the pool; returns whether it was."""
-        if not self._pooled.is_valid:
-            return True
-        if anyway or getattr(self._pooled.dbapi_connection, "closed", True):
-            self._pooled.invalidate(error)
-            return True
-        return False
+    def _open(self) -> Any:
+        """Return the connection; a new one when there is none, or when the server has said good-bye."""
+        if self._connection is not None and has_news(self._connection):
+            self.close()
+        if self._connection is None:
+            try:
+                pooled = self._engine.raw_connection()
+                pooled.detach()
+            except (DBAPIError, PoolTimeout, psycopg2.Error) as error:
+                raise translate(error) from error
+            self._connection, self._names = pooled.dbapi_connection, set()
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection; the next call opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            _quietly(connection.close)
 
 
-@contextmanager
-def prepared(engine: Engine) -> Iterator[Prepared]:
-    """Take a connection of an autocommit engine for a block. Raises `LedgerUnavailable` or `LedgerBusy`."""
-    try:
-        pooled = engine.raw_connection()
-    except (DBAPIError, PoolTimeout, psycopg2.Error) as error:
-        raise translate(error) from error
-    try:
-        yield Prepared(pooled)
-    finally:
-        pooled.close()
+def has_news(connection: Any) -> bool:
+    """Return whether an idle connection has something to read: the server's good-bye.
+
+    Costs no round trip, which a ping would. poll and not select, which ends at file descriptor 1023.
+    """
+    waiting = select.poll()
+    waiting.register(connection, select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(waiting.poll(0))
 
 
 class Ledger:
@@ -196,6 +202,7 @@ class Ledger:
     def __init__(self, transactions: Engine, statements: Engine) -> None:
         #: pools of their own: switching one connection between the two ways costs a round trip each time
         self.transactions, self.statements = transactions, statements
+        self._threads = threading.local()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -257,8 +264,7 @@ class Ledger:
         Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the connection broke
         before the answer came.
         """
-        with prepared(self.statements) as session:
-            return session.call(function, values)
+        return self._prepared().call(function, values)
 
     @contextmanager
     def open_call(self, function: str, *values: Any) -> Iterator[tuple[list[tuple[Any, ...]], Call]]:
@@ -266,17 +272,24 @@ class Ledger:
 
         Yields what the function returned, and a way to call more of them in the transaction. Raises as `transaction`.
         """
-        with prepared(self.statements) as session:
-            found = session.call(function, values, begin=True)
-            try:
-                yield found, lambda name, *more: session.call(name, more)
-            except BaseException:
-                session.roll_back()
-                raise
-            session.commit()
+        session = self._prepared()
+        found = session.call(function, values, begin=True)
+        try:
+            yield found, lambda name, *more: session.call(name, more)
+        except BaseException:
+            session.roll_back()
+            raise
+        session.commit()
+
+    def _prepared(self) -> Prepared:
+        found: Prepared | None = getattr(self._threads, "prepared", None)
+        if found is None:
+            found = self._threads.prepared = Prepared(self.statements)
+        return found
 
     def close(self) -> None:
-        """Close all pooled connections."""
+        """Close all pooled connections, and this thread's own."""
+        self._prepared().close()
         self.transactions.dispose()
         self.statements.dispose()
 
@@ -293,5 +306,5 @@ def _quietly(action: Any) -> None:
     """Undo on a connection that may be dead already: the error that matters is on its way."""
     try:
         action()
-    except DBAPIError:
+    except (DBAPIError, psycopg2.Error):
         pass

@@ -206,7 +206,6 @@ job_runs = Table(
         name="job_runs_outcome_is_known",
     ),
     CheckConstraint("finished_at >= started_at", name="job_runs_end_after_start"),
-    Index("ix_job_runs_lease", "lease_id"),
     postgresql_partition_by="RANGE (finished_at)",
 )
 
@@ -221,8 +220,7 @@ job_events = Table(
     Column("state", Text, nullable=False, comment="the state after it"),
     Column("run_no", Integer, nullable=False),
     Column("data", JSONB),
-    PrimaryKeyConstraint("id", "at"),
-    Index("ix_job_events_job", "job_id", "id"),
+    PrimaryKeyConstraint("job_id", "id", "at"),
     postgresql_partition_by="RANGE (at)",
 )
 

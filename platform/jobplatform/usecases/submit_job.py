@@ -6,16 +6,18 @@ Postgres alone is needed. The broker is not known here: the dispatcher publishes
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import orjson
 
 from jobplatform.domain.jobs import JobView, SubmitJob
-from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
-from jobplatform.domain.texts import find_null
+from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.errors import (
     FieldError,
     IdempotencyConflict,
@@ -52,6 +54,62 @@ class ApiKey:
     key: str
 
 
+@dataclass(frozen=True)
+class CheckedOrder:
+    """An order that fits its kind, with the id its job will have. `payload` is its JSON."""
+
+    id: UUID
+    kind: Kind
+    command: SubmitJob
+    payload: bytes
+
+    @property
+    def max_attempts(self) -> int:
+        """The order's own, or the kind's."""
+        return self.command.max_attempts or self.kind.max_attempts
+
+    def values(self) -> dict[str, Any]:
+        """Return what both functions of the ledger want to know of it."""
+        kind, command = self.kind, self.command
+        return {
+            "id": str(self.id),
+            "queue": kind.queue,
+            "kind": kind.name,
+            "priority": command.priority,
+            "tags": list(command.tags),
+            "max_attempts": self.max_attempts,
+            "crash_limit": kind.crash_limit,
+            "lost_limit": kind.lost_limit,
+            "run_at": command.run_at,
+            "start_by": command.start_by,
+        }
+
+    def view(self, state: str, created_at: datetime, run_at: datetime) -> JobView:
+        """Return the job as it was accepted."""
+        return JobView(
+            id=self.id,
+            kind=self.kind.name,
+            queue=self.kind.queue,
+            state=State(state),
+            priority=self.command.priority,
+            attempt=0,
+            max_attempts=self.max_attempts,
+            run_no=0,
+            created_at=created_at,
+            run_at=run_at,
+            start_by=self.command.start_by,
+            tags=self.command.tags,
+        )
+
+
+def check_order(kinds: KindRegistry, command: SubmitJob) -> CheckedOrder:
+    """Check an order against its kind. Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload`."""
+    kind = kinds.get(command.kind)
+    _check_times(command)
+    kind.parse(command.payload)
+    return CheckedOrder(new_id(), kind, command, _encode(command))
+
+
 def submit_job(
     ledger: Ledger,
     hints: HintSender | None,
@@ -69,30 +127,15 @@ def submit_job(
     while the first one is being worked on; `LedgerUnavailable` when nothing was written, `OutcomeUnknown` when the
     ledger's answer was lost.
     """
-    kind = kinds.get(command.kind)
-    _check_times(command)
-    kind.parse(command.payload)
-    _refuse_null_characters(command)
-    max_attempts = command.max_attempts or kind.max_attempts
-    job_id = new_id()
-    values = {
+    order = check_order(kinds, command)
+    values = order.values() | {
+        "payload": order.payload.decode(),
         "key_hash": hash_key(caller.key) if isinstance(caller, ApiKey) else None,
         "tenant": None if isinstance(caller, ApiKey) else caller,
         "idempotency_key": idempotency_key,
         "request_hash": _fingerprint(command) if idempotency_key is not None else None,
         "idempotency_seconds": idempotency_seconds,
         "tolerance_seconds": CLOCK_TOLERANCE.total_seconds(),
-        "id": job_id,
-        "queue": kind.queue,
-        "kind": kind.name,
-        "priority": command.priority,
-        "payload": command.payload,
-        "tags": command.tags,
-        "max_attempts": max_attempts,
-        "crash_limit": kind.crash_limit,
-        "lost_limit": kind.lost_limit,
-        "run_at": command.run_at,
-        "start_by": command.start_by,
     }
     try:
         answer = jobs.accept_job(ledger, values)
@@ -103,23 +146,34 @@ def submit_job(
         raise
     if answer.verdict != "accepted":
         return _explain(ledger, answer, command, idempotency_key)
-    view = JobView(
-        id=job_id,
-        kind=kind.name,
-        queue=kind.queue,
-        state=State(answer.state),
-        priority=command.priority,
-        attempt=0,
-        max_attempts=max_attempts,
-        run_no=0,
-        created_at=answer.created_at,
-        run_at=answer.run_at,
-        start_by=command.start_by,
-        tags=command.tags,
-    )
+    view = order.view(answer.state, answer.created_at, answer.run_at)
     if hints is not None and view.state is State.AVAILABLE:
-        hints.send(kind.queue, command.priority)
+        hints.send(view.queue, view.priority)
     return Accepted(view, created=True)
+
+
+def submit_checked(
+    ledger: Ledger, hints: HintSender | None, orders: Sequence[tuple[ApiKey, CheckedOrder]]
+) -> list[JobView | None]:
+    """Write many checked orders, of any callers, in one transaction and one round trip.
+
+    Returns the job of each, or None for one that was not written: `submit_job` says why. Raises `LedgerUnavailable`
+    when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
+    """
+    rows = [
+        order.values() | {"payload": orjson.Fragment(order.payload), "key": hash_key(caller.key).hex()}
+        for caller, order in orders
+    ]
+    accepted = jobs.accept_jobs(ledger, orjson.dumps(rows), CLOCK_TOLERANCE.total_seconds())
+    views: list[JobView | None] = []
+    for _, order in orders:
+        found = accepted.get(str(order.id))
+        views.append(order.view(*found) if found is not None else None)
+    if hints is not None:
+        for view in views:
+            if view is not None and view.state is State.AVAILABLE:
+                hints.send(view.queue, view.priority)
+    return views
 
 
 def _explain(ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, idempotency_key: str | None) -> Accepted:
@@ -162,16 +216,19 @@ def _times_before(command: SubmitJob, now: datetime) -> tuple[FieldError, ...]:
     )
 
 
-def _refuse_null_characters(command: SubmitJob) -> None:
-    found = find_null({"payload": command.payload, "tags": command.tags})
-    if found:
-        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
-        raise InvalidPayload("the job has a NUL character", (wrong,))
+def _encode(command: SubmitJob) -> bytes:
+    """Return the payload's JSON. Raises `InvalidPayload` for what the ledger can't hold."""
     try:
-        orjson.dumps(command.payload)
+        encoded = orjson.dumps(command.payload)
     except TypeError as error:  # orjson stops at 254 levels
         wrong = FieldError("payload", "JSON of at most 250 levels", str(error))
         raise InvalidPayload("the payload is nested too deeply", (wrong,)) from None
+    if ESCAPED in encoded or command.tags:
+        found = find_null({"payload": command.payload, "tags": command.tags})
+        if found:
+            wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+            raise InvalidPayload("the job has a NUL character", (wrong,))
+    return encoded
 
 
 def _fingerprint(command: SubmitJob) -> bytes:

@@ -1,9 +1,11 @@
 -- Move a job that has ended from the live table to history, with its counter and its unique lock.
--- `j` carries the final state already; the caller holds the row's lock.
-CREATE OR REPLACE FUNCTION finish_job(j jobs, p_finished_at timestamptz) RETURNS void
+-- `j` carries the final state already; the caller holds the row's lock, or has deleted it.
+CREATE OR REPLACE FUNCTION finish_job(j jobs, p_finished_at timestamptz, p_deleted boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    DELETE FROM jobs WHERE id = j.id;
+    IF NOT p_deleted THEN
+        DELETE FROM jobs WHERE id = j.id;
+    END IF;
     INSERT INTO job_history (
         id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
         crash_count, crash_limit, lost_count, lost_limit, created_at, state_at, run_at, start_by, dispatched_at,

@@ -1,8 +1,9 @@
 -- Take the lease of a dispatched job, in one round trip (docs/concepts/delivery.md, "Claim").
 --
--- The row is locked by primary key alone and only then looked at: a condition on the target of an UPDATE would
--- return nothing at once while the dispatcher's transaction is open, the message would be acknowledged, and the job
--- would wait for ever. VOLATILE gives every statement below its own snapshot, so the pause is read as it is now.
+-- What the first UPDATE does not find is locked by primary key alone and only then looked at: a condition on the
+-- target of an UPDATE returns nothing at once while the dispatcher's transaction is open, the message would be
+-- acknowledged, and the job would wait for ever. VOLATILE gives every statement below its own snapshot, so the pause
+-- is read under the row's lock, as it is then.
 --
 -- verdicts: claimed · mine (my earlier commit's answer was lost) · gone · stale (another dispatch, state or kind)
 --           · paused (back to available) · expired
@@ -18,40 +19,56 @@ DECLARE
     j jobs;
     v_now timestamptz;
 BEGIN
-    SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+    -- the usual case without a look first, which would write the row once more
+    v_now := clock_timestamp();
+    UPDATE jobs SET
+        state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
+        lease_id = p_lease, worker_id = p_worker, run_started_at = v_now, started_at = coalesce(started_at, v_now),
+        progress = NULL
+    WHERE id = p_job AND state = 'dispatched' AND dispatch_no = p_dispatch_no AND kind = p_kind
+        AND (start_by IS NULL OR start_by >= v_now OR jobs.run_no > 0)
+    RETURNING * INTO j;
     IF NOT FOUND THEN
-        verdict := 'gone';
-        RETURN;
-    END IF;
-    IF j.lease_id = p_lease THEN
-        verdict := 'mine';
-    ELSIF j.state <> 'dispatched' OR j.dispatch_no <> p_dispatch_no OR j.kind <> p_kind THEN
-        verdict := 'stale';
-        RETURN;
-    ELSE
-        v_now := clock_timestamp();
-        IF j.start_by IS NOT NULL AND j.start_by < v_now AND j.run_no = 0 THEN
-            j.state := 'expired';
-            j.error := jsonb_build_object(
-                'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
-            PERFORM note_event(j, 'expired');
-            PERFORM finish_job(j, v_now);
-            verdict := 'expired';
+        SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+        IF NOT FOUND THEN
+            verdict := 'gone';
             RETURN;
         END IF;
+        IF j.state = 'dispatched' AND j.dispatch_no = p_dispatch_no AND j.kind = p_kind THEN
+            IF j.start_by < clock_timestamp() AND j.run_no = 0 THEN
+                j.state := 'expired';
+                j.error := jsonb_build_object(
+                    'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
+                PERFORM note_event(j, 'expired');
+                PERFORM finish_job(j, clock_timestamp());
+                verdict := 'expired';
+                RETURN;
+            END IF;
+            -- the dispatcher has committed meanwhile
+            v_now := clock_timestamp();
+            UPDATE jobs SET
+                state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
+                lease_id = p_lease, worker_id = p_worker, run_started_at = v_now,
+                started_at = coalesce(started_at, v_now), progress = NULL
+            WHERE id = p_job RETURNING * INTO j;
+        ELSIF j.lease_id = p_lease THEN
+            verdict := 'mine';
+        ELSE
+            verdict := 'stale';
+            RETURN;
+        END IF;
+    END IF;
+
+    IF verdict IS NULL THEN
         IF EXISTS (SELECT 1 FROM queues WHERE name = j.queue AND paused_at IS NOT NULL) THEN
-            UPDATE jobs SET state = 'available', state_at = v_now WHERE id = p_job RETURNING * INTO j;
+            UPDATE jobs SET
+                state = 'available', run_no = jobs.run_no - 1, attempt = jobs.attempt - 1, lease_id = NULL,
+                worker_id = NULL, started_at = CASE WHEN started_at < v_now THEN started_at END
+            WHERE id = p_job RETURNING * INTO j;
             PERFORM note_event(j, 'returned', '{"reason": "queue paused"}');
             verdict := 'paused';
             RETURN;
         END IF;
-        j.run_no := j.run_no + 1;
-        j.attempt := j.attempt + 1;
-        UPDATE jobs SET
-            state = 'running', state_at = v_now, run_no = j.run_no, attempt = j.attempt,
-            lease_id = p_lease, worker_id = p_worker, run_started_at = v_now,
-            started_at = coalesce(started_at, v_now), progress = NULL
-        WHERE id = p_job;
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
         VALUES (p_job, j.tenant_id, 'started', 'running', j.run_no,
                 jsonb_build_object('worker', p_node, 'attempt', j.attempt));

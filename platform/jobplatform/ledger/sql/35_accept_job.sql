@@ -1,7 +1,7 @@
 -- Accept a job in one round trip: who calls, the Idempotency-Key, the job, its event and its counter (I1).
 --
 -- p_key_hash names the caller (SHA-256 of the API key); p_tenant does where there is no key.
--- verdicts: accepted · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
+-- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · past (run_at or start_by is over; `created_at` is the ledger's time now)
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
@@ -72,7 +72,7 @@ BEGIN
     VALUES (v_tenant, p_queue, pg_backend_pid() % 64, 1)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1;
     verdict := 'accepted';
-    job_id := p_id;
+    tenant_id := NULL;  -- ids that the caller knows, or does not need, are not worth their decoding
     state := v_state;
     created_at := v_now;
     run_at := coalesce(p_run_at, v_now);

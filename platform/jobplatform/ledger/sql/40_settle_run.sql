@@ -21,10 +21,15 @@ DECLARE
     v_error jsonb := p_error;
     v_before text;
     v_limit_note text;
+    v_deleted boolean := p_outcome = 'succeeded';
 BEGIN
-    SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+    IF v_deleted THEN  -- a success wins whatever else was asked for: nothing to look at first
+        DELETE FROM jobs WHERE id = p_job AND lease_id = p_lease RETURNING * INTO j;
+    ELSE
+        SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
+    END IF;
     IF NOT FOUND OR j.lease_id IS DISTINCT FROM p_lease THEN
-        SELECT r.outcome INTO v_before FROM job_runs r WHERE r.lease_id = p_lease;
+        SELECT r.outcome INTO v_before FROM job_runs r WHERE r.job_id = p_job AND r.lease_id = p_lease;
         IF v_before = p_outcome THEN
             RETURN QUERY SELECT 'already'::text, p_state;
         ELSIF v_before = 'cancelled' THEN
@@ -81,7 +86,7 @@ BEGIN
         j.result := CASE WHEN v_state = 'succeeded' THEN p_result END;
         j.error := CASE WHEN v_state = 'cancelled' THEN jsonb_build_object(
             'code', 'cancelled', 'message', coalesce(j.cancel_reason, 'cancelled'), 'retryable', false) END;
-        PERFORM finish_job(j, v_now);
+        PERFORM finish_job(j, v_now, v_deleted);
     ELSE
         UPDATE jobs SET
             state = v_state, state_at = v_now, attempt = j.attempt, crash_count = j.crash_count,

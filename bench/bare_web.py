@@ -1,0 +1,45 @@
+"""The other side of accept: a bare Flask app that publishes to Celery, or does one INSERT. Tuned, and nothing else.
+
+`/delay` publishes with confirms. `/insert` is the least that keeps a job: one statement, one commit, a pooled
+connection. Neither knows callers, kinds, schemas, idempotency, history or counters.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+
+import psycopg2
+from flask import Flask, Response, request
+
+from bench.bare import noop
+
+app = Flask(__name__)
+_local = threading.local()
+CREATE = "CREATE TABLE IF NOT EXISTS bare_jobs (id uuid PRIMARY KEY, payload jsonb NOT NULL, created_at timestamptz)"
+
+
+@app.post("/delay")
+def delay() -> Response:
+    """Publish a task."""
+    order = request.get_json()
+    result = noop.delay(order["payload"]["n"])
+    return Response('{"id": "%s"}' % result.id, 202, mimetype="application/json")
+
+
+@app.post("/insert")
+def insert() -> Response:
+    """Insert a job."""
+    job_id = str(uuid.uuid4())
+    request.get_json()
+    connection = getattr(_local, "connection", None)
+    if connection is None:
+        connection = _local.connection = psycopg2.connect(os.environ["BARE_DATABASE_URL"])
+        connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO bare_jobs (id, payload, created_at) VALUES (%s, %s, now())",
+            (job_id, request.get_data(as_text=True)),
+        )
+    return Response('{"id": "%s"}' % job_id, 202, mimetype="application/json")

@@ -1,0 +1,40 @@
+"""Dispatch: from the ledger to confirmed in RabbitMQ, one dispatcher process, no workers."""
+
+from __future__ import annotations
+
+from kombu import Connection
+
+from bench.sides import Ours, queue_setting
+from jobplatform.devstack.processes import wait_for, wait_gone
+from jobplatform.devstack.stack import Stack
+
+WINDOW = 100_000
+_DISPATCHED = "SELECT count(*) FROM jobs WHERE queue = 'bench' AND state = 'dispatched'"
+_RATE = (
+    "SELECT (count(*) - count(*) FILTER (WHERE dispatched_at = first)) / extract(epoch FROM max(dispatched_at) - first) "
+    "FROM jobs, (SELECT min(dispatched_at) AS first FROM jobs WHERE state = 'dispatched') AS f "
+    "WHERE state = 'dispatched' GROUP BY first"
+)
+
+
+def measure(stack: Stack, ours: Ours, jobs: int) -> float:
+    """Return jobs per second between the first batch's mark and the last one's; what was dispatched is forgotten.
+
+    `jobs` of them must be waiting already, or more.
+    """
+    stack.extra = {**stack.extra, "JOBPLATFORM_QUEUES": queue_setting("prefork", WINDOW)}
+    dispatcher = stack.start_dispatcher()
+    try:
+        wait_for(f"{jobs} jobs dispatched", lambda: ours.one(_DISPATCHED) >= jobs, process=dispatcher, seconds=180)
+    finally:
+        dispatcher.terminate()
+        wait_gone([dispatcher.pid], 20)
+    rate = float(ours.one(_RATE))
+    purge(stack, "bench")
+    return rate
+
+
+def purge(stack: Stack, queue: str) -> None:
+    """Empty a queue of the broker."""
+    with Connection(stack.broker_url) as connection:  # type: ignore[no-untyped-call]
+        connection.default_channel.queue_purge(queue)

@@ -1,0 +1,57 @@
+"""HTTP load by wrk: 16 keep-alive clients, one POST after the other; every answer must be a 2xx."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobplatform.errors import ConfigurationError
+
+CLIENTS = 16
+_MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+
+
+@dataclass(frozen=True)
+class Load:
+    """What wrk saw."""
+
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+
+def run_wrk(
+    folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "", clients: int = CLIENTS
+) -> Load:
+    """Load a URL. Raises `ConfigurationError` without wrk, `RuntimeError` when an answer was not a 2xx."""
+    if shutil.which("wrk") is None:
+        raise ConfigurationError("please install wrk: apt-get install wrk | dnf install wrk | brew install wrk")
+    lines = [f'wrk.headers["Authorization"] = "Bearer {key}"'] if key else []
+    if body is not None:
+        lines += [
+            'wrk.method = "POST"',
+            'wrk.headers["Content-Type"] = "application/json"',
+            f"wrk.body = [==[{body.decode()}]==]",
+        ]
+    script = folder / "load.lua"
+    script.write_text("\n".join(lines) + "\n")
+    command = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--latency", "-s", str(script), url]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"{url}: {said}")
+    return Load(float(_found(r"Requests/sec:\s+([\d.]+)", said)), _latency("50%", said), _latency("99%", said))
+
+
+def _found(pattern: str, said: str) -> str:
+    match = re.search(pattern, said)
+    if match is None:
+        raise RuntimeError(f"wrk said: {said}")
+    return match.group(1)
+
+
+def _latency(share: str, said: str) -> float:
+    match = re.search(rf"{share}\s+([\d.]+)(us|ms|s)\b", said)
+    return float(match.group(1)) * _MILLISECONDS[match.group(2)] if match else 0.0

@@ -1,0 +1,39 @@
+-- Accept many jobs at once: one round trip, one commit and one statement for all of them (I1 holds: nobody is answered
+-- before the commit). p_orders is a JSON array of objects; `key` is the hex of the API key's SHA-256.
+--
+-- Returns those that were accepted. An order that is not among them (a key that is not valid, a time that is over) was
+-- not written: `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
+CREATE OR REPLACE FUNCTION accept_jobs(p_orders jsonb, p_tolerance_seconds double precision)
+RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_oldest timestamptz := v_now - make_interval(secs => p_tolerance_seconds);
+BEGIN
+    RETURN QUERY
+        WITH job AS (
+            INSERT INTO jobs (
+                id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
+                created_at, state_at, run_at, start_by)
+            SELECT o.id, k.tenant_id, o.queue, o.kind, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END,
+                   o.priority, o.payload, o.tags, o.max_attempts, o.crash_limit, o.lost_limit,
+                   v_now, v_now, coalesce(o.run_at, v_now), o.start_by
+            FROM jsonb_to_recordset(p_orders) AS o (
+                key text, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[],
+                max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz)
+            JOIN api_keys k ON k.key_hash = decode(o.key, 'hex') AND k.revoked_at IS NULL
+            WHERE coalesce(o.run_at, v_now) >= v_oldest AND coalesce(o.start_by, v_now) >= v_oldest
+            RETURNING id, tenant_id, queue, state, created_at, run_at
+        ), noted AS (
+            INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+            SELECT job.id, tenant_id, 'submitted', job.state, 0 FROM job
+        ), counted AS (
+            INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+            -- in one order for all callers: two that share a slot must not wait for each other
+            SELECT tenant_id, queue, pg_backend_pid() % 64, count(*) FROM job GROUP BY tenant_id, queue
+            ORDER BY tenant_id, queue
+            ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
+        )
+        SELECT job.id::text, job.state, job.created_at, job.run_at FROM job;
+END $$;
