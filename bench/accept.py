@@ -1,4 +1,4 @@
-"""Accept: one job per request, 16 keep-alive clients. Each app under granian and under gunicorn, one after the other."""
+"""Accept: one job per request, 16 keep-alive clients, each app under granian and under gunicorn."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
+
 from bench import bare_web
 from bench.dispatch import purge
 from bench.load import Load, run_wrk

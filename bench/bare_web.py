@@ -25,7 +25,7 @@ def delay() -> Response:
     """Publish a task."""
     order = request.get_json()
     result = noop.delay(order["payload"]["n"])
-    return Response('{"id": "%s"}' % result.id, 202, mimetype="application/json")
+    return Response(f'{{"id": "{result.id}"}}', 202, mimetype="application/json")
 
 
 @app.post("/insert")
@@ -42,4 +42,4 @@ def insert() -> Response:
             "INSERT INTO bare_jobs (id, payload, created_at) VALUES (%s, %s, now())",
             (job_id, request.get_data(as_text=True)),
         )
-    return Response('{"id": "%s"}' % job_id, 202, mimetype="application/json")
+    return Response(f'{{"id": "{job_id}"}}', 202, mimetype="application/json")

@@ -11,7 +11,7 @@ from jobplatform.devstack.stack import Stack
 WINDOW = 100_000
 _DISPATCHED = "SELECT count(*) FROM jobs WHERE queue = 'bench' AND state = 'dispatched'"
 _RATE = (
-    "SELECT (count(*) - count(*) FILTER (WHERE dispatched_at = first)) / extract(epoch FROM max(dispatched_at) - first) "
+    "SELECT count(*) FILTER (WHERE dispatched_at > first) / extract(epoch FROM max(dispatched_at) - first) "
     "FROM jobs, (SELECT min(dispatched_at) AS first FROM jobs WHERE state = 'dispatched') AS f "
     "WHERE state = 'dispatched' GROUP BY first"
 )

@@ -73,9 +73,7 @@ class Ours:
     def drain_rate(self) -> float:
         """Jobs per second between the first and the last success."""
         return float(
-            self.one(
-                "SELECT (count(*) - 1) / extract(epoch FROM max(finished_at) - min(finished_at)) FROM job_history"
-            )
+            self.one("SELECT (count(*) - 1) / extract(epoch FROM max(finished_at) - min(finished_at)) FROM job_history")
         )
 
     def one(self, statement: str) -> Any:
@@ -113,8 +111,8 @@ class Ours:
     def load(self, count: int) -> None:
         """Accept many jobs, a thousand per transaction."""
         caller = ApiKey(self.key)
-        for start in range(0, count, 1000):
-            commands = [SubmitJob("bench.noop", {"n": n}) for n in range(start, min(start + 1000, count))]
+        for first in range(0, count, 1000):
+            commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + 1000, count))]
             submit_checked(self.ledger, None, [(caller, check_order(self._kinds, one)) for one in commands])
 
 

@@ -1,7 +1,7 @@
 """Fewer indexes per job, and the one that counts what is out begins at a time; old forms of functions are dropped.
 
-Every transition of a job writes a line of history, and every line paid for two indexes: five of 22 index entries per job
-are gone.
+Every transition of a job writes a line of history, and every line paid for two indexes: five of 22 index entries per
+job are gone.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def downgrade() -> None:
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
-        "('claim_run', 'dispatch_jobs', 'undispatch_jobs', 'wake_jobs', 'make_due', 'expire_jobs', 'accept_job', 'accept_jobs') "
+        "('claim_run', 'dispatch_jobs', 'undispatch_jobs', 'wake_jobs', 'make_due', 'expire_jobs', 'accept_job', "
+        "'accept_jobs') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )

@@ -116,7 +116,7 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
     def free() -> bool:
         with book.round() as (found, take_back):
             take_back(found.jobs)
-            return [job.id for job in found.jobs] == [job_id]
+            return [job.id for job in found.jobs] == [str(job_id)]
 
     with pytest.raises(OutcomeUnknown), book.round(ledger=frozen):
         assert not free()
@@ -192,7 +192,7 @@ def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits
 
 
 def test_a_batch_is_confirmed_together_and_unroutable_ones_are_told_apart(publisher: Publisher) -> None:
-    batch = [Envelope(new_id(), 1, "test.echo", "email" if n % 2 else "nowhere", 4) for n in range(200)]
+    batch = [Envelope(str(new_id()), 1, "test.echo", "email" if n % 2 else "nowhere", 4) for n in range(200)]
     receipt = publisher.publish(batch)
     assert len(receipt.confirmed) == 100 and len(receipt.unroutable) == 100
     assert {envelope.queue for envelope in receipt.unroutable} == {"nowhere"}
@@ -206,7 +206,7 @@ def test_a_full_queue_is_refused_not_lost(publisher: Publisher, broker_url: str)
             "email", durable=True, auto_delete=False, arguments={"x-max-length": 1, "x-overflow": "reject-publish"}
         )
         channel.queue_bind("email", "jobs", "email")
-    receipt = publisher.publish([Envelope(new_id(), 1, "test.echo", "email", 4) for _ in range(3)])
+    receipt = publisher.publish([Envelope(str(new_id()), 1, "test.echo", "email", 4) for _ in range(3)])
     assert (len(receipt.confirmed), len(receipt.refused)) == (1, 2)
 
 

@@ -158,3 +158,8 @@ def test_a_submit_waits_for_no_other_submit(book: Book) -> None:
         list(pool.map(lambda _: submit(book), range(200)))
     assert len(book.all("SELECT slot FROM queue_counters")) > 1
     book.assert_conserved()
+
+
+def test_a_call_inside_an_open_transaction_of_the_same_thread_is_a_bug_that_is_told(book: Book) -> None:
+    with book.round(ledger=book.ledger), pytest.raises(RuntimeError, match="open on this thread"):
+        submit(book)

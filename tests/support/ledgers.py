@@ -80,9 +80,18 @@ class Book:
         )
         assert len(marked) == len(job_ids)
 
-    def round(self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None) -> Any:
-        """Open a round of a queue, to be used in a `with`; it commits at the end of the block."""
-        return dispatching.dispatch_jobs(ledger or self.ledger, queue, window, batch, {}, None)
+    @contextmanager
+    def round(
+        self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None
+    ) -> Iterator[Any]:
+        """Open a round of a queue as a dispatcher of its own; it commits at the end of the block."""
+        mine = ledger or open_ledger(self.url, name="dispatcher", limits=LIMITS)
+        try:
+            with dispatching.dispatch_jobs(mine, queue, window, batch, {}, None) as found:
+                yield found
+        finally:
+            if ledger is None:
+                mine.close()
 
     def claim(self, job_id: UUID, lease_id: UUID | None = None, dispatch_no: int | None = None, **more: Any) -> Any:
         """Claim a job; the current dispatch when none is named."""

@@ -53,7 +53,7 @@ def test_definitions_hold_all_that_a_blank_node_needs() -> None:
 
 
 def test_an_envelope_reads_back() -> None:
-    envelope = Envelope(JOB, 3, "email.send", "email", 4)
+    envelope = Envelope(str(JOB), 3, "email.send", "email", 4)
     assert read_headers(envelope.headers()) == (JOB, 3, "email.send")
 
 

@@ -16,6 +16,11 @@ from jobplatform.errors import BrokerUnavailable
 FAILURES = (amqp.exceptions.AMQPError, OSError, socket.timeout, EOFError)
 
 
+#: no `connection.blocked`: py-amqp reads the socket before every publish to look for it, and a confirm that does not
+#: come tells as much
+CAPABILITIES = {"consumer_cancel_notify": True, "authentication_failure_close": True}
+
+
 def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seconds: int = 10) -> Any:
     """Return an open py-amqp connection, named for RabbitMQ's page. Raises `BrokerUnavailable`."""
     parts = parse_url(url)
@@ -29,7 +34,7 @@ def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seco
         write_timeout=timeout_seconds,
         heartbeat=heartbeat_seconds,
         ssl=parts["transport"] == "amqps",
-        client_properties={"connection_name": name},
+        client_properties={"connection_name": name, "capabilities": CAPABILITIES},
     )
     try:
         connection.connect()
@@ -48,6 +53,30 @@ def connected(url: str, *, name: str) -> Iterator[Any]:
         raise BrokerUnavailable(f"RabbitMQ refused: {error}") from error
     finally:
         close(connection)
+
+
+@contextmanager
+def corked(connection: Any) -> Iterator[None]:
+    """Write what is sent in a block in few large pieces: py-amqp writes each message by itself."""
+    transport = connection.transport
+    write, buffer = transport._write, bytearray()
+
+    def keep(data: Any) -> None:
+        buffer.extend(data)
+        if len(buffer) >= PIECE_BYTES:
+            piece = bytes(buffer)
+            buffer.clear()
+            write(piece)
+
+    transport._write = keep
+    try:
+        yield
+    finally:
+        transport._write = write
+    transport.write(bytes(buffer))
+
+
+PIECE_BYTES = 32_768
 
 
 def close(connection: Any) -> None:

@@ -19,9 +19,9 @@ class MalformedMessage(ValueError):
 
 @dataclass(frozen=True)
 class Envelope:
-    """One dispatch of one job."""
+    """One dispatch of one job; the id is its text."""
 
-    job_id: UUID
+    job_id: str
     dispatch_no: int
     kind: str
     queue: str
@@ -34,7 +34,7 @@ class Envelope:
 
     def headers(self) -> dict[str, Any]:
         """Return the headers: Celery needs `task` and `id`; the kind is checked against the ledger at the claim."""
-        return {"task": self.kind, "id": str(self.job_id), DISPATCH_NO: self.dispatch_no}
+        return {"task": self.kind, "id": self.job_id, DISPATCH_NO: self.dispatch_no}
 
 
 def read_headers(headers: Mapping[str, Any] | None) -> tuple[UUID, int, str]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import amqp
 
-from jobplatform.broker.connection import FAILURES, close, connect
+from jobplatform.broker.connection import FAILURES, close, connect, corked
 from jobplatform.broker.envelope import BODY, Envelope
 from jobplatform.broker.topology import JOBS_EXCHANGE
 from jobplatform.errors import BrokerUnavailable
@@ -72,23 +72,9 @@ class Publisher:
         connection = self.connection
         deadline = time.monotonic() + self._confirm_seconds
         try:
-            for envelope in envelopes:
-                self._pending[self._next_tag] = envelope
-                self._next_tag += 1
-                self._channel.basic_publish(
-                    amqp.Message(
-                        BODY,
-                        content_type="application/json",
-                        content_encoding="utf-8",
-                        delivery_mode=2,
-                        priority=envelope.priority,
-                        message_id=envelope.message_id,
-                        application_headers=envelope.headers(),
-                    ),
-                    exchange=JOBS_EXCHANGE,
-                    routing_key=envelope.queue,
-                    mandatory=True,
-                )
+            with corked(connection):
+                for envelope in envelopes:
+                    self._send(envelope)
             while self._pending:
                 left = deadline - time.monotonic()
                 if left <= 0:
@@ -104,6 +90,24 @@ class Publisher:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while publishing: {error!r}") from None
         return self._receipt
+
+    def _send(self, envelope: Envelope) -> None:
+        self._pending[self._next_tag] = envelope
+        self._next_tag += 1
+        self._channel.basic_publish(
+            amqp.Message(
+                BODY,
+                content_type="application/json",
+                content_encoding="utf-8",
+                delivery_mode=2,
+                priority=envelope.priority,
+                message_id=envelope.message_id,
+                application_headers=envelope.headers(),
+            ),
+            exchange=JOBS_EXCHANGE,
+            routing_key=envelope.queue,
+            mandatory=True,
+        )
 
     def keep_alive(self) -> None:
         """Send and check heartbeats; call it a few times a minute. Drops a connection that is dead."""

@@ -79,9 +79,9 @@ def return_other_epochs(connection: Connection, current: UUID, limit: int) -> in
 
 @dataclass(frozen=True)
 class Dispatched:
-    """A job that a round has marked: publish it before the transaction commits."""
+    """A job that a round has marked: publish it before the transaction commits. The id is its text."""
 
-    id: UUID
+    id: str
     kind: str
     priority: int
     dispatch_no: int
@@ -115,10 +115,10 @@ def dispatch_jobs(
     starts = [marks.get((queue, priority)) for priority in range(10)]
     with ledger.open_call("dispatch_jobs", queue, window, batch, starts, active_mark) as (rows, call):
         verdict, active, oldest, closed, waiting = rows[0][:5]
-        jobs = tuple(Dispatched(UUID(str(row[5])), *row[6:]) for row in rows if row[5] is not None)
+        jobs = tuple(Dispatched(*row[5:]) for row in rows if row[5] is not None)
 
         def take_back(unsent: Sequence[Dispatched]) -> None:
-            ids = "{" + ",".join(str(job.id) for job in unsent) + "}"
+            ids = "{" + ",".join(job.id for job in unsent) + "}"
             call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
         yield Round(verdict, active, oldest, closed, waiting, jobs), take_back

@@ -122,6 +122,8 @@ class Prepared:
         self._engine = engine
         self._connection: Any = None
         self._names: set[str] = set()
+        #: a transaction is open: another one on the same thread would be a part of it
+        self.is_open = False
 
     def call(self, function: str, values: Sequence[Any], *, begin: bool = False) -> list[tuple[Any, ...]]:
         """Call a function; `begin` opens a transaction with it. Raises as `Ledger.call`."""
@@ -274,22 +276,28 @@ class Ledger:
         """
         session = self._prepared()
         found = session.call(function, values, begin=True)
+        session.is_open = True
         try:
             yield found, lambda name, *more: session.call(name, more)
         except BaseException:
             session.roll_back()
             raise
+        finally:
+            session.is_open = False
         session.commit()
 
     def _prepared(self) -> Prepared:
         found: Prepared | None = getattr(self._threads, "prepared", None)
         if found is None:
             found = self._threads.prepared = Prepared(self.statements)
+        if found.is_open:
+            raise RuntimeError("a transaction is open on this thread: call by what `open_call` yields")
         return found
 
     def close(self) -> None:
         """Close all pooled connections, and this thread's own."""
-        self._prepared().close()
+        if (mine := getattr(self._threads, "prepared", None)) is not None:
+            mine.close()
         self.transactions.dispose()
         self.statements.dispose()
 

@@ -16,7 +16,7 @@ CREATE OR REPLACE FUNCTION dispatch_jobs(
     p_queue text, p_window integer, p_batch integer, p_marks timestamptz[], p_active_mark timestamptz
 ) RETURNS TABLE (
     verdict text, active integer, oldest timestamptz, closed integer, waiting boolean,
-    id uuid, kind text, priority integer, dispatch_no integer, state_at timestamptz
+    id text, kind text, priority integer, dispatch_no integer, state_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -115,7 +115,7 @@ BEGIN
                    jsonb_build_object('dispatch_no', marked.dispatch_no) FROM marked
         )
         SELECT verdict, active, oldest, closed, waiting,
-               marked.id, marked.kind, marked.priority::integer, marked.dispatch_no, marked.state_at
+               marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no, marked.state_at
         FROM marked ORDER BY place;
 END $$;
 
