@@ -41,7 +41,7 @@ format: setup ## format the code
 	@$(BIN)/ruff check --fix .
 
 bench: setup ## measure beside bare Celery, in one run
-	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench $(BENCH_ARGS)
 
 clean: ## remove .venv (a stack that runs is stopped first)
 	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down; fi

@@ -1,36 +1,41 @@
-"""`make bench`: drain rate and accept-to-start time of both sides, three rounds, medians, a table and JSON."""
+"""`make bench`: the platform beside bare Celery, and beside itself with a big ledger; medians, a table and JSON."""
 
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import orjson
 from rich.console import Console
-from rich.table import Table
 
-from bench.sides import Bare, Ours, Pool, queue_setting, wait_done
+from bench import accept, cost, dispatch, idle, publish, scale
+from bench.drain import accept_to_start, drain, share
+from bench.figures import Figures
+from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
 from jobplatform.devstack.place import CHECKOUT, open_place, taken
 from jobplatform.devstack.stack import Stack
 
 POOLS = (Pool("prefork", 2), Pool("threads", 8))
-WARM_UP = 50
+#: what the drain is to reach, by pool
+DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
+PARTS = ("drain", "start", "accept", "dispatch", "idle", "cost", "scale")
 
 
 def main() -> None:
-    """Run all rounds and print the table."""
+    """Run what was asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=2000, help="jobs per drain")
-    parser.add_argument("--rate", type=float, default=100, help="jobs per second for accept-to-start")
-    parser.add_argument("--seconds", type=float, default=10, help="how long to submit for accept-to-start")
+    parser.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
+    parser.add_argument("--rows", type=int, default=1_000_000, help="jobs of the big ledger")
     parser.add_argument("--json", type=Path, default=CHECKOUT / "bench" / "results" / "latest.json")
     options = parser.parse_args()
     console = Console()
+    figures = Figures()
     with taken("bench"):
         extra = {
             "JOBPLATFORM_KIND_MODULES": "bench.kinds",
@@ -38,78 +43,100 @@ def main() -> None:
             "JOBPLATFORM_LOG_LEVEL": "warning",
             "PYTHONPATH": str(CHECKOUT),
         }
-        stack = Stack(open_place("bench"), tell=lambda line: console.print(f"[dim]{line}[/]"), extra=extra)
+        tell: Callable[[str], None] = lambda line: console.print(f"[dim]{line}[/]")  # noqa: E731 - used as a value
+        stack = Stack(open_place("bench"), tell=tell, extra=extra)
         try:
             stack.start_servers()
             postgres.create_database(stack.place, "bare")
-            found = measure(console, stack, options)
+            measure(stack, figures, options, tell)
         finally:
             stack.stop(gently=False)
             stack.forget()
-    show(console, found)
+    figures.show(console)
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_bytes(orjson.dumps(found, option=orjson.OPT_INDENT_2))
+    options.json.write_bytes(orjson.dumps(figures.as_dict(), option=orjson.OPT_INDENT_2))
     console.print(f"JSON: {options.json}")
 
 
-def measure(console: Console, stack: Stack, options: argparse.Namespace) -> dict[str, Any]:
-    """Return work → side → median, of all rounds; the sides take turns, so that a noisy minute hits both."""
-    sides = (Ours(stack), Bare(stack))
-    figures: dict[str, dict[str, list[float]]] = {}
+def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: Callable[[str], None]) -> None:
+    """Measure part by part; within a round the sides take turns, so that a noisy minute hits both."""
+    ours, bare = Ours(stack), Bare(stack)
+    bare.submit()  # declares its queue
+    accept.prepare(bare)
+    rounds = {
+        "drain": partial(_drain, figures, ours, bare, options),
+        "start": partial(_start, figures, ours, bare, options),
+        "accept": partial(_accept, figures, stack, ours, bare, options),
+        "dispatch": partial(_dispatch, figures, stack, ours),
+    }
     for number in range(options.rounds):
-        for pool in POOLS:
-            for side in sides:
-                console.print(f"[dim]round {number + 1} of {options.rounds}: drain, {pool}, {side.name} …[/]")
-                rate = drain(side, pool, options.jobs)
-                figures.setdefault(f"drain of no-op jobs, {pool} (jobs/s)", {}).setdefault(side.name, []).append(rate)
-        for side in sides:
-            console.print(f"[dim]round {number + 1} of {options.rounds}: accept to start, {side.name} …[/]")
-            seconds = accept_to_start(side, options.rate, options.seconds)
-            for name, share in (("p50", 0.50), ("p99", 0.99)):
-                work = f"accept → started at {options.rate:.0f} jobs/s, {name} (ms)"
-                value = 1000 * seconds[min(len(seconds) - 1, int(share * len(seconds)))]
-                figures.setdefault(work, {}).setdefault(side.name, []).append(value)
-    medians = {work: {name: statistics.median(all_) for name, all_ in by.items()} for work, by in figures.items()}
-    return {"rounds": options.rounds, "jobs": options.jobs, "medians": medians, "all": figures}
+        for part, play in rounds.items():
+            if part in options.only:
+                tell(f"round {number + 1} of {options.rounds}: {part} …")
+                play()
+    if "idle" in options.only:
+        tell("idle …")
+        used = idle.measure(stack, 20)
+        figures.tables["idle: percent of one core"] = [{"process": k, "percent": v} for k, v in used.items()]
+        figures.goal("idle stack: API, dispatcher, 3 workers", used["all"], 3.0, unit="% of a core", at_most=True)
+    if "cost" in options.only:
+        tell("cost per job …")
+        figures.tables["cost per job"] = [cost.measure(stack, side, 1000) for side in (ours, bare)]
+    if "scale" in options.only:
+        for work, by in scale.measure(stack, ours, bare, tell, options.rows).items():
+            for ledger, value in by.items():
+                figures.add(work, f"{ledger} ledger", value)
+                if ledger != "empty":
+                    figures.goal(f"{work}, {ledger} ÷ empty", value / by["empty"], 0.8)
+    _judge(figures)
 
 
-def drain(side: Ours | Bare, pool: Pool, jobs: int) -> float:
-    """Load jobs, then start a worker; returns jobs per second from the first end to the last."""
-    side.clear()
-    side.load(jobs)
-    with side.workers(pool):
-        wait_done(side, jobs)
-        return side.drain_rate()
+def _drain(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
+    for pool in POOLS:
+        for side in (ours, bare):
+            figures.add(f"drain, {pool} (jobs/s)", side.name, drain(side, pool, options.jobs))
 
 
-def accept_to_start(side: Ours | Bare, rate: float, seconds: float) -> list[float]:
-    """Submit at a steady rate to a warm worker; returns the sorted seconds from call to start."""
-    side.clear()
-    count = int(rate * seconds)
-    with side.workers(Pool("prefork", 2)):
-        side.load(WARM_UP)
-        wait_done(side, WARM_UP)
-        side.clear()
-        began = time.monotonic()
-        for n in range(count):
-            pause = began + n / rate - time.monotonic()
-            if pause > 0:
-                time.sleep(pause)
-            side.submit_timed()
-        wait_done(side, count)
-        return sorted(side.start_seconds())
+def _start(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
+    for side in (ours, bare):
+        times = accept_to_start(side, 100, 2 * options.seconds)
+        figures.add("accept → started at 100/s, p50 (ms)", side.name, share(times, 0.5))
+        figures.add("accept → started at 100/s, p99 (ms)", side.name, share(times, 0.99))
 
 
-def show(console: Console, found: dict[str, Any]) -> None:
-    """Print the table: figures of this run, and their ratio."""
-    table = Table(title=f"medians of {found['rounds']} rounds, {found['jobs']} jobs per drain", title_justify="left")
-    table.add_column("work")
-    for name in (Ours.name, Bare.name, "ratio"):
-        table.add_column(name, justify="right")
-    for work, by in found["medians"].items():
-        ours, bare = by[Ours.name], by[Bare.name]
-        table.add_row(work, f"{ours:,.1f}", f"{bare:,.1f}", f"{ours / bare:.2f}×")
-    console.print(table)
+def _accept(figures: Figures, stack: Stack, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
+    for app in accept.APPS:
+        found = accept.measure(stack, ours, bare, app, options.seconds)
+        figures.add("accept, 16 clients (req/s)", app, found.per_second)
+        figures.add("accept, 16 clients, p99 (ms)", app, found.p99_ms)
+    ours.clear()
+
+
+def _dispatch(figures: Figures, stack: Stack, ours: Ours) -> None:
+    ours.clear()
+    ours.load(20_000)
+    figures.add("dispatch, one dispatcher (jobs/s)", ours.name, dispatch.measure(stack, ours, 20_000))
+    figures.add("dispatch, one dispatcher (jobs/s)", "batched confirms alone", publish.measure(stack, 20_000))
+    ours.clear()
+
+
+def _judge(figures: Figures) -> None:
+    """Hold the medians against what is to be reached."""
+    for pool, limit in DRAIN_GOALS.items():
+        work = f"drain, {pool} (jobs/s)"
+        if work in figures.all:
+            ratio = figures.median(work, Ours.name) / figures.median(work, Bare.name)
+            figures.goal(f"drain, {pool} ÷ bare Celery", ratio, limit)
+    for name, limit in (("p50", 6.0), ("p99", 30.0)):
+        work = f"accept → started at 100/s, {name} (ms)"
+        if work in figures.all:
+            figures.goal(work, figures.median(work, Ours.name), limit, unit="ms", at_most=True)
+    work = "accept, 16 clients (req/s)"
+    for what, mine, theirs, limit in accept.PAIRS if work in figures.all else ():
+        figures.goal(what, figures.median(work, mine) / figures.median(work, theirs), limit)
+    work = "dispatch, one dispatcher (jobs/s)"
+    if work in figures.all:
+        figures.goal(work, figures.median(work, Ours.name), 5000, unit="jobs/s")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from bench.bare import noop
 
 app = Flask(__name__)
 _local = threading.local()
-CREATE = "CREATE TABLE IF NOT EXISTS bare_jobs (id uuid PRIMARY KEY, payload jsonb NOT NULL, created_at timestamptz)"
 
 
 @app.post("/delay")

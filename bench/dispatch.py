@@ -22,13 +22,15 @@ def measure(stack: Stack, ours: Ours, jobs: int) -> float:
 
     `jobs` of them must be waiting already, or more.
     """
-    stack.extra = {**stack.extra, "JOBPLATFORM_QUEUES": queue_setting("prefork", WINDOW)}
+    before = stack.extra
+    stack.extra = {**before, "JOBPLATFORM_QUEUES": queue_setting("prefork", WINDOW)}
     dispatcher = stack.start_dispatcher()
     try:
         wait_for(f"{jobs} jobs dispatched", lambda: ours.one(_DISPATCHED) >= jobs, process=dispatcher, seconds=180)
     finally:
         dispatcher.terminate()
         wait_gone([dispatcher.pid], 20)
+        stack.extra = before
     rate = float(ours.one(_RATE))
     purge(stack, "bench")
     return rate

@@ -23,9 +23,7 @@ class Load:
     p99_ms: float
 
 
-def run_wrk(
-    folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "", clients: int = CLIENTS
-) -> Load:
+def run_wrk(folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "") -> Load:
     """Load a URL. Raises `ConfigurationError` without wrk, `RuntimeError` when an answer was not a 2xx."""
     if shutil.which("wrk") is None:
         raise ConfigurationError("please install wrk: apt-get install wrk | dnf install wrk | brew install wrk")
@@ -38,7 +36,7 @@ def run_wrk(
         ]
     script = folder / "load.lua"
     script.write_text("\n".join(lines) + "\n")
-    command = ["wrk", "-t", "1", "-c", str(clients), "-d", f"{seconds}s", "--latency", "-s", str(script), url]
+    command = ["wrk", "-t", "1", "-c", str(CLIENTS), "-d", f"{seconds}s", "--latency", "-s", str(script), url]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{url}: {said}")

@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import orjson
 from sqlalchemy import create_engine, text
+from sqlalchemy.engine import Engine
 
 from jobplatform.config import Settings
 from jobplatform.devstack.place import CHECKOUT
@@ -24,6 +26,9 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.keys import create_key, create_tenant
 from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked, submit_job
+
+#: rows per transaction when many jobs are loaded
+CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -42,61 +47,108 @@ def queue_setting(pool: str, window: int = 500) -> str:
     return orjson.dumps({"bench": {"pool": pool, "prefetch": 4, "window_min": window}}).decode()
 
 
-class Ours:
+class Side:
+    """What both sides can do."""
+
+    name: str
+    database: str
+
+    def __init__(self, stack: Stack, engine: Engine) -> None:
+        self.stack, self.engine = stack, engine
+        self._since: datetime
+        self._done_before = 0
+
+    def one(self, statement: str, **values: Any) -> Any:
+        """Run a statement outside any transaction; returns its one value, if it has one."""
+        with self.engine.connect() as connection:
+            found = connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement), values)
+            return found.scalar() if found.returns_rows else None
+
+    def rows(self, statement: str, **values: Any) -> list[Any]:
+        """Run a query."""
+        with self.engine.connect() as connection:
+            return list(connection.execute(text(statement), values))
+
+    def begin(self) -> None:
+        """Count from here on."""
+        self._since = self.one("SELECT clock_timestamp()")
+        self._done_before += self.done()
+
+    def done(self) -> int:
+        """Return how many jobs have succeeded since `begin`."""
+        return self._finished() - self._done_before
+
+    def _finished(self) -> int:
+        raise NotImplementedError
+
+    def wait_done(self, count: int, seconds: float = 300) -> None:
+        """Wait until this many jobs are done."""
+        wait_for(f"{count} jobs of {self.name}", lambda: self.done() >= count, seconds=seconds)
+
+
+class Ours(Side):
     """The platform: submit into the ledger, drain by dispatcher and worker."""
 
-    name = "job platform"
+    name, database = "job platform", "jobplatform"
 
     def __init__(self, stack: Stack) -> None:
-        self._stack = stack
         url = Settings(database_url=stack.database_url).database_url.get_secret_value()
+        super().__init__(stack, create_engine(url))
         self.ledger = open_ledger(url, name="bench", connections=4)
         self._hints = HintSender(self.ledger.statements)
         self._kinds = load_kinds(["bench.kinds"], {"bench": "prefork"})
         with self.ledger.transaction() as connection:
-            self._tenant: UUID = create_tenant(connection, "bench")
-            self.key = create_key(connection, self._tenant, "bench")
+            self.tenant: UUID = create_tenant(connection, "bench")
+            self.key = create_key(connection, self.tenant, "bench")
 
-    def submit(self, n: int = 0) -> None:
+    def submit(self, n: int = 0) -> UUID:
         """Accept one job."""
-        submit_job(self.ledger, self._hints, self._kinds, self._tenant, SubmitJob("bench.noop", {"n": n}))
-
-    def clear(self) -> None:
-        """Forget all jobs."""
-        with self.ledger.transaction() as connection:
-            connection.exec_driver_sql("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters")
-
-    def done(self) -> int:
-        """Return how many jobs have succeeded."""
-        return int(self.one("SELECT count(*) FROM job_history"))
-
-    def drain_rate(self) -> float:
-        """Jobs per second between the first and the last success."""
-        return float(
-            self.one("SELECT (count(*) - 1) / extract(epoch FROM max(finished_at) - min(finished_at)) FROM job_history")
-        )
-
-    def one(self, statement: str) -> Any:
-        """Return the one value of a statement."""
-        with self.ledger.statement() as connection:
-            return connection.exec_driver_sql(statement).scalar_one()
-
-    def start_seconds(self) -> list[float]:
-        """Seconds from the call to the start of the handler's run, of every job."""
-        with self.ledger.statement() as connection:
-            rows = connection.exec_driver_sql(
-                "SELECT (payload ->> 'n')::bigint, extract(epoch FROM started_at) * 1000000 FROM job_history"
-            ).all()
-        return [max(0.0, (float(started) - float(sent)) / 1e6) for sent, started in rows]
+        order = SubmitJob("bench.noop", {"n": n})
+        return submit_job(self.ledger, self._hints, self._kinds, self.tenant, order).job.id
 
     def submit_timed(self) -> None:
         """Accept one job that carries the time of the call, in microseconds."""
         self.submit(int(time.time() * 1e6))
 
+    def load(self, count: int) -> None:
+        """Accept many jobs."""
+        caller = ApiKey(self.key)
+        for first in range(0, count, CHUNK):
+            commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + CHUNK, count))]
+            submit_checked(self.ledger, None, [(caller, check_order(self._kinds, one)) for one in commands])
+
+    def clear(self) -> None:
+        """Forget all jobs."""
+        self.one("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters")
+        self._done_before = 0
+        self.begin()
+
+    def _finished(self) -> int:
+        return int(self.one("SELECT coalesce(sum(finished), 0) FROM queue_counters"))
+
+    def drain_rate(self) -> float:
+        """Jobs per second between the first and the last success since `begin`."""
+        return float(
+            self.one(
+                "SELECT (count(*) - 1) / extract(epoch FROM max(finished_at) - min(finished_at)) FROM job_history "
+                "WHERE finished_at > :since",
+                since=self._since,
+            )
+        )
+
+    def start_seconds(self) -> list[float]:
+        """Seconds from the call to the start of the handler's run, of every job since `begin`."""
+        rows = self.rows(
+            "SELECT (payload ->> 'n')::bigint, extract(epoch FROM started_at) * 1000000 FROM job_history "
+            "WHERE finished_at > :since",
+            since=self._since,
+        )
+        return [max(0.0, (float(started) - float(sent)) / 1e6) for sent, started in rows]
+
     @contextmanager
     def workers(self, pool: Pool) -> Iterator[None]:
         """Run dispatcher and worker for a block."""
-        stack = self._stack
+        stack = self.stack
         stack.extra = {**stack.extra, "JOBPLATFORM_QUEUES": queue_setting(pool.name)}
         dispatcher = stack.start_dispatcher()
         options = ("--pool", pool.name, "-c", str(pool.slots), "--loglevel", "warning")
@@ -108,33 +160,23 @@ class Ours:
                 process.terminate()
                 wait_gone([process.pid], 20)
 
-    def load(self, count: int) -> None:
-        """Accept many jobs, a thousand per transaction."""
-        caller = ApiKey(self.key)
-        for first in range(0, count, 1000):
-            commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + 1000, count))]
-            submit_checked(self.ledger, None, [(caller, check_order(self._kinds, one)) for one in commands])
 
-
-class Bare:
+class Bare(Side):
     """Bare Celery: publish with confirms, drain by a worker, results in Postgres."""
 
-    name = "bare Celery"
+    name, database = "bare Celery", "bare"
 
     def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        plain = stack.database_url.rsplit("/", 1)[0] + "/bare"
+        url = stack.database_url.rsplit("/", 1)[0] + "/bare"
+        super().__init__(stack, create_engine(url))
         self.environment = {
             **stack.environment(),
             "BARE_BROKER_URL": stack.broker_url,
-            "BARE_BACKEND_URL": f"db+{plain}",
-            "BARE_DATABASE_URL": plain.replace("+psycopg2", ""),
+            "BARE_BACKEND_URL": f"db+{url}",
+            "BARE_DATABASE_URL": url.replace("+psycopg2", ""),
             "PYTHONPATH": str(CHECKOUT),
         }
-        os.environ.update(
-            {key: self.environment[key] for key in ("BARE_BROKER_URL", "BARE_BACKEND_URL", "BARE_DATABASE_URL")}
-        )
-        self._engine = create_engine(plain)
+        os.environ.update({key: value for key, value in self.environment.items() if key.startswith("BARE_")})
         from bench.bare import app, noop
 
         self._noop = noop
@@ -155,27 +197,22 @@ class Bare:
 
     def clear(self) -> None:
         """Forget all results."""
-        with self._engine.begin() as connection:
-            connection.execute(text("TRUNCATE celery_taskmeta"))
+        self.one("TRUNCATE celery_taskmeta")
+        self._done_before = 0
+        self.begin()
 
-    def done(self) -> int:
-        """Return how many results there are."""
-        with self._engine.begin() as connection:
-            return int(
-                connection.execute(text("SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'")).scalar_one()
-            )
+    def _finished(self) -> int:
+        return int(self.one("SELECT count(*) FROM celery_taskmeta WHERE status = 'SUCCESS'"))
 
     def drain_rate(self) -> float:
         """Results per second between the first and the last one."""
-        rate = "SELECT (count(*) - 1) / extract(epoch FROM max(date_done) - min(date_done)) FROM celery_taskmeta"
-        with self._engine.begin() as connection:
-            return float(connection.execute(text(rate)).scalar_one())
+        return float(
+            self.one("SELECT (count(*) - 1) / extract(epoch FROM max(date_done) - min(date_done)) FROM celery_taskmeta")
+        )
 
     def start_seconds(self) -> list[float]:
         """Seconds from the call to the start of the task."""
-        with self._engine.begin() as connection:
-            rows = connection.execute(text("SELECT result FROM celery_taskmeta")).scalars()
-            return [float(bytes(row)) for row in rows]
+        return [float(bytes(row.result)) for row in self.rows("SELECT result FROM celery_taskmeta")]
 
     @contextmanager
     def workers(self, pool: Pool) -> Iterator[None]:
@@ -183,14 +220,9 @@ class Bare:
         command: list[str | Path] = [script("celery"), "-A", "bench.bare", "worker", "-Q", "bare", "-n", "bare@%h"]
         command += ["--pool", pool.name, "-c", str(pool.slots), "--without-gossip", "--without-mingle"]
         command += ["--loglevel", "warning"]
-        worker = start(self._stack.place, "bare-worker", command, self.environment)
+        worker = start(self.stack.place, "bare-worker", command, self.environment)
         try:
             yield
         finally:
             worker.terminate()
             wait_gone([worker.pid], 20)
-
-
-def wait_done(side: Ours | Bare, count: int, seconds: float = 180) -> None:
-    """Wait until this many jobs are done."""
-    wait_for(f"{count} jobs of {side.name}", lambda: side.done() >= count, seconds=seconds)

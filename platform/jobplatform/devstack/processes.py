@@ -76,12 +76,7 @@ def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_s
     Returns the names of those that had to be killed.
     """
     for name in [*order, None] if gently else []:
-        pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
-        for pid in pids:
-            if _parent(pid) not in pids:  # a child is its parent's to end
-                _signal(pid, signal.SIGTERM)
-        if pids:
-            wait_gone(pids, grace_seconds)
+        end_named(place, name, grace_seconds)
     killed = set()
     while left := marked(place):  # what is killed may have started something meanwhile
         killed |= set(left.values())
@@ -89,6 +84,16 @@ def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_s
             _signal(pid, signal.SIGKILL)
         wait_gone(list(left), 5.0)
     return sorted(killed)
+
+
+def end_named(place: Place, name: str | None, grace_seconds: float = 10.0) -> None:
+    """End the marked processes of a name (None: all) by SIGTERM, and wait for them."""
+    pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
+    for pid in pids:
+        if _parent(pid) not in pids:  # a child is its parent's to end
+            _signal(pid, signal.SIGTERM)
+    if pids:
+        wait_gone(pids, grace_seconds)
 
 
 def _parent(pid: int) -> int:

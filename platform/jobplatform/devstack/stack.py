@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
-from jobplatform.devstack.processes import DidNotStart, script, start, stop_all, wait_for
+from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
 from jobplatform.ledger import schema
 from jobplatform.ledger.keys import create_key, create_tenant, revoke_named
 from jobplatform.ledger.session import Ledger, open_ledger
@@ -252,6 +252,11 @@ class Stack:
         killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"] if gently else [], gently=gently)
         postgres.stop_postgres(self.place)
         return killed
+
+    def stop_platform(self) -> None:
+        """Stop our own processes; the servers go on."""
+        for name in STOP_ORDER:
+            end_named(self.place, name)
 
     def clean_up(self) -> None:
         """End what an interrupted run has left behind."""

@@ -1,0 +1,60 @@
+"""What a run found: figures by work and side, medians, ratios and what is to be reached; as table and JSON."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass
+class Figures:
+    """All measurements of a run. `goals` are lines: what, ratio or value, limit, whether less is better."""
+
+    all: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    goals: list[dict[str, Any]] = field(default_factory=list)
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def add(self, work: str, side: str, value: float) -> None:
+        """Note one measurement."""
+        self.all.setdefault(work, {}).setdefault(side, []).append(value)
+
+    def median(self, work: str, side: str) -> float:
+        """Return the median of all rounds."""
+        return statistics.median(self.all[work][side])
+
+    def goal(self, what: str, value: float, limit: float, *, unit: str = "×", at_most: bool = False) -> None:
+        """Note a figure that has a limit to reach."""
+        reached = value <= limit if at_most else value >= limit
+        self.goals.append(
+            {"what": what, "value": value, "limit": limit, "unit": unit, "at_most": at_most, "reached": reached}
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what the JSON file holds."""
+        medians = {work: {side: statistics.median(v) for side, v in by.items()} for work, by in self.all.items()}
+        return {"medians": medians, "goals": self.goals, "tables": self.tables, "all": self.all}
+
+    def show(self, console: Console) -> None:
+        """Print the figures, then what was to be reached."""
+        table = Table("work", "side", "median", "rounds", title="measured", title_justify="left")
+        for work, by in self.all.items():
+            for number, (side, values) in enumerate(by.items()):
+                rounds = " ".join(f"{value:,.1f}" for value in values)
+                table.add_row("" if number else work, side, f"{statistics.median(values):,.1f}", rounds)
+        console.print(table)
+        for title, rows in self.tables.items():
+            table = Table(*rows[0], title=title, title_justify="left")
+            for row in rows:
+                table.add_row(*[f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()])
+            console.print(table)
+        table = Table("to reach", "limit", "this run", "", title="goals", title_justify="left")
+        for goal in self.goals:
+            sign = "≤" if goal["at_most"] else "≥"
+            verdict = "[green]reached[/]" if goal["reached"] else "[red]not reached[/]"
+            limit, value = f"{sign} {goal['limit']:g} {goal['unit']}", f"{goal['value']:,.2f} {goal['unit']}"
+            table.add_row(goal["what"], limit, value, verdict)
+        console.print(table)

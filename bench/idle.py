@@ -1,0 +1,44 @@
+"""What a stack costs that has nothing to do: API, one dispatcher, three workers, with the settings of production."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from jobplatform.devstack.processes import marked
+from jobplatform.devstack.stack import WORKERS, Stack
+
+SETTLE_SECONDS = 5.0
+
+
+def measure(stack: Stack, seconds: float) -> dict[str, float]:
+    """Return process → percent of one core, and their sum as "all"."""
+    before = dict(stack.extra)
+    stack.extra = {"JOBPLATFORM_LOG_LEVEL": "warning"}
+    try:
+        stack.run("migrate")
+        stack.run("broker", "apply")
+        stack.start_api()
+        stack.start_dispatcher()
+        for name in WORKERS:
+            stack.start_worker(name)
+        stack.wait_for_workers(len(WORKERS))
+        time.sleep(SETTLE_SECONDS)
+        names = ("api", "dispatcher", *WORKERS)
+        used = {pid: (name, _cpu(pid)) for pid, name in marked(stack.place).items() if name in names}
+        began = time.monotonic()
+        time.sleep(seconds)
+        passed = time.monotonic() - began
+        found = dict.fromkeys(names, 0.0)
+        for pid, (name, cpu) in used.items():
+            found[name] += 100 * (_cpu(pid) - cpu) / passed
+    finally:
+        stack.extra = before
+        stack.stop_platform()
+    return {**found, "all": sum(found.values())}
+
+
+def _cpu(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)

@@ -1,0 +1,140 @@
+"""A big ledger against an empty one: a million jobs waiting, a million in history, a report's long snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.request import Request, urlopen
+
+from sqlalchemy import text
+
+from bench import dispatch
+from bench.accept import measure as measure_accept
+from bench.load import run_wrk
+from bench.sides import Bare, Ours, Pool
+from jobplatform.devstack.processes import wait_gone
+from jobplatform.devstack.stack import Stack
+
+Tell = Callable[[str], None]
+
+DRAINED, DISPATCHED = 1500, 20_000
+#: what passes through the ledger during twenty minutes at a hundred jobs a second
+DURING_REPORT = 120_000
+
+_HISTORY = """
+WITH finished AS (
+    INSERT INTO job_history (
+        id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, attempt, run_no,
+        dispatch_no, created_at, run_at, dispatched_at, started_at, run_started_at, result, finished_at)
+    SELECT gen_random_uuid(), :tenant, 'bench', 'bench.noop', 'succeeded', 4, '{"n": 1}', 5, 3, 50,
+        1, 1, 1, at, at, at, at, at, '1', at
+    FROM (SELECT now() - n * interval '1 second' AS at FROM generate_series(1, :count) AS n) AS times
+    RETURNING id, started_at, finished_at
+), ran AS (
+    INSERT INTO job_runs (job_id, run_no, tenant_id, queue, kind, attempt, outcome, lease_id, worker_id, started_at,
+        finished_at)
+    SELECT id, 1, :tenant, 'bench', 'bench.noop', 1, 'succeeded', gen_random_uuid(), gen_random_uuid(), started_at,
+        finished_at FROM finished
+)
+INSERT INTO job_events (job_id, tenant_id, at, event, state, run_no)
+SELECT id, :tenant, finished_at, 'succeeded', 'succeeded', 1 FROM finished
+"""
+#: a job's whole way, without broker and worker: each step leaves the index entries that the real one leaves
+_PASS = (
+    "UPDATE jobs SET state = 'dispatched', state_at = clock_timestamp(), dispatched_at = clock_timestamp(), "
+    "dispatch_no = 1, epoch = (SELECT epoch FROM broker_epochs WHERE current)",
+    "UPDATE jobs SET state = 'running', run_no = 1, attempt = 1, lease_id = gen_random_uuid(), "
+    "worker_id = gen_random_uuid(), run_started_at = clock_timestamp(), started_at = clock_timestamp()",
+    "DELETE FROM jobs",
+)
+
+
+def measure(
+    stack: Stack, ours: Ours, bare: Bare, tell: Callable[[str], None], rows: int
+) -> dict[str, dict[str, float]]:
+    """Return work → ledger → figure, all in one go: empty first, then each kind of big."""
+    found: dict[str, dict[str, float]] = {}
+
+    def note(ledger: str) -> None:
+        for work, value in _all(stack, ours, bare, tell, ledger).items():
+            found.setdefault(work, {})[ledger] = value
+
+    ours.clear()
+    note("empty")
+    ours.clear()
+    tell(f"writing {rows:,} waiting jobs …")
+    ours.load(rows)
+    ours.one("ANALYZE jobs")
+    note("waiting")
+    ours.clear()
+    tell(f"writing {rows:,} jobs of history …")
+    ours.one(_HISTORY, tenant=ours.tenant, count=rows)
+    ours.one("ANALYZE job_history")
+    note("history")
+    ours.clear()
+    tell(f"passing {DURING_REPORT:,} jobs under a report's open transaction …")
+    with _report(ours):
+        for _ in range(4):
+            ours.load(DURING_REPORT // 4)
+            for step in _PASS:
+                ours.one(step)
+        ours.load(DISPATCHED)
+        found["dispatch (jobs/s)"]["report open"] = dispatch.measure(stack, ours, DISPATCHED)
+    ours.clear()
+    return found
+
+
+def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[str, float]:
+    found = {}
+    tell(f"{ledger} ledger: accept, status read …")
+    found["accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
+    found["status read (req/s)"] = _read(stack, ours)
+    tell(f"{ledger} ledger: drain …")
+    ours.begin()
+    if ledger != "waiting":
+        ours.one("DELETE FROM jobs")
+        ours.load(DRAINED)
+    with ours.workers(Pool("prefork", 2)):
+        ours.wait_done(DRAINED)
+        found["drain, prefork 2 (jobs/s)"] = ours.drain_rate()
+    _return(stack, ours)
+    tell(f"{ledger} ledger: dispatch …")
+    if ledger != "waiting":
+        ours.load(DISPATCHED)
+    found["dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
+    _return(stack, ours)
+    return found
+
+
+def _return(stack: Stack, ours: Ours) -> None:
+    """Take back what is out, so that the next measurement begins as this one did."""
+    dispatch.purge(stack, "bench")
+    ours.one(
+        "UPDATE jobs SET state = 'available', lease_id = NULL, worker_id = NULL "
+        "WHERE state IN ('dispatched', 'running')"
+    )
+
+
+def _read(stack: Stack, ours: Ours) -> float:
+    job_id = ours.submit()
+    process = stack.start_api()
+    url = stack.local_url("api", f"/v1/jobs/{job_id}")
+    try:
+        stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")
+        request = Request(url, headers={"Authorization": f"Bearer {ours.key}"})
+        urlopen(request).close()
+        run_wrk(stack.place.folder, url, 1, key=ours.key)
+        return run_wrk(stack.place.folder, url, 5, key=ours.key).per_second
+    finally:
+        process.terminate()
+        wait_gone([process.pid], 20)
+
+
+@contextmanager
+def _report(ours: Ours) -> Iterator[None]:
+    """Hold the snapshot of a report."""
+    with ours.engine.connect() as connection:
+        connection.execution_options(isolation_level="REPEATABLE READ")
+        connection.execute(text("SELECT count(*) FROM job_history"))
+        yield
+        connection.rollback()
