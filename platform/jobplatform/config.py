@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import quote, urlsplit, urlunsplit
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from jobplatform.domain.kinds import field_errors
-from jobplatform.errors import ConfigurationError
+from jobplatform.errors import ConfigurationError, FieldError
 
 Pool = Literal["prefork", "threads"]
 QueueType = Literal["auto", "quorum", "classic"]
+
+PREFIX = "JOBPLATFORM_"
+#: settings as files, one each, named like the variable in small letters: what Docker's secrets are
+SECRETS_FOLDER = Path("/run/secrets")
+#: variables of ours that are no settings: addresses for scripts, and what the dev stack marks its processes with
+OTHER_VARIABLES = frozenset(
+    f"{PREFIX}{name}"
+    for name in (
+        *("URL", "API_KEY", "MANAGEMENT_URL", "FLOWER_URL", "MAIL_URL"),
+        *("STACK", "STACK_NAME", "PROCESS", "ENV_OF", "POSTGRES_BIN", "RABBITMQ", "TEST_SERVERS", "SECRETS"),
+    )
+)
 
 DEFAULT_QUEUES: dict[str, dict[str, Any]] = {
     "email": {"pool": "threads", "prefetch": 4},
@@ -23,23 +39,22 @@ DEFAULT_QUEUES: dict[str, dict[str, Any]] = {
 }
 
 
-class QueueSettings(BaseModel):
-    """How one queue is worked on.
+def _setting(default: Any, about: str, unit: str = "", **limits: Any) -> Any:
+    """A setting with what docs/operations/configuration.md says of it."""
+    return Field(default, description=about, json_schema_extra={"unit": unit}, **limits)
 
-    | field | unit | meaning |
-    |---|---|---|
-    | pool | | the Celery pool of its workers; only prefork can enforce time limits |
-    | prefetch | messages per slot | 1 for long jobs, up to 4 where jobs are short |
-    | window_min | jobs | how many may be dispatched or running at once, at least |
-    | window_factor | jobs per slot | window = max(window_min, window_factor × live slots) |
-    """
+
+class QueueSettings(BaseModel):
+    """How one queue is worked on."""
 
     model_config = ConfigDict(extra="forbid")
 
-    pool: Pool = "prefork"
-    prefetch: int = Field(1, ge=1, le=1000)
-    window_min: int = Field(4, ge=1, le=100_000)
-    window_factor: float = Field(4.0, gt=0, le=10_000)
+    pool: Pool = _setting("prefork", "the Celery pool of its workers; only prefork can enforce time limits")
+    prefetch: int = _setting(1, "1 for long jobs, up to 4 where jobs are short", "messages per slot", ge=1, le=1000)
+    window_min: int = _setting(4, "how many may be dispatched or running at once, at least", "jobs", ge=1, le=100_000)
+    window_factor: float = _setting(
+        4.0, "window = max(window_min, window_factor × live slots)", "jobs per slot", gt=0, le=10_000
+    )
 
 
 def _as_psycopg2(url: str) -> str:
@@ -50,62 +65,92 @@ def _as_psycopg2(url: str) -> str:
     return url
 
 
-class Settings(BaseSettings):
-    """All settings, with their defaults. A value that does not fit is refused at start, naming the variable."""
+def _with_password(url: str, password: str) -> str:
+    parts = urlsplit(url)
+    user, _, address = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}:{quote(password, safe='')}@{address}"
+    return urlunsplit(parts._replace(netloc=netloc))
 
-    model_config = SettingsConfigDict(env_prefix="JOBPLATFORM_", extra="ignore", frozen=True)
+
+class Settings(BaseSettings):
+    """All settings, with their defaults. A value that does not fit is refused at start, naming the variable.
+
+    `jobplatform settings` prints this list; docs/operations/configuration.md is made of it.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
     # servers
-    database_url: SecretStr = SecretStr("postgresql+psycopg2://jobplatform@localhost/jobplatform")
-    broker_url: SecretStr = SecretStr("amqp://guest:guest@localhost:5672/")
-    queue_type: QueueType = "auto"
+    database_url: SecretStr = _setting(
+        SecretStr("postgresql+psycopg2://jobplatform@localhost/jobplatform"), "the ledger, Postgres 15 or newer"
+    )
+    database_password: SecretStr | None = _setting(None, "put into database_url; for secrets that come as files")
+    broker_url: SecretStr = _setting(SecretStr("amqp://guest:guest@localhost:5672/"), "RabbitMQ 3.10 or newer")
+    broker_password: SecretStr | None = _setting(None, "put into broker_url; for secrets that come as files")
+    queue_type: QueueType = _setting("auto", "auto: quorum from RabbitMQ 4.3 on, classic with priorities before")
 
     # what runs
-    kind_modules: Annotated[tuple[str, ...], NoDecode] = ("workers.handlers",)
+    kind_modules: Annotated[tuple[str, ...], NoDecode] = _setting(
+        ("workers.handlers",), "modules that register kinds, separated by commas"
+    )
     queues: Annotated[dict[str, QueueSettings], NoDecode] = Field(
-        default_factory=lambda: {name: QueueSettings(**values) for name, values in DEFAULT_QUEUES.items()}
+        default_factory=lambda: {name: QueueSettings(**values) for name, values in DEFAULT_QUEUES.items()},
+        description="names separated by commas, or JSON: see Queues below",
     )
 
     # API
-    max_body_bytes: int = Field(1_048_576, ge=1024)
-    max_upload_bytes: int = Field(2 * 1024**3, ge=1024)
-    max_result_bytes: int = Field(1_048_576, ge=1024)
-    idempotency_seconds: int = Field(86_400, ge=60)
-    api_database_connections: int = Field(8, ge=1)
-    api_threads: int = Field(4, ge=1)
-    blocking_waits: int = Field(2, ge=0)
+    max_body_bytes: int = _setting(1_048_576, "largest JSON body", "bytes", ge=1024)
+    max_upload_bytes: int = _setting(2 * 1024**3, "largest upload", "bytes", ge=1024)
+    max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
+    idempotency_seconds: int = _setting(86_400, "how long an Idempotency-Key is remembered", "s", ge=60)
+    api_database_connections: int = _setting(8, "ledger connections per pool and API process", ge=1)
+    api_threads: int = _setting(4, "request threads per API process (granian)", ge=1)
+    blocking_waits: int = _setting(2, "waits that may hold a thread where the server can't park them", ge=0)
 
     # liveness
-    beat_seconds: float = Field(5.0, gt=0)
-    lease_seconds: float = Field(20.0, gt=0)
-    cancel_grace_seconds: float = Field(10.0, ge=0)
+    beat_seconds: float = _setting(5.0, "a worker's sign of life", "s", gt=0)
+    lease_seconds: float = _setting(20.0, "without a beat for this long a worker is lost", "s", gt=0)
+    cancel_grace_seconds: float = _setting(10.0, "from a cancel to the kill of its run", "s", ge=0)
 
     # dispatch
-    dispatch_poll_seconds: float = Field(0.5, gt=0)
-    dispatch_batch: int = Field(500, ge=1, le=5000)
-    confirm_seconds: float = Field(2.0, gt=0, le=2.0)
-    max_backoff_seconds: float = Field(60.0, ge=1)
+    dispatch_poll_seconds: float = _setting(0.5, "how often the dispatcher looks without a hint", "s", gt=0)
+    dispatch_batch: int = _setting(500, "jobs per round of a queue", "jobs", ge=1, le=5000)
+    confirm_seconds: float = _setting(2.0, "how long a batch waits for RabbitMQ's confirms", "s", gt=0, le=2.0)
+    max_backoff_seconds: float = _setting(60.0, "longest pause of a queue after failures", "s", ge=1)
 
     # kinds
-    artifact_url: str = "file:///var/lib/jobplatform/artifacts"
-    media_root: Path = Path("/var/lib/jobplatform/media")
-    smtp_url: SecretStr = SecretStr("smtp://localhost:25")
-    email_from: str = "Job Platform <jobs@localhost>"
-    email_templates: Path | None = None
-    llm_base_url: str = "http://localhost:11434/v1"
-    llm_api_key: SecretStr = SecretStr("unused")
-    llm_model: str = "local"
-    llm_timeout_seconds: float = Field(120.0, gt=0)
+    artifact_url: str = _setting("file:///var/lib/jobplatform/artifacts", "where artifacts are kept (fsspec)")
+    media_root: Path = _setting(Path("/var/lib/jobplatform/media"), "folder whose files a video job may name")
+    smtp_url: SecretStr = _setting(SecretStr("smtp://localhost:25"), "mail relay; smtps:// and user:password work")
+    email_from: str = _setting("Job Platform <jobs@localhost>", "the sender when a job names none")
+    email_templates: Path | None = _setting(None, "folder of your templates, looked at before the built-in ones")
+    llm_base_url: str = _setting("http://localhost:11434/v1", "an OpenAI-compatible server")
+    llm_api_key: SecretStr = _setting(SecretStr("unused"), "its key")
+    llm_model: str = _setting("local", "the model when a job names none")
+    llm_timeout_seconds: float = _setting(120.0, "longest silence of that server", "s", gt=0)
 
     # observing
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "what is logged")
+    log_format: Literal["json", "console"] = _setting("json", "how")
+    metrics_port: int = _setting(0, "port of /metrics of dispatcher and workers; 0: none", ge=0, le=65535)
+    metrics_host: str = _setting("127.0.0.1", "address of that port")
+    flower_user: str = _setting("flower", "Flower's login")
+    flower_password: SecretStr | None = _setting(None, "Flower's password; without one Flower does not start")
 
     @field_validator("database_url", mode="before")
     @classmethod
     def _read_database_url(cls, value: object) -> object:
         raw = value.get_secret_value() if isinstance(value, SecretStr) else value
+        if isinstance(raw, str) and not raw.startswith(("postgresql://", "postgres://", "postgresql+psycopg2://")):
+            raise ValueError("a URL like postgresql://user@host/database")
         return _as_psycopg2(raw) if isinstance(raw, str) else raw
+
+    @field_validator("broker_url")
+    @classmethod
+    def _check_broker_url(cls, value: SecretStr) -> SecretStr:
+        if not value.get_secret_value().startswith(("amqp://", "amqps://")):
+            raise ValueError("a URL like amqp://user@host:5672/vhost")
+        return value
 
     @field_validator("kind_modules", mode="before")
     @classmethod
@@ -138,6 +183,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"queue {name!r}: expected letters, digits, - and _, at most 64")
         return value
 
+    @model_validator(mode="after")
+    def _put_passwords_in(self) -> Settings:
+        for name in ("database", "broker"):
+            password = getattr(self, f"{name}_password")
+            if password is not None:
+                url = getattr(self, f"{name}_url").get_secret_value()
+                object.__setattr__(self, f"{name}_url", SecretStr(_with_password(url, password.get_secret_value())))
+        return self
+
     @property
     def pools(self) -> dict[str, str]:
         """The pool of each queue, by name."""
@@ -145,15 +199,37 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read the environment afresh. Raises `ConfigurationError` naming each variable that does not fit."""
+    """Read environment and secrets afresh. Raises `ConfigurationError` naming each variable that does not fit."""
+    _refuse_unknown(os.environ)
+    folder = Path(os.environ.get(f"{PREFIX}SECRETS", SECRETS_FOLDER))
     try:
-        return Settings()
+        return Settings(_secrets_dir=folder if folder.is_dir() else None)
     except ValidationError as error:
         lines = [
-            f"JOBPLATFORM_{item.field.upper()}: expected {item.expected}, got {item.got}"
+            f"{PREFIX}{item.field.upper()}: expected {item.expected}, got {_shown(item)}"
             for item in field_errors(error)
         ]
         raise ConfigurationError("; ".join(lines)) from None
+
+
+def _shown(item: FieldError) -> str:
+    """What came, but not of a secret."""
+    field = Settings.model_fields.get(item.field.partition(".")[0])
+    return "a secret" if field is not None and "Secret" in str(field.annotation) else item.got
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """A setting with a typing error would be silently the default."""
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    wrong = []
+    for name in sorted(set(names) - known - OTHER_VARIABLES):
+        if name.startswith(PREFIX):
+            near = get_close_matches(name, known, n=1, cutoff=0.6)
+            wrong.append(
+                f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'see `jobplatform settings`'}"
+            )
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
 
 
 @lru_cache(maxsize=1)

@@ -91,6 +91,13 @@ def test_the_diagram_in_the_docs_is_the_transition_table() -> None:
     assert diagram() in page, "run `jobplatform states` and put its output into docs/concepts/state-machine.md"
 
 
+def test_the_configuration_page_is_the_settings_model() -> None:
+    from jobplatform.cli.settings import reference
+
+    page = (ROOT / "docs" / "operations" / "configuration.md").read_text()
+    assert reference() in page, "put the output of `jobplatform settings` into docs/operations/configuration.md"
+
+
 def test_the_how_to_shows_the_very_code_that_a_test_runs() -> None:
     from tests.support.acme import RESIZE
 

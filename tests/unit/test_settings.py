@@ -27,12 +27,15 @@ def test_queues_are_a_list_of_names_or_json(monkeypatch: pytest.MonkeyPatch) -> 
         ("CONFIRM_SECONDS", "5"),
         ("QUEUE_TYPE", "stream"),
         ("MAX_BODY_BYTES", "lots"),
+        ("DATABASE_URL", "mysql://root:hunter2@host/x"),
+        ("BROKER_URL", "redis://:hunter2@host"),
     ],
 )
 def test_values_that_do_not_fit_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"JOBPLATFORM_{name}", value)
-    with pytest.raises(ConfigurationError, match=f"JOBPLATFORM_{name}.*expected"):
+    with pytest.raises(ConfigurationError, match=f"JOBPLATFORM_{name}.*expected") as refused:
         read_settings()
+    assert "hunter2" not in str(refused.value)
 
 
 def test_kind_modules_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,3 +45,26 @@ def test_kind_modules_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch
 
 def test_secrets_do_not_print() -> None:
     assert "guest:guest" not in repr(read_settings())
+
+
+def test_an_unknown_setting_is_refused_with_the_nearest_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBPLATFORM_LEASE_SECOND", "30")
+    monkeypatch.setenv("JOBPLATFORM_WHATEVER_THIS_IS", "1")
+    with pytest.raises(ConfigurationError) as refused:
+        read_settings()
+    assert "JOBPLATFORM_LEASE_SECOND is no setting: did you mean JOBPLATFORM_LEASE_SECONDS?" in str(refused.value)
+    assert "JOBPLATFORM_WHATEVER_THIS_IS is no setting: see `jobplatform settings`" in str(refused.value)
+
+
+def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    (tmp_path / "jobplatform_database_password").write_text("p@ss/word\n")
+    (tmp_path / "jobplatform_broker_password").write_text("s:cret")
+    (tmp_path / "jobplatform_llm_api_key").write_text("sk-1")
+    monkeypatch.setenv("JOBPLATFORM_SECRETS", str(tmp_path))
+    monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", "postgresql://jobs@db:5433/ledger")
+    monkeypatch.setenv("JOBPLATFORM_BROKER_URL", "amqp://worker@mq/jobplatform")
+    found = read_settings()
+    assert found.database_url.get_secret_value() == "postgresql+psycopg2://jobs:p%40ss%2Fword@db:5433/ledger"
+    assert found.broker_url.get_secret_value() == "amqp://worker:s%3Acret@mq/jobplatform"
+    assert found.llm_api_key.get_secret_value() == "sk-1"
+    assert not {"p@ss", "p%40ss", "s:cret", "sk-1"} & set(repr(found).split("'"))

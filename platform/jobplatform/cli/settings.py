@@ -1,0 +1,44 @@
+"""`jobplatform settings`: every setting, from the settings model itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+
+@click.command()
+def settings() -> None:
+    """Print every setting as a Markdown table: docs/operations/configuration.md is made of it."""
+    click.echo(reference())
+
+
+def reference() -> str:
+    """Return the two tables; a test holds the page against them."""
+    from jobplatform.config import PREFIX, QueueSettings, Settings
+
+    lines = ["| variable | default | unit | what it is |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        unit = (field.json_schema_extra or {}).get("unit", "") if isinstance(field.json_schema_extra, dict) else ""
+        lines.append(f"| `{PREFIX}{name.upper()}` | {_default(field)} | {unit} | {field.description} |")
+    lines += ["", "### Queues", "", "| field | default | unit | what it is |", "|---|---|---|---|"]
+    for name, field in QueueSettings.model_fields.items():
+        unit = (field.json_schema_extra or {}).get("unit", "") if isinstance(field.json_schema_extra, dict) else ""
+        lines.append(f"| `{name}` | {_default(field)} | {unit} | {field.description} |")
+    return "\n".join(lines)
+
+
+def _default(field: FieldInfo) -> str:
+    from pydantic import SecretStr
+
+    value: Any = field.get_default(call_default_factory=True)
+    if value is None:
+        return ""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    if isinstance(value, tuple | dict):
+        value = ",".join(value)
+    return f"`{value}`"
