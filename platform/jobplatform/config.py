@@ -220,14 +220,13 @@ def _shown(item: FieldError) -> str:
 
 def _refuse_unknown(names: Iterable[str]) -> None:
     """A setting with a typing error would be silently the default."""
-    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known = [name.upper() for name in Settings.model_fields]
     wrong = []
-    for name in sorted(set(names) - known - OTHER_VARIABLES):
+    for name in sorted(set(names) - {f"{PREFIX}{one}" for one in known} - OTHER_VARIABLES):
         if name.startswith(PREFIX):
-            near = get_close_matches(name, known, n=1, cutoff=0.6)
-            wrong.append(
-                f"{name} is no setting: {f'did you mean {near[0]}?' if near else 'see `jobplatform settings`'}"
-            )
+            near = get_close_matches(name.removeprefix(PREFIX), known, n=1, cutoff=0.6)
+            hint = f"did you mean {PREFIX}{near[0]}?" if near else "see `jobplatform settings`"
+            wrong.append(f"{name} is no setting: {hint}")
     if wrong:
         raise ConfigurationError("; ".join(wrong))
 

@@ -1,6 +1,6 @@
-"""Bring the ledger to the newest schema: Alembic's revisions, then the functions in `sql/` as they are now.
+"""Bring the ledger to the newest schema: Alembic's revisions, then functions and views as they are now.
 
-The functions are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` are always what runs.
+Both are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` and `reporting/` are what runs. A revision that changes a column which a view shows drops the view first.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from jobplatform.ledger.reports import view_scripts
 from jobplatform.ledger.session import translate
 
 
@@ -26,8 +27,8 @@ def function_scripts() -> list[str]:
 
 
 def create_functions(connection: Connection) -> None:
-    """Create or replace the ledger's functions."""
-    for script in function_scripts():
+    """Create or replace the ledger's functions, and the views of `reporting`."""
+    for script in [*function_scripts(), *view_scripts()]:
         # the driver would read a % as a placeholder
         connection.exec_driver_sql(script.replace("%", "%%"))
 

@@ -1,0 +1,58 @@
+"""`jobplatform reporting`: ready questions, and logins for those who report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def reporting() -> None:
+    """Ask the ledger, and let others ask it by SQL."""
+
+
+@reporting.command()
+@click.argument("name", required=False)
+def ask(name: str | None) -> None:
+    """Answer the ready question NAME; without one, list the questions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.config import settings
+    from jobplatform.ledger import reports
+    from jobplatform.ledger.session import open_ledger
+
+    known = {question.name: question for question in reports.questions()}
+    table = Table("name", "question")
+    if name is None:
+        for question in known.values():
+            table.add_row(question.name, question.question)
+    elif name not in known:
+        raise click.ClickException(f"no question {name!r}; there are: {', '.join(known)}")
+    else:
+        ledger = open_ledger(settings().database_url.get_secret_value(), name="reporting", connections=1)
+        with ledger.statement() as connection:
+            columns, rows = reports.ask(connection, known[name])
+        table = Table(*columns, title=known[name].question, title_justify="left")
+        for row in rows:
+            table.add_row(*["" if value is None else str(value) for value in row])
+    Console().print(table)
+
+
+@reporting.command()
+@click.argument("name")
+@click.option("--password-file", type=click.Path(exists=True, path_type=Path), help="else one is made and printed")
+def login(name: str, password_file: Path | None) -> None:
+    """Create the login NAME: it reads the schema `reporting`, nothing else, and no longer than a minute."""
+    import secrets
+
+    from jobplatform.config import settings
+    from jobplatform.ledger import reports
+    from jobplatform.ledger.session import open_ledger
+
+    password = password_file.read_text().strip() if password_file else secrets.token_urlsafe(24)
+    ledger = open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
+    with ledger.transaction() as connection:
+        reports.put_reader(connection, name, password)
+    click.echo(f"{name} may read the schema reporting" if password_file else password)

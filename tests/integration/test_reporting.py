@@ -1,0 +1,107 @@
+"""SQL reporting: the views tell what happened, the ready questions run, and a reader can do nothing else."""
+
+from __future__ import annotations
+
+import secrets
+import uuid
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from jobplatform.ledger import reports
+from tests.support.ledgers import Book, _administer
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def history(book: Book) -> Book:
+    """A ledger with one of everything."""
+    job_id, lease_id = book.running(payload={"a": 1}, tags=("x",))
+    book.settle(job_id, lease_id, usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
+    failed, lease_id = book.running()
+    book.settle(failed, lease_id, "failed", "dead", error={"code": "no_such_address", "message": "nobody there"})
+    crashed, lease_id = book.running(kind="test.video")
+    book.settle(crashed, lease_id, "crashed", error={"code": "crashed", "message": "signal 9"})
+    book.submit()
+    return book
+
+
+@pytest.fixture
+def reader(history: Book, place) -> str:
+    """The URL of a login for reports; roles belong to the whole server, so it is dropped afterwards."""
+    name, password = f"reader_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
+    with history.ledger.transaction() as connection:
+        reports.put_reader(connection, name, password)
+    url = history.url.replace("+psycopg2", "")
+    head, _, rest = url.partition("://")
+    yield f"{head}://{name}:{password}@{rest.partition('@')[2]}"
+    history.ledger.close()
+    _administer(place, f"DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("question", reports.questions(), ids=lambda question: question.name)
+def test_a_ready_question_is_answered(reader: str, question: reports.Question) -> None:
+    assert question.question.endswith("?")
+    connection = psycopg2.connect(reader)
+    with connection, connection.cursor() as cursor:
+        cursor.execute(question.sql)
+        rows = cursor.fetchall()
+    connection.close()
+    assert rows, "there is one of everything to tell of"
+
+
+def test_there_are_ten_questions_and_the_page_shows_them() -> None:
+    page = (ROOT / "docs" / "operations" / "reporting.md").read_text()
+    assert len(reports.questions()) == 10
+    for question in reports.questions():
+        assert question.question in page and question.sql in page
+
+
+def test_the_views_tell_what_happened(history: Book) -> None:
+    assert dict(history.all("SELECT state, count(*)::int FROM reporting.jobs GROUP BY state")) == {
+        "succeeded": 1,
+        "dead": 1,
+        "scheduled": 1,
+        "available": 1,
+    }
+    assert history.all("SELECT total_tokens::int FROM reporting.llm_usage") == [7]
+    assert history.all("SELECT error_code, error_message FROM reporting.dead_letters") == [
+        ("no_such_address", "nobody there")
+    ]
+    assert set(history.all("SELECT outcome, error_code FROM reporting.failure_reasons")) == {
+        ("failed", "no_such_address"),
+        ("crashed", "crashed"),
+    }
+    (wait,) = history.all("SELECT ledger_seconds, broker_seconds, wait_seconds FROM reporting.waits")
+    assert all(part >= 0 for part in wait) and abs(wait[0] + wait[1] - wait[2]) < 0.001
+    queues = {row[0]: row[1:] for row in history.all("SELECT queue, live::int, workers::int FROM reporting.queues")}
+    assert queues == {"email": (2, 1), "video": (1, 1), "llm": (0, 0)}
+
+
+def test_every_view_and_the_schema_say_what_they_are(history: Book) -> None:
+    comments = history.all(
+        "SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE c.relnamespace = 'reporting'::regnamespace "
+        "AND c.relkind = 'v'"
+    )
+    assert len(comments) >= 8 and all(comment for _, comment in comments)
+    page = (ROOT / "docs" / "operations" / "reporting.md").read_text()
+    assert all(f"`{name}`" in page for name, _ in comments)
+
+
+def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str) -> None:
+    connection = psycopg2.connect(reader)
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('statement_timeout'), current_setting('default_transaction_read_only')")
+        assert cursor.fetchone() == ("1min", "on")
+        for forbidden in (
+            "SELECT * FROM public.jobs",
+            "SELECT key_hash FROM public.api_keys",
+            "SET default_transaction_read_only = off; DELETE FROM public.tenants",
+            "SET default_transaction_read_only = off; SELECT * FROM public.make_due(1, now())",
+        ):
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+                cursor.execute(forbidden)
+    connection.close()
