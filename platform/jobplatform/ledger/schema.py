@@ -1,6 +1,7 @@
 """Bring the ledger to the newest schema: Alembic's revisions, then functions and views as they are now.
 
-Both are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` and `reporting/` are what runs. A revision that changes a column which a view shows drops the view first.
+Both are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` and `reporting/` are what runs. A
+revision that changes a column which a view shows drops the view first.
 """
 
 from __future__ import annotations
