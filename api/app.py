@@ -6,7 +6,7 @@ from threading import Semaphore
 
 from flask import Flask
 
-from api import auth, health, pages, problems, v1
+from api import auth, health, measure, pages, problems, v1
 from api.services import Services
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import load_kinds
@@ -32,6 +32,7 @@ def create_app(config: Settings | None = None) -> Flask:
         store=ArtifactStore(config.artifact_url),
         blocking_waits=Semaphore(config.blocking_waits),
     )
+    measure.register(app)
     problems.register(app)
     auth.register(app)
     health.register(app)

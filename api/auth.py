@@ -10,7 +10,11 @@ from api.services import services
 from jobplatform.usecases.admit import admit
 
 #: what is open: pages and probes, with nothing of a tenant in them
-OPEN_ENDPOINTS = frozenset({"healthz", "readyz", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"})
+OPEN_ENDPOINTS = frozenset(
+    {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
+)
+    {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
+)
 #: asks for the key in the transaction of its own work: one round trip instead of two
 ADMITS_ITSELF = "submit_job"
 

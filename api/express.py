@@ -9,13 +9,15 @@ goes the usual way (docs/operations/performance.md has the figures).
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import IO, Any
 
 from api import problems
 from api.answers import as_json
+from api.measure import count_request
 from api.services import Services
 from api.threads import RequestThreads
-from api.v1.submit_job import Order, read_command
+from api.v1.submit_job import Order, count_accepted, read_command
 from jobplatform.domain.jobs import JobView
 from jobplatform.errors import JobPlatformError
 from jobplatform.usecases.admit import read_key
@@ -55,15 +57,19 @@ class Express:
             checked = check_order(self._services.kinds, command)
         except Exception:
             return None  # the usual way finds it again, asks for the key first, and says it in full
+        began = time.perf_counter()
         try:
             job = await self._write(caller, checked)
+            if job is None:
+                return None
+            count_accepted(job)
+            reply = 202, [JSON, ("location", f"{PATH}/{job.id}")], as_json(job.as_dict())
         except JobPlatformError as error:
-            return _problem(problems.from_error(error))
+            reply = _problem(problems.from_error(error))
         except Exception as error:
-            return _problem(problems.from_bug(error, PATH))
-        if job is None:
-            return None
-        return 202, [JSON, ("location", f"{PATH}/{job.id}")], as_json(job.as_dict())
+            reply = _problem(problems.from_bug(error, PATH))
+        count_request("submit_job", "POST", reply[0], time.perf_counter() - began)
+        return reply
 
     async def _write(self, caller: ApiKey, order: CheckedOrder) -> JobView | None:
         future: asyncio.Future[JobView | None] = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""`/healthz`: this process lives. `/readyz`: it can accept jobs, for which Postgres is all that is needed."""
+"""`/healthz`: this process lives. `/readyz`: it can accept jobs, which needs Postgres alone. `/metrics`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from api.problems import problem
 from api.services import services
 from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger.schema import revision_of
+from jobplatform.observe.metrics import exposition
 
 
 def register(app: Flask) -> None:
@@ -17,6 +18,11 @@ def register(app: Flask) -> None:
     @app.get("/healthz", endpoint="healthz")
     def healthz() -> Response:
         return answer({"status": "ok"})
+
+    @app.get("/metrics", endpoint="metrics")
+    def metrics() -> Response:
+        body, content_type = exposition()
+        return Response(body, content_type=content_type)
 
     @app.get("/readyz", endpoint="readyz")
     def readyz() -> Response:

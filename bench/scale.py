@@ -79,7 +79,7 @@ def measure(
             for step in _PASS:
                 ours.one(step)
         ours.load(DISPATCHED)
-        found["dispatch (jobs/s)"]["report open"] = dispatch.measure(stack, ours, DISPATCHED)
+        found["big ledger: dispatch (jobs/s)"]["report open"] = dispatch.measure(stack, ours, DISPATCHED)
     ours.clear()
     return found
 
@@ -87,8 +87,8 @@ def measure(
 def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[str, float]:
     found = {}
     tell(f"{ledger} ledger: accept, status read …")
-    found["accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
-    found["status read (req/s)"] = _read(stack, ours)
+    found["big ledger: accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
+    found["big ledger: status read (req/s)"] = _read(stack, ours)
     tell(f"{ledger} ledger: drain …")
     ours.begin()
     if ledger != "waiting":
@@ -96,12 +96,12 @@ def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[
         ours.load(DRAINED)
     with ours.workers(Pool("prefork", 2)):
         ours.wait_done(DRAINED)
-        found["drain, prefork 2 (jobs/s)"] = ours.drain_rate()
+        found["big ledger: drain, prefork 2 (jobs/s)"] = ours.drain_rate()
     _return(stack, ours)
     tell(f"{ledger} ledger: dispatch …")
     if ledger != "waiting":
         ours.load(DISPATCHED)
-    found["dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
+    found["big ledger: dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
     _return(stack, ours)
     return found
 

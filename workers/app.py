@@ -11,12 +11,15 @@ from kombu import Exchange, Queue
 from jobplatform.broker.topology import JOBS_EXCHANGE
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
+from jobplatform.observe.metrics import share_between_processes
 from workers.hardening import harden
 from workers.liveness import Liveness
 from workers.signals import set_up_signals
 from workers.task import LedgerTask
 
 _settings = settings()
+if _settings.metrics_port:
+    share_between_processes()  # children of the prefork pool count too
 kinds = load_kinds(_settings.kind_modules, _settings.pools)
 
 _jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]

@@ -6,6 +6,7 @@ import random
 import resource
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from jobplatform.errors import (
     Snooze,
 )
 from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
 from workers.context import RunContext, open_context
 from workers.process import ledger
@@ -54,16 +56,28 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
     """Run one delivery from claim to settle. Never raises for what a handler does."""
     claimed = _through_soft_limit(lambda: claim(ledger(), delivery))
     if isinstance(claimed, str):
+        worker_metrics().idle.labels(claimed).inc()
         return Ended(None, f"nothing to run: {claimed}")
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
         log.info("run_started", kind=kind.name, attempt=claimed.attempt)
+        began = time.perf_counter()
         try:
             with open_context(claimed, settings()) as context:
                 settlement = _name_outcome(kind, claimed, context)
         except LeaseLost:
             log.warning("run_lost_its_lease")
+            count_run(kind, "lease_lost", time.perf_counter() - began)
             return Ended(None, "the lease was lost while it ran")
-        return _settle(claimed, settlement)
+        ended = _settle(claimed, settlement)
+        count_run(kind, settlement.outcome if ended.state else "lease_lost", time.perf_counter() - began)
+        return ended
+
+
+def count_run(kind: Kind, outcome: str, seconds: float) -> None:
+    """Count a run that this process has ended."""
+    metrics = worker_metrics()
+    metrics.runs.labels(kind.queue, kind.name, outcome).inc()
+    metrics.seconds.labels(kind.queue, kind.name).observe(seconds)
 
 
 def _through_soft_limit(step: Callable[[], T]) -> T:

@@ -21,6 +21,7 @@ from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError, LeaseLost, LedgerUnavailable, OutcomeUnknown
 from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import serve_metrics, worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
@@ -68,6 +69,7 @@ class Heart:
             try:
                 self.beat()
             except (LedgerUnavailable, OutcomeUnknown) as error:
+                worker_metrics().beats.labels("missed").inc()
                 log.warning("beat_missed", error=str(error))
             except Exception:  # the beat must go on: without it every run of this worker is taken away
                 log.exception("beat_failed")
@@ -82,6 +84,7 @@ class Heart:
         """Beat once, then carry out what was waiting for it."""
         reports = self._deliveries.reports()  # those that came before this beat
         orders = keep_worker.beat(parent_ledger(), self.card, self._deliveries.leases())
+        worker_metrics().beats.labels("written").inc()
         for report in reports:
             try:
                 self._end(report)
@@ -114,6 +117,7 @@ class Heart:
         state = end_runs.end_run(
             ledger, kind, held.job_id, held.dispatch_no, held.lease_id, outcome, report.reason, self.card.node
         )
+        worker_metrics().runs.labels(kind.queue, kind.name, outcome).inc()
         log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
         report.ack()
         self._deliveries.reported(report)
@@ -172,6 +176,9 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         worker_shutting_down.connect(lambda **_: setattr(heart, "shutting_down", True), weak=False)
         worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
         heart.start()
+        config = settings()
+        if config.metrics_port:
+            serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:
             # Celery looks for jobs of dead children every five seconds only
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)

@@ -10,7 +10,7 @@ from api.answers import as_json, check, check_length, parse_object
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
-from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import (
     FieldError,
@@ -21,6 +21,7 @@ from jobplatform.errors import (
     OutcomeUnknown,
     Unauthorized,
 )
+from jobplatform.observe.metrics import api_metrics
 from jobplatform.usecases.admit import admit, read_key
 from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit
@@ -68,10 +69,17 @@ def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str
     except JobPlatformError:
         admit(has.ledger, order.authorization)
         raise
+    if accepted.created:
+        count_accepted(accepted.job)
     headers = [("location", f"/v1/jobs/{accepted.job.id}")]
     if not accepted.created:
         headers.append(("idempotent-replayed", "true"))
     return 202, as_json(accepted.job.as_dict()), headers
+
+
+def count_accepted(job: JobView) -> None:
+    """Count a job that was made."""
+    api_metrics().accepted.labels(job.queue, job.kind).inc()
 
 
 def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:

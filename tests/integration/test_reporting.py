@@ -101,7 +101,7 @@ def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str)
             "SELECT * FROM public.jobs",
             "SELECT key_hash FROM public.api_keys",
             "DELETE FROM public.tenants",
-            "SELECT * FROM public.make_due(1, now())",
+            "UPDATE public.jobs SET priority = 1",
         ):
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute(forbidden)

@@ -14,6 +14,7 @@ from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger import workers
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
@@ -50,5 +51,6 @@ class Rescuer:
         with self._ledger.transaction() as connection:
             ended = workers.rescue_runs(connection, self._lease_seconds)
         for run in ended:
+            dispatcher_metrics().rescued.labels(run.outcome).inc()
             log.warning("run_rescued", job_id=str(run.job_id), run_no=run.run_no, outcome=run.outcome, state=run.state)
         return len(ended)

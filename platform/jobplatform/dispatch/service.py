@@ -19,6 +19,7 @@ from jobplatform.ledger import dispatching, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
 from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
@@ -77,6 +78,7 @@ class Dispatcher:
         #: queue whose window is full → the highest priority that has no place there
         self._closed: dict[str, int] = {}
         self._paces: dict[str, Pace] = {}
+        self._metrics = dispatcher_metrics()
         self._stopping = False
 
     def stop(self) -> None:
@@ -92,11 +94,13 @@ class Dispatcher:
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 # a lost answer to a mark is a doubt like any other: what was sent twice is harmless (I3)
                 wait = self._probe.failed(_LEDGER)
+                self._metrics.failures.labels("ledger").inc()
                 log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)
                 self._pause(wait)
                 continue
             except Exception:  # a bug in one step must not end what carries everybody's jobs
                 wait = self._probe.failed(_LEDGER)
+                self._metrics.failures.labels("bug").inc()
                 log.exception("dispatcher_step_failed", retry_seconds=wait)
                 self._pause(wait)
                 continue
@@ -196,11 +200,17 @@ class Dispatcher:
         window = self._window(queue)
         batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
         try:
-            report = run_round(self._ledger, self._publisher, self._marks, queue, window, batch)
+            with self._metrics.rounds.labels(queue).time():
+                report = run_round(self._ledger, self._publisher, self._marks, queue, window, batch)
         except BrokerUnavailable as error:
             wait = self._backoff.failed(queue)
+            self._metrics.failures.labels("broker").inc()
             log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)
             return RoundReport(skipped="broker unavailable")
+        self._metrics.dispatched.labels(queue).inc(report.sent)
+        for reason, count in (("unroutable", report.unroutable), ("full", report.refused)):
+            if count:
+                self._metrics.refused.labels(queue, reason).inc(count)
         if report.unroutable:
             wait = self._backoff.failed(queue)
             log.error(

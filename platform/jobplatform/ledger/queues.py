@@ -75,3 +75,41 @@ def dead_of(connection: Connection, tenant_id: UUID) -> Mapping[str, int]:
     """Return queue → dead letters, counted up to `COUNT_CAP` in all."""
     rows = connection.execute(_DEAD, {"tenant_id": tenant_id, "cap": COUNT_CAP})
     return {row.queue: row.jobs for row in rows}
+
+
+_MEASURE = text(
+    """
+    SELECT q.name AS queue, (q.paused_at IS NOT NULL)::int AS paused,
+           coalesce(c.accepted, 0)::bigint AS accepted, coalesce(c.finished, 0)::bigint AS finished,
+           coalesce(busy.dispatched, 0) AS dispatched, coalesce(busy.running, 0) AS running,
+           coalesce(extract(epoch FROM clock_timestamp() - first.at), 0)::double precision AS oldest_seconds,
+           live.workers, coalesce(live.slots, 0) AS slots
+    FROM queues q
+    LEFT JOIN LATERAL (
+        SELECT sum(accepted) AS accepted, sum(finished) AS finished FROM queue_counters WHERE queue = q.name) c ON true
+    LEFT JOIN LATERAL (
+        SELECT count(*) FILTER (WHERE state = 'dispatched') AS dispatched,
+               count(*) FILTER (WHERE state = 'running') AS running
+        FROM jobs WHERE queue = q.name AND state IN ('dispatched', 'running')) busy ON true
+    LEFT JOIN LATERAL (
+        SELECT min(oldest.state_at) AS at FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
+            SELECT state_at FROM jobs WHERE queue = q.name AND state = 'available' AND priority = p.priority
+            ORDER BY state_at LIMIT 1) AS oldest) first ON true
+    LEFT JOIN LATERAL (
+        SELECT count(*) AS workers, sum(slots) AS slots FROM workers
+        WHERE q.name = ANY (queues) AND stopped_at IS NULL
+            AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)) live ON true
+    ORDER BY q.name
+    """
+)
+
+
+def measure_queues(connection: Connection, lease_seconds: float) -> Sequence[Row[Any]]:
+    """Return queue, paused, accepted, finished, dispatched, running, oldest_seconds, workers, slots of every queue."""
+    return connection.execute(_MEASURE, {"lease_seconds": lease_seconds}).all()
+
+
+def dead_letters(connection: Connection) -> int:
+    """Return how many jobs need a person, of all tenants, counted up to `COUNT_CAP`."""
+    statement = text("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'held') LIMIT :cap) AS dead")
+    return int(connection.execute(statement, {"cap": COUNT_CAP}).scalar_one())

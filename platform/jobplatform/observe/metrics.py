@@ -1,0 +1,111 @@
+"""Prometheus metrics of all processes: what is counted, and the port where it is read.
+
+Processes that fork, or that there are several of behind one port (API, prefork workers), share their counts through
+files in the folder that PROMETHEUS_MULTIPROC_DIR names; prometheus_client reads it when it is imported, so
+`share_between_processes` comes first.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+#: seconds; jobs take from a millisecond to hours
+DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
+REQUESTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+def share_between_processes() -> None:
+    """Use an empty folder for this process and its forks; before the first fork, and before anything is counted."""
+    folder = os.environ.get(FOLDER)
+    if folder is None:
+        folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="jobplatform-metrics-")
+        atexit.register(_remove, folder, os.getpid())
+    else:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for file in Path(folder).glob("*.db"):  # of an earlier life
+            file.unlink(missing_ok=True)
+
+
+def _remove(folder: str, pid: int) -> None:
+    if os.getpid() == pid:  # a fork inherits the order, not the folder
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _counter(name: str, about: str, *labels: str) -> Any:
+    from prometheus_client import Counter
+
+    return Counter(f"jobplatform_{name}", about, labels)
+
+
+def _histogram(name: str, about: str, *labels: str, buckets: tuple[float, ...]) -> Any:
+    from prometheus_client import Histogram
+
+    return Histogram(f"jobplatform_{name}", about, labels, buckets=buckets)
+
+
+class ApiMetrics:
+    """What an API process counts."""
+
+    def __init__(self) -> None:
+        self.requests = _counter("http_requests_total", "Requests answered", "endpoint", "method", "status")
+        self.seconds = _histogram("http_request_seconds", "Time to answer", "endpoint", buckets=REQUESTS)
+        self.accepted = _counter("jobs_accepted_total", "Jobs accepted, by this API process", "queue", "kind")
+
+
+class DispatcherMetrics:
+    """What a dispatcher counts."""
+
+    def __init__(self) -> None:
+        self.dispatched = _counter("jobs_dispatched_total", "Jobs dispatched and confirmed by RabbitMQ", "queue")
+        self.refused = _counter("dispatch_refused_total", "Messages RabbitMQ did not take", "queue", "reason")
+        self.rounds = _histogram("dispatch_round_seconds", "Time of one round of a queue", "queue", buckets=REQUESTS)
+        self.failures = _counter("dispatch_failures_total", "Rounds and steps that failed", "cause")
+        self.rescued = _counter("runs_rescued_total", "Runs ended because their worker was gone", "outcome")
+
+
+class WorkerMetrics:
+    """What a worker and its children count."""
+
+    def __init__(self) -> None:
+        self.runs = _counter("runs_total", "Runs ended", "queue", "kind", "outcome")
+        self.seconds = _histogram("run_seconds", "Time from claim to settle", "queue", "kind", buckets=DURATIONS)
+        self.idle = _counter("deliveries_without_run_total", "Deliveries that had nothing to run", "verdict")
+        self.beats = _counter("worker_beats_total", "Signs of life written", "answer")
+
+
+def _registry() -> Any:
+    """Return what is to be read: this process's counts, or those of all that share the folder."""
+    import prometheus_client
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    if not os.environ.get(FOLDER):
+        return prometheus_client.REGISTRY
+    registry = prometheus_client.CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+def exposition() -> tuple[bytes, str]:
+    """Return the metrics as Prometheus reads them, and their content type."""
+    import prometheus_client
+
+    return prometheus_client.generate_latest(_registry()), prometheus_client.CONTENT_TYPE_LATEST
+
+
+def serve_metrics(host: str, port: int) -> None:
+    """Serve /metrics from a thread of this process."""
+    import prometheus_client
+
+    prometheus_client.start_http_server(port, host, _registry())
+
+
+api_metrics = lru_cache(maxsize=1)(ApiMetrics)
+dispatcher_metrics = lru_cache(maxsize=1)(DispatcherMetrics)
+worker_metrics = lru_cache(maxsize=1)(WorkerMetrics)
