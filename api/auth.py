@@ -13,8 +13,6 @@ from jobplatform.usecases.admit import admit
 OPEN_ENDPOINTS = frozenset(
     {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
 )
-    {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
-)
 #: asks for the key in the transaction of its own work: one round trip instead of two
 ADMITS_ITSELF = "submit_job"
 
