@@ -11,9 +11,12 @@ import atexit
 import os
 import shutil
 import tempfile
-from functools import lru_cache
+import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 #: seconds; jobs take from a millisecond to hours
@@ -106,6 +109,21 @@ def serve_metrics(host: str, port: int) -> None:
     prometheus_client.start_http_server(port, host, _registry())
 
 
-api_metrics = lru_cache(maxsize=1)(ApiMetrics)
-dispatcher_metrics = lru_cache(maxsize=1)(DispatcherMetrics)
-worker_metrics = lru_cache(maxsize=1)(WorkerMetrics)
+def _once(make: Callable[[], T]) -> Callable[[], T]:
+    """Return a function that makes one thing per process: two threads at the first use must not register it twice."""
+    lock = threading.Lock()
+    made: list[T] = []
+
+    def get() -> T:
+        if not made:
+            with lock:
+                if not made:
+                    made.append(make())
+        return made[0]
+
+    return get
+
+
+api_metrics = _once(ApiMetrics)
+dispatcher_metrics = _once(DispatcherMetrics)
+worker_metrics = _once(WorkerMetrics)
