@@ -2,6 +2,8 @@
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 BIN := .venv/bin
+# what faces the broker: run a second time on RabbitMQ 4.3
+BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_roles.py tests/e2e/test_main_job.py tests/e2e/test_faults.py
 
 .PHONY: help setup demo up down status test lint format bench clean
 
@@ -29,6 +31,7 @@ status: setup ## show what runs, and where
 test: setup ## run all tests on a private stack
 	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/integration tests/contract $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
+	@JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff format --check .

@@ -6,8 +6,9 @@ import time
 
 import psutil
 
+from jobplatform.devstack.compose import worker_names
 from jobplatform.devstack.processes import marked
-from jobplatform.devstack.stack import WORKERS, Stack
+from jobplatform.devstack.stack import Stack
 
 SETTLE_SECONDS = 5.0
 
@@ -21,11 +22,11 @@ def measure(stack: Stack, seconds: float) -> dict[str, float]:
         stack.run("broker", "apply")
         stack.start_api()
         stack.start_dispatcher()
-        for name in WORKERS:
-            stack.start_worker(name)
-        stack.wait_for_workers(len(WORKERS))
+        for name in worker_names():
+            stack.start_service(name)
+        stack.wait_for_workers(len(worker_names()))
         time.sleep(SETTLE_SECONDS)
-        names = ("api", "dispatcher", *WORKERS)
+        names = ("api", "dispatcher", *worker_names())
         used = {pid: (name, _cpu(pid)) for pid, name in marked(stack.place).items() if name in names}
         began = time.monotonic()
         time.sleep(seconds)

@@ -7,15 +7,27 @@ import os
 import pytest
 
 from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.rabbitmq_server import CHOICE, choose_server
 from jobplatform.devstack.stack import Stack
+from jobplatform.errors import ConfigurationError
 from tests.support.servers import STACK, slim_template
 
 pytest_plugins = ("tests.support.fixtures",)
 READY = "JOBPLATFORM_TEST_SERVERS"
+#: why the chosen broker can't be had
+_no_broker = ""
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start Postgres and RabbitMQ, unless only tests that need neither were asked for."""
+    if os.environ.get(CHOICE):
+        try:
+            choose_server()
+        except ConfigurationError as error:
+            global _no_broker
+            _no_broker = f"RabbitMQ {os.environ[CHOICE]} can't be had here: {error}"
+            print(f"\n*** SKIPPED: the broker-facing tests on RabbitMQ {os.environ[CHOICE]}. {error} ***\n", flush=True)
+            return
     if hasattr(config, "workerinput") or os.environ.get(READY) or not _needs_servers(config):
         return
     hold = taken(STACK)
@@ -26,6 +38,13 @@ def pytest_configure(config: pytest.Config) -> None:
     slim_template(stack)
     os.environ[READY] = "1"
     config.add_cleanup(lambda: os.environ.pop(READY, None))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip everything when the broker that was asked for can't be had."""
+    if _no_broker:
+        for item in items:
+            item.add_marker(pytest.mark.skip(reason=_no_broker))
 
 
 def _needs_servers(config: pytest.Config) -> bool:

@@ -27,7 +27,7 @@ SECRETS_FOLDER = Path("/run/secrets")
 OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("URL", "API_KEY", "MANAGEMENT_URL", "FLOWER_URL", "MAIL_URL"),
+        *("URL", "API_KEY", "FLOWER_URL", "MAIL_URL"),
         *("STACK", "STACK_NAME", "PROCESS", "ENV_OF", "POSTGRES_BIN", "RABBITMQ", "TEST_SERVERS", "SECRETS"),
     )
 )
@@ -87,6 +87,9 @@ class Settings(BaseSettings):
     database_password: SecretStr | None = _setting(None, "put into database_url; for secrets that come as files")
     broker_url: SecretStr = _setting(SecretStr("amqp://guest:guest@localhost:5672/"), "RabbitMQ 3.10 or newer")
     broker_password: SecretStr | None = _setting(None, "put into broker_url; for secrets that come as files")
+    management_url: SecretStr | None = _setting(
+        None, "RabbitMQ's management API, for Flower; broker_password is put into it"
+    )
     queue_type: QueueType = _setting("auto", "auto: quorum from RabbitMQ 4.3 on, classic with priorities before")
 
     # what runs
@@ -185,11 +188,15 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _put_passwords_in(self) -> Settings:
-        for name in ("database", "broker"):
-            password = getattr(self, f"{name}_password")
-            if password is not None:
-                url = getattr(self, f"{name}_url").get_secret_value()
-                object.__setattr__(self, f"{name}_url", SecretStr(_with_password(url, password.get_secret_value())))
+        for name, password in (
+            ("database_url", self.database_password),
+            ("broker_url", self.broker_password),
+            ("management_url", self.broker_password),
+        ):
+            url = getattr(self, name)
+            if password is not None and url is not None:
+                filled = _with_password(url.get_secret_value(), password.get_secret_value())
+                object.__setattr__(self, name, SecretStr(filled))
         return self
 
     @property

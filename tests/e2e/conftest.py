@@ -15,11 +15,12 @@ from sqlalchemy import text
 from jobplatform.devstack.demo import Caller
 from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.processes import marked
+from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 from tests.support.acme import write_package
 from tests.support.waiting import eventually
 
-STACK = "test-e2e"
+STACK = "test-e2e-next" if os.environ.get(CHOICE) else "test-e2e"
 BEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
 
 

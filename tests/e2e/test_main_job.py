@@ -147,7 +147,10 @@ def test_celery_and_flower_tell_what_the_ledger_tells(platform: Platform) -> Non
     from tests.support.waiting import eventually
 
     def flower() -> bool:
-        with urlopen(platform.stack.local_url("flower", f"/task/{job['id']}"), timeout=10) as answer:
+        login = base64.b64encode(f"flower:{platform.stack.place.secret}".encode()).decode()
+        request = Request(platform.stack.local_url("flower", f"/flower/task/{job['id']}"))
+        request.add_header("Authorization", f"Basic {login}")
+        with urlopen(request, timeout=10) as answer:
             return b"SUCCESS" in answer.read()
 
     assert eventually(flower, 20)

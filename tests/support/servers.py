@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-#: the name of their stack
-STACK = "test"
+#: the name of their stack; on RabbitMQ 4.3 another one
+STACK = "test-next" if os.environ.get(CHOICE) else "test"
 
 
 def slim_template(stack: Stack) -> None:

@@ -45,7 +45,7 @@ def test_every_queue_dead_letters_and_only_classic_ones_have_a_max_priority() ->
 
 
 def test_definitions_hold_all_that_a_blank_node_needs() -> None:
-    found = build_definitions(build_topology(("email",), "classic"), vhost="v", user="u", password="p")
+    found = build_definitions(build_topology(("email",), "classic"), vhost="v", passwords={"worker": "p"})
     assert {"vhosts", "users", "permissions", "exchanges", "queues", "bindings"} <= set(found)
     raw = base64.b64decode(found["users"][0]["password_hash"])
     assert raw[4:] == hashlib.sha256(raw[:4] + b"p").digest()

@@ -28,6 +28,7 @@ def test_threads_that_count_first_at_once_make_one_set_of_metrics() -> None:
 
 FORKING = """
 import os, sys
+import prometheus_client  # as Celery's command line does, before anything of ours
 from jobplatform.observe import metrics
 metrics.share_between_processes()
 for n in range(3):

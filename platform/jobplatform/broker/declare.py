@@ -7,7 +7,8 @@ from uuid import UUID
 
 import amqp
 
-from jobplatform.broker.topology import EPOCH_PREFIX, Topology
+from jobplatform.broker.connection import server_version
+from jobplatform.broker.topology import EPOCH_PREFIX, Topology, choose_queue_type
 from jobplatform.errors import ConfigurationError
 
 
@@ -50,7 +51,11 @@ def epoch_queue(epoch: UUID) -> str:
 
 
 def declare_epoch(connection: Any, epoch: UUID) -> None:
-    """Declare an epoch's sentinel: durable, empty, never consumed."""
+    """Declare an epoch's sentinel: durable, empty, never consumed.
+
+    Of the type of the job queues: in a cluster a classic one would be gone while its one node restarts, as if wiped.
+    """
     channel = connection.channel()
-    channel.queue_declare(epoch_queue(epoch), durable=True, auto_delete=False, arguments={"x-max-length": 1})
+    arguments = {"x-queue-type": choose_queue_type("auto", server_version(connection)), "x-max-length": 1}
+    channel.queue_declare(epoch_queue(epoch), durable=True, auto_delete=False, arguments=arguments)
     channel.close()

@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from jobplatform.broker.topology import Topology
+from jobplatform.broker.users import ROLES
 
 
 def hash_password(password: str, salt: bytes | None = None) -> str:
@@ -16,10 +18,8 @@ def hash_password(password: str, salt: bytes | None = None) -> str:
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 
 
-def build_definitions(
-    topology: Topology, *, vhost: str = "/", user: str | None = None, password: str | None = None
-) -> dict[str, Any]:
-    """Return the definitions of the vhost and the topology, and of one administrator when `user` is given.
+def build_definitions(topology: Topology, *, vhost: str, passwords: Mapping[str, str]) -> dict[str, Any]:
+    """Return the definitions of the vhost, the topology, and the roles that have a password here.
 
     Importing definitions on a blank node suppresses its default vhost and user, so both must be in it.
     """
@@ -45,14 +45,18 @@ def build_definitions(
             for b in topology.bindings
         ],
     }
-    if user and password:
-        definitions["users"] = [
-            {
-                "name": user,
-                "password_hash": hash_password(password),
-                "hashing_algorithm": "rabbit_password_hashing_sha256",
-                "tags": ["administrator"],
-            }
-        ]
-        definitions["permissions"] = [{"user": user, "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"}]
+    roles = [role for role in ROLES if role.name in passwords]
+    definitions["users"] = [
+        {
+            "name": role.name,
+            "password_hash": hash_password(passwords[role.name]),
+            "hashing_algorithm": "rabbit_password_hashing_sha256",
+            "tags": list(role.tags),
+        }
+        for role in roles
+    ]
+    definitions["permissions"] = [
+        {"user": role.name, "vhost": vhost, "configure": role.configure, "write": role.write, "read": role.read}
+        for role in roles
+    ]
     return definitions

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import click
+
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -32,22 +36,37 @@ def apply() -> None:
 
 @broker.command()
 @click.option("--broker-version", default="4.3", show_default=True, help="decides the queue type when it is `auto`")
-@click.option("--with-user/--without-user", default=True, show_default=True, help="the user of JOBPLATFORM_BROKER_URL")
-def definitions(broker_version: str, with_user: bool) -> None:
-    """Write the definitions file that a blank RabbitMQ node imports at boot."""
+@click.option("--passwords", type=FOLDER, help="folder with a file per role: operator, dispatcher, worker, monitor")
+@click.option("--output", type=FILE, help="where to write; else to the standard output")
+def definitions(broker_version: str, passwords: Path | None, output: Path | None) -> None:
+    """Write the definitions file that a blank RabbitMQ node imports at boot: topology, and users with least rights."""
     import orjson
 
     from jobplatform.broker.definitions import build_definitions
     from jobplatform.broker.topology import build_topology, choose_queue_type
+    from jobplatform.broker.users import ROLES
     from jobplatform.config import settings
 
     config = settings()
-    parts = urlsplit(config.broker_url.get_secret_value())
+    vhost = unquote(urlsplit(config.broker_url.get_secret_value()).path.lstrip("/")) or "/"
     topology = build_topology(config.queues, choose_queue_type(config.queue_type, broker_version))
-    content = build_definitions(
-        topology,
-        vhost=unquote(parts.path.lstrip("/")) or "/",
-        user=unquote(parts.username or "") if with_user else None,
-        password=unquote(parts.password or "") if with_user else None,
-    )
-    click.echo(orjson.dumps(content, option=orjson.OPT_INDENT_2).decode())
+    known = _read_passwords(passwords, [role.name for role in ROLES]) if passwords is not None else {}
+    found = build_definitions(topology, vhost=vhost, passwords=known)
+    content = orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    if output is None:
+        click.echo(content.decode(), nl=False)
+        return
+    fresh = output.with_suffix(".new")
+    fresh.write_bytes(content)
+    fresh.chmod(0o644)  # RabbitMQ's user reads it; it has hashes, not passwords
+    fresh.replace(output)
+    click.echo(f"{output}: vhost {vhost}, {len(topology.queues)} queues, users {', '.join(known) or 'none'}")
+
+
+def _read_passwords(folder: Path, roles: list[str]) -> dict[str, str]:
+    for role in roles:
+        if not (folder / role).is_file():
+            raise click.ClickException(
+                f"expected a file with the password of {role!r} at {folder / role}: there is none"
+            )
+    return {role: (folder / role).read_text().strip() for role in roles}

@@ -72,7 +72,7 @@ def _write_env(stack: Stack, key: str) -> None:
         "JOBPLATFORM_DATABASE_URL": stack.database_url.replace("+psycopg2", ""),
         "JOBPLATFORM_BROKER_URL": stack.broker_url,
         "JOBPLATFORM_MANAGEMENT_URL": stack.management_url,
-        "JOBPLATFORM_FLOWER_URL": stack.local_url("flower"),
+        "JOBPLATFORM_FLOWER_URL": stack.flower_url,
         "JOBPLATFORM_MAIL_URL": stack.local_url("mail"),
         # what a worker of yours needs to work beside the stack's
         **{name: value for name, value in stack.settings_environment().items() if name.startswith(SHARED)},
@@ -87,7 +87,7 @@ def _show(console: Console, stack: Stack) -> None:
     names = set(marked(stack.place).values())
     addresses = {
         "api": f"{stack.local_url('api')}    page: {stack.local_url('api', '/docs')}",
-        "flower": stack.local_url("flower"),
+        "flower": stack.flower_url,
         "rabbitmq": f"{stack.management_url}    {stack.broker_url}",
         "mail": f"{stack.local_url('mail')}    smtp://127.0.0.1:{stack.place.ports['smtp']}",
         "model": stack.local_url("model", "/v1"),

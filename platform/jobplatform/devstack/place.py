@@ -37,6 +37,10 @@ PORT_NAMES = (
     "smtp",
     "mail",
     "model",
+    "metrics-dispatcher",
+    "metrics-worker-email",
+    "metrics-worker-video",
+    "metrics-worker-llm",
 )
 
 

@@ -18,36 +18,35 @@ import orjson
 from jobplatform.broker.connection import close, connect
 from jobplatform.broker.definitions import build_definitions
 from jobplatform.broker.topology import build_topology, choose_queue_type
+from jobplatform.broker.users import ROLES
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack.place import Place
 from jobplatform.devstack.processes import marked, start, wait_for, wait_gone
-from jobplatform.devstack.system import rabbitmq_bin
-from jobplatform.errors import ConfigurationError
+from jobplatform.devstack.rabbitmq_server import Server, choose_server
 
-USER = "jobplatform"
+#: the role of our own calls, and of tests
+USER = "operator"
 #: as long as the longest job may run; RabbitMQ's default of 30 minutes closes the channel of a long video
 CONSUMER_TIMEOUT_MS = 24 * 3600 * 1000
 
 
-def url(place: Place, vhost: str = "jobplatform") -> str:
-    """Return the AMQP URL of a vhost."""
-    return f"amqp://{USER}:{place.secret}@127.0.0.1:{place.ports['amqp']}/{vhost}"
+def url(place: Place, vhost: str = "jobplatform", role: str = USER) -> str:
+    """Return the AMQP URL of a vhost for a role of `broker.users`; all have the place's secret here."""
+    return f"amqp://{role}:{place.secret}@127.0.0.1:{place.ports['amqp']}/{vhost}"
 
 
-def management_url(place: Place) -> str:
+def management_url(place: Place, role: str = USER) -> str:
     """Return the URL of the management page, with its login."""
-    return f"http://{USER}:{place.secret}@127.0.0.1:{place.ports['management']}"
+    return f"http://{role}:{place.secret}@127.0.0.1:{place.ports['management']}"
 
 
 def start_rabbitmq(place: Place) -> subprocess.Popen[bytes]:
     """Start the node; `wait_until_up` waits for it (3 to 5 s)."""
-    scripts = rabbitmq_bin()
-    if scripts is None:
-        raise ConfigurationError("rabbitmq-server is not installed: run `jobplatform dev install`")
+    server = choose_server()
     stop_rabbitmq(place)
     home = place.owned_folder("rabbitmq")
     epmd = shutil.which("epmd") or str(next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), "epmd"))
-    base = _environment(place, home)
+    base = _environment(place, server.inside(home))
     start(
         place,
         "epmd",
@@ -56,8 +55,9 @@ def start_rabbitmq(place: Place) -> subprocess.Popen[bytes]:
         unprivileged=True,
         folder=home,
     )
-    _write_configuration(place, home, _version(scripts))
-    return start(place, "rabbitmq", [scripts / "rabbitmq-server"], base, unprivileged=True, folder=home)
+    _write_configuration(place, home, server)
+    unprivileged = server.root is None  # in the other it gives root up by itself, when it has entered its folder
+    return start(place, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
 
 
 def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) -> None:
@@ -93,11 +93,6 @@ def get_management(place: Place, path: str) -> object:
         return orjson.loads(answer.read())
 
 
-def _version(scripts: Path) -> str:
-    found = sorted((scripts.parent / "lib").glob("rabbitmq_server-*"))
-    return found[-1].name.partition("-")[2] if found else "3.10"
-
-
 def _environment(place: Place, home: Path) -> dict[str, str]:
     node = f"jobplatform-{place.folder.name}@localhost"
     return {
@@ -121,14 +116,15 @@ def _environment(place: Place, home: Path) -> dict[str, str]:
     }
 
 
-def _write_configuration(place: Place, home: Path, version: str) -> None:
-    topology = build_topology(DEFAULT_QUEUES, choose_queue_type("auto", version))
-    definitions = build_definitions(topology, vhost="jobplatform", user=USER, password=place.secret)
+def _write_configuration(place: Place, home: Path, server: Server) -> None:
+    topology = build_topology(DEFAULT_QUEUES, choose_queue_type("auto", server.version))
+    passwords = {role.name: place.secret for role in ROLES}
+    definitions = build_definitions(topology, vhost="jobplatform", passwords=passwords)
     configuration = f"""\
 listeners.tcp.1 = 127.0.0.1:{place.ports["amqp"]}
 management.tcp.ip = 127.0.0.1
 management.tcp.port = {place.ports["management"]}
-load_definitions = {home}/definitions.json
+load_definitions = {server.inside(home)}/definitions.json
 consumer_timeout = {CONSUMER_TIMEOUT_MS}
 disk_free_limit.absolute = 50MB
 vm_memory_high_watermark.relative = 0.4

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
+from jobplatform.devstack.compose import services, worker_names
 from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
 from jobplatform.ledger import schema
@@ -24,13 +25,6 @@ ENV_STACK = "JOBPLATFORM_ENV_OF"
 
 #: ended in this order: who asks before who answers
 STOP_ORDER = ("api", "flower", "worker-email", "worker-video", "worker-llm", "dispatcher", "model", "mail")
-
-#: worker → (queue, pool, slots)
-WORKERS = {
-    "worker-email": ("email", "threads", 8),
-    "worker-video": ("video", "prefork", 1),
-    "worker-llm": ("llm", "threads", 4),
-}
 
 
 @dataclass
@@ -68,6 +62,15 @@ class Stack:
     def local_url(self, port: str, path: str = "") -> str:
         """The URL of one of our own servers."""
         return f"http://127.0.0.1:{self.place.ports[port]}{path}"
+
+    def broker_url_of(self, role: str) -> str:
+        """RabbitMQ's URL for a role: the private node knows them all."""
+        return rabbitmq.url(self.place, role=role) if self.own_broker else self.broker_url
+
+    @property
+    def flower_url(self) -> str:
+        """Flower's URL, with its login."""
+        return f"http://flower:{self.place.secret}@127.0.0.1:{self.place.ports['flower']}/flower"
 
     def settings_environment(self) -> dict[str, str]:
         """The settings of the stack's processes, as environment."""
@@ -117,75 +120,52 @@ class Stack:
         self.run("broker", "apply")
 
     def start_platform(self) -> None:
-        """Start mail sink, model server, dispatcher, workers, API and Flower, and wait until each answers."""
+        """Start mail sink, model server, and our services of docker-compose.yml; wait until each answers."""
         self.tell("starting API, dispatcher, three workers, Flower, mail and model server …")
         ports, python = self.place.ports, sys.executable
         self._start("mail", [python, "-m", "jobplatform.devstack.mailsink", "--smtp-port", str(ports["smtp"]),
                              "--http-port", str(ports["mail"])])  # fmt: skip
         self._start("model", [python, "-m", "jobplatform.devstack.modelserver", "--port", str(ports["model"])])
         self.start_dispatcher()
-        for name in WORKERS:
-            self.start_worker(name)
+        for name in worker_names():
+            self.start_service(name)
         api = self.start_api()
-        flower = self.start_flower()
+        flower = self.start_service("flower")
         self.wait_answers("API", self.local_url("api", "/readyz"), api, "api")
-        self.wait_answers("Flower", self.local_url("flower", "/healthcheck"), flower, "flower")
-        self.wait_for_workers(len(WORKERS))
+        self.wait_answers("Flower", self.local_url("flower", "/flower/healthcheck"), flower, "flower")
+        self.wait_for_workers(len(worker_names()))
+
+    def start_service(self, name: str) -> subprocess.Popen[bytes]:
+        """Start a service by the command that docker-compose.yml has for it, in its role."""
+        service = services()[name]
+        own = {
+            "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
+            "JOBPLATFORM_METRICS_PORT": str(self.place.ports[f"metrics-{name}"] if service.is_measured else 0),
+        }
+        if name == "api":
+            own["PROMETHEUS_MULTIPROC_DIR"] = str(self.place.folder / "metrics")
+        if name == "flower":
+            own["JOBPLATFORM_FLOWER_PASSWORD"] = self.place.secret
+            if self.own_broker:
+                own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.place, service.role)
+        return self._start(name, service.local_command(self.place), own)
 
     def start_dispatcher(self) -> subprocess.Popen[bytes]:
         """Start a dispatcher."""
-        return self._start("dispatcher", [script("jobplatform"), "dispatch"])
+        return self.start_service("dispatcher")
 
     def start_api(self) -> subprocess.Popen[bytes]:
-        """Start the API under granian."""
-        command: list[str | Path] = [
-            script("granian"),
-            "--interface",
-            "rsgi",
-            "--loop",
-            "uvloop",
-            "--no-ws",
-            "--host",
-            "127.0.0.1",
-        ]
-        command += [
-            "--port",
-            str(self.place.ports["api"]),
-            "--workers",
-            "2",
-            "--log-level",
-            "warning",
-            "api.server:app",
-        ]
-        return self._start("api", command)
-
-    def start_flower(self) -> subprocess.Popen[bytes]:
-        """Start Flower on loopback."""
-        command: list[str | Path] = [script("celery"), "-A", "workers.app", "flower", "--address=127.0.0.1"]
-        command += [f"--port={self.place.ports['flower']}", "--max_tasks=5000"]
-        if self.management_url:
-            command.append(f"--broker-api={self.management_url}/api/")
-        return self._start("flower", command)
-
-    def start_worker(self, name: str) -> subprocess.Popen[bytes]:
-        """Start one of `WORKERS`."""
-        queue, pool, slots = WORKERS[name]
-        return self.start_celery(name, queue, "--pool", pool, "-c", str(slots))
+        """Start the API."""
+        metrics = self.place.folder / "metrics"
+        shutil.rmtree(metrics, ignore_errors=True)
+        metrics.mkdir()
+        return self.start_service("api")
 
     def start_celery(self, name: str, queue: str, *options: str) -> subprocess.Popen[bytes]:
-        """Start a Celery worker on a queue."""
-        command: list[str | Path] = [
-            script("celery"),
-            "-A",
-            "workers.app",
-            "worker",
-            "-Q",
-            queue,
-            "-n",
-            f"{name}@%h",
-            *options,
-        ]
-        return self._start(name, [*command, "--without-gossip", "--without-mingle"])
+        """Start a Celery worker on a queue that docker-compose.yml does not have."""
+        command: list[str | Path] = [script("celery"), "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h"]
+        command += [*options, "--without-gossip", "--without-mingle"]
+        return self._start(name, command, {"JOBPLATFORM_BROKER_URL": self.broker_url_of("worker")})
 
     def wait_answers(self, what: str, url: str, process: subprocess.Popen[bytes], name: str) -> None:
         """Wait until a URL answers 200."""
@@ -241,8 +221,10 @@ class Stack:
             raise DidNotStart(f"jobplatform {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout
 
-    def _start(self, name: str, command: list[str | Path]) -> subprocess.Popen[bytes]:
-        return start(self.place, name, command, self.environment())
+    def _start(
+        self, name: str, command: list[str | Path], own: dict[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        return start(self.place, name, command, {**self.environment(), **(own or {})})
 
     def stop(self, *, gently: bool = True) -> list[str]:
         """Stop everything; returns the names of what had to be killed.

@@ -50,7 +50,11 @@ def install_packages() -> None:
         raise ConfigurationError(
             f"please install {' and '.join(absent)}: apt-get install {apt} | dnf install {dnf} | brew install {brew}"
         )
-    packages = [NEEDED[name][0] for name in absent]
+    apt_install([NEEDED[name][0] for name in absent])
+
+
+def apt_install(packages: list[str]) -> None:
+    """Install packages by apt-get, as root; no service of theirs is started. Raises `ConfigurationError`."""
     print(f"installing {' '.join(packages)} by apt-get …", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():

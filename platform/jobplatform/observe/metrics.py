@@ -34,6 +34,10 @@ def share_between_processes() -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
         for file in Path(folder).glob("*.db"):  # of an earlier life
             file.unlink(missing_ok=True)
+    # prometheus_client chooses when it is imported, and Celery's command line has imported it already, by Flower
+    from prometheus_client import values
+
+    values.ValueClass = values.get_value_class()
 
 
 def _remove(folder: str, pid: int) -> None:

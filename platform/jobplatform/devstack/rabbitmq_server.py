@@ -1,0 +1,116 @@
+"""Which RabbitMQ server a private node runs: the distribution's, or 4.3 out of Debian's next release.
+
+The second needs root and a Debian machine: its packages are unpacked into a folder of ours (nothing is installed), and
+the node runs in there as an unprivileged user, in a mount namespace that goes with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from jobplatform.devstack.place import CHECKOUT, UNPRIVILEGED, stack_folder
+from jobplatform.devstack.system import apt_install, rabbitmq_bin
+from jobplatform.errors import ConfigurationError
+
+#: "4.3" chooses the second
+CHOICE = "JOBPLATFORM_RABBITMQ"
+SUITE = "forky"
+PACKAGES = (
+    *("rabbitmq-server", "bash", "dash", "coreutils", "sed", "grep", "gawk", "hostname"),
+    *("libc-bin", "base-files", "passwd", "procps", "util-linux"),
+)
+#: where a node in the folder sees its home
+INSIDE = Path("/srv/node")
+_ENTER = (
+    'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --bind "$1" "$0/srv/node" && '
+    f'exec chroot --userspec={UNPRIVILEGED} "$0" /usr/lib/rabbitmq/bin/rabbitmq-server'
+)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server to start. `root` is the folder it lives in, None for the distribution's own."""
+
+    version: str
+    root: Path | None
+
+    def command(self, home: Path) -> list[str | Path]:
+        """Return what starts a node whose data is in `home`."""
+        if self.root is None:
+            return [_bin() / "rabbitmq-server"]
+        return ["unshare", "-m", "sh", "-c", _ENTER, self.root, home]
+
+    def inside(self, home: Path) -> Path:
+        """Return that folder as the node sees it."""
+        return home if self.root is None else INSIDE
+
+
+def choose_server() -> Server:
+    """Return the server that was chosen. Raises `ConfigurationError` when it can't be had."""
+    chosen = os.environ.get(CHOICE, "")
+    if not chosen:
+        return Server(_version(_bin().parent), None)
+    if chosen != "4.3":
+        raise ConfigurationError(f"{CHOICE}: expected 4.3, or nothing for the distribution's own, got {chosen!r}")
+    root = unpack()
+    return Server(_version(root / "usr/lib/rabbitmq"), root)
+
+
+def unpack() -> Path:
+    """Unpack the next release's RabbitMQ once; returns its folder. Raises `ConfigurationError`."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        raise ConfigurationError("RabbitMQ 4.3 out of Debian's next release needs root on a Debian machine")
+    root = stack_folder("rabbitmq").parent / f"rabbitmq-{SUITE}"
+    root.parent.mkdir(mode=0o755, exist_ok=True)
+    with root.with_suffix(".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / "srv/node").is_dir():
+            _unpack(root)
+    return root
+
+
+def _unpack(root: Path) -> None:
+    if shutil.which("mmdebstrap") is None:
+        apt_install(["mmdebstrap"])
+    fresh = root.with_suffix(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    command = ["mmdebstrap", "--mode=root", "--variant=extract", "--quiet"]
+    command += ['--aptopt=Acquire::Check-Valid-Until "false"', f"--include={','.join(PACKAGES)}"]
+    done = subprocess.run(
+        [*command, SUITE, str(fresh), f"deb {_mirror()} {SUITE} main"], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ConfigurationError(f"Debian's {SUITE} can't be had here: {done.stderr.strip()[-400:]}")
+    if not (fresh / "usr/bin/awk").exists():
+        (fresh / "usr/bin/awk").symlink_to("gawk")
+    shutil.copy("/etc/hosts", fresh / "etc/hosts")
+    (fresh / "srv/node").mkdir(parents=True)
+    shutil.rmtree(root, ignore_errors=True)
+    fresh.rename(root)
+
+
+def _mirror() -> str:
+    """Return the machine's own mirror, from its apt sources."""
+    for file in [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
+        found = re.search(r"https?://\S+/debian/?(?=\s)", file.read_text())
+        if found:
+            return found.group(0)
+    return "http://deb.debian.org/debian"
+
+
+def _bin() -> Path:
+    scripts = rabbitmq_bin()
+    if scripts is None:
+        raise ConfigurationError(f"rabbitmq-server is not installed: run `make setup` in {CHECKOUT}")
+    return scripts
+
+
+def _version(folder: Path) -> str:
+    found = sorted((folder / "lib").glob("rabbitmq_server-*"))
+    return found[-1].name.partition("-")[2] if found else "3.10"

@@ -1,0 +1,115 @@
+"""What operators see: metrics of every process, JSON logs that follow a job, and no secret in any of them."""
+
+from __future__ import annotations
+
+import re
+from urllib.request import urlopen
+
+import orjson
+import pytest
+
+from jobplatform.devstack import rabbitmq
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def done(platform: Platform) -> str:
+    """A job that has gone through every process."""
+    order = {"to": ["ada@example.com"], "subject": "metrics", "text": "hello"}
+    job = platform.wait(platform.submit("email.send", order))
+    assert job["status"] == "completed"
+    return str(job["id"])
+
+
+def read(platform: Platform, port: str) -> str:
+    with urlopen(platform.stack.local_url(port, "/metrics"), timeout=10) as answer:
+        return answer.read().decode()
+
+
+def value(page: str, name: str, **labels: str) -> float:
+    """The sum of the samples of a metric that carry these labels."""
+    total = 0.0
+    for line in page.splitlines():
+        found = re.match(rf"{name}(?:\{{(.*)\}})? (\S+)$", line)
+        if found and all(f'{key}="{one}"' in (found.group(1) or "") for key, one in labels.items()):
+            total += float(found.group(2))
+    return total
+
+
+def test_the_api_tells_what_it_accepted_and_answered(platform: Platform, done: str) -> None:
+    page = read(platform, "api")
+    assert value(page, "jobplatform_jobs_accepted_total", kind="email.send", queue="email") >= 1
+    assert value(page, "jobplatform_http_requests_total", endpoint="submit_job", status="202") >= 1
+    assert value(page, "jobplatform_http_request_seconds_count", endpoint="get_job") >= 1
+    assert done not in page, "paths are the callers', endpoints are ours"
+
+
+def test_the_dispatcher_tells_of_every_queue(platform: Platform, done: str) -> None:
+    page = read(platform, "metrics-dispatcher")
+    assert value(page, "jobplatform_jobs_dispatched_total", queue="email") >= 1
+    assert value(page, "jobplatform_ledger_up") == 1
+    assert value(page, "jobplatform_queue_accepted", queue="email") >= 1
+    assert value(page, "jobplatform_queue_slots", queue="email") == 8
+    assert value(page, "jobplatform_queue_workers", queue="video") == 1
+    for queue in ("email", "video", "llm", "gpu"):
+        assert f'jobplatform_queue_oldest_seconds{{queue="{queue}"}}' in page
+
+
+def test_workers_tell_of_their_runs_children_included(platform: Platform, done: str) -> None:
+    assert value(read(platform, "metrics-worker-email"), "jobplatform_runs_total", outcome="succeeded") >= 1
+    failed = platform.wait(
+        platform.submit("video.transcode", {"source": {"path": "nosuch.mkv"}, "preset": "h264-360p"})
+    )
+    assert failed["status"] == "failed"
+
+    def counted() -> bool:
+        page = read(platform, "metrics-worker-video")  # the run was a forked child's
+        return value(page, "jobplatform_runs_total", kind="video.transcode", outcome="failed") >= 1
+
+    assert eventually(counted, 10)
+    assert value(read(platform, "metrics-worker-llm"), "jobplatform_worker_beats_total", answer="written") >= 1
+
+
+def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:
+    lines = [
+        orjson.loads(line)
+        for line in (platform.stack.place.logs / "worker-email.log").read_bytes().splitlines()
+        if line.startswith(b"{") and done.encode() in line
+    ]
+    events = [line["event"] for line in lines]
+    assert {"run_started", "run_settled"} <= set(events)
+    assert all(line["job_id"] == done and line["run_no"] == 1 for line in lines if line["event"].startswith("run_"))
+    assert all(re.fullmatch(r"[a-z_]+", event) for event in events if event.startswith("run"))
+
+
+def test_no_secret_is_in_any_log_or_command_line(platform: Platform, done: str) -> None:
+    import psutil
+
+    from jobplatform.devstack.processes import marked
+
+    place = platform.stack.place
+    secrets = {place.secret, platform.api._key}
+    for log in place.logs.glob("*.log"):
+        content = log.read_text(errors="replace")
+        assert not [1 for secret in secrets if secret in content], log.name
+    for pid, name in marked(place).items():
+        line = " ".join(psutil.Process(pid).cmdline())
+        assert not [1 for secret in secrets if secret in line], name
+
+
+def test_flower_wants_its_login(platform: Platform) -> None:
+    from urllib.error import HTTPError
+
+    with pytest.raises(HTTPError) as refused:
+        urlopen(platform.stack.local_url("flower", "/flower/workers"), timeout=10)
+    assert refused.value.code == 401
+
+
+def test_every_process_has_the_rights_of_its_role_and_no_more(platform: Platform) -> None:
+    users = {
+        connection["client_properties"].get("connection_name", "worker"): connection["user"]
+        for connection in rabbitmq.get_management(platform.stack.place, "/api/connections")
+    }
+    assert users["jobplatform dispatcher"] == "dispatcher"
+    assert set(users.values()) <= {"dispatcher", "worker", "monitor"}

@@ -1,0 +1,110 @@
+"""The express lane of `POST /v1/jobs`: many at once in one commit, and the same answers as the usual way."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+
+from api.express import Express
+from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import keys
+from tests.support.ledgers import Book, registry
+from tests.support.proxy import proxied
+
+
+class Scope(SimpleNamespace):
+    """What granian tells of a request."""
+
+
+def scope(key: str, **headers: str) -> Scope:
+    given = {"authorization": f"Bearer {key}", "content-type": "application/json", **headers}
+    return Scope(path="/v1/jobs", method="POST", headers=given)
+
+
+def body(**order: Any) -> bytes:
+    return orjson.dumps({"kind": "test.echo", "payload": {"n": 1}, **order})
+
+
+@pytest.fixture
+def key(book: Book) -> str:
+    with book.ledger.transaction() as connection:
+        return keys.create_key(connection, book.tenant_id, "test")
+
+
+def lane(ledger) -> Express:
+    services: Any = SimpleNamespace(ledger=ledger, hints=None, kinds=registry())
+    return Express(services)
+
+
+def play(express: Express, requests: list[tuple[Any, bytes]]) -> list[Any]:
+    async def all_at_once() -> list[Any]:
+        return list(await asyncio.gather(*[express.answer(*one) for one in requests]))
+
+    return asyncio.run(all_at_once())
+
+
+def test_many_at_once_are_all_accepted_in_few_commits(book: Book, key: str) -> None:
+    before = book.all("SELECT pg_current_xact_id()::text::bigint")[0]
+    replies = play(lane(book.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)])
+    commits = book.all("SELECT pg_current_xact_id()::text::bigint")[0] - before
+    assert {reply[0] for reply in replies} == {202} and commits < 30
+    jobs = [orjson.loads(reply[2]) for reply in replies]
+    assert len({job["id"] for job in jobs}) == 300
+    assert [job["tags"] for job in jobs] == [[f"t{n}"] for n in range(300)], "everybody gets his own job"
+    assert dict(replies[0][1])["location"] == f"/v1/jobs/{jobs[0]['id']}"
+    assert book.all("SELECT count(*)::int FROM jobs") == [300]
+    assert set(book.all("SELECT event FROM job_events")) == {"submitted"}
+    book.assert_conserved()
+
+
+def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_along(book: Book, key: str) -> None:
+    long_ago = "2001-01-01T00:00:00Z"
+    strange = [
+        (scope(key), b"{not json"),
+        (scope(key), body(kind="no.such")),
+        (scope(key), body(priority=77)),
+        (scope(key), body(run_at=long_ago)),
+        (scope("jp_wrong"), body()),
+        (scope(key, **{"idempotency-key": "k"}), body()),
+        (scope(key), body(payload={"a": "x\x00y"})),
+        (scope(key), body(payload={"a": "x" * 20_000})),
+    ]
+    replies = play(lane(book.ledger), [*strange, (scope(key), body()), (scope(key), body())])
+    assert replies[: len(strange)] == [None] * len(strange)
+    assert [reply[0] for reply in replies[len(strange) :]] == [202, 202]
+    assert book.all("SELECT count(*)::int FROM jobs") == [2]
+    book.assert_conserved()
+
+
+def test_an_order_that_the_ledger_cannot_take_is_nobody_elses_error(book: Book, key: str) -> None:
+    book.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
+    express = lane(book.ledger)
+    first = play(express, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])
+    assert None in first, "a batch that fails is written one by one, the usual way"
+    assert play(express, [(scope(key), body())])[0][0] == 202
+
+
+def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(book: Book, key: str) -> None:
+    from jobplatform.ledger.session import open_ledger
+
+    with proxied(book.url) as (url, proxy):
+        express = lane(open_ledger(url, name="cut"))
+        assert play(express, [(scope(key), body())])[0][0] == 202
+        proxy.losing_answers.set()
+        replies = play(express, [(scope(key), body()) for _ in range(5)])
+        assert {(reply[0], orjson.loads(reply[2])["code"]) for reply in replies} == {(503, OutcomeUnknown.code)}
+        proxy.losing_answers.clear()
+        assert play(express, [(scope(key), body())])[0][0] == 202
+
+
+def test_a_ledger_that_is_away_is_503_with_when_to_come_back(book: Book, key: str) -> None:
+    from jobplatform.ledger.session import open_ledger
+
+    express = lane(open_ledger(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
+    ((status, headers, content),) = play(express, [(scope(key), body())])
+    assert (status, orjson.loads(content)["code"]) == (503, LedgerUnavailable.code)
+    assert dict(headers)["retry-after"]
