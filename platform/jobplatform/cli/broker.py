@@ -66,7 +66,5 @@ def definitions(broker_version: str, passwords: Path | None, output: Path | None
 def _read_passwords(folder: Path, roles: list[str]) -> dict[str, str]:
     for role in roles:
         if not (folder / role).is_file():
-            raise click.ClickException(
-                f"expected a file with the password of {role!r} at {folder / role}: there is none"
-            )
+            raise click.ClickException(f"expected the password of {role!r} in the file {folder / role}: there is none")
     return {role: (folder / role).read_text().strip() for role in roles}

@@ -37,7 +37,7 @@ def share_between_processes() -> None:
     # prometheus_client chooses when it is imported, and Celery's command line has imported it already, by Flower
     from prometheus_client import values
 
-    values.ValueClass = values.get_value_class()
+    values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def _remove(folder: str, pid: int) -> None:
