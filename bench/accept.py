@@ -26,14 +26,13 @@ APPS = {
     "Flask + INSERT, granian": ("bench.bare_web:app", "/insert"),
     "Flask + INSERT, gunicorn": ("bench.bare_web:app", "/insert"),
 }
-OURS, OURS_GUNICORN = "job platform, granian", "job platform, gunicorn"
+OURS = "job platform, granian"
 DELAY, INSERT = "accept ÷ Flask + .delay() with confirms", "accept ÷ bare Flask with one INSERT"
 #: what is compared: (name, ours, theirs, the ratio to reach)
 PAIRS = (
     (f"{DELAY}, both on granian", OURS, "Flask + .delay(), granian", 2.0),
     (f"{DELAY}, each on its usual server", OURS, "Flask + .delay(), gunicorn", 2.0),
     (f"{INSERT}, both on granian", OURS, "Flask + INSERT, granian", 0.7),
-    (f"{INSERT}, both on gunicorn", OURS_GUNICORN, "Flask + INSERT, gunicorn", 0.7),
     (f"{INSERT}, each on its usual server", OURS, "Flask + INSERT, gunicorn", 0.7),
 )
 
