@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from flask import Flask, Response, g, request
 
+from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import api_metrics
+
+log = get_log(__name__)
 
 #: what is asked every few seconds by machines
 NOT_COUNTED = frozenset({"healthz", "readyz", "metrics"})
@@ -14,9 +19,19 @@ NOT_COUNTED = frozenset({"healthz", "readyz", "metrics"})
 
 def count_request(endpoint: str, method: str, status: int, seconds: float) -> None:
     """Count one answered request."""
-    metrics = api_metrics()
-    metrics.requests.labels(endpoint, method, str(status)).inc()
-    metrics.seconds.labels(endpoint).observe(seconds)
+    with harmless():
+        metrics = api_metrics()
+        metrics.requests.labels(endpoint, method, str(status)).inc()
+        metrics.seconds.labels(endpoint).observe(seconds)
+
+
+@contextmanager
+def harmless() -> Iterator[None]:
+    """What can't be counted (a full disk, say) must not turn a job that is committed into an error."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("not_counted", error=repr(error))
 
 
 def register(app: Flask) -> None:

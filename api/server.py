@@ -25,6 +25,7 @@ from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
 from jobplatform.config import settings
 from jobplatform.errors import JobPlatformError
 from jobplatform.observe.logs import set_up_logs
+from jobplatform.observe.metrics import make_shared_folder
 from jobplatform.usecases.admit import admit
 from jobplatform.usecases.read_jobs import find_ended
 
@@ -235,6 +236,7 @@ def build() -> Bridge:
     """Return the application that granian serves."""
     config = settings()
     set_up_logs(config.log_level, config.log_format)
+    make_shared_folder()
     flask = create_app(config)
     ledger = flask.extensions["services"].ledger
     return Bridge(

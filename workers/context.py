@@ -46,7 +46,7 @@ class RunContext:
     @cached_property
     def workdir(self) -> Path:
         """See `jobplatform.Context.workdir`. Made when it is first asked for: most kinds need none."""
-        return Path(tempfile.mkdtemp(prefix=f"job-{self.job_id}-"))
+        return Path(tempfile.mkdtemp(prefix=f"run-{self._delivery.lease_id}-"))
 
     @cached_property
     def _store(self) -> ArtifactStore:
@@ -109,6 +109,12 @@ class RunContext:
             except LedgerUnavailable:
                 pass
         return self._cancelled
+
+
+def remove_leftovers(lease_id: UUID) -> None:
+    """Remove the folder of a run whose process was killed; by that process's parent."""
+    for folder in Path(tempfile.gettempdir()).glob(f"run-{lease_id}-*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

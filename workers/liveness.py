@@ -25,6 +25,7 @@ from jobplatform.observe.metrics import serve_metrics, worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
+from workers.context import remove_leftovers
 from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Deliveries, Report
 from workers.process import WORKER_ID, parent_ledger
 
@@ -117,6 +118,7 @@ class Heart:
         state = end_runs.end_run(
             ledger, kind, held.job_id, held.dispatch_no, held.lease_id, outcome, report.reason, self.card.node
         )
+        remove_leftovers(held.lease_id)
         worker_metrics().runs.labels(kind.queue, kind.name, outcome).inc()
         log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
         report.ack()

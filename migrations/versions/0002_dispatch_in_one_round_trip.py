@@ -42,6 +42,6 @@ def downgrade() -> None:
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
         "('claim_run', 'dispatch_jobs', 'undispatch_jobs', 'wake_jobs', 'make_due', 'expire_jobs', 'accept_job', "
-        "'accept_jobs') "
+        "'accept_jobs', 'waiting_queues') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )

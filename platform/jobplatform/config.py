@@ -27,7 +27,7 @@ SECRETS_FOLDER = Path("/run/secrets")
 OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
-        *("URL", "API_KEY", "FLOWER_URL", "MAIL_URL"),
+        *("URL", "API_KEY", "FLOWER_URL", "MAIL_URL", "REPORTING_URL"),
         *("STACK", "STACK_NAME", "PROCESS", "ENV_OF", "POSTGRES_BIN", "RABBITMQ", "TEST_SERVERS", "SECRETS"),
     )
 )

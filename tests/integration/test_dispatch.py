@@ -15,7 +15,7 @@ from jobplatform.broker.publisher import Publisher
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.queue_round import RoundReport, run_round
-from jobplatform.errors import BrokerUnavailable, OutcomeUnknown
+from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.ids import new_id
 from tests.support.ledgers import Book
@@ -125,6 +125,25 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
     frozen.close()
 
 
+def test_what_a_round_calls_after_its_connection_died_changes_nothing(book: Book) -> None:
+    """The end of the transaction must not be taken for an invitation to open another one."""
+    from jobplatform.ledger.session import has_news, open_ledger
+
+    job_id = book.submit()
+    ledger = open_ledger(book.url, name="doomed")
+    with pytest.raises((OutcomeUnknown, LedgerUnavailable)), book.round(ledger=ledger) as (found, take_back):
+        book.do(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform doomed' "
+            "AND datname = current_database()"
+        )
+        eventually(lambda: has_news(ledger._threads.prepared._connection), seconds=5)
+        with book.round() as (second, _):
+            assert len(second.jobs) == 1, "another dispatcher has dispatched it meanwhile"
+        take_back(found.jobs)
+    assert book.row(job_id).state == "dispatched"
+    ledger.close()
+
+
 def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> None:
     from jobplatform.ledger.session import DISPATCHER, open_ledger
 
@@ -156,8 +175,8 @@ def test_scheduled_jobs_become_due_and_expired_ones_end(book: Book) -> None:
     book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '1 s' WHERE id = :i", i=due)
     book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() + interval '1 h' WHERE id = :i", i=later)
     book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=expired)
-    queues_, seconds = dispatching.wake_jobs(book.ledger, 100, None)
-    assert queues_ == ["email"] and 3500 < (seconds or 0) <= 3600
+    woken = dispatching.wake_jobs(book.ledger, 100, None)
+    assert woken.queues == ["email"] and not woken.more and 3500 < (woken.seconds or 0) <= 3600
     states = [book.row(job_id).state for job_id in (due, later, expired)]
     assert states == ["available", "scheduled", "expired"]
     assert book.events(due)[-1] == "due"
@@ -264,3 +283,60 @@ def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(book: Book) -> None
 def test_connections_that_fail_say_so_in_our_words() -> None:
     with pytest.raises(BrokerUnavailable, match="can't be reached"):
         close(connect("amqp://x:x@127.0.0.1:1/x", name="test", timeout_seconds=0.5))
+
+
+def dispatcher_of(book: Book, broker_url: str):
+    from jobplatform.config import Settings
+    from jobplatform.dispatch.service import Dispatcher
+
+    return Dispatcher(Settings(database_url=book.url, broker_url=broker_url, beat_seconds=0.2, lease_seconds=1.0))
+
+
+def test_a_backlog_of_due_jobs_is_woken_without_a_break(book: Book, broker_url: str, monkeypatch) -> None:
+    """After an outage more is due than one look takes, and older than what the quick looks see."""
+    from jobplatform.dispatch import service
+
+    monkeypatch.setattr(service, "WAKE_LIMIT", 3)
+    dispatcher = dispatcher_of(book, broker_url)
+    for _ in range(10):
+        book.submit()
+    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '5 minutes'")
+    for _ in range(4):
+        dispatcher.step()
+    assert book.all("SELECT count(*)::int FROM jobs WHERE state = 'scheduled'") == [0]
+    dispatcher._publisher.close()
+    dispatcher._ledger.close()
+
+
+def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(book: Book, broker_url: str) -> None:
+    book.do("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+    book.do(
+        "CREATE TRIGGER broken BEFORE UPDATE ON jobs FOR EACH ROW "
+        "WHEN (NEW.queue = 'email' AND NEW.state = 'dispatched') EXECUTE FUNCTION fail()"
+    )
+    failing, fine = book.submit(), book.submit(kind="test.video")
+    dispatcher = dispatcher_of(book, broker_url)
+    dispatcher.step()
+    assert (book.row(failing).state, book.row(fine).state) == ("available", "dispatched")
+    dispatcher._publisher.close()
+    dispatcher._ledger.close()
+
+
+def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_url: str) -> None:
+    """A dump holds what a new partition needs."""
+    for name in book.all(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'job_runs'::regclass "
+        "AND inhrelid::regclass::text <> 'job_runs_default'"
+    ):
+        book.do(f"DROP TABLE {name}")
+    job_id = book.submit()
+    with book.ledger.transaction() as dump:
+        dump.execute(text("LOCK TABLE job_runs_default IN ACCESS SHARE MODE"))
+        dispatcher = dispatcher_of(book, broker_url)
+        dispatcher.step()
+        assert book.row(job_id).state == "dispatched" and dispatcher._house_waits
+    dispatcher._house_again_every.again()
+    dispatcher.step()
+    assert not dispatcher._house_waits
+    dispatcher._publisher.close()
+    dispatcher._ledger.close()

@@ -106,3 +106,40 @@ def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str)
             with pytest.raises(psycopg2.errors.InsufficientPrivilege):
                 cursor.execute(forbidden)
     connection.close()
+
+
+def test_no_other_role_is_taken_for_a_reader(history: Book, place) -> None:
+    from jobplatform.devstack import postgres
+    from jobplatform.errors import ConfigurationError
+
+    name = f"somebody_{uuid.uuid4().hex[:8]}"
+    history.do(f"CREATE ROLE {name} LOGIN")
+    for taken in (name, postgres.USER):
+        with (
+            pytest.raises(ConfigurationError, match="no login for reports"),
+            history.ledger.transaction() as connection,
+        ):
+            reports.put_reader(connection, taken, "x")
+    history.do(f"DROP ROLE {name}")
+
+
+def test_the_ledger_needs_no_superuser(place) -> None:
+    """What deploy/postgres/owner.sh makes: the owner of the database, who may create roles."""
+    from jobplatform.devstack import postgres
+    from jobplatform.ledger import schema
+    from jobplatform.ledger.session import open_ledger
+
+    name = f"owner_{uuid.uuid4().hex[:8]}"
+    _administer(place, f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x'")
+    _administer(place, f"CREATE DATABASE {name} OWNER {name}")
+    url = postgres.url(place, name).replace(f"{postgres.USER}:{place.secret}@", f"{name}:x@")
+    try:
+        schema.upgrade(url)
+        schema.upgrade(url)
+        ledger = open_ledger(url, name="owner")
+        with ledger.transaction() as connection:
+            assert schema.revision_of(connection) == schema.head()
+        ledger.close()
+    finally:
+        _administer(place, f"DROP DATABASE {name} WITH (FORCE)")
+        _administer(place, f"DROP ROLE {name}")

@@ -70,6 +70,7 @@ def _write_env(stack: Stack, key: str) -> None:
         "JOBPLATFORM_URL": stack.local_url("api"),
         "JOBPLATFORM_API_KEY": key,
         "JOBPLATFORM_DATABASE_URL": stack.database_url.replace("+psycopg2", ""),
+        **({"JOBPLATFORM_REPORTING_URL": stack.reporting_url} if stack.own_database else {}),
         "JOBPLATFORM_BROKER_URL": stack.broker_url,
         "JOBPLATFORM_MANAGEMENT_URL": stack.management_url,
         "JOBPLATFORM_FLOWER_URL": stack.flower_url,

@@ -16,7 +16,6 @@ from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.compose import services, worker_names
 from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
-from jobplatform.ledger import schema
 from jobplatform.ledger.keys import create_key, create_tenant, revoke_named
 from jobplatform.ledger.session import Ledger, open_ledger
 
@@ -68,6 +67,12 @@ class Stack:
         return rabbitmq.url(self.place, role=role) if self.own_broker else self.broker_url
 
     @property
+    def reporting_url(self) -> str:
+        """The URL of the login that reads the schema `reporting` and nothing else."""
+        address = postgres.url(self.place).replace("+psycopg2", "").rpartition("@")[2]
+        return f"postgresql://reporting:{self.place.secret}@{address}"
+
+    @property
     def flower_url(self) -> str:
         """Flower's URL, with its login."""
         return f"http://flower:{self.place.secret}@127.0.0.1:{self.place.ports['flower']}/flower"
@@ -114,7 +119,7 @@ class Stack:
             postgres.start_postgres(self.place, durable=self.durable)
             postgres.create_database(self.place)
         self.tell("migrating the ledger …")
-        schema.upgrade(Settings(database_url=self.database_url).database_url.get_secret_value())
+        self.run_service("migrate")
         if node is not None:
             rabbitmq.wait_until_up(self.place, node)
         self.run("broker", "apply")
@@ -131,9 +136,19 @@ class Stack:
             self.start_service(name)
         api = self.start_api()
         flower = self.start_service("flower")
+        if self.own_database:  # somebody's own server may not let us make roles
+            self.run_service("reporting-login")
         self.wait_answers("API", self.local_url("api", "/readyz"), api, "api")
         self.wait_answers("Flower", self.local_url("flower", "/flower/healthcheck"), flower, "flower")
         self.wait_for_workers(len(worker_names()))
+
+    def run_service(self, name: str) -> str:
+        """Run a one-shot service by its command in docker-compose.yml; returns its output. Raises `DidNotStart`."""
+        _program, *arguments = services()[name].command
+        password = self.place.folder / "reporting_password"
+        password.touch(mode=0o600)
+        password.write_text(self.place.secret)
+        return self.run(*(str(password) if word.startswith("/run/secrets/") else word for word in arguments))
 
     def start_service(self, name: str) -> subprocess.Popen[bytes]:
         """Start a service by the command that docker-compose.yml has for it, in its role."""

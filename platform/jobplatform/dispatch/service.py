@@ -14,7 +14,7 @@ from jobplatform.dispatch.pace import Pace
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.dispatch.window import window_of
-from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
+from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
 from jobplatform.ledger.session import DISPATCHER, open_ledger
@@ -25,9 +25,10 @@ log = get_log(__name__)
 
 #: how often everything scheduled is looked at; in between only what became due in the last `DUE_SLACK_SECONDS`
 ALL_DUE_SECONDS = DUE_SLACK_SECONDS = 60.0
+WAKE_LIMIT = 1000
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
-HOUSEKEEPING_SECONDS = 3600.0
+HOUSEKEEPING_SECONDS, HOUSEKEEPING_RETRY_SECONDS = 3600.0, 60.0
 PROBE_SECONDS = 5.0
 _BROKER, _LEDGER = "broker", "ledger"
 
@@ -71,6 +72,9 @@ class Dispatcher:
         self._all_due_every = Every(ALL_DUE_SECONDS)
         self._waiting_every = Every(settings.dispatch_poll_seconds)
         self._housekeeping_every = Every(HOUSEKEEPING_SECONDS)
+        #: partitions and rows of queues can wait; jobs can't
+        self._house_waits = False
+        self._house_again_every = Every(HOUSEKEEPING_RETRY_SECONDS)
         self._slots: dict[str, tuple[int, int]] = {}
         self._next_due_at = 0.0
         #: queue → when to look at it
@@ -118,12 +122,8 @@ class Dispatcher:
 
     def step(self) -> float:
         """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
-        if self._housekeeping_every.due():
-            try:
-                self._keep_house()
-            except BaseException:
-                self._housekeeping_every.again()
-                raise
+        if self._housekeeping_every.due() or (self._house_waits and self._house_again_every.due()):
+            self._try_to_keep_house()
         self._guard()
         if self._rescue_every.due():
             self._rescuer.poll()
@@ -132,9 +132,8 @@ class Dispatcher:
                 self._slots = workers.live_slots(connection, self._settings.lease_seconds)
         self._make_due()
         if self._waiting_every.due():
-            with self._ledger.statement() as connection:
-                for queue in dispatching.waiting_queues(connection, self._marks.current()):
-                    self._look_at.setdefault(queue, 0.0)
+            for queue in dispatching.waiting_queues(self._ledger, self._marks.current()):
+                self._look_at.setdefault(queue, 0.0)
         now = time.monotonic()
         for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
             self._look(queue)
@@ -149,9 +148,9 @@ class Dispatcher:
 
     def _look(self, queue: str) -> None:
         """Play a round of a queue and say when to look again: at once, when a window is worth it, or when asked."""
-        report = self._round(queue)
-        self._look_at.pop(queue, None)
+        self._look_at.pop(queue, None)  # before: a queue that fails must not be the first one again, and again
         self._closed.pop(queue, None)
+        report = self._round(queue)
         if report.skipped:
             return
         pace = self._paces.setdefault(queue, Pace())
@@ -171,13 +170,16 @@ class Dispatcher:
             return
         slack = None if self._all_due_every.due() else DUE_SLACK_SECONDS
         try:
-            due, seconds = dispatching.wake_jobs(self._ledger, 1000, slack)
+            woken = dispatching.wake_jobs(self._ledger, WAKE_LIMIT, slack)
         except BaseException:
             self._all_due_every.again()
             raise
-        self._look_at |= dict.fromkeys(due, 0.0)
+        self._look_at |= dict.fromkeys(woken.queues, 0.0)
+        if woken.more:  # a backlog, after an outage say: until it is done everything is looked at
+            self._all_due_every.again()
         # a due job whose row somebody holds is looked for again a little later, not in a spin
-        self._next_due_at = time.monotonic() + (max(seconds, 0.02) if seconds is not None else 3600.0)
+        soon = woken.seconds if woken.seconds is not None else 3600.0
+        self._next_due_at = time.monotonic() + (0.0 if woken.more else max(soon, 0.02))
 
     def _guard(self) -> None:
         if not self._probe.ready(_BROKER) or not self._guard_every.due():
@@ -207,6 +209,18 @@ class Dispatcher:
             self._metrics.failures.labels("broker").inc()
             log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)
             return RoundReport(skipped="broker unavailable")
+        except LedgerBusy as error:  # of this queue: the others go on
+            wait = self._backoff.failed(queue)
+            self._metrics.failures.labels("busy").inc()
+            log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)
+            return RoundReport(skipped="ledger busy")
+        except (LedgerUnavailable, OutcomeUnknown):
+            raise
+        except Exception:
+            wait = self._backoff.failed(queue)
+            self._metrics.failures.labels("bug").inc()
+            log.exception("dispatch_failed", queue=queue, retry_seconds=wait)
+            return RoundReport(skipped="failed")
         self._metrics.dispatched.labels(queue).inc(report.sent)
         for reason, count in (("unroutable", report.unroutable), ("full", report.refused)):
             if count:
@@ -225,6 +239,15 @@ class Dispatcher:
         elif report.sent:
             self._backoff.succeeded(queue)
         return report
+
+    def _try_to_keep_house(self) -> None:
+        """Keep house, or try again in a minute: a long report or dump may hold what a new partition needs."""
+        try:
+            self._keep_house()
+            self._house_waits = False
+        except LedgerBusy as error:
+            self._house_waits = True
+            log.warning("housekeeping_waits", error=str(error), retry_seconds=HOUSEKEEPING_RETRY_SECONDS)
 
     def _keep_house(self) -> None:
         """Once an hour: partitions ahead of time, configured queues, expired keys, workers long gone."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -14,48 +15,34 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
 
-def wake_jobs(ledger: Ledger, limit: int, slack_seconds: float | None) -> tuple[list[str], float | None]:
+class Woken(NamedTuple):
+    """What the clock did: queues that got jobs, whether the limit was reached, seconds until the next job is due."""
+
+    queues: list[str]
+    more: bool
+    seconds: float | None
+
+
+def wake_jobs(ledger: Ledger, limit: int, slack_seconds: float | None) -> Woken:
     """Make scheduled jobs available whose time has come, and expire those past their start_by; up to `limit` each.
 
     `slack_seconds` looks only at what became due that long ago or later: under a long snapshot the index keeps all that
-    ever was due. None looks at everything. Returns the queues that got jobs, and the seconds until the next is due.
+    ever was due. None looks at everything.
     """
-    ((due, _expired, seconds),) = ledger.call("wake_jobs", limit, slack_seconds)
-    return due or [], seconds
+    ((due, more, seconds),) = ledger.call("wake_jobs", limit, slack_seconds)
+    return Woken(due or [], more, seconds)
 
-
-_WAITING = text(
-    """
-    SELECT q.name FROM queues q WHERE q.paused_at IS NULL AND EXISTS (
-        SELECT 1 FROM unnest(ARRAY[9, 8, 7, 6, 5, 4, 3, 2, 1, 0]) AS p(priority)
-        CROSS JOIN LATERAL (
-            SELECT 1 FROM jobs
-            WHERE queue = q.name AND state = 'available' AND priority = p.priority
-                AND state_at >= coalesce((
-                    SELECT m.mark FROM unnest(
-                        CAST(:queues AS text[]), CAST(:priorities AS integer[]), CAST(:marks AS timestamptz[])
-                    ) AS m(queue, priority, mark)
-                    WHERE m.queue = q.name AND m.priority = p.priority), '-infinity')
-            LIMIT 1) AS one)
-    """
-)
 
 Marks = Mapping[tuple[str, int], datetime]
 
 
-def waiting_queues(connection: Connection, marks: Marks) -> set[str]:
+def waiting_queues(ledger: Ledger, marks: Marks) -> list[str]:
     """Return the queues that are not paused and have available jobs, looking from the low-water marks on."""
     keys = list(marks)
-    return set(
-        connection.execute(
-            _WAITING,
-            {
-                "queues": [queue for queue, _ in keys],
-                "priorities": [priority for _, priority in keys],
-                "marks": [marks[key] for key in keys],
-            },
-        ).scalars()
+    found = ledger.call(
+        "waiting_queues", [queue for queue, _ in keys], [priority for _, priority in keys], [marks[key] for key in keys]
     )
+    return [row[0] for row in found]
 
 
 def current_epoch(connection: Connection) -> UUID | None:

@@ -26,6 +26,8 @@ Call = Callable[..., list[tuple[Any, ...]]]
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 LOCK_NOT_AVAILABLE = "55P03"
 _BUSY = {LOCK_NOT_AVAILABLE, "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
+#: of a prepared call: cached plan must not change result type, no such prepared statement, no such function
+_CHANGED = {"0A000", "26000", "42883"}
 # connection exceptions, operator intervention, insufficient resources, read-only (a standby after a failover)
 _GONE = ("08", "57P", "53", "25006")
 
@@ -75,6 +77,8 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
             "keepalives_idle": 5,
             "keepalives_interval": 2,
             "keepalives_count": 3,
+            # keepalives say nothing while an answer is awaited: a server that vanished would be waited for 15 minutes
+            "tcp_user_timeout": 10_000,
         },
     )
 
@@ -128,7 +132,8 @@ class Prepared:
     def call(self, function: str, values: Sequence[Any], *, begin: bool = False) -> list[tuple[Any, ...]]:
         """Call a function; `begin` opens a transaction with it. Raises as `Ledger.call`."""
         arguments = [str(value) if isinstance(value, UUID) else value for value in values]
-        connection = self._open()
+        # in a transaction never another connection: what is called would not be a part of it
+        connection = self._connection if self.is_open else self._open()
         try:
             cursor = connection.cursor()
             if function not in self._names:
@@ -148,6 +153,11 @@ class Prepared:
                     raise OutcomeUnknown() from error
             elif begin:
                 self.roll_back()
+            if error.pgcode in _CHANGED and not self.is_open:
+                self.close()  # another version of the ledger: nothing was executed, nothing may be concluded
+                raise LedgerUnavailable(
+                    f"the ledger's function {function} has changed: is this process of the ledger's version?"
+                ) from error
             raise translate(error) from error
 
     def commit(self) -> None:

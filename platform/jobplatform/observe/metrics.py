@@ -40,6 +40,12 @@ def share_between_processes() -> None:
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
+def make_shared_folder() -> None:
+    """Make the folder that was named, when it is not there: a fresh container's is not. What is in it stays."""
+    if folder := os.environ.get(FOLDER):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 def _remove(folder: str, pid: int) -> None:
     if os.getpid() == pid:  # a fork inherits the order, not the folder
         shutil.rmtree(folder, ignore_errors=True)

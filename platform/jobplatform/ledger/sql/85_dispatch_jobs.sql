@@ -83,7 +83,7 @@ BEGIN
             PERFORM 1 FROM jobs
             WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = v_class
                 AND jobs.state_at >= coalesce(p_marks[v_class + 1], '-infinity')
-            LIMIT 1;
+            ORDER BY jobs.state_at LIMIT 1;  -- the order makes it a probe of the index
             waiting := FOUND;
         END IF;
         IF closed < 0 AND v_busy + cardinality(v_ids) >= p_window THEN

@@ -38,16 +38,21 @@ BEGIN
 END $$;
 
 -- What the clock does to jobs, in one round trip. p_slack: look only at what became due that many seconds ago or
--- later (under a long snapshot an index keeps all that ever was due); NULL looks at everything.
+-- later (under a long snapshot an index keeps all that ever was due); NULL looks at everything. more: the limit was
+-- reached, so there may be more, and older ones than the slack by the time somebody looks again.
 CREATE OR REPLACE FUNCTION wake_jobs(
-    p_limit integer, p_slack double precision, OUT due text[], OUT expired integer, OUT seconds_until_due double precision
+    p_limit integer, p_slack double precision,
+    OUT due text[], OUT more boolean, OUT seconds_until_due double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_since timestamptz := coalesce(clock_timestamp() - make_interval(secs => p_slack), '-infinity');
+    v_made integer;
+    v_expired integer;
 BEGIN
-    SELECT array_agg(queue) INTO due FROM make_due(p_limit, v_since);
-    expired := expire_jobs(p_limit, v_since);
+    SELECT array_agg(queue), sum(made) INTO due, v_made FROM make_due(p_limit, v_since);
+    v_expired := expire_jobs(p_limit, v_since);
+    more := coalesce(v_made, 0) >= p_limit OR v_expired >= p_limit;
     SELECT extract(epoch FROM run_at - clock_timestamp()) INTO seconds_until_due FROM jobs
     WHERE state = 'scheduled' AND run_at >= v_since ORDER BY run_at LIMIT 1;
 END $$;

@@ -1,0 +1,62 @@
+"""I7: with a backlog, nothing that runs all the time reads the live table from one end to the other."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobplatform.dispatch.rescue import Rescuer
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.ledger import dispatching, jobs, keys, queues, workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import keep_worker
+from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked
+from tests.support.ledgers import Book, registry
+from tests.support.waiting import eventually
+
+BACKLOG = 12_000
+
+
+@pytest.fixture
+def big(book: Book) -> Book:
+    with book.ledger.transaction() as connection:
+        caller = ApiKey(keys.create_key(connection, book.tenant_id, "test"))
+    for _ in range(BACKLOG // 1000):
+        orders = [(caller, check_order(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
+        submit_checked(book.ledger, None, orders)
+    book.do("VACUUM (ANALYZE) jobs")
+    return book
+
+
+def test_no_hot_query_scans_what_waits(big: Book) -> None:
+    ledger = big.ledger
+
+    def scanned() -> int:
+        """Rows of `jobs` that sequential scans have read; a backend tells when it is asked to."""
+        with ledger.statement() as connection:
+            connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        ledger.call("waiting_queues", [], [], [])  # the calls' own connection tells too, at its next statement
+        ((rows,),) = [big.all("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'jobs'")]
+        return int(rows)
+
+    before = scanned()
+    assert dispatching.waiting_queues(ledger, {}) == ["email"]
+    for window in (5, 5, 100):
+        with big.round(window=window, batch=50, ledger=ledger) as (found, _):
+            picked = found.jobs
+    dispatching.wake_jobs(ledger, 100, None)
+    lease_id = new_id()
+    assert big.claim(picked[0].id, lease_id, dispatch_no=1).verdict == "claimed"
+    keep_worker.beat(ledger, big.worker, [lease_id])
+    with ledger.statement() as connection:
+        queues.measure_queues(connection, 20)
+        queues.active_of(connection, big.tenant_id)
+        workers.rescue_runs(connection, 20)
+        jobs.get_job(connection, big.tenant_id, new_id())
+        jobs.list_jobs(connection, big.tenant_id, below=None, above=None, limit=50)
+        dispatching.return_other_epochs(connection, big.epoch, 100)
+    Rescuer(ledger, beat_seconds=1, lease_seconds=5).poll()
+    assert big.settle(picked[0].id, lease_id) == ("settled", "succeeded")
+    big.submit()
+    ledger.call("wake_jobs", 1, None)
+    eventually(lambda: big.all("SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'jobs'") == [1], seconds=10)
+    assert scanned() - before == 0
