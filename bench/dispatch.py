@@ -11,9 +11,9 @@ from jobplatform.devstack.stack import Stack
 WINDOW = 100_000
 _DISPATCHED = "SELECT count(*) FROM jobs WHERE queue = 'bench' AND state = 'dispatched'"
 _RATE = (
-    "SELECT count(*) FILTER (WHERE dispatched_at > first) / extract(epoch FROM max(dispatched_at) - first) "
-    "FROM jobs, (SELECT min(dispatched_at) AS first FROM jobs WHERE state = 'dispatched') AS f "
-    "WHERE state = 'dispatched' GROUP BY first"
+    "WITH out AS MATERIALIZED (SELECT dispatched_at AS at FROM jobs WHERE state = 'dispatched'), "
+    "first AS MATERIALIZED (SELECT min(at) AS at FROM out) "
+    "SELECT count(*) FILTER (WHERE out.at > first.at) / extract(epoch FROM max(out.at) - min(first.at)) FROM out, first"
 )
 
 
