@@ -14,12 +14,13 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg2
-from sqlalchemy import text
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from jobplatform.errors import JobPlatformError
+from jobplatform.ledger.session import Prepared
+
 CHANNEL = "jobplatform_due"
-_NOTIFY = text(f"SELECT pg_notify('{CHANNEL}', hint) FROM unnest(CAST(:hints AS text[])) AS hint")
 
 
 class HintSender:
@@ -52,15 +53,16 @@ class HintSender:
         self._wanted.set()
 
     def _run(self) -> None:
-        pause = threading.Event()
+        pause, connection = threading.Event(), Prepared(self._engine)
         while True:
             self._wanted.wait()
             self._wanted.clear()
             with self._due_lock:
                 due, self._due = self._due, {}
             # a lost hint costs one poll of the dispatcher, so a ledger that is away is no reason to do anything here
-            with suppress(SQLAlchemyError), self._engine.connect() as connection:
-                connection.execute(_NOTIFY, {"hints": [f"{queue} {priority}" for queue, priority in due.items()]})
+            with suppress(JobPlatformError):
+                for queue, priority in due.items():
+                    connection.call("pg_notify", [CHANNEL, f"{queue} {priority}"])
             pause.wait(self._gap_seconds)
 
 
