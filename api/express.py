@@ -13,11 +13,10 @@ import time
 from typing import IO, Any
 
 from api import problems
-from api.answers import as_json
 from api.measure import count_request
 from api.services import Services
 from api.threads import RequestThreads
-from api.v1.submit_job import Order, count_accepted, read_command
+from api.v1.submit_job import Order, read_command, reply_to
 from jobplatform.domain.jobs import JobView
 from jobplatform.errors import JobPlatformError
 from jobplatform.usecases.admit import read_key
@@ -62,8 +61,8 @@ class Express:
             job = await self._write(caller, checked)
             if job is None:
                 return None
-            count_accepted(job)
-            reply = 202, [JSON, ("location", f"{PATH}/{job.id}")], as_json(job.as_dict())
+            status, content, more = reply_to(job, created=True)
+            reply = status, [JSON, *more], content
         except JobPlatformError as error:
             reply = _problem(problems.from_error(error))
         except Exception as error:

@@ -35,15 +35,15 @@ def submit_job() -> Response:
 
     With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
     """
-    limit = services().settings.max_body_bytes
-    check_length(limit)
+    has = services()
+    check_length(has.settings.max_body_bytes)
     order = Order(
         body=request.get_data(cache=False),
         media_type=request.mimetype,
         authorization=request.headers.get("Authorization"),
         idempotency_key=request.headers.get("Idempotency-Key"),
     )
-    status, body, headers = accept(services(), order)
+    status, body, headers = accept(has, order)
     return Response(body, status, headers, mimetype="application/json")
 
 
@@ -70,18 +70,18 @@ def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str
     except JobPlatformError:
         admit(has.ledger, order.authorization)
         raise
-    if accepted.created:
-        count_accepted(accepted.job)
-    headers = [("location", f"/v1/jobs/{accepted.job.id}")]
-    if not accepted.created:
+    return reply_to(accepted.job, created=accepted.created)
+
+
+def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Return status, body and further headers for an accepted job, and count it when it was made just now."""
+    headers = [("location", f"/v1/jobs/{job.id}")]
+    if created:
+        with harmless():
+            api_metrics().accepted.labels(job.queue, job.kind).inc()
+    else:
         headers.append(("idempotent-replayed", "true"))
-    return 202, as_json(accepted.job.as_dict()), headers
-
-
-def count_accepted(job: JobView) -> None:
-    """Count a job that was made."""
-    with harmless():
-        api_metrics().accepted.labels(job.queue, job.kind).inc()
+    return 202, as_json(job.as_dict()), headers
 
 
 def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:

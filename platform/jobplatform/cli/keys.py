@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
-if TYPE_CHECKING:
-    from jobplatform.ledger.session import Ledger
+from jobplatform.cli.ledger import open_commands_ledger
 
 
 @click.group()
 def keys() -> None:
     """Create, list and revoke API keys."""
-
-
-def _open_ledger() -> Ledger:
-    from jobplatform.config import settings
-    from jobplatform.ledger.session import open_ledger
-
-    return open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
 
 
 @keys.command()
@@ -29,7 +19,7 @@ def create(tenant: str, name: str) -> None:
     """Create an API key and print it: the only time it can be read."""
     from jobplatform.ledger.keys import create_key, create_tenant
 
-    with _open_ledger().transaction() as connection:
+    with open_commands_ledger().transaction() as connection:
         key = create_key(connection, create_tenant(connection, tenant), name)
     click.echo(key)
 
@@ -40,7 +30,7 @@ def revoke(prefix: str) -> None:
     """Revoke the key that begins with PREFIX (ten characters, see `keys list`). Acts with the next request."""
     from jobplatform.ledger.keys import revoke_keys
 
-    with _open_ledger().transaction() as connection:
+    with open_commands_ledger().transaction() as connection:
         count = revoke_keys(connection, prefix)
     if not count:
         raise click.ClickException(f"no valid key begins with {prefix[:10]!r}: see `jobplatform keys list`")
@@ -55,7 +45,7 @@ def list_all() -> None:
 
     from jobplatform.ledger.keys import list_keys
 
-    with _open_ledger().statement() as connection:
+    with open_commands_ledger().statement() as connection:
         rows = list_keys(connection)
     table = Table("prefix", "name", "tenant", "created", "revoked")
     for row in rows:

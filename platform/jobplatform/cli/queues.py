@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from jobplatform.cli.ledger import open_commands_ledger
+
 
 @click.group()
 def queues() -> None:
@@ -11,12 +13,9 @@ def queues() -> None:
 
 
 def _set(name: str, paused: bool) -> None:
-    from jobplatform.config import settings
     from jobplatform.ledger.queues import list_queues, set_paused
-    from jobplatform.ledger.session import open_ledger
 
-    ledger = open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
-    with ledger.transaction() as connection:
+    with open_commands_ledger().transaction() as connection:
         if not set_paused(connection, name, paused):
             known = ", ".join(row.name for row in list_queues(connection))
             raise click.ClickException(f"no queue {name!r}; queues: {known}")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from jobplatform.cli.ledger import open_commands_ledger
+
 
 @click.group()
 def reporting() -> None:
@@ -19,9 +21,7 @@ def ask(name: str | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobplatform.config import settings
     from jobplatform.ledger import reports
-    from jobplatform.ledger.session import open_ledger
 
     known = {question.name: question for question in reports.questions()}
     table = Table("name", "question")
@@ -31,8 +31,7 @@ def ask(name: str | None) -> None:
     elif name not in known:
         raise click.ClickException(f"no question {name!r}; there are: {', '.join(known)}")
     else:
-        ledger = open_ledger(settings().database_url.get_secret_value(), name="reporting", connections=1)
-        with ledger.statement() as connection:
+        with open_commands_ledger().statement() as connection:
             columns, rows = reports.ask(connection, known[name])
         table = Table(*columns, title=known[name].question, title_justify="left")
         for row in rows:
@@ -47,12 +46,9 @@ def login(name: str, password_file: Path | None) -> None:
     """Create the login NAME: it reads the schema `reporting`, nothing else, and no longer than a minute."""
     import secrets
 
-    from jobplatform.config import settings
     from jobplatform.ledger import reports
-    from jobplatform.ledger.session import open_ledger
 
     password = password_file.read_text().strip() if password_file else secrets.token_urlsafe(24)
-    ledger = open_ledger(settings().database_url.get_secret_value(), name="cli", connections=1)
-    with ledger.transaction() as connection:
+    with open_commands_ledger().transaction() as connection:
         reports.put_reader(connection, name, password)
     click.echo(f"{name} may read the schema reporting" if password_file else password)

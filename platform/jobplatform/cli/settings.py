@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pydantic.fields import FieldInfo
 
 
@@ -20,15 +22,16 @@ def reference() -> str:
     """Return the two tables; a test holds the page against them."""
     from jobplatform.config import PREFIX, QueueSettings, Settings
 
-    lines = ["| variable | default | unit | what it is |", "|---|---|---|---|"]
-    for name, field in Settings.model_fields.items():
-        unit = (field.json_schema_extra or {}).get("unit", "") if isinstance(field.json_schema_extra, dict) else ""
-        lines.append(f"| `{PREFIX}{name.upper()}` | {_default(field)} | {unit} | {field.description} |")
-    lines += ["", "### Queues", "", "| field | default | unit | what it is |", "|---|---|---|---|"]
-    for name, field in QueueSettings.model_fields.items():
+    names = {f"{PREFIX}{name.upper()}": field for name, field in Settings.model_fields.items()}
+    return "\n".join([*_table("variable", names), "", "### Queues", "", *_table("field", QueueSettings.model_fields)])
+
+
+def _table(what: str, fields: Mapping[str, FieldInfo]) -> list[str]:
+    lines = [f"| {what} | default | unit | what it is |", "|---|---|---|---|"]
+    for name, field in fields.items():
         unit = (field.json_schema_extra or {}).get("unit", "") if isinstance(field.json_schema_extra, dict) else ""
         lines.append(f"| `{name}` | {_default(field)} | {unit} | {field.description} |")
-    return "\n".join(lines)
+    return lines
 
 
 def _default(field: FieldInfo) -> str:

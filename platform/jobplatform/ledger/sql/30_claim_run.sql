@@ -19,45 +19,41 @@ DECLARE
     j jobs;
     v_now timestamptz;
 BEGIN
-    -- the usual case without a look first, which would write the row once more
-    v_now := clock_timestamp();
-    UPDATE jobs SET
-        state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
-        lease_id = p_lease, worker_id = p_worker, run_started_at = v_now, started_at = coalesce(started_at, v_now),
-        progress = NULL
-    WHERE id = p_job AND state = 'dispatched' AND dispatch_no = p_dispatch_no AND kind = p_kind
-        AND (start_by IS NULL OR start_by >= v_now OR jobs.run_no > 0)
-    RETURNING * INTO j;
-    IF NOT FOUND THEN
+    LOOP
+        -- the usual case without a look first, which would write the row once more
+        v_now := clock_timestamp();
+        UPDATE jobs SET
+            state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
+            lease_id = p_lease, worker_id = p_worker, run_started_at = v_now, started_at = coalesce(started_at, v_now),
+            progress = NULL
+        WHERE id = p_job AND state = 'dispatched' AND dispatch_no = p_dispatch_no AND kind = p_kind
+            AND (start_by IS NULL OR start_by >= v_now OR jobs.run_no > 0)
+        RETURNING * INTO j;
+        EXIT WHEN FOUND;
         SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
         IF NOT FOUND THEN
             verdict := 'gone';
             RETURN;
         END IF;
-        IF j.state = 'dispatched' AND j.dispatch_no = p_dispatch_no AND j.kind = p_kind THEN
-            IF j.start_by < clock_timestamp() AND j.run_no = 0 THEN
-                j.state := 'expired';
-                j.error := jsonb_build_object(
-                    'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
-                PERFORM note_event(j, 'expired');
-                PERFORM finish_job(j, clock_timestamp());
-                verdict := 'expired';
-                RETURN;
-            END IF;
-            -- the dispatcher has committed meanwhile
-            v_now := clock_timestamp();
-            UPDATE jobs SET
-                state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
-                lease_id = p_lease, worker_id = p_worker, run_started_at = v_now,
-                started_at = coalesce(started_at, v_now), progress = NULL
-            WHERE id = p_job RETURNING * INTO j;
-        ELSIF j.lease_id = p_lease THEN
+        IF j.lease_id = p_lease THEN
             verdict := 'mine';
-        ELSE
+            EXIT;
+        END IF;
+        IF j.state <> 'dispatched' OR j.dispatch_no <> p_dispatch_no OR j.kind <> p_kind THEN
             verdict := 'stale';
             RETURN;
         END IF;
-    END IF;
+        IF j.start_by < clock_timestamp() AND j.run_no = 0 THEN
+            j.state := 'expired';
+            j.error := jsonb_build_object(
+                'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
+            PERFORM note_event(j, 'expired');
+            PERFORM finish_job(j, clock_timestamp());
+            verdict := 'expired';
+            RETURN;
+        END IF;
+        -- the dispatcher has committed meanwhile: under the lock the UPDATE finds it
+    END LOOP;
 
     IF verdict IS NULL THEN
         IF EXISTS (SELECT 1 FROM queues WHERE name = j.queue AND paused_at IS NOT NULL) THEN
