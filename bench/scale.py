@@ -49,28 +49,26 @@ _PASS = (
 )
 
 
-def measure(
-    stack: Stack, ours: Ours, bare: Bare, tell: Callable[[str], None], rows: int
-) -> dict[str, dict[str, float]]:
-    """Return work → ledger → figure, all in one go: empty first, then each kind of big."""
-    found: dict[str, dict[str, float]] = {}
+LEDGERS = ("empty", "waiting", "history")
 
-    def note(ledger: str) -> None:
+
+def measure(
+    stack: Stack, ours: Ours, bare: Bare, tell: Callable[[str], None], rows: int, number: int
+) -> dict[str, dict[str, float]]:
+    """Return work → ledger → figure, one after the other; each round `number` begins with another one."""
+    found: dict[str, dict[str, float]] = {}
+    first = number % len(LEDGERS)
+    for ledger in (*LEDGERS[first:], *LEDGERS[:first]):
+        ours.clear()
+        if ledger != "empty":
+            tell(f"{ledger} ledger: writing {rows:,} jobs …")
+        if ledger == "waiting":
+            ours.load(rows)
+        elif ledger == "history":
+            ours.one(_HISTORY, tenant=ours.tenant, count=rows)
+        _settle(ours)
         for work, value in _all(stack, ours, bare, tell, ledger).items():
             found.setdefault(work, {})[ledger] = value
-
-    ours.clear()
-    note("empty")
-    ours.clear()
-    tell(f"writing {rows:,} waiting jobs …")
-    ours.load(rows)
-    _settle(ours)
-    note("waiting")
-    ours.clear()
-    tell(f"writing {rows:,} jobs of history …")
-    ours.one(_HISTORY, tenant=ours.tenant, count=rows)
-    _settle(ours)
-    note("history")
     ours.clear()
     tell(f"passing {DURING_REPORT:,} jobs under a report's open transaction …")
     with _report(ours):

@@ -324,19 +324,24 @@ def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(book: Book, brok
 
 def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_url: str) -> None:
     """A dump holds what a new partition needs."""
-    for name in book.all(
-        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'job_runs'::regclass "
-        "AND inhrelid::regclass::text <> 'job_runs_default'"
-    ):
+
+    def partitions() -> list[str]:
+        return book.all(
+            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'job_runs'::regclass "
+            "AND inhrelid::regclass::text <> 'job_runs_default'"
+        )
+
+    for name in partitions():
         book.do(f"DROP TABLE {name}")
     job_id = book.submit()
     with book.ledger.transaction() as dump:
         dump.execute(text("LOCK TABLE job_runs_default IN ACCESS SHARE MODE"))
         dispatcher = dispatcher_of(book, broker_url)
         dispatcher.step()
-        assert book.row(job_id).state == "dispatched" and dispatcher._house_waits
-    dispatcher._house_again_every.again()
+        assert book.row(job_id).state == "dispatched"
+        assert partitions() == []
+    dispatcher._housekeeping_every.again()  # a minute later
     dispatcher.step()
-    assert not dispatcher._house_waits
+    assert partitions()
     dispatcher._publisher.close()
     dispatcher._ledger.close()

@@ -145,10 +145,14 @@ class Stack:
     def run_service(self, name: str) -> str:
         """Run a one-shot service by its command in docker-compose.yml; returns its output. Raises `DidNotStart`."""
         _program, *arguments = services()[name].command
-        password = self.place.folder / "reporting_password"
-        password.touch(mode=0o600)
-        password.write_text(self.place.secret)
-        return self.run(*(str(password) if word.startswith("/run/secrets/") else word for word in arguments))
+        return self.run(*(self._secret_file(word) if word.startswith("/run/secrets/") else word for word in arguments))
+
+    def _secret_file(self, path: str) -> str:
+        """Return our own file for a secret that a command reads from one."""
+        file = self.place.folder / path.rpartition("/")[2]
+        file.touch(mode=0o600)
+        file.write_text(self.place.secret)
+        return str(file)
 
     def start_service(self, name: str) -> subprocess.Popen[bytes]:
         """Start a service by the command that docker-compose.yml has for it, in its role."""

@@ -46,9 +46,9 @@ class Every:
         self._next = self._clock() + self._seconds
         return True
 
-    def again(self) -> None:
-        """Make it due at once: what was due has failed."""
-        self._next = 0.0
+    def again(self, seconds: float = 0.0) -> None:
+        """Make it due in so many seconds, at once by default: what was due has failed."""
+        self._next = self._clock() + seconds
 
 
 class Dispatcher:
@@ -72,9 +72,6 @@ class Dispatcher:
         self._all_due_every = Every(ALL_DUE_SECONDS)
         self._waiting_every = Every(settings.dispatch_poll_seconds)
         self._housekeeping_every = Every(HOUSEKEEPING_SECONDS)
-        #: partitions and rows of queues can wait; jobs can't
-        self._house_waits = False
-        self._house_again_every = Every(HOUSEKEEPING_RETRY_SECONDS)
         self._slots: dict[str, tuple[int, int]] = {}
         self._next_due_at = 0.0
         #: queue → when to look at it
@@ -122,7 +119,7 @@ class Dispatcher:
 
     def step(self) -> float:
         """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
-        if self._housekeeping_every.due() or (self._house_waits and self._house_again_every.due()):
+        if self._housekeeping_every.due():
             self._try_to_keep_house()
         self._guard()
         if self._rescue_every.due():
@@ -241,12 +238,12 @@ class Dispatcher:
         return report
 
     def _try_to_keep_house(self) -> None:
-        """Keep house, or try again in a minute: a long report or dump may hold what a new partition needs."""
+        """Keep house, or try again in a minute: a long report or dump may hold what a new partition needs, and jobs
+        can't wait for it."""
         try:
             self._keep_house()
-            self._house_waits = False
         except LedgerBusy as error:
-            self._house_waits = True
+            self._housekeeping_every.again(HOUSEKEEPING_RETRY_SECONDS)
             log.warning("housekeeping_waits", error=str(error), retry_seconds=HOUSEKEEPING_RETRY_SECONDS)
 
     def _keep_house(self) -> None:
