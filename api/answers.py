@@ -69,6 +69,12 @@ def read_body(model: type[M], limit: int) -> M:
     return check(model, read_object(limit))
 
 
+def read_optional(model: type[M], limit: int) -> M:
+    """Return the checked JSON body, or the model's defaults when there is none. Raises as `read_body`."""
+    given = bool(request.content_length or request.headers.get("Transfer-Encoding"))
+    return read_body(model, limit) if given else model()
+
+
 def read_object(limit: int) -> dict[str, Any]:
     """Return the body, a JSON object. Raises `BodyTooLarge`, `WrongMediaType` or `NotJson`."""
     check_length(limit)

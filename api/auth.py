@@ -7,7 +7,7 @@ from uuid import UUID
 from flask import Flask, g, request
 
 from api.services import services
-from jobplatform.usecases.admit import admit
+from jobplatform.usecases.admit import Caller, admit
 
 #: what is open: pages and probes, with nothing of a tenant in them
 OPEN_ENDPOINTS = frozenset(
@@ -24,10 +24,15 @@ def register(app: Flask) -> None:
     def _admit() -> None:
         if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS or request.endpoint == ADMITS_ITSELF:
             return
-        g.tenant_id = admit(services().ledger, request.headers.get("Authorization"))
+        g.caller = admit(services().ledger, request.headers.get("Authorization"))
 
 
 def tenant_id() -> UUID:
     """Return the tenant of the current request."""
-    found: UUID = g.tenant_id
+    return caller().tenant_id
+
+
+def caller() -> Caller:
+    """Return who made the current request."""
+    found: Caller = g.caller
     return found

@@ -11,6 +11,7 @@ from werkzeug.exceptions import HTTPException
 from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NotJson, WrongMediaType
 from jobplatform.errors import (
     ArtifactNotFound,
+    DuplicateJob,
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
@@ -18,6 +19,9 @@ from jobplatform.errors import (
     JobPlatformError,
     LedgerUnavailable,
     NotCancellable,
+    NotChangeable,
+    NotDiscardable,
+    NotReplayable,
     OutcomeUnknown,
     Unauthorized,
     UnknownKind,
@@ -32,6 +36,10 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (JobNotFound, 404),
     (ArtifactNotFound, 404),
     (NotCancellable, 409),
+    (NotReplayable, 409),
+    (DuplicateJob, 409),
+    (NotDiscardable, 409),
+    (NotChangeable, 409),
     (IdempotencyInProgress, 409),
     (IdempotencyConflict, 422),
     (UnknownKind, 422),
@@ -78,6 +86,8 @@ def from_error(error: JobPlatformError) -> Response:
         more["errors"] = [item.as_dict() for item in error.errors]
     if isinstance(error, UnknownKind):
         more["errors"] = [{"field": "kind", "expected": _one_of(error), "got": error.name}]
+    if isinstance(error, DuplicateJob):
+        more["job_id"] = str(error.job_id)
     if status == 500:
         log.error("request_failed", code=error.code, error=str(error))
     return problem(status, error.code, title, str(error), **more)

@@ -50,6 +50,8 @@ class Ended:
 
     state: State | None
     summary: str
+    #: the message belongs to no live dispatch: it is kept as a dead message (I6)
+    is_dead_message: bool = False
 
 
 def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
@@ -57,7 +59,7 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
     claimed = _through_soft_limit(lambda: claim(ledger(), delivery))
     if isinstance(claimed, str):
         worker_metrics().idle.labels(claimed).inc()
-        return Ended(None, f"nothing to run: {claimed}")
+        return Ended(None, f"nothing to run: {claimed}", is_dead_message=claimed in ("gone", "stale"))
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
         log.info("run_started", kind=kind.name, attempt=claimed.attempt)
         began = time.perf_counter()

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from celery.worker.consumer import Consumer
 
-from jobplatform.broker.envelope import BODY, DISPATCH_NO, MalformedMessage, read_headers
+from jobplatform.broker.envelope import BODY, DISPATCH_NO, MARKER_KIND, MalformedMessage, read_headers
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger.ids import new_id
 from jobplatform.observe.logs import get_log
@@ -42,11 +42,17 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
                 rebuild(message)
             except MalformedMessage as error:
                 return self._refuse(message, str(error))
+            if message.headers["task"] == MARKER_KIND:
+                DELIVERIES.receive_marker(UUID(message.headers["id"]))
+                return message.ack_log_error(log, self.connection_errors)
             if message.headers["task"] not in REGISTRY or message.headers["task"] not in self.strategies:
                 return self._report_unknown_kind(message)
+            lease_id = UUID(message.headers[LEASE])
+            DELIVERIES.receive(lease_id, UUID(message.headers["id"]))
             try:
                 return handle(message)
             except (KeyError, ValueError, TypeError, AttributeError) as error:
+                DELIVERIES.remove(lease_id)
                 log.exception("message_handling_failed")
                 return self._refuse(message, repr(error))
 

@@ -48,6 +48,34 @@ class Deliveries:
         self._held: dict[UUID, Held] = {}
         self._orphans: dict[UUID, float] = {}
         self._reports: list[Report] = []
+        #: lease → job of messages that came and whose run has not begun: more than what is in the pool
+        self._waiting: dict[UUID, UUID] = {}
+        self._markers: list[UUID] = []
+
+    def receive(self, lease_id: UUID, job_id: UUID) -> None:
+        """Note a message that came from RabbitMQ."""
+        with self._lock:
+            self._waiting[lease_id] = job_id
+
+    def waiting(self) -> list[UUID]:
+        """Return the jobs whose message is here and whose run has not begun."""
+        with self._lock:
+            return list(self._waiting.values())
+
+    def receive_marker(self, marker_id: UUID) -> None:
+        """Note a marker (rule 6): the liveness thread tells the ledger."""
+        with self._lock:
+            self._markers.append(marker_id)
+
+    def markers(self) -> list[UUID]:
+        """Return the markers that are not yet told."""
+        with self._lock:
+            return list(self._markers)
+
+    def forget_markers(self, told: Iterable[UUID]) -> None:
+        """Take markers off that the ledger knows."""
+        with self._lock:
+            self._markers = [one for one in self._markers if one not in set(told)]
 
     def add(self, held: Held) -> None:
         """Note a delivery as handed to the pool."""
@@ -57,12 +85,14 @@ class Deliveries:
     def started(self, lease_id: UUID, pid: int) -> None:
         """Note which process took it."""
         with self._lock:
+            self._waiting.pop(lease_id, None)
             if lease_id in self._held:
                 self._held[lease_id].pid = pid
 
     def remove(self, lease_id: UUID) -> Held | None:
         """Note that it came back; None when somebody noted that before."""
         with self._lock:
+            self._waiting.pop(lease_id, None)
             return self._held.pop(lease_id, None)
 
     def get(self, lease_id: UUID) -> Held | None:
@@ -81,6 +111,7 @@ class Deliveries:
         They are named in beats until `orphans` and the ledger agree that nobody runs them.
         """
         with self._lock:
+            self._waiting.clear()  # RabbitMQ has them again
             for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
                 del self._held[lease_id]
                 self._orphans[lease_id] = time.monotonic()

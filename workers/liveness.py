@@ -84,7 +84,11 @@ class Heart:
     def beat(self) -> None:
         """Beat once, then carry out what was waiting for it."""
         reports = self._deliveries.reports()  # those that came before this beat
-        orders = keep_worker.beat(parent_ledger(), self.card, self._deliveries.leases())
+        markers = self._deliveries.markers()
+        orders = keep_worker.beat(
+            parent_ledger(), self.card, self._deliveries.leases(), self._deliveries.waiting(), markers
+        )
+        self._deliveries.forget_markers(markers)
         worker_metrics().beats.labels("written").inc()
         for report in reports:
             try:

@@ -59,6 +59,8 @@ class LedgerTask(Task):  # type: ignore[misc]
 
 def _tell_celery(ended: Ended) -> str:
     """Translate the outcome: success, Retry (acknowledged), Reject (to `jobs.dead`), Ignore (acknowledged)."""
+    if ended.is_dead_message:
+        raise Reject(ended.summary, requeue=False)
     if ended.state == State.SUCCEEDED:
         return ended.summary
     if ended.state == State.DEAD:

@@ -7,7 +7,10 @@ from flask import Flask
 from api.operations import Operation
 from api.v1 import (
     cancel_job,
+    change_job,
+    discard_job,
     download_artifact,
+    explain_job,
     get_job,
     list_artifacts,
     list_events,
@@ -15,6 +18,7 @@ from api.v1 import (
     list_kinds,
     list_queues,
     list_runs,
+    replay_job,
     submit_job,
     upload,
 )
@@ -24,8 +28,12 @@ OPERATIONS: tuple[Operation, ...] = (
     list_jobs.OPERATION,
     get_job.OPERATION,
     cancel_job.OPERATION,
+    change_job.OPERATION,
+    explain_job.OPERATION,
     list_runs.OPERATION,
     list_events.OPERATION,
+    replay_job.OPERATION,
+    discard_job.OPERATION,
     list_artifacts.OPERATION,
     upload.OPERATION,
     download_artifact.OPERATION,

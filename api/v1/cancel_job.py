@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from flask import Response, request
+from flask import Response
 
-from api.answers import answer, read_body
-from api.auth import tenant_id
+from api.answers import answer, read_optional
+from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import CancelBody, Job
@@ -21,9 +21,8 @@ def cancel_job(job_id: UUID) -> Response:
     Repeating changes nothing. A job that has ended otherwise answers 409: the first commit wins.
     """
     has = services()
-    given = bool(request.content_length or request.headers.get("Transfer-Encoding"))
-    body = read_body(CancelBody, has.settings.max_body_bytes) if given else CancelBody(reason=None)
-    job = cancel(has.ledger, tenant_id(), job_id, body.reason)
+    body = read_optional(CancelBody, has.settings.max_body_bytes)
+    job = cancel(has.ledger, tenant_id(), job_id, body.reason, by=caller().key_name)
     return answer(job.as_dict(), 202 if job.state is State.RUNNING else 200)
 
 

@@ -7,7 +7,16 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    model_validator,
+)
 
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.states import State, Status
@@ -33,6 +42,20 @@ _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
 Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc)]
 
 
+class UniqueBody(BaseModel):
+    """Makes a job the only one of its key: while it is live, or for a period."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(min_length=1, max_length=255, description="any text of yours; a key per tenant")
+    seconds: float | None = Field(
+        None, gt=0, le=366 * 86_400, description="how long, from acceptance; none: while the job has not ended"
+    )
+    on_conflict: Literal["existing", "refuse"] = Field(
+        "existing", description="answer with the job that is there, or with 409 duplicate_job"
+    )
+
+
 class SubmitBody(BaseModel):
     """An order for a job."""
 
@@ -54,6 +77,7 @@ class SubmitBody(BaseModel):
     start_by: Moment | None = Field(None, description="expires when no run has begun by this time")
     max_attempts: StrictInt | None = Field(None, ge=1, le=100, description="default: the kind's")
     tags: list[Tag] = Field(default_factory=list, max_length=20)
+    unique: UniqueBody | None = Field(None, description="at most one such job")
 
 
 class CancelBody(BaseModel):
@@ -62,6 +86,37 @@ class CancelBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: str | None = Field(None, max_length=500)
+
+
+class ReplayBody(BaseModel):
+    """Why a job is run again."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, max_length=500)
+
+
+class DiscardBody(BaseModel):
+    """Why a dead letter is thrown away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=500, description="kept with the job")
+
+
+class ChangeBody(BaseModel):
+    """What to change of a job that no run has."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"priority": 9}})
+
+    priority: StrictInt | None = Field(None, ge=0, le=MAX_PRIORITY, description="9 is the most urgent")
+    run_at: Moment | None = Field(None, description="not before this time; one that has passed means at once")
+
+    @model_validator(mode="after")
+    def _something(self) -> ChangeBody:
+        if self.priority is None and self.run_at is None:
+            raise ValueError("priority, run_at, or both")
+        return self
 
 
 class WaitQuery(BaseModel):
@@ -191,6 +246,33 @@ class EventList(BaseModel):
     """The events of a job, in order."""
 
     events: list[Event]
+
+
+class Reason(BaseModel):
+    """One thing that is so."""
+
+    code: str = Field(description="stable, like paused, scheduled, no_worker, window_full, waiting")
+    message: str
+    remedy: str
+
+
+class HistoryLine(BaseModel):
+    """One change of a job's state."""
+
+    at: datetime
+    event: str
+    state: State
+    data: Any
+
+
+class Explanation(BaseModel):
+    """Why a job is where it is."""
+
+    job_id: UUID
+    state: State
+    reasons: list[Reason] = Field(description="everything that keeps it from running, in order")
+    seconds_in: dict[str, float] = Field(description="state → seconds spent in it so far")
+    history: list[HistoryLine]
 
 
 class Artifact(BaseModel):

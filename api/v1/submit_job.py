@@ -11,7 +11,7 @@ from api.measure import harmless
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
-from jobplatform.domain.jobs import JobView, SubmitJob
+from jobplatform.domain.jobs import JobView, SubmitJob, Unique
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import (
     FieldError,
@@ -119,6 +119,9 @@ def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
         start_by=body.start_by,
         max_attempts=body.max_attempts,
         tags=tuple(body.tags),
+        unique=(
+            Unique(body.unique.key, body.unique.seconds, body.unique.on_conflict == "refuse") if body.unique else None
+        ),
     )
 
 

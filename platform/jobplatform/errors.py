@@ -88,6 +88,48 @@ class NotCancellable(JobPlatformError):
         self.state = state
 
 
+class DuplicateJob(JobPlatformError):
+    """Another job holds this unique key."""
+
+    code = "duplicate_job"
+
+    def __init__(self, key: str, job_id: object) -> None:
+        super().__init__(
+            f"job {job_id} holds the unique key {key!r}: wait until it has ended, or order without `refuse`"
+        )
+        self.job_id = job_id
+
+
+class NotReplayable(JobPlatformError):
+    """Only a job that is dead, cancelled or expired can be run again."""
+
+    code = "not_replayable"
+
+    def __init__(self, job_id: object, state: str) -> None:
+        super().__init__(f"job {job_id} is {state}: expected a job that is dead, cancelled or expired")
+        self.state = state
+
+
+class NotDiscardable(JobPlatformError):
+    """Only a job that is dead or held can be thrown away."""
+
+    code = "not_discardable"
+
+    def __init__(self, job_id: object, state: str) -> None:
+        super().__init__(f"job {job_id} is {state}: expected a job that is dead or held; others can be cancelled")
+        self.state = state
+
+
+class NotChangeable(JobPlatformError):
+    """Priority and run_at can be changed only while no run has the job."""
+
+    code = "not_changeable"
+
+    def __init__(self, job_id: object, state: str) -> None:
+        super().__init__(f"job {job_id} is {state}: expected a job that is scheduled, available or dispatched")
+        self.state = state
+
+
 class IdempotencyConflict(JobPlatformError):
     """This Idempotency-Key was used for another request."""
 

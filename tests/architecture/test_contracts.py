@@ -20,7 +20,7 @@ VIOLATIONS = [
     ("platform/jobplatform/broker/envelope.py", "import sqlalchemy", "the broker room does not know Postgres"),
     ("platform/jobplatform/domain/retry.py", "import structlog", "domain and errors know the standard library"),
     ("platform/jobplatform/usecases/admit.py", "import flask", "only api knows Flask"),
-    ("platform/jobplatform/dispatch/window.py", "import celery", "only workers know Celery"),
+    ("platform/jobplatform/dispatch/pace.py", "import celery", "only workers know Celery"),
     ("workers/handlers/llm_chat.py", "import jobplatform.ledger.runs", "a handler gets typed arguments"),
 ]
 

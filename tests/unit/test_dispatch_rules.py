@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.marks import SLACK, LowWaterMarks
 from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
-from jobplatform.dispatch.window import window_of
+from jobplatform.domain.window import window_of
 
 
 @dataclass

@@ -8,9 +8,13 @@ from contextlib import contextmanager
 from typing import Any
 
 import amqp
+from amqp.serialization import GenericContent
 from kombu.utils.url import parse_url
 
 from jobplatform.errors import BrokerUnavailable
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
 
 #: what may go wrong on the way to a broker; anything else is a bug of ours
 FAILURES = (amqp.exceptions.AMQPError, OSError, socket.timeout, EOFError)
@@ -23,6 +27,7 @@ CAPABILITIES = {"consumer_cancel_notify": True, "authentication_failure_close": 
 
 def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seconds: int = 10) -> Any:
     """Return an open py-amqp connection, named for RabbitMQ's page. Raises `BrokerUnavailable`."""
+    tolerate_properties()
     parts = parse_url(url)
     connection = amqp.Connection(
         host=f"{parts['hostname'] or 'localhost'}:{parts['port'] or 5672}",
@@ -41,6 +46,26 @@ def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seco
     except FAILURES as error:
         raise BrokerUnavailable(f"RabbitMQ can't be reached: {error}") from None
     return connection
+
+
+def tolerate_properties() -> None:
+    """Let py-amqp take properties that it can't decode as none: what it raises would end the process that reads the
+    message, the message would come back, and end the next one. Idempotent."""
+    load = GenericContent._load_properties
+    if getattr(load, "is_tolerant", False):
+        return
+
+    def load_properties(self: Any, class_id: int, buf: Any, offset: int) -> int:
+        try:
+            end: int = load(self, class_id, buf, offset)
+        except Exception as error:  # whatever is in it, it is no message of ours: no headers, so it is refused
+            log.warning("message_properties_undecodable", error=repr(error))
+            self.properties = {}
+            return offset
+        return end
+
+    load_properties.is_tolerant = True  # type: ignore[attr-defined]
+    GenericContent._load_properties = load_properties
 
 
 @contextmanager

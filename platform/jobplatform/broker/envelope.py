@@ -11,6 +11,8 @@ from uuid import UUID
 BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 DISPATCH_NO = "dispatch_no"
+#: the kind of a marker (dispatch/markers.py); no kind of job can have it: their names have dots
+MARKER_KIND = "marker"
 
 
 class MalformedMessage(ValueError):

@@ -10,6 +10,8 @@ from typing import Any
 JOBS_EXCHANGE = "jobs"
 #: where every queue dead-letters to
 DEAD_EXCHANGE = "jobs.dead"
+#: where the recorder takes them from: until then they stand here
+DEAD_RECORDS = "jobs.dead.records"
 #: copies of dead messages for those who look at RabbitMQ's page: some days, bounded
 DEAD_COPIES = "jobs.dead.copies"
 #: a durable queue without consumers; when it is gone, the broker was wiped (docs/concepts/delivery.md, "Epoch")
@@ -87,6 +89,7 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         exchanges=(Exchange(JOBS_EXCHANGE, "direct"), Exchange(DEAD_EXCHANGE, "fanout")),
         queues=(
             *(Queue(name, job_queue_arguments(queue_type)) for name in names),
+            Queue(DEAD_RECORDS, {"x-queue-type": queue_type}),
             Queue(
                 DEAD_COPIES,
                 {"x-message-ttl": 7 * _DAY_MS, "x-max-length": 100_000, "x-overflow": "drop-head"},
@@ -94,6 +97,7 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         ),
         bindings=(
             *(Binding(JOBS_EXCHANGE, name, name) for name in names),
+            Binding(DEAD_EXCHANGE, DEAD_RECORDS, ""),
             Binding(DEAD_EXCHANGE, DEAD_COPIES, ""),
         ),
     )

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from jobplatform.broker.dead_letters import DeadLetterReader
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import QueueSettings, Settings
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.guard import guard_epoch
+from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.pace import Pace
 from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.dispatch.recorder import Recorder
 from jobplatform.dispatch.rescue import Rescuer
-from jobplatform.dispatch.window import window_of
-from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dispatching, keys, queues, workers
+from jobplatform.domain.window import window_of
+from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import dead_messages, dispatching, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
+from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
@@ -30,7 +37,11 @@ GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
 HOUSEKEEPING_SECONDS, HOUSEKEEPING_RETRY_SECONDS = 3600.0, 60.0
 PROBE_SECONDS = 5.0
+RECORD_SECONDS = 1.0
+#: batches of dead messages per step: jobs come first
+RECORD_BATCHES = 10
 _BROKER, _LEDGER = "broker", "ledger"
+_RECORDER = "jobs.dead"
 
 
 class Every:
@@ -65,6 +76,11 @@ class Dispatcher:
         self._probe = Backoff(PROBE_SECONDS)
         self._marks = LowWaterMarks()
         self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
+        self._recorder = Recorder(self._ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
+        self._record_every = Every(RECORD_SECONDS)
+        self._markers_every = Every(settings.beat_seconds)
+        self._id, self._broker_error = new_id(), ""
+        self._beat_every = Every(settings.beat_seconds)
         self._guard_every = Every(GUARD_SECONDS)
         self._slots_every = Every(SLOTS_SECONDS)
         self._rescue_every = Every(settings.beat_seconds)
@@ -107,7 +123,10 @@ class Dispatcher:
                 continue
             self._probe.succeeded(_LEDGER)
             self._note_hints(self._listener.wait(wait))
+        with suppress(LedgerUnavailable, OutcomeUnknown), self._ledger.statement() as connection:
+            dispatching.forget_dispatcher(connection, self._id)
         self._publisher.close()
+        self._recorder.close()
         self._listener.close()
         self._ledger.close()
         log.info("dispatcher_stopped")
@@ -122,6 +141,8 @@ class Dispatcher:
         if self._housekeeping_every.due():
             self._try_to_keep_house()
         self._guard()
+        if self._beat_every.due():
+            self._beat()
         if self._rescue_every.due():
             self._rescuer.poll()
         if self._slots_every.due():
@@ -134,6 +155,8 @@ class Dispatcher:
         now = time.monotonic()
         for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
             self._look(queue)
+        self._look_for_lost_messages()
+        self._record()
         soonest = min([self._next_due_at, *self._look_at.values()])
         return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
 
@@ -186,12 +209,47 @@ class Dispatcher:
             guard_epoch(self._ledger, self._publisher)
         except BrokerUnavailable as error:
             wait = self._probe.failed(_BROKER)
+            self._broker_error = str(error)
             log.warning("broker_unavailable", error=str(error), retry_seconds=wait)
         else:
             if self._probe.doubtful(_BROKER):  # it is back: no queue needs to sit out its back-off
                 self._backoff.try_now()
                 log.info("broker_is_back")
             self._probe.succeeded(_BROKER)
+            self._broker_error = ""
+
+    def _beat(self) -> None:
+        """Let the ledger know, for those who ask why a job does not run."""
+        with self._ledger.statement() as connection:
+            dispatching.beat_dispatcher(
+                connection, self._id, socket.gethostname(), os.getpid(), self._broker_error[:500] or None
+            )
+
+    def _look_for_lost_messages(self) -> None:
+        if not self._probe.ready(_BROKER) or not self._markers_every.due():
+            return
+        config = self._settings
+        try:
+            look_for_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
+        except BrokerUnavailable as error:
+            log.warning("markers_not_sent", error=str(error))
+
+    def _record(self) -> None:
+        """Record dead messages, some batches of them."""
+        if not self._record_every.due():
+            return
+        try:
+            for _ in range(RECORD_BATCHES):
+                if not self._recorder.poll():
+                    break
+            else:
+                self._record_every.again()
+        except (BrokerUnavailable, ConfigurationError) as error:
+            wait = self._backoff.failed(_RECORDER)
+            self._record_every.again(wait)
+            log.warning("dead_messages_not_recorded", error=str(error), retry_seconds=wait)
+        else:
+            self._backoff.succeeded(_RECORDER)
 
     def _round(self, queue: str) -> RoundReport:
         if not self._backoff.ready(queue) or not self._probe.ready(_BROKER):
@@ -253,9 +311,12 @@ class Dispatcher:
                 queues.put_queue(connection, name, queue.window_min, queue.window_factor)
             made = dispatching.ensure_partitions(connection)
             workers.forget_stopped(connection)
+            dispatching.forget_dispatcher(connection)
+            dead_messages.forget_dead_messages(connection)
         if made:
             log.info("partitions_made", count=made)
         while True:
             with self._ledger.transaction() as connection:
-                if keys.forget_expired_keys(connection) < 1000:
+                forgotten = (keys.forget_expired_keys(connection), keys.forget_expired_locks(connection))
+                if max(forgotten) < 1000:
                     return

@@ -15,6 +15,19 @@ DEFAULT_PRIORITY = 4
 
 
 @dataclass(frozen=True)
+class Unique:
+    """Of the orders with one key of a tenant there is one job, while it is live or for a period.
+
+    `seconds`: the period, from its acceptance; None: while it has not ended (a dead letter has not).
+    `refuse`: a second order is an error; else it is answered with the job that is there.
+    """
+
+    key: str
+    seconds: float | None = None
+    refuse: bool = False
+
+
+@dataclass(frozen=True)
 class SubmitJob:
     """A validated order for a job."""
 
@@ -25,6 +38,7 @@ class SubmitJob:
     start_by: datetime | None = None
     max_attempts: int | None = None
     tags: tuple[str, ...] = ()
+    unique: Unique | None = None
 
 
 @dataclass(frozen=True)

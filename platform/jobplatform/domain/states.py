@@ -63,6 +63,12 @@ class Event(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    HELD = "held"
+    RESOLVED = "resolved"
+    REPLAYED = "replayed"
+    REPLAY_STOPPED = "replay_stopped"
+    DISCARDED = "discarded"
+    CHANGED = "changed"
     LOG = "log"
 
 
@@ -72,6 +78,10 @@ LIVE = frozenset(State) - FINAL
 SETTLED = FINAL | {State.DEAD}
 #: states in which a cancel takes effect at once
 CANCELLABLE_AT_ONCE = LIVE - {State.RUNNING}
+#: states from which a person may run a job again: same id, its history kept
+REPLAYABLE = frozenset({State.DEAD, State.CANCELLED, State.EXPIRED})
+#: states in which priority and run_at may be changed: no run has the job
+CHANGEABLE = frozenset({State.BLOCKED, State.SCHEDULED, State.AVAILABLE, State.DISPATCHED})
 
 _S = State
 _RUN_MAY_END_IN = frozenset({_S.SCHEDULED, _S.DEAD, _S.CANCELLED})
@@ -93,6 +103,13 @@ TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (_S.RUNNING, Event.RELEASED): frozenset({_S.AVAILABLE, _S.CANCELLED}),
     (_S.RUNNING, Event.CANCEL_REQUESTED): frozenset({_S.RUNNING}),
     (_S.RUNNING, Event.CANCELLED): frozenset({_S.CANCELLED}),
+    (_S.RUNNING, Event.HELD): frozenset({_S.HELD, _S.CANCELLED}),
+    (_S.HELD, Event.RESOLVED): frozenset({_S.HELD, _S.AVAILABLE}),
+    (_S.SCHEDULED, Event.REPLAY_STOPPED): frozenset({_S.DEAD}),
+    (_S.BLOCKED, Event.CHANGED): frozenset({_S.BLOCKED}),
+    **{(state, Event.CHANGED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in CHANGEABLE - {_S.BLOCKED}},
+    **{(state, Event.REPLAYED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in REPLAYABLE},
+    **{(state, Event.DISCARDED): frozenset({_S.DISCARDED}) for state in (_S.DEAD, _S.HELD)},
     **{(state, Event.CANCELLED): frozenset({_S.CANCELLED}) for state in CANCELLABLE_AT_ONCE},
     **{
         (state, Event.EXPIRED): frozenset({_S.EXPIRED})

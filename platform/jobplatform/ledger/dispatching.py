@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from jobplatform.ledger.session import Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
@@ -109,6 +109,41 @@ def dispatch_jobs(
             call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
         yield Round(verdict, active, oldest, closed, waiting, jobs), take_back
+
+
+_BEAT = text(
+    """
+    INSERT INTO dispatchers AS d (id, host, pid, broker_error, broker_error_at)
+    SELECT :id, :host, :pid, error, CASE WHEN error IS NOT NULL THEN clock_timestamp() END
+    FROM (SELECT CAST(:error AS text) AS error) AS given
+    ON CONFLICT (id) DO UPDATE SET
+        beat_at = clock_timestamp(), broker_error = excluded.broker_error,
+        broker_error_at = CASE WHEN excluded.broker_error IS NOT NULL
+            THEN coalesce(d.broker_error_at, clock_timestamp()) END
+    """
+)
+
+
+def beat_dispatcher(connection: Connection, dispatcher_id: UUID, host: str, pid: int, broker_error: str | None) -> None:
+    """Tell that a dispatcher lives, and whether it can use RabbitMQ."""
+    connection.execute(_BEAT, {"id": dispatcher_id, "host": host, "pid": pid, "error": broker_error})
+
+
+def forget_dispatcher(connection: Connection, dispatcher_id: UUID | None = None) -> None:
+    """Forget a dispatcher that ends, or those that have been gone for a day."""
+    gone = "id = :id" if dispatcher_id else "beat_at < clock_timestamp() - interval '1 day'"
+    connection.execute(text(f"DELETE FROM dispatchers WHERE {gone}"), {"id": dispatcher_id})
+
+
+_DISPATCHERS = text(
+    "SELECT host, pid, broker_error, broker_error_at FROM dispatchers "
+    "WHERE beat_at > clock_timestamp() - make_interval(secs => :seconds)"
+)
+
+
+def live_dispatchers(connection: Connection, seconds: float) -> Sequence[Row[Any]]:
+    """Return the dispatchers that beat within so many seconds: host, pid, broker_error, broker_error_at."""
+    return connection.execute(_DISPATCHERS, {"seconds": seconds}).all()
 
 
 def ensure_partitions(connection: Connection, weeks_behind: int = 1, weeks_ahead: int = 13) -> int:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
 from sqlalchemy import Connection, Row, TextClause, text
 
 from jobplatform.domain.jobs import JobView
@@ -51,7 +52,7 @@ def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict
 _ACCEPT = (
     *("key_hash", "tenant", "idempotency_key", "request_hash", "idempotency_seconds", "tolerance_seconds"),
     *("id", "queue", "kind", "priority", "payload", "tags", "max_attempts", "crash_limit", "lost_limit"),
-    *("run_at", "start_by"),
+    *("run_at", "start_by", "unique_key", "unique_seconds"),
 )
 
 _LIVE = f"SELECT {_VIEW}, CAST(NULL AS timestamptz) AS finished_at FROM jobs WHERE id = :id"
@@ -166,14 +167,36 @@ def _tables_of(state: State | None) -> tuple[str, ...]:
     return ("job_history",) if state in FINAL else ("jobs",)
 
 
-_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason)")
+_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by)")
 
 
-def cancel_job(connection: Connection, tenant_id: UUID, job_id: UUID, reason: str | None) -> tuple[str, str | None]:
+def cancel_job(
+    connection: Connection, tenant_id: UUID, job_id: UUID, reason: str | None, by: str | None = None
+) -> tuple[str, str | None]:
     """Call `cancel_job.sql`; returns its verdict and the state."""
     row = connection.execute(
-        _CANCEL, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "reason": reason}
+        _CANCEL, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "reason": reason, "by": by}
     ).one()
+    return row.verdict, row.state
+
+
+_CHANGE = text(
+    "SELECT verdict, state FROM change_job(:tenant_id, :id, :since, :priority, :run_at, CAST(:data AS jsonb))"
+)
+
+
+def change_job(
+    connection: Connection,
+    tenant_id: UUID,
+    job_id: UUID,
+    *,
+    priority: int | None,
+    run_at: datetime | None,
+    data: dict[str, Any],
+) -> tuple[str, str | None]:
+    """Call `change_job`; returns its verdict and the state."""
+    values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
+    row = connection.execute(_CHANGE, {**values, "priority": priority, "run_at": run_at}).one()
     return row.verdict, row.state
 
 

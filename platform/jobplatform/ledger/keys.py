@@ -71,12 +71,23 @@ def list_keys(connection: Connection) -> list[Row[Any]]:
     )
 
 
-_TENANT = text("SELECT tenant_id FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL")
+_OWNER = text("SELECT tenant_id, name FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL")
 
 
-def tenant_of(connection: Connection, key: str) -> UUID | None:
-    """Return the tenant of a valid key. Asked on every request: a revoked key is refused at once."""
-    return connection.execute(_TENANT, {"hash": hash_key(key)}).scalar_one_or_none()
+def owner_of(connection: Connection, key: str) -> Row[Any] | None:
+    """Return tenant_id and name of a valid key. Asked on every request: a revoked key is refused at once."""
+    return connection.execute(_OWNER, {"hash": hash_key(key)}).one_or_none()
+
+
+def forget_expired_locks(connection: Connection, limit: int = 1000) -> int:
+    """Delete up to `limit` unique locks whose period is over."""
+    return connection.execute(
+        text(
+            "DELETE FROM unique_locks WHERE (tenant_id, key) IN (SELECT tenant_id, key FROM unique_locks "
+            "WHERE expires_at < clock_timestamp() LIMIT :limit FOR UPDATE SKIP LOCKED)"
+        ),
+        {"limit": limit},
+    ).rowcount
 
 
 def forget_expired_keys(connection: Connection, limit: int = 1000) -> int:

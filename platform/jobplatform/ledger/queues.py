@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -25,16 +26,20 @@ def put_queue(connection: Connection, name: str, window_min: int, window_factor:
 
 
 def list_queues(connection: Connection) -> Sequence[Row[Any]]:
-    """Return name, window_min, window_factor, paused_at of all queues."""
-    return connection.execute(text("SELECT name, window_min, window_factor, paused_at FROM queues ORDER BY name")).all()
+    """Return name, window_min, window_factor, paused_at, paused_until of all queues."""
+    return connection.execute(
+        text("SELECT name, window_min, window_factor, paused_at, paused_until FROM queues ORDER BY name")
+    ).all()
 
 
-def set_paused(connection: Connection, name: str, paused: bool) -> bool:
-    """Pause or resume a queue; False when there is no such queue."""
+def set_paused(connection: Connection, name: str, paused: bool, until: datetime | None = None) -> bool:
+    """Pause (until somebody resumes it, or a time) or resume a queue; False when there is no such queue."""
     moment = "coalesce(paused_at, clock_timestamp())" if paused else "NULL"
-    return (
-        connection.execute(text(f"UPDATE queues SET paused_at = {moment} WHERE name = :n"), {"n": name}).rowcount == 1
+    changed = connection.execute(
+        text(f"UPDATE queues SET paused_at = {moment}, paused_until = :until WHERE name = :n"),
+        {"n": name, "until": until if paused else None},
     )
+    return changed.rowcount == 1
 
 
 _TOTALS = text(

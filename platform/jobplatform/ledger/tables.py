@@ -125,7 +125,9 @@ queues = Table(
     Column("window_min", Integer, nullable=False),
     Column("window_factor", Double, nullable=False),
     _moment("paused_at"),
+    _moment("paused_until", comment="NULL: until somebody resumes it"),
     _now("created_at"),
+    CheckConstraint("paused_until IS NULL OR paused_at IS NOT NULL", name="queues_paused_until_is_a_pause"),
     CheckConstraint("window_min > 0 AND window_factor > 0", name="queues_window_is_positive"),
 )
 
@@ -273,10 +275,29 @@ workers = Table(
     _now("started_at"),
     _now("beat_at"),
     Column("holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    Column(
+        "waiting",
+        ARRAY(UUID(as_uuid=True)),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="jobs whose message it has and whose run has not begun",
+    ),
     _moment("previous_beat_at"),
     Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     _moment("stopped_at"),
     Index("ix_workers_beat_at", "beat_at"),
+)
+
+dispatchers = Table(
+    "dispatchers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process"),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    _now("started_at"),
+    _now("beat_at"),
+    Column("broker_error", Text, comment="why RabbitMQ can't be used now; NULL: it can"),
+    _moment("broker_error_at", comment="since when"),
 )
 
 broker_epochs = Table(
@@ -286,6 +307,38 @@ broker_epochs = Table(
     Column("current", Boolean, nullable=False),
     _now("declared_at"),
     Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
+)
+
+dead_messages = Table(
+    "dead_messages",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _now("at"),
+    Column("queue", Text, comment="where it was, as RabbitMQ says"),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("job_id", UUID(as_uuid=True)),
+    Column("dispatch_no", Integer),
+    Column("kind", Text),
+    Column("message", JSONB, nullable=False, comment="headers, properties and x-death, cut where they are long"),
+    Column("body", LargeBinary, nullable=False, comment="its first bytes"),
+    Column("body_bytes", BigInteger, nullable=False),
+    CheckConstraint(
+        _one_of("reason", ("malformed", "no_job", "refused", "stale")), name="dead_messages_reason_is_known"
+    ),
+    Index("ix_dead_messages_at", "at"),
+    Index("ix_dead_messages_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+)
+
+queue_markers = Table(
+    "queue_markers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    _now("sent_at"),
+    _moment("seen_at", comment="when a worker took it from the queue"),
+    Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
 )
 
 artifacts = Table(

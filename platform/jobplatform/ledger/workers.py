@@ -22,12 +22,16 @@ def register_worker(connection: Connection, values: dict[str, Any]) -> None:
     connection.execute(_REGISTER, values)
 
 
-_BEAT = text("SELECT known, job_id, lease_id, cancel_requested_seconds FROM beat_worker(:worker_id, :holding)")
+_BEAT = text(
+    "SELECT known, job_id, lease_id, cancel_requested_seconds FROM beat_worker(:worker_id, :holding, :waiting)"
+)
 
 
-def beat_worker(connection: Connection, worker_id: UUID, holding: Sequence[UUID]) -> tuple[bool, list[Row[Any]]]:
+def beat_worker(
+    connection: Connection, worker_id: UUID, holding: Sequence[UUID], waiting: Sequence[UUID] = ()
+) -> tuple[bool, list[Row[Any]]]:
     """Call `beat_worker.sql`; returns whether the worker is known, and its runs that are to be cancelled."""
-    rows = connection.execute(_BEAT, {"worker_id": worker_id, "holding": list(holding)}).all()
+    rows = connection.execute(_BEAT, {"worker_id": worker_id, "holding": list(holding), "waiting": list(waiting)}).all()
     return all(row.known for row in rows) if rows else True, [row for row in rows if row.known and row.job_id]
 
 

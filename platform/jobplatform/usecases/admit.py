@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from jobplatform.errors import Unauthorized
@@ -19,13 +20,21 @@ def read_key(authorization: str | None) -> str:
     return key.strip()
 
 
-def admit(ledger: Ledger, authorization: str | None) -> UUID:
-    """Return the tenant for the value of an Authorization header. Raises `Unauthorized`.
+@dataclass(frozen=True)
+class Caller:
+    """Whose request it is, and by which key."""
+
+    tenant_id: UUID
+    key_name: str
+
+
+def admit(ledger: Ledger, authorization: str | None) -> Caller:
+    """Return who calls by the value of an Authorization header. Raises `Unauthorized`.
 
     The ledger is asked every time, so that revoking a key acts with the next request.
     """
     with ledger.statement() as connection:
-        tenant_id = keys.tenant_of(connection, read_key(authorization))
-    if tenant_id is None:
+        owner = keys.owner_of(connection, read_key(authorization))
+    if owner is None:
         raise Unauthorized(UNKNOWN_KEY)
-    return tenant_id
+    return Caller(owner.tenant_id, owner.name)

@@ -10,13 +10,15 @@ from jobplatform.ledger import jobs
 from jobplatform.ledger.session import Ledger
 
 
-def cancel_job(ledger: Ledger, tenant_id: UUID, job_id: UUID, reason: str | None = None) -> JobView:
+def cancel_job(
+    ledger: Ledger, tenant_id: UUID, job_id: UUID, reason: str | None = None, by: str | None = None
+) -> JobView:
     """Cancel and return the job as it is then. Cancelling twice changes nothing.
 
     Against a success the first commit wins. Raises `JobNotFound`, or `NotCancellable` for what has ended otherwise.
     """
     with ledger.transaction() as connection:
-        verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason)
+        verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason, by)
         if verdict == "gone":
             raise JobNotFound(job_id)
         if verdict == "ended" and state != "cancelled":

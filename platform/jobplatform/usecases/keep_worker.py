@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from uuid import UUID
 
-from jobplatform.ledger import runs, workers
+from jobplatform.ledger import markers, runs, workers
 from jobplatform.ledger.session import Ledger
 
 
@@ -39,10 +39,22 @@ def register(ledger: Ledger, card: WorkerCard) -> None:
         workers.register_worker(connection, asdict(card))
 
 
-def beat(ledger: Ledger, card: WorkerCard, holding: Sequence[UUID]) -> list[CancelOrder]:
-    """Tell that this process lives and which leases it handed to its pool; returns which of its runs to cancel."""
+def beat(
+    ledger: Ledger,
+    card: WorkerCard,
+    holding: Sequence[UUID],
+    waiting: Sequence[UUID] = (),
+    seen_markers: Sequence[UUID] = (),
+) -> list[CancelOrder]:
+    """Tell that this process lives; returns which of its runs to cancel.
+
+    `holding`: the leases it handed to its pool; `waiting`: the jobs whose message it has and whose run has not begun;
+    `seen_markers`: those it took from their queues since the last beat.
+    """
     with ledger.statement() as connection:
-        known, orders = workers.beat_worker(connection, card.id, holding)
+        if seen_markers:
+            markers.note_seen(connection, seen_markers)
+        known, orders = workers.beat_worker(connection, card.id, holding, waiting)
     if not known:
         register(ledger, card)
     return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds) for row in orders]

@@ -19,6 +19,7 @@ from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
 from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.errors import (
+    DuplicateJob,
     FieldError,
     IdempotencyConflict,
     IdempotencyInProgress,
@@ -124,8 +125,8 @@ def submit_job(
 
     Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
-    while the first one is being worked on; `LedgerUnavailable` when nothing was written, `OutcomeUnknown` when the
-    ledger's answer was lost.
+    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `LedgerUnavailable`
+    when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
     """
     order = check_order(kinds, command)
     values = order.values() | {
@@ -136,6 +137,8 @@ def submit_job(
         "request_hash": _fingerprint(command) if idempotency_key is not None else None,
         "idempotency_seconds": idempotency_seconds,
         "tolerance_seconds": CLOCK_TOLERANCE.total_seconds(),
+        "unique_key": command.unique.key if command.unique else None,
+        "unique_seconds": command.unique.seconds if command.unique else None,
     }
     try:
         answer = jobs.accept_job(ledger, values)
@@ -182,6 +185,8 @@ def _explain(ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, idempote
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
+    if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:
+        raise DuplicateJob(command.unique.key, answer.job_id)
     if answer.verdict == "conflict":
         raise IdempotencyConflict(
             f"Idempotency-Key {idempotency_key!r} was used for another request (job {answer.job_id}): "

@@ -1,8 +1,9 @@
 -- Accept a job in one round trip: who calls, the Idempotency-Key, the job, its event and its counter (I1).
 --
 -- p_key_hash names the caller (SHA-256 of the API key); p_tenant does where there is no key.
+-- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
---           request, job_id) · past (run_at or start_by is over; `created_at` is the ledger's time now)
+--           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,
@@ -10,6 +11,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_id uuid, p_queue text, p_kind text, p_priority integer, p_payload jsonb, p_tags text[],
     p_max_attempts integer, p_crash_limit integer, p_lost_limit integer,
     p_run_at timestamptz, p_start_by timestamptz,
+    p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
     OUT run_at timestamptz
 )
@@ -55,6 +57,22 @@ BEGIN
                 expires_at = excluded.expires_at
             WHERE k.expires_at < clock_timestamp();
         EXIT WHEN FOUND;
+    END LOOP;
+
+    WHILE p_unique_key IS NOT NULL LOOP
+        -- a second order with the key waits here until the first has committed
+        INSERT INTO unique_locks AS u (tenant_id, key, job_id, expires_at)
+        VALUES (v_tenant, p_unique_key, p_id, v_now + make_interval(secs => p_unique_seconds))
+        ON CONFLICT (tenant_id, key) DO UPDATE SET job_id = excluded.job_id, expires_at = excluded.expires_at
+            WHERE u.expires_at < clock_timestamp();
+        EXIT WHEN FOUND;
+        SELECT u.job_id INTO v_job FROM unique_locks u WHERE u.tenant_id = v_tenant AND u.key = p_unique_key;
+        IF FOUND THEN  -- else it was released meanwhile
+            UPDATE idempotency_keys k SET job_id = v_job WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key;
+            verdict := 'duplicate';
+            job_id := v_job;
+            RETURN;
+        END IF;
     END LOOP;
 
     v_state := CASE WHEN p_run_at > v_now THEN 'scheduled' ELSE 'available' END;

@@ -1,6 +1,6 @@
 -- Call a job off: at once unless it runs; a running one is told, and killed by its worker after a grace.
 -- verdicts: cancelled · requested · ended (state says how) · gone
-CREATE OR REPLACE FUNCTION cancel_job(p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text)
+CREATE OR REPLACE FUNCTION cancel_job(p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_by text DEFAULT NULL)
 RETURNS TABLE (verdict text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -24,7 +24,7 @@ BEGIN
     IF j.state = 'running' THEN
         IF j.cancel_requested_at IS NULL THEN
             UPDATE jobs SET cancel_requested_at = v_now, cancel_reason = p_reason WHERE id = p_job RETURNING * INTO j;
-            PERFORM note_event(j, 'cancel_requested', jsonb_build_object('reason', p_reason));
+            PERFORM note_event(j, 'cancel_requested', jsonb_build_object('reason', p_reason, 'by', p_by));
         END IF;
         RETURN QUERY SELECT 'requested'::text, 'running'::text;
         RETURN;
@@ -34,7 +34,7 @@ BEGIN
     -- why a dead letter had died is kept as `last`
     j.error := jsonb_strip_nulls(jsonb_build_object(
         'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'retryable', false, 'last', j.error));
-    PERFORM note_event(j, 'cancelled', jsonb_build_object('reason', p_reason));
+    PERFORM note_event(j, 'cancelled', jsonb_build_object('reason', p_reason, 'by', p_by));
     PERFORM finish_job(j, v_now);
     RETURN QUERY SELECT 'cancelled'::text, 'cancelled'::text;
 END $$;

@@ -1,13 +1,14 @@
--- A worker's sign of life, naming the leases it has handed to its pool. Answers with those of its runs that are to be
--- cancelled. Returns no row at all, not even an empty one, when the worker is not registered: `known` is then false.
-CREATE OR REPLACE FUNCTION beat_worker(p_worker uuid, p_holding uuid[])
+-- A worker's sign of life, naming the leases it has handed to its pool and, of those, the jobs whose run has not begun.
+-- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
+-- none; `known` is false when the worker is not registered.
+CREATE OR REPLACE FUNCTION beat_worker(p_worker uuid, p_holding uuid[], p_waiting uuid[] DEFAULT '{}')
 RETURNS TABLE (known boolean, job_id uuid, lease_id uuid, cancel_requested_seconds double precision)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
     UPDATE workers SET
         previous_holding = holding, previous_beat_at = beat_at,
-        holding = p_holding, beat_at = clock_timestamp()
+        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp()
     WHERE id = p_worker AND stopped_at IS NULL;
     IF NOT FOUND THEN
         RETURN QUERY SELECT false, NULL::uuid, NULL::uuid, NULL::double precision;

@@ -49,12 +49,21 @@ DECLARE
     v_since timestamptz := coalesce(clock_timestamp() - make_interval(secs => p_slack), '-infinity');
     v_made integer;
     v_expired integer;
+    v_resumed text[];
+    v_resume_seconds double precision;
 BEGIN
     SELECT array_agg(queue), sum(made) INTO due, v_made FROM make_due(p_limit, v_since);
     v_expired := expire_jobs(p_limit, v_since);
     more := coalesce(v_made, 0) >= p_limit OR v_expired >= p_limit;
     SELECT extract(epoch FROM run_at - clock_timestamp()) INTO seconds_until_due FROM jobs
     WHERE state = 'scheduled' AND run_at >= v_since ORDER BY run_at LIMIT 1;
+    -- pauses that end by themselves
+    WITH resumed AS (
+        UPDATE queues SET paused_at = NULL, paused_until = NULL WHERE paused_until <= clock_timestamp() RETURNING name)
+    SELECT array_agg(name) INTO v_resumed FROM resumed;
+    due := due || v_resumed;
+    SELECT extract(epoch FROM min(paused_until) - clock_timestamp()) INTO v_resume_seconds FROM queues;
+    seconds_until_due := least(seconds_until_due, v_resume_seconds);
 END $$;
 
 -- Dispatched jobs whose message went with an earlier life of the broker (rule 5): always, not once.

@@ -1,0 +1,107 @@
+"""Dead messages, markers, pauses that end by themselves; what waits in a worker.
+
+Compatible with the running code: a worker of the version before beats with two arguments, which the new function takes.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects import postgresql
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+NOW = sa.text("clock_timestamp()")
+
+
+def upgrade() -> None:
+    # another list of parameters would stand beside the old function, and a call with fewer arguments would fit both
+    op.execute(
+        "DROP FUNCTION IF EXISTS accept_job(bytea, uuid, text, bytea, integer, double precision, uuid, text, text, "
+        "integer, jsonb, text[], integer, integer, integer, timestamptz, timestamptz)"
+    )
+    op.execute("DROP FUNCTION IF EXISTS beat_worker(uuid, uuid[]), cancel_job(uuid, uuid, timestamptz, text)")
+    op.add_column(
+        "workers",
+        sa.Column(
+            "waiting",
+            postgresql.ARRAY(sa.UUID()),
+            nullable=False,
+            server_default=sa.text("'{}'"),
+            comment="jobs whose message it has and whose run has not begun",
+        ),
+    )
+    op.add_column(
+        "queues",
+        sa.Column("paused_until", sa.DateTime(timezone=True), nullable=True, comment="NULL: until somebody resumes it"),
+    )
+    op.create_check_constraint(
+        "queues_paused_until_is_a_pause", "queues", "paused_until IS NULL OR paused_at IS NOT NULL"
+    )
+    op.create_table(
+        "dispatchers",
+        sa.Column("id", sa.UUID(), nullable=False, comment="one per process"),
+        sa.Column("host", sa.Text(), nullable=False),
+        sa.Column("pid", sa.Integer(), nullable=False),
+        sa.Column("started_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("beat_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("broker_error", sa.Text(), nullable=True, comment="why RabbitMQ can't be used now; NULL: it can"),
+        sa.Column("broker_error_at", sa.DateTime(timezone=True), nullable=True, comment="since when"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dispatchers")),
+    )
+    op.create_table(
+        "dead_messages",
+        sa.Column("id", sa.BigInteger(), sa.Identity(always=True), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("queue", sa.Text(), nullable=True, comment="where it was, as RabbitMQ says"),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("detail", sa.Text(), nullable=False),
+        sa.Column("job_id", sa.UUID(), nullable=True),
+        sa.Column("dispatch_no", sa.Integer(), nullable=True),
+        sa.Column("kind", sa.Text(), nullable=True),
+        sa.Column(
+            "message",
+            postgresql.JSONB(astext_type=sa.Text()),
+            nullable=False,
+            comment="headers, properties and x-death, cut where they are long",
+        ),
+        sa.Column("body", sa.LargeBinary(), nullable=False, comment="its first bytes"),
+        sa.Column("body_bytes", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint(
+            "reason IN ('malformed', 'no_job', 'refused', 'stale')", name=op.f("dead_messages_reason_is_known")
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_dead_messages")),
+    )
+    op.create_index("ix_dead_messages_at", "dead_messages", ["at"])
+    op.create_index(
+        "ix_dead_messages_job_id", "dead_messages", ["job_id"], postgresql_where=sa.text("job_id IS NOT NULL")
+    )
+    op.create_table(
+        "queue_markers",
+        sa.Column("id", sa.UUID(), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("priority", sa.SmallInteger(), nullable=False),
+        sa.Column("sent_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("seen_at", sa.DateTime(timezone=True), nullable=True, comment="when a worker took it from the queue"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_queue_markers")),
+    )
+    op.create_index("ix_queue_markers_queue", "queue_markers", ["queue", "priority", "sent_at"])
+
+
+def downgrade() -> None:
+    op.execute(
+        "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
+        "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
+        "('accept_job', 'beat_worker', 'cancel_job', 'replay_job', 'discard_job', 'change_job', "
+        "'wanted_markers', 'take_evidence') "
+        "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
+    )
+    op.drop_table("queue_markers")
+    op.drop_table("dead_messages")
+    op.drop_table("dispatchers")
+    op.drop_constraint("queues_paused_until_is_a_pause", "queues")
+    op.drop_column("queues", "paused_until")
+    op.drop_column("workers", "waiting")

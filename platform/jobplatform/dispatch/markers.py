@@ -1,0 +1,39 @@
+"""The marker for a single lost message (rule 6), sent behind the messages of a queue and priority that has had jobs out
+for a while without a run. When a worker takes it from its queue, what was published before it was taken too, or lost.
+
+By evidence, not by counting (n stale messages and n lost ones look alike) nor by sending again blindly.
+"""
+
+from __future__ import annotations
+
+from jobplatform.broker.envelope import MARKER_KIND, Envelope
+from jobplatform.broker.publisher import Publisher
+from jobplatform.ledger import markers
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import dispatcher_metrics
+
+log = get_log(__name__)
+
+
+def look_for_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: float, lease_seconds: float) -> int:
+    """Use the markers that were taken, then send those that are wanted; returns how many jobs went back to available.
+
+    Raises `BrokerUnavailable` or a `LedgerUnavailable`.
+    """
+    with ledger.transaction() as connection:
+        returned = markers.take_evidence(connection, lease_seconds)
+    for job in returned:
+        dispatcher_metrics().messages_lost.labels(job.queue).inc()
+        log.warning("message_lost", job_id=str(job.job_id), queue=job.queue)
+    envelopes = []
+    with ledger.transaction() as connection:
+        for wanted in markers.wanted_markers(connection, quiet_seconds, lease_seconds):
+            marker_id = new_id()
+            markers.put_marker(connection, marker_id, wanted.queue, wanted.priority)
+            envelopes.append(Envelope(str(marker_id), 1, MARKER_KIND, wanted.queue, wanted.priority))
+    if envelopes:  # after the commit: a marker that nobody knows would be no evidence
+        publisher.publish(envelopes)
+        log.info("markers_sent", queues=sorted({one.queue for one in envelopes}))
+    return len(returned)

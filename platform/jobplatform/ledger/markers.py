@@ -1,0 +1,36 @@
+"""Queries on the markers that find single lost messages; see `sql/92_queue_markers.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, text
+
+_WANTED = text("SELECT queue, priority FROM wanted_markers(:quiet, :lease)")
+_PUT = text("INSERT INTO queue_markers (id, queue, priority) VALUES (:id, :queue, :priority)")
+_SEEN = text("UPDATE queue_markers SET seen_at = clock_timestamp() WHERE id = ANY (:ids) AND seen_at IS NULL")
+_EVIDENCE = text("SELECT job_id, queue, priority FROM take_evidence(:lease, :limit)")
+
+
+def wanted_markers(connection: Connection, quiet_seconds: float, lease_seconds: float) -> Sequence[Row[Any]]:
+    """Return (queue, priority) of those that are worth a marker."""
+    # two dispatchers must not both send one
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('jobplatform.markers'))"))
+    return connection.execute(_WANTED, {"quiet": quiet_seconds, "lease": lease_seconds}).all()
+
+
+def put_marker(connection: Connection, marker_id: UUID, queue: str, priority: int) -> None:
+    """Note a marker before it is published."""
+    connection.execute(_PUT, {"id": marker_id, "queue": queue, "priority": priority})
+
+
+def note_seen(connection: Connection, marker_ids: Sequence[UUID]) -> None:
+    """Note that a worker has taken these from their queues."""
+    connection.execute(_SEEN, {"ids": list(marker_ids)})
+
+
+def take_evidence(connection: Connection, lease_seconds: float, limit: int = 10_000) -> Sequence[Row[Any]]:
+    """Return to available the jobs whose messages are lost by the evidence of markers."""
+    return connection.execute(_EVIDENCE, {"lease": lease_seconds, "limit": limit}).all()

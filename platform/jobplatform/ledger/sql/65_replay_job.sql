@@ -1,0 +1,137 @@
+-- Run a job again that is dead, cancelled or expired: same id, its history kept, its numbers go on rising (rule 12).
+-- Attempts and the counts of crashes and losses begin anew; a start_by that has passed is taken off.
+--
+-- p_delay: seconds until it is due (a replay of many goes out at a rate)
+-- verdicts: replayed · live (nothing to replay: state says where it is) · ended (succeeded, discarded) · gone
+CREATE OR REPLACE FUNCTION replay_job(
+    p_tenant uuid, p_job uuid, p_since timestamptz, p_delay double precision, p_data jsonb
+) RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    j jobs;
+    h job_history;
+    v_now timestamptz;
+    v_state text := CASE WHEN p_delay > 0 THEN 'scheduled' ELSE 'available' END;
+BEGIN
+    FOR v_try IN 1..2 LOOP
+        SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
+        IF FOUND THEN
+            IF j.state <> 'dead' THEN
+                RETURN QUERY SELECT 'live'::text, j.state;
+                RETURN;
+            END IF;
+            v_now := clock_timestamp();
+            UPDATE jobs SET
+                state = v_state, state_at = v_now, run_at = v_now + make_interval(secs => p_delay), attempt = 0,
+                crash_count = 0, lost_count = 0, progress = NULL, cancel_reason = NULL,
+                start_by = CASE WHEN start_by > v_now THEN start_by END
+            WHERE id = p_job RETURNING * INTO j;
+            EXIT;
+        END IF;
+        -- of two replays at once one takes the row; the other waits for it here, and finds the job live then
+        DELETE FROM job_history
+        WHERE id = p_job AND finished_at >= p_since AND tenant_id = p_tenant AND state IN ('cancelled', 'expired')
+        RETURNING * INTO h;
+        IF FOUND THEN
+            v_now := clock_timestamp();
+            INSERT INTO jobs (
+                id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
+                crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
+                run_started_at, epoch, error)
+            VALUES (
+                h.id, h.tenant_id, h.queue, h.kind, v_state, h.priority, h.payload, h.tags, 0, h.max_attempts, h.run_no,
+                h.dispatch_no, h.crash_limit, h.lost_limit, h.created_at, v_now,
+                v_now + make_interval(secs => p_delay), CASE WHEN h.start_by > v_now THEN h.start_by END,
+                h.dispatched_at, h.started_at, h.run_started_at, h.epoch, h.error)
+            RETURNING * INTO j;
+            INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
+            VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, -1)
+            ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished - 1;
+            EXIT;
+        END IF;
+    END LOOP;
+    IF j.id IS NULL THEN
+        SELECT h2.state INTO v_state FROM job_history h2
+        WHERE h2.id = p_job AND h2.finished_at >= p_since AND h2.tenant_id = p_tenant;
+        RETURN QUERY SELECT CASE WHEN FOUND THEN 'ended' ELSE 'gone' END, CASE WHEN FOUND THEN v_state END;
+        RETURN;
+    END IF;
+    PERFORM note_event(j, 'replayed', p_data);
+    RETURN QUERY SELECT 'replayed'::text, j.state;
+END $$;
+
+-- Throw a dead letter, or a job that is held, away: final, and kept in history with the reason.
+-- verdicts: discarded · live · ended · gone
+CREATE OR REPLACE FUNCTION discard_job(
+    p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_data jsonb
+) RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    j jobs;
+    v_state text;
+BEGIN
+    SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
+    IF NOT FOUND THEN
+        SELECT h.state INTO v_state FROM job_history h
+        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
+        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN;
+    END IF;
+    IF j.state NOT IN ('dead', 'held') THEN
+        RETURN QUERY SELECT 'live'::text, j.state;
+        RETURN;
+    END IF;
+    j.state := 'discarded';
+    j.error := jsonb_strip_nulls(jsonb_build_object(
+        'code', 'discarded', 'message', p_reason, 'retryable', false, 'last', j.error));
+    PERFORM note_event(j, 'discarded', p_data);
+    PERFORM finish_job(j, clock_timestamp());
+    RETURN QUERY SELECT 'discarded'::text, 'discarded'::text;
+END $$;
+
+-- Give a job another priority or another run_at while no run has it. NULL leaves a value as it is. A job whose message
+-- is out goes back: the dispatcher publishes it anew, with the next number, and the old message is stale.
+-- verdicts: changed · same (it was so already) · running · live (dead or held) · ended · gone
+CREATE OR REPLACE FUNCTION change_job(
+    p_tenant uuid, p_job uuid, p_since timestamptz, p_priority integer, p_run_at timestamptz, p_data jsonb
+) RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    j jobs;
+    v_state text;
+    v_now timestamptz;
+    v_run_at timestamptz;
+BEGIN
+    SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
+    IF NOT FOUND THEN
+        SELECT h.state INTO v_state FROM job_history h
+        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
+        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN;
+    END IF;
+    IF j.state NOT IN ('blocked', 'scheduled', 'available', 'dispatched') THEN
+        RETURN QUERY SELECT CASE WHEN j.state = 'running' THEN 'running' ELSE 'live' END, j.state;
+        RETURN;
+    END IF;
+    v_now := clock_timestamp();
+    v_run_at := coalesce(p_run_at, j.run_at);
+    IF coalesce(p_priority, j.priority) = j.priority AND v_run_at = j.run_at THEN
+        RETURN QUERY SELECT 'same'::text, j.state;
+        RETURN;
+    END IF;
+    v_state := CASE
+        WHEN j.state = 'blocked' THEN 'blocked'
+        WHEN p_run_at IS NULL AND j.state = 'scheduled' THEN 'scheduled'
+        WHEN v_run_at > v_now THEN 'scheduled'
+        ELSE 'available' END;
+    p_data := p_data || jsonb_strip_nulls(jsonb_build_object(
+        'priority', p_priority, 'run_at', p_run_at, 'was_priority', j.priority, 'was_run_at', j.run_at));
+    UPDATE jobs SET
+        state = v_state, state_at = v_now, run_at = v_run_at, priority = coalesce(p_priority, jobs.priority)
+    WHERE id = p_job RETURNING * INTO j;
+    PERFORM note_event(j, 'changed', p_data);
+    RETURN QUERY SELECT 'changed'::text, j.state;
+END $$;

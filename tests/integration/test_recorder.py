@@ -1,0 +1,240 @@
+"""The recorder and the markers, with the real broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from uuid import UUID
+
+import amqp
+import pytest
+
+from jobplatform.broker.connection import connected
+from jobplatform.broker.dead_letters import DeadLetterReader
+from jobplatform.broker.envelope import MARKER_KIND, read_headers
+from jobplatform.broker.publisher import Publisher
+from jobplatform.broker.topology import DEAD_EXCHANGE, DEAD_RECORDS
+from jobplatform.dispatch.markers import look_for_lost_messages
+from jobplatform.dispatch.recorder import Recorder
+from jobplatform.errors import ConfigurationError
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import keep_worker
+from tests.support.ledgers import Book, card
+
+Bury = Callable[..., None]
+
+
+@pytest.fixture
+def recorder(book: Book, broker_url: str) -> Iterator[Recorder]:
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_purge(DEAD_RECORDS)
+    found = Recorder(book.ledger, DeadLetterReader(broker_url))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def bury(broker_url: str) -> Bury:
+    """Publish a message to `jobs.dead`, as a queue does that dead-letters it."""
+
+    def publish(headers: dict | None = None, body: bytes = b"[]", reason: str = "rejected", **properties) -> None:
+        death = {"x-death": [{"queue": "email", "reason": reason, "count": 1}]}
+        with connected(broker_url, name="test") as connection:
+            message = amqp.Message(body, application_headers={**(headers or {}), **death}, **properties)
+            connection.channel().basic_publish(message, DEAD_EXCHANGE, "email")
+
+    return publish
+
+
+def headers_of(job_id: UUID, number: int, kind: str = "test.echo") -> dict:
+    return {"id": str(job_id), "dispatch_no": number, "task": kind}
+
+
+def recorded(book: Book) -> list[tuple]:
+    return book.all("SELECT reason, job_id, dispatch_no, body_bytes::int FROM dead_messages ORDER BY id")
+
+
+def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(book: Book, recorder, bury: Bury) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    bury(headers_of(job_id, 1), reason="delivery_limit")
+    assert recorder.poll() is False
+    assert (book.row(job_id).state, book.row(job_id).lost_count, recorded(book)) == ("available", 1, [])
+    assert book.events(job_id) == ["submitted", "dispatched", "lost"]
+
+
+def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(book: Book, recorder, bury: Bury) -> None:
+    job_id = book.submit()
+    for number in (1, 2, 3):
+        book.dispatch(job_id)
+        bury(headers_of(job_id, number), reason="delivery_limit")
+        recorder.poll()
+    assert (book.row(job_id).state, book.row(job_id).error["code"]) == ("dead", "lost_limit")
+
+
+def test_a_running_jobs_copy_changes_nothing(book: Book, recorder, bury: Bury) -> None:
+    job_id, _ = book.running()
+    bury(headers_of(job_id, 1))
+    recorder.poll()
+    assert book.row(job_id).state == "running"
+    assert recorded(book) == [("stale", job_id, 1, 2)]
+
+
+def test_the_message_of_a_dead_letter_is_no_dead_message(book: Book, recorder, bury: Bury) -> None:
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
+    bury(headers_of(job_id, 1))
+    recorder.poll()
+    assert recorded(book) == []
+
+
+def test_what_belongs_to_no_job_is_kept_with_the_reason(book: Book, recorder, bury: Bury) -> None:
+    job_id, nobody = book.submit(), new_id()
+    book.dispatch(job_id)
+    bury(None, b"\x00\xff" * 50_000)
+    bury({"id": "x", "task": "a\x00b"})
+    bury(headers_of(nobody, 1))
+    bury(headers_of(job_id, 7))
+    bury(headers_of(job_id, 1, "test.video"))
+    recorder.poll()
+    assert recorded(book) == [
+        ("malformed", None, None, 100_000),
+        ("malformed", None, None, 2),
+        ("no_job", nobody, 1, 2),
+        ("stale", job_id, 7, 2),
+        ("refused", job_id, 1, 2),
+    ]
+    assert book.row(job_id).state == "dispatched"
+    assert book.all("SELECT length(body) FROM dead_messages ORDER BY id LIMIT 1") == [65_536]
+
+
+def test_a_strange_message_is_kept_and_stops_nobody(book: Book, recorder, bury: Bury) -> None:
+    deep: dict = {}
+    for _ in range(100):
+        deep = {"a": deep}
+    bury({"id": [1], "deep": deep, "many": list(range(5_000)), "text": "x" * 60_000, "bytes": b"\xff\x00"})
+    bury({"x": 2**62, "t": True, "n": None}, b"{", content_type="text/\x00", priority=200, expiration="1000000")
+    bury({})
+    assert recorder.poll() is False
+    assert len(recorded(book)) == 3
+    assert max(book.all("SELECT length(message::text) FROM dead_messages")) < 20_000
+
+
+def test_a_recorder_that_dies_before_its_commit_records_later(book: Book, recorder, bury: Bury, broker_url) -> None:
+    bury({})
+    reader = DeadLetterReader(broker_url)
+    assert len(reader.take(10)) == 1
+    reader.close()
+    recorder.poll()
+    assert len(recorded(book)) == 1
+
+
+def test_without_its_queue_the_recorder_says_what_to_do(book: Book, recorder, broker_url: str) -> None:
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_delete(DEAD_RECORDS)
+    with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
+        recorder.poll()
+
+
+# --- markers
+
+
+@pytest.fixture
+def look(book: Book, broker_url: str) -> Iterator[Callable[..., int]]:
+    publisher = Publisher(broker_url)
+    yield lambda quiet=0.0: look_for_lost_messages(book.ledger, publisher, quiet, 60.0)
+    publisher.close()
+
+
+def take(broker_url: str, queue: str = "email") -> list[tuple]:
+    with connected(broker_url, name="test") as connection:
+        channel = connection.channel()
+        found = []
+        while message := channel.basic_get(queue, no_ack=True):
+            found.append(read_headers(message.headers))
+    return found
+
+
+def beat(book: Book, *, waiting=(), markers=()) -> None:
+    keep_worker.beat(book.ledger, book.worker, [], waiting, markers)
+
+
+def test_a_lost_message_is_found_by_a_marker(book: Book, look, broker_url: str) -> None:
+    lost = book.submit(priority=3)
+    book.dispatch(lost)
+    assert look() == 0
+    ((marker, _, kind),) = take(broker_url)
+    assert kind == MARKER_KIND
+    assert look() == 0, "nobody has taken it"
+    beat(book, markers=[marker])
+    assert look() == 0, "a beat that was under way says nothing yet"
+    beat(book)
+    beat(book)
+    assert look() == 1
+    assert book.row(lost).state == "available"
+    assert book.events(lost) == ["submitted", "dispatched", "returned"]
+    assert book.all("SELECT count(*)::int FROM queue_markers") == [0], "a find begins the back-off anew"
+
+
+def test_a_message_that_waits_in_a_worker_is_not_lost(book: Book, look, broker_url: str) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    look()
+    ((marker, _, _),) = take(broker_url)
+    for _ in range(3):
+        beat(book, waiting=[job_id], markers=[marker])
+    assert look() == 0
+    assert book.row(job_id).state == "dispatched"
+
+
+def test_a_worker_that_has_not_beaten_since_may_have_the_message(book: Book, look, broker_url: str) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    other = card()
+    keep_worker.register(book.ledger, other)
+    look()
+    ((marker, _, _),) = take(broker_url)
+    for _ in range(3):
+        beat(book, markers=[marker])
+    assert look() == 0, "the other worker has not told"
+    for _ in range(2):
+        keep_worker.beat(book.ledger, other, [])
+    assert look() == 1
+
+
+def test_what_was_dispatched_after_a_marker_is_not_its_business(book: Book, look, broker_url: str) -> None:
+    first = book.submit()
+    book.dispatch(first)
+    look()
+    ((marker, _, _),) = take(broker_url)
+    second, other_class = book.submit(), book.submit(priority=9)
+    book.dispatch(second, other_class)
+    for _ in range(3):
+        beat(book, markers=[marker])
+    assert look() == 1
+    assert [book.row(job_id).state for job_id in (first, second, other_class)] == ["available"] + ["dispatched"] * 2
+
+
+def test_a_marker_is_sent_once_and_again_after_a_back_off(book: Book, look, broker_url: str) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    book.do("UPDATE jobs SET dispatched_at = dispatched_at - interval '1 hour'")
+    look(30.0)
+    look(30.0)
+    assert len(take(broker_url)) == 1
+    book.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
+    look(30.0)
+    assert len(take(broker_url)) == 1, "it was lost itself"
+    book.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
+    look(30.0)
+    assert take(broker_url) == [], "the second fruitless one doubles the wait"
+
+
+def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(book: Book, look, broker_url: str) -> None:
+    job_id = book.submit("test.llm")
+    book.dispatch(job_id)
+    look()
+    assert take(broker_url, "llm") == [], "no worker consumes llm"
+    fresh = book.submit()
+    book.dispatch(fresh)
+    look(30.0)
+    assert take(broker_url) == []
