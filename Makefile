@@ -29,7 +29,7 @@ status: setup ## show what runs, and where
 	@$(BIN)/jobplatform dev status
 
 test: setup ## run all tests on a private stack
-	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/integration tests/contract $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/model tests/integration tests/contract $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest tests/e2e $(PYTEST_ARGS)
 	@JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS)
 

@@ -1,0 +1,378 @@
+"""The protocol of one job as a model: a ledger, a dispatcher, RabbitMQ, two workers, and what goes wrong among them.
+
+Each action is one transaction or one message of the real thing (docs/concepts/delivery.md); what the platform does
+about it is a rule of `Rule`, which can be switched off. Times are left out: what waits for a time may happen any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import NamedTuple
+
+from tests.model.explore import Step
+
+
+class Rule(Enum):
+    """What the protocol insists on. The value says what is done without it: the obvious thing."""
+
+    COMMIT_AFTER_CONFIRM = "the mark is committed, then the message is published"
+    LOCK_THEN_LOOK = "the claim is one UPDATE with conditions, which does not see an open transaction's mark"
+    CLAIM_WHAT_IS_DISPATCHED = "the claim takes what the message names, whatever the job's state"
+    CLAIM_AGAIN_IS_MINE = "a claim whose answer was lost is stale when it is repeated"
+    CLAIM_UNTIL_ANSWERED = "a message whose claim failed is acknowledged"
+    PAUSE_UNDER_THE_LOCK = "the claim reads the pause before it locks the job"
+    FENCE = "a settle looks at the state, not at the lease"
+    SETTLED_ALREADY = "a settle whose answer was lost finds its lease gone when it is repeated"
+    CANCEL_IS_FINAL = "a run that fails after a cancel was requested is retried"
+    RETURN_WHAT_WAS_NOT_CLAIMED = "a child's death before its claim is acknowledged, and nothing else"
+    CRASH_AFTER_A_BEAT = "a dead child is reported at once, also while the whole worker is being killed"
+    UNBROKEN_VIEW = "a run whose worker's beat is old is lost, also after an outage of the ledger"
+    EPOCH_ALWAYS = "what a wiped broker held is dispatched again once, when the wipe is found"
+    RECORDER = "what the broker dead-letters is left there"
+    RECORDER_LOOKS = "what the broker dead-letters is dispatched again, without a look at the job"
+    MARKER = "a message that a queue has lost is not looked for"
+
+
+TWO_AT_A_TIME = "one run at a time"
+UNFENCED = "what has lost its lease can't settle"
+LIED = "a run that has settled is not told that it lost its lease"
+NOT_CANCELLED = "after a cancel no run begins"
+NOT_PAUSED = "while its queue is paused no run begins"
+FALSE_CRASH = "only a run that took its process down counts as crashed"
+ROBBED = "no run is taken from a worker that lives"
+WAITS_FOR_EVER = "no job waits for ever"
+
+CRASH_LIMIT = 2
+MARKER = -1
+
+
+class Job(NamedTuple):
+    """The job's row: available, dispatched, running, succeeded, cancelled or dead."""
+
+    state: str = "available"
+    no: int = 0
+    epoch: int = 0
+    lease: int = 0
+    crashes: int = 0
+    cancel: bool = False
+
+
+class Dispatcher(NamedTuple):
+    """Idle, or in a round: its transaction is open from `marked` to the commit."""
+
+    phase: str = "idle"
+    no: int = 0
+    epoch: int = 0
+
+
+class Worker(NamedTuple):
+    """Idle, or with one delivery: got · looked · runs · done · child dead · acks."""
+
+    phase: str = "idle"
+    no: int = 0
+    lease: int = 0
+    #: RabbitMQ still waits for the acknowledgement on this connection
+    unacked: bool = False
+    frozen: bool = False
+    #: its process is being killed, the child went first
+    doomed: bool = False
+
+
+class World(NamedTuple):
+    """Everything."""
+
+    job: Job = Job()
+    dispatcher: Dispatcher = Dispatcher()
+    workers: tuple[Worker, ...] = (Worker(), Worker())
+    queue: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
+    broker_epoch: int = 0
+    ledger_epoch: int = 0
+    leases: int = 0
+    #: the lease that succeeded
+    settled: int = 0
+    #: leases whose worker process is gone
+    gone: frozenset[int] = frozenset()
+    paused: bool = False
+    old_beats: bool = False
+    #: dispatch number that the outstanding marker was sent after; 0: there is none
+    marker: int = 0
+    marker_seen: bool = False
+    cancel_wanted: bool = False
+    faults: int = 0
+    wishes: int = 0
+    wrong: str = ""
+
+
+def is_good(world: World) -> bool:
+    """Return whether nothing is owed: the job has ended, or a person was told."""
+    return world.job.state in ("succeeded", "cancelled", "dead")
+
+
+def broken(world: World) -> Iterator[str]:
+    """Yield the property that this state breaks."""
+    if world.wrong:
+        yield world.wrong
+
+
+class Model:
+    """The actions of a world under a set of rules, with at most so many faults and so many wishes of callers."""
+
+    def __init__(self, without: Rule | None = None, *, faults: int, wishes: int = 1, marker: bool = False) -> None:
+        self._without, self._faults, self._wishes, self._marker = without, faults, wishes, marker
+
+    def _on(self, rule: Rule) -> bool:
+        return rule is not self._without
+
+    def steps(self, world: World) -> Iterator[Step[World]]:
+        """Yield what may happen next."""
+        yield from self._dispatch(world)
+        yield from self._broker(world)
+        yield from self._ledger(world)
+        for place, worker in enumerate(world.workers):
+            if worker.frozen:
+                yield Step(f"worker {place + 1} goes on", _put(world, place, worker._replace(frozen=False)))
+            else:
+                yield from self._work(world, place, worker)
+        if world.wishes < self._wishes:
+            yield from self._wish(world._replace(wishes=world.wishes + 1))
+        if world.faults < self._faults:
+            yield from self._fail(world._replace(faults=world.faults + 1))
+
+    # --- the dispatcher (dispatch/queue_round.py, ledger/sql/85_dispatch_jobs.sql)
+
+    def _is_locked(self, world: World) -> bool:
+        return world.dispatcher.phase in ("marked", "sent") and self._on(Rule.COMMIT_AFTER_CONFIRM)
+
+    def _dispatch(self, world: World) -> Iterator[Step[World]]:
+        job, dispatcher = world.job, world.dispatcher
+        if dispatcher.phase == "idle" and job.state == "available" and not world.paused:
+            opened = Dispatcher("marked", job.no + 1, world.ledger_epoch)
+            marked = world._replace(dispatcher=opened)
+            if not self._on(Rule.COMMIT_AFTER_CONFIRM):
+                marked = _mark(marked)
+            yield Step("dispatcher marks", marked)
+        if dispatcher.phase == "marked":
+            sent = world._replace(queue=(*world.queue, dispatcher.no))
+            after = dispatcher._replace(phase="sent") if self._on(Rule.COMMIT_AFTER_CONFIRM) else Dispatcher()
+            yield Step("dispatcher publishes", sent._replace(dispatcher=after))
+        if dispatcher.phase == "sent":
+            yield Step("dispatcher commits", _mark(world)._replace(dispatcher=Dispatcher()))
+
+    # --- RabbitMQ, its guard, its recorder and the marker (dispatch/)
+
+    def _broker(self, world: World) -> Iterator[Step[World]]:
+        job = world.job
+        free = not self._is_locked(world)
+        if world.broker_epoch != world.ledger_epoch:
+            guarded = world._replace(ledger_epoch=world.broker_epoch)
+            once = not self._on(Rule.EPOCH_ALWAYS) and free
+            if once and job.state == "dispatched" and job.epoch != world.broker_epoch:
+                guarded = _again(guarded)
+            yield Step("guard finds the broker wiped", guarded)
+        if self._on(Rule.EPOCH_ALWAYS) and free and job.state == "dispatched" and job.epoch != world.ledger_epoch:
+            yield Step("guard returns what another epoch held", _again(world))
+        if world.dead and free:
+            number, rest = world.dead[0], world._replace(dead=world.dead[1:])
+            if not self._on(Rule.RECORDER):
+                yield Step("RabbitMQ drops it", rest)
+            elif self._on(Rule.RECORDER_LOOKS):
+                current = job.state == "dispatched" and job.no == number
+                yield Step("recorder looks at the job", _again(rest) if current else rest)
+            else:
+                taken = _again(rest)._replace(wrong=ROBBED if job.state == "running" else world.wrong)
+                yield Step("recorder dispatches again", rest if is_good(world) else taken)
+        if self._marker and self._on(Rule.MARKER) and free:
+            yield from self._mark_queue(world)
+
+    def _mark_queue(self, world: World) -> Iterator[Step[World]]:
+        job = world.job
+        if world.marker_seen:
+            held = {worker.no for worker in world.workers if worker.phase in ("got", "looked", "child dead")}
+            lost = job.state == "dispatched" and job.no <= world.marker and job.no not in held
+            done = world._replace(marker=0, marker_seen=False)
+            yield Step("dispatcher takes the marker's evidence", _again(done) if lost else done)
+        elif job.state == "dispatched" and MARKER not in world.queue:
+            marked = world._replace(queue=(*world.queue, MARKER), marker=job.no)
+            yield Step("dispatcher sends a marker", marked)
+
+    # --- rescue (ledger/sql/80_rescue_runs.sql)
+
+    def _ledger(self, world: World) -> Iterator[Step[World]]:
+        if world.old_beats:
+            yield Step("beats come again", world._replace(old_beats=False))
+        if world.paused:
+            yield Step("the queue is resumed", world._replace(paused=False))
+        if world.job.state != "running":
+            return
+        lease = world.job.lease
+        holder = next((one for one in world.workers if one.lease == lease and one.phase not in ("idle", "acks")), None)
+        if lease in world.gone or (holder is not None and holder.frozen):
+            yield Step("rescue: its worker is gone", self._end(world))
+        elif holder is None:
+            yield Step("rescue: no beat names its lease", self._end(_crash(world))._replace(wrong=FALSE_CRASH))
+        elif world.old_beats and not self._on(Rule.UNBROKEN_VIEW):
+            yield Step("rescue: its worker's beat is old", self._end(world)._replace(wrong=ROBBED))
+
+    def _end(self, world: World) -> World:
+        """End the run without success: again, or not."""
+        job = world.job
+        if job.cancel and self._on(Rule.CANCEL_IS_FINAL):
+            state = "cancelled"
+        else:
+            state = "dead" if job.crashes >= CRASH_LIMIT else "available"
+        return world._replace(job=job._replace(state=state, lease=0, cancel=False))
+
+    # --- a worker (workers/, usecases/execute_run.py)
+
+    def _work(self, world: World, place: int, worker: Worker) -> Iterator[Step[World]]:
+        name = f"worker {place + 1}"
+        if worker.phase == "idle" and world.queue:
+            yield self._deliver(world, place)
+        elif worker.phase == "got" and not self._on(Rule.PAUSE_UNDER_THE_LOCK) and not world.paused:
+            yield Step(f"{name} reads the pause", _put(world, place, worker._replace(phase="looked")))
+        elif worker.phase in ("got", "looked"):
+            after = self._claim(world, place, worker)
+            if after is not None:
+                yield Step(f"{name} claims", after)
+        elif worker.phase == "runs":
+            yield Step(f"{name} does the work", _put(world, place, worker._replace(phase="done")))
+        elif worker.phase == "done":
+            yield Step(f"{name} settles", self._settle(world, place, worker))
+        elif worker.phase == "acks":
+            yield Step(f"{name} acknowledges", _put(world, place, Worker()))
+        elif worker.phase == "child dead":
+            if worker.doomed:
+                yield Step(f"{name} dies", _kill(world, place))
+            if not self._is_locked(world) and (not worker.doomed or not self._on(Rule.CRASH_AFTER_A_BEAT)):
+                yield Step(f"{name} reports its child", self._report(world, place, worker))
+
+    def _deliver(self, world: World, place: int) -> Step[World]:
+        number, rest = world.queue[0], world.queue[1:]
+        if number == MARKER:
+            return Step(f"worker {place + 1} reports the marker", world._replace(queue=rest, marker_seen=True))
+        lease = world.leases + 1
+        taken = _put(world._replace(queue=rest, leases=lease), place, Worker("got", number, lease, unacked=True))
+        return Step(f"RabbitMQ delivers to worker {place + 1}", taken)
+
+    def _claim(self, world: World, place: int, worker: Worker) -> World | None:
+        """Return the world after a claim; None while it waits for the row's lock."""
+        job, acks = world.job, worker._replace(phase="acks")
+        if self._is_locked(world):
+            return None if self._on(Rule.LOCK_THEN_LOOK) else _put(world, place, acks)
+        if job.lease == worker.lease and self._on(Rule.CLAIM_AGAIN_IS_MINE):
+            return _put(world, place, worker._replace(phase="runs"))
+        takes = ("dispatched",) if self._on(Rule.CLAIM_WHAT_IS_DISPATCHED) else ("dispatched", "running", "available")
+        if job.state not in takes or job.no != worker.no or job.lease == worker.lease:
+            return _put(world, place, acks)
+        if world.paused and self._on(Rule.PAUSE_UNDER_THE_LOCK):
+            return _put(_again(world), place, acks)
+        wrong = world.wrong
+        if job.state == "running":
+            wrong = TWO_AT_A_TIME
+        elif world.cancel_wanted:
+            wrong = NOT_CANCELLED
+        elif world.paused:
+            wrong = NOT_PAUSED
+        running = job._replace(state="running", lease=worker.lease)
+        return _put(world._replace(job=running, wrong=wrong), place, worker._replace(phase="runs"))
+
+    def _settle(self, world: World, place: int, worker: Worker) -> World:
+        job = world.job
+        after = _put(world, place, worker._replace(phase="acks"))
+        if job.lease == worker.lease or (job.state == "running" and not self._on(Rule.FENCE)):
+            succeeded = job._replace(state="succeeded", lease=0, cancel=False)
+            wrong = UNFENCED if job.lease != worker.lease else world.wrong
+            return after._replace(job=succeeded, settled=worker.lease, wrong=wrong)
+        if world.settled == worker.lease and not self._on(Rule.SETTLED_ALREADY):
+            return after._replace(wrong=LIED)
+        return after
+
+    def _report(self, world: World, place: int, worker: Worker) -> World:
+        job = world.job
+        after = _put(world, place, worker._replace(phase="acks", doomed=False))
+        if job.lease == worker.lease:
+            return self._end(_crash(after)._replace(wrong=FALSE_CRASH if worker.doomed else world.wrong))
+        unclaimed = job.state == "dispatched" and job.no == worker.no
+        return _again(after) if unclaimed and self._on(Rule.RETURN_WHAT_WAS_NOT_CLAIMED) else after
+
+    # --- what callers wish, and what goes wrong
+
+    def _wish(self, world: World) -> Iterator[Step[World]]:
+        job = world.job
+        if not world.paused:
+            yield Step("the queue is paused", world._replace(paused=True), fault=True)
+        if job.state == "running":
+            asked = job._replace(cancel=True)
+            yield Step("a cancel is requested", world._replace(job=asked, cancel_wanted=True), fault=True)
+        elif not is_good(world) and not self._is_locked(world):
+            ended = job._replace(state="cancelled")
+            yield Step("the job is cancelled", world._replace(job=ended, cancel_wanted=True), fault=True)
+
+    def _fail(self, world: World) -> Iterator[Step[World]]:
+        if world.dispatcher.phase != "idle":
+            yield Step("FAULT: the dispatcher dies", world._replace(dispatcher=Dispatcher()), fault=True)
+        if not world.old_beats:
+            yield Step("FAULT: the ledger was away", world._replace(old_beats=True), fault=True)
+        if world.queue and self._marker:
+            yield Step("FAULT: the queue is purged", world._replace(queue=()), fault=True)
+        if world.queue and world.queue[0] != MARKER:
+            buried = world._replace(queue=world.queue[1:], dead=(*world.dead, world.queue[0]))
+            yield Step("FAULT: RabbitMQ dead-letters the message", buried, fault=True)
+        workers = tuple(one._replace(unacked=False) for one in world.workers)
+        wiped = world._replace(queue=(), dead=(), workers=workers, broker_epoch=world.broker_epoch + 1)
+        yield Step("FAULT: the broker is wiped", wiped, fault=True)
+        for place, worker in enumerate(world.workers):
+            for step in self._fail_worker(world, place, worker):
+                yield Step(step.name, step.after, fault=True)
+
+    def _fail_worker(self, world: World, place: int, worker: Worker) -> Iterator[Step[World]]:
+        name = f"FAULT: worker {place + 1}"
+        if worker.phase == "idle" or worker.frozen:
+            return
+        yield Step(f"{name} is killed", _kill(world, place))
+        yield Step(f"{name} freezes", _put(world, place, worker._replace(frozen=True)))
+        if worker.unacked:
+            requeued = world._replace(queue=(worker.no, *world.queue))
+            yield Step(f"{name} loses its connection", _put(requeued, place, worker._replace(unacked=False)))
+        if worker.phase in ("got", "looked", "runs", "done"):
+            dead = worker._replace(phase="child dead")
+            yield Step(f"{name}'s child is killed", _put(world, place, dead))
+            yield Step(f"{name} is killed, its child first", _put(world, place, dead._replace(doomed=True)))
+        if worker.phase in ("got", "looked") and not self._is_locked(world):
+            claimed = self._claim(world, place, worker)
+            if claimed is not None and claimed.job.lease == worker.lease:  # it does not know, and asks again
+                yield Step(f"{name} claims, the answer is lost", _put(claimed, place, worker))
+            if not self._on(Rule.CLAIM_UNTIL_ANSWERED):
+                yield Step(f"{name}'s claim fails", _put(world, place, worker._replace(phase="acks")))
+        if worker.phase == "done" and world.job.lease == worker.lease:
+            settled = self._settle(world, place, worker)
+            yield Step(f"{name} settles, the answer is lost", _put(settled, place, worker))
+
+
+def _put(world: World, place: int, worker: Worker) -> World:
+    workers = list(world.workers)
+    workers[place] = worker
+    return world._replace(workers=tuple(workers))
+
+
+def _mark(world: World) -> World:
+    dispatcher = world.dispatcher
+    return world._replace(job=world.job._replace(state="dispatched", no=dispatcher.no, epoch=dispatcher.epoch))
+
+
+def _again(world: World) -> World:
+    """Make the job available: its next dispatch has the next number."""
+    return world._replace(job=world.job._replace(state="available", lease=0))
+
+
+def _crash(world: World) -> World:
+    return world._replace(job=world.job._replace(crashes=world.job.crashes + 1))
+
+
+def _kill(world: World, place: int) -> World:
+    """End a worker's process: RabbitMQ queues its message again, and another process takes its place."""
+    worker = world.workers[place]
+    queue = (worker.no, *world.queue) if worker.unacked else world.queue
+    return _put(world._replace(queue=queue, gone=world.gone | {worker.lease}), place, Worker())

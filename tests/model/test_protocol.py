@@ -1,0 +1,33 @@
+"""The protocol's model holds with all rules, and none of the rules can be left out."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.model.protocol import Model, Rule
+from tests.model.report import NEEDED_FOR, PAGE, explored, render, shortest
+
+
+@pytest.mark.parametrize(
+    ("model", "states"),
+    [
+        (Model(faults=2), 100_000),
+        (Model(faults=3, wishes=0), 100_000),
+        (Model(faults=1, marker=True), 10_000),
+        (Model(faults=2, wishes=0, marker=True), 50_000),
+    ],
+    ids=["two faults and a wish", "three faults", "a fault and a wish, with markers", "two faults, with markers"],
+)
+def test_with_all_rules_nothing_breaks(model: Model, states: int) -> None:
+    found = explored(model)
+    assert found.failures == {}
+    assert found.states > states, "the model has lost most of its world"
+
+
+@pytest.mark.parametrize("rule", list(Rule), ids=lambda rule: rule.name)
+def test_no_rule_can_be_left_out(rule: Rule) -> None:
+    assert shortest(rule).property == NEEDED_FOR[rule]
+
+
+def test_the_page_of_rules_is_what_the_model_finds() -> None:
+    assert PAGE.read_text() == render(), "run `python -m tests.model`"
