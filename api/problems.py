@@ -12,6 +12,7 @@ from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, N
 from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
+    EffectNotFound,
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
@@ -38,6 +39,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (NotCancellable, 409),
     (NotReplayable, 409),
     (DuplicateJob, 409),
+    (EffectNotFound, 409),
     (NotDiscardable, 409),
     (NotChangeable, 409),
     (IdempotencyInProgress, 409),

@@ -22,6 +22,7 @@ from jobplatform.domain.kinds import Kind
 from jobplatform.domain.states import State
 from jobplatform.domain.texts import printable, without_nulls
 from jobplatform.errors import (
+    EffectUnknown,
     InvalidPayload,
     JobCancelled,
     LeaseLost,
@@ -35,6 +36,7 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
 from workers.context import RunContext, open_context
+from workers.json_values import to_json_values
 from workers.process import ledger
 
 log = get_log(__name__)
@@ -64,7 +66,7 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
         log.info("run_started", kind=kind.name, attempt=claimed.attempt)
         began = time.perf_counter()
         try:
-            with open_context(claimed, settings()) as context:
+            with open_context(claimed, kind, settings()) as context:
                 settlement = _name_outcome(kind, claimed, context)
         except LeaseLost:
             log.warning("run_lost_its_lease")
@@ -131,6 +133,8 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         return Settlement(
             "snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=_error(error, error.code, True)
         )
+    except EffectUnknown as error:
+        return Settlement("held", State.HELD, error=_error(error, error.code, False, {"effect": error.key}))
     except Retryable as error:
         return _failed(kind, claimed, _error(error, error.reason, True, error.detail), after=error.after)
     except Permanent as error:
@@ -173,16 +177,8 @@ def _error(error: BaseException, code: str, retryable: bool, detail: dict[str, A
         "retryable": retryable,
     }
     if detail:
-        found["detail"] = _detail(detail)
+        found["detail"] = to_json_values(detail)
     return found
-
-
-def _detail(detail: dict[str, Any]) -> Any:
-    """Return what a handler told of its failure as JSON values, or in words when it can't be."""
-    try:
-        return without_nulls(orjson.loads(orjson.dumps(detail, default=str)))
-    except (TypeError, ValueError):
-        return printable(repr(detail), TRACEBACK_CHARACTERS)
 
 
 def _as_json(result: object) -> Any:

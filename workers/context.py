@@ -8,16 +8,21 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 from jobplatform.config import Settings
-from jobplatform.errors import ArtifactNotFound, JobCancelled, LedgerUnavailable, Permanent
+from jobplatform.domain.context import UnknownEffect
+from jobplatform.domain.kinds import Kind
+from jobplatform.errors import ArtifactNotFound, JobCancelled, LedgerUnavailable, Permanent, Retryable
+from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import execute_run
 from jobplatform.usecases.execute_run import Claim
 from jobplatform.usecases.keep_artifacts import ArtifactStore, fetch_artifact, keep_output
+from workers.json_values import to_json_values
 from workers.process import ledger
 
 #: progress is written at most this often; the last word of a run is always written
@@ -25,10 +30,23 @@ PROGRESS_SECONDS = 0.25
 CANCEL_POLL_SECONDS = 1.0
 
 
+#: an effect's key
+MAX_EFFECT_CHARACTERS = 255
+
+
+@dataclass
+class RunEffect:
+    """See `jobplatform.Effect`."""
+
+    needed: bool
+    receipt: Any
+
+
 class RunContext:
     """See `jobplatform.Context`."""
 
-    def __init__(self, claimed: Claim, settings: Settings) -> None:
+    def __init__(self, claimed: Claim, kind: Kind, settings: Settings) -> None:
+        self._kind = kind
         self._delivery = claimed.delivery
         self._tenant_id = claimed.tenant_id
         self._settings = settings
@@ -99,6 +117,25 @@ class RunContext:
             whole = float(amount).is_integer()
             self.usage[name] = self.usage.get(name, 0) + (int(amount) if whole else float(amount))
 
+    @contextmanager
+    def effect(self, key: str, unknown: UnknownEffect | None = None) -> Iterator[RunEffect]:
+        """See `jobplatform.Context.effect`."""
+        if not 0 < len(key) <= MAX_EFFECT_CHARACTERS or "\x00" in key:
+            expected = f"1 to {MAX_EFFECT_CHARACTERS} characters"
+            raise Permanent(f"the key of an effect: expected {expected}, got {key[:60]!r}", code="invalid_effect")
+        token = new_id()
+        policy = unknown or self._kind.unknown_effects
+        needed, receipt = execute_run.begin_effect(ledger(), self._delivery, key, token, policy)
+        effect = RunEffect(needed, receipt)
+        try:
+            yield effect
+        except (Retryable, Permanent) as error:
+            if needed and not error.may_have_happened:
+                execute_run.undo_effect(ledger(), self._delivery, key, token)
+            raise
+        if needed:
+            execute_run.end_effect(ledger(), self._delivery, key, token, to_json_values(effect.receipt))
+
     def cancelled(self) -> bool:
         """See `jobplatform.Context.cancelled`."""
         now = time.monotonic()
@@ -118,9 +155,9 @@ def remove_leftovers(lease_id: UUID) -> None:
 
 
 @contextmanager
-def open_context(claimed: Claim, settings: Settings) -> Iterator[RunContext]:
+def open_context(claimed: Claim, kind: Kind, settings: Settings) -> Iterator[RunContext]:
     """Open the context of a run; its folder is removed when it ends."""
-    context = RunContext(claimed, settings)
+    context = RunContext(claimed, kind, settings)
     try:
         yield context
     finally:

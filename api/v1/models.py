@@ -104,6 +104,16 @@ class DiscardBody(BaseModel):
     reason: str = Field(min_length=1, max_length=500, description="kept with the job")
 
 
+class ResolveBody(BaseModel):
+    """What became of an effect that holds a job."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    effect: str = Field(min_length=1, max_length=255, description="its key: see GET /v1/jobs/{id}/effects")
+    happened: bool = Field(strict=True, description="false: the next run does it")
+    receipt: Any = Field(None, description="what the other side said, for the runs to come")
+
+
 class ChangeBody(BaseModel):
     """What to change of a job that no run has."""
 
@@ -215,7 +225,7 @@ class Run(BaseModel):
     run_no: int
     attempt: int
     outcome: Literal[
-        "running", "succeeded", "failed", "timed_out", "snoozed", "released", "crashed", "lost", "cancelled"
+        "running", "succeeded", "failed", "timed_out", "snoozed", "released", "held", "crashed", "lost", "cancelled"
     ]
     worker_id: UUID
     dispatched_at: datetime | None
@@ -273,6 +283,23 @@ class Explanation(BaseModel):
     reasons: list[Reason] = Field(description="everything that keeps it from running, in order")
     seconds_in: dict[str, float] = Field(description="state → seconds spent in it so far")
     history: list[HistoryLine]
+
+
+class EffectLine(BaseModel):
+    """One effect of a job; `intended` by a run that is over means unknown."""
+
+    key: str
+    state: Literal["intended", "done", "skipped"]
+    run_no: int
+    receipt: Any
+    intended_at: datetime
+    done_at: datetime | None
+
+
+class EffectList(BaseModel):
+    """The effects of a job, in the order of their intents."""
+
+    effects: list[EffectLine]
 
 
 class Artifact(BaseModel):

@@ -15,6 +15,11 @@ branch_labels = None
 depends_on = None
 
 NOW = sa.text("clock_timestamp()")
+OUTCOMES = ("succeeded", "failed", "timed_out", "snoozed", "released", "crashed", "lost", "cancelled")
+
+
+def _one_of(outcomes: tuple[str, ...]) -> str:
+    return f"outcome IN ({', '.join(repr(one) for one in sorted(outcomes))})"
 
 
 def upgrade() -> None:
@@ -41,6 +46,26 @@ def upgrade() -> None:
     op.create_check_constraint(
         "queues_paused_until_is_a_pause", "queues", "paused_until IS NULL OR paused_at IS NOT NULL"
     )
+    op.drop_constraint("job_runs_outcome_is_known", "job_runs")
+    op.create_check_constraint("job_runs_outcome_is_known", "job_runs", _one_of((*OUTCOMES, "held")))
+    op.create_table(
+        "effects",
+        sa.Column("job_id", sa.UUID(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("tenant_id", sa.UUID(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("run_no", sa.Integer(), nullable=False, comment="the run that intended it last"),
+        sa.Column("token", sa.UUID(), nullable=False, comment="of that intention: its repetition is no second one"),
+        sa.Column(
+            "receipt", postgresql.JSONB(astext_type=sa.Text()), nullable=True, comment="what the other side said"
+        ),
+        sa.Column("intended_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("done_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('intended', 'done', 'skipped')", name=op.f("effects_state_is_known")),
+        sa.CheckConstraint("(state = 'intended') = (done_at IS NULL)", name=op.f("effects_done_has_its_time")),
+        sa.PrimaryKeyConstraint("job_id", "key", name=op.f("pk_effects")),
+    )
+    op.create_index("ix_effects_intended_at", "effects", ["intended_at"])
     op.create_table(
         "dispatchers",
         sa.Column("id", sa.UUID(), nullable=False, comment="one per process"),
@@ -96,9 +121,13 @@ def downgrade() -> None:
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
         "('accept_job', 'beat_worker', 'cancel_job', 'replay_job', 'discard_job', 'change_job', "
-        "'wanted_markers', 'take_evidence') "
+        "'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
+    op.drop_table("effects")
+    op.execute("UPDATE job_runs SET outcome = 'failed' WHERE outcome = 'held'")
+    op.drop_constraint("job_runs_outcome_is_known", "job_runs")
+    op.create_check_constraint("job_runs_outcome_is_known", "job_runs", _one_of(OUTCOMES))
     op.drop_table("queue_markers")
     op.drop_table("dead_messages")
     op.drop_table("dispatchers")

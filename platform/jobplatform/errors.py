@@ -100,6 +100,16 @@ class DuplicateJob(JobPlatformError):
         self.job_id = job_id
 
 
+class EffectNotFound(JobPlatformError):
+    """The job has no such effect whose outcome is unknown."""
+
+    code = "effect_not_found"
+
+    def __init__(self, job_id: object, key: str) -> None:
+        super().__init__(f"job {job_id} is not held by an effect {key!r}: see GET /v1/jobs/{job_id}/effects")
+        self.key = key
+
+
 class NotReplayable(JobPlatformError):
     """Only a job that is dead, cancelled or expired can be run again."""
 
@@ -202,10 +212,19 @@ class RunFailed(JobPlatformError):
     code = "failed"
     retryable: ClassVar[bool] = False
 
-    def __init__(self, message: str, *, code: str | None = None, detail: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str | None = None,
+        detail: dict[str, Any] | None = None,
+        may_have_happened: bool = False,
+    ) -> None:
         super().__init__(message)
         self.reason = code or self.code
         self.detail = detail
+        #: raised in a `ctx.effect` block: nobody knows whether the effect took place (a time-out after sending, say)
+        self.may_have_happened = may_have_happened
 
 
 class Retryable(RunFailed):
@@ -221,8 +240,9 @@ class Retryable(RunFailed):
         after: float | None = None,
         code: str | None = None,
         detail: dict[str, Any] | None = None,
+        may_have_happened: bool = False,
     ) -> None:
-        super().__init__(message, code=code, detail=detail)
+        super().__init__(message, code=code, detail=detail, may_have_happened=may_have_happened)
         self.after = after
 
 
@@ -230,6 +250,16 @@ class Permanent(RunFailed):
     """The run failed and no attempt can succeed: the job becomes a dead letter with this reason."""
 
     code = "permanent"
+
+
+class EffectUnknown(JobPlatformError):
+    """An earlier run may have done this effect, and its kind wants a person to say so: the job is held."""
+
+    code = "effect_unknown"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"effect {key!r}: an earlier run ended between intent and receipt; did it take place?")
+        self.key = key
 
 
 class Snooze(JobPlatformError):

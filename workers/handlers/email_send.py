@@ -103,9 +103,12 @@ def send_email(payload: EmailSend, ctx: Context) -> dict[str, Any]:
         attachments=tuple(attachments),
         message_id=f"<{ctx.job_id}@jobplatform>",
     )
-    receipt = mail_sender().send(mail)
+    with ctx.effect("mail", unknown="repeat") as effect:  # twice with one Message-ID is better than never
+        if effect.needed:
+            receipt = mail_sender().send(mail)
+            effect.receipt = {"accepted": list(receipt.accepted), "refused": receipt.refused}
     ctx.progress(2, 2, "accepted by the mail server")
-    return {"message_id": mail.message_id, "accepted": list(receipt.accepted), "refused": receipt.refused}
+    return {"message_id": mail.message_id, **effect.receipt}
 
 
 def _read_attachment(item: Attachment, ctx: Context) -> MailAttachment:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import smtplib
 import ssl
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate
@@ -90,9 +91,16 @@ class SmtpSender:
     def send(self, mail: Mail) -> Receipt:
         """See `MailSender`: 4xx answers and lost connections are retryable, 5xx are not (RFC 5321, 4.2.1)."""
         message = build_message(mail, self._sender)
+        talking = False
         try:
-            with self._connect() as server:
+            server = self._connect()
+            talking = True
+            try:
                 refused = server.send_message(message, to_addrs=list(mail.to))
+            finally:  # what goes wrong after the acceptance is no failure: the mail would go out twice
+                with suppress(OSError, smtplib.SMTPException):
+                    server.quit()
+                server.close()
         except smtplib.SMTPRecipientsRefused as error:
             raise _judge(max(code for code, _ in error.recipients.values()), str(error)) from None
         except smtplib.SMTPResponseException as error:
@@ -101,7 +109,9 @@ class SmtpSender:
             raise Permanent(f"the mail server can't do this: {error}", code="smtp_not_supported") from None
         except (OSError, smtplib.SMTPException) as error:
             raise Retryable(
-                f"the mail server {self._host} can't be reached: {error}", code="smtp_unreachable"
+                f"the mail server {self._host} can't be reached: {error}",
+                code="smtp_unreachable",
+                may_have_happened=talking,  # a connection that broke in the middle: it may have the mail
             ) from None
         return Receipt(
             accepted=tuple(address for address in mail.to if address not in refused),

@@ -21,7 +21,7 @@ from jobplatform.dispatch.recorder import Recorder
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dead_messages, dispatching, keys, queues, workers
+from jobplatform.ledger import dead_messages, dispatching, effects, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import DISPATCHER, open_ledger
@@ -313,6 +313,7 @@ class Dispatcher:
             workers.forget_stopped(connection)
             dispatching.forget_dispatcher(connection)
             dead_messages.forget_dead_messages(connection)
+            effects.forget_effects(connection)
         if made:
             log.info("partitions_made", count=made)
         while True:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 from uuid import UUID
+
+UnknownEffect = Literal["repeat", "skip", "hold"]
+
+
+class Effect(Protocol):
+    """Something done to the outside world, inside a `ctx.effect` block."""
+
+    #: whether to do it; False when an earlier run has, or when it is skipped
+    needed: bool
+    #: what the other side said, as JSON values: set it when the effect is done, read it when it was done before
+    receipt: Any
 
 
 class Context(Protocol):
@@ -42,6 +54,22 @@ class Context(Protocol):
         """Return a local copy of an upload or of another job's artifact, of the same tenant.
 
         Raises `Permanent` when there is none.
+        """
+        ...
+
+    def effect(self, key: str, unknown: UnknownEffect | None = None) -> AbstractContextManager[Effect]:
+        """Do something once that can't be undone, however many runs the job takes::
+
+            with ctx.effect("charge-42") as effect:
+                if effect.needed:
+                    effect.receipt = bank.charge(...)
+
+        The intent is committed before the block, the receipt after it. An exception leaves the effect unknown, but
+        `Retryable` and `Permanent` without `may_have_happened`: then it has not taken place. Where a run before ended
+        in between, `unknown` decides (default: the kind's): `repeat` it (the other side can tell a repetition),
+        `skip` it, or `hold` the job for a person.
+
+        Raises `LeaseLost`, and `EffectUnknown` to hold the job: let it pass.
         """
         ...
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import BaseModel, ValidationError
 
-from jobplatform.domain.context import Context
+from jobplatform.domain.context import Context, UnknownEffect
 from jobplatform.domain.retry import Exponential, RetryPolicy
 from jobplatform.errors import ConfigurationError, FieldError, InvalidPayload, UnknownKind
 
@@ -46,6 +46,8 @@ class Kind:
     crash_limit: int = 3
     lost_limit: int = 50
     retry_timeouts: bool = True
+    #: what a run does about an effect that a run before left unknown (`ctx.effect`)
+    unknown_effects: UnknownEffect = "hold"
 
     def parse(self, payload: object) -> BaseModel:
         """Return the typed payload. Raises `InvalidPayload` naming every wrong field."""
@@ -154,6 +156,7 @@ def kind(
     crash_limit: int = 3,
     lost_limit: int = 50,
     retry_timeouts: bool = True,
+    unknown_effects: UnknownEffect = "hold",
 ) -> Callable[[Callable[[P, Context], Any]], Callable[[P, Context], Any]]:
     """Register the decorated handler as a kind of job.
 
@@ -183,6 +186,7 @@ def kind(
                 crash_limit=crash_limit,
                 lost_limit=lost_limit,
                 retry_timeouts=retry_timeouts,
+                unknown_effects=unknown_effects,
             )
         )
         return handler

@@ -203,7 +203,7 @@ job_runs = Table(
     CheckConstraint(
         _one_of(
             "outcome",
-            ("succeeded", "failed", "timed_out", "snoozed", "released", "crashed", "lost", "cancelled"),
+            ("succeeded", "failed", "timed_out", "snoozed", "released", "held", "crashed", "lost", "cancelled"),
         ),
         name="job_runs_outcome_is_known",
     ),
@@ -339,6 +339,24 @@ queue_markers = Table(
     _now("sent_at"),
     _moment("seen_at", comment="when a worker took it from the queue"),
     Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
+)
+
+effects = Table(
+    "effects",
+    metadata,
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("run_no", Integer, nullable=False, comment="the run that intended it last"),
+    Column("token", UUID(as_uuid=True), nullable=False, comment="of that intention: its repetition is no second one"),
+    Column("receipt", JSONB, comment="what the other side said"),
+    _now("intended_at"),
+    _moment("done_at"),
+    PrimaryKeyConstraint("job_id", "key"),
+    CheckConstraint("state IN ('intended', 'done', 'skipped')", name="effects_state_is_known"),
+    CheckConstraint("(state = 'intended') = (done_at IS NULL)", name="effects_done_has_its_time"),
+    Index("ix_effects_intended_at", "intended_at"),
 )
 
 artifacts = Table(

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import runs
+from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import effects, runs
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -100,6 +100,45 @@ def settle(ledger: Ledger, delivery: Delivery, settlement: Settlement, give_up: 
     if verdict == "lost" or state is None:
         raise LeaseLost()
     return str(state)
+
+
+def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unknown: str) -> tuple[bool, Any]:
+    """Note the intent of an effect; returns whether to do it, and its receipt when it was done before.
+
+    Raises `LeaseLost`, or `EffectUnknown` when a person has to say.
+    """
+    verdict, receipt = _until_answered(
+        lambda: effects.begin_effect(ledger, delivery.job_id, delivery.lease_id, key, token, unknown),
+        "begin_effect",
+        delivery,
+        never,
+    )
+    if verdict == "lost":
+        raise LeaseLost()
+    if verdict == "unknown":
+        raise EffectUnknown(key)
+    return verdict == "do", receipt
+
+
+def end_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, receipt: Any) -> None:
+    """Note that an effect took place. Repeated while the ledger is away. Raises `LeaseLost`."""
+
+    def once() -> bool:
+        with ledger.transaction() as connection:
+            return effects.end_effect(connection, delivery.job_id, delivery.lease_id, key, token, receipt)
+
+    if not _until_answered(once, "end_effect", delivery, never):
+        raise LeaseLost()
+
+
+def undo_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID) -> None:
+    """Take an intent back: the effect did not take place. Nothing happens when the lease is lost."""
+
+    def once() -> None:
+        with ledger.transaction() as connection:
+            effects.undo_effect(connection, delivery.job_id, delivery.lease_id, key, token)
+
+    _until_answered(once, "undo_effect", delivery, never)
 
 
 def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any]) -> None:

@@ -1,8 +1,8 @@
 -- End a run: its row, the job's state, the event, the counter and the move to history in one transaction, fenced by
 -- the lease (I4, I5; docs/concepts/delivery.md, "Settle").
 --
--- p_outcome: succeeded · failed · timed_out · snoozed · released · crashed · lost · cancelled
--- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available.
+-- p_outcome: succeeded · failed · timed_out · snoozed · released · held · crashed · lost · cancelled
+-- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available · held.
 --            Ignored for crashed and lost, whose limits stand in the row.
 -- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
 CREATE OR REPLACE FUNCTION settle_run(
@@ -55,7 +55,7 @@ BEGIN
         v_limit_note := format('%s workers vanished under this job (limit %s)', j.lost_count, j.lost_limit);
         v_delay := least(300, power(2, least(j.lost_count, 10) - 1) - 1);
     END IF;
-    IF v_outcome IN ('snoozed', 'released', 'crashed', 'lost') THEN
+    IF v_outcome IN ('snoozed', 'released', 'held', 'crashed', 'lost') THEN
         j.attempt := j.attempt - 1;
     END IF;
     IF v_state = 'dead' THEN

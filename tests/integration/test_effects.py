@@ -1,0 +1,190 @@
+"""The effect journal: done once however many runs a job takes, and what a crash between intent and receipt leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import Kind
+from jobplatform.domain.retry import Fixed
+from jobplatform.errors import EffectNotFound, JobNotFound, Retryable
+from jobplatform.ledger import effects
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.resolve_effect import list_effects, resolve_effect
+from tests.support.ledgers import Anything, Book
+from workers import attempt, context
+
+
+class Bank:
+    """The outside world: it counts."""
+
+    def __init__(self) -> None:
+        self.charges = 0
+
+    def charge(self) -> dict[str, int]:
+        self.charges += 1
+        return {"number": self.charges}
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+@pytest.fixture
+def bank() -> Bank:
+    return Bank()
+
+
+@pytest.fixture
+def run(book: Book, monkeypatch, tmp_path) -> Callable[..., Any]:
+    """Run a job once: submitted at the first call, dispatched again at the next ones."""
+    config = Settings(database_url=book.url, artifact_url=tmp_path.as_uri())
+    for module in (attempt, context):
+        monkeypatch.setattr(module, "ledger", lambda: book.ledger)
+    monkeypatch.setattr(attempt, "settings", lambda: config)
+
+    def once(handler: Any, job_id: UUID, unknown: str = "hold") -> Any:
+        kind = Kind("test.echo", "email", Anything, handler, retry=Fixed(0), unknown_effects=unknown)
+        book.all("SELECT * FROM wake_jobs(10, NULL)")
+        book.dispatch(job_id)
+        number, lease_id = book.row(job_id).dispatch_no, new_id()
+        delivery = Delivery(job_id, number, "test.echo", lease_id, book.worker.id, "worker@test")
+        try:
+            attempt.run_attempt(delivery, kind)
+        except Killed:
+            book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+        return book.row(job_id)
+
+    return once
+
+
+def charging(bank: Bank, fail: BaseException | None = None, after: BaseException | None = None) -> Any:
+    def handler(payload: Any, ctx: Any) -> Any:
+        with ctx.effect("charge-42") as effect:
+            if effect.needed:
+                if fail is not None:
+                    raise fail
+                effect.receipt = bank.charge()
+                if after is not None:
+                    raise after
+        return effect.receipt
+
+    return handler
+
+
+def then(first: Any, second: Any) -> Any:
+    """Do one thing, then another: a handler that fails behind its effect."""
+
+    def handler(payload: Any, ctx: Any) -> Any:
+        first(payload, ctx)
+        raise second
+
+    return handler
+
+
+def test_an_effect_that_is_done_is_not_done_again(book: Book, bank: Bank, run) -> None:
+    job_id = book.submit()
+    row = run(then(charging(bank), Retryable("later")), job_id)
+    assert (row.state, bank.charges) == ("scheduled", 1)
+    row = run(charging(bank), job_id)
+    assert (row.state, row.result, bank.charges) == ("succeeded", {"number": 1}, 1)
+    assert [
+        (one["key"], one["state"], one["receipt"]) for one in list_effects(book.ledger, book.tenant_id, job_id)
+    ] == [("charge-42", "done", {"number": 1})]
+
+
+@pytest.mark.parametrize(
+    ("unknown", "state", "charges", "result"),
+    [("repeat", "succeeded", 2, {"number": 2}), ("skip", "succeeded", 1, None), ("hold", "held", 1, None)],
+)
+def test_a_crash_between_effect_and_receipt_is_for_the_kind_to_decide(
+    book: Book, bank: Bank, run, unknown: str, state: str, charges: int, result: Any
+) -> None:
+    job_id = book.submit()
+    run(charging(bank, after=Killed()), job_id, unknown)
+    row = run(charging(bank), job_id, unknown)
+    assert (row.state, bank.charges) == (state, charges)
+    assert getattr(row, "result", None) == result
+
+
+def test_a_failure_that_is_known_leaves_nothing_unknown(book: Book, bank: Bank, run) -> None:
+    job_id = book.submit()
+    assert run(charging(bank, fail=Retryable("refused")), job_id).state == "scheduled"
+    assert list_effects(book.ledger, book.tenant_id, job_id) == []
+    assert run(charging(bank), job_id).state == "succeeded"
+
+
+@pytest.mark.parametrize("error", [Retryable("time-out", may_have_happened=True), ValueError("a bug")])
+def test_a_failure_that_is_not_known_holds_the_job(book: Book, bank: Bank, run, error: Exception) -> None:
+    job_id = book.submit()
+    run(charging(bank, fail=error), job_id)
+    row = run(charging(bank), job_id)
+    assert (row.state, row.error["code"], row.error["detail"]) == ("held", "effect_unknown", {"effect": "charge-42"})
+    assert book.all("SELECT outcome FROM job_runs WHERE job_id = :j ORDER BY run_no", j=job_id)[-1] == "held"
+
+
+@pytest.mark.parametrize(("happened", "charges", "result"), [(True, 0, {"seen": "by hand"}), (False, 1, {"number": 1})])
+def test_a_person_says_what_became_of_it_and_the_job_goes_on(
+    book: Book, bank: Bank, run, happened: bool, charges: int, result: Any
+) -> None:
+    job_id = book.submit()
+    run(charging(bank, fail=ValueError("who knows")), job_id)
+    attempts = run(charging(bank), job_id).attempt
+    receipt = {"seen": "by hand"} if happened else None
+    job = resolve_effect(
+        book.ledger, None, book.tenant_id, job_id, "charge-42", happened=happened, receipt=receipt, by="ops"
+    )
+    assert (job.state, job.attempt) == ("available", attempts), "being held costs no attempt"
+    row = run(charging(bank), job_id)
+    assert (row.state, row.result, bank.charges) == ("succeeded", result, charges)
+    assert book.events(job_id)[-4:] == ["resolved", "dispatched", "started", "succeeded"]
+
+
+def test_only_what_is_held_by_the_effect_is_resolved(book: Book, bank: Bank, run) -> None:
+    job_id, waiting = book.submit(), book.submit()
+    run(charging(bank, fail=ValueError("who knows")), job_id)
+    run(charging(bank), job_id)
+    for one, key in ((waiting, "charge-42"), (job_id, "charge-43")):
+        with pytest.raises(EffectNotFound, match="see GET"):
+            resolve_effect(book.ledger, None, book.tenant_id, one, key, happened=True, by="ops")
+    with pytest.raises(JobNotFound):
+        resolve_effect(book.ledger, None, new_id(), job_id, "charge-42", happened=True, by="ops")
+    assert book.row(job_id).state == "held"
+
+
+def test_a_run_that_lost_its_lease_notes_no_effect(book: Book) -> None:
+    job_id, lease_id = book.running()
+    token = new_id()
+    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", token, "hold")[0] == "do"
+    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", token, "hold")[0] == "do", "a repeated call"
+    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", new_id(), "hold")[0] == "unknown"
+    book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+    assert effects.begin_effect(book.ledger, job_id, lease_id, "other", token, "hold")[0] == "lost"
+    with book.ledger.transaction() as connection:
+        assert not effects.end_effect(connection, job_id, lease_id, "k", token, {"x": 1})
+        assert not effects.undo_effect(connection, job_id, lease_id, "k", token)
+    assert book.all("SELECT state FROM effects") == ["intended"]
+
+
+def test_a_receipt_that_is_no_json_is_kept_in_words(book: Book, run) -> None:
+    def handler(payload: Any, ctx: Any) -> None:
+        with ctx.effect("k") as effect:
+            effect.receipt = {"at": object, "nul": "a\x00b"}
+
+    job_id = book.submit()
+    assert run(handler, job_id).state == "succeeded"
+    assert book.all("SELECT receipt ->> 'nul' FROM effects") == ["a\ufffdb"]
+
+
+def test_a_key_that_can_not_be_kept_is_the_handlers_fault(book: Book, run) -> None:
+    def handler(payload: Any, ctx: Any) -> None:
+        with ctx.effect("x" * 300):
+            raise AssertionError("not reached")
+
+    row = run(handler, book.submit())
+    assert (row.state, row.error["code"]) == ("dead", "invalid_effect")

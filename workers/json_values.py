@@ -1,0 +1,20 @@
+"""What a handler gives, as JSON values that the ledger can hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from jobplatform.domain.texts import printable, without_nulls
+
+#: of a value that is no JSON, told in words
+WORDS = 4_000
+
+
+def to_json_values(value: Any) -> Any:
+    """Return a value as JSON values, or in words when it can't be: what has happened must be kept all the same."""
+    try:
+        return without_nulls(orjson.loads(orjson.dumps(value, default=str)))
+    except (TypeError, ValueError):
+        return printable(repr(value), WORDS)
