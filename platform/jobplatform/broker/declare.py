@@ -34,15 +34,20 @@ def declare_topology(connection: Any, topology: Topology) -> None:
     channel.close()
 
 
-def queue_exists(connection: Any, name: str) -> bool:
-    """Return whether the queue is there, by a passive declare."""
+def count_ready(connection: Any, name: str) -> int | None:
+    """Return how many messages a queue has that no worker has; None when there is no such queue."""
     channel = connection.channel()
     try:
-        channel.queue_declare(name, passive=True)
+        declared = channel.queue_declare(name, passive=True)
     except amqp.exceptions.NotFound:
-        return False
+        return None
     channel.close()
-    return True
+    return int(declared.message_count)
+
+
+def queue_exists(connection: Any, name: str) -> bool:
+    """Return whether the queue is there, by a passive declare."""
+    return count_ready(connection, name) is not None
 
 
 def epoch_queue(epoch: UUID) -> str:

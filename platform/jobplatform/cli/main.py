@@ -18,6 +18,7 @@ COMMANDS = {
     "keys": ("jobplatform.cli.keys", "keys"),
     "kinds": ("jobplatform.cli.kinds", "kinds"),
     "queues": ("jobplatform.cli.queues", "queues"),
+    "audit": ("jobplatform.cli.audit", "audit"),
     "reporting": ("jobplatform.cli.reporting", "reporting"),
     "settings": ("jobplatform.cli.settings", "settings"),
     "states": ("jobplatform.cli.states", "states"),

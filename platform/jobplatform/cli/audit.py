@@ -1,0 +1,61 @@
+"""`jobplatform audit`: does everything add up?"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from jobplatform.cli.ledger import open_commands_ledger
+
+
+@click.command()
+@click.option("--hours", default=24.0, show_default=True, help="check each job submitted in the last … hours")
+@click.option("--seconds", default=60.0, show_default=True, help="stop after about this long; it says how far it came")
+@click.option("--without-broker", is_flag=True, help="the ledger alone")
+@click.option("--json", "as_json", is_flag=True, help="print JSON")
+def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> None:
+    """Hold records that were written apart against each other; exit 0 when all add up, 1 when not.
+
+    accepted = finished + live from counters and rows; each job against its history and runs; what is dispatched
+    against RabbitMQ's messages.
+    """
+    import orjson
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.broker.connection import connected
+    from jobplatform.config import settings
+    from jobplatform.dispatch.audit import Report, audit_broker, audit_ledger
+
+    config, ledger, progress = settings(), open_commands_ledger(), Console(stderr=True)
+
+    def tell(report: Report) -> None:
+        if progress.is_terminal and report.checked_since is not None:
+            progress.print(f"{report.checked_jobs:,} jobs, back to {report.checked_since:%F %T}", end="\r")
+
+    patience = 3 * config.lease_seconds + 10
+    report = audit_ledger(ledger, hours=hours, budget_seconds=seconds, patience_seconds=patience, tell=tell)
+    if not without_broker:
+        with connected(config.broker_url.get_secret_value(), name="jobplatform audit") as connection:
+            report.findings += audit_broker(
+                ledger,
+                connection,
+                config.queues,
+                lease_seconds=config.lease_seconds,
+                settle_seconds=2 * config.beat_seconds,
+            )
+    if as_json:
+        click.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
+    else:
+        console = Console()
+        if report.findings:
+            table = Table("found", "where", "how many", "what", "for example")
+            for one in report.findings:
+                table.add_row(one.code, one.where, f"{one.count:,}", one.detail, "\n".join(one.examples[:3]))
+            console.print(table)
+        since = f" submitted since {report.checked_since:%F %T %Z}" if report.checked_since else ""
+        partly = "" if report.complete else f" (time was up: ask for more --seconds to go back {hours:g} h)"
+        verdict = "all adds up" if report.is_clean else f"{len(report.findings)} findings"
+        console.print(f"{verdict}: {report.checked_jobs:,} jobs{since}{partly}", highlight=False)
+    sys.exit(0 if report.is_clean else 1)

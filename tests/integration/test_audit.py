@@ -1,0 +1,159 @@
+"""The audit finds what was changed behind the ledger's back, and nothing in a ledger that was not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from uuid import UUID
+
+import pytest
+
+from jobplatform.broker.connection import connected
+from jobplatform.broker.publisher import Publisher
+from jobplatform.dispatch.audit import audit_broker, audit_ledger
+from jobplatform.dispatch.guard import guard_epoch
+from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.queue_round import run_round
+from jobplatform.ledger.ids import lowest_id_at
+from jobplatform.usecases.cancel_job import cancel_job
+from jobplatform.usecases.change_job import change_job
+from jobplatform.usecases.discard_job import discard_job
+from jobplatform.usecases.replay_job import replay_job
+from tests.support.ledgers import Book
+
+ERROR = {"code": "x", "message": "x", "retryable": False}
+
+
+@pytest.fixture
+def full(book: Book) -> dict[str, UUID]:
+    """A ledger with a job in most states, by every way we have."""
+    found = {"available": book.submit(), "scheduled": book.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z"))}
+    found["running"], _ = book.running()
+    found["dispatched"] = book.submit()
+    book.dispatch(found["dispatched"])
+    for name, outcome, state in (
+        ("succeeded", "succeeded", None),
+        ("dead", "failed", "dead"),
+        ("retried", "failed", "scheduled"),
+        ("crashed", "crashed", None),
+    ):
+        job_id, lease_id = book.running()
+        book.settle(job_id, lease_id, outcome, state, error=None if outcome == "succeeded" else ERROR)
+        found[name] = job_id
+    found["cancelled"] = book.submit()
+    cancel_job(book.ledger, book.tenant_id, found["cancelled"])
+    found["asked"], _ = book.running()
+    cancel_job(book.ledger, book.tenant_id, found["asked"])
+    for name in ("replayed", "discarded"):
+        job_id, lease_id = book.running()
+        book.settle(job_id, lease_id, "failed", "dead", error=ERROR)
+        found[name] = job_id
+    replay_job(book.ledger, None, book.tenant_id, found["replayed"], by="ops")
+    discard_job(book.ledger, book.tenant_id, found["discarded"], "x", by="ops")
+    found["changed"] = book.submit()
+    change_job(book.ledger, None, book.tenant_id, found["changed"], priority=9, by="ops")
+    return found
+
+
+def codes(book: Book) -> dict[str, tuple[int, list[str]]]:
+    report = audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60)
+    return {one.code: (one.count, one.examples) for one in report.findings}
+
+
+def test_a_ledger_that_nobody_touched_adds_up(book: Book, full: dict[str, UUID]) -> None:
+    report = audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60)
+    assert report.findings == []
+    assert (report.checked_jobs, report.complete) == (len(full), True)
+
+
+MUTATIONS = [
+    ("a live row is deleted", "available", "DELETE FROM jobs WHERE id = :i", {"not_conserved", "row_missing"}),
+    ("a final row is deleted", "succeeded", "DELETE FROM job_history WHERE id = :i", {"row_missing"}),
+    ("a row and its history are deleted", "available",
+     "WITH gone AS (DELETE FROM jobs WHERE id = :i) DELETE FROM job_events WHERE job_id = :i", {"not_conserved"}),
+    ("a state is edited", "available", "UPDATE jobs SET state = 'blocked' WHERE id = :i", {"state_differs"}),
+    ("a final state is edited", "cancelled", "UPDATE job_history SET state = 'expired' WHERE id = :i",
+     {"state_differs"}),
+    ("the first line is dropped", "running", "DELETE FROM job_events WHERE job_id = :i AND event = 'submitted'",
+     {"history_broken"}),
+    ("a line in the middle is dropped", "succeeded",
+     "DELETE FROM job_events WHERE job_id = :i AND event = 'dispatched'", {"history_broken"}),
+    ("the last line is dropped", "dead", "DELETE FROM job_events WHERE job_id = :i AND event = 'failed'",
+     {"state_differs"}),
+    ("a request to cancel is dropped", "asked",
+     "DELETE FROM job_events WHERE job_id = :i AND event = 'cancel_requested'", {"cancel_missing"}),
+    ("all its lines are dropped", "dispatched", "DELETE FROM job_events WHERE job_id = :i", {"history_missing"}),
+    ("a run is deleted", "retried", "DELETE FROM job_runs WHERE job_id = :i", {"runs_differ"}),
+    ("a run is invented", "available", "UPDATE jobs SET run_no = 5 WHERE id = :i", {"starts_differ"}),
+    ("a dispatch is forgotten", "dispatched", "UPDATE jobs SET dispatch_no = 9 WHERE id = :i", {"dispatches_differ"}),
+    ("a row stands twice", "succeeded",
+     "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, "
+     "run_at) SELECT id, tenant_id, queue, kind, 'available', priority, payload, max_attempts, crash_limit, "
+     "lost_limit, run_at FROM job_history WHERE id = :i", {"not_conserved", "row_twice"}),
+    ("a counter is edited", "available", "UPDATE queue_counters SET accepted = accepted + 1 WHERE :i IS NOT NULL",
+     {"not_conserved"}),
+    ("a due job is not made due", "retried",
+     "UPDATE jobs SET run_at = clock_timestamp() - interval '1 hour' WHERE id = :i", {"overdue"}),
+    ("a lost run is not taken back", "running",
+     "WITH w AS (UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour') "
+     "UPDATE jobs SET run_started_at = clock_timestamp() - interval '1 hour' WHERE id = :i", {"worker_gone"}),
+    ("a lock outlives its job", "succeeded",
+     "INSERT INTO unique_locks (tenant_id, key, job_id) SELECT tenant_id, 'k', id FROM job_history WHERE id = :i",
+     {"lock_without_job"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "which", "mutation", "found"), MUTATIONS, ids=[one[0] for one in MUTATIONS])
+def test_each_mutation_is_found(book: Book, full, name: str, which: str, mutation: str, found: set[str]) -> None:
+    book.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
+    report = codes(book)
+    assert set(report) == found
+    for code in found - {"not_conserved"}:
+        assert str(full[which]) in report[code][1]
+
+
+def test_a_job_older_than_asked_is_not_looked_at(book: Book, full) -> None:
+    old = lowest_id_at(datetime.fromisoformat("2026-01-01T00:00Z"))
+    for table, column in (("jobs", "id"), ("job_events", "job_id")):
+        book.do(f"UPDATE {table} SET {column} = :o WHERE {column} = :i", o=old, i=full["available"])
+    book.do("UPDATE jobs SET state = 'blocked' WHERE id = :o", o=old)
+    assert codes(book) == {}
+
+
+def test_an_audit_whose_time_is_up_says_how_far_it_came(book: Book, full) -> None:
+    report = audit_ledger(book.ledger, hours=1, budget_seconds=0, patience_seconds=60)
+    assert (report.complete, report.checked_jobs) == (False, 0)
+
+
+# --- against the broker
+
+
+@pytest.fixture
+def publisher(broker_url: str) -> Iterator[Publisher]:
+    found = Publisher(broker_url)
+    yield found
+    found.close()
+
+
+def broker_codes(book: Book, broker_url: str) -> dict[str, int]:
+    with connected(broker_url, name="test") as connection:
+        found = audit_broker(book.ledger, connection, ["email"], lease_seconds=60, settle_seconds=0.1)
+    return {one.code: one.count for one in found}
+
+
+def test_messages_that_are_lost_are_found(book: Book, publisher: Publisher, broker_url: str) -> None:
+    guard_epoch(book.ledger, publisher)
+    ids = [book.submit() for _ in range(3)]
+    run_round(book.ledger, publisher, LowWaterMarks(), "email", 100, 100)
+    assert broker_codes(book, broker_url) == {}
+    with connected(broker_url, name="test") as connection:
+        assert connection.channel().basic_get("email", no_ack=True) is not None
+    assert broker_codes(book, broker_url) == {"message_lost": 1}
+    book.do("UPDATE workers SET waiting = CAST(:w AS uuid[])", w=[ids[0]])
+    assert broker_codes(book, broker_url) == {}, "a worker has it"
+
+
+def test_a_queue_that_was_deleted_and_a_broker_that_was_wiped_are_found(book: Book, broker_url: str) -> None:
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_delete("email")
+    assert set(broker_codes(book, broker_url)) == {"queue_missing", "no_epoch"}
