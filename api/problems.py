@@ -24,6 +24,7 @@ from jobplatform.errors import (
     NotDiscardable,
     NotReplayable,
     OutcomeUnknown,
+    ReplayNotFound,
     Unauthorized,
     UnknownKind,
 )
@@ -36,6 +37,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (Unauthorized, 401),
     (JobNotFound, 404),
     (ArtifactNotFound, 404),
+    (ReplayNotFound, 404),
     (NotCancellable, 409),
     (NotReplayable, 409),
     (DuplicateJob, 409),

@@ -105,6 +105,33 @@ def upgrade() -> None:
         "ix_dead_messages_job_id", "dead_messages", ["job_id"], postgresql_where=sa.text("job_id IS NOT NULL")
     )
     op.create_table(
+        "replays",
+        sa.Column("id", sa.UUID(), nullable=False),
+        sa.Column("tenant_id", sa.UUID(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("filter", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
+        sa.Column("chosen", sa.Integer(), nullable=False, comment="dead letters that are run again by it"),
+        sa.Column("rate_per_second", sa.Double(), nullable=True, comment="NULL: all at once"),
+        sa.Column("stop_after", sa.Integer(), nullable=True, comment="stops when so many have died again; NULL: never"),
+        sa.Column("died_again", sa.Integer(), server_default=sa.text("0"), nullable=False),
+        sa.Column("stopped", sa.Integer(), server_default=sa.text("0"), nullable=False, comment="put back unrun"),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=True),
+        sa.CheckConstraint("state IN ('running', 'done', 'stopped')", name=op.f("replays_state_is_known")),
+        sa.CheckConstraint("(state = 'running') = (ended_at IS NULL)", name=op.f("replays_ended_has_its_time")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_replays")),
+    )
+    op.create_index("ix_replays_running", "replays", ["created_at"], postgresql_where=sa.text("state = 'running'"))
+    op.create_index("ix_replays_tenant", "replays", ["tenant_id", "created_at"])
+    op.create_table(
+        "replay_jobs",
+        sa.Column("replay_id", sa.UUID(), nullable=False),
+        sa.Column("job_id", sa.UUID(), nullable=False),
+        sa.Column("run_no", sa.Integer(), nullable=False, comment="the last run before it"),
+        sa.PrimaryKeyConstraint("replay_id", "job_id", name=op.f("pk_replay_jobs")),
+    )
+    op.create_table(
         "queue_markers",
         sa.Column("id", sa.UUID(), nullable=False),
         sa.Column("queue", sa.Text(), nullable=False),
@@ -121,9 +148,12 @@ def downgrade() -> None:
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
         "('accept_job', 'beat_worker', 'cancel_job', 'replay_job', 'discard_job', 'change_job', "
-        "'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect') "
+        "'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect', "
+        "'return_dispatched', 'replay_many', 'watch_replays') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
+    op.drop_table("replay_jobs")
+    op.drop_table("replays")
     op.drop_table("effects")
     op.execute("UPDATE job_runs SET outcome = 'failed' WHERE outcome = 'held'")
     op.drop_constraint("job_runs_outcome_is_known", "job_runs")

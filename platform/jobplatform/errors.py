@@ -68,6 +68,16 @@ class JobNotFound(JobPlatformError):
         self.job_id = job_id
 
 
+class ReplayNotFound(JobPlatformError):
+    """No such replay."""
+
+    code = "replay_not_found"
+
+    def __init__(self, replay_id: object) -> None:
+        super().__init__(f"no replay with id {replay_id}; expected the id that POST /v1/dead-letters/replay answered")
+        self.replay_id = replay_id
+
+
 class ArtifactNotFound(JobPlatformError):
     """No such artifact."""
 

@@ -8,12 +8,13 @@ from uuid import UUID
 
 import pytest
 
-from jobplatform.errors import JobNotFound, NotChangeable, NotDiscardable, NotReplayable
+from jobplatform.errors import JobNotFound, NotChangeable, NotDiscardable, NotReplayable, ReplayNotFound
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.change_job import change_job
 from jobplatform.usecases.discard_job import discard_job
 from jobplatform.usecases.replay_job import replay_job
+from jobplatform.usecases.replay_many import DeadLetterFilter, get_replay, preview_replay, replay_many
 from tests.support.ledgers import Book
 
 ERROR = {"code": "boom", "message": "boom", "retryable": False}
@@ -163,3 +164,80 @@ def test_a_running_or_dead_job_is_not_changed(book: Book) -> None:
     for job_id in (running, dead(book)):
         with pytest.raises(NotChangeable, match="expected a job that is scheduled, available or dispatched"):
             change_job(book.ledger, None, book.tenant_id, job_id, priority=1, by="ops")
+
+
+# --- many at once
+
+
+def replay_all(book: Book, **more) -> dict:
+    options = {"limit": 100, "rate_per_second": None, "stop_after": None} | more
+    wanted = options.pop("wanted", DeadLetterFilter())
+    return replay_many(book.ledger, book.tenant_id, wanted, by="ops", **options)
+
+
+def die_again(book: Book, job_id: UUID) -> None:
+    book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE id = :i AND state = 'scheduled'", i=job_id)
+    book.all("SELECT * FROM wake_jobs(10, NULL)")
+    book.dispatch(job_id)
+    lease_id = new_id()
+    book.claim(job_id, lease_id)
+    book.settle(job_id, lease_id, "failed", "dead", error=ERROR)
+
+
+def watch(book: Book) -> list[tuple]:
+    return book.all("SELECT state, died_again, stopped FROM watch_replays()")
+
+
+def test_a_preview_tells_and_changes_nothing(book: Book) -> None:
+    for _ in range(3):
+        dead(book)
+    found = preview_replay(book.ledger, book.tenant_id, DeadLetterFilter(code="boom"), 100)
+    assert (found["jobs"], [(one["kind"], one["code"], one["jobs"]) for one in found["groups"]]) == (
+        3,
+        [("test.echo", "boom", 3)],
+    )
+    assert preview_replay(book.ledger, book.tenant_id, DeadLetterFilter(code="other"), 100)["jobs"] == 0
+    assert preview_replay(book.ledger, book.tenant_id, DeadLetterFilter(), 2)["jobs"] == 2, "capped"
+    assert preview_replay(book.ledger, new_id(), DeadLetterFilter(), 100)["jobs"] == 0, "another tenant's"
+    assert book.all("SELECT DISTINCT state FROM jobs") == ["dead"]
+
+
+def test_a_replay_of_many_takes_the_oldest_that_fit_at_its_rate(book: Book) -> None:
+    ids = [dead(book) for _ in range(4)]
+    found = replay_all(book, limit=3, rate_per_second=0.1, wanted=DeadLetterFilter(kind="test.echo"))
+    assert (found["state"], found["chosen"]) == ("running", 3)
+    rows = [book.row(job_id) for job_id in ids]
+    assert [row.state for row in rows] == ["available", "scheduled", "scheduled", "dead"]
+    assert [round((row.run_at - rows[0].run_at).total_seconds() / 10) for row in rows[:3]] == [0, 1, 2]
+    book.assert_conserved()
+
+
+def test_a_replay_stops_when_too_many_die_again(book: Book) -> None:
+    ids = [dead(book) for _ in range(5)]
+    found = replay_all(book, rate_per_second=0.001, stop_after=2)
+    die_again(book, ids[0])
+    assert watch(book) == []
+    assert get_replay(book.ledger, book.tenant_id, found["id"])["died_again"] == 1
+    die_again(book, ids[1])
+    assert watch(book) == [("stopped", 2, 3)]
+    assert {book.row(job_id).state for job_id in ids} == {"dead"}
+    assert book.events(ids[4])[-2:] == ["replayed", "replay_stopped"]
+    assert watch(book) == [], "once"
+    with pytest.raises(ReplayNotFound):
+        get_replay(book.ledger, new_id(), found["id"])
+
+
+def test_a_replay_is_done_when_all_have_ended(book: Book) -> None:
+    first, second = dead(book), dead(book)
+    replay_all(book, stop_after=5)
+    die_again(book, first)
+    book.dispatch(second)
+    assert watch(book) == []
+    lease_id = new_id()
+    book.claim(second, lease_id)
+    book.settle(second, lease_id)
+    assert watch(book) == [("done", 1, 0)]
+
+
+def test_an_empty_replay_is_done_at_once(book: Book) -> None:
+    assert replay_all(book)["state"] == "done"

@@ -21,7 +21,7 @@ from jobplatform.dispatch.recorder import Recorder
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dead_messages, dispatching, effects, keys, queues, workers
+from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers
 from jobplatform.ledger.hints import HintListener
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import DISPATCHER, open_ledger
@@ -37,7 +37,7 @@ GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
 HOUSEKEEPING_SECONDS, HOUSEKEEPING_RETRY_SECONDS = 3600.0, 60.0
 PROBE_SECONDS = 5.0
-RECORD_SECONDS = 1.0
+RECORD_SECONDS, REPLAYS_SECONDS = 1.0, 2.0
 #: batches of dead messages per step: jobs come first
 RECORD_BATCHES = 10
 _BROKER, _LEDGER = "broker", "ledger"
@@ -79,6 +79,7 @@ class Dispatcher:
         self._recorder = Recorder(self._ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
         self._record_every = Every(RECORD_SECONDS)
         self._markers_every = Every(settings.beat_seconds)
+        self._replays_every = Every(REPLAYS_SECONDS)
         self._id, self._broker_error = new_id(), ""
         self._beat_every = Every(settings.beat_seconds)
         self._guard_every = Every(GUARD_SECONDS)
@@ -157,6 +158,8 @@ class Dispatcher:
             self._look(queue)
         self._look_for_lost_messages()
         self._record()
+        if self._replays_every.due():
+            self._watch_replays()
         soonest = min([self._next_due_at, *self._look_at.values()])
         return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
 
@@ -233,6 +236,14 @@ class Dispatcher:
             look_for_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
         except BrokerUnavailable as error:
             log.warning("markers_not_sent", error=str(error))
+
+    def _watch_replays(self) -> None:
+        with self._ledger.transaction() as connection:
+            ended = dead_letters.watch_replays(connection)
+        for one in ended:
+            log.info(
+                "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
+            )
 
     def _record(self) -> None:
         """Record dead messages, some batches of them."""
@@ -314,6 +325,7 @@ class Dispatcher:
             dispatching.forget_dispatcher(connection)
             dead_messages.forget_dead_messages(connection)
             effects.forget_effects(connection)
+            dead_letters.forget_replays(connection)
         if made:
             log.info("partitions_made", count=made)
         while True:

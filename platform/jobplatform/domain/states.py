@@ -106,6 +106,7 @@ TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (_S.RUNNING, Event.HELD): frozenset({_S.HELD, _S.CANCELLED}),
     (_S.HELD, Event.RESOLVED): frozenset({_S.HELD, _S.AVAILABLE}),
     (_S.SCHEDULED, Event.REPLAY_STOPPED): frozenset({_S.DEAD}),
+    (_S.AVAILABLE, Event.REPLAY_STOPPED): frozenset({_S.DEAD}),
     (_S.BLOCKED, Event.CHANGED): frozenset({_S.BLOCKED}),
     **{(state, Event.CHANGED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in CHANGEABLE - {_S.BLOCKED}},
     **{(state, Event.REPLAYED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in REPLAYABLE},

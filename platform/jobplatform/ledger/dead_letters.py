@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from jobplatform.ledger.jobs import earliest_end
 
-_REPLAY = text("SELECT verdict, state FROM replay_job(:tenant_id, :id, :since, :delay, CAST(:data AS jsonb))")
+_REPLAY_ONE = text("SELECT verdict, state FROM replay_job(:tenant_id, :id, :since, :delay, CAST(:data AS jsonb))")
 _DISCARD = text("SELECT verdict, state FROM discard_job(:tenant_id, :id, :since, :reason, CAST(:data AS jsonb))")
 
 
@@ -19,7 +20,7 @@ def replay_job(
 ) -> tuple[str, str | None]:
     """Call `replay_job`; returns its verdict and the state. `data` says who and why, in the event."""
     values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
-    row = connection.execute(_REPLAY, {**values, "delay": delay_seconds}).one()
+    row = connection.execute(_REPLAY_ONE, {**values, "delay": delay_seconds}).one()
     return row.verdict, row.state
 
 
@@ -30,3 +31,76 @@ def discard_job(
     values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
     row = connection.execute(_DISCARD, {**values, "reason": reason}).one()
     return row.verdict, row.state
+
+
+_CHOSEN = (
+    "tenant_id = :tenant_id AND state = 'dead' AND state IN ('dead', 'held') "
+    "AND (CAST(:kind AS text) IS NULL OR kind = :kind) AND (CAST(:queue AS text) IS NULL OR queue = :queue) "
+    "AND (CAST(:code AS text) IS NULL OR error ->> 'code' = :code) "
+    "AND (CAST(:tag AS text) IS NULL OR :tag = ANY (tags)) "
+    "AND (CAST(:died_after AS timestamptz) IS NULL OR state_at >= :died_after) "
+    "AND (CAST(:died_before AS timestamptz) IS NULL OR state_at < :died_before)"
+)
+_PREVIEW = text(
+    f"""
+    SELECT kind, queue, code, count(*)::integer AS jobs, min(died_at) AS first_died_at, max(died_at) AS last_died_at
+    FROM (
+        SELECT kind, queue, error ->> 'code' AS code, state_at AS died_at FROM jobs
+        WHERE {_CHOSEN} ORDER BY id LIMIT :limit) AS chosen
+    GROUP BY kind, queue, code ORDER BY jobs DESC, kind, code
+    """
+)
+_REPLAY_MANY = text(
+    "SELECT replay_many(:id, :tenant_id, :kind, :queue, :code, :tag, :died_after, :died_before, :limit, :rate, "
+    ":stop_after, :by, CAST(:filter AS jsonb))"
+)
+
+
+def preview(connection: Connection, tenant_id: UUID, wanted: dict[str, Any], limit: int) -> Sequence[Row[Any]]:
+    """Return kind, queue, code, jobs, first_died_at, last_died_at of what a replay would take: at most `limit` jobs."""
+    return connection.execute(_PREVIEW, {"tenant_id": tenant_id, "limit": limit, **wanted}).all()
+
+
+def replay_many(
+    connection: Connection,
+    replay_id: UUID,
+    tenant_id: UUID,
+    wanted: dict[str, Any],
+    *,
+    limit: int,
+    rate_per_second: float | None,
+    stop_after: int | None,
+    by: str,
+) -> int:
+    """Call `replay_many`; returns how many jobs it took. `wanted`: kind, queue, code, tag, died_after, died_before."""
+    shown = {name: value for name, value in wanted.items() if value is not None}
+    values = {"id": replay_id, "tenant_id": tenant_id, "limit": limit, "rate": rate_per_second, **wanted}
+    more = {"stop_after": stop_after, "by": by, "filter": orjson.dumps(shown).decode()}
+    return int(connection.execute(_REPLAY_MANY, values | more).scalar_one())
+
+
+def watch_replays(connection: Connection) -> Sequence[Row[Any]]:
+    """Call `watch_replays`; returns id, state, died_again, stopped of those that ended now."""
+    return connection.execute(text("SELECT id, state, died_again, stopped FROM watch_replays()")).all()
+
+
+_REPLAY = (
+    "SELECT id, state, filter, chosen, rate_per_second, stop_after, died_again, stopped, created_by, created_at, "
+    "ended_at FROM replays WHERE tenant_id = :tenant_id"
+)
+
+
+def get_replay(connection: Connection, tenant_id: UUID, replay_id: UUID) -> Row[Any] | None:
+    """Return a replay of many, as it stands."""
+    return connection.execute(text(f"{_REPLAY} AND id = :id"), {"tenant_id": tenant_id, "id": replay_id}).one_or_none()
+
+
+def forget_replays(connection: Connection, days: int = 30) -> None:
+    """Delete replays that ended long ago."""
+    connection.execute(
+        text(
+            "WITH old AS (DELETE FROM replays WHERE ended_at < clock_timestamp() - make_interval(days => :days) "
+            "RETURNING id) DELETE FROM replay_jobs WHERE replay_id IN (SELECT id FROM old)"
+        ),
+        {"days": days},
+    )

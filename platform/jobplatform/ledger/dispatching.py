@@ -64,6 +64,15 @@ def return_other_epochs(connection: Connection, current: UUID, limit: int) -> in
     return int(returned.scalar_one())
 
 
+_RETURN = text("SELECT return_dispatched(:queue, NULL, :before, :limit, :reason)")
+
+
+def return_dispatched(connection: Connection, queue: str | None, before: datetime, limit: int, reason: str) -> int:
+    """Return dispatched jobs of a queue (None: of all) to available; returns how many."""
+    values = {"queue": queue, "before": before, "limit": limit, "reason": reason}
+    return int(connection.execute(_RETURN, values).scalar_one())
+
+
 @dataclass(frozen=True)
 class Dispatched:
     """A job that a round has marked: publish it before the transaction commits. The id is its text."""

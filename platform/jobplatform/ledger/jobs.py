@@ -79,6 +79,16 @@ def find_job(connection: Connection, job_id: UUID) -> JobView | None:
     return _look_up(connection, _FIND_LIVE, _FIND_FINAL, {"id": job_id})
 
 
+def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
+    """Return whose job it is, live or in history."""
+    statement = text(
+        "SELECT tenant_id FROM jobs WHERE id = :id UNION ALL "
+        "SELECT tenant_id FROM job_history WHERE id = :id AND finished_at >= :since LIMIT 1"
+    )
+    found: UUID | None = connection.execute(statement, {"id": job_id, "since": earliest_end(job_id)}).scalar()
+    return found
+
+
 def _look_up(connection: Connection, live: TextClause, final: TextClause, values: dict[str, Any]) -> JobView | None:
     row = connection.execute(live, values).one_or_none()
     if row is None and values["id"].version == 7:

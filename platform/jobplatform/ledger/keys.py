@@ -59,6 +59,12 @@ def revoke_named(connection: Connection, name: str) -> int:
     ).rowcount
 
 
+def find_tenant(connection: Connection, name: str) -> UUID | None:
+    """Return the tenant of this name."""
+    found: UUID | None = connection.execute(text("SELECT id FROM tenants WHERE name = :n"), {"n": name}).scalar()
+    return found
+
+
 def list_keys(connection: Connection) -> list[Row[Any]]:
     """Return all keys with their tenants, without what could be used as one."""
     return list(

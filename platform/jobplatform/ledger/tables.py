@@ -11,17 +11,14 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
-    DateTime,
     Double,
     ForeignKey,
     Identity,
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     PrimaryKeyConstraint,
     SmallInteger,
     Table,
@@ -32,31 +29,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
+from jobplatform.ledger import delivery_tables
+from jobplatform.ledger.columns import metadata, moment, now, one_of
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "ck": "%(constraint_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
-
-#: how long one partition of history, runs and events is
-PARTITION_DAYS = 7
-
-
-def _moment(name: str, **options: Any) -> Column[Any]:
-    return Column(name, DateTime(timezone=True), **options)
-
-
-def _now(name: str) -> Column[Any]:
-    return _moment(name, nullable=False, server_default=text("clock_timestamp()"))
-
-
-def _one_of(column: str, words: Any) -> str:
-    return f"{column} IN ({', '.join(repr(str(word)) for word in sorted(words))})"
+__all__ = ["PARTITIONED", "PARTITION_DAYS", "delivery_tables", "metadata"]
 
 
 def _job_columns() -> list[Column[Any]]:
@@ -78,14 +54,14 @@ def _job_columns() -> list[Column[Any]]:
         Column("crash_limit", Integer, nullable=False),
         Column("lost_count", Integer, nullable=False, server_default=text("0")),
         Column("lost_limit", Integer, nullable=False),
-        _now("created_at"),
-        _now("state_at"),
-        _moment("run_at", nullable=False),
-        _moment("start_by"),
-        _moment("dispatched_at"),
-        _moment("started_at"),
-        _moment("run_started_at"),
-        _moment("cancel_requested_at"),
+        now("created_at"),
+        now("state_at"),
+        moment("run_at", nullable=False),
+        moment("start_by"),
+        moment("dispatched_at"),
+        moment("started_at"),
+        moment("run_started_at"),
+        moment("cancel_requested_at"),
         Column("cancel_reason", Text),
         Column("epoch", UUID(as_uuid=True)),
         Column("worker_id", UUID(as_uuid=True)),
@@ -101,7 +77,7 @@ tenants = Table(
     metadata,
     Column("id", UUID(as_uuid=True), primary_key=True),
     Column("name", Text, nullable=False),
-    _now("created_at"),
+    now("created_at"),
     UniqueConstraint("name"),
 )
 
@@ -113,8 +89,8 @@ api_keys = Table(
     Column("name", Text, nullable=False),
     Column("prefix", Text, nullable=False, comment="the first characters, to recognise a key by"),
     Column("key_hash", LargeBinary, nullable=False, comment="SHA-256 of the key; keys are 256 random bits"),
-    _now("created_at"),
-    _moment("revoked_at"),
+    now("created_at"),
+    moment("revoked_at"),
     UniqueConstraint("key_hash"),
 )
 
@@ -124,9 +100,9 @@ queues = Table(
     Column("name", Text, primary_key=True),
     Column("window_min", Integer, nullable=False),
     Column("window_factor", Double, nullable=False),
-    _moment("paused_at"),
-    _moment("paused_until", comment="NULL: until somebody resumes it"),
-    _now("created_at"),
+    moment("paused_at"),
+    moment("paused_until", comment="NULL: until somebody resumes it"),
+    now("created_at"),
     CheckConstraint("paused_until IS NULL OR paused_at IS NOT NULL", name="queues_paused_until_is_a_pause"),
     CheckConstraint("window_min > 0 AND window_factor > 0", name="queues_window_is_positive"),
 )
@@ -136,7 +112,7 @@ jobs = Table(
     metadata,
     *_job_columns(),
     PrimaryKeyConstraint("id"),
-    CheckConstraint(_one_of("state", LIVE), name="jobs_state_is_live"),
+    CheckConstraint(one_of("state", LIVE), name="jobs_state_is_live"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="jobs_priority_in_range"),
     CheckConstraint("attempt BETWEEN 0 AND max_attempts", name="jobs_attempt_in_range"),
     CheckConstraint("run_no >= attempt", name="jobs_run_no_covers_attempts"),
@@ -173,9 +149,9 @@ job_history = Table(
     "job_history",
     metadata,
     *_job_columns(),
-    _moment("finished_at", nullable=False),
+    moment("finished_at", nullable=False),
     PrimaryKeyConstraint("id", "finished_at"),
-    CheckConstraint(_one_of("state", FINAL), name="job_history_state_is_final"),
+    CheckConstraint(one_of("state", FINAL), name="job_history_state_is_final"),
     CheckConstraint("lease_id IS NULL AND worker_id IS NULL", name="job_history_has_no_lease"),
     CheckConstraint("state = 'succeeded' OR result IS NULL", name="job_history_result_is_success"),
     Index("ix_job_history_tenant", "tenant_id", "id"),
@@ -194,14 +170,14 @@ job_runs = Table(
     Column("outcome", Text, nullable=False),
     Column("lease_id", UUID(as_uuid=True), nullable=False),
     Column("worker_id", UUID(as_uuid=True), nullable=False),
-    _moment("dispatched_at"),
-    _moment("started_at", nullable=False),
-    _moment("finished_at", nullable=False),
+    moment("dispatched_at"),
+    moment("started_at", nullable=False),
+    moment("finished_at", nullable=False),
     Column("error", JSONB),
     Column("usage", JSONB, comment="what the run used: tokens, bytes, peak memory, as the kind reports it"),
     PrimaryKeyConstraint("job_id", "run_no", "finished_at"),
     CheckConstraint(
-        _one_of(
+        one_of(
             "outcome",
             ("succeeded", "failed", "timed_out", "snoozed", "released", "held", "crashed", "lost", "cancelled"),
         ),
@@ -217,7 +193,7 @@ job_events = Table(
     Column("id", BigInteger, Identity(always=True), nullable=False),
     Column("job_id", UUID(as_uuid=True), nullable=False),
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    _now("at"),
+    now("at"),
     Column("event", Text, nullable=False),
     Column("state", Text, nullable=False, comment="the state after it"),
     Column("run_no", Integer, nullable=False),
@@ -244,8 +220,8 @@ idempotency_keys = Table(
     Column("key", Text, nullable=False),
     Column("request_hash", LargeBinary, nullable=False),
     Column("job_id", UUID(as_uuid=True), nullable=False),
-    _now("created_at"),
-    _moment("expires_at", nullable=False),
+    now("created_at"),
+    moment("expires_at", nullable=False),
     PrimaryKeyConstraint("tenant_id", "key"),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
 )
@@ -256,107 +232,9 @@ unique_locks = Table(
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
     Column("key", Text, nullable=False),
     Column("job_id", UUID(as_uuid=True), nullable=False),
-    _moment("expires_at", comment="NULL: while the job is live"),
+    moment("expires_at", comment="NULL: while the job is live"),
     PrimaryKeyConstraint("tenant_id", "key"),
     Index("ix_unique_locks_job_id", "job_id"),
-)
-
-workers = Table(
-    "workers",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process, not its node name"),
-    Column("node", Text, nullable=False),
-    Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    Column("pool", Text, nullable=False),
-    Column("slots", Integer, nullable=False),
-    Column("queues", ARRAY(Text), nullable=False),
-    Column("kinds", ARRAY(Text), nullable=False),
-    _now("started_at"),
-    _now("beat_at"),
-    Column("holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
-    Column(
-        "waiting",
-        ARRAY(UUID(as_uuid=True)),
-        nullable=False,
-        server_default=text("'{}'"),
-        comment="jobs whose message it has and whose run has not begun",
-    ),
-    _moment("previous_beat_at"),
-    Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
-    _moment("stopped_at"),
-    Index("ix_workers_beat_at", "beat_at"),
-)
-
-dispatchers = Table(
-    "dispatchers",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process"),
-    Column("host", Text, nullable=False),
-    Column("pid", Integer, nullable=False),
-    _now("started_at"),
-    _now("beat_at"),
-    Column("broker_error", Text, comment="why RabbitMQ can't be used now; NULL: it can"),
-    _moment("broker_error_at", comment="since when"),
-)
-
-broker_epochs = Table(
-    "broker_epochs",
-    metadata,
-    Column("epoch", UUID(as_uuid=True), primary_key=True),
-    Column("current", Boolean, nullable=False),
-    _now("declared_at"),
-    Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
-)
-
-dead_messages = Table(
-    "dead_messages",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    _now("at"),
-    Column("queue", Text, comment="where it was, as RabbitMQ says"),
-    Column("reason", Text, nullable=False),
-    Column("detail", Text, nullable=False),
-    Column("job_id", UUID(as_uuid=True)),
-    Column("dispatch_no", Integer),
-    Column("kind", Text),
-    Column("message", JSONB, nullable=False, comment="headers, properties and x-death, cut where they are long"),
-    Column("body", LargeBinary, nullable=False, comment="its first bytes"),
-    Column("body_bytes", BigInteger, nullable=False),
-    CheckConstraint(
-        _one_of("reason", ("malformed", "no_job", "refused", "stale")), name="dead_messages_reason_is_known"
-    ),
-    Index("ix_dead_messages_at", "at"),
-    Index("ix_dead_messages_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
-)
-
-queue_markers = Table(
-    "queue_markers",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),
-    Column("queue", Text, nullable=False),
-    Column("priority", SmallInteger, nullable=False),
-    _now("sent_at"),
-    _moment("seen_at", comment="when a worker took it from the queue"),
-    Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
-)
-
-effects = Table(
-    "effects",
-    metadata,
-    Column("job_id", UUID(as_uuid=True), nullable=False),
-    Column("key", Text, nullable=False),
-    Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    Column("state", Text, nullable=False),
-    Column("run_no", Integer, nullable=False, comment="the run that intended it last"),
-    Column("token", UUID(as_uuid=True), nullable=False, comment="of that intention: its repetition is no second one"),
-    Column("receipt", JSONB, comment="what the other side said"),
-    _now("intended_at"),
-    _moment("done_at"),
-    PrimaryKeyConstraint("job_id", "key"),
-    CheckConstraint("state IN ('intended', 'done', 'skipped')", name="effects_state_is_known"),
-    CheckConstraint("(state = 'intended') = (done_at IS NULL)", name="effects_done_has_its_time"),
-    Index("ix_effects_intended_at", "intended_at"),
 )
 
 artifacts = Table(
@@ -371,11 +249,13 @@ artifacts = Table(
     Column("size", BigInteger, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("location", Text, nullable=False, comment="key below JOBPLATFORM_ARTIFACT_URL"),
-    _now("created_at"),
+    now("created_at"),
     CheckConstraint("size >= 0", name="artifacts_size_is_not_negative"),
     CheckConstraint("(job_id IS NULL) = (run_no IS NULL)", name="artifacts_of_a_job_name_its_run"),
     Index("ix_artifacts_job_id", "job_id"),
 )
 
+#: how long one partition of history, runs and events is
+PARTITION_DAYS = 7
 #: tables split by time, and the column that splits them
 PARTITIONED = {"job_history": "finished_at", "job_runs": "finished_at", "job_events": "at"}

@@ -32,6 +32,7 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
             {
                 "name": row.name,
                 "paused": row.paused_at is not None,
+                "paused_until": row.paused_until,
                 "accepted": accepted,
                 "finished": finished,
                 "live": live,

@@ -66,18 +66,29 @@ BEGIN
     seconds_until_due := least(seconds_until_due, v_resume_seconds);
 END $$;
 
--- Dispatched jobs whose message went with an earlier life of the broker (rule 5): always, not once.
-CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
+-- Dispatched jobs go back to available: those of one queue or of all, those whose message went with an earlier life of
+-- the broker (p_other_than: its current epoch), or those dispatched before a time.
+CREATE OR REPLACE FUNCTION return_dispatched(
+    p_queue text, p_other_than uuid, p_before timestamptz, p_limit integer, p_reason text
+) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
     WITH stale AS (
-        SELECT id FROM jobs WHERE state = 'dispatched' AND epoch <> p_current
+        SELECT id FROM jobs
+        WHERE state = 'dispatched' AND state IN ('dispatched', 'running') AND (p_queue IS NULL OR queue = p_queue)
+            AND (p_other_than IS NULL OR epoch <> p_other_than) AND (p_before IS NULL OR dispatched_at < p_before)
         LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), returned AS (
         UPDATE jobs j SET state = 'available', state_at = clock_timestamp()
         FROM stale WHERE j.id = stale.id RETURNING j.*
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT id, tenant_id, 'returned', state, run_no, '{"reason": "the broker was wiped"}' FROM returned
+        SELECT id, tenant_id, 'returned', state, run_no, jsonb_build_object('reason', p_reason) FROM returned
     )
     SELECT count(*)::integer FROM returned;
+$$;
+
+-- What a wiped broker held (rule 5): always, not once.
+CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
+LANGUAGE sql VOLATILE AS $$
+    SELECT return_dispatched(NULL, p_current, NULL, p_limit, 'the broker was wiped');
 $$;

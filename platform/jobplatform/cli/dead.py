@@ -1,0 +1,110 @@
+"""`jobplatform dead`: dead letters and dead messages."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+import click
+
+from jobplatform.cli.jobs import MOMENT, who
+from jobplatform.cli.ledger import open_commands_ledger
+
+
+@click.group()
+def dead() -> None:
+    """Replay many dead letters; look at dead messages."""
+
+
+@dead.command()
+@click.argument("tenant")
+@click.option("--kind")
+@click.option("--queue")
+@click.option("--code", help="of the error, like smtp_refused")
+@click.option("--tag")
+@click.option("--died-after", type=MOMENT)
+@click.option("--died-before", type=MOMENT)
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="the oldest ones first")
+@click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second; else all at once")
+@click.option("--stop-after", default=10, show_default=True, help="stop when so many have died again; 0: never")
+@click.option("--yes", is_flag=True, help="do it; without, only show what it would take")
+def replay(
+    tenant: str,
+    kind: str | None,
+    queue: str | None,
+    code: str | None,
+    tag: str | None,
+    died_after: datetime | None,
+    died_before: datetime | None,
+    limit: int,
+    rate: float | None,
+    stop_after: int,
+    yes: bool,
+) -> None:
+    """Run the dead letters of TENANT again that fit; shows which, and does it with --yes."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.ledger.keys import find_tenant
+    from jobplatform.usecases.replay_many import DeadLetterFilter, preview_replay, replay_many
+
+    ledger = open_commands_ledger()
+    with ledger.statement() as connection:
+        tenant_id: UUID | None = find_tenant(connection, tenant)
+    if tenant_id is None:
+        raise click.ClickException(f"no tenant {tenant!r}")
+    wanted = DeadLetterFilter(kind, queue, code, tag, died_after, died_before)
+    if not yes:
+        found = preview_replay(ledger, tenant_id, wanted, limit)
+        table = Table("kind", "queue", "error", "jobs", "first died", "last died")
+        for group in found["groups"]:
+            first, last = f"{group['first_died_at']:%F %T}", f"{group['last_died_at']:%F %T}"
+            table.add_row(group["kind"], group["queue"], group["code"], f"{group['jobs']:,}", first, last)
+        Console().print(table)
+        click.echo(f"{found['jobs']:,} dead letters; run it again with --yes to replay them")
+        return
+    done = replay_many(
+        ledger,
+        tenant_id,
+        wanted,
+        limit=limit,
+        rate_per_second=rate,
+        stop_after=stop_after or None,
+        by=who(),
+    )
+    click.echo(f"replay {done['id']}: {done['chosen']:,} jobs; follow it with GET /v1/replays/{done['id']}")
+
+
+@dead.command()
+@click.option("--reason", type=click.Choice(["malformed", "no_job", "refused", "stale"]))
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
+@click.option("--below", type=int, help="go on below this number")
+def messages(reason: str | None, limit: int, below: int | None) -> None:
+    """List dead messages, newest first: what came from RabbitMQ and belonged to no live dispatch."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.ledger.dead_messages import list_dead_messages
+
+    with open_commands_ledger().statement() as connection:
+        rows = list_dead_messages(connection, below, limit, reason)
+    table = Table("number", "at", "queue", "reason", "what", "bytes")
+    for row in rows:
+        table.add_row(str(row.id), f"{row.at:%F %T}", row.queue, row.reason, row.detail, f"{row.body_bytes:,}")
+    Console().print(table)
+
+
+@dead.command()
+@click.argument("number", type=int)
+def message(number: int) -> None:
+    """Show one dead message: headers, properties, and the beginning of its body."""
+    import orjson
+
+    from jobplatform.ledger.dead_messages import get_dead_message
+
+    with open_commands_ledger().statement() as connection:
+        row = get_dead_message(connection, number)
+    if row is None:
+        raise click.ClickException(f"no dead message {number}; see `jobplatform dead messages`")
+    shown = {**row._mapping, "body": bytes(row.body[:2000]).decode(errors="replace")}
+    click.echo(orjson.dumps(shown, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))

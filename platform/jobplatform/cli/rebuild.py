@@ -1,0 +1,38 @@
+"""`jobplatform rebuild`: fill RabbitMQ again from the ledger."""
+
+from __future__ import annotations
+
+import click
+
+from jobplatform.cli.ledger import open_commands_ledger
+
+BATCH = 1000
+
+
+@click.command()
+@click.argument("queue", required=False)
+def rebuild(queue: str | None) -> None:
+    """Dispatch again what is dispatched, of QUEUE or of all: after somebody has emptied a queue by hand, say.
+
+    Safe at any time: messages that are still there are stale then, and run nothing. A wiped broker and lost messages
+    are found without it.
+    """
+    from sqlalchemy import text
+
+    from jobplatform.ledger.dispatching import return_dispatched
+    from jobplatform.ledger.queues import list_queues
+
+    ledger, count = open_commands_ledger(), 0
+    with ledger.statement() as connection:
+        known = [row.name for row in list_queues(connection)]
+        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    if queue is not None and queue not in known:
+        raise click.ClickException(f"no queue {queue!r}; queues: {', '.join(known)}")
+    while True:
+        with ledger.transaction() as connection:
+            returned = return_dispatched(connection, queue, now, BATCH, "rebuilt by hand")
+        count += returned
+        if returned < BATCH:
+            break
+        click.echo(f"{count:,} …", err=True)
+    click.echo(f"{count:,} dispatched jobs of {queue or 'all queues'} go out again")

@@ -1,0 +1,151 @@
+"""The tables of delivery: who works, what RabbitMQ lost or dead-lettered, replays, effects. See `tables`."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from jobplatform.ledger.columns import metadata, moment, now, one_of
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process, not its node name"),
+    Column("node", Text, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("pool", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("queues", ARRAY(Text), nullable=False),
+    Column("kinds", ARRAY(Text), nullable=False),
+    now("started_at"),
+    now("beat_at"),
+    Column("holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    Column(
+        "waiting",
+        ARRAY(UUID(as_uuid=True)),
+        nullable=False,
+        server_default=text("'{}'"),
+        comment="jobs whose message it has and whose run has not begun",
+    ),
+    moment("previous_beat_at"),
+    Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    moment("stopped_at"),
+    Index("ix_workers_beat_at", "beat_at"),
+)
+
+dispatchers = Table(
+    "dispatchers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process"),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    now("started_at"),
+    now("beat_at"),
+    Column("broker_error", Text, comment="why RabbitMQ can't be used now; NULL: it can"),
+    moment("broker_error_at", comment="since when"),
+)
+
+broker_epochs = Table(
+    "broker_epochs",
+    metadata,
+    Column("epoch", UUID(as_uuid=True), primary_key=True),
+    Column("current", Boolean, nullable=False),
+    now("declared_at"),
+    Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
+)
+
+dead_messages = Table(
+    "dead_messages",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    now("at"),
+    Column("queue", Text, comment="where it was, as RabbitMQ says"),
+    Column("reason", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("job_id", UUID(as_uuid=True)),
+    Column("dispatch_no", Integer),
+    Column("kind", Text),
+    Column("message", JSONB, nullable=False, comment="headers, properties and x-death, cut where they are long"),
+    Column("body", LargeBinary, nullable=False, comment="its first bytes"),
+    Column("body_bytes", BigInteger, nullable=False),
+    CheckConstraint(
+        one_of("reason", ("malformed", "no_job", "refused", "stale")), name="dead_messages_reason_is_known"
+    ),
+    Index("ix_dead_messages_at", "at"),
+    Index("ix_dead_messages_job_id", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+)
+
+replays = Table(
+    "replays",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    now("created_at"),
+    Column("created_by", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("filter", JSONB, nullable=False),
+    Column("chosen", Integer, nullable=False, comment="dead letters that are run again by it"),
+    Column("rate_per_second", Double, comment="NULL: all at once"),
+    Column("stop_after", Integer, comment="stops when so many have died again; NULL: never"),
+    Column("died_again", Integer, nullable=False, server_default=text("0")),
+    Column("stopped", Integer, nullable=False, server_default=text("0"), comment="put back unrun"),
+    moment("ended_at"),
+    CheckConstraint("state IN ('running', 'done', 'stopped')", name="replays_state_is_known"),
+    CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="replays_ended_has_its_time"),
+    Index("ix_replays_running", "created_at", postgresql_where=text("state = 'running'")),
+    Index("ix_replays_tenant", "tenant_id", "created_at"),
+)
+
+replay_jobs = Table(
+    "replay_jobs",
+    metadata,
+    Column("replay_id", UUID(as_uuid=True), nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("run_no", Integer, nullable=False, comment="the last run before it"),
+    PrimaryKeyConstraint("replay_id", "job_id"),
+)
+
+queue_markers = Table(
+    "queue_markers",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("priority", SmallInteger, nullable=False),
+    now("sent_at"),
+    moment("seen_at", comment="when a worker took it from the queue"),
+    Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
+)
+
+effects = Table(
+    "effects",
+    metadata,
+    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("state", Text, nullable=False),
+    Column("run_no", Integer, nullable=False, comment="the run that intended it last"),
+    Column("token", UUID(as_uuid=True), nullable=False, comment="of that intention: its repetition is no second one"),
+    Column("receipt", JSONB, comment="what the other side said"),
+    now("intended_at"),
+    moment("done_at"),
+    PrimaryKeyConstraint("job_id", "key"),
+    CheckConstraint("state IN ('intended', 'done', 'skipped')", name="effects_state_is_known"),
+    CheckConstraint("(state = 'intended') = (done_at IS NULL)", name="effects_done_has_its_time"),
+    Index("ix_effects_intended_at", "intended_at"),
+)

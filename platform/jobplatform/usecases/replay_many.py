@@ -1,0 +1,74 @@
+"""Run many dead letters again: a preview first, then at a rate, and no further when too many die again."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from jobplatform.errors import ReplayNotFound
+from jobplatform.ledger import dead_letters
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+
+
+@dataclass(frozen=True)
+class DeadLetterFilter:
+    """Which dead letters; None is "any". `code` is the error's."""
+
+    kind: str | None = None
+    queue: str | None = None
+    code: str | None = None
+    tag: str | None = None
+    died_after: datetime | None = None
+    died_before: datetime | None = None
+
+
+def preview_replay(ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, limit: int) -> dict[str, Any]:
+    """Return how many jobs a replay would take, by kind, queue and error code."""
+    with ledger.statement() as connection:
+        rows = dead_letters.preview(connection, tenant_id, asdict(wanted), limit)
+    groups = [dict(row._mapping) for row in rows]
+    return {"jobs": sum(group["jobs"] for group in groups), "groups": groups}
+
+
+def replay_many(
+    ledger: Ledger,
+    tenant_id: UUID,
+    wanted: DeadLetterFilter,
+    *,
+    limit: int,
+    rate_per_second: float | None,
+    stop_after: int | None,
+    by: str,
+) -> dict[str, Any]:
+    """Replay the oldest `limit` dead letters that fit, in one transaction, and return the replay.
+
+    The n-th is due after n / rate seconds; what has not run when `stop_after` have died again goes back to the dead
+    letters. A job that has succeeded is never taken: only dead ones are.
+    """
+    replay_id = new_id()
+    with ledger.transaction() as connection:
+        dead_letters.replay_many(
+            connection,
+            replay_id,
+            tenant_id,
+            asdict(wanted),
+            limit=limit,
+            rate_per_second=rate_per_second,
+            stop_after=stop_after,
+            by=by,
+        )
+        found = dead_letters.get_replay(connection, tenant_id, replay_id)
+    assert found is not None, "it was written just now"
+    return dict(found._mapping)
+
+
+def get_replay(ledger: Ledger, tenant_id: UUID, replay_id: UUID) -> dict[str, Any]:
+    """Return a replay as it stands. Raises `ReplayNotFound`."""
+    with ledger.statement() as connection:
+        found = dead_letters.get_replay(connection, tenant_id, replay_id)
+    if found is None:
+        raise ReplayNotFound(replay_id)
+    return dict(found._mapping)
