@@ -10,7 +10,8 @@ from api.answers import answer, read_body
 from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
-from api.v1.models import DiscardBody, Job
+from api.v1.dead_letter_models import DiscardBody
+from api.v1.models import Job
 from jobplatform.usecases import discard_job as usecase
 
 

@@ -10,7 +10,7 @@ from api.answers import answer
 from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
-from api.v1.models import Replay
+from api.v1.dead_letter_models import Replay
 from jobplatform.usecases import replay_many as usecase
 
 

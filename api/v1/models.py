@@ -88,64 +88,6 @@ class CancelBody(BaseModel):
     reason: str | None = Field(None, max_length=500)
 
 
-class ReplayBody(BaseModel):
-    """Why a job is run again."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str | None = Field(None, max_length=500)
-
-
-class DeadLetterFilter(BaseModel):
-    """Which dead letters; what is not given is "any"."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: str | None = Field(None, max_length=200)
-    queue: str | None = Field(None, max_length=200)
-    code: str | None = Field(None, max_length=200, description="of the error, like smtp_refused")
-    tag: Tag | None = None
-    died_after: Moment | None = None
-    died_before: Moment | None = None
-
-
-class ReplayManyBody(BaseModel):
-    """Which dead letters to run again, how many, and how fast."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {"filter": {"code": "smtp_unreachable"}, "limit": 500, "rate_per_second": 10, "stop_after": 20}
-        },
-    )
-
-    filter: DeadLetterFilter = Field(default_factory=DeadLetterFilter)
-    preview: bool = Field(False, strict=True, description="only tell what it would take")
-    limit: StrictInt = Field(1000, ge=1, le=10_000, description="the oldest ones first")
-    rate_per_second: float | None = Field(None, gt=0, le=10_000, description="none: all at once")
-    stop_after: StrictInt | None = Field(
-        10, ge=1, description="stop when so many have died again: what has not run goes back; null: never"
-    )
-
-
-class DiscardBody(BaseModel):
-    """Why a dead letter is thrown away."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field(min_length=1, max_length=500, description="kept with the job")
-
-
-class ResolveBody(BaseModel):
-    """What became of an effect that holds a job."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    effect: str = Field(min_length=1, max_length=255, description="its key: see GET /v1/jobs/{id}/effects")
-    happened: bool = Field(strict=True, description="false: the next run does it")
-    receipt: Any = Field(None, description="what the other side said, for the runs to come")
-
-
 class ChangeBody(BaseModel):
     """What to change of a job that no run has."""
 
@@ -352,22 +294,6 @@ class ArtifactList(BaseModel):
     """The artifacts of a job, in order."""
 
     artifacts: list[Artifact]
-
-
-class Replay(BaseModel):
-    """A replay of many dead letters, as it stands."""
-
-    id: UUID
-    state: Literal["running", "done", "stopped"]
-    filter: dict[str, Any]
-    chosen: int
-    rate_per_second: float | None
-    stop_after: int | None
-    died_again: int
-    stopped: int = Field(description="put back unrun, because too many had died again")
-    created_by: str
-    created_at: datetime
-    ended_at: datetime | None
 
 
 class KindInfo(BaseModel):

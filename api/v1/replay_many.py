@@ -8,7 +8,7 @@ from api.answers import answer, read_body
 from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
-from api.v1.models import Replay, ReplayManyBody
+from api.v1.dead_letter_models import Replay, ReplayManyBody
 from jobplatform.usecases import replay_many as usecase
 
 
