@@ -5,7 +5,7 @@ BIN := .venv/bin
 # what faces the broker: run a second time on RabbitMQ 4.3
 BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_roles.py tests/e2e/test_main_job.py tests/e2e/test_faults.py
 
-.PHONY: help setup demo up down status test lint format bench clean
+.PHONY: help setup demo up down status test lint format bench drills clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
@@ -45,6 +45,10 @@ format: setup ## format the code
 
 bench: setup ## measure beside bare Celery, in one run
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+drills: setup ## play every fault under load, on the distribution's RabbitMQ and on 4.3
+	@$(BIN)/python -m drills $(DRILLS_ARGS)
+	@JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m drills $(DRILLS_ARGS)
 
 clean: ## remove .venv (a stack that runs is stopped first)
 	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down; fi

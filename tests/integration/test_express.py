@@ -10,10 +10,10 @@ import orjson
 import pytest
 
 from api.express import Express
+from jobplatform.devstack.proxy import proxied
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import keys
 from tests.support.ledgers import Book, registry
-from tests.support.proxy import proxied
 
 
 class Scope(SimpleNamespace):

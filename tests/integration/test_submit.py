@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
+from jobplatform.devstack.proxy import proxied
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.errors import (
     IdempotencyConflict,
@@ -22,7 +23,6 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, Limits, open_ledger
 from jobplatform.usecases.submit_job import submit_job
 from tests.support.ledgers import Book, registry
-from tests.support.proxy import proxied
 
 
 def submit(book: Book, ledger: Ledger | None = None, key: str | None = None, **order):

@@ -62,7 +62,7 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
 
 def stop_postgres(place: Place) -> None:
     """Stop the server: fast, then hard. Its id stands in the data folder, for it overwrites its environment's mark."""
-    pid = _postmaster(place)
+    pid = postmaster(place)
     if pid is None:
         return
     for number, seconds in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
@@ -76,10 +76,10 @@ def stop_postgres(place: Place) -> None:
 
 def is_running(place: Place) -> bool:
     """Return whether this stack's server runs."""
-    return _postmaster(place) is not None
+    return postmaster(place) is not None
 
 
-def _postmaster(place: Place) -> int | None:
+def postmaster(place: Place) -> int | None:
     """Return the id of the server that works on this stack's data; an old file may name somebody else's process."""
     file = place.folder / "postgres" / "data" / "postmaster.pid"
     try:

@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import orjson
@@ -20,8 +21,8 @@ from jobplatform.broker.definitions import build_definitions
 from jobplatform.broker.topology import build_topology, choose_queue_type
 from jobplatform.broker.users import ROLES
 from jobplatform.config import DEFAULT_QUEUES
-from jobplatform.devstack.place import Place
-from jobplatform.devstack.processes import marked, start, wait_for, wait_gone
+from jobplatform.devstack.place import Place, demote
+from jobplatform.devstack.processes import DidNotStart, marked, start, wait_for, wait_gone
 from jobplatform.devstack.rabbitmq_server import Server, choose_server
 
 #: the role of our own calls, and of tests
@@ -82,6 +83,25 @@ def stop_rabbitmq(place: Place) -> None:
                     continue
             if wait_gone(pids, patience):
                 break
+
+
+def control(place: Place, *arguments: str) -> str:
+    """Run `rabbitmqctl` against the node; returns its output. Raises `DidNotStart`."""
+    server, home = choose_server(), place.owned_folder("rabbitmq")
+    extra: dict[str, Any] = demote() if server.root is None else {}
+    done = subprocess.run(
+        [str(part) for part in server.control(home, *arguments)],
+        env=_environment(place, server.inside(home)),
+        capture_output=True,
+        check=False,
+        cwd=home,
+        **extra,
+    )
+    said: bytes = done.stdout
+    if done.returncode:
+        why = (done.stderr.strip() or said.strip()).decode(errors="replace")
+        raise DidNotStart(f"rabbitmqctl {' '.join(arguments)}: {why}")
+    return said.decode(errors="replace")
 
 
 def get_management(place: Place, path: str) -> object:

@@ -28,8 +28,9 @@ PACKAGES = (
 #: where a node in the folder sees its home
 INSIDE = Path("/srv/node")
 _ENTER = (
-    'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --bind "$1" "$0/srv/node" && '
-    f'exec chroot --userspec={UNPRIVILEGED} "$0" /usr/lib/rabbitmq/bin/rabbitmq-server'
+    'folder="$1"; shift; '
+    'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && mount --bind "$folder" "$0/srv/node" && '
+    f'exec chroot --userspec={UNPRIVILEGED} "$0" "$@"'
 )
 
 
@@ -42,9 +43,17 @@ class Server:
 
     def command(self, home: Path) -> list[str | Path]:
         """Return what starts a node whose data is in `home`."""
+        return self._inside(home, "rabbitmq-server")
+
+    def control(self, home: Path, *arguments: str) -> list[str | Path]:
+        """Return what runs `rabbitmqctl` for that node."""
+        return self._inside(home, "rabbitmqctl", *arguments)
+
+    def _inside(self, home: Path, program: str, *arguments: str) -> list[str | Path]:
         if self.root is None:
-            return [_bin() / "rabbitmq-server"]
-        return ["unshare", "-m", "sh", "-c", _ENTER, self.root, home]
+            return [_bin() / program, *arguments]
+        inner = [f"/usr/lib/rabbitmq/bin/{program}", *arguments]
+        return ["unshare", "-m", "sh", "-c", _ENTER, self.root, home, *inner]
 
     def inside(self, home: Path) -> Path:
         """Return that folder as the node sees it."""

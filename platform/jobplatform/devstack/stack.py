@@ -154,8 +154,8 @@ class Stack:
         file.write_text(self.place.secret)
         return str(file)
 
-    def start_service(self, name: str) -> subprocess.Popen[bytes]:
-        """Start a service by the command that docker-compose.yml has for it, in its role."""
+    def start_service(self, name: str, tag: str | None = None) -> subprocess.Popen[bytes]:
+        """Start a service by the command that docker-compose.yml has for it, in its role; `tag` names a further one."""
         service = services()[name]
         own = {
             "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
@@ -167,7 +167,9 @@ class Stack:
             own["JOBPLATFORM_FLOWER_PASSWORD"] = self.place.secret
             if self.own_broker:
                 own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.place, service.role)
-        return self._start(name, service.local_command(self.place), own)
+        if tag is not None:  # its port is taken
+            own["JOBPLATFORM_METRICS_PORT"] = "0"
+        return self._start(tag or name, service.local_command(self.place), own)
 
     def start_dispatcher(self) -> subprocess.Popen[bytes]:
         """Start a dispatcher."""

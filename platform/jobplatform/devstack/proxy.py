@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 
@@ -17,19 +17,29 @@ class Proxy:
         self.port: int = self._server.getsockname()[1]
         #: while set, what the server answers is thrown away, with its connection
         self.losing_answers = threading.Event()
+        #: called with what a client sends, and what it had sent before; true: it is thrown away, with its connection
+        self.stops: Callable[[bytes, bytes], bool] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         with suppress(OSError):
             while True:
                 client, _ = self._server.accept()
-                server = socket.create_connection(("127.0.0.1", self._target_port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._target_port))
+                except OSError:  # the server is away
+                    client.close()
+                    continue
                 threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
                 threading.Thread(target=self._pump, args=(server, client, True), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        before = b""
         with suppress(OSError):
             while (data := source.recv(65536)) and not (answers and self.losing_answers.is_set()):
+                if not answers and self.stops is not None and self.stops(data, before):
+                    break
+                before = data
                 sink.sendall(data)
         for one in (source, sink):
             with suppress(OSError):

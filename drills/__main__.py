@@ -1,0 +1,84 @@
+"""`python -m drills`: play faults one after the other on one stack, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import orjson
+from rich.console import Console
+from rich.table import Table
+
+from drills.drill import Outcome, play
+from drills.faults import FAULTS, CanNotBeDone
+from drills.sink import Sink
+from drills.world import World
+from jobplatform.devstack.place import taken
+
+COLUMNS = {
+    "fault": "fault",
+    "accepted": "accepted",
+    "lost": "lost",
+    "twice_plain": "ran twice, plain",
+    "twice_journaled": "twice, journaled",
+    "held": "asked a person",
+    "dead": "healthy jobs dead",
+    "refused": "refused",
+    "unknown": "outcome unknown",
+    "seconds_to_flow": "s until flow",
+    "audit": "audit",
+}
+
+
+def main() -> None:
+    """Parse, play, print; exit 1 when a drill is not good."""
+    parser = argparse.ArgumentParser(prog="drills", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), help="play these")
+    parser.add_argument("--size", type=float, default=1.0, help="length of the faults; tests use 0.1")
+    parser.add_argument("--json", type=Path, help="write the outcomes there")
+    parser.add_argument("--markdown", action="store_true", help="print the table for docs/operations/drills.md")
+    options = parser.parse_args()
+    console, sink, outcomes = Console(stderr=True), Sink(), []
+    with taken("drills"):
+        world = World(console.print, sink)
+        try:
+            world.start()
+            for name in options.only or FAULTS:
+                console.print(f"{FAULTS[name].name} …")
+                try:
+                    outcomes.append(play(world, FAULTS[name], options.size))
+                except CanNotBeDone as error:
+                    console.print(f"[yellow]not played:[/] {error}")
+                    continue
+                console.print(f"  {outcomes[-1]}", highlight=False)
+        finally:
+            world.stop()
+            sink.close()
+    if options.json:
+        options.json.write_bytes(orjson.dumps([one.as_dict() for one in outcomes], option=orjson.OPT_INDENT_2))
+    if options.markdown:
+        print(markdown(outcomes))
+    else:
+        Console(width=180).print(table(outcomes))
+    sys.exit(0 if all(one.is_good for one in outcomes) else 1)
+
+
+def table(outcomes: list[Outcome]) -> Table:
+    """Return the table."""
+    found = Table(*COLUMNS.values())
+    for one in outcomes:
+        cells = [str(value) for value in (one.as_dict()[name] for name in COLUMNS)]
+        found.add_row(*cells, style="" if one.is_good else "red")
+    return found
+
+
+def markdown(outcomes: list[Outcome]) -> str:
+    """Return the table as Markdown."""
+    lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
+    lines += ["| " + " | ".join(str(one.as_dict()[name]) for name in COLUMNS) + " |" for one in outcomes]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""One drill: a load, a fault in the middle of it, and what became of every job."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from drills.faults import Fault
+from drills.load import Accepted, Load
+from drills.world import World
+from jobplatform.devstack.processes import wait_for
+
+#: jobs per second, and how long each works
+PER_SECOND, WORK_SECONDS = 20.0, 0.05
+CALM_SECONDS = 2.0
+#: for everything to end after the fault
+PATIENCE_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A row of the table. `lost`: accepted, and without an effect or an end; `dead`: healthy jobs that were buried."""
+
+    fault: str
+    accepted: int
+    lost: int
+    twice_plain: int
+    twice_journaled: int
+    held: int
+    dead: int
+    refused: int
+    unknown: int
+    seconds_to_flow: float
+    audit: str
+
+    @property
+    def is_good(self) -> bool:
+        """Return whether what must be 0 is 0, and the audit was clean."""
+        return (self.lost, self.twice_journaled, self.dead, self.audit) == (0, 0, 0, "clean")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form."""
+        return asdict(self)
+
+
+def play(world: World, fault: Fault, size: float) -> Outcome:
+    """Play a drill; raises what the fault raises when it can't be made."""
+    load = Load(
+        world.stack.local_url("api"),
+        world.api_key,
+        world.sink.url,
+        name=f"{fault.do.__name__}-{time.time_ns()}",
+        per_second=PER_SECOND,
+        seconds_each=WORK_SECONDS,
+    )
+    load.start()
+    try:
+        time.sleep(CALM_SECONDS * max(size, 0.5))
+        fault.do(world, size)
+        began = time.monotonic()
+        _wait_for_flow(world, load)
+        to_flow = time.monotonic() - began
+        time.sleep(CALM_SECONDS * max(size, 0.5))
+    finally:
+        load.stop()
+    held = _drain(world, load.accepted)
+    return _judge(world, fault, load, held, to_flow)
+
+
+def _wait_for_flow(world: World, load: Load) -> None:
+    """Wait until a job that is submitted now succeeds."""
+    probe = load.submit()
+    if probe is None:
+        raise AssertionError("nothing was accepted any more")
+    world.wait_state(probe.job_id, "succeeded", PATIENCE_SECONDS)
+
+
+def _drain(world: World, accepted: list[Accepted]) -> int:
+    """Wait until every job has ended, and be the person whom held ones wait for; returns how many there were."""
+    resolved: set[str] = set()
+    keys = {one.job_id: one.key for one in accepted}
+
+    def drained() -> bool:
+        rows = world.sql(
+            "SELECT id::text, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) AND state <> 'dead'",
+            ids=list(keys),
+        )
+        for job_id, state in rows:
+            if state == "held":
+                body = {"effect": "post", "happened": world.sink.count(keys[job_id]) > 0}
+                world.caller.call("POST", f"/v1/jobs/{job_id}/resolve", body)
+                resolved.add(job_id)
+        return not rows
+
+    try:
+        wait_for("the end of all jobs", drained, seconds=PATIENCE_SECONDS)
+    except Exception as error:  # the table tells: they are lost
+        world.stack.tell(str(error).split(":")[0])
+    return len(resolved)
+
+
+def _judge(world: World, fault: Fault, load: Load, held: int, to_flow: float) -> Outcome:
+    states = {
+        row.id: row.state
+        for row in world.sql(
+            "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
+            "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
+            ids=[one.job_id for one in load.accepted],
+        )
+    }
+    counts = {one.key: world.sink.count(one.key) for one in load.accepted}
+    clean, said = world.audit()
+    if not clean:
+        world.stack.tell(said)
+    twice = {
+        kind: sum(counts[one.key] > 1 for one in load.accepted if one.kind == kind)
+        for kind in ("drill.plain", "drill.journaled")
+    }
+    return Outcome(
+        fault=fault.name,
+        accepted=len(load.accepted),
+        lost=sum(states.get(one.job_id) not in ("succeeded", "dead") or not counts[one.key] for one in load.accepted),
+        twice_plain=twice["drill.plain"],
+        twice_journaled=twice["drill.journaled"],
+        held=held,
+        dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
+        refused=load.refused,
+        unknown=load.unknown,
+        seconds_to_flow=round(to_flow, 1),
+        audit="clean" if clean else "findings",
+    )

@@ -1,0 +1,54 @@
+"""The kinds of the drills: each does its effect at a sink that is no part of the platform, and counts."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+from urllib.request import Request, urlopen
+
+import orjson
+from pydantic import BaseModel
+
+from jobplatform import Context, Fixed, kind
+
+
+class Work(BaseModel):
+    """What to tell the sink, and how long it takes."""
+
+    sink: str
+    key: str
+    seconds: float = 0.02
+
+
+def _post(work: Work) -> Any:
+    request = Request(f"{work.sink}/{work.key}", data=b"", method="POST")
+    with urlopen(request, timeout=10) as answer:
+        return orjson.loads(answer.read())
+
+
+@kind("drill.plain", queue="drill", retry=Fixed(0.2), max_attempts=20)
+def plain(work: Work, ctx: Context) -> Any:
+    """Do the effect as most code does: a run that dies behind it does it again."""
+    time.sleep(work.seconds / 2)
+    said = _post(work)
+    time.sleep(work.seconds / 2)
+    return said
+
+
+@kind("drill.journaled", queue="drill", retry=Fixed(0.2), max_attempts=20, unknown_effects="hold")
+def journaled(work: Work, ctx: Context) -> Any:
+    """Do the effect under the journal: where a crash leaves it unknown, a person is asked."""
+    time.sleep(work.seconds / 2)
+    with ctx.effect("post") as effect:
+        if effect.needed:
+            effect.receipt = _post(work)
+    time.sleep(work.seconds / 2)
+    return effect.receipt
+
+
+@kind("drill.poison", queue="drill", crash_limit=2)
+def poison(work: Work, ctx: Context) -> None:
+    """Take the process down, each time."""
+    os.kill(os.getpid(), signal.SIGKILL)

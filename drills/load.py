@@ -1,0 +1,101 @@
+"""Callers of the platform: they submit at a rate, repeat what was refused with the same key, and remember it all."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from dataclasses import dataclass, field
+from http.client import HTTPException
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import orjson
+
+CALLERS = 4
+#: a caller gives up an order after this long
+PATIENCE_SECONDS = 90.0
+KINDS = ("drill.plain", "drill.journaled")
+
+
+@dataclass
+class Accepted:
+    """An order that was answered with 202."""
+
+    job_id: str
+    key: str
+    kind: str
+
+
+@dataclass
+class Load:
+    """Submits from some threads until stopped. `refused` and `unknown` count answers, not orders: each is repeated."""
+
+    url: str
+    api_key: str
+    sink_url: str
+    name: str
+    per_second: float
+    seconds_each: float = 0.02
+    accepted: list[Accepted] = field(default_factory=list)
+    refused: int = 0
+    unknown: int = 0
+    given_up: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._numbers = itertools.count()
+        self._stop = threading.Event()
+        self._lock = threading.Lock()
+        self._threads = [threading.Thread(target=self._call, args=(n,), daemon=True) for n in range(CALLERS)]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End, when each caller has its last answer."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, place: int) -> None:
+        pause = CALLERS / self.per_second
+        due = time.monotonic() + place / self.per_second
+        while not self._stop.is_set():
+            self.submit()
+            due = max(due + pause, time.monotonic() - 1.0)  # an outage is not made up for by a flood
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def submit(self) -> Accepted | None:
+        """Submit one job, and repeat until it is accepted or patience ends."""
+        number = next(self._numbers)
+        key, kind = f"{self.name}-{number}", KINDS[number % len(KINDS)]
+        payload = {"sink": self.sink_url, "key": key, "seconds": self.seconds_each}
+        body = orjson.dumps({"kind": kind, "payload": payload})
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            request = Request(f"{self.url}/v1/jobs", data=body, method="POST")
+            request.add_header("Authorization", f"Bearer {self.api_key}")
+            request.add_header("Content-Type", "application/json")
+            request.add_header("Idempotency-Key", key)
+            try:
+                with urlopen(request, timeout=15) as answer:
+                    found = Accepted(orjson.loads(answer.read())["id"], key, kind)
+                with self._lock:
+                    self.accepted.append(found)
+                return found
+            except HTTPError as error:
+                code = orjson.loads(error.read() or b"{}").get("code")
+                if error.code not in (409, 503):
+                    raise
+                with self._lock:
+                    self.unknown += code == "outcome_unknown"
+                    self.refused += code != "outcome_unknown"
+            except (OSError, HTTPException):  # no answer at all: the API was killed
+                with self._lock:
+                    self.unknown += 1
+            time.sleep(0.2)
+        with self._lock:
+            self.given_up.append(key)
+        return None

@@ -1,0 +1,60 @@
+"""The outside world of the drills: a server that counts how often each effect took place."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+
+
+class Sink:
+    """Serves on a port of its own, in a thread of the drill's process; nothing of the platform can stop it."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        sink = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = orjson.dumps({"count": sink._note(self.path.lstrip("/"))})
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                """Say nothing."""
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            request_queue_size = 128
+
+            def handle_error(self, *_: Any) -> None:
+                """A caller that was killed is no error of ours."""
+
+        self._server = Server(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Where to POST `/<key>`."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _note(self, key: str) -> int:
+        with self._lock:
+            self._counts[key] += 1
+            return self._counts[key]
+
+    def count(self, key: str) -> int:
+        """Return how often the effect took place."""
+        with self._lock:
+            return self._counts[key]
+
+    def close(self) -> None:
+        """Stop serving."""
+        self._server.shutdown()
+        self._server.server_close()
