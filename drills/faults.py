@@ -159,13 +159,14 @@ def postgres_away(world: World, size: float) -> None:
 @fault("SIGSTOP zombie")
 def zombie(world: World, size: float) -> None:
     """A worker and its children are frozen for longer than a lease, lose their runs, and go on."""
-    pids = [world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]
-    for pid in pids:
-        world.kill(pid, signal.SIGSTOP)
-    wait(2 * LEASE_SECONDS)
-    for pid in pids:
-        world.kill(pid, signal.SIGCONT)
-    wait(2 * BEAT_SECONDS)
+    for _ in range(max(1, int(5 * size))):
+        pids = [world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]
+        for pid in pids:
+            world.kill(pid, signal.SIGSTOP)
+        wait(2 * LEASE_SECONDS)
+        for pid in pids:
+            world.kill(pid, signal.SIGCONT)
+        wait(4 * BEAT_SECONDS)
 
 
 @fault("clock of a worker one hour off, both ways")

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from celery.worker.consumer import Consumer
+from celery.worker.state import maybe_shutdown
 
 from jobplatform.broker.envelope import BODY, DISPATCH_NO, MARKER_KIND, MalformedMessage, read_headers
 from jobplatform.domain.kinds import REGISTRY
@@ -24,6 +25,9 @@ from workers.task import LEASE, WORKER
 
 log = get_log(__name__)
 
+#: between two tries to reach RabbitMQ, at most
+RECONNECT_SECONDS = 2.0
+
 
 class LedgerConsumer(Consumer):  # type: ignore[misc]
     """See the module."""
@@ -32,6 +36,17 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         """The broker connection is gone: what no child has taken yet is given up by the pool, the rest goes on."""
         super().on_close()
         DELIVERIES.orphan_unstarted()
+
+    def ensure_connected(self, connection: Any) -> Any:
+        """Connect, and try again until it works: soon at first, every few seconds later. Celery waits up to 30 s, which
+        is longer than a lease, and the flow stands still for that long when the broker is back already."""
+
+        def note(error: Exception, seconds: float) -> None:
+            log.warning("broker_unavailable", error=str(error), retry_seconds=round(seconds, 1))
+
+        return connection.ensure_connection(
+            note, callback=maybe_shutdown, interval_start=0.2, interval_step=0.4, interval_max=RECONNECT_SECONDS
+        )
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""

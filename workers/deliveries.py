@@ -51,11 +51,14 @@ class Deliveries:
         #: lease → job of messages that came and whose run has not begun: more than what is in the pool
         self._waiting: dict[UUID, UUID] = {}
         self._markers: list[UUID] = []
+        #: when the last message came (time.monotonic), or this began
+        self.received_at = time.monotonic()
 
     def receive(self, lease_id: UUID, job_id: UUID) -> None:
         """Note a message that came from RabbitMQ."""
         with self._lock:
             self._waiting[lease_id] = job_id
+            self.received_at = time.monotonic()
 
     def waiting(self) -> list[UUID]:
         """Return the jobs whose message is here and whose run has not begun."""
@@ -66,6 +69,7 @@ class Deliveries:
         """Note a marker (rule 6): the liveness thread tells the ledger."""
         with self._lock:
             self._markers.append(marker_id)
+            self.received_at = time.monotonic()
 
     def markers(self) -> list[UUID]:
         """Return the markers that are not yet told."""

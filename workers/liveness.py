@@ -11,7 +11,10 @@ import signal
 import socket
 import threading
 import time
+from contextlib import suppress
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 from celery import bootsteps
 from celery.signals import worker_shutdown, worker_shutting_down
@@ -24,10 +27,12 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import serve_metrics, worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.keep_artifacts import ArtifactStore, remove_outputs
 from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
 from workers.context import remove_leftovers
 from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Deliveries, Report
 from workers.process import WORKER_ID, parent_ledger
+from workers.watchdog import Watchdog, missing_consumers
 
 log = get_log(__name__)
 
@@ -39,14 +44,19 @@ POOLS = {"celery.concurrency.prefork": "prefork", "celery.concurrency.thread": "
 class Heart:
     """Beats every `beat_seconds` until stopped. One step of it is `beat`, which tests call."""
 
-    def __init__(self, card: WorkerCard, deliveries: Deliveries, settings: Settings) -> None:
+    def __init__(
+        self, card: WorkerCard, deliveries: Deliveries, settings: Settings, watchdog: Watchdog | None = None
+    ) -> None:
         self.card = card
+        self._watchdog = watchdog
         self._deliveries = deliveries
         self._settings = settings
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
-        #: after SIGTERM a child that dies was not brought down by its job
-        self.shutting_down = False
+        #: when SIGTERM came (time.monotonic): from then on a child that dies was not brought down by its job
+        self.shutting_down_since: float | None = None
+        #: leases of runs that are given back, not lost
+        self._given_back: set[UUID] = set()
 
     def start(self) -> None:
         """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
@@ -103,9 +113,41 @@ class Heart:
         if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
             running = keep_worker.find_running(parent_ledger(), orphans)
             self._deliveries.forget_orphans(set(orphans) - running)
+        if self.shutting_down_since is not None:
+            self._give_back()
+        elif self._watchdog is not None:
+            self._watchdog.look(parent_ledger())
         for order in orders:
             if order.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(order)
+
+    def shut_down(self) -> None:
+        """SIGTERM came: no more is taken, what runs goes on, for `shutdown_seconds` if there is a limit."""
+        self.shutting_down_since = time.monotonic()
+
+    def _give_back(self) -> None:
+        """The time of a shutdown is over: what still runs is stopped, and its job is available again at once."""
+        limit, since = self._settings.shutdown_seconds, self.shutting_down_since
+        if not limit or since is None or time.monotonic() - since < limit:
+            return
+        left = [held for lease_id in self._deliveries.leases() if (held := self._deliveries.get(lease_id)) is not None]
+        for held in left:
+            if self.card.pool == "prefork":
+                if held.pid and held.lease_id not in self._given_back:
+                    log.warning("run_given_back", job_id=str(held.job_id), pid=held.pid)
+                    self._given_back.add(held.lease_id)
+                    self._kill(held.pid)  # its end comes back as a report
+            elif end_runs.release_run(parent_ledger(), held.job_id, held.lease_id):
+                log.warning("run_given_back", job_id=str(held.job_id))
+                self._deliveries.remove(held.lease_id)
+        if self.card.pool != "prefork" and left:  # a thread can't be stopped, and Celery would wait for it for ever
+            keep_worker.sign_off(parent_ledger(), self.card)
+            os._exit(0)
+
+    @staticmethod
+    def _kill(pid: int) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
     def _end(self, report: Report) -> None:
         """Settle a run whose child ended without doing so; its message is acknowledged when that is committed."""
@@ -117,16 +159,24 @@ class Heart:
             report.ack()
             self._deliveries.reported(report)
             return
-        outcome = "lost" if self.shutting_down and report.outcome == "crashed" else report.outcome
+        outcome = report.outcome
+        if outcome == "crashed" and self.shutting_down_since is not None:
+            outcome = "released" if held.lease_id in self._given_back else "lost"
         kind = REGISTRY.get(held.kind)
         state = end_runs.end_run(
             ledger, kind, held.job_id, held.dispatch_no, held.lease_id, outcome, report.reason, self.card.node
         )
         remove_leftovers(held.lease_id)
+        if state == "cancelled":
+            self._remove_outputs(held.job_id)
         worker_metrics().runs.labels(kind.queue, kind.name, outcome).inc()
         log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
         report.ack()
         self._deliveries.reported(report)
+
+    def _remove_outputs(self, job_id: UUID) -> None:
+        """Remove what a cancelled run has put out."""
+        remove_outputs(parent_ledger(), ArtifactStore(self._settings.artifact_url), job_id)
 
     def _cancel(self, order: CancelOrder) -> None:
         """The grace is over: kill the child, or abandon the thread, whose writes are refused from now on."""
@@ -136,14 +186,12 @@ class Heart:
         if self.card.pool == "prefork":
             if held.pid:
                 log.warning("run_killed_on_cancel", job_id=str(order.job_id), pid=held.pid)
-                try:
-                    os.kill(held.pid, signal.SIGKILL)  # its end comes back as a report
-                except ProcessLookupError:
-                    pass
+                self._kill(held.pid)  # its end comes back as a report
             return
         try:
             end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id)
             log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
+            self._remove_outputs(order.job_id)
         except LeaseLost:
             pass
 
@@ -178,11 +226,14 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Begin to beat; sign off at the very end, when the pool has finished its runs."""
-        self.heart = heart = Heart(self._card, DELIVERIES, settings())
-        worker_shutting_down.connect(lambda **_: setattr(heart, "shutting_down", True), weak=False)
+        config, queues = settings(), self._card.queues
+        watchdog = Watchdog(
+            DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)
+        )
+        self.heart = heart = Heart(self._card, DELIVERIES, config, watchdog)
+        worker_shutting_down.connect(lambda **_: heart.shut_down(), weak=False)
         worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
         heart.start()
-        config = settings()
         if config.metrics_port:
             serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:

@@ -28,7 +28,10 @@ def upgrade() -> None:
         "DROP FUNCTION IF EXISTS accept_job(bytea, uuid, text, bytea, integer, double precision, uuid, text, text, "
         "integer, jsonb, text[], integer, integer, integer, timestamptz, timestamptz)"
     )
-    op.execute("DROP FUNCTION IF EXISTS beat_worker(uuid, uuid[]), cancel_job(uuid, uuid, timestamptz, text)")
+    op.execute(
+        "DROP FUNCTION IF EXISTS beat_worker(uuid, uuid[]), cancel_job(uuid, uuid, timestamptz, text), "
+        "settle_run(uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb)"
+    )
     op.add_column(
         "workers",
         sa.Column(
@@ -138,6 +141,13 @@ def upgrade() -> None:
         sa.Column("priority", sa.SmallInteger(), nullable=False),
         sa.Column("sent_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=True, comment="when a worker took it from the queue"),
+        sa.Column(
+            "used",
+            sa.Boolean(),
+            server_default=sa.text("false"),
+            nullable=False,
+            comment="its evidence was looked at",
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_queue_markers")),
     )
     op.create_index("ix_queue_markers_queue", "queue_markers", ["queue", "priority", "sent_at"])
@@ -147,7 +157,7 @@ def downgrade() -> None:
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
-        "('accept_job', 'beat_worker', 'cancel_job', 'replay_job', 'discard_job', 'change_job', "
+        "('accept_job', 'beat_worker', 'cancel_job', 'settle_run', 'replay_job', 'discard_job', 'change_job', "
         "'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect', "
         "'return_dispatched', 'replay_many', 'watch_replays') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"

@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     # liveness
     beat_seconds: float = _setting(5.0, "a worker's sign of life", "s", gt=0)
     lease_seconds: float = _setting(20.0, "without a beat for this long a worker is lost", "s", gt=0)
+    watchdog_seconds: float = _setting(120.0, "a worker that consumes nothing for so long ends itself", "s", gt=0)
+    shutdown_seconds: float = _setting(
+        0.0, "a worker that is asked to end gives back what still runs after so long; 0: it waits", "s", ge=0
+    )
     cancel_grace_seconds: float = _setting(10.0, "from a cancel to the kill of its run", "s", ge=0)
 
     # dispatch

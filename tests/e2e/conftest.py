@@ -90,6 +90,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
         "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",
+        "JOBPLATFORM_WATCHDOG_SECONDS": "4",
+        "JOBPLATFORM_SHUTDOWN_SECONDS": "5",
         "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     with taken(STACK):

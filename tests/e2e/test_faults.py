@@ -64,6 +64,20 @@ def test_a_warm_shutdown_finishes_what_runs(platform: Platform) -> None:
     platform.stack.wait_for_workers(4)
 
 
+def test_a_shutdown_gives_back_what_takes_too_long(platform: Platform) -> None:
+    path = platform.file("too-long")
+    job_id = platform.submit("acme.sleep", {"path": path, "seconds": 60})
+    started(platform, path)
+    os.kill(platform.head("worker-gpu"), signal.SIGTERM)
+    eventually(lambda: not platform.pids("worker-gpu"), 30, "the worker ends")
+    assert platform.outcomes(job_id) == ["released"]
+    assert platform.job(job_id)["state"] in ("available", "dispatched")
+    platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
+    job = platform.wait(job_id)
+    assert (job["state"], job["attempt"], platform.outcomes(job_id)) == ("succeeded", 1, ["released", "succeeded"])
+    platform.stack.wait_for_workers(4)
+
+
 def test_a_cancelled_run_that_does_not_listen_is_killed_after_the_grace(platform: Platform) -> None:
     path = platform.file("deaf")
     job_id = platform.submit("acme.deaf", {"path": path, "seconds": 60})
@@ -107,6 +121,29 @@ RUBBISH = [
      "dispatch_no": 1, "timelimit": [1, 1], "eta": "2099-01-01T00:00:00", "expires": "2001-01-01T00:00:00"},
      b'[[], {}, {"callbacks": [{"task": "acme.crash"}], "errbacks": [1], "chain": [{"task": "acme.crash"}]}]',
      {"reply_to": "somebody", "correlation_id": "x"}),
+]  # fmt: skip
+
+
+NOBODY = {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000001", "dispatch_no": 1}
+EMBED = '[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
+CRASH = '[{"task": "acme.crash", "args": [], "kwargs": {}}]'
+#: one field of Celery's each, in a message that is well-formed otherwise
+RUBBISH += [
+    *((f"embedded {name}", NOBODY, EMBED.replace(f'"{name}": null', f'"{name}": {CRASH}').encode(), {})
+      for name in ("callbacks", "errbacks", "chain", "chord")),
+    ("eta", {**NOBODY, "eta": "2099-01-01T00:00:00+00:00"}, EMBED.encode(), {}),
+    ("a bad eta", {**NOBODY, "eta": "tomorrow"}, EMBED.encode(), {}),
+    ("expires", {**NOBODY, "expires": "2001-01-01T00:00:00+00:00"}, EMBED.encode(), {}),
+    ("timelimit", {**NOBODY, "timelimit": [0.001, 0.001]}, EMBED.encode(), {}),
+    ("a bad timelimit", {**NOBODY, "timelimit": "soon"}, EMBED.encode(), {}),
+    ("retries", {**NOBODY, "retries": "many"}, EMBED.encode(), {}),
+    ("group", {**NOBODY, "group": 5, "root_id": {}, "parent_id": []}, EMBED.encode(), {}),
+    ("reply_to", NOBODY, EMBED.encode(), {"reply_to": "celery.pidbox", "correlation_id": "x"}),
+    ("a wrong body", NOBODY, b'{"a": 1}', {}),
+    ("not JSON", NOBODY, b"\x80\x04pickle", {}),
+    ("another content type", NOBODY, b"\x80\x04.", {"content_type": "application/x-python-serialize"}),
+    ("another encoding", NOBODY, EMBED.encode("utf-16"), {"content_encoding": "utf-16"}),
+    ("10 MB", NOBODY, b"x" * 10_000_000, {}),
 ]  # fmt: skip
 
 
@@ -190,6 +227,34 @@ def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platfor
         assert platform.wait(job_id)["status"] == "completed"
     assert platform.wait(long)["state"] == "succeeded"
     assert len(platform.calls(path)) == 1, "the run went on while the broker was away"
+
+
+def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platform) -> None:
+    """As after a consumer that RabbitMQ has cancelled quietly: it beats, answers pings, and takes nothing."""
+    import subprocess
+
+    from jobplatform.devstack.processes import script
+
+    head = platform.head("worker-gpu")
+    code = "from workers.app import app; app.control.cancel_consumer('gpu', reply=True)"
+    subprocess.run(
+        [str(script("python")), "-c", code], env=platform.stack.environment(), check=True, cwd=platform.scratch
+    )
+    job_id = platform.submit("acme.resize", {"width": 2, "height": 2})
+    eventually(lambda: head not in platform.pids("worker-gpu"), 30, "the worker ends itself")
+    platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
+    assert platform.wait(job_id)["status"] == "completed"
+    platform.stack.wait_for_workers(4)
+
+
+def test_dead_messages_were_recorded_for_all_of_the_rubbish(platform: Platform) -> None:
+    kept = "SELECT count(*)::int FROM dead_messages WHERE reason IN ('malformed', 'no_job')"
+    eventually(lambda: platform.sql(kept)[0] >= 2 * len(RUBBISH), 10, "a dead message for each, of two queues")
+    assert platform.sql("SELECT count(*)::int FROM dead_messages WHERE reason = 'stale'")[0] >= 19, "the duplicates"
+
+
+def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:
+    platform.stack.run("audit", "--json")
 
 
 def test_conservation_holds_after_all_of_it(platform: Platform) -> None:

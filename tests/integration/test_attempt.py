@@ -230,3 +230,16 @@ def test_a_kind_that_the_worker_does_not_know_is_tried_again_and_dead_in_the_end
         assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, number), "not known here") == state
     assert book.row(job_id).error["code"] == "unknown_kind"
     assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, 1), "forged") == "stale"
+
+
+def test_a_cancelled_run_leaves_no_artifacts(book: Book, tmp_path) -> None:
+    def handler(payload: Any, ctx: Any) -> None:
+        ctx.artifact("out.txt", b"half done")
+        with book.ledger.transaction() as connection:
+            jobs.cancel_job(connection, book.tenant_id, ctx.job_id, "stop")
+        ctx.progress(1, 2)
+
+    _, row = run(book, handler)
+    assert row.state == "cancelled"
+    assert book.all("SELECT count(*)::int FROM artifacts") == [0]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

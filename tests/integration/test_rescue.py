@@ -185,7 +185,7 @@ def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch)
     job_id, lease_id = book.running()
     deliveries = Deliveries()
     heart = heart_of(book, deliveries, monkeypatch)
-    heart.shutting_down = True
+    heart.shut_down()
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
     heart.beat()
     row = book.row(job_id)

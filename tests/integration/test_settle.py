@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jobplatform.ledger import jobs
 from jobplatform.ledger.ids import new_id
 from tests.support.ledgers import Book
@@ -137,3 +139,16 @@ def test_cancel_of_a_waiting_job_is_at_once_and_for_good(book: Book) -> None:
     with book.ledger.transaction() as connection:
         assert jobs.cancel_job(connection, book.tenant_id, job_id, "no") == ("ended", "cancelled")
     book.assert_conserved()
+
+
+@pytest.mark.parametrize(
+    ("outcome", "delay", "state"), [("failed", 5, "scheduled"), ("failed", 50, "dead"), ("snoozed", 50, "scheduled")]
+)
+def test_a_retry_that_would_come_too_late_is_a_dead_letter(book: Book, outcome: str, delay: float, state: str) -> None:
+    job_id, lease_id = book.running()
+    error = {"code": "busy", "message": "busy", "retryable": True}
+    settled = book.settle(job_id, lease_id, outcome, "scheduled", delay_seconds=delay, max_age_seconds=30, error=error)
+    assert settled == ("settled", state)
+    if state == "dead":
+        found = book.row(job_id).error
+        assert (found["code"], found["last"]) == ("too_old", "busy")

@@ -46,8 +46,16 @@ class Kind:
     crash_limit: int = 3
     lost_limit: int = 50
     retry_timeouts: bool = True
+    #: error code → a policy of its own; "timed_out" is one
+    retry_codes: Mapping[str, RetryPolicy] = field(default_factory=dict)
+    #: no attempt begins later than this after the job was accepted; it is a dead letter then (s)
+    max_age_seconds: float | None = None
     #: what a run does about an effect that a run before left unknown (`ctx.effect`)
     unknown_effects: UnknownEffect = "hold"
+
+    def delay_seconds(self, code: str, attempt: int, random: Callable[[], float]) -> float:
+        """Return the wait after counted attempt number `attempt` failed with this error code."""
+        return self.retry_codes.get(code, self.retry).delay_seconds(attempt, random)
 
     def parse(self, payload: object) -> BaseModel:
         """Return the typed payload. Raises `InvalidPayload` naming every wrong field."""
@@ -94,6 +102,8 @@ class KindRegistry:
             raise ConfigurationError(f"kind {kind.name!r} is registered twice: by {_origin(known)} and {_origin(kind)}")
         if kind.max_attempts < 1 or kind.crash_limit < 1 or kind.lost_limit < 1:
             raise ConfigurationError(f"kind {kind.name!r}: max_attempts, crash_limit, lost_limit must be at least 1")
+        if kind.max_age_seconds is not None and kind.max_age_seconds <= 0:
+            raise ConfigurationError(f"kind {kind.name!r}: expected max_age_seconds > 0, got {kind.max_age_seconds}")
         soft, hard = kind.soft_limit_seconds, kind.hard_limit_seconds
         if soft is not None and hard is not None and soft >= hard:
             raise ConfigurationError(
@@ -156,6 +166,8 @@ def kind(
     crash_limit: int = 3,
     lost_limit: int = 50,
     retry_timeouts: bool = True,
+    retry_codes: Mapping[str, RetryPolicy] | None = None,
+    max_age_seconds: float | None = None,
     unknown_effects: UnknownEffect = "hold",
 ) -> Callable[[Callable[[P, Context], Any]], Callable[[P, Context], Any]]:
     """Register the decorated handler as a kind of job.
@@ -186,6 +198,8 @@ def kind(
                 crash_limit=crash_limit,
                 lost_limit=lost_limit,
                 retry_timeouts=retry_timeouts,
+                retry_codes=dict(retry_codes or {}),
+                max_age_seconds=max_age_seconds,
                 unknown_effects=unknown_effects,
             )
         )

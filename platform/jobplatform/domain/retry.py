@@ -44,10 +44,37 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same wait every time."""
+    """The same wait every time, give or take `jitter` of it (0.1: ten per cent)."""
 
     seconds: float = 10.0
+    jitter: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.seconds < 0 or not 0 <= self.jitter <= 1:
+            raise ConfigurationError(f"expected seconds >= 0 and jitter from 0 to 1, got {self}")
 
     def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
         """See `RetryPolicy`."""
-        return self.seconds
+        return _jittered(self.seconds, self.jitter, random)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """A list of waits, one after the other; the last one goes on. `Steps(1, 10, 60)`."""
+
+    seconds: tuple[float, ...]
+    jitter: float = 0.0
+
+    def __init__(self, *seconds: float, jitter: float = 0.0) -> None:
+        object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "jitter", jitter)
+        if not seconds or min(seconds) < 0 or not 0 <= jitter <= 1:
+            raise ConfigurationError(f"expected at least one wait, none below 0, and jitter from 0 to 1, got {self}")
+
+    def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
+        """See `RetryPolicy`."""
+        return _jittered(self.seconds[min(max(attempt, 1), len(self.seconds)) - 1], self.jitter, random)
+
+
+def _jittered(seconds: float, jitter: float, random: Callable[[], float]) -> float:
+    return seconds * (1 - jitter + 2 * jitter * random())

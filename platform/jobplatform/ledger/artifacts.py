@@ -8,6 +8,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from jobplatform.ledger.jobs import earliest_end
+
 _COLUMNS = "id, job_id, run_no, name, content_type, size, sha256, location, created_at"
 
 _INSERT_UPLOAD = text(
@@ -42,6 +44,20 @@ def get_artifact(connection: Connection, tenant_id: UUID, artifact_id: UUID) -> 
     return connection.execute(
         text(f"SELECT {_COLUMNS} FROM artifacts WHERE id = :id AND tenant_id = :t"), {"id": artifact_id, "t": tenant_id}
     ).one_or_none()
+
+
+_REMOVE = text(
+    """
+    DELETE FROM artifacts WHERE job_id = :job_id AND run_no = (
+        SELECT run_no FROM job_history WHERE id = :job_id AND finished_at >= :since AND state = 'cancelled')
+    RETURNING location
+    """
+)
+
+
+def remove_outputs(connection: Connection, job_id: UUID) -> Sequence[str]:
+    """Delete the records of what the last run of a cancelled job put out; returns where the files are."""
+    return connection.execute(_REMOVE, {"job_id": job_id, "since": earliest_end(job_id)}).scalars().all()
 
 
 def artifacts_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Sequence[Row[Any]]:

@@ -129,6 +129,7 @@ queue_markers = Table(
     Column("priority", SmallInteger, nullable=False),
     now("sent_at"),
     moment("seen_at", comment="when a worker took it from the queue"),
+    Column("used", Boolean, nullable=False, server_default=text("false"), comment="its evidence was looked at"),
     Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
 )
 

@@ -31,6 +31,24 @@ def note_seen(connection: Connection, marker_ids: Sequence[UUID]) -> None:
     connection.execute(_SEEN, {"ids": list(marker_ids)})
 
 
+_UNREAD = text(
+    """
+    SELECT DISTINCT queue FROM (
+        SELECT DISTINCT ON (queue, priority) queue, sent_at, seen_at FROM queue_markers
+        WHERE queue = ANY (:queues) ORDER BY queue, priority, sent_at DESC) AS last
+    WHERE seen_at IS NULL AND sent_at < clock_timestamp() - make_interval(secs => :seconds)
+        AND EXISTS (
+            SELECT 1 FROM jobs WHERE jobs.queue = last.queue AND state = 'dispatched'
+                AND state IN ('dispatched', 'running') AND dispatched_at < last.sent_at)
+    """
+)
+
+
+def unread(connection: Connection, queues: Sequence[str], seconds: float) -> list[str]:
+    """Return the queues whose last marker nobody has taken for so long, while jobs are out that it was sent for."""
+    return sorted(connection.execute(_UNREAD, {"queues": list(queues), "seconds": seconds}).scalars())
+
+
 def take_evidence(connection: Connection, lease_seconds: float, limit: int = 10_000) -> Sequence[Row[Any]]:
     """Return to available the jobs whose messages are lost by the evidence of markers."""
     return connection.execute(_EVIDENCE, {"lease": lease_seconds, "limit": limit}).all()

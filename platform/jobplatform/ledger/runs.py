@@ -40,6 +40,8 @@ class Settlement:
     outcome: str
     state: str | None = None
     delay_seconds: float = 0.0
+    #: no attempt begins later than this after the job was accepted, by the database's clock
+    max_age_seconds: float | None = None
     result: Any = None
     error: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
@@ -55,14 +57,14 @@ _SETTLE = text(
     """
     SELECT verdict, state FROM settle_run(
         :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb))
+        CAST(:usage AS jsonb), :max_age)
     """
 )
 
 
 def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
     """Call `settle_run.sql` as a part of the caller's transaction."""
-    names = ("outcome", "state", "delay", "result", "error", "usage")
+    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age")
     values = dict(zip(names, _values(settlement), strict=True))
     row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
     return row.verdict, row.state
@@ -76,6 +78,7 @@ def _values(settlement: Settlement) -> tuple[Any, ...]:
         _json(settlement.result),
         _json(settlement.error),
         _json(settlement.usage),
+        settlement.max_age_seconds,
     )
 
 

@@ -17,7 +17,7 @@ from jobplatform.usecases.execute_run import Delivery, claim, settle
 def end_run(
     ledger: Ledger, kind: Kind, job_id: UUID, dispatch_no: int, lease_id: UUID, outcome: str, reason: str, node: str
 ) -> str:
-    """Settle a run whose process is gone; `outcome` is crashed, lost or timed_out. Returns the job's state.
+    """Settle a run whose process is gone; `outcome` is crashed, lost, released or timed_out. Returns the job's state.
 
     A job that the child had not claimed yet goes back to available ("returned"); one that moved on is left alone
     ("moved on"). Commits before it returns: the message must not be acknowledged earlier (rule 9).
@@ -28,12 +28,17 @@ def end_run(
         if attempts is None:
             returned = runs.return_job(connection, job_id, dispatch_no, reason)
             return "returned" if returned else "moved on"
-        settlement = Settlement(outcome, error=error)  # the limits of crashed and lost runs stand in the job's row
+        # the limits of crashed and lost runs stand in the job's row
+        settlement = Settlement(outcome, "available" if outcome == "released" else None, error=error)
         if outcome == "timed_out":
             attempt, max_attempts = attempts
             retry = kind.retry_timeouts and attempt < max_attempts
-            delay = kind.retry.delay_seconds(attempt, random.random)
-            settlement = replace(settlement, state="scheduled" if retry else "dead", delay_seconds=delay)
+            settlement = replace(
+                settlement,
+                state="scheduled" if retry else "dead",
+                delay_seconds=kind.delay_seconds("timed_out", attempt, random.random),
+                max_age_seconds=kind.max_age_seconds,
+            )
         verdict, state = runs.settle_in(connection, job_id, lease_id, settlement)
     return str(state) if verdict == "settled" else "moved on"
 
@@ -58,6 +63,14 @@ def refuse_kind(ledger: Ledger, delivery: Delivery, reason: str) -> str:
         Settlement("failed", state, delay_seconds=UNKNOWN_KIND_SECONDS, error=error),
         give_up=lambda: True,
     )
+
+
+def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
+    """Give a run back whose worker ends: it counts no attempt, its job is available. False when it has ended."""
+    error = {"code": "released", "message": "its worker was asked to end", "retryable": True}
+    with ledger.transaction() as connection:
+        verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("released", "available", error=error))
+    return verdict == "settled"
 
 
 def abandon_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> None:

@@ -150,6 +150,18 @@ def keep_output(
     return _public(values)
 
 
+def remove_outputs(ledger: Ledger, store: ArtifactStore, job_id: UUID) -> int:
+    """Remove what the last run of a cancelled job has put out; returns how many files. Nothing for other jobs.
+
+    Raises a `LedgerUnavailable`; what is left then is of no harm.
+    """
+    with ledger.transaction() as connection:
+        locations = artifacts.remove_outputs(connection, job_id)
+    for location in locations:  # after the commit: a record without its file would be worse than a file without one
+        store.remove(location)
+    return len(locations)
+
+
 def _public(values: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": str(values["id"]),

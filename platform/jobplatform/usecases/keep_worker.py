@@ -60,6 +60,12 @@ def beat(
     return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds) for row in orders]
 
 
+def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -> list[str]:
+    """Return which of these queues have had a marker unread for so long, the last one that was sent."""
+    with ledger.statement() as connection:
+        return markers.unread(connection, queues, seconds)
+
+
 def find_running(ledger: Ledger, leases: Sequence[UUID]) -> set[UUID]:
     """Return which of these leases a run holds."""
     with ledger.statement() as connection:

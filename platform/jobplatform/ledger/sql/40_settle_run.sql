@@ -4,10 +4,12 @@
 -- p_outcome: succeeded · failed · timed_out · snoozed · released · held · crashed · lost · cancelled
 -- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available · held.
 --            Ignored for crashed and lost, whose limits stand in the row.
+-- p_max_age: no attempt begins later than that many seconds after the job was accepted: dead instead of scheduled
 -- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
-    p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL
+    p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
+    p_max_age double precision DEFAULT NULL
 ) RETURNS TABLE (verdict text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -21,6 +23,7 @@ DECLARE
     v_error jsonb := p_error;
     v_before text;
     v_limit_note text;
+    v_code text;
     v_deleted boolean := p_outcome = 'succeeded';
 BEGIN
     IF v_deleted THEN  -- a success wins whatever else was asked for: nothing to look at first
@@ -58,11 +61,17 @@ BEGIN
     IF v_outcome IN ('snoozed', 'released', 'held', 'crashed', 'lost') THEN
         j.attempt := j.attempt - 1;
     END IF;
+    IF v_state = 'scheduled' AND v_outcome IN ('failed', 'timed_out')
+            AND v_now + make_interval(secs => v_delay) > j.created_at + make_interval(secs => p_max_age) THEN
+        v_state := 'dead';
+        v_code := 'too_old';
+        v_limit_note := format('no attempt may begin later than %s s after the job was accepted', p_max_age);
+    END IF;
     IF v_state = 'dead' THEN
         v_error := coalesce(v_error, '{}'::jsonb);
         IF v_limit_note IS NOT NULL THEN
             v_error := v_error || jsonb_build_object(
-                'code', v_outcome || '_limit', 'message', v_limit_note, 'retryable', false,
+                'code', coalesce(v_code, v_outcome || '_limit'), 'message', v_limit_note, 'retryable', false,
                 'last', coalesce(p_error -> 'message', 'null'::jsonb));
         END IF;
     END IF;

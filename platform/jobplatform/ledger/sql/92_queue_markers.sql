@@ -34,7 +34,7 @@ DECLARE
     v_found boolean;
 BEGIN
     FOR marker IN
-        SELECT * FROM queue_markers m WHERE m.seen_at IS NOT NULL AND NOT EXISTS (
+        SELECT * FROM queue_markers m WHERE m.seen_at IS NOT NULL AND NOT m.used AND NOT EXISTS (
             SELECT 1 FROM workers w WHERE m.queue = ANY (w.queues) AND w.stopped_at IS NULL
                 AND w.beat_at > clock_timestamp() - make_interval(secs => p_lease)
                 AND coalesce(w.previous_beat_at, '-infinity') < m.seen_at)
@@ -61,7 +61,7 @@ BEGIN
         IF v_found THEN
             DELETE FROM queue_markers m WHERE m.queue = marker.queue AND m.priority = marker.priority;
         ELSE
-            UPDATE queue_markers SET seen_at = NULL WHERE id = marker.id;
+            UPDATE queue_markers SET used = true WHERE id = marker.id;
         END IF;
     END LOOP;
     DELETE FROM queue_markers m WHERE m.sent_at < clock_timestamp() - interval '1 day';

@@ -1,0 +1,105 @@
+"""The watchdog: a worker that is connected and consumes nothing ends itself, and no other does."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from jobplatform.ledger import markers
+from jobplatform.ledger.ids import new_id
+from tests.support.ledgers import Book
+from workers.deliveries import Deliveries, Held
+from workers.watchdog import Watchdog, missing_consumers
+
+
+class Dog:
+    """A watchdog whose clock, consumers and end are ours. Its worker has one slot and consumes `email`."""
+
+    def __init__(self, book: Book) -> None:
+        self.book, self.now, self.missing, self.ended = book, 1000.0, [], 0
+        self.deliveries = Deliveries()
+        self.deliveries.received_at = self.now
+        self.watchdog = Watchdog(
+            self.deliveries, ["email"], 1, 60.0, lambda: self.missing, end=self._end, clock=lambda: self.now
+        )
+
+    def _end(self) -> None:
+        self.ended += 1
+
+    def look(self, later: float = 0.0) -> int:
+        self.now += later
+        self.watchdog.look(self.book.ledger)
+        return self.ended
+
+
+@pytest.fixture
+def dog(book: Book) -> Dog:
+    return Dog(book)
+
+
+def unread_marker(book: Book, seconds: float = 300) -> None:
+    """A job is out, and the marker behind it was sent so long ago."""
+    job_id = book.submit()
+    book.dispatch(job_id)
+    book.do("UPDATE jobs SET dispatched_at = clock_timestamp() - interval '1 hour'")
+    with book.ledger.transaction() as connection:
+        markers.put_marker(connection, new_id(), "email", 4)
+    book.do("UPDATE queue_markers SET sent_at = clock_timestamp() - make_interval(secs => :s)", s=seconds)
+
+
+def test_a_worker_that_knows_it_does_not_consume_ends_after_its_time(dog: Dog) -> None:
+    dog.missing = ["email"]
+    assert dog.look() == 0
+    assert dog.look(59) == 0
+    assert dog.look(2) == 1
+    assert dog.look(100) == 1, "once"
+
+
+def test_a_consumer_that_comes_back_in_time_is_no_reason(dog: Dog) -> None:
+    dog.missing = ["email"]
+    dog.look(50)
+    dog.missing = []
+    dog.look(5)
+    dog.missing = ["email"]
+    assert dog.look(50) == 0
+
+
+def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, book: Book) -> None:
+    unread_marker(book)
+    assert dog.look(59) == 0
+    assert dog.look(2) == 1
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["it is young", "it was taken", "its slot is busy", "a message came", "job started", "it came back just now"],
+)
+def test_a_marker_is_no_reason_when(dog: Dog, book: Book, reason: str) -> None:
+    unread_marker(book, seconds=10 if reason == "it is young" else 300)
+    if reason == "it was taken":
+        book.do("UPDATE queue_markers SET seen_at = clock_timestamp()")
+    if reason == "its slot is busy":
+        dog.deliveries.add(Held(new_id(), 1, new_id(), "test.echo"))
+    if reason == "job started":
+        book.do("UPDATE jobs SET state = 'available'")
+    dog.now += 61
+    if reason == "it came back just now":
+        dog.missing = None
+        dog.look()
+        dog.missing = []
+    if reason == "a message came":
+        dog.deliveries.received_at = dog.now - 5
+    assert dog.look() == 0
+
+
+def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -> None:
+    tasks = SimpleNamespace(consuming_from=lambda name: name == "email")
+    consumer = SimpleNamespace(connection=SimpleNamespace(connected=True), task_consumer=tasks)
+    worker = SimpleNamespace(consumer=consumer)
+    assert missing_consumers(worker, ["email", "video"]) == ["video"]
+    consumer.task_consumer = None
+    assert missing_consumers(worker, ["email"]) == ["email"]
+    consumer.connection.connected = False
+    assert missing_consumers(worker, ["email"]) is None
+    assert missing_consumers(SimpleNamespace(consumer=None), ["email"]) is None

@@ -1,0 +1,42 @@
+"""Retry policies: waits, jitter, and what can't work."""
+
+from __future__ import annotations
+
+import pytest
+
+from jobplatform import Exponential, Fixed, Steps
+from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.errors import ConfigurationError
+from tests.support.ledgers import Anything
+
+
+def test_steps_are_taken_one_by_one_and_the_last_goes_on() -> None:
+    steps = Steps(1, 10, 60)
+    assert [steps.delay_seconds(attempt, lambda: 0.5) for attempt in (1, 2, 3, 4, 99)] == [1, 10, 60, 60, 60]
+
+
+@pytest.mark.parametrize(("dice", "seconds"), [(0.0, 90), (0.5, 100), (1.0, 110)])
+def test_jitter_spreads_a_wait(dice: float, seconds: float) -> None:
+    assert Fixed(100, jitter=0.1).delay_seconds(1, lambda: dice) == pytest.approx(seconds)
+    assert Steps(100, jitter=0.1).delay_seconds(7, lambda: dice) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: Fixed(-1), lambda: Fixed(1, jitter=2), lambda: Steps(), lambda: Steps(1, -1), lambda: Exponential(0)],
+)
+def test_a_policy_that_can_not_work_is_refused(make) -> None:
+    with pytest.raises(ConfigurationError, match="expected"):
+        make()
+
+
+def test_an_error_code_may_have_a_policy_of_its_own() -> None:
+    kind = Kind("a.b", "q", Anything, lambda payload, ctx: None, retry=Fixed(1), retry_codes={"busy": Fixed(60)})
+    assert kind.delay_seconds("busy", 1, lambda: 0) == 60
+    assert kind.delay_seconds("other", 1, lambda: 0) == 1
+
+
+def test_an_age_that_is_none_is_refused() -> None:
+    kind = Kind("a.b", "q", Anything, lambda payload, ctx: None, max_age_seconds=0)
+    with pytest.raises(ConfigurationError, match="max_age_seconds > 0"):
+        KindRegistry().add(kind)
