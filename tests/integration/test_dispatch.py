@@ -340,8 +340,20 @@ def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_u
         dispatcher.step()
         assert book.row(job_id).state == "dispatched"
         assert partitions() == []
-    dispatcher._housekeeping_every.again()  # a minute later
+    dispatcher._duties.at_once("house")  # a minute later
     dispatcher.step()
     assert partitions()
+    dispatcher._publisher.close()
+    dispatcher._ledger.close()
+
+
+def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(book: Book, broker_url: str) -> None:
+    book.do("DROP FUNCTION take_evidence")
+    dispatcher, job_id = dispatcher_of(book, broker_url), book.submit()
+    dispatcher.step()
+    assert book.row(job_id).state == "dispatched"
+    assert book.all("SELECT count(*)::int FROM dispatchers") == [1]
+    dispatcher._duties.close()
+    assert book.all("SELECT count(*)::int FROM dispatchers") == [0]
     dispatcher._publisher.close()
     dispatcher._ledger.close()

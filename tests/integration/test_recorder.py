@@ -238,3 +238,12 @@ def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(book: Book, look, b
     book.dispatch(fresh)
     look(30.0)
     assert take(broker_url) == []
+
+
+def test_a_marker_that_no_queue_takes_is_no_marker(book: Book, look, broker_url: str) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_delete("email")
+    look()
+    assert book.all("SELECT count(*)::int FROM queue_markers") == [0]

@@ -6,6 +6,8 @@ By evidence, not by counting (n stale messages and n lost ones look alike) nor b
 
 from __future__ import annotations
 
+from uuid import UUID
+
 from jobplatform.broker.envelope import MARKER_KIND, Envelope
 from jobplatform.broker.publisher import Publisher
 from jobplatform.ledger import markers
@@ -34,6 +36,9 @@ def look_for_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: 
             markers.put_marker(connection, marker_id, wanted.queue, wanted.priority)
             envelopes.append(Envelope(str(marker_id), 1, MARKER_KIND, wanted.queue, wanted.priority))
     if envelopes:  # after the commit: a marker that nobody knows would be no evidence
-        publisher.publish(envelopes)
+        receipt = publisher.publish(envelopes)
+        if unsent := [UUID(one.job_id) for one in (*receipt.unroutable, *receipt.refused)]:
+            with ledger.transaction() as connection:
+                markers.forget_markers(connection, unsent)
         log.info("markers_sent", queues=sorted({one.queue for one in envelopes}))
     return len(returned)

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import time
-from collections.abc import Callable
-from contextlib import suppress
 
-from jobplatform.broker.dead_letters import DeadLetterReader
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import QueueSettings, Settings
 from jobplatform.dispatch.backoff import Backoff
+from jobplatform.dispatch.duties import Duties
+from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.pace import Pace
 from jobplatform.dispatch.queue_round import RoundReport, run_round
-from jobplatform.dispatch.recorder import Recorder
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.window import window_of
-from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers
+from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import dispatching, workers
 from jobplatform.ledger.hints import HintListener
-from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
@@ -35,31 +29,8 @@ ALL_DUE_SECONDS = DUE_SLACK_SECONDS = 60.0
 WAKE_LIMIT = 1000
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
-HOUSEKEEPING_SECONDS, HOUSEKEEPING_RETRY_SECONDS = 3600.0, 60.0
 PROBE_SECONDS = 5.0
-RECORD_SECONDS, REPLAYS_SECONDS = 1.0, 2.0
-#: batches of dead messages per step: jobs come first
-RECORD_BATCHES = 10
 _BROKER, _LEDGER = "broker", "ledger"
-_RECORDER = "jobs.dead"
-
-
-class Every:
-    """Says when something is due again."""
-
-    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._seconds, self._clock, self._next = seconds, clock, 0.0
-
-    def due(self) -> bool:
-        """Return whether it is time, and start over if so."""
-        if self._clock() < self._next:
-            return False
-        self._next = self._clock() + self._seconds
-        return True
-
-    def again(self, seconds: float = 0.0) -> None:
-        """Make it due in so many seconds, at once by default: what was due has failed."""
-        self._next = self._clock() + seconds
 
 
 class Dispatcher:
@@ -76,19 +47,14 @@ class Dispatcher:
         self._probe = Backoff(PROBE_SECONDS)
         self._marks = LowWaterMarks()
         self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
-        self._recorder = Recorder(self._ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
-        self._record_every = Every(RECORD_SECONDS)
-        self._markers_every = Every(settings.beat_seconds)
-        self._replays_every = Every(REPLAYS_SECONDS)
-        self._id, self._broker_error = new_id(), ""
-        self._beat_every = Every(settings.beat_seconds)
+        self._broker_error = ""
+        self._duties = Duties(settings, self._ledger, self._publisher, lambda: self._broker_error)
         self._guard_every = Every(GUARD_SECONDS)
         self._slots_every = Every(SLOTS_SECONDS)
         self._rescue_every = Every(settings.beat_seconds)
         self._due_every = Every(settings.dispatch_poll_seconds)
         self._all_due_every = Every(ALL_DUE_SECONDS)
         self._waiting_every = Every(settings.dispatch_poll_seconds)
-        self._housekeeping_every = Every(HOUSEKEEPING_SECONDS)
         self._slots: dict[str, tuple[int, int]] = {}
         self._next_due_at = 0.0
         #: queue → when to look at it
@@ -124,10 +90,8 @@ class Dispatcher:
                 continue
             self._probe.succeeded(_LEDGER)
             self._note_hints(self._listener.wait(wait))
-        with suppress(LedgerUnavailable, OutcomeUnknown), self._ledger.statement() as connection:
-            dispatching.forget_dispatcher(connection, self._id)
+        self._duties.close()
         self._publisher.close()
-        self._recorder.close()
         self._listener.close()
         self._ledger.close()
         log.info("dispatcher_stopped")
@@ -139,11 +103,8 @@ class Dispatcher:
 
     def step(self) -> float:
         """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
-        if self._housekeeping_every.due():
-            self._try_to_keep_house()
+        more = self._duties.run()
         self._guard()
-        if self._beat_every.due():
-            self._beat()
         if self._rescue_every.due():
             self._rescuer.poll()
         if self._slots_every.due():
@@ -156,10 +117,8 @@ class Dispatcher:
         now = time.monotonic()
         for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
             self._look(queue)
-        self._look_for_lost_messages()
-        self._record()
-        if self._replays_every.due():
-            self._watch_replays()
+        if more:
+            return 0.0
         soonest = min([self._next_due_at, *self._look_at.values()])
         return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
 
@@ -221,47 +180,6 @@ class Dispatcher:
             self._probe.succeeded(_BROKER)
             self._broker_error = ""
 
-    def _beat(self) -> None:
-        """Let the ledger know, for those who ask why a job does not run."""
-        with self._ledger.statement() as connection:
-            dispatching.beat_dispatcher(
-                connection, self._id, socket.gethostname(), os.getpid(), self._broker_error[:500] or None
-            )
-
-    def _look_for_lost_messages(self) -> None:
-        if not self._probe.ready(_BROKER) or not self._markers_every.due():
-            return
-        config = self._settings
-        try:
-            look_for_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
-        except BrokerUnavailable as error:
-            log.warning("markers_not_sent", error=str(error))
-
-    def _watch_replays(self) -> None:
-        with self._ledger.transaction() as connection:
-            ended = dead_letters.watch_replays(connection)
-        for one in ended:
-            log.info(
-                "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
-            )
-
-    def _record(self) -> None:
-        """Record dead messages, some batches of them."""
-        if not self._record_every.due():
-            return
-        try:
-            for _ in range(RECORD_BATCHES):
-                if not self._recorder.poll():
-                    break
-            else:
-                self._record_every.again()
-        except (BrokerUnavailable, ConfigurationError) as error:
-            wait = self._backoff.failed(_RECORDER)
-            self._record_every.again(wait)
-            log.warning("dead_messages_not_recorded", error=str(error), retry_seconds=wait)
-        else:
-            self._backoff.succeeded(_RECORDER)
-
     def _round(self, queue: str) -> RoundReport:
         if not self._backoff.ready(queue) or not self._probe.ready(_BROKER):
             return RoundReport(skipped="backing off")
@@ -305,31 +223,3 @@ class Dispatcher:
         elif report.sent:
             self._backoff.succeeded(queue)
         return report
-
-    def _try_to_keep_house(self) -> None:
-        """Keep house, or try again in a minute: a long report or dump may hold what a new partition needs, and jobs
-        can't wait for it."""
-        try:
-            self._keep_house()
-        except LedgerBusy as error:
-            self._housekeeping_every.again(HOUSEKEEPING_RETRY_SECONDS)
-            log.warning("housekeeping_waits", error=str(error), retry_seconds=HOUSEKEEPING_RETRY_SECONDS)
-
-    def _keep_house(self) -> None:
-        """Once an hour: partitions ahead of time, configured queues, expired keys, workers long gone."""
-        with self._ledger.transaction() as connection:
-            for name, queue in self._settings.queues.items():
-                queues.put_queue(connection, name, queue.window_min, queue.window_factor)
-            made = dispatching.ensure_partitions(connection)
-            workers.forget_stopped(connection)
-            dispatching.forget_dispatcher(connection)
-            dead_messages.forget_dead_messages(connection)
-            effects.forget_effects(connection)
-            dead_letters.forget_replays(connection)
-        if made:
-            log.info("partitions_made", count=made)
-        while True:
-            with self._ledger.transaction() as connection:
-                forgotten = (keys.forget_expired_keys(connection), keys.forget_expired_locks(connection))
-                if max(forgotten) < 1000:
-                    return

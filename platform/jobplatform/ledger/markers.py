@@ -26,6 +26,11 @@ def put_marker(connection: Connection, marker_id: UUID, queue: str, priority: in
     connection.execute(_PUT, {"id": marker_id, "queue": queue, "priority": priority})
 
 
+def forget_markers(connection: Connection, marker_ids: Sequence[UUID]) -> None:
+    """Forget markers that RabbitMQ did not take: they are on no way."""
+    connection.execute(text("DELETE FROM queue_markers WHERE id = ANY (:ids)"), {"ids": list(marker_ids)})
+
+
 def note_seen(connection: Connection, marker_ids: Sequence[UUID]) -> None:
     """Note that a worker has taken these from their queues."""
     connection.execute(_SEEN, {"ids": list(marker_ids)})

@@ -1,0 +1,130 @@
+"""What a dispatcher does besides dispatching: house, sign of life, lost and dead messages, replays.
+
+Each on a timer of its own, and one that fails keeps neither the jobs nor the others waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from jobplatform.broker.dead_letters import DeadLetterReader
+from jobplatform.broker.publisher import Publisher
+from jobplatform.config import Settings
+from jobplatform.dispatch.every import Every
+from jobplatform.dispatch.markers import look_for_lost_messages
+from jobplatform.dispatch.recorder import Recorder
+from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import dispatcher_metrics
+
+log = get_log(__name__)
+
+HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS = 3600.0, 1.0, 2.0
+#: after a failure that is no outage of the ledger
+RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
+
+
+class Duties:
+    """The duties of one dispatcher. `broker_error` is empty while RabbitMQ can be used."""
+
+    def __init__(
+        self, settings: Settings, ledger: Ledger, publisher: Publisher, broker_error: Callable[[], str]
+    ) -> None:
+        self._settings, self._ledger, self._publisher = settings, ledger, publisher
+        self._broker_error = broker_error
+        self._id = new_id()
+        self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
+        #: name → when, what (returns whether there is more to do at once), and how long after a failure
+        self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
+            "house": (Every(HOUSE_SECONDS), self._keep_house, LONG_RETRY_SECONDS),
+            "beat": (Every(settings.beat_seconds), self._beat, RETRY_SECONDS),
+            "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
+            "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
+            "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
+        }
+
+    def run(self) -> bool:
+        """Do what is due; returns whether there is more to do at once.
+
+        Raises `LedgerUnavailable` or `OutcomeUnknown`: then nothing can be done.
+        """
+        more = False
+        for name, (every, act, retry_seconds) in self._duties.items():
+            if not every.due():
+                continue
+            try:
+                if act():
+                    every.again()
+                    more = True
+            except (LedgerBusy, BrokerUnavailable, ConfigurationError) as error:
+                # a dump may hold what a new partition needs; the broker is away; a queue is not declared yet
+                every.again(retry_seconds)
+                log.warning("duty_waits", duty=name, error=str(error), retry_seconds=retry_seconds)
+            except (LedgerUnavailable, OutcomeUnknown):
+                raise
+            except Exception:
+                every.again(retry_seconds)
+                dispatcher_metrics().failures.labels("bug").inc()
+                log.exception("duty_failed", duty=name, retry_seconds=retry_seconds)
+        return more
+
+    def at_once(self, name: str) -> None:
+        """Make a duty due at the next run."""
+        self._duties[name][0].again()
+
+    def close(self) -> None:
+        """Sign off, and close what is open."""
+        with suppress(LedgerUnavailable, OutcomeUnknown), self._ledger.statement() as connection:
+            dispatching.forget_dispatcher(connection, self._id)
+        self._recorder.close()
+
+    def _beat(self) -> bool:
+        """Let the ledger know, for those who ask why a job does not run."""
+        error = self._broker_error()[:500] or None
+        with self._ledger.statement() as connection:
+            dispatching.beat_dispatcher(connection, self._id, socket.gethostname(), os.getpid(), error)
+        return False
+
+    def _look_for_lost_messages(self) -> bool:
+        if not self._broker_error():
+            config = self._settings
+            look_for_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
+        return False
+
+    def _watch_replays(self) -> bool:
+        with self._ledger.transaction() as connection:
+            ended = dead_letters.watch_replays(connection)
+        for one in ended:
+            log.info(
+                "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
+            )
+        return False
+
+    def _keep_house(self) -> bool:
+        """Once an hour: partitions ahead of time, configured queues, and what nobody needs any more."""
+        with self._ledger.transaction() as connection:
+            for name, queue in self._settings.queues.items():
+                queues.put_queue(connection, name, queue.window_min, queue.window_factor)
+            made = dispatching.ensure_partitions(connection)
+            workers.forget_stopped(connection)
+            dispatching.forget_dispatcher(connection)
+            dead_letters.forget_replays(connection)
+        if made:
+            log.info("partitions_made", count=made)
+        for forget in (
+            keys.forget_expired_keys,
+            keys.forget_expired_locks,
+            dead_messages.forget_dead_messages,
+            effects.forget_effects,
+        ):
+            while True:
+                with self._ledger.transaction() as connection:
+                    if forget(connection) < 1000:
+                        break
+        return False
