@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import pairwise
 from uuid import UUID
 
 import pytest
@@ -14,7 +15,7 @@ from jobplatform.dispatch.audit import audit_broker, audit_ledger
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.queue_round import run_round
-from jobplatform.ledger.ids import lowest_id_at
+from jobplatform.ledger.ids import lowest_id_at, time_of
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.change_job import change_job
 from jobplatform.usecases.discard_job import discard_job
@@ -123,6 +124,26 @@ def test_a_job_older_than_asked_is_not_looked_at(book: Book, full) -> None:
 def test_an_audit_whose_time_is_up_says_how_far_it_came(book: Book, full) -> None:
     report = audit_ledger(book.ledger, hours=1, budget_seconds=0, patience_seconds=60)
     assert (report.complete, report.checked_jobs) == (False, 0)
+
+
+def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(book: Book, full, monkeypatch) -> None:
+    from jobplatform.dispatch import audit
+    from jobplatform.errors import LedgerBusy
+
+    slices, check = [], audit.auditing.check_slice
+
+    def busy_at_first(connection, lowest, beyond):
+        slices.append(time_of(beyond) - time_of(lowest))
+        if len(slices) == 1:
+            raise LedgerBusy
+        return check(connection, lowest, beyond)
+
+    monkeypatch.setattr(audit.auditing, "check_slice", busy_at_first)
+    report = audit_ledger(book.ledger, hours=24, budget_seconds=60, patience_seconds=60)
+    assert (report.is_clean, report.checked_jobs, report.complete) == (True, len(full), True)
+    assert slices[1] < slices[0] and max(slices[2:]) < timedelta(days=1)
+    steps = [after / before for before, after in pairwise(slices[2:-1])]
+    assert max(steps) <= 4.1, "a slice grows step by step"
 
 
 # --- against the broker

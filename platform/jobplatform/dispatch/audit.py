@@ -14,13 +14,14 @@ from typing import Any
 
 from jobplatform.broker.declare import count_ready, epoch_queue
 from jobplatform.broker.topology import DEAD_RECORDS
+from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import auditing, dispatching
 from jobplatform.ledger.ids import lowest_id_at
 from jobplatform.ledger.session import Ledger
 
 #: a slice is made smaller or larger so that it takes about this long
 SLICE_SECONDS = 2.0
-FIRST_SLICE = timedelta(minutes=10)
+FIRST_SLICE, SMALLEST_SLICE = timedelta(minutes=10), timedelta(seconds=1)
 #: dead messages that nobody has recorded yet: more are a sign
 UNRECORDED = 1000
 
@@ -77,22 +78,29 @@ def audit_ledger(
             if row.jobs:
                 report.findings.append(Finding(row.code, "jobs", row.jobs, row.detail, _texts(row.examples)))
     found: dict[str, Finding] = {}
-    # ids are made by the clocks of the API's hosts
-    beyond = datetime.now(UTC) + timedelta(days=1)
-    oldest, width = datetime.now(UTC) - timedelta(hours=hours), timedelta(days=1) + FIRST_SLICE
+    now = datetime.now(UTC)
+    # ids are made by the clocks of the API's hosts: the first slice reaches a day ahead
+    beyond, oldest, width = now + timedelta(days=1), now - timedelta(hours=hours), FIRST_SLICE
     while beyond > oldest:
         if time.monotonic() > deadline:
             report.complete = False
             break
-        lowest, began = max(oldest, beyond - width), time.monotonic()
-        with ledger.statement() as connection:
-            for row in auditing.check_slice(connection, lowest_id_at(lowest), lowest_id_at(beyond)):
-                report.checked_jobs += row.jobs
-                if row.code is not None:
-                    found[row.code] = _add(found.get(row.code), row)
+        lowest, began = max(oldest, min(beyond, now) - width), time.monotonic()
+        try:
+            with ledger.statement() as connection:
+                rows = auditing.check_slice(connection, lowest_id_at(lowest), lowest_id_at(beyond))
+        except LedgerBusy:  # too many jobs for one statement
+            if width <= SMALLEST_SLICE:
+                raise
+            width /= 8
+            continue
+        for row in rows:
+            report.checked_jobs += row.jobs
+            if row.code is not None:
+                found[row.code] = _add(found.get(row.code), row)
         beyond = report.checked_since = lowest
         took = max(time.monotonic() - began, 0.001)
-        width = min(width, timedelta(days=1)) * min(4.0, max(0.25, SLICE_SECONDS / took))
+        width = max(SMALLEST_SLICE, width * min(4.0, max(0.25, SLICE_SECONDS / took)))
         tell(report)
     report.findings += found.values()
     return report
