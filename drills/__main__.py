@@ -26,6 +26,7 @@ COLUMNS = {
     "dead": "healthy jobs dead",
     "refused": "refused",
     "unknown": "outcome unknown",
+    "faults_of_ours": "not excused",
     "seconds_to_flow": "s until flow",
     "audit": "audit",
 }

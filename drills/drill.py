@@ -31,13 +31,16 @@ class Outcome:
     dead: int
     refused: int
     unknown: int
+    #: orders that were given up, answers that nobody should get, and processes that ended unasked
+    faults_of_ours: int
     seconds_to_flow: float
     audit: str
 
     @property
     def is_good(self) -> bool:
         """Return whether what must be 0 is 0, and the audit was clean."""
-        return (self.lost, self.twice_journaled, self.dead, self.audit) == (0, 0, 0, "clean")
+        ours = (self.lost, self.twice_journaled, self.dead, self.faults_of_ours)
+        return ours == (0, 0, 0, 0) and self.audit == "clean"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -100,6 +103,15 @@ def _drain(world: World, accepted: list[Accepted]) -> int:
     return len(resolved)
 
 
+def _tell_ours(world: World, load: Load) -> int:
+    """Count and tell what no fault excuses; the world's list begins anew."""
+    ours = [*load.given_up, *load.wrong, *world.ended_unasked]
+    world.ended_unasked.clear()
+    for one in ours:
+        world.stack.tell(f"not excused: {one}")
+    return len(ours)
+
+
 def _judge(world: World, fault: Fault, load: Load, held: int, to_flow: float) -> Outcome:
     states = {
         row.id: row.state
@@ -127,6 +139,7 @@ def _judge(world: World, fault: Fault, load: Load, held: int, to_flow: float) ->
         dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
         refused=load.refused,
         unknown=load.unknown,
+        faults_of_ours=_tell_ours(world, load),
         seconds_to_flow=round(to_flow, 1),
         audit="clean" if clean else "findings",
     )

@@ -41,6 +41,8 @@ class Load:
     refused: int = 0
     unknown: int = 0
     given_up: list[str] = field(default_factory=list)
+    #: answers that nobody should get: not 202, 409 or 503
+    wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -86,9 +88,12 @@ class Load:
                     self.accepted.append(found)
                 return found
             except HTTPError as error:
-                code = orjson.loads(error.read() or b"{}").get("code")
+                said = error.read()
                 if error.code not in (409, 503):
-                    raise
+                    with self._lock:
+                        self.wrong.append(f"{error.code}: {said[:200]!r}")
+                    return None
+                code = orjson.loads(said or b"{}").get("code")
                 with self._lock:
                     self.unknown += code == "outcome_unknown"
                     self.refused += code != "outcome_unknown"

@@ -56,6 +56,9 @@ class World:
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
+        #: processes that we have ended, and those that have ended by themselves
+        self._asked: set[int] = set()
+        self.ended_unasked: list[str] = []
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     @property
@@ -97,7 +100,11 @@ class World:
     def _supervise(self) -> None:
         while not self._stopping.wait(0.1):
             for name, process in list(self._processes.items()):
-                if process.poll() is not None and not self._stopping.wait(RESTART_SECONDS):
+                if process.poll() is None:
+                    continue
+                if process.pid not in self._asked:
+                    self.ended_unasked.append(f"{name} ({process.returncode})")
+                if not self._stopping.wait(RESTART_SECONDS):
                     self._processes[name] = self._starters[name]()
 
     def head(self, name: str) -> int:
@@ -113,6 +120,8 @@ class World:
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process of ours; one that has ended is none."""
+        if number == signal.SIGKILL:
+            self._asked.add(pid)
         try:
             os.kill(pid, number)
         except ProcessLookupError:

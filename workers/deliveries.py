@@ -25,6 +25,8 @@ class Held:
     lease_id: UUID
     kind: str
     pid: int = 0
+    #: when a child took it (time.monotonic); 0: none has
+    taken_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,7 @@ class Deliveries:
             self._waiting.pop(lease_id, None)
             if lease_id in self._held:
                 self._held[lease_id].pid = pid
+                self._held[lease_id].taken_at = time.monotonic()
 
     def remove(self, lease_id: UUID) -> Held | None:
         """Note that it came back; None when somebody noted that before."""
@@ -103,6 +106,12 @@ class Deliveries:
         """Return a delivery that is in the pool."""
         with self._lock:
             return self._held.get(lease_id)
+
+    def taken(self, longer_than_seconds: float) -> list[Held]:
+        """Return the deliveries that a child has had for so long."""
+        limit = time.monotonic() - longer_than_seconds
+        with self._lock:
+            return [held for held in self._held.values() if 0 < held.taken_at < limit]
 
     def leases(self) -> list[UUID]:
         """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""

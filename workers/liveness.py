@@ -37,6 +37,8 @@ from workers.watchdog import Watchdog, missing_consumers
 log = get_log(__name__)
 
 LOST_CHILD_SECONDS = 1.0
+#: a run that is younger is not looked for
+ZOMBIE_SECONDS = 5.0
 #: where Celery keeps a pool → what our settings call it
 POOLS = {"celery.concurrency.prefork": "prefork", "celery.concurrency.thread": "threads"}
 
@@ -57,6 +59,8 @@ class Heart:
         self.shutting_down_since: float | None = None
         #: leases of runs that are given back, not lost
         self._given_back: set[UUID] = set()
+        #: leases that had no run at the last look
+        self._without_run: set[UUID] = set()
 
     def start(self) -> None:
         """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
@@ -117,6 +121,7 @@ class Heart:
             self._give_back()
         elif self._watchdog is not None:
             self._watchdog.look(parent_ledger())
+        self._stop_zombies()
         for order in orders:
             if order.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(order)
@@ -173,6 +178,24 @@ class Heart:
         log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
         report.ack()
         self._deliveries.reported(report)
+
+    def _stop_zombies(self) -> None:
+        """Kill the children whose run was taken away while this worker was frozen or cut off; it is refused.
+
+        Seen twice, two beats and five seconds after it began: by then a claim has been answered, and a child that has
+        just settled has been heard of. Threads can't be stopped; what they write is refused.
+        """
+        if self.card.pool != "prefork":
+            return
+        old = self._deliveries.taken(max(2 * self._settings.beat_seconds, ZOMBIE_SECONDS))
+        leases = [held.lease_id for held in old]
+        missing = set(leases) - keep_worker.find_running(parent_ledger(), leases) if leases else set()
+        for held in old:
+            busy_with_it = [one for one in self._deliveries.taken(0.0) if one.pid == held.pid]
+            if held.lease_id in missing & self._without_run and len(busy_with_it) == 1:
+                log.warning("zombie_killed", job_id=str(held.job_id), pid=held.pid)
+                self._kill(held.pid)  # its end comes back as a report, which finds that the job has moved on
+        self._without_run = missing
 
     def _remove_outputs(self, job_id: UUID) -> None:
         """Remove what a cancelled run has put out."""

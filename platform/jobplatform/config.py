@@ -192,6 +192,15 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _check_lease(self) -> Settings:
+        if self.lease_seconds <= 3 * self.beat_seconds:
+            raise ValueError(
+                f"lease_seconds: more than three beats (3 × {self.beat_seconds:g} s), got {self.lease_seconds:g} s: a "
+                f"worker that misses a beat or two must not lose its runs"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _put_passwords_in(self) -> Settings:
         for name, password in (
             ("database_url", self.database_password),

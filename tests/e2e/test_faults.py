@@ -50,6 +50,23 @@ def test_a_killed_worker_loses_its_runs_and_they_run_again_elsewhere(platform: P
     assert platform.sql("SELECT crash_count, lost_count FROM job_history WHERE id = :i", i=job_id) == [(0, 1)]
 
 
+def test_a_frozen_worker_loses_its_run_and_stops_it_when_it_goes_on(platform: Platform) -> None:
+    path = platform.file("zombie")
+    job_id = platform.submit("acme.deaf", {"path": path, "seconds": 60})
+    zombie = started(platform, path)
+    frozen = platform.pids("worker-gpu")
+    for pid in frozen:
+        os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: platform.outcomes(job_id)[:1] == ["lost"], 30, "the run is lost")
+    platform.api.call("POST", f"/v1/jobs/{job_id}/cancel")
+    for pid in frozen:
+        os.kill(pid, signal.SIGCONT)
+    eventually(lambda: not psutil.pid_exists(zombie) or psutil.Process(zombie).status() == "zombie", 30, "it stops")
+    assert platform.job(job_id)["state"] == "cancelled"
+    job = platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))
+    assert job["status"] == "completed", "the worker goes on"
+
+
 def test_a_warm_shutdown_finishes_what_runs(platform: Platform) -> None:
     path = platform.file("warm")
     job_id = platform.submit("acme.sleep", {"path": path, "seconds": 2})

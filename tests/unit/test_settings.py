@@ -68,3 +68,10 @@ def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPa
     assert found.broker_url.get_secret_value() == "amqp://worker:s%3Acret@mq/jobplatform"
     assert found.llm_api_key.get_secret_value() == "sk-1"
     assert not {"p@ss", "p%40ss", "s:cret", "sk-1"} & set(repr(found).split("'"))
+
+
+def test_a_lease_of_three_beats_or_less_is_refused(monkeypatch) -> None:
+    monkeypatch.setenv("JOBPLATFORM_BEAT_SECONDS", "5")
+    monkeypatch.setenv("JOBPLATFORM_LEASE_SECONDS", "15")
+    with pytest.raises(ConfigurationError, match="more than three beats"):
+        read_settings()
