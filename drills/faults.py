@@ -176,7 +176,7 @@ def clock(world: World, size: float) -> None:
     for shift in ("-1h", "+1h"):
         more = {"LD_PRELOAD": str(library), "FAKETIME": shift, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
         back = world.restart_with(WORKERS[0], more)
-        wait(max(6.0, 10 * size))
+        wait(max(3.0, 10 * size))
         back()
 
 

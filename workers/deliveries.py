@@ -25,8 +25,6 @@ class Held:
     lease_id: UUID
     kind: str
     pid: int = 0
-    #: when a child took it (time.monotonic); 0: none has
-    taken_at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,6 @@ class Deliveries:
             self._waiting.pop(lease_id, None)
             if lease_id in self._held:
                 self._held[lease_id].pid = pid
-                self._held[lease_id].taken_at = time.monotonic()
 
     def remove(self, lease_id: UUID) -> Held | None:
         """Note that it came back; None when somebody noted that before."""
@@ -107,11 +104,10 @@ class Deliveries:
         with self._lock:
             return self._held.get(lease_id)
 
-    def taken(self, longer_than_seconds: float) -> list[Held]:
-        """Return the deliveries that a child has had for so long."""
-        limit = time.monotonic() - longer_than_seconds
+    def taken(self) -> list[Held]:
+        """Return the deliveries that a child has."""
         with self._lock:
-            return [held for held in self._held.values() if 0 < held.taken_at < limit]
+            return [held for held in self._held.values() if held.pid]
 
     def leases(self) -> list[UUID]:
         """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""

@@ -37,8 +37,6 @@ from workers.watchdog import Watchdog, missing_consumers
 log = get_log(__name__)
 
 LOST_CHILD_SECONDS = 1.0
-#: a run that is younger is not looked for
-ZOMBIE_SECONDS = 5.0
 #: where Celery keeps a pool → what our settings call it
 POOLS = {"celery.concurrency.prefork": "prefork", "celery.concurrency.thread": "threads"}
 
@@ -59,8 +57,11 @@ class Heart:
         self.shutting_down_since: float | None = None
         #: leases of runs that are given back, not lost
         self._given_back: set[UUID] = set()
-        #: leases that had no run at the last look
-        self._without_run: set[UUID] = set()
+        #: of the leases that children have: those whose run was seen, and those whose run was missing at the last look
+        self._seen_running: set[UUID] = set()
+        self._missing: set[UUID] = set()
+        #: runs were given back: this process ends
+        self._leaving = False
 
     def start(self) -> None:
         """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
@@ -113,18 +114,20 @@ class Heart:
                 # one that can't be ended must not keep the others. Off the beats, rescue takes its run; its message
                 # is not acknowledged: nothing was committed, and it comes back with the next connection
                 log.exception("report_failed", job_id=str(report.held.job_id), outcome=report.outcome)
+                if report.outcome == UNKNOWN_KIND:
+                    report.ack()  # rejects it: the recorder looks
                 self._deliveries.reported(report)
         if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
-            running = keep_worker.find_running(parent_ledger(), orphans)
+            running = keep_worker.find_running(parent_ledger(), self.card.id, orphans)
             self._deliveries.forget_orphans(set(orphans) - running)
         if self.shutting_down_since is not None:
             self._give_back()
         elif self._watchdog is not None:
             self._watchdog.look(parent_ledger())
-        self._stop_zombies()
         for order in orders:
             if order.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(order)
+        self._stop_zombies()
 
     def shut_down(self) -> None:
         """SIGTERM came: no more is taken, what runs goes on, for `shutdown_seconds` if there is a limit."""
@@ -142,11 +145,14 @@ class Heart:
                     log.warning("run_given_back", job_id=str(held.job_id), pid=held.pid)
                     self._given_back.add(held.lease_id)
                     self._kill(held.pid)  # its end comes back as a report
-            elif end_runs.release_run(parent_ledger(), held.job_id, held.lease_id):
-                log.warning("run_given_back", job_id=str(held.job_id))
+            else:
+                self._leaving = True
+                if end_runs.release_run(parent_ledger(), held.job_id, held.lease_id):
+                    log.warning("run_given_back", job_id=str(held.job_id))
                 self._deliveries.remove(held.lease_id)
-        if self.card.pool != "prefork" and left:  # a thread can't be stopped, and Celery would wait for it for ever
-            keep_worker.sign_off(parent_ledger(), self.card)
+        if self._leaving:  # a thread can't be stopped, and Celery would wait for it for ever
+            with suppress(LedgerUnavailable, OutcomeUnknown):
+                keep_worker.sign_off(parent_ledger(), self.card)
             os._exit(0)
 
     @staticmethod
@@ -182,20 +188,21 @@ class Heart:
     def _stop_zombies(self) -> None:
         """Kill the children whose run was taken away while this worker was frozen or cut off; it is refused.
 
-        Seen twice, two beats and five seconds after it began: by then a claim has been answered, and a child that has
-        just settled has been heard of. Threads can't be stopped; what they write is refused.
+        A run that was seen, and is seen no more at two looks: a claim that is not answered yet is none, and of a child
+        that has settled the parent has heard by then.
         """
         if self.card.pool != "prefork":
             return
-        old = self._deliveries.taken(max(2 * self._settings.beat_seconds, ZOMBIE_SECONDS))
-        leases = [held.lease_id for held in old]
-        missing = set(leases) - keep_worker.find_running(parent_ledger(), leases) if leases else set()
-        for held in old:
-            busy_with_it = [one for one in self._deliveries.taken(0.0) if one.pid == held.pid]
-            if held.lease_id in missing & self._without_run and len(busy_with_it) == 1:
+        taken = self._deliveries.taken()
+        leases = {held.lease_id for held in taken}
+        running = keep_worker.find_running(parent_ledger(), self.card.id, list(leases)) if leases else set()
+        missing = (self._seen_running & leases) - running
+        for held in taken:
+            alone = sum(one.pid == held.pid for one in taken) == 1
+            if held.lease_id in missing & self._missing and alone:
                 log.warning("zombie_killed", job_id=str(held.job_id), pid=held.pid)
                 self._kill(held.pid)  # its end comes back as a report, which finds that the job has moved on
-        self._without_run = missing
+        self._seen_running, self._missing = (self._seen_running | running) & leases, missing
 
     def _remove_outputs(self, job_id: UUID) -> None:
         """Remove what a cancelled run has put out."""

@@ -1,6 +1,6 @@
 """Dead messages, markers, pauses that end by themselves; what waits in a worker.
 
-Compatible with the running code: a worker of the version before beats with two arguments, which the new function takes.
+Compatible with the running code: functions that have more parameters now take fewer, too (`sql/00_drop_old.sql`).
 """
 
 from __future__ import annotations
@@ -23,15 +23,6 @@ def _one_of(outcomes: tuple[str, ...]) -> str:
 
 
 def upgrade() -> None:
-    # another list of parameters would stand beside the old function, and a call with fewer arguments would fit both
-    op.execute(
-        "DROP FUNCTION IF EXISTS accept_job(bytea, uuid, text, bytea, integer, double precision, uuid, text, text, "
-        "integer, jsonb, text[], integer, integer, integer, timestamptz, timestamptz)"
-    )
-    op.execute(
-        "DROP FUNCTION IF EXISTS beat_worker(uuid, uuid[]), cancel_job(uuid, uuid, timestamptz, text), "
-        "settle_run(uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb)"
-    )
     op.add_column(
         "workers",
         sa.Column(
@@ -165,6 +156,11 @@ def downgrade() -> None:
     op.drop_table("replay_jobs")
     op.drop_table("replays")
     op.drop_table("effects")
+    op.execute(
+        "UPDATE jobs SET state = 'dead', error = coalesce(error, '{}') || "
+        '\'{"code": "effect_unknown", "message": "it was held by an effect", "retryable": false}\' '
+        "WHERE state = 'held'"
+    )
     op.execute("UPDATE job_runs SET outcome = 'failed' WHERE outcome = 'held'")
     op.drop_constraint("job_runs_outcome_is_known", "job_runs")
     op.create_check_constraint("job_runs_outcome_is_known", "job_runs", _one_of(OUTCOMES))

@@ -93,18 +93,18 @@ def explained(api: Client, job_id: object) -> list[str]:
 def test_an_explanation_tells_everything_in_order(api: Client, book: Book) -> None:
     job_id = book.submit("test.llm")
     book.do("UPDATE queues SET paused_at = clock_timestamp() WHERE name = 'llm'")
-    assert explained(api, job_id) == ["paused", "no_dispatcher", "no_worker", "waiting"]
+    assert explained(api, job_id) == ["paused", "waiting", "no_worker", "no_dispatcher"]
     book.do("UPDATE queues SET paused_at = NULL")
     book.do("INSERT INTO dispatchers (id, host, pid, broker_error) VALUES (gen_random_uuid(), 'h', 1, 'refused')")
-    assert explained(api, job_id) == ["broker_down", "no_worker", "waiting"]
+    assert explained(api, job_id) == ["waiting", "no_worker", "broker_down"]
     book.do("UPDATE dispatchers SET broker_error = NULL")
     book.do("UPDATE workers SET queues = '{llm}'")
-    assert explained(api, job_id) == ["kind_unknown", "waiting"]
+    assert explained(api, job_id) == ["waiting", "kind_unknown"]
     book.do("UPDATE workers SET kinds = '{test.llm}', slots = 1")
     ahead = [book.submit("test.llm", priority=9) for _ in range(5)]
     book.dispatch(*ahead[:4])
-    assert explained(api, job_id) == ["window_full", "waiting"]
-    assert "1 jobs of queue llm are ahead" in api.get(f"/v1/jobs/{job_id}/explain")[1]["reasons"][1]["message"]
+    assert explained(api, job_id) == ["waiting", "window_full"]
+    assert "1 jobs of queue llm are ahead" in api.get(f"/v1/jobs/{job_id}/explain")[1]["reasons"][0]["message"]
     assert explained(api, ahead[0]) == ["in_rabbitmq"]
 
 

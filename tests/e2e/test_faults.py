@@ -54,6 +54,8 @@ def test_a_frozen_worker_loses_its_run_and_stops_it_when_it_goes_on(platform: Pl
     path = platform.file("zombie")
     job_id = platform.submit("acme.deaf", {"path": path, "seconds": 60})
     zombie = started(platform, path)
+    seen = "SELECT previous_beat_at > run_started_at FROM jobs j JOIN workers w ON w.id = j.worker_id WHERE j.id = :i"
+    eventually(lambda: platform.sql(seen, i=job_id) == [True], 10, "two beats of its worker")
     frozen = platform.pids("worker-gpu")
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)
@@ -160,6 +162,8 @@ RUBBISH += [
     ("not JSON", NOBODY, b"\x80\x04pickle", {}),
     ("another content type", NOBODY, b"\x80\x04.", {"content_type": "application/x-python-serialize"}),
     ("another encoding", NOBODY, EMBED.encode("utf-16"), {"content_encoding": "utf-16"}),
+    ("a kind with NUL", {**NOBODY, "task": "a\x00b"}, EMBED.encode(), {}),
+    ("a slow codec", NOBODY, b"-" + b"a" * 200_000 + b"-" + b"z" * 200_000, {"content_encoding": "punycode"}),
     ("10 MB", NOBODY, b"x" * 10_000_000, {}),
 ]  # fmt: skip
 

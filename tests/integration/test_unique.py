@@ -82,3 +82,20 @@ def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(
     cancel_job(book.ledger, book.tenant_id, first)
     again = order(book, Unique("k"), idempotency_key="once")
     assert (second.job.id, again.job.id, again.created) == (first, first, False)
+
+
+def test_what_was_refused_binds_no_idempotency_key(book: Book) -> None:
+    first = order(book, Unique("k")).job.id
+    with pytest.raises(DuplicateJob):
+        order(book, Unique("k", refuse=True), idempotency_key="once")
+    cancel_job(book.ledger, book.tenant_id, first)
+    again = order(book, Unique("k", refuse=True), idempotency_key="once")
+    assert again.created and again.job.id != first
+
+
+def test_a_plain_order_has_the_fingerprint_that_it_had_before_there_were_unique_ones() -> None:
+    from jobplatform.usecases.submit_job import _fingerprint
+
+    found = _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}))
+    assert found.hex() == "a6c4eddbf9878036d3f256c658c08d900d1fed1dce06a38fb6fe808129714992"
+    assert found != _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}, unique=Unique("k")))

@@ -43,8 +43,9 @@ def unread_marker(book: Book, seconds: float = 300) -> None:
     job_id = book.submit()
     book.dispatch(job_id)
     book.do("UPDATE jobs SET dispatched_at = clock_timestamp() - interval '1 hour'")
-    with book.ledger.transaction() as connection:
-        markers.put_marker(connection, new_id(), "email", 4)
+    for _ in range(2):
+        with book.ledger.transaction() as connection:
+            markers.put_marker(connection, new_id(), "email", 4)
     book.do("UPDATE queue_markers SET sent_at = clock_timestamp() - make_interval(secs => :s)", s=seconds)
 
 
@@ -73,12 +74,22 @@ def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, book: Book) -
 
 @pytest.mark.parametrize(
     "reason",
-    ["it is young", "it was taken", "its slot is busy", "a message came", "job started", "it came back just now"],
+    [
+        "it is young",
+        "it was taken",
+        "its slot is busy",
+        "a message came",
+        "only one",
+        "job started",
+        "it came back just now",
+    ],
 )
 def test_a_marker_is_no_reason_when(dog: Dog, book: Book, reason: str) -> None:
     unread_marker(book, seconds=10 if reason == "it is young" else 300)
     if reason == "it was taken":
         book.do("UPDATE queue_markers SET seen_at = clock_timestamp()")
+    if reason == "only one":
+        book.do("DELETE FROM queue_markers WHERE id = (SELECT id FROM queue_markers ORDER BY sent_at LIMIT 1)")
     if reason == "its slot is busy":
         dog.deliveries.add(Held(new_id(), 1, new_id(), "test.echo"))
     if reason == "job started":

@@ -62,6 +62,9 @@ def tolerate_properties() -> None:
             log.warning("message_properties_undecodable", error=repr(error))
             self.properties = {}
             return offset
+        # py-amqp decodes the body by it, and some of Python's codecs take minutes for a megabyte (punycode, say)
+        if self.properties.get("content_encoding") not in (None, "utf-8", "binary"):
+            del self.properties["content_encoding"]
         return end
 
     load_properties.is_tolerant = True  # type: ignore[attr-defined]

@@ -60,6 +60,9 @@ class DeadLetterReader:
         except FAILURES as error:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while dead letters were read: {error!r}") from None
+        except BaseException:  # what was taken so far comes again: the next acknowledgement must not cover it
+            self.close()
+            raise
         return found
 
     def done(self, letters: list[DeadLetter]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from uuid import UUID
 BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 DISPATCH_NO = "dispatch_no"
+#: what a kind's name may look like, here and in Celery
+_KIND = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
 #: the kind of a marker (dispatch/markers.py); no kind of job can have it: their names have dots
 MARKER_KIND = "marker"
 
@@ -52,6 +55,8 @@ def read_headers(headers: Mapping[str, Any] | None) -> tuple[UUID, int, str]:
         raise MalformedMessage(f"header id: expected a UUID, got {job_id[:60]!r}") from None
     if type(dispatch_no) is not int or not 0 < dispatch_no < 2**31:
         raise MalformedMessage(f"header {DISPATCH_NO}: expected an integer from 1 on, got {str(dispatch_no)[:60]!r}")
+    if isinstance(kind, str) and not _KIND.fullmatch(kind):
+        raise MalformedMessage(f"header task: expected the name of a kind, got {kind[:60]!r}")
     if not isinstance(kind, str):
         raise MalformedMessage(f"header task: expected the name of a kind, got {type(kind).__name__}")
     return parsed, dispatch_no, kind

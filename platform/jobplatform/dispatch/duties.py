@@ -117,14 +117,13 @@ class Duties:
             dead_letters.forget_replays(connection)
         if made:
             log.info("partitions_made", count=made)
+        more = False
         for forget in (
             keys.forget_expired_keys,
             keys.forget_expired_locks,
             dead_messages.forget_dead_messages,
             effects.forget_effects,
         ):
-            while True:
-                with self._ledger.transaction() as connection:
-                    if forget(connection) < 1000:
-                        break
-        return False
+            with self._ledger.transaction() as connection:
+                more = forget(connection) >= 1000 or more
+        return more  # a batch of each at a time: jobs go out in between

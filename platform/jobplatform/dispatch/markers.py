@@ -10,6 +10,7 @@ from uuid import UUID
 
 from jobplatform.broker.envelope import MARKER_KIND, Envelope
 from jobplatform.broker.publisher import Publisher
+from jobplatform.errors import BrokerUnavailable
 from jobplatform.ledger import markers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
@@ -36,7 +37,12 @@ def look_for_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: 
             markers.put_marker(connection, marker_id, wanted.queue, wanted.priority)
             envelopes.append(Envelope(str(marker_id), 1, MARKER_KIND, wanted.queue, wanted.priority))
     if envelopes:  # after the commit: a marker that nobody knows would be no evidence
-        receipt = publisher.publish(envelopes)
+        try:
+            receipt = publisher.publish(envelopes)
+        except BrokerUnavailable:  # one that went out all the same is a marker that nobody knows
+            with ledger.transaction() as connection:
+                markers.forget_markers(connection, [UUID(one.job_id) for one in envelopes])
+            raise
         if unsent := [UUID(one.job_id) for one in (*receipt.unroutable, *receipt.refused)]:
             with ledger.transaction() as connection:
                 markers.forget_markers(connection, unsent)

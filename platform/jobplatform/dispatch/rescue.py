@@ -10,7 +10,6 @@ from datetime import datetime
 
 from sqlalchemy import text
 
-from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger import workers
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -35,7 +34,7 @@ class Rescuer:
         """Look once; returns how many runs were ended. Raises `LedgerUnavailable`."""
         try:
             return self._poll()
-        except LedgerUnavailable:
+        except BaseException:  # whatever it was, the view is broken
             self._unbroken_since = self._last_poll = None
             raise
 

@@ -39,9 +39,12 @@ def note_seen(connection: Connection, marker_ids: Sequence[UUID]) -> None:
 _UNREAD = text(
     """
     SELECT DISTINCT queue FROM (
-        SELECT DISTINCT ON (queue, priority) queue, sent_at, seen_at FROM queue_markers
-        WHERE queue = ANY (:queues) ORDER BY queue, priority, sent_at DESC) AS last
-    WHERE seen_at IS NULL AND sent_at < clock_timestamp() - make_interval(secs => :seconds)
+        SELECT DISTINCT ON (queue, priority) queue, sent_at, seen_at,
+            lead(id) OVER of_class IS NOT NULL AND lead(seen_at) OVER of_class IS NULL AS another_unseen
+        FROM queue_markers WHERE queue = ANY (:queues)
+        WINDOW of_class AS (PARTITION BY queue, priority ORDER BY sent_at DESC)
+        ORDER BY queue, priority, sent_at DESC) AS last
+    WHERE seen_at IS NULL AND another_unseen AND sent_at < clock_timestamp() - make_interval(secs => :seconds)
         AND EXISTS (
             SELECT 1 FROM jobs WHERE jobs.queue = last.queue AND state = 'dispatched'
                 AND state IN ('dispatched', 'running') AND dispatched_at < last.sent_at)
@@ -50,7 +53,8 @@ _UNREAD = text(
 
 
 def unread(connection: Connection, queues: Sequence[str], seconds: float) -> list[str]:
-    """Return the queues whose last marker nobody has taken for so long, while jobs are out that it was sent for."""
+    """Return the queues whose last two markers nobody has taken, the last for so long, while jobs are out that it was
+    sent for. Two: one may be lost itself, or its news with a worker that died."""
     return sorted(connection.execute(_UNREAD, {"queues": list(queues), "seconds": seconds}).scalars())
 
 

@@ -182,7 +182,9 @@ def attempt_of(connection: Connection, job_id: UUID, lease_id: UUID) -> tuple[in
     return (row.attempt, row.max_attempts) if row else None
 
 
-def running_leases(connection: Connection, leases: Sequence[UUID]) -> set[UUID]:
-    """Return which of these leases a run holds."""
-    statement = text("SELECT lease_id FROM jobs WHERE state = 'running' AND lease_id = ANY (:leases)")
-    return set(connection.execute(statement, {"leases": list(leases)}).scalars())
+def running_leases(connection: Connection, worker_id: UUID, leases: Sequence[UUID]) -> set[UUID]:
+    """Return which of these leases a run of this worker holds."""
+    statement = text(
+        "SELECT lease_id FROM jobs WHERE worker_id = :worker_id AND state = 'running' AND lease_id = ANY (:leases)"
+    )
+    return set(connection.execute(statement, {"worker_id": worker_id, "leases": list(leases)}).scalars())

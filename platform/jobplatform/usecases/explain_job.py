@@ -90,14 +90,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
     if state is State.BLOCKED:
         yield Reason("blocked", "waits for other jobs")
         return
-    yield from _broker(connection, config)
     workers = explaining.workers_of(connection, job, config.lease_seconds)
-    if not workers:
-        remedy = f"celery -A workers.app worker -Q {job.queue} …"
-        yield Reason("no_worker", f"no live worker consumes queue {job.queue}", remedy)
-    elif not any(worker.knows_kind for worker in workers):
-        nodes = ", ".join(worker.node for worker in workers)
-        yield Reason("kind_unknown", f"no live worker of queue {job.queue} knows kind {job.kind}: {nodes}", "deploy it")
     slots = sum(worker.slots for worker in workers)
     out = explaining.out_of(connection, job)
     if state is State.DISPATCHED:
@@ -106,7 +99,21 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
             f"its message (dispatch {job.dispatch_no}) is in RabbitMQ since {_time(job.dispatched_at)}: "
             f"{out.running} jobs of queue {job.queue} run, {out.dispatched} are out, {slots} slots",
         )
-        return
+    else:
+        yield from _places(connection, config, job, out, slots)
+    if not workers:
+        remedy = f"celery -A workers.app worker -Q {job.queue} …"
+        yield Reason("no_worker", f"no live worker consumes queue {job.queue}", remedy)
+    elif not any(worker.knows_kind for worker in workers):
+        nodes = ", ".join(worker.node for worker in workers)
+        yield Reason("kind_unknown", f"no live worker of queue {job.queue} knows kind {job.kind}: {nodes}", "deploy it")
+    yield from _broker(connection, config)
+
+
+def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:
+    ahead = explaining.ahead_of(connection, job)
+    more = " or more" if ahead >= explaining.AHEAD_CAP else ""
+    yield Reason("waiting", f"{ahead:,}{more} jobs of queue {job.queue} are ahead of it (priority {job.priority})")
     queue = config.queues.get(job.queue, QueueSettings())
     window = window_of(queue.window_min, queue.window_factor, slots)
     if out.of_this_class >= window:
@@ -115,9 +122,6 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
             f"the window of queue {job.queue} is full: {out.of_this_class} jobs of priority {job.priority} or higher "
             f"are out, {window} may be",
         )
-    ahead = explaining.ahead_of(connection, job)
-    more = " or more" if ahead >= explaining.AHEAD_CAP else ""
-    yield Reason("waiting", f"{ahead:,}{more} jobs of queue {job.queue} are ahead of it (priority {job.priority})")
 
 
 def _broker(connection: Connection, config: Settings) -> Iterator[Reason]:

@@ -66,10 +66,10 @@ def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -
         return markers.unread(connection, queues, seconds)
 
 
-def find_running(ledger: Ledger, leases: Sequence[UUID]) -> set[UUID]:
-    """Return which of these leases a run holds."""
+def find_running(ledger: Ledger, worker_id: UUID, leases: Sequence[UUID]) -> set[UUID]:
+    """Return which of these leases a run of this worker holds."""
     with ledger.statement() as connection:
-        return runs.running_leases(connection, leases)
+        return runs.running_leases(connection, worker_id, leases)
 
 
 def sign_off(ledger: Ledger, card: WorkerCard) -> None:

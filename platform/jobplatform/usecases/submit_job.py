@@ -139,6 +139,7 @@ def submit_job(
         "tolerance_seconds": CLOCK_TOLERANCE.total_seconds(),
         "unique_key": command.unique.key if command.unique else None,
         "unique_seconds": command.unique.seconds if command.unique else None,
+        "unique_refuse": bool(command.unique and command.unique.refuse),
     }
     try:
         answer = jobs.accept_job(ledger, values)
@@ -237,4 +238,11 @@ def _encode(command: SubmitJob) -> bytes:
 
 
 def _fingerprint(command: SubmitJob) -> bytes:
-    return hashlib.sha256(orjson.dumps(asdict(command), option=orjson.OPT_SORT_KEYS)).digest()
+    """Return what tells one request from another.
+
+    A field that came later counts only where it is used: a request has the same fingerprint in the version before.
+    """
+    told = asdict(command)
+    if told["unique"] is None:
+        del told["unique"]
+    return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).digest()

@@ -12,6 +12,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_max_attempts integer, p_crash_limit integer, p_lost_limit integer,
     p_run_at timestamptz, p_start_by timestamptz,
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
+    p_unique_refuse boolean DEFAULT false,
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
     OUT run_at timestamptz
 )
@@ -68,7 +69,12 @@ BEGIN
         EXIT WHEN FOUND;
         SELECT u.job_id INTO v_job FROM unique_locks u WHERE u.tenant_id = v_tenant AND u.key = p_unique_key;
         IF FOUND THEN  -- else it was released meanwhile
-            UPDATE idempotency_keys k SET job_id = v_job WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key;
+            IF p_unique_refuse THEN  -- what is refused binds no key: its repetition is a new order
+                DELETE FROM idempotency_keys k
+                WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
+            ELSE
+                UPDATE idempotency_keys k SET job_id = v_job WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key;
+            END IF;
             verdict := 'duplicate';
             job_id := v_job;
             RETURN;
