@@ -31,7 +31,8 @@ def here(book: Book, monkeypatch, tmp_path) -> None:
 
 def run(book: Book, handler: Any, model: type[BaseModel] = Anything, **order: Any) -> tuple[Any, Any]:
     """Run a job with a handler; returns (how it ended for Celery, its row)."""
-    limits = {name: order.pop(name) for name in ("soft_limit_seconds", "retry_timeouts") if name in order}
+    names = ("soft_limit_seconds", "retry_timeouts", "retry_codes", "max_age_seconds")
+    limits = {name: order.pop(name) for name in names if name in order}
     kind = Kind("test.echo", "email", model, handler, retry=Fixed(5), max_attempts=3, **limits)
     job_id = book.submit(**order)
     book.dispatch(job_id)
@@ -243,3 +244,33 @@ def test_a_cancelled_run_leaves_no_artifacts(book: Book, tmp_path) -> None:
     assert row.state == "cancelled"
     assert book.all("SELECT count(*)::int FROM artifacts") == [0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_an_error_code_with_a_policy_of_its_own_waits_by_it(book: Book) -> None:
+    _, row = run(book, raising(Retryable("x", code="busy")), retry_codes={"busy": Fixed(600)})
+    assert 590 < (row.run_at - row.state_at).total_seconds() <= 600
+    _, row = run(book, raising(Retryable("x", code="other")), retry_codes={"busy": Fixed(600)})
+    assert (row.run_at - row.state_at).total_seconds() == pytest.approx(5, abs=0.1)
+
+
+def test_a_soft_limit_has_a_policy_of_its_own(book: Book) -> None:
+    _, row = run(book, raising(SoftTimeLimitExceeded()), soft_limit_seconds=1, retry_codes={"timed_out": Fixed(900)})
+    assert (row.run_at - row.state_at).total_seconds() == pytest.approx(900, abs=0.1)
+    _, row = run(book, raising(SoftTimeLimitExceeded()), soft_limit_seconds=1, retry_timeouts=False)
+    assert (row.state, row.error["code"]) == ("dead", "timed_out")
+
+
+def test_a_handler_may_catch_its_soft_limit_and_succeed(book: Book) -> None:
+    def handler(payload: Any, ctx: Any) -> str:
+        try:
+            raise SoftTimeLimitExceeded
+        except SoftTimeLimitExceeded:
+            return "what there was"
+
+    _, row = run(book, handler, soft_limit_seconds=1)
+    assert (row.state, row.result) == ("succeeded", "what there was")
+
+
+def test_a_retry_beyond_the_kinds_age_is_a_dead_letter(book: Book) -> None:
+    _, row = run(book, raising(Retryable("x", code="busy")), max_age_seconds=4)
+    assert (row.state, row.error["code"], row.error["last"]) == ("dead", "too_old", "x")

@@ -31,3 +31,10 @@ def test_no_rule_can_be_left_out(rule: Rule) -> None:
 
 def test_the_page_of_rules_is_what_the_model_finds() -> None:
     assert PAGE.read_text() == render(), "run `python -m tests.model`"
+
+
+def test_the_rules_have_the_names_that_the_page_of_delivery_uses() -> None:
+    page = (PAGE.parent / "delivery.md").read_text()
+    table = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ") and line.count("|") == 3]
+    names = [rule.name.replace("_", " ").capitalize() for rule in Rule]
+    assert table[table.index("rule") + 1 :][: len(names)] == names
