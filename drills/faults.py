@@ -34,7 +34,6 @@ class Fault:
 
     name: str
     do: Callable[[World, float], None]
-    about: str
 
 
 FAULTS: dict[str, Fault] = {}
@@ -44,7 +43,7 @@ def fault(name: str) -> Callable[[Callable[[World, float], None]], Callable[[Wor
     """Add a fault to the table, under the name of its function."""
 
     def add(do: Callable[[World, float], None]) -> Callable[[World, float], None]:
-        FAULTS[do.__name__] = Fault(name, do, (do.__doc__ or "").strip())
+        FAULTS[do.__name__] = Fault(name, do)
         return do
 
     return add

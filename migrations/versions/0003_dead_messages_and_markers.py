@@ -148,8 +148,8 @@ def downgrade() -> None:
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN "
-        "('accept_job', 'beat_worker', 'cancel_job', 'settle_run', 'replay_job', 'discard_job', 'change_job', "
-        "'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect', "
+        "('accept_job', 'ended_job', 'beat_worker', 'cancel_job', 'settle_run', 'replay_job', 'discard_job', "
+        "'change_job', 'wanted_markers', 'take_evidence', 'begin_effect', 'resolve_effect', "
         "'return_dispatched', 'replay_many', 'watch_replays') "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.ledger.jobs import earliest_end
+from jobplatform.ledger.jobs import ask_of_job
 
 _REPLAY_ONE = text("SELECT verdict, state FROM replay_job(:tenant_id, :id, :since, :delay, CAST(:data AS jsonb))")
 _DISCARD = text("SELECT verdict, state FROM discard_job(:tenant_id, :id, :since, :reason, CAST(:data AS jsonb))")
@@ -19,18 +19,15 @@ def replay_job(
     connection: Connection, tenant_id: UUID, job_id: UUID, delay_seconds: float, data: dict[str, Any]
 ) -> tuple[str, str | None]:
     """Call `replay_job`; returns its verdict and the state. `data` says who and why, in the event."""
-    values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
-    row = connection.execute(_REPLAY_ONE, {**values, "delay": delay_seconds}).one()
-    return row.verdict, row.state
+    told = orjson.dumps(data).decode()
+    return ask_of_job(connection, _REPLAY_ONE, tenant_id, job_id, delay=delay_seconds, data=told)
 
 
 def discard_job(
     connection: Connection, tenant_id: UUID, job_id: UUID, reason: str, data: dict[str, Any]
 ) -> tuple[str, str | None]:
     """Call `discard_job`; returns its verdict and the state."""
-    values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
-    row = connection.execute(_DISCARD, {**values, "reason": reason}).one()
-    return row.verdict, row.state
+    return ask_of_job(connection, _DISCARD, tenant_id, job_id, reason=reason, data=orjson.dumps(data).decode())
 
 
 _CHOSEN = (

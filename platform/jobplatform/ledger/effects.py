@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.ledger.jobs import earliest_end
+from jobplatform.ledger.jobs import ask_of_job
 from jobplatform.ledger.session import Ledger
 
 KEEP_DAYS = 90
@@ -60,10 +60,8 @@ def resolve_effect(
     data: dict[str, Any],
 ) -> tuple[str, str | None]:
     """Call `resolve_effect`; returns its verdict and the job's state."""
-    values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "key": key, "happened": happened}
     encoded = {"receipt": orjson.dumps(receipt).decode(), "data": orjson.dumps(data).decode()}
-    row = connection.execute(_RESOLVE, values | encoded).one()
-    return row.verdict, row.state
+    return ask_of_job(connection, _RESOLVE, tenant_id, job_id, key=key, happened=happened, **encoded)
 
 
 _LIST = text(

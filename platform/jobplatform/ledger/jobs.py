@@ -177,6 +177,16 @@ def _tables_of(state: State | None) -> tuple[str, ...]:
     return ("job_history",) if state in FINAL else ("jobs",)
 
 
+def ask_of_job(
+    connection: Connection, statement: TextClause, tenant_id: UUID, job_id: UUID, **values: Any
+) -> tuple[str, str | None]:
+    """Run a statement that does something to one job of a tenant; returns its verdict and the job's state."""
+    row = connection.execute(
+        statement, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), **values}
+    ).one()
+    return row.verdict, row.state
+
+
 _CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by)")
 
 
@@ -184,10 +194,7 @@ def cancel_job(
     connection: Connection, tenant_id: UUID, job_id: UUID, reason: str | None, by: str | None = None
 ) -> tuple[str, str | None]:
     """Call `cancel_job.sql`; returns its verdict and the state."""
-    row = connection.execute(
-        _CANCEL, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "reason": reason, "by": by}
-    ).one()
-    return row.verdict, row.state
+    return ask_of_job(connection, _CANCEL, tenant_id, job_id, reason=reason, by=by)
 
 
 _CHANGE = text(
@@ -205,9 +212,8 @@ def change_job(
     data: dict[str, Any],
 ) -> tuple[str, str | None]:
     """Call `change_job`; returns its verdict and the state."""
-    values = {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), "data": orjson.dumps(data).decode()}
-    row = connection.execute(_CHANGE, {**values, "priority": priority, "run_at": run_at}).one()
-    return row.verdict, row.state
+    told = orjson.dumps(data).decode()
+    return ask_of_job(connection, _CHANGE, tenant_id, job_id, priority=priority, run_at=run_at, data=told)
 
 
 _UNFINISHED = text("SELECT id FROM jobs WHERE id = ANY (:ids) AND state <> 'dead'")

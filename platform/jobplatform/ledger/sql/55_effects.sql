@@ -51,13 +51,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     j jobs;
-    v_state text;
 BEGIN
     SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
     IF NOT FOUND THEN
-        SELECT h.state INTO v_state FROM job_history h
-        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
-        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
     IF j.state <> 'held' THEN

@@ -52,9 +52,7 @@ BEGIN
         END IF;
     END LOOP;
     IF j.id IS NULL THEN
-        SELECT h2.state INTO v_state FROM job_history h2
-        WHERE h2.id = p_job AND h2.finished_at >= p_since AND h2.tenant_id = p_tenant;
-        RETURN QUERY SELECT CASE WHEN FOUND THEN 'ended' ELSE 'gone' END, CASE WHEN FOUND THEN v_state END;
+        RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
     PERFORM note_event(j, 'replayed', p_data);
@@ -70,13 +68,10 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     j jobs;
-    v_state text;
 BEGIN
     SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
     IF NOT FOUND THEN
-        SELECT h.state INTO v_state FROM job_history h
-        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
-        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
     IF j.state NOT IN ('dead', 'held') THEN
@@ -107,9 +102,7 @@ DECLARE
 BEGIN
     SELECT * INTO j FROM jobs WHERE id = p_job AND tenant_id = p_tenant FOR UPDATE;
     IF NOT FOUND THEN
-        SELECT h.state INTO v_state FROM job_history h
-        WHERE h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
-        RETURN QUERY SELECT CASE WHEN v_state IS NULL THEN 'gone' ELSE 'ended' END, v_state;
+        RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
     IF j.state NOT IN ('blocked', 'scheduled', 'available', 'dispatched') THEN
