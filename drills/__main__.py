@@ -15,15 +15,18 @@ from drills.faults import FAULTS, CanNotBeDone
 from drills.sink import Sink
 from drills.world import World
 from jobplatform.devstack.place import taken
+from jobplatform.devstack.processes import DidNotStart
 
 COLUMNS = {
     "fault": "fault",
+    "hits": "it hit",
     "accepted": "accepted",
     "lost": "lost",
     "twice_plain": "ran twice, plain",
     "twice_journaled": "twice, journaled",
     "held": "asked a person",
     "dead": "healthy jobs dead",
+    "cut": "runs cut",
     "refused": "refused",
     "unknown": "outcome unknown",
     "faults_of_ours": "not excused",
@@ -40,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the outcomes there")
     parser.add_argument("--markdown", action="store_true", help="print the table for docs/operations/drills.md")
     options = parser.parse_args()
-    console, sink, outcomes = Console(stderr=True), Sink(), []
+    console, sink, outcomes, broken = Console(stderr=True), Sink(), [], []
     with taken("drills"):
         world = World(console.print, sink)
         try:
@@ -52,7 +55,13 @@ def main() -> None:
                 except CanNotBeDone as error:
                     console.print(f"[yellow]not played:[/] {error}")
                     continue
+                except (AssertionError, DidNotStart, OSError) as error:
+                    console.print(f"[red]broken off:[/] {error}")
+                    broken.append(name)
+                    continue
                 console.print(f"  {outcomes[-1]}", highlight=False)
+                for wrong in outcomes[-1].wrong:
+                    console.print(f"  [red]{wrong}[/]")
         finally:
             world.stop()
             sink.close()
@@ -62,22 +71,27 @@ def main() -> None:
         print(markdown(outcomes))
     else:
         Console(width=180).print(table(outcomes))
-    sys.exit(0 if all(one.is_good for one in outcomes) else 1)
+    sys.exit(1 if broken or any(one.wrong for one in outcomes) else 0)
+
+
+def cells(outcome: Outcome) -> list[str]:
+    """Return a row."""
+    found = {**outcome.as_dict(), "hits": ", ".join(f"{count} {name}" for name, count in outcome.hits.items())}
+    return [str(found[name]) for name in COLUMNS]
 
 
 def table(outcomes: list[Outcome]) -> Table:
     """Return the table."""
     found = Table(*COLUMNS.values())
     for one in outcomes:
-        cells = [str(value) for value in (one.as_dict()[name] for name in COLUMNS)]
-        found.add_row(*cells, style="" if one.is_good else "red")
+        found.add_row(*cells(one), style="red" if one.wrong else "")
     return found
 
 
 def markdown(outcomes: list[Outcome]) -> str:
     """Return the table as Markdown."""
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(str(one.as_dict()[name]) for name in COLUMNS) + " |" for one in outcomes]
+    lines += ["| " + " | ".join(cells(one)) + " |" for one in outcomes]
     return "\n".join(lines)
 
 

@@ -6,13 +6,14 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from drills.faults import Fault
+from drills import evidence
+from drills.faults import Fault, Runs
 from drills.load import Accepted, Load
 from drills.world import World
 from jobplatform.devstack.processes import wait_for
 
-#: jobs per second, and how long each works
-PER_SECOND, WORK_SECONDS = 20.0, 0.05
+#: jobs per second, and how long each works: two of the six slots are busy, and a long run has one
+PER_SECOND, WORK_SECONDS = 20.0, 0.1
 CALM_SECONDS = 2.0
 #: for everything to end after the fault
 PATIENCE_SECONDS = 180.0
@@ -23,24 +24,32 @@ class Outcome:
     """A row of the table. `lost`: accepted, and without an effect or an end; `dead`: healthy jobs that were buried."""
 
     fault: str
+    #: what the fault has hit, by name; it has to hit all of it
+    hits: dict[str, int]
     accepted: int
     lost: int
     twice_plain: int
     twice_journaled: int
     held: int
     dead: int
+    #: runs that the fault may not end, and that ended otherwise than by success
+    cut: int
     refused: int
     unknown: int
     #: orders that were given up, answers that nobody should get, and processes that ended unasked
     faults_of_ours: int
     seconds_to_flow: float
     audit: str
+    may_run_twice: bool
 
     @property
-    def is_good(self) -> bool:
-        """Return whether what must be 0 is 0, and the audit was clean."""
-        ours = (self.lost, self.twice_journaled, self.dead, self.faults_of_ours)
-        return ours == (0, 0, 0, 0) and self.audit == "clean"
+    def wrong(self) -> list[str]:
+        """Return what must not be: not 0, missed, or found by the audit."""
+        zero = ["lost", "twice_journaled", "dead", "cut", "faults_of_ours"]
+        zero += [] if self.may_run_twice else ["twice_plain"]
+        found = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
+        found += [f"the fault did not hit: {name}" for name, count in self.hits.items() if not count]
+        return found + (["the audit has findings"] if self.audit != "clean" else [])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -53,22 +62,33 @@ def play(world: World, fault: Fault, size: float) -> Outcome:
         world.stack.local_url("api"),
         world.api_key,
         world.sink.url,
-        name=f"{fault.do.__name__}-{time.time_ns()}",
+        name=f"{fault.key}-{time.time_ns()}",
         per_second=PER_SECOND,
         seconds_each=WORK_SECONDS,
     )
+    long = _start_long_run(world, load)
     load.start()
     try:
-        time.sleep(CALM_SECONDS * max(size, 0.5))
-        fault.do(world, size)
+        time.sleep(CALM_SECONDS * max(size, 0.25))
+        hits = fault.do(world, size)
         began = time.monotonic()
         _wait_for_flow(world, load)
         to_flow = time.monotonic() - began
-        time.sleep(CALM_SECONDS * max(size, 0.5))
+        time.sleep(CALM_SECONDS * max(size, 0.25))
     finally:
+        world.sink.release(long.key)
         load.stop()
     held = _drain(world, load.accepted)
-    return _judge(world, fault, load, held, to_flow)
+    return _judge(world, fault, load, hits, held, to_flow)
+
+
+def _start_long_run(world: World, load: Load) -> Accepted:
+    """Start a run that lasts through the whole fault."""
+    long = load.submit("drill.long")
+    if long is None:
+        raise AssertionError("the platform took no job before the fault")
+    wait_for("the long run", lambda: world.sink.count(long.key) > 0, seconds=PATIENCE_SECONDS)
+    return long
 
 
 def _wait_for_flow(world: World, load: Load) -> None:
@@ -112,15 +132,9 @@ def _tell_ours(world: World, load: Load) -> int:
     return len(ours)
 
 
-def _judge(world: World, fault: Fault, load: Load, held: int, to_flow: float) -> Outcome:
-    states = {
-        row.id: row.state
-        for row in world.sql(
-            "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
-            "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
-            ids=[one.job_id for one in load.accepted],
-        )
-    }
+def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: int, to_flow: float) -> Outcome:
+    found = evidence.collect(world, load)
+    states = evidence.states(world, load)
     counts = {one.key: world.sink.count(one.key) for one in load.accepted}
     clean, said = world.audit()
     if not clean:
@@ -131,15 +145,25 @@ def _judge(world: World, fault: Fault, load: Load, held: int, to_flow: float) ->
     }
     return Outcome(
         fault=fault.name,
+        hits={**hits, **{name: found[name] for name in fault.shows}},
         accepted=len(load.accepted),
         lost=sum(states.get(one.job_id) not in ("succeeded", "dead") or not counts[one.key] for one in load.accepted),
         twice_plain=twice["drill.plain"],
         twice_journaled=twice["drill.journaled"],
         held=held,
         dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
+        cut=_count_cut(fault, found),
         refused=load.refused,
         unknown=load.unknown,
         faults_of_ours=_tell_ours(world, load),
         seconds_to_flow=round(to_flow, 1),
         audit="clean" if clean else "findings",
+        may_run_twice=fault.runs is Runs.CUT,
     )
+
+
+def _count_cut(fault: Fault, found: dict[str, int]) -> int:
+    """Count the runs that this fault may not end, and that ended otherwise than by success."""
+    if fault.runs is Runs.CUT:
+        return 0
+    return found["runs ended otherwise"] - (found["runs released"] if fault.runs is Runs.FINISH else 0)

@@ -25,7 +25,7 @@ class Work(BaseModel):
 def _post(work: Work) -> Any:
     request = Request(f"{work.sink}/{work.key}", data=b"", method="POST")
     with urlopen(request, timeout=10) as answer:
-        return orjson.loads(answer.read())
+        return {**orjson.loads(answer.read()), "clock": time.time()}
 
 
 @kind("drill.plain", queue="drill", retry=Fixed(0.2), max_attempts=20)
@@ -46,6 +46,17 @@ def journaled(work: Work, ctx: Context) -> Any:
             effect.receipt = _post(work)
     time.sleep(work.seconds / 2)
     return effect.receipt
+
+
+@kind("drill.long", queue="drill", retry=Fixed(0.2), max_attempts=20)
+def long(work: Work, ctx: Context) -> Any:
+    """Last until the sink says that it is enough: through a whole fault."""
+    said = _post(work)
+    while True:
+        with urlopen(f"{work.sink}/{work.key}", timeout=10) as answer:
+            if orjson.loads(answer.read())["released"]:
+                return said
+        time.sleep(0.2)
 
 
 @kind("drill.poison", queue="drill", crash_limit=2)

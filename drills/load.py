@@ -69,10 +69,10 @@ class Load:
             due = max(due + pause, time.monotonic() - 1.0)  # an outage is not made up for by a flood
             self._stop.wait(max(0.0, due - time.monotonic()))
 
-    def submit(self) -> Accepted | None:
+    def submit(self, kind: str | None = None) -> Accepted | None:
         """Submit one job, and repeat until it is accepted or patience ends."""
         number = next(self._numbers)
-        key, kind = f"{self.name}-{number}", KINDS[number % len(KINDS)]
+        key, kind = f"{self.name}-{number}", kind or KINDS[number % len(KINDS)]
         payload = {"sink": self.sink_url, "key": key, "seconds": self.seconds_each}
         body = orjson.dumps({"kind": kind, "payload": payload})
         deadline = time.monotonic() + PATIENCE_SECONDS

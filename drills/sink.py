@@ -1,4 +1,4 @@
-"""The outside world of the drills: a server that counts how often each effect took place."""
+"""The outside world of the drills: a server that counts how often each effect took place, and lets long runs end."""
 
 from __future__ import annotations
 
@@ -15,12 +15,19 @@ class Sink:
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
+        self._released: set[str] = set()
         self._lock = threading.Lock()
         sink = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                body = orjson.dumps({"count": sink._note(self.path.lstrip("/"))})
+                self._answer({"count": sink._note(self.path.lstrip("/"))})
+
+            def do_GET(self) -> None:
+                self._answer({"released": sink.is_released(self.path.lstrip("/"))})
+
+            def _answer(self, content: dict[str, Any]) -> None:
+                body = orjson.dumps(content)
                 self.send_response(200)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -53,6 +60,16 @@ class Sink:
         """Return how often the effect took place."""
         with self._lock:
             return self._counts[key]
+
+    def release(self, key: str) -> None:
+        """Let the run end that asks for this key."""
+        with self._lock:
+            self._released.add(key)
+
+    def is_released(self, key: str) -> bool:
+        """Return whether it may end."""
+        with self._lock:
+            return key in self._released
 
     def close(self) -> None:
         """Stop serving."""

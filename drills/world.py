@@ -8,10 +8,13 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import orjson
 import psutil
@@ -26,17 +29,18 @@ from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS = 0.5, 2.5, 3.0
+BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 2.5, 3.0, 2.0
 #: how soon a process that ended is started again
 RESTART_SECONDS = 0.3
+SLOTS = 3
 WORKERS = ("drill-1", "drill-2")
 DISPATCHERS = ("dispatcher", "dispatcher-2")
 API = "api"
 
 
 class World:
-    """One stack for all drills. The API reaches Postgres by a proxy that can lose answers, the first dispatcher by one
-    that can stop a commit."""
+    """One stack for all drills. The API and the first worker reach Postgres by proxies that can lose answers, the first
+    dispatcher by one that can stop a commit."""
 
     def __init__(self, tell: Callable[[str], None], sink: Sink, durable: bool = True) -> None:
         name = "drills-next" if os.environ.get(CHOICE) else "drills"
@@ -49,6 +53,7 @@ class World:
             "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
             "JOBPLATFORM_MARKER_SECONDS": str(MARKER_SECONDS),
             "JOBPLATFORM_MAX_BACKOFF_SECONDS": "2",
+            "JOBPLATFORM_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
             "PYTHONPATH": str(CHECKOUT),
         }
         self.sink = sink
@@ -72,11 +77,14 @@ class World:
         stack.start_servers()
         self.api_proxy = Proxy(self.place.ports["postgres"])
         self.dispatcher_proxy = Proxy(self.place.ports["postgres"])
+        self.worker_proxy = Proxy(self.place.ports["postgres"])
+        usual_worker = {name: partial(stack.start_celery, name, "drill", "-c", str(SLOTS)) for name in WORKERS}
         self._starters = {
             API: lambda: self._with_database(self.api_proxy, stack.start_api),
             DISPATCHERS[0]: lambda: self._with_database(self.dispatcher_proxy, stack.start_dispatcher),
             DISPATCHERS[1]: lambda: stack.start_service("dispatcher", tag=DISPATCHERS[1]),
-            **{name: partial(stack.start_celery, name, "drill", "-c", "2") for name in WORKERS},
+            WORKERS[0]: lambda: self._with_database(self.worker_proxy, usual_worker[WORKERS[0]]),
+            WORKERS[1]: usual_worker[WORKERS[1]],
         }
         for name in self._starters:
             self._processes[name] = self._starters[name]()
@@ -87,10 +95,15 @@ class World:
         self._supervisor.start()
 
     def _with_database(self, proxy: Proxy, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        before = dict(self.stack.extra)
         port = self.place.ports["postgres"]
         url = self.stack.database_url.replace(f"127.0.0.1:{port}", f"127.0.0.1:{proxy.port}")
-        self.stack.extra["JOBPLATFORM_DATABASE_URL"] = url
+        return self._with_environment({"JOBPLATFORM_DATABASE_URL": url}, start)
+
+    def _with_environment(
+        self, more: dict[str, str], start: Callable[[], subprocess.Popen[bytes]]
+    ) -> subprocess.Popen[bytes]:
+        before = dict(self.stack.extra)
+        self.stack.extra.update(more)
         try:
             return start()
         finally:
@@ -120,33 +133,53 @@ class World:
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
         """Send a signal to a process of ours; one that has ended is none."""
-        if number == signal.SIGKILL:
+        if number in (signal.SIGKILL, signal.SIGTERM):
             self._asked.add(pid)
         try:
             os.kill(pid, number)
         except ProcessLookupError:
             pass
 
-    def restart_with(self, name: str, environment: dict[str, str]) -> Callable[[], None]:
-        """Start a process again with more in its environment; returns how to have it as before."""
+    @contextmanager
+    def frozen(self, pids: list[int]) -> Iterator[None]:
+        """Stop processes for a block; they do not notice."""
+        for pid in pids:
+            self.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                self.kill(pid, signal.SIGCONT)
+
+    def restart(self, *names: str) -> None:
+        """Tell processes of ours to end, and wait until the next ones work."""
+        old = {name: self.head(name) for name in names}
+        for pid in old.values():
+            self.kill(pid, signal.SIGTERM)
+        for name, pid in old.items():
+            wait_for(f"another {name}", lambda: self.head(name) != pid and self._works(name), seconds=60)  # noqa: B023
+
+    def _works(self, name: str) -> bool:
+        if name == API:
+            with urlopen(self.stack.local_url("api", "/readyz"), timeout=2) as answer:
+                return bool(answer.status == 200)
+        registered = {
+            "workers": "SELECT count(*) FROM workers WHERE pid = :pid AND stopped_at IS NULL",
+            "dispatchers": "SELECT count(*) FROM dispatchers WHERE pid = :pid",
+        }["workers" if name in WORKERS else "dispatchers"]
+        return bool(self.sql(registered, pid=self.head(name))[0][0])
+
+    @contextmanager
+    def started_with(self, name: str, environment: dict[str, str]) -> Iterator[None]:
+        """Have a process with more in its environment for a block; it is restarted before and after."""
         usual = self._starters[name]
-
-        def special() -> subprocess.Popen[bytes]:
-            before = dict(self.stack.extra)
-            self.stack.extra.update(environment)
-            try:
-                return usual()
-            finally:
-                self.stack.extra.clear()
-                self.stack.extra.update(before)
-
-        def back() -> None:
+        self._starters[name] = lambda: self._with_environment(environment, usual)
+        try:
+            self.restart(name)
+            yield
+        finally:
             self._starters[name] = usual
-            self.kill(self.head(name))
-
-        self._starters[name] = special
-        self.kill(self.head(name))
-        return back
+            self.restart(name)
 
     # --- servers
 
@@ -155,11 +188,15 @@ class World:
         pids = [pid for pid, tag in marked(self.place).items() if tag == "rabbitmq"]
         return max(pids, key=lambda pid: psutil.Process(pid).memory_info().rss)
 
-    def start_broker(self) -> None:
+    def start_broker(self, apply: bool = True) -> None:
         """Start RabbitMQ (again), and wait until it works."""
-        node = rabbitmq.start_rabbitmq(self.place)
-        rabbitmq.wait_until_up(self.place, node)
-        self.stack.run("broker", "apply")
+        self.stack.start_broker()
+        if apply:
+            self.stack.run("broker", "apply")
+
+    def definitions(self) -> str:
+        """Return the file that RabbitMQ loads at its start, as the server sees it."""
+        return str(rabbitmq.definitions_file(self.place))
 
     def wipe_broker(self) -> None:
         """Stop RabbitMQ hard and delete its data."""
@@ -167,9 +204,9 @@ class World:
         rabbitmq.stop_rabbitmq(self.place)
         shutil.rmtree(self.place.folder / "rabbitmq" / "data", ignore_errors=True)
 
-    def rabbitmqctl(self, *arguments: str) -> None:
-        """Run a command of RabbitMQ's own."""
-        rabbitmq.control(self.place, *arguments)
+    def rabbitmqctl(self, *arguments: str) -> str:
+        """Run a command of RabbitMQ's own; returns what it says."""
+        return rabbitmq.control(self.place, *arguments)
 
     def start_postgres(self) -> None:
         """Start Postgres (again)."""
@@ -177,12 +214,15 @@ class World:
 
     def kill_postgres(self) -> None:
         """End Postgres as a power cut does."""
+        pids = self.postgres()
+        for one in pids:
+            self.kill(one)
+        wait_for("the end of Postgres", lambda: not any(map(psutil.pid_exists, pids[1:])), seconds=20)
+
+    def postgres(self) -> list[int]:
+        """Return the ids of Postgres' processes, the first one's first."""
         pid = postgres.postmaster(self.place)
-        if pid is not None:
-            group = [child.pid for child in psutil.Process(pid).children()]
-            for one in (pid, *group):
-                self.kill(one)
-            wait_for("the end of Postgres", lambda: not any(map(psutil.pid_exists, group)), seconds=20)
+        return [] if pid is None else [pid, *(child.pid for child in psutil.Process(pid).children())]
 
     def stop_postgres(self) -> None:
         """Stop Postgres."""
@@ -198,6 +238,31 @@ class World:
                 return list(connection.execute(text(statement), values).all())
         finally:
             ledger.close()
+
+    def now(self) -> datetime:
+        """Return the ledger's time."""
+        found: datetime = self.sql("SELECT clock_timestamp()")[0][0]
+        return found
+
+    def runs_ended(self, since: datetime, *outcomes: str) -> int:
+        """Return how many runs have ended so."""
+        rows = self.sql(
+            "SELECT count(*) FROM job_runs WHERE finished_at >= :since AND outcome = ANY (:outcomes)",
+            since=since,
+            outcomes=list(outcomes),
+        )
+        return int(rows[0][0])
+
+    def runs_with_another_clock(self, since: datetime, shift: str) -> int:
+        """Return how many jobs have succeeded whose process had its clock so far off, about ("-1h", say)."""
+        rows = self.sql(
+            "SELECT count(*) FROM job_history WHERE finished_at >= :since AND kind = 'drill.plain' AND "
+            "abs(CAST(result ->> 'clock' AS double precision) - "
+            "extract(epoch FROM finished_at + CAST(:shift AS interval))) < 600",
+            since=since,
+            shift=shift.replace("h", " h"),
+        )
+        return int(rows[0][0])
 
     def state(self, job_id: str) -> str:
         """Return the state of a job."""

@@ -8,6 +8,7 @@ rejected to `jobs.dead`, where it is kept, and the worker goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -25,6 +26,8 @@ from workers.task import LEASE, WORKER
 
 log = get_log(__name__)
 
+#: of RabbitMQ, to what is not a delivery
+ANSWER_SECONDS = 2.0
 #: between two tries to reach RabbitMQ, at most
 RECONNECT_SECONDS = 2.0
 
@@ -47,6 +50,16 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         return connection.ensure_connection(
             note, callback=maybe_shutdown, interval_start=0.2, interval_step=0.4, interval_max=RECONNECT_SECONDS
         )
+
+    def connection_for_write(self, *args: Any, **kwargs: Any) -> Any:
+        """Connect for events, and wait for nothing there: under an alarm RabbitMQ reads nothing from who has published,
+        not even a good-bye, and a worker that was told to end, or reconnects, would hang until the alarm ends."""
+        return _patient(super().connection_for_write(*args, **kwargs))
+
+    def shutdown(self) -> None:
+        """As Celery; of the connection that consumes the same holds when it has answered a remote command."""
+        _patient(self.connection)
+        super().shutdown()
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""
@@ -89,6 +102,13 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
     def _refuse(self, message: Any, reason: str) -> None:
         log.warning("message_refused", reason=reason, queue=message.delivery_info.get("routing_key"))
         message.reject_log_error(log, self.connection_errors)
+
+
+def _patient(connection: Any) -> Any:
+    """Let nobody wait for more than `ANSWER_SECONDS` for what RabbitMQ says on this connection."""
+    with suppress(AttributeError, OSError):  # it is closed already
+        connection.connection.transport.sock.settimeout(ANSWER_SECONDS)
+    return connection
 
 
 def rebuild(message: Any) -> None:

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psutil
 import pytest
 from sqlalchemy import text
 
+from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack.demo import Caller
 from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.processes import marked
@@ -86,7 +88,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     scratch = tmp_path_factory.mktemp("scratch")
     extra = {
         "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs",
-        "JOBPLATFORM_QUEUES": "email,video,llm,gpu",
+        "JOBPLATFORM_QUEUES": orjson.dumps({**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}}).decode(),
+        "JOBPLATFORM_MARKER_SECONDS": "2",
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
         "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",

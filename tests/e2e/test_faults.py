@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import zlib
 from datetime import UTC, datetime, timedelta
 
 import amqp
@@ -118,78 +117,6 @@ def test_a_cancelled_run_that_reports_progress_ends_at_once(platform: Platform) 
     assert psutil.pid_exists(child), "no need to kill what listens"
 
 
-RUBBISH = [
-    ("no headers", {}, b"[]", {}),
-    ("no id", {"task": "acme.resize", "dispatch_no": 1}, b"[[], {}, {}]", {}),
-    ("id no uuid", {"task": "acme.resize", "id": "x", "dispatch_no": 1}, b"[[], {}, {}]", {}),
-    ("no dispatch number", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000"}, b"[[], {}, {}]", {}),
-    ("unknown kind", {"task": "acme.no", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"{}", {}),
-    ("not json", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"\xff", {}),
-    ("pickle", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1}, b"cos\n",
-     {"content_type": "application/x-python-serialize", "content_encoding": "binary"}),
-    ("body of a wrong shape", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1},
-     b'{"args": 1}', {}),
-    ("unknown job", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1},
-     b"[[], {}, {}]", {}),
-    ("undecodable properties", {"task": "acme.resize", "id": "x"}, b"{}", {"reply_to": b"\xff\xfe"}),
-    ("compressed", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000", "dispatch_no": 1,
-     "compression": "application/x-gzip"}, zlib.compress(b"0" * 1_000_000), {}),
-    ("a task of Celery's own", {"task": "celery.backend_cleanup", "id": "01890000-0000-7000-8000-000000000000",
-     "dispatch_no": 1}, b"[[], {}, {}]", {}),
-    ("embedded chain and time limit", {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000000",
-     "dispatch_no": 1, "timelimit": [1, 1], "eta": "2099-01-01T00:00:00", "expires": "2001-01-01T00:00:00"},
-     b'[[], {}, {"callbacks": [{"task": "acme.crash"}], "errbacks": [1], "chain": [{"task": "acme.crash"}]}]',
-     {"reply_to": "somebody", "correlation_id": "x"}),
-]  # fmt: skip
-
-
-NOBODY = {"task": "acme.resize", "id": "01890000-0000-7000-8000-000000000001", "dispatch_no": 1}
-EMBED = '[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
-CRASH = '[{"task": "acme.crash", "args": [], "kwargs": {}}]'
-#: one field of Celery's each, in a message that is well-formed otherwise
-RUBBISH += [
-    *((f"embedded {name}", NOBODY, EMBED.replace(f'"{name}": null', f'"{name}": {CRASH}').encode(), {})
-      for name in ("callbacks", "errbacks", "chain", "chord")),
-    ("eta", {**NOBODY, "eta": "2099-01-01T00:00:00+00:00"}, EMBED.encode(), {}),
-    ("a bad eta", {**NOBODY, "eta": "tomorrow"}, EMBED.encode(), {}),
-    ("expires", {**NOBODY, "expires": "2001-01-01T00:00:00+00:00"}, EMBED.encode(), {}),
-    ("timelimit", {**NOBODY, "timelimit": [0.001, 0.001]}, EMBED.encode(), {}),
-    ("a bad timelimit", {**NOBODY, "timelimit": "soon"}, EMBED.encode(), {}),
-    ("retries", {**NOBODY, "retries": "many"}, EMBED.encode(), {}),
-    ("group", {**NOBODY, "group": 5, "root_id": {}, "parent_id": []}, EMBED.encode(), {}),
-    ("reply_to", NOBODY, EMBED.encode(), {"reply_to": "celery.pidbox", "correlation_id": "x"}),
-    ("a wrong body", NOBODY, b'{"a": 1}', {}),
-    ("not JSON", NOBODY, b"\x80\x04pickle", {}),
-    ("another content type", NOBODY, b"\x80\x04.", {"content_type": "application/x-python-serialize"}),
-    ("another encoding", NOBODY, EMBED.encode("utf-16"), {"content_encoding": "utf-16"}),
-    ("a kind with NUL", {**NOBODY, "task": "a\x00b"}, EMBED.encode(), {}),
-    ("a slow codec", NOBODY, b"-" + b"a" * 200_000 + b"-" + b"z" * 200_000, {"content_encoding": "punycode"}),
-    ("10 MB", NOBODY, b"x" * 10_000_000, {}),
-]  # fmt: skip
-
-
-def test_rubbish_stops_nobody_and_runs_nothing(platform: Platform) -> None:
-    heads = {name: platform.head(name) for name in ("worker-gpu", "worker-email")}
-    before = platform.sql("SELECT count(*)::int FROM job_runs")
-    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
-        channel = connection.channel()
-        for queue in ("gpu", "email"):
-            for _, headers, body, properties in RUBBISH:
-                message = amqp.Message(
-                    body,
-                    **{"content_type": "application/json", "content_encoding": "utf-8", **properties},
-                    application_headers=headers,
-                )
-                channel.basic_publish(message, exchange="jobs", routing_key=queue)
-        channel.close()
-    job = platform.wait(platform.submit("acme.resize", {"width": 4, "height": 2}))
-    assert job["status"] == "completed"
-    mail = platform.submit("email.send", {"to": ["a@b.c"], "subject": "x", "text": "x"})
-    assert platform.wait(mail)["status"] == "completed"
-    assert {name: platform.head(name) for name in heads} == heads, "no worker has ended"
-    assert platform.sql("SELECT count(*)::int FROM job_runs") == [before[0] + 2]
-
-
 def test_celerys_own_revoke_swallows_no_job(platform: Platform) -> None:
     """Flower's buttons send it. A job is called off in the ledger."""
     import subprocess
@@ -266,12 +193,6 @@ def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platf
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
     assert platform.wait(job_id)["status"] == "completed"
     platform.stack.wait_for_workers(4)
-
-
-def test_dead_messages_were_recorded_for_all_of_the_rubbish(platform: Platform) -> None:
-    kept = "SELECT count(*)::int FROM dead_messages WHERE reason IN ('malformed', 'no_job')"
-    eventually(lambda: platform.sql(kept)[0] >= 2 * len(RUBBISH), 10, "a dead message for each, of two queues")
-    assert platform.sql("SELECT count(*)::int FROM dead_messages WHERE reason = 'stale'")[0] >= 19, "the duplicates"
 
 
 def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:

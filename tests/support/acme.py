@@ -56,6 +56,11 @@ def sleep(order: Order, ctx: Context) -> dict:
     return {"calls": calls, "pid": os.getpid()}
 
 
+@kind("acme.forged", queue="limbo", retry=Fixed(0.1))
+def forged(order: Order, ctx: Context) -> dict:
+    return {"calls": count(order.path)}
+
+
 @kind("acme.deaf", queue="gpu", retry=Fixed(0.1))
 def deaf(order: Order, ctx: Context) -> None:
     count(order.path)

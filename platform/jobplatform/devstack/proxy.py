@@ -17,6 +17,8 @@ class Proxy:
         self.port: int = self._server.getsockname()[1]
         #: while set, what the server answers is thrown away, with its connection
         self.losing_answers = threading.Event()
+        #: how many connections have lost an answer so
+        self.lost_answers = 0
         #: called with what a client sends, and what it had sent before; true: it is thrown away, with its connection
         self.stops: Callable[[bytes, bytes], bool] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
@@ -41,6 +43,8 @@ class Proxy:
                     break
                 before = data
                 sink.sendall(data)
+            else:
+                self.lost_answers += bool(data)
         for one in (source, sink):
             with suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -41,8 +42,8 @@ def management_url(place: Place, role: str = USER) -> str:
     return f"http://{role}:{place.secret}@127.0.0.1:{place.ports['management']}"
 
 
-def start_rabbitmq(place: Place) -> subprocess.Popen[bytes]:
-    """Start the node; `wait_until_up` waits for it (3 to 5 s)."""
+def start_rabbitmq(place: Place, queues: Iterable[str] = DEFAULT_QUEUES) -> subprocess.Popen[bytes]:
+    """Start the node, with these queues of jobs in its definitions; `wait_until_up` waits for it (3 to 5 s)."""
     server = choose_server()
     stop_rabbitmq(place)
     home = place.owned_folder("rabbitmq")
@@ -56,7 +57,7 @@ def start_rabbitmq(place: Place) -> subprocess.Popen[bytes]:
         unprivileged=True,
         folder=home,
     )
-    _write_configuration(place, home, server)
+    _write_configuration(place, home, server, queues)
     unprivileged = server.root is None  # in the other it gives root up by itself, when it has entered its folder
     return start(place, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
 
@@ -136,8 +137,13 @@ def _environment(place: Place, home: Path) -> dict[str, str]:
     }
 
 
-def _write_configuration(place: Place, home: Path, server: Server) -> None:
-    topology = build_topology(DEFAULT_QUEUES, choose_queue_type("auto", server.version))
+def definitions_file(place: Place) -> Path:
+    """Return what the node loads when it is blank, by the name that the server knows it by."""
+    return choose_server().inside(place.owned_folder("rabbitmq")) / "definitions.json"
+
+
+def _write_configuration(place: Place, home: Path, server: Server, queues: Iterable[str]) -> None:
+    topology = build_topology(queues, choose_queue_type("auto", server.version))
     passwords = {role.name: place.secret for role in ROLES}
     definitions = build_definitions(topology, vhost="jobplatform", passwords=passwords)
     configuration = f"""\

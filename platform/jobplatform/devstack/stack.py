@@ -113,7 +113,7 @@ class Stack:
         node = None
         if self.own_broker:
             self.tell("starting RabbitMQ …")
-            node = rabbitmq.start_rabbitmq(self.place)
+            node = rabbitmq.start_rabbitmq(self.place, self.queues())
         if self.own_database:
             self.tell("starting Postgres …")
             postgres.start_postgres(self.place, durable=self.durable)
@@ -123,6 +123,15 @@ class Stack:
         if node is not None:
             rabbitmq.wait_until_up(self.place, node)
         self.run("broker", "apply")
+
+    def start_broker(self) -> None:
+        """Start RabbitMQ again, and wait until it works."""
+        rabbitmq.wait_until_up(self.place, rabbitmq.start_rabbitmq(self.place, self.queues()))
+
+    def queues(self) -> list[str]:
+        """Return the queues of the stack's settings."""
+        chosen = self.environment().get("JOBPLATFORM_QUEUES")
+        return list((Settings.model_validate({"queues": chosen}) if chosen else Settings()).queues)
 
     def start_platform(self) -> None:
         """Start mail sink, model server, and our services of docker-compose.yml; wait until each answers."""

@@ -1,0 +1,39 @@
+"""What the ledger shows of a drill's jobs when they have ended."""
+
+from __future__ import annotations
+
+from drills.load import Load
+from drills.world import World
+
+_FIGURES = """
+WITH mine AS (SELECT CAST(unnest(CAST(:ids AS text[])) AS uuid) AS id),
+j AS (
+    SELECT id, state, dispatch_no, run_no, created_at, started_at FROM jobs JOIN mine USING (id) UNION ALL
+    SELECT id, state, dispatch_no, run_no, created_at, started_at FROM job_history JOIN mine USING (id)
+),
+r AS (SELECT outcome FROM job_runs JOIN mine ON id = job_id)
+SELECT
+    (SELECT count(*) FROM j WHERE state = 'succeeded') AS "succeeded",
+    (SELECT count(*) FROM j WHERE dispatch_no > run_no) AS "published again",
+    (SELECT count(*) FROM j WHERE started_at > created_at + interval '2 s') AS "waited over 2 s",
+    (SELECT count(*) FROM r WHERE outcome IN ('crashed', 'lost')) AS "runs crashed or lost",
+    (SELECT count(*) FROM r WHERE outcome = 'released') AS "runs released",
+    (SELECT count(*) FROM r WHERE outcome <> 'succeeded') AS "runs ended otherwise"
+"""
+
+
+def collect(world: World, load: Load) -> dict[str, int]:
+    """Return the figures that a fault can name in `shows`."""
+    row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
+    answers = {"refused or unknown": load.refused + load.unknown, "refused": load.refused, "unknown": load.unknown}
+    return {**dict(row._mapping), **answers}
+
+
+def states(world: World, load: Load) -> dict[str, str]:
+    """Return job → state; a job that is gone has none."""
+    rows = world.sql(
+        "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
+        "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
+        ids=[one.job_id for one in load.accepted],
+    )
+    return {row.id: row.state for row in rows}

@@ -1,0 +1,13 @@
+"""The faults, a module for each part that they hit; `FAULTS` has them all, in the order of the table."""
+
+from drills.faults import broker, ledger, messages, processes
+from drills.faults.fault import REGISTERED, CanNotBeDone, Fault, Runs
+
+__all__ = ["FAULTS", "CanNotBeDone", "Fault", "Runs"]
+
+FAULTS: dict[str, Fault] = {
+    one.key: one
+    for module in (processes, broker, ledger, messages)
+    for one in REGISTERED
+    if one.do.__module__ == module.__name__
+}

@@ -1,0 +1,151 @@
+"""Faults of RabbitMQ: killed, wiped, emptied, blocked, cut off, and things in it deleted by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from drills.faults.fault import Hits, Runs, fault
+from drills.faults.messages import dead_messages, newest_dead_message, publish
+from drills.rubbish import SHAPES, nobody
+from drills.world import DISPATCHERS, WORKERS, World, wait
+from jobplatform.broker.connection import connected
+from jobplatform.devstack import rabbitmq
+from jobplatform.devstack.processes import wait_for
+
+QUEUE = "drill"
+
+
+@fault("broker kill -9")
+def broker_killed(world: World, size: float) -> Hits:
+    """RabbitMQ is killed and started again."""
+    world.kill(world.broker())
+    wait(5 * size)
+    world.start_broker()
+    return {"killed": 1}
+
+
+@fault("broker wiped, back from its definitions alone", shows=("published again",))
+def broker_wiped(world: World, size: float) -> Hits:
+    """RabbitMQ is killed and its data deleted, with messages in it; what it loads at its start must do."""
+    with _backlog(world) as lost:
+        world.wipe_broker()
+    wait(5 * size)
+    world.start_broker(apply=False)
+    return lost
+
+
+@fault("vhost deleted, then made again", shows=("published again",))
+def vhost_wiped(world: World, size: float) -> Hits:
+    """Somebody deletes the vhost, with queues, exchanges, permissions and connections."""
+    with _backlog(world) as lost:
+        world.rabbitmqctl("delete_vhost", "jobplatform")
+    wait(5 * size)
+    world.rabbitmqctl("import_definitions", world.definitions())
+    return lost
+
+
+@fault("queue deleted, then declared again", shows=("published again",))
+def queue_deleted(world: World, size: float) -> Hits:
+    """Somebody deletes the queue by hand, with all its messages."""
+    with _backlog(world) as lost, _channel(world) as channel:
+        channel.queue_delete(QUEUE)
+    wait(5 * size)
+    world.stack.run("broker", "apply")
+    return lost
+
+
+@fault("queue purged", shows=("published again",))
+def queue_purged(world: World, size: float) -> Hits:
+    """Somebody purges the queue, some times: single messages are lost, and the broker says nothing."""
+    purged = 0
+    for _ in range(max(2, int(10 * size))):
+        with _backlog(world), _channel(world) as channel:
+            purged += channel.queue_purge(QUEUE)
+        wait(1.0)
+    return {"messages purged": purged}
+
+
+@fault("dead-letter exchange and queue deleted")
+def dead_letters_deleted(world: World, size: float) -> Hits:
+    """What is rejected meanwhile is lost with RabbitMQ's blessing; when they are declared again it is kept again."""
+    with _channel(world) as channel:
+        channel.exchange_delete("jobs.dead")
+        channel.queue_delete("jobs.dead.records")
+        publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
+    wait(max(1.0, 5 * size))
+    world.stack.run("broker", "apply")
+    before = newest_dead_message(world)
+    with _channel(world) as channel:
+        publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
+    wait_for("the dead messages", lambda: dead_messages(world, before)["malformed"] >= 10, seconds=60)
+    return {"recorded afterwards": dead_messages(world, before)["malformed"]}
+
+
+@fault("100 flaps")
+def flaps(world: World, size: float) -> Hits:
+    """All connections to RabbitMQ are closed, a hundred times."""
+    closed = 0
+    for _ in range(max(5, int(100 * size))):
+        said = world.rabbitmqctl("close_all_connections", "-p", "jobplatform", "a drill")
+        found = re.search(r"[Cc]losed (\d+)", said)
+        closed += int(found[1]) if found else 0
+    return {"connections closed": closed}
+
+
+@fault("memory alarm", shows=("waited over 2 s",))
+def alarm(world: World, size: float) -> Hits:
+    """RabbitMQ blocks everybody who publishes."""
+    with memory_alarm(world):
+        wait(max(3.0, 10 * size))
+    return {}
+
+
+@fault("disk alarm", shows=("waited over 2 s",))
+def disk_alarm(world: World, size: float) -> Hits:
+    """The same, because the disk is nearly full."""
+    world.rabbitmqctl("set_disk_free_limit", "1000000GB")
+    wait(max(3.0, 10 * size))
+    world.rabbitmqctl("set_disk_free_limit", "50MB")
+    return {}
+
+
+@fault("workers and dispatchers started under an alarm", Runs.FINISH, shows=("waited over 2 s",))
+def started_under_alarm(world: World, size: float) -> Hits:
+    """What starts while RabbitMQ blocks publishers works when the alarm ends."""
+    with memory_alarm(world):
+        world.restart(*WORKERS, *DISPATCHERS)
+        wait(max(1.0, 5 * size))
+    return {"started": 4}
+
+
+@contextmanager
+def memory_alarm(world: World) -> Iterator[None]:
+    """Let RabbitMQ have a memory alarm for a block."""
+    world.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
+    try:
+        yield
+    finally:
+        world.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
+
+
+@contextmanager
+def _backlog(world: World) -> Iterator[Hits]:
+    """Let messages pile up in RabbitMQ for a block: the workers rest, for less than a lease.
+
+    Yields how many there were to be lost.
+    """
+    found: Hits = {}
+    with world.frozen([world.head(name) for name in WORKERS]):
+        wait(1.0)
+        with _channel(world) as channel:
+            found["messages lost"] = channel.queue_declare(QUEUE, passive=True).message_count
+        yield found
+
+
+@contextmanager
+def _channel(world: World) -> Iterator[Any]:
+    with connected(rabbitmq.url(world.place), name="drill") as connection:
+        yield connection.channel()

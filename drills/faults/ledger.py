@@ -1,0 +1,171 @@
+"""Faults of Postgres: killed, away, frozen, full, locked, and answers of it that are lost."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import psycopg2
+
+from drills.faults.fault import Hits, fault
+from drills.world import DISPATCHERS, LEASE_SECONDS, World, wait
+from jobplatform.devstack import postgres
+
+
+@fault("Postgres kill -9", shows=("refused or unknown",))
+def postgres_killed(world: World, size: float) -> Hits:
+    """Postgres dies as in a power cut, and comes back."""
+    world.kill_postgres()
+    wait(2 * size)
+    world.start_postgres()
+    return {"killed": 1}
+
+
+@fault("Postgres away for two leases", shows=("refused or unknown",))
+def postgres_away(world: World, size: float) -> Hits:
+    """Postgres is stopped for longer than a lease: no run may be taken for lost because of it."""
+    world.stop_postgres()
+    wait(2 * LEASE_SECONDS)
+    world.start_postgres()
+    return {"stopped": 1}
+
+
+@fault("Postgres frozen for two leases", shows=("waited over 2 s",))
+def postgres_frozen(world: World, size: float) -> Hits:
+    """Postgres takes what is sent and answers nothing: neither an error nor an end of the connection."""
+    pids = world.postgres()
+    with world.frozen(pids):
+        wait(2 * LEASE_SECONDS)
+    return {"frozen": len(pids)}
+
+
+@fault("all connections to Postgres killed, again and again")
+def connections_killed(world: World, size: float) -> Hits:
+    """As an administrator's hand, or a proxy in between, does it."""
+    killed, connection = 0, _connect(world)
+    for _ in range(max(5, int(50 * size))):
+        killed += _run(connection, KILL_OTHERS)
+        wait(0.3)
+    connection.close()
+    return {"killed": killed}
+
+
+#: those of the platform: its name stands in front of each process's own
+KILL_OTHERS = (
+    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'jobplatform %'"
+)
+
+
+@fault("no connection left in Postgres", shows=("refused or unknown",))
+def connections_used_up(world: World, size: float) -> Hits:
+    """Somebody else takes every connection that there is, and ours are killed."""
+    taken, killed = [_connect(world)], 0
+    try:
+        for _ in range(20):
+            killed += _run(taken[0], KILL_OTHERS)
+            try:
+                while True:
+                    taken.append(_connect(world))
+            except psycopg2.OperationalError:
+                wait(0.1)
+        wait(max(2.0, 10 * size))
+    finally:
+        for one in taken:
+            one.close()
+    return {"killed": killed, "taken": len(taken)}
+
+
+@fault("table of jobs locked", shows=("refused or unknown",))
+def jobs_locked(world: World, size: float) -> Hits:
+    """Somebody holds the table of live jobs for longer than anybody waits for a lock."""
+    connection = _connect(world)
+    connection.autocommit = False
+    _run(connection, "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+    wait(max(4.0, 20 * size))
+    connection.rollback()
+    connection.close()
+    return {"locked": 1}
+
+
+@fault("disk full at commit", shows=("refused or unknown",))
+def disk_full(world: World, size: float) -> Hits:
+    """Every commit that changes a job fails as it does on a full disk (53100), after everything has gone well."""
+    connection = _connect(world)
+    _run(connection, FILL)
+    wait(max(4.0, 10 * size))
+    failed = _run(connection, "SELECT last_value FROM drill_full")
+    _run(connection, "DROP TRIGGER drill_full ON jobs; DROP FUNCTION drill_full(); DROP SEQUENCE drill_full")
+    connection.close()
+    return {"commits failed": failed}
+
+
+#: a constraint trigger that is deferred fires at the commit; the sequence counts, since it is not rolled back
+FILL = """
+CREATE SEQUENCE drill_full MINVALUE 0;
+CREATE FUNCTION drill_full() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM nextval('drill_full');
+    RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
+END $$;
+CREATE CONSTRAINT TRIGGER drill_full AFTER INSERT OR UPDATE OR DELETE ON jobs DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION drill_full();
+"""
+
+
+@fault("answers of the ledger lost, to the API and to a worker", shows=("unknown",))
+def answers_lost(world: World, size: float) -> Hits:
+    """What Postgres answers is lost, for moments: callers repeat with their Idempotency-Key, a worker by its lease."""
+    hits = {"to the API": 0, "to a worker": 0}
+    proxies = {"to the API": world.api_proxy, "to a worker": world.worker_proxy}
+    for _ in range(max(3, int(20 * size))):
+        before = {name: proxy.lost_answers for name, proxy in proxies.items()}
+        for proxy in proxies.values():
+            proxy.losing_answers.set()
+        wait(0.3)
+        for name, proxy in proxies.items():
+            proxy.losing_answers.clear()
+            hits[name] += proxy.lost_answers - before[name]
+        wait(0.3)
+    return hits
+
+
+@fault("dispatcher killed between publish and commit")
+def before_commit(world: World, size: float) -> Hits:
+    """A dispatcher dies when its messages are confirmed and its marks are not committed, several times."""
+    rounds = max(2, int(10 * size))
+    for _ in range(rounds):
+        killed = threading.Event()
+
+        def stop(data: bytes, before: bytes, killed: threading.Event = killed) -> bool:
+            # a round begins with BEGIN and EXECUTE in one request; the next is its commit
+            if killed.is_set() or b"COMMIT" not in data or b"BEGIN" not in before or b"EXECUTE" not in before:
+                return False
+            killed.set()
+            world.kill(world.head(DISPATCHERS[0]))
+            return True
+
+        # the other one rests, so that there are rounds to be caught in
+        with world.frozen([world.head(DISPATCHERS[1])]):
+            world.dispatcher_proxy.stops = stop
+            try:
+                if not killed.wait(30):
+                    raise AssertionError("no round came to be caught in")
+            finally:
+                world.dispatcher_proxy.stops = None
+        wait(1.0)
+    return {"killed": rounds}
+
+
+def _connect(world: World) -> Any:
+    connection = psycopg2.connect(
+        postgres.url(world.place).replace("+psycopg2", ""), connect_timeout=5, application_name="drill"
+    )
+    connection.autocommit = True
+    return connection
+
+
+def _run(connection: Any, statement: str) -> int:
+    """Run a statement; returns its number, if it has one."""
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+        return int(cursor.fetchone()[0]) if cursor.description else 0

@@ -1,0 +1,66 @@
+"""Messages that are stale, forged or malformed, in front of the workers."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from drills.faults.fault import Hits, fault
+from drills.rubbish import BIG, SHAPES, Target, nobody
+from drills.world import World
+from jobplatform.broker.connection import connected
+from jobplatform.devstack import rabbitmq
+from jobplatform.devstack.processes import wait_for
+
+#: messages between two looks at which jobs are live
+BATCH = 100
+
+
+@fault("10,000 bad messages of every shape, half of them naming real jobs")
+def rubbish(world: World, size: float) -> Hits:
+    """They stop nobody, run nothing, and are kept; among them duplicates and stale ones of jobs that are live."""
+    dice, before = random.Random(2), newest_dead_message(world)
+    shapes, count = list(SHAPES.values()), int(10_000 * size)
+    live = 0
+    with connected(rabbitmq.url(world.place), name="drill") as connection:
+        channel = connection.channel()
+        for start in range(0, count, BATCH):
+            real = _real_jobs(world)
+            messages = []
+            for number in range(start, min(start + BATCH, count)):
+                target = dice.choice(real) if real and dice.random() < 0.5 else nobody(number)
+                live += target in real
+                shape = BIG if number % 1000 == 0 else shapes[number % len(shapes)]
+                messages.append(shape.message(target))
+            publish(channel, "drill", messages)
+    wait_for("the dead messages", lambda: sum(dead_messages(world, before).values()) >= count, seconds=300)
+    return {**dead_messages(world, before), "named real jobs": live}
+
+
+def _real_jobs(world: World) -> list[Target]:
+    """Return the dispatches of jobs that are live, and of some that have ended."""
+    rows = world.sql(
+        "(SELECT id::text, kind, dispatch_no FROM jobs WHERE queue = 'drill' AND kind <> 'drill.long' LIMIT 40) "
+        "UNION ALL (SELECT id::text, kind, dispatch_no FROM job_history WHERE queue = 'drill' "
+        "ORDER BY finished_at DESC LIMIT 10)"
+    )
+    return [Target(*row) for row in rows if row[2] > 0]
+
+
+def publish(channel: Any, queue: str, messages: Iterable[Any]) -> None:
+    """Publish to a queue of jobs as the dispatcher does."""
+    for message in messages:
+        channel.basic_publish(message, exchange="jobs", routing_key=queue)
+
+
+def newest_dead_message(world: World) -> int:
+    """Return the number of the newest dead message."""
+    return int(world.sql("SELECT coalesce(max(id), 0) FROM dead_messages")[0][0])
+
+
+def dead_messages(world: World, after: int) -> Counter[str]:
+    """Return how many were kept since, by reason."""
+    rows = world.sql("SELECT reason, count(*) FROM dead_messages WHERE id > :after GROUP BY reason", after=after)
+    return Counter(dict(map(tuple, rows)))

@@ -1,0 +1,141 @@
+"""Faults of our own processes: killed, frozen, restarted, with a wrong clock, or brought down by a job."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+
+from drills.faults.fault import CanNotBeDone, Hits, Runs, fault, lasting
+from drills.world import API, BEAT_SECONDS, DISPATCHERS, LEASE_SECONDS, WORKERS, World, wait
+from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.processes import wait_for
+from jobplatform.devstack.system import apt_install
+from jobplatform.errors import ConfigurationError
+
+
+@fault("none", shows=("succeeded",))
+def none(world: World, size: float) -> Hits:
+    """Nothing goes wrong."""
+    wait(10 * size)
+    return {}
+
+
+@fault("kill -9 at random: child, worker, dispatcher, API", Runs.CUT, shows=("runs crashed or lost",))
+def kills(world: World, size: float) -> Hits:
+    """A pool child, a worker, a dispatcher or the API is killed at random, about every second, for a minute."""
+    dice, hits = random.Random(1), Hits()
+    since = world.now()
+    end = lasting(60 * size, lambda: len(hits) >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
+    while end:
+        name = dice.choice([*WORKERS, *WORKERS, *DISPATCHERS, API])
+        children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 else []
+        world.kill(dice.choice(children) if children else world.head(name))
+        what = "children" if children else "workers" if name in WORKERS else "APIs and dispatchers"
+        hits[what] = hits.get(what, 0) + 1
+        wait(dice.uniform(0.5, 1.5))
+    return hits
+
+
+@fault("three rolling SIGKILLs of all workers", Runs.CUT, shows=("runs crashed or lost",))
+def rolling(world: World, size: float) -> Hits:
+    """All workers, one after the other, three times at least: healthy jobs must not be buried."""
+    since, rounds = world.now(), 0
+    end = lasting(0, lambda: rounds >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
+    while end:
+        rounds += 1
+        for name in WORKERS:
+            world.kill(world.head(name))
+            wait(max(0.5, 3 * size))
+    return {"rounds": rounds}
+
+
+@fault("rolling restart of everything (SIGTERM)", Runs.FINISH)
+def restarts(world: World, size: float) -> Hits:
+    """A deployment under load: each process is told to end, and the next one comes when the new one works."""
+    restarted = 0
+    for _ in range(max(1, int(3 * size))):
+        for name in (*WORKERS, *DISPATCHERS, API):
+            world.restart(name)
+            restarted += 1
+    return {"restarted": restarted}
+
+
+@fault("SIGSTOP zombie", Runs.CUT, shows=("runs crashed or lost",))
+def zombie(world: World, size: float) -> Hits:
+    """A worker and its children are frozen for longer than a lease, lose their runs, and go on."""
+    since, rounds, least = world.now(), 0, max(1, int(5 * size))
+    end = lasting(0, lambda: rounds >= least and world.runs_ended(since, "lost") > 0)
+    while end:
+        rounds += 1
+        with world.frozen([world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]):
+            wait(2 * LEASE_SECONDS)
+        wait(4 * BEAT_SECONDS)
+    return {"frozen": rounds}
+
+
+@fault("clocks of the workers one hour off, both ways", Runs.FINISH)
+def clock(world: World, size: float) -> Hits:
+    """A worker's clock is an hour late, and the other's an hour early: the database's clock decides."""
+    library = _libfaketime()
+    since, shifts = world.now(), dict(zip(WORKERS, ("-1h", "+1h"), strict=True))
+
+    def found() -> Hits:
+        return {f"runs {shift} off": world.runs_with_another_clock(since, shift) for shift in shifts.values()}
+
+    with ExitStack() as stack:
+        for name, shift in shifts.items():
+            stack.enter_context(world.started_with(name, {**_shim(), "LD_PRELOAD": str(library), "FAKETIME": shift}))
+        wait(20 * size)
+        wait_for("runs with another clock", lambda: all(found().values()), seconds=60)
+    return found()
+
+
+def _shim() -> dict[str, str]:
+    return {
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "PYTHONPATH": f"{CHECKOUT / 'drills' / 'clock_shim'}{os.pathsep}{CHECKOUT}",
+    }
+
+
+def _libfaketime() -> Path:
+    def found() -> Path | None:
+        return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+    try:
+        if found() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+            apt_install(["libfaketime"])
+    except ConfigurationError as error:
+        raise CanNotBeDone(str(error)) from None
+    library = found()
+    if library is None:
+        raise CanNotBeDone("libfaketime is not installed: apt-get install libfaketime")
+    return library
+
+
+@fault("poison job")
+def poisoned(world: World, size: float) -> Hits:
+    """Jobs that take their process down each time are buried at their limit; the others go on."""
+    jobs = []
+    for number in range(3):
+        body = {"kind": "drill.poison", "payload": {"sink": world.sink.url, "key": f"poison-{number}"}}
+        jobs.append(world.caller.call("POST", "/v1/jobs", body)["id"])
+        world.wait_state(jobs[-1], "dead", seconds=60)
+    crashed = world.sql(
+        "SELECT count(*) FROM job_runs WHERE job_id = ANY (CAST(:ids AS uuid[])) AND outcome = 'crashed'", ids=jobs
+    )
+    return {"children crashed": crashed[0][0], "poison jobs buried": len(jobs)}
+
+
+@fault("workers and dispatchers frozen for a moment")
+def hiccups(world: World, size: float) -> Hits:
+    """Everything of ours stands still for less than a lease, as on a machine that is overloaded: nothing is lost."""
+    rounds = max(2, int(10 * size))
+    for _ in range(rounds):
+        heads = [world.head(name) for name in (*WORKERS, *DISPATCHERS)]
+        with world.frozen([*heads, *(pid for name in WORKERS for pid in world.pool_children(name))]):
+            wait(LEASE_SECONDS / 2)
+        wait(2 * BEAT_SECONDS)
+    return {"frozen": rounds}

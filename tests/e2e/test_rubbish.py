@@ -1,0 +1,101 @@
+"""Bad messages, one for each field, in front of live jobs: nobody obeys them, nobody stops, each job runs once (I3).
+
+Each job's own message is taken away and a bad one is there in its place. Where that is a hint like any other the job
+runs by it; else it is kept as a dead message, and the job's message is missed and sent again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from drills.rubbish import BIG, SHAPES, Target
+from jobplatform.broker.connection import connected
+from jobplatform.devstack import rabbitmq
+from jobplatform.devstack.processes import end_named
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+QUEUE, KIND, WORKER = "limbo", "acme.forged", "worker-limbo"
+ALL = {**SHAPES, BIG.name: BIG}
+#: reasons of dead messages: what is no hint at all, and what names a live job with something else than the ledger has
+NO_HINT = ("no headers", "no id", "an id that is none", "an id that is a list", "no dispatch number",
+           "a dispatch number that is text", "a dispatch number of 0", "no kind", "a kind with NUL",
+           "properties that can't be decoded")  # fmt: skip
+ANOTHER = {"another dispatch number": "stale", "a kind that nobody knows": "refused",
+           "a task of Celery's own": "refused"}  # fmt: skip
+
+
+@dataclass
+class Forged:
+    """What became of it: the jobs by shape, and who was there before."""
+
+    jobs: dict[str, str]
+    heads: dict[str, int]
+    dead_before: int
+
+
+@pytest.fixture(scope="module")
+def forged(platform: Platform) -> Iterator[Forged]:
+    """Dispatch a job for each shape to a queue without a worker, put the shapes in their messages' place, start one."""
+    before = platform.sql("SELECT coalesce(max(id), 0)::int FROM dead_messages")[0]
+    heads = {name: platform.head(name) for name in ("worker-gpu", "worker-email", "dispatcher", "api")}
+    jobs = {name: platform.submit(KIND, {"path": platform.file(f"bad {number}")})
+            for number, name in enumerate(ALL)}  # fmt: skip
+    out = "SELECT id::text, dispatch_no FROM jobs WHERE queue = :q AND state = 'dispatched'"
+    numbers = eventually(
+        lambda: found if len(found := dict(map(tuple, platform.sql(out, q=QUEUE)))) == len(ALL) else None
+    )
+    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+        channel = connection.channel()
+        assert channel.queue_purge(QUEUE) >= len(ALL)
+        for name, shape in ALL.items():
+            message = shape.message(Target(jobs[name], KIND, numbers[jobs[name]]))
+            channel.basic_publish(message, exchange="jobs", routing_key=QUEUE)
+        channel.close()
+    platform.stack.start_celery(WORKER, QUEUE, "-c", "2")
+    eventually(lambda: platform.head(WORKER), 30, "the worker")
+    heads[WORKER] = platform.head(WORKER)
+    yield Forged(jobs, heads, before)
+    end_named(platform.stack.place, WORKER)
+
+
+@pytest.mark.parametrize("name", list(ALL))
+def test_its_job_runs_once_and_by_the_ledger(platform: Platform, forged: Forged, name: str) -> None:
+    job_id = forged.jobs[name]
+    job = platform.wait(job_id)
+    path = platform.file(f"bad {list(ALL).index(name)}")
+    assert (job["state"], job["result"]["calls"], len(platform.calls(path))) == ("succeeded", 1, 1)
+    assert platform.outcomes(job_id) == ["succeeded"]
+    assert (job["kind"], job["attempt"]) == (KIND, 1)
+
+
+def reasons(platform: Platform, forged: Forged, job_id: str | None) -> list[str]:
+    kept = (
+        "SELECT reason FROM dead_messages WHERE id > :b AND queue = :q AND job_id IS NOT DISTINCT FROM CAST(:j AS uuid)"
+    )
+    return platform.sql(
+        kept, b=forged.dead_before, q=QUEUE, j=job_id,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list(ANOTHER))
+def test_what_names_a_job_and_says_something_else_is_kept(platform: Platform, forged: Forged, name: str) -> None:
+    found = eventually(lambda: reasons(platform, forged, forged.jobs[name]), 20, "the dead message")
+    assert ANOTHER[name] in found
+
+
+def test_what_names_no_job_is_kept(platform: Platform, forged: Forged) -> None:
+    found = eventually(lambda: len(one) >= len(NO_HINT) and one if (one := reasons(platform, forged, None)) else None)
+    assert set(found) == {"malformed"}
+
+
+def test_nobody_has_ended(platform: Platform, forged: Forged) -> None:
+    for job_id in forged.jobs.values():
+        platform.wait(job_id)
+    assert {name: platform.head(name) for name in forged.heads} == forged.heads
+    job = platform.wait(platform.submit("acme.resize", {"width": 4, "height": 2}))
+    assert job["status"] == "completed"
+    assert not platform.sql("SELECT id FROM jobs WHERE queue = :q", q=QUEUE)
