@@ -106,8 +106,12 @@ class RunContext:
 
     def fetch_artifact(self, artifact_id: UUID) -> Path:
         """See `jobplatform.Context.fetch_artifact`."""
-        try:
+        def once() -> Path:
             return fetch_artifact(ledger(), self._store, self._tenant_id, artifact_id, self.workdir)
+
+        try:
+            found: Path = execute_run.until_answered(once, "fetch_artifact", self._delivery)
+            return found
         except ArtifactNotFound as error:
             raise Permanent(str(error), code=error.code) from None
 

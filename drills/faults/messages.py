@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from drills.faults.fault import Hits, fault
@@ -32,6 +33,7 @@ def rubbish(world: World, size: float) -> Hits:
             for number in range(start, min(start + BATCH, count)):
                 target = dice.choice(real) if real and dice.random() < 0.5 else nobody(number)
                 live += target in real
+                target = dice.choice((target, replace(target, dispatch_no=target.dispatch_no + 1)))
                 shape = BIG if number % 1000 == 0 else shapes[number % len(shapes)]
                 messages.append(shape.message(target))
             publish(channel, "drill", messages)
@@ -42,7 +44,9 @@ def rubbish(world: World, size: float) -> Hits:
 def _real_jobs(world: World) -> list[Target]:
     """Return the dispatches of jobs that are live, and of some that have ended."""
     rows = world.sql(
-        "(SELECT id::text, kind, dispatch_no FROM jobs WHERE queue = 'drill' AND kind <> 'drill.long' LIMIT 40) "
+        # not of dead letters: their own message, rejected, is no news to the recorder
+        "(SELECT id::text, kind, dispatch_no FROM jobs WHERE queue = 'drill' AND kind <> 'drill.long' "
+        "AND state <> 'dead' LIMIT 40) "
         "UNION ALL (SELECT id::text, kind, dispatch_no FROM job_history WHERE queue = 'drill' "
         "ORDER BY finished_at DESC LIMIT 10)"
     )

@@ -184,7 +184,7 @@ class LedgerBusy(LedgerUnavailable):
 
 
 class OutcomeUnknown(JobPlatformError):
-    """The outcome is unknown: the ledger's answer was lost. Repeat with the same Idempotency-Key."""
+    """The outcome is unknown: the ledger's answer was lost. Repeat it; a submit with the same Idempotency-Key."""
 
     code = "outcome_unknown"
 

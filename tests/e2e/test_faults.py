@@ -8,8 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 import amqp
 import psutil
+import pytest
 
-from jobplatform.broker.connection import connected
+from jobplatform.broker.connection import connected, server_version
+from jobplatform.broker.topology import JOBS_EXCHANGE, job_queue_arguments
 from jobplatform.devstack import rabbitmq
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
@@ -193,6 +195,30 @@ def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platf
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
     assert platform.wait(job_id)["status"] == "completed"
     platform.stack.wait_for_workers(4)
+
+
+def test_a_run_that_takes_too_long_for_rabbitmq_goes_on_once_and_its_worker_takes_more(platform: Platform) -> None:
+    """RabbitMQ 4.3 cancels the consumer of a quorum queue whose message is not acknowledged in time, and gives the
+    message away again; before, it closes the channel."""
+    place = platform.stack.place
+    with connected(rabbitmq.url(place), name="test") as connection:
+        if server_version(connection) < "4.3":
+            pytest.skip("a queue's own consumer time-out came with RabbitMQ 4.3")
+        platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))  # its worker consumes
+        channel = connection.channel()
+        channel.queue_delete("gpu")
+        arguments = {**job_queue_arguments("quorum"), "x-consumer-timeout": 1000}
+        channel.queue_declare("gpu", durable=True, auto_delete=False, arguments=arguments)
+        channel.queue_bind("gpu", JOBS_EXCHANGE, "gpu")
+        path = platform.file("too-slow-for-rabbitmq")
+        job_id = platform.submit("acme.sleep", {"path": path, "seconds": 5})
+        job = platform.wait(job_id)
+        assert (job["state"], len(platform.calls(path)), platform.outcomes(job_id)) == ("succeeded", 1, ["succeeded"])
+        given_away = "SELECT count(*)::int FROM dead_messages WHERE job_id = CAST(:id AS uuid) AND reason = 'stale'"
+        eventually(lambda: platform.sql(given_away, id=job_id)[0] >= 1, 10, "its message came again, and ran nothing")
+        assert platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))["status"] == "completed"
+        channel.queue_delete("gpu")
+    platform.stack.run("broker", "apply")
 
 
 def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:

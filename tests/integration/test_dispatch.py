@@ -12,6 +12,7 @@ from jobplatform.broker.connection import close, connect, connected
 from jobplatform.broker.declare import epoch_queue, queue_exists
 from jobplatform.broker.envelope import Envelope, read_headers
 from jobplatform.broker.publisher import Publisher
+from jobplatform.devstack.proxy import proxied
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.queue_round import RoundReport, run_round
@@ -105,6 +106,27 @@ def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(book:
         play(book, publisher)
     assert {book.row(job_id).state for job_id in ids} == {"available"}
     assert play(book, publisher).sent == 50, "the next round opens a new connection"
+
+
+def test_a_batch_that_is_half_published_is_published_again_and_each_job_is_claimed_once(
+    book: Book, broker_url: str
+) -> None:
+    ids = [book.submit() for _ in range(300)]
+    with proxied(broker_url) as (url, proxy):
+        cut = Publisher(url)
+        assert cut.connection.connected
+        # pieces of a batch are large: the second one and what follows is lost, with the confirms of the first
+        proxy.stops = lambda data, before: len(before) > 10_000
+        with pytest.raises(BrokerUnavailable):
+            play(book, cut, window=1000)
+        proxy.stops = None
+        assert {(book.row(job_id).state, book.row(job_id).dispatch_no) for job_id in ids} == {("available", 0)}
+        assert play(book, cut, window=1000).sent == 300
+        cut.close()
+    found = [read_headers(message.headers) for message in messages(broker_url, "email")]
+    assert 300 < len(found) < 600 and {job_id for job_id, _, _ in found} == set(ids)
+    verdicts = [book.claim(job_id, dispatch_no=number).verdict for job_id, number, _ in found]
+    assert (verdicts.count("claimed"), verdicts.count("stale")) == (300, len(found) - 300)
 
 
 def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(book: Book) -> None:

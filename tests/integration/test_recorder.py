@@ -8,9 +8,9 @@ from uuid import UUID
 import amqp
 import pytest
 
-from jobplatform.broker.connection import connected
+from jobplatform.broker.connection import connect, connected, server_version
 from jobplatform.broker.dead_letters import DeadLetterReader
-from jobplatform.broker.envelope import MARKER_KIND, read_headers
+from jobplatform.broker.envelope import MARKER_KIND, Envelope, read_headers
 from jobplatform.broker.publisher import Publisher
 from jobplatform.broker.topology import DEAD_EXCHANGE, DEAD_RECORDS
 from jobplatform.dispatch.markers import look_for_lost_messages
@@ -19,6 +19,7 @@ from jobplatform.errors import ConfigurationError
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import keep_worker
 from tests.support.ledgers import Book, card
+from tests.support.waiting import eventually
 
 Bury = Callable[..., None]
 
@@ -69,6 +70,34 @@ def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(book
         bury(headers_of(job_id, number), reason="delivery_limit")
         recorder.poll()
     assert (book.row(job_id).state, book.row(job_id).error["code"]) == ("dead", "lost_limit")
+
+
+def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_dispatched_anew(
+    book: Book, recorder, broker_url: str
+) -> None:
+    """A quorum queue dead-letters at the 21st lost connection; nothing is wrong with the job."""
+    with connected(broker_url, name="test") as connection:
+        if server_version(connection) < "4.3":
+            pytest.skip("the queues of jobs are classic before RabbitMQ 4.3, and have no delivery limit")
+    job_id = book.submit()
+    book.dispatch(job_id)
+    publisher = Publisher(broker_url)
+    publisher.publish([Envelope(str(job_id), 1, "test.echo", "email", 4)])
+    publisher.close()
+    lost = 0
+
+    def given_up() -> bool:
+        nonlocal lost
+        connection = connect(broker_url, name="test")
+        if connection.channel().basic_get("email") is not None:
+            lost += 1
+        connection.transport.sock.close()  # as a worker's end, or a cable that is pulled
+        recorder.poll()
+        return book.row(job_id).state != "dispatched"
+
+    eventually(given_up, seconds=60)
+    assert (book.row(job_id).state, book.row(job_id).lost_count, recorded(book)) == ("available", 1, [])
+    assert lost == 21
 
 
 def test_a_running_jobs_copy_changes_nothing(book: Book, recorder, bury: Bury) -> None:

@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from jobplatform.broker.definitions import build_definitions, hash_password
 from jobplatform.broker.envelope import BODY, Envelope, MalformedMessage, read_headers
 from jobplatform.broker.topology import DEAD_EXCHANGE, build_topology, choose_queue_type
+from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.rabbitmq import CONSUMER_TIMEOUT_MS
+from jobplatform.domain.kinds import LONGEST_RUN_SECONDS
 
 JOB = UUID("01890000-0000-7000-8000-000000000000")
 
@@ -42,6 +45,17 @@ def test_every_queue_dead_letters_and_only_classic_ones_have_a_max_priority() ->
             assert queues[name]["x-dead-letter-exchange"] == DEAD_EXCHANGE
             assert ("x-max-priority" in queues[name]) == (kind == "classic")
         assert "x-max-length" in queues["jobs.dead.copies"], "bounded: nobody consumes it"
+
+
+def test_rabbitmq_waits_longer_for_an_acknowledgement_than_a_run_may_last() -> None:
+    longest = LONGEST_RUN_SECONDS * 1000
+    quorum = {queue.name: queue.arguments for queue in build_topology(("email",), "quorum").queues}["email"]
+    assert quorum["x-consumer-timeout"] > longest and quorum["x-delivery-limit"] == 20
+    assert quorum["x-overflow"] == "reject-publish" and quorum["x-dead-letter-strategy"] == "at-least-once"
+    assert longest < CONSUMER_TIMEOUT_MS, "classic queues have the node's"
+    compose = (CHECKOUT / "deploy" / "rabbitmq" / "rabbitmq.conf").read_text()
+    (value,) = (line.partition("=")[2] for line in compose.splitlines() if line.startswith("consumer_timeout"))
+    assert int(value) > longest
 
 
 def test_definitions_hold_all_that_a_blank_node_needs() -> None:

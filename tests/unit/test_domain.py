@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from jobplatform.domain.context import Context
-from jobplatform.domain.kinds import REGISTRY, Kind, KindRegistry, kind, load_kinds
+from jobplatform.domain.kinds import LONGEST_RUN_SECONDS, REGISTRY, Kind, KindRegistry, kind, load_kinds
 from jobplatform.domain.retry import Exponential, Fixed
 from jobplatform.domain.states import FINAL, LIVE, TRANSITIONS, Event, State, Status, may_lead_to, status_of
 from jobplatform.errors import ConfigurationError, InvalidPayload, UnknownKind
@@ -106,6 +106,9 @@ def test_two_handlers_for_one_kind_are_refused() -> None:
 
 
 def test_limits_that_can_not_work_are_refused() -> None:
+    KindRegistry().add(make(hard_limit_seconds=LONGEST_RUN_SECONDS))
+    with pytest.raises(ConfigurationError, match="within a day"):
+        KindRegistry().add(make(hard_limit_seconds=LONGEST_RUN_SECONDS + 1))
     with pytest.raises(ConfigurationError, match="soft_limit_seconds < hard_limit_seconds"):
         KindRegistry().add(make(soft_limit_seconds=10, hard_limit_seconds=10))
     registry = KindRegistry()

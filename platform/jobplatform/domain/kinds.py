@@ -87,6 +87,10 @@ def _shorten(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+#: below the time after which RabbitMQ takes a message back (broker/topology.py)
+LONGEST_RUN_SECONDS = 23 * 3600
+
+
 class KindRegistry:
     """The kinds this process knows, by name."""
 
@@ -108,6 +112,11 @@ class KindRegistry:
         if soft is not None and hard is not None and soft >= hard:
             raise ConfigurationError(
                 f"kind {kind.name!r}: expected soft_limit_seconds < hard_limit_seconds, got {soft} and {hard}"
+            )
+        if hard is not None and hard > LONGEST_RUN_SECONDS:
+            raise ConfigurationError(
+                f"kind {kind.name!r}: expected hard_limit_seconds of at most {LONGEST_RUN_SECONDS} (23 h), got {hard}: "
+                f"RabbitMQ takes a message back from a worker that does not acknowledge it within a day. Split the job"
             )
         self._kinds[kind.name] = kind
 

@@ -25,6 +25,7 @@ _INSERT_OUTPUT = text(
     )
     INSERT INTO artifacts (id, tenant_id, job_id, run_no, name, content_type, size, sha256, location)
     SELECT :id, tenant_id, mine.id, run_no, :name, :content_type, :size, :sha256, :location FROM mine
+    ON CONFLICT (id) DO UPDATE SET name = excluded.name  -- the answer was lost: a row as at the first time
     """
 )
 
@@ -35,7 +36,7 @@ def insert_upload(connection: Connection, values: dict[str, Any]) -> None:
 
 
 def insert_output(connection: Connection, values: dict[str, Any]) -> bool:
-    """Record a run's artifact; False when its lease is lost."""
+    """Record a run's artifact, once however often it is repeated; False when its lease is lost."""
     return connection.execute(_INSERT_OUTPUT, values).rowcount == 1
 
 

@@ -47,7 +47,14 @@ class Claim:
     max_attempts: int
 
 
-def _until_answered(action: Callable[[], Any], what: str, delivery: Delivery, give_up: Callable[[], bool]) -> Any:
+def never() -> bool:
+    """Do not give up."""
+    return False
+
+
+def until_answered(
+    action: Callable[[], Any], what: str, delivery: Delivery, give_up: Callable[[], bool] = never
+) -> Any:
     """Repeat while the ledger is away, waiting 0.1 s to 5 s in between; `give_up` ends it with the last error."""
     wait = 0.1
     while True:
@@ -61,11 +68,6 @@ def _until_answered(action: Callable[[], Any], what: str, delivery: Delivery, gi
             )
             time.sleep(wait)
             wait = min(wait * 2, 5.0)
-
-
-def never() -> bool:
-    """Do not give up."""
-    return False
 
 
 def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = never) -> Claim | str:
@@ -86,7 +88,7 @@ def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = neve
         tenant_id = UUID(str(row.tenant_id))
         return Claim(delivery, tenant_id, row.payload, row.run_no, row.attempt, row.max_attempts)
 
-    result: Claim | str = _until_answered(once, "claim", delivery, give_up)
+    result: Claim | str = until_answered(once, "claim", delivery, give_up)
     return result
 
 
@@ -96,7 +98,7 @@ def settle(ledger: Ledger, delivery: Delivery, settlement: Settlement, give_up: 
     def once() -> tuple[str, str | None]:
         return runs.settle_run(ledger, delivery.job_id, delivery.lease_id, settlement)
 
-    verdict, state = _until_answered(once, "settle", delivery, give_up)
+    verdict, state = until_answered(once, "settle", delivery, give_up)
     if verdict == "lost" or state is None:
         raise LeaseLost()
     return str(state)
@@ -107,11 +109,10 @@ def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unkn
 
     Raises `LeaseLost`, or `EffectUnknown` when a person has to say.
     """
-    verdict, receipt = _until_answered(
+    verdict, receipt = until_answered(
         lambda: effects.begin_effect(ledger, delivery.job_id, delivery.lease_id, key, token, unknown),
         "begin_effect",
         delivery,
-        never,
     )
     if verdict == "lost":
         raise LeaseLost()
@@ -127,7 +128,7 @@ def end_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, receip
         with ledger.transaction() as connection:
             return effects.end_effect(connection, delivery.job_id, delivery.lease_id, key, token, receipt)
 
-    if not _until_answered(once, "end_effect", delivery, never):
+    if not until_answered(once, "end_effect", delivery):
         raise LeaseLost()
 
 
@@ -138,7 +139,7 @@ def undo_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID) -> No
         with ledger.transaction() as connection:
             effects.undo_effect(connection, delivery.job_id, delivery.lease_id, key, token)
 
-    _until_answered(once, "undo_effect", delivery, never)
+    until_answered(once, "undo_effect", delivery)
 
 
 def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any]) -> None:
@@ -148,10 +149,17 @@ def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any])
 
 
 def write_log(ledger: Ledger, delivery: Delivery, data: dict[str, Any]) -> None:
-    """Append a line to the job's history. Raises `LeaseLost`."""
-    with ledger.statement() as connection:
-        if not runs.write_log(connection, delivery.job_id, delivery.lease_id, data):
-            raise LeaseLost()
+    """Append a line to the job's history; twice, should the first answer be lost. Waits for the ledger.
+
+    Raises `LeaseLost`.
+    """
+
+    def once() -> bool:
+        with ledger.statement() as connection:
+            return runs.write_log(connection, delivery.job_id, delivery.lease_id, data)
+
+    if not until_answered(once, "write_log", delivery):
+        raise LeaseLost()
 
 
 def is_cancelled(ledger: Ledger, delivery: Delivery) -> bool:

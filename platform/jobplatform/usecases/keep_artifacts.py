@@ -21,7 +21,7 @@ from jobplatform.errors import ArtifactNotFound, LeaseLost, LedgerUnavailable
 from jobplatform.ledger import artifacts
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.execute_run import Delivery, until_answered
 
 CHUNK_BYTES = 1024 * 1024
 #: of a file name; most file systems take 255
@@ -122,7 +122,10 @@ def keep_upload(
 def keep_output(
     ledger: Ledger, store: ArtifactStore, delivery: Delivery, name: str, source: Path | bytes, content_type: str
 ) -> dict[str, Any]:
-    """Keep a run's output; returns as `keep_upload`. Raises `LeaseLost`; the file is removed again then."""
+    """Keep a run's output; returns as `keep_upload`. Waits for the ledger: what was computed is not dropped.
+
+    Raises `LeaseLost`; the file is removed again then.
+    """
     artifact_id = new_id()
     location = f"jobs/{delivery.job_id}/{artifact_id}"
     if isinstance(source, bytes):
@@ -140,13 +143,14 @@ def keep_output(
         "sha256": sha256,
         "location": location,
     }
-    try:
+
+    def once() -> bool:
         with ledger.transaction() as connection:
-            if not artifacts.insert_output(connection, values):
-                raise LeaseLost()
-    except (LeaseLost, LedgerUnavailable):
+            return artifacts.insert_output(connection, values)
+
+    if not until_answered(once, "keep_output", delivery):
         store.remove(location)
-        raise
+        raise LeaseLost()
     return _public(values)
 
 
