@@ -12,8 +12,8 @@ from drills.load import Accepted, Load
 from drills.world import World
 from jobplatform.devstack.processes import wait_for
 
-#: jobs per second, and how long each works: two of the six slots are busy, and a long run has one
-PER_SECOND, WORK_SECONDS = 20.0, 0.1
+#: jobs per second, and how long each works: a third of the five slots that the long run leaves is busy
+PER_SECOND, WORK_SECONDS = 16.0, 0.1
 CALM_SECONDS = 2.0
 #: for everything to end after the fault
 PATIENCE_SECONDS = 180.0

@@ -25,7 +25,7 @@ SELECT
 def collect(world: World, load: Load) -> dict[str, int]:
     """Return the figures that a fault can name in `shows`."""
     row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
-    answers = {"refused or unknown": load.refused + load.unknown, "refused": load.refused, "unknown": load.unknown}
+    answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
     return {**dict(row._mapping), **answers}
 
 

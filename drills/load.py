@@ -15,6 +15,7 @@ import orjson
 CALLERS = 4
 #: a caller gives up an order after this long
 PATIENCE_SECONDS = 90.0
+SLOW_SECONDS = 2.0
 KINDS = ("drill.plain", "drill.journaled")
 
 
@@ -40,6 +41,8 @@ class Load:
     accepted: list[Accepted] = field(default_factory=list)
     refused: int = 0
     unknown: int = 0
+    #: answers that took longer than `SLOW_SECONDS`
+    slow: int = 0
     given_up: list[str] = field(default_factory=list)
     #: answers that nobody should get: not 202, 409 or 503
     wrong: list[str] = field(default_factory=list)
@@ -81,11 +84,13 @@ class Load:
             request.add_header("Authorization", f"Bearer {self.api_key}")
             request.add_header("Content-Type", "application/json")
             request.add_header("Idempotency-Key", key)
+            began = time.monotonic()
             try:
                 with urlopen(request, timeout=15) as answer:
                     found = Accepted(orjson.loads(answer.read())["id"], key, kind)
                 with self._lock:
                     self.accepted.append(found)
+                    self.slow += time.monotonic() - began > SLOW_SECONDS
                 return found
             except HTTPError as error:
                 said = error.read()

@@ -29,7 +29,7 @@ from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 2.5, 3.0, 2.0
+BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 2.5, 3.0, 1.0
 #: how soon a process that ended is started again
 RESTART_SECONDS = 0.3
 SLOTS = 3
@@ -170,16 +170,17 @@ class World:
         return bool(self.sql(registered, pid=self.head(name))[0][0])
 
     @contextmanager
-    def started_with(self, name: str, environment: dict[str, str]) -> Iterator[None]:
-        """Have a process with more in its environment for a block; it is restarted before and after."""
-        usual = self._starters[name]
-        self._starters[name] = lambda: self._with_environment(environment, usual)
+    def started_with(self, environments: dict[str, dict[str, str]]) -> Iterator[None]:
+        """Have processes with more in their environment for a block; they are restarted before and after."""
+        usual = {name: self._starters[name] for name in environments}
+        for name, more in environments.items():
+            self._starters[name] = partial(self._with_environment, more, usual[name])
         try:
-            self.restart(name)
+            self.restart(*environments)
             yield
         finally:
-            self._starters[name] = usual
-            self.restart(name)
+            self._starters.update(usual)
+            self.restart(*environments)
 
     # --- servers
 

@@ -9,10 +9,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from uuid import UUID
 
 import orjson
 import structlog
@@ -37,7 +35,6 @@ from jobplatform.errors import (
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
-from jobplatform.usecases.keep_artifacts import ArtifactStore, remove_outputs
 from workers.context import RunContext, open_context
 from workers.json_values import to_json_values
 from workers.process import ledger
@@ -105,16 +102,8 @@ def _settle(claimed: Claim, settlement: Settlement) -> Ended:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
     log.info("run_settled", outcome=settlement.outcome, state=state.value)
-    if state is State.CANCELLED:
-        remove_outputs_of(claimed.delivery.job_id)
     reason = (settlement.error or {}).get("message", "")
     return Ended(state, f"run {claimed.run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())
-
-
-def remove_outputs_of(job_id: UUID) -> None:
-    """Remove what a cancelled run has put out, if the ledger can be reached."""
-    with suppress(LedgerUnavailable, OutcomeUnknown):
-        remove_outputs(ledger(), ArtifactStore(settings().artifact_url), job_id)
 
 
 def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:

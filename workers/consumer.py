@@ -27,7 +27,7 @@ from workers.task import LEASE, WORKER
 log = get_log(__name__)
 
 #: of RabbitMQ, to what is not a delivery
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 1.0
 #: between two tries to reach RabbitMQ, at most
 RECONNECT_SECONDS = 2.0
 

@@ -106,6 +106,7 @@ class RunContext:
 
     def fetch_artifact(self, artifact_id: UUID) -> Path:
         """See `jobplatform.Context.fetch_artifact`."""
+
         def once() -> Path:
             return fetch_artifact(ledger(), self._store, self._tenant_id, artifact_id, self.workdir)
 

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 #: the outcome of a report on a delivery whose kind this worker does not know
@@ -18,13 +19,15 @@ UNKNOWN_KIND = "unknown_kind"
 
 @dataclass
 class Held:
-    """One delivery in the pool. `pid` is known once a child took it (0 before, and on threads)."""
+    """One delivery in the pool. `pid` is known once a child took it (0 before); on threads it is this process's."""
 
     job_id: UUID
     dispatch_no: int
     lease_id: UUID
     kind: str
     pid: int = 0
+    #: as it was seen last; None on threads, which share theirs
+    peak_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,13 @@ class Report:
     outcome: str
     reason: str
     ack: Callable[[], None]
+    #: the signal that ended the child, by name
+    signal: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of how the process ended, for the run's error."""
+        found = {"signal": self.signal, "peak_memory_bytes": self.held.peak_memory_bytes}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 class Deliveries:

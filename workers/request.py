@@ -6,6 +6,7 @@ ledger here: the report goes to the liveness thread, and the message is acknowle
 
 from __future__ import annotations
 
+import re
 from typing import Any
 from uuid import UUID
 
@@ -82,7 +83,13 @@ class LedgerRequest(Request):  # type: ignore[misc]
         """Leave a report, once: a hard limit tells of itself twice."""
         held = DELIVERIES.remove(self.lease_id)
         if held is not None:
-            DELIVERIES.report(Report(held, outcome, reason, self.acknowledge))
+            DELIVERIES.report(Report(held, outcome, reason, self.acknowledge, _signal_in(reason)))
+
+
+def _signal_in(reason: str) -> str | None:
+    """Return the signal that billiard names: "Worker exited prematurely: signal 9 (SIGKILL) Job: 3."."""
+    found = re.search(r"\((SIG[A-Z0-9]+)\)", reason)
+    return found[1] if found else None
 
 
 def _hard_limit(seconds: float | None) -> str:

@@ -30,7 +30,7 @@ def postgres_away(world: World, size: float) -> Hits:
     return {"stopped": 1}
 
 
-@fault("Postgres frozen for two leases", shows=("waited over 2 s",))
+@fault("Postgres frozen for two leases", shows=("slow answers",))
 def postgres_frozen(world: World, size: float) -> Hits:
     """Postgres takes what is sent and answers nothing: neither an error nor an end of the connection."""
     pids = world.postgres()
@@ -61,7 +61,7 @@ def connections_used_up(world: World, size: float) -> Hits:
     """Somebody else takes every connection that there is, and ours are killed."""
     taken, killed = [_connect(world)], 0
     try:
-        for _ in range(20):
+        for _ in range(8):
             killed += _run(taken[0], KILL_OTHERS)
             try:
                 while True:
@@ -92,7 +92,7 @@ def disk_full(world: World, size: float) -> Hits:
     """Every commit that changes a job fails as it does on a full disk (53100), after everything has gone well."""
     connection = _connect(world)
     _run(connection, FILL)
-    wait(max(4.0, 10 * size))
+    wait(max(2.0, 10 * size))
     failed = _run(connection, "SELECT last_value FROM drill_full")
     _run(connection, "DROP TRIGGER drill_full ON jobs; DROP FUNCTION drill_full(); DROP SEQUENCE drill_full")
     connection.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-from contextlib import ExitStack
 from pathlib import Path
 
 from drills.faults.fault import CanNotBeDone, Hits, Runs, fault, lasting
@@ -85,19 +84,15 @@ def clock(world: World, size: float) -> Hits:
     def found() -> Hits:
         return {f"runs {shift} off": world.runs_with_another_clock(since, shift) for shift in shifts.values()}
 
-    with ExitStack() as stack:
-        for name, shift in shifts.items():
-            stack.enter_context(world.started_with(name, {**_shim(), "LD_PRELOAD": str(library), "FAKETIME": shift}))
-        wait(20 * size)
-        wait_for("runs with another clock", lambda: all(found().values()), seconds=60)
-    return found()
-
-
-def _shim() -> dict[str, str]:
-    return {
+    shim = {
+        "LD_PRELOAD": str(library),
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "PYTHONPATH": f"{CHECKOUT / 'drills' / 'clock_shim'}{os.pathsep}{CHECKOUT}",
     }
+    with world.started_with({name: {**shim, "FAKETIME": shift} for name, shift in shifts.items()}):
+        wait(20 * size)
+        wait_for("runs with another clock", lambda: all(found().values()), seconds=60)
+    return found()
 
 
 def _libfaketime() -> Path:

@@ -12,7 +12,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs, keep_worker
 from tests.support.ledgers import Book, card, registry
 from tests.support.waiting import eventually
-from workers import liveness
+from workers import heart, stopping
 from workers.deliveries import Deliveries, Held, Report
 
 
@@ -107,7 +107,9 @@ def test_a_forgotten_worker_registers_itself_again(book: Book) -> None:
 def test_a_child_that_died_with_its_run_is_a_crash(book: Book) -> None:
     kind = registry().get("test.echo")
     job_id, lease_id = book.running()
-    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", "n") == "scheduled"
+    assert (
+        end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"}) == "scheduled"
+    )
     assert book.row(job_id).crash_count == 1
 
 
@@ -115,7 +117,9 @@ def test_a_child_that_died_before_it_claimed_gives_the_job_back(book: Book) -> N
     kind = registry().get("test.echo")
     job_id = book.submit()
     book.dispatch(job_id)
-    assert end_runs.end_run(book.ledger, kind, job_id, 1, new_id(), "crashed", "signal 9", "n") == "returned"
+    assert (
+        end_runs.end_run(book.ledger, kind, job_id, 1, new_id(), "crashed", "signal 9", {"worker": "n"}) == "returned"
+    )
     row = book.row(job_id)
     assert (row.state, row.lost_count, row.crash_count) == ("available", 1, 0)
 
@@ -124,33 +128,36 @@ def test_a_late_report_changes_nothing(book: Book) -> None:
     kind = registry().get("test.echo")
     job_id, lease_id = book.running()
     book.settle(job_id, lease_id)
-    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", "n") == "moved on"
+    assert (
+        end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"}) == "moved on"
+    )
     assert book.row(job_id).state == "succeeded"
 
 
 def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
     kind = registry().get("test.echo")
     job_id, lease_id = book.running(max_attempts=1)
-    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "timed_out", "5 s", "n") == "dead"
+    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "timed_out", "5 s", {"worker": "n"}) == "dead"
     assert book.row(job_id).attempt == 1
 
 
-def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> liveness.Heart:
+def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> heart.Heart:
     """Return the heart of the book's worker, on the book's ledger; tests call its `beat`."""
-    monkeypatch.setattr(liveness, "parent_ledger", lambda: book.ledger)
+    for module in (heart, stopping):
+        monkeypatch.setattr(module, "parent_ledger", lambda: book.ledger)
     monkeypatch.setitem(REGISTRY._kinds, "test.echo", registry().get("test.echo"))
-    return liveness.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
+    return heart.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
 
 
 def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries, acked = Deliveries(), []
-    heart = heart_of(book, deliveries, monkeypatch)
+    mine = heart_of(book, deliveries, monkeypatch)
     held = Held(job_id, 1, lease_id, "test.echo")
     report = Report(held, "crashed", "signal 9", lambda: acked.append(book.row(job_id).state))
     deliveries.report(report)
     assert book.row(job_id).state == "running"
-    heart.beat()
+    mine.beat()
     assert acked == ["scheduled"]
     assert deliveries.reports() == []
 
@@ -158,11 +165,11 @@ def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_
 def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    heart = heart_of(book, deliveries, monkeypatch)
+    mine = heart_of(book, deliveries, monkeypatch)
     poison = Held(new_id(), 1, new_id(), "no.such.kind")
     deliveries.report(Report(poison, "crashed", "signal 9", lambda: None))
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
-    heart.beat()
+    mine.beat()
     assert book.row(job_id).state == "scheduled"
     assert deliveries.reports() == []
 
@@ -175,18 +182,18 @@ def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeyp
     deliveries.add(Held(new_id(), 1, idle, "test.echo"))
     deliveries.orphan_unstarted()
     assert set(deliveries.leases()) == {lease_id, idle}
-    heart = heart_of(book, deliveries, monkeypatch, beat_seconds=0.001, lease_seconds=1)
-    eventually(lambda: heart.beat() is None and deliveries.leases() == [lease_id], 5)
+    mine = heart_of(book, deliveries, monkeypatch, beat_seconds=0.001, lease_seconds=1)
+    eventually(lambda: mine.beat() is None and deliveries.leases() == [lease_id], 5)
     book.settle(job_id, lease_id)
-    eventually(lambda: heart.beat() is None and deliveries.leases() == [], 5)
+    eventually(lambda: mine.beat() is None and deliveries.leases() == [], 5)
 
 
 def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    heart = heart_of(book, deliveries, monkeypatch)
-    heart.shut_down()
+    mine = heart_of(book, deliveries, monkeypatch)
+    mine.shut_down()
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
-    heart.beat()
+    mine.beat()
     row = book.row(job_id)
     assert (row.crash_count, row.lost_count) == (0, 1)

@@ -8,8 +8,6 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.ledger.jobs import earliest_end
-
 _COLUMNS = "id, job_id, run_no, name, content_type, size, sha256, location, created_at"
 
 _INSERT_UPLOAD = text(
@@ -47,18 +45,20 @@ def get_artifact(connection: Connection, tenant_id: UUID, artifact_id: UUID) -> 
     ).one_or_none()
 
 
-_REMOVE = text(
-    """
-    DELETE FROM artifacts WHERE job_id = :job_id AND run_no = (
-        SELECT run_no FROM job_history WHERE id = :job_id AND finished_at >= :since AND state = 'cancelled')
-    RETURNING location
-    """
-)
+def removals(connection: Connection, limit: int) -> Sequence[str]:
+    """Return where files stand that nobody names any more, the oldest first."""
+    return (
+        connection.execute(text("SELECT location FROM artifact_removals ORDER BY at LIMIT :limit"), {"limit": limit})
+        .scalars()
+        .all()
+    )
 
 
-def remove_outputs(connection: Connection, job_id: UUID) -> Sequence[str]:
-    """Delete the records of what the last run of a cancelled job put out; returns where the files are."""
-    return connection.execute(_REMOVE, {"job_id": job_id, "since": earliest_end(job_id)}).scalars().all()
+def note_removed(connection: Connection, locations: Sequence[str]) -> None:
+    """Forget files that are removed."""
+    connection.execute(
+        text("DELETE FROM artifact_removals WHERE location = ANY (:locations)"), {"locations": list(locations)}
+    )
 
 
 def artifacts_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Sequence[Row[Any]]:

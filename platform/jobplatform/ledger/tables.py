@@ -255,6 +255,14 @@ artifacts = Table(
     Index("ix_artifacts_job_id", "job_id"),
 )
 
+artifact_removals = Table(
+    "artifact_removals",
+    metadata,
+    Column("location", Text, primary_key=True, comment="key below JOBPLATFORM_ARTIFACT_URL"),
+    now("at"),
+    Index("ix_artifact_removals_at", "at"),
+)
+
 #: how long one partition of history, runs and events is
 PARTITION_DAYS = 7
 #: tables split by time, and the column that splits them

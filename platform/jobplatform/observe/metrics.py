@@ -57,6 +57,12 @@ def _counter(name: str, about: str, *labels: str) -> Any:
     return Counter(f"jobplatform_{name}", about, labels)
 
 
+def _gauge(name: str, about: str) -> Any:
+    from prometheus_client import Gauge
+
+    return Gauge(f"jobplatform_{name}", about, multiprocess_mode="livesum")
+
+
 def _histogram(name: str, about: str, *labels: str, buckets: tuple[float, ...]) -> Any:
     from prometheus_client import Histogram
 
@@ -93,6 +99,7 @@ class WorkerMetrics:
         self.seconds = _histogram("run_seconds", "Time from claim to settle", "queue", "kind", buckets=DURATIONS)
         self.idle = _counter("deliveries_without_run_total", "Deliveries that had nothing to run", "verdict")
         self.beats = _counter("worker_beats_total", "Signs of life written", "answer")
+        self.abandoned = _gauge("worker_abandoned_threads", "Threads of ended runs that can't be stopped")
 
 
 def _registry() -> Any:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from jobplatform.domain.kinds import Kind
@@ -15,14 +17,22 @@ from jobplatform.usecases.execute_run import Delivery, claim, settle
 
 
 def end_run(
-    ledger: Ledger, kind: Kind, job_id: UUID, dispatch_no: int, lease_id: UUID, outcome: str, reason: str, node: str
+    ledger: Ledger,
+    kind: Kind,
+    job_id: UUID,
+    dispatch_no: int,
+    lease_id: UUID,
+    outcome: str,
+    reason: str,
+    facts: Mapping[str, Any],
 ) -> str:
     """Settle a run whose process is gone; `outcome` is crashed, lost, released or timed_out. Returns the job's state.
 
-    A job that the child had not claimed yet goes back to available ("returned"); one that moved on is left alone
-    ("moved on"). Commits before it returns: the message must not be acknowledged earlier (rule 9).
+    `facts` stand in the run's error: worker, signal, peak_memory_bytes, as far as they are known. A job that the child
+    had not claimed yet goes back to available ("returned"); one that moved on is left alone ("moved on"). Commits
+    before it returns: the message must not be acknowledged earlier (rule 9).
     """
-    error = {"code": outcome, "message": reason, "retryable": True, "worker": node}
+    error = {"code": outcome, "message": reason, "retryable": True, **facts}
     with ledger.transaction() as connection:
         attempts = runs.attempt_of(connection, job_id, lease_id)
         if attempts is None:

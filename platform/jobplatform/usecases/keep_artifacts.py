@@ -154,15 +154,19 @@ def keep_output(
     return _public(values)
 
 
-def remove_outputs(ledger: Ledger, store: ArtifactStore, job_id: UUID) -> int:
-    """Remove what the last run of a cancelled job has put out; returns how many files. Nothing for other jobs.
+def sweep_removals(ledger: Ledger, store: ArtifactStore, limit: int = 100) -> int:
+    """Remove files that nobody names any more, a cancelled run's; returns how many. Any number may do it at once.
 
-    Raises a `LedgerUnavailable`; what is left then is of no harm.
+    A file is forgotten when it is gone: after a crash in between it is removed again. Raises a `LedgerUnavailable`.
     """
-    with ledger.transaction() as connection:
-        locations = artifacts.remove_outputs(connection, job_id)
-    for location in locations:  # after the commit: a record without its file would be worse than a file without one
+    with ledger.statement() as connection:
+        locations = artifacts.removals(connection, limit)
+    if not locations:
+        return 0
+    for location in locations:
         store.remove(location)
+    with ledger.statement() as connection:
+        artifacts.note_removed(connection, locations)
     return len(locations)
 
 

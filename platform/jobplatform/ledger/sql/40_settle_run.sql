@@ -96,6 +96,10 @@ BEGIN
         j.error := CASE WHEN v_state = 'cancelled' THEN jsonb_build_object(
             'code', 'cancelled', 'message', coalesce(j.cancel_reason, 'cancelled'), 'retryable', false) END;
         PERFORM finish_job(j, v_now, v_deleted);
+        IF v_state = 'cancelled' THEN  -- what the run put out goes with it, whoever has ended it
+            WITH gone AS (DELETE FROM artifacts WHERE job_id = j.id AND run_no = j.run_no RETURNING location)
+            INSERT INTO artifact_removals (location) SELECT location FROM gone ON CONFLICT DO NOTHING;
+        END IF;
     ELSE
         UPDATE jobs SET
             state = v_state, state_at = v_now, attempt = j.attempt, crash_count = j.crash_count,

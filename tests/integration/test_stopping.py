@@ -1,0 +1,153 @@
+"""Runs that are stopped from outside where they can't be killed: on threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.config import Settings
+from jobplatform.ledger import workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import keep_worker
+from jobplatform.usecases.cancel_job import cancel_job
+from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.keep_artifacts import ArtifactStore, keep_output, sweep_removals
+from tests.support.ledgers import Book, card
+from workers import stopping
+from workers.deliveries import Deliveries, Held
+from workers.memory import note_peaks, peak_memory_of
+from workers.stopping import Stopper
+
+
+class Told(list[str]):
+    """What the stopper has asked for: "end" (SIGTERM) or "leave" (the process's end)."""
+
+
+@pytest.fixture
+def threads(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stopper, Deliveries, Told]]:
+    monkeypatch.setattr(stopping, "parent_ledger", lambda: book.ledger)
+
+    def make(slots: int = 4, **settings: float) -> tuple[Stopper, Deliveries, Told]:
+        config = Settings(database_url=book.url, cancel_grace_seconds=0, **settings)
+        mine, deliveries, told = replace(card(book.worker.id), pool="threads", slots=slots), Deliveries(), Told()
+        stopper = Stopper(mine, deliveries, config, lambda: told.append("end"), lambda: told.append("leave"))
+        return stopper, deliveries, told
+
+    return make
+
+
+def started(book: Book, deliveries: Deliveries) -> tuple[UUID, UUID]:
+    job_id, lease_id = book.running()
+    deliveries.add(Held(job_id, 1, lease_id, "test.echo"))
+    deliveries.started(lease_id, os.getpid())
+    return job_id, lease_id
+
+
+def beat(book: Book, stopper: Stopper, deliveries: Deliveries) -> None:
+    stopper.look(keep_worker.beat(book.ledger, card(book.worker.id), deliveries.leases()))
+
+
+def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(book: Book, threads) -> None:
+    stopper, deliveries, told = threads()
+    job_id, lease_id = started(book, deliveries)
+    cancel_job(book.ledger, book.tenant_id, job_id, "no more")
+    beat(book, stopper, deliveries)
+    row = book.row(job_id)
+    assert (row.state, row.error["message"]) == ("cancelled", "no more")
+    assert book.settle(job_id, lease_id) == ("already", "cancelled")
+    beat(book, stopper, deliveries)
+    assert told == [], "one of four threads"
+
+
+def test_a_worker_with_too_many_abandoned_threads_starts_anew(book: Book, threads) -> None:
+    stopper, deliveries, told = threads(slots=4)
+    for number in (1, 2):
+        job_id, _ = started(book, deliveries)
+        cancel_job(book.ledger, book.tenant_id, job_id)
+        beat(book, stopper, deliveries)
+        assert told == ["end"] * (number == 2)
+    beat(book, stopper, deliveries)
+    assert told == ["end"], "asked once"
+
+
+def test_a_thread_that_ends_by_itself_is_leaked_no_more(book: Book, threads) -> None:
+    stopper, deliveries, told = threads(slots=4)
+    for _ in range(4):
+        job_id, lease_id = started(book, deliveries)
+        cancel_job(book.ledger, book.tenant_id, job_id)
+        beat(book, stopper, deliveries)
+        deliveries.remove(lease_id)
+    assert told == []
+
+
+def test_an_ending_worker_waits_for_runs_and_not_for_abandoned_threads(book: Book, threads) -> None:
+    stopper, deliveries, told = threads(slots=8)
+    stuck, _ = started(book, deliveries)
+    cancel_job(book.ledger, book.tenant_id, stuck)
+    beat(book, stopper, deliveries)
+    runs, lease_id = started(book, deliveries)
+    stopper.shutting_down_since = 0.0
+    beat(book, stopper, deliveries)
+    assert told == [] and book.row(runs).state == "running"
+    book.settle(runs, lease_id)
+    deliveries.remove(lease_id)
+    beat(book, stopper, deliveries)
+    assert told == ["leave"]
+    assert book.all("SELECT stopped_at IS NOT NULL FROM workers WHERE id = :id", id=book.worker.id) == [True]
+
+
+def test_an_ending_worker_gives_its_threads_runs_back_after_the_limit(book: Book, threads) -> None:
+    stopper, deliveries, told = threads(shutdown_seconds=0.001)
+    job_id, lease_id = started(book, deliveries)
+    stopper.shutting_down_since = 0.0
+    beat(book, stopper, deliveries)
+    row = book.row(job_id)
+    assert (row.state, row.attempt, told) == ("available", 0, ["leave"])
+    assert book.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["released"]
+    assert book.settle(job_id, lease_id) == ("lost", None)
+
+
+def test_a_thread_whose_run_was_taken_away_is_counted(book: Book, threads) -> None:
+    stopper, deliveries, told = threads(slots=2)
+    job_id, lease_id = started(book, deliveries)
+    beat(book, stopper, deliveries)
+    book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+    for _ in range(2):
+        assert told == []
+        beat(book, stopper, deliveries)
+    assert told == ["end"]
+
+
+def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(book: Book, tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path.as_uri())
+    job_id, lease_id = book.running()
+    kept, kept_lease = book.running()
+    for one, lease in ((job_id, lease_id), (kept, kept_lease)):
+        mine = Delivery(one, 1, "test.echo", lease, book.worker.id, "n")
+        keep_output(book.ledger, store, mine, "a.txt", b"hello", "text/plain")
+    cancel_job(book.ledger, book.tenant_id, job_id)
+    book.do("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id", id=book.worker.id)
+    with book.ledger.statement() as connection:
+        workers.rescue_runs(connection, 60.0)
+    assert book.row(job_id).state == "cancelled"
+    assert book.all("SELECT job_id FROM artifacts") == [kept], "nobody sees it any more"
+    files = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert files == {str(job_id), str(kept)}
+    assert sweep_removals(book.ledger, store) == 1 and sweep_removals(book.ledger, store) == 0
+    assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {str(kept)}
+
+
+def test_the_peak_of_a_child_is_read_from_the_kernel() -> None:
+    peak = peak_memory_of(os.getppid())
+    assert peak is not None and peak > 100_000
+    assert peak_memory_of(2**22 + 1) is None
+    mine = Held(new_id(), 1, new_id(), "test.echo", pid=os.getpid())
+    child: Any = Held(new_id(), 1, new_id(), "test.echo", pid=os.getppid())
+    note_peaks([mine, child])
+    assert (mine.peak_memory_bytes, child.peak_memory_bytes) == (None, peak_memory_of(os.getppid()))

@@ -1,0 +1,166 @@
+"""The worker's sign of life: a thread of the parent, not of the jobs, that beats, reports and has runs stopped.
+
+A crash counts only after the parent's next beat: killing a whole worker hits its children first, and a worker that
+goes down must not bury its jobs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from celery.worker.state import maybe_shutdown
+
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import REGISTRY
+from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
+from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import worker_metrics
+from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.keep_artifacts import ArtifactStore, sweep_removals
+from jobplatform.usecases.keep_worker import WorkerCard
+from workers.context import remove_leftovers
+from workers.deliveries import UNKNOWN_KIND, Deliveries, Report
+from workers.memory import note_peaks
+from workers.process import parent_ledger
+from workers.stopping import Stopper
+from workers.watchdog import Watchdog
+
+log = get_log(__name__)
+
+SWEEP_SECONDS = 5.0
+#: files in one sweep: the next beat must not wait long
+SWEEP_FILES = 20
+
+
+class Heart:
+    """Beats every `beat_seconds` until stopped. One step of it is `beat`, which tests call."""
+
+    def __init__(
+        self,
+        card: WorkerCard,
+        deliveries: Deliveries,
+        settings: Settings,
+        watchdog: Watchdog | None = None,
+        stopper: Stopper | None = None,
+    ) -> None:
+        self.card = card
+        self._watchdog = watchdog
+        self._deliveries = deliveries
+        self._settings = settings
+        self._stopper = stopper or Stopper(card, deliveries, settings)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
+        self._swept_at = 0.0
+
+    def start(self) -> None:
+        """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
+        while True:
+            try:
+                keep_worker.register(parent_ledger(), self.card)
+                break
+            except (LedgerUnavailable, OutcomeUnknown) as error:
+                log.warning("registration_waits_for_the_ledger", error=str(error))
+                maybe_shutdown()
+                time.sleep(1.0)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Report what is left, sign off and end."""
+        self._stop.set()
+        self._thread.join(timeout=10)
+
+    def shut_down(self) -> None:
+        """SIGTERM came: no more is taken, what runs goes on, for `shutdown_seconds` if there is a limit."""
+        self._stopper.shutting_down_since = time.monotonic()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.beat()
+            except (LedgerUnavailable, OutcomeUnknown) as error:
+                worker_metrics().beats.labels("missed").inc()
+                log.warning("beat_missed", error=str(error))
+            except Exception:  # the beat must go on: without it every run of this worker is taken away
+                log.exception("beat_failed")
+            self._stop.wait(self._settings.beat_seconds)
+        try:
+            self.beat()
+            keep_worker.sign_off(parent_ledger(), self.card)
+        except (LedgerUnavailable, OutcomeUnknown) as error:
+            log.warning("sign_off_failed", error=str(error))
+
+    def beat(self) -> None:
+        """Beat once, then carry out what was waiting for it."""
+        note_peaks(self._deliveries.taken())
+        reports = self._deliveries.reports()  # those that came before this beat
+        markers = self._deliveries.markers()
+        orders = keep_worker.beat(
+            parent_ledger(), self.card, self._deliveries.leases(), self._deliveries.waiting(), markers
+        )
+        self._deliveries.forget_markers(markers)
+        worker_metrics().beats.labels("written").inc()
+        for report in reports:
+            self._try_to_end(report)
+        if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
+            running = keep_worker.find_running(parent_ledger(), self.card.id, orphans)
+            self._deliveries.forget_orphans(set(orphans) - running)
+        if self._watchdog is not None and self._stopper.shutting_down_since is None:
+            self._watchdog.look(parent_ledger())
+        self._stopper.look(orders)
+        self._sweep()
+
+    def _try_to_end(self, report: Report) -> None:
+        try:
+            self._end(report)
+        except (LedgerUnavailable, OutcomeUnknown):
+            raise  # as with a missed beat: all of it again
+        except Exception:
+            # one that can't be ended must not keep the others. Off the beats, rescue takes its run; its message
+            # is not acknowledged: nothing was committed, and it comes back with the next connection
+            log.exception("report_failed", job_id=str(report.held.job_id), outcome=report.outcome)
+            if report.outcome == UNKNOWN_KIND:
+                report.ack()  # rejects it: the recorder looks
+            self._deliveries.reported(report)
+
+    def _end(self, report: Report) -> None:
+        """Settle a run whose child ended without doing so; its message is acknowledged when that is committed."""
+        held, ledger = report.held, parent_ledger()
+        if report.outcome == UNKNOWN_KIND:
+            delivery = Delivery(held.job_id, held.dispatch_no, held.kind, held.lease_id, self.card.id, self.card.node)
+            state = end_runs.refuse_kind(ledger, delivery, report.reason)
+            log.warning("run_refused", job_id=str(held.job_id), kind=held.kind[:60], state=state)
+            report.ack()
+            self._deliveries.reported(report)
+            return
+        outcome = report.outcome
+        if outcome == "crashed" and self._stopper.shutting_down_since is not None:
+            outcome = "released" if held.lease_id in self._stopper.given_back else "lost"
+        kind = REGISTRY.get(held.kind)
+        facts = {**report.facts(), "worker": self.card.node}
+        state = end_runs.end_run(
+            ledger, kind, held.job_id, held.dispatch_no, held.lease_id, outcome, report.reason, facts
+        )
+        remove_leftovers(held.lease_id)
+        worker_metrics().runs.labels(kind.queue, kind.name, outcome).inc()
+        log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
+        report.ack()
+        self._deliveries.reported(report)
+
+    def _sweep(self) -> None:
+        """Remove files of cancelled runs, also of those that were not ours."""
+        now = time.monotonic()
+        if now - self._swept_at < SWEEP_SECONDS:
+            return
+        self._swept_at = now
+        try:
+            removed = sweep_removals(parent_ledger(), ArtifactStore(self._settings.artifact_url), SWEEP_FILES)
+        except (LedgerUnavailable, OutcomeUnknown):
+            raise
+        except Exception:  # of the store: it must not cost a beat
+            log.exception("files_not_removed")
+            return
+        if removed:
+            self._swept_at = 0.0  # there may be more
+            log.info("files_removed", count=removed)

@@ -1,0 +1,33 @@
+"""How much memory a child has used: read from the kernel while it lives, for the case that it dies.
+
+A child that the kernel kills for its memory tells nothing any more. What the parent saw at its last beat is in the
+crash's error then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from workers.deliveries import Held
+
+
+def note_peaks(children: Iterable[Held]) -> None:
+    """Note the peak of each child that has a run; threads share this process's, which says nothing of one run."""
+    for held in children:
+        if held.pid == os.getpid():
+            continue
+        peak = peak_memory_of(held.pid)
+        if peak is not None:
+            held.peak_memory_bytes = peak
+
+
+def peak_memory_of(pid: int) -> int | None:
+    """Return the most memory a process has used so far, in bytes; None where the kernel does not tell (not Linux)."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return None
+    found = next((line for line in lines if line.startswith("VmHWM:")), None)
+    return int(found.split()[1]) * 1024 if found else None

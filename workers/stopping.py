@@ -1,0 +1,139 @@
+"""Stops runs from outside: called off, taken away while this worker was frozen, or in the way of its end.
+
+A prefork child is killed, and its end comes back as a report. A thread can't be stopped: its run is ended in the
+ledger, nothing it writes counts from then on, and it is counted: a worker with too many of them starts anew.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from uuid import UUID
+
+from jobplatform.config import Settings
+from jobplatform.errors import LeaseLost, LedgerUnavailable, OutcomeUnknown
+from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import worker_metrics
+from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
+from workers.deliveries import Deliveries, Held
+from workers.process import parent_ledger
+
+log = get_log(__name__)
+
+
+class Stopper:
+    """Asked at every beat. `end` asks this worker to end, `leave` ends its process at once."""
+
+    def __init__(
+        self,
+        card: WorkerCard,
+        deliveries: Deliveries,
+        settings: Settings,
+        end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
+        leave: Callable[[], None] = lambda: os._exit(0),
+    ) -> None:
+        self._card, self._deliveries, self._settings = card, deliveries, settings
+        self._end, self._leave = end, leave
+        self._can_kill = card.pool == "prefork"
+        #: when SIGTERM came (time.monotonic): from then on a child that dies was not brought down by its job
+        self.shutting_down_since: float | None = None
+        #: leases of runs that are given back, not lost; on threads they go on
+        self.given_back: set[UUID] = set()
+        #: leases of runs that have ended in the ledger and go on in a thread
+        self._abandoned: set[UUID] = set()
+        #: of the leases that children have: those whose run was seen, and those whose run was missing at the last look
+        self._seen_running: set[UUID] = set()
+        self._missing: set[UUID] = set()
+        self._recycling = False
+
+    def look(self, orders: Sequence[CancelOrder]) -> None:
+        """Stop what is to be stopped now. Raises a `LedgerUnavailable`."""
+        if self.shutting_down_since is not None:
+            self._give_back()
+        for order in orders:
+            if order.seconds >= self._settings.cancel_grace_seconds:
+                self._cancel(order)
+        self._stop_zombies()
+        self._count_leaked()
+
+    def _cancel(self, order: CancelOrder) -> None:
+        """The grace is over."""
+        held = self._deliveries.get(order.lease_id)
+        if held is None:
+            return
+        if self._can_kill:
+            self._kill(held, "run_killed_on_cancel")
+            return
+        with suppress(LeaseLost):
+            end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id)
+            self._abandoned.add(order.lease_id)
+            log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
+
+    def _give_back(self) -> None:
+        """The time of a shutdown is over: what still runs is stopped, and its job is available again at once."""
+        limit, since = self._settings.shutdown_seconds, self.shutting_down_since
+        left = [held for lease_id in self._deliveries.leases() if (held := self._deliveries.get(lease_id)) is not None]
+        alive = [held for held in left if held.lease_id not in self._abandoned]
+        if limit and since is not None and time.monotonic() - since >= limit:
+            for held in alive:
+                if self._can_kill:
+                    if held.lease_id not in self.given_back:
+                        self.given_back.add(held.lease_id)
+                        self._kill(held, "run_given_back")
+                else:
+                    if end_runs.release_run(parent_ledger(), held.job_id, held.lease_id):
+                        log.warning("run_given_back", job_id=str(held.job_id))
+                    self._deliveries.remove(held.lease_id)
+                    self.given_back.add(held.lease_id)
+            alive = alive if self._can_kill else []
+        if self._leaked() and not alive:  # only threads are left that can't be stopped; Celery would wait for ever
+            with suppress(LedgerUnavailable, OutcomeUnknown):
+                keep_worker.sign_off(parent_ledger(), self._card)
+            self._leave()
+
+    def _stop_zombies(self) -> None:
+        """Stop what runs although its run was taken away while this worker was frozen or cut off; it is refused.
+
+        A run that was seen, and is seen no more at two looks: a claim that is not answered yet is none, and of one
+        that has settled the parent has heard by then.
+        """
+        taken = self._deliveries.taken()
+        leases = {held.lease_id for held in taken}
+        running = keep_worker.find_running(parent_ledger(), self._card.id, list(leases)) if leases else set()
+        missing = (self._seen_running & leases) - running
+        for held in taken:
+            if held.lease_id not in missing & self._missing:
+                continue
+            if not self._can_kill:
+                self._abandoned.add(held.lease_id)
+            elif sum(one.pid == held.pid for one in taken) == 1:
+                self._kill(held, "zombie_killed")  # its end comes back as a report, which finds that the job moved on
+        self._seen_running, self._missing = (self._seen_running | running) & leases, missing
+
+    def _leaked(self) -> set[UUID]:
+        """Return the leases of runs that have ended in the ledger and still have a thread."""
+        if self._can_kill:
+            return set()
+        self._abandoned = {lease_id for lease_id in self._abandoned if self._deliveries.get(lease_id) is not None}
+        return self._abandoned | self.given_back
+
+    def _count_leaked(self) -> None:
+        """Tell how many threads nobody waits for any more; with too many of them there is no place left for jobs."""
+        if self._can_kill:
+            return
+        leaked = len(self._leaked())
+        worker_metrics().abandoned.set(leaked)
+        if leaked and leaked * 2 >= self._card.slots and not self._recycling:
+            self._recycling = True
+            log.error("worker_starts_anew", why="threads of ended runs can't be stopped", threads=leaked)
+            self._end()
+
+    def _kill(self, held: Held, event: str) -> None:
+        if held.pid:
+            log.warning(event, job_id=str(held.job_id), pid=held.pid)
+            with suppress(ProcessLookupError):
+                os.kill(held.pid, signal.SIGKILL)
