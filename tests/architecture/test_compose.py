@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -47,6 +48,15 @@ def test_every_service_is_bounded_restarted_and_unprivileged() -> None:
         assert ":" in service["image"] and not service["image"].endswith(":latest"), name
         if service["restart"] == "unless-stopped":
             assert service["healthcheck"]["test"], name
+
+
+def test_a_worker_gives_back_what_runs_before_it_is_killed() -> None:
+    for name in worker_names():
+        service = read_compose()["services"][name]
+        number, unit = re.fullmatch(r"(\d+)([sm])", service["stop_grace_period"]).groups()
+        grace = int(number) * {"s": 1, "m": 60}[unit]
+        limit = float(services()[name].environment["JOBPLATFORM_SHUTDOWN_SECONDS"])
+        assert 0 < limit <= grace - 15, f"{name}: a beat, and the end of its pool, come after it"
 
 
 def test_servers_are_the_versions_that_are_the_target() -> None:

@@ -88,7 +88,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     scratch = tmp_path_factory.mktemp("scratch")
     extra = {
         "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs",
-        "JOBPLATFORM_QUEUES": orjson.dumps({**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}}).decode(),
+        "JOBPLATFORM_QUEUES": orjson.dumps(
+            {**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}, "loose": {"pool": "threads"}}
+        ).decode(),
         "JOBPLATFORM_MARKER_SECONDS": "2",
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),

@@ -16,6 +16,9 @@ from jobplatform.devstack import rabbitmq
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
+#: whether a job's worker has beaten twice in its run
+SEEN = "SELECT previous_beat_at > run_started_at FROM jobs j JOIN workers w ON w.id = j.worker_id WHERE j.id = :i"
+
 
 def started(platform: Platform, path: str, calls: int = 1) -> int:
     """Wait until the handler was called this many times; returns the last caller's pid."""
@@ -25,10 +28,15 @@ def started(platform: Platform, path: str, calls: int = 1) -> int:
 def test_a_killed_pool_child_is_a_crash_and_its_job_runs_again(platform: Platform) -> None:
     path = platform.file("child")
     job_id = platform.submit("acme.sleep", {"path": path, "seconds": 30})
-    os.kill(started(platform, path), signal.SIGKILL)
+    child = started(platform, path)
+    eventually(lambda: platform.sql(SEEN, i=job_id) == [True], 10, "a beat of its worker")
+    os.kill(child, signal.SIGKILL)
     job = platform.wait(job_id)
     assert (job["state"], job["result"]["calls"], job["attempt"]) == ("succeeded", 2, 1)
-    assert platform.outcomes(job_id) == ["crashed", "succeeded"]
+    crashed, succeeded = platform.runs(job_id)
+    assert (crashed["outcome"], succeeded["outcome"]) == ("crashed", "succeeded")
+    assert crashed["error"]["signal"] == "SIGKILL" and crashed["error"]["worker"].startswith("worker-gpu@")
+    assert crashed["error"]["peak_memory_bytes"] > 10_000_000, "as the parent saw it at its last beat"
 
 
 def test_a_job_that_always_crashes_is_buried_at_its_limit(platform: Platform) -> None:
@@ -55,8 +63,7 @@ def test_a_frozen_worker_loses_its_run_and_stops_it_when_it_goes_on(platform: Pl
     path = platform.file("zombie")
     job_id = platform.submit("acme.deaf", {"path": path, "seconds": 60})
     zombie = started(platform, path)
-    seen = "SELECT previous_beat_at > run_started_at FROM jobs j JOIN workers w ON w.id = j.worker_id WHERE j.id = :i"
-    eventually(lambda: platform.sql(seen, i=job_id) == [True], 10, "two beats of its worker")
+    eventually(lambda: platform.sql(SEEN, i=job_id) == [True], 10, "two beats of its worker")
     frozen = platform.pids("worker-gpu")
     for pid in frozen:
         os.kill(pid, signal.SIGSTOP)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from click.testing import CliRunner
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from jobplatform.cli.migrate import migrate
+from jobplatform.config import read_settings
 from jobplatform.devstack import postgres
+from jobplatform.errors import ConfigurationError
 from jobplatform.ledger import dispatching, schema
 from jobplatform.ledger.tables import metadata
 from migrations.naming import is_ours
@@ -42,6 +47,29 @@ def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "include_name": is_ours})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_the_command_goes_back_only_when_told_to_and_a_held_job_is_a_dead_letter_there(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", book.url)
+    monkeypatch.setattr("jobplatform.config.settings", lambda: read_settings())
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "x", "retryable": False})
+
+    def ask(*arguments: str) -> Any:
+        return CliRunner().invoke(migrate, arguments)
+
+    assert isinstance(ask("--revision", "0002").exception, ConfigurationError)
+    assert book.all("SELECT version_num FROM alembic_version") == [schema.head()], "nothing has changed"
+    assert "0002" in str(ask("--revision", "9999").exception)
+    assert ask("--down").exit_code == 2
+    assert "revision 0002" in ask("--down", "--revision", "0002").output
+    assert book.all("SELECT state, error ->> 'code' FROM jobs") == [("dead", "effect_unknown")]
+    assert f"revision {schema.head()}" in ask().output
+    other, lease_id = book.running()
+    assert book.settle(other, lease_id) == ("settled", "succeeded")
+    book.assert_conserved()
 
 
 def test_two_deployers_at_once(empty_url: str) -> None:

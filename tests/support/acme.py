@@ -61,6 +61,14 @@ def forged(order: Order, ctx: Context) -> dict:
     return {"calls": count(order.path)}
 
 
+@kind("acme.stuck", queue="loose", retry=Fixed(0.1))
+def stuck(order: Order, ctx: Context) -> dict:
+    calls = count(order.path)
+    if calls <= order.times:
+        time.sleep(order.seconds)
+    return {"calls": calls}
+
+
 @kind("acme.deaf", queue="gpu", retry=Fixed(0.1))
 def deaf(order: Order, ctx: Context) -> None:
     count(order.path)

@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import click
 
+from jobplatform.errors import ConfigurationError
+
 
 @click.command()
 @click.option("--revision", default="head", show_default=True, help="the revision to go to")
-def migrate(revision: str) -> None:
-    """Bring the ledger to the newest schema. Safe to run twice, and from two places at once."""
+@click.option("--down", is_flag=True, help="go back to --revision; what only newer revisions hold is lost")
+def migrate(revision: str, down: bool) -> None:
+    """Bring the ledger to the newest schema. Safe to run twice, and from two places at once.
+
+    `--down --revision 0002` goes back, in emergencies: stop everything before. Then run `migrate` of the version that
+    the revision belongs to, which has its functions.
+    """
     from jobplatform.config import settings
     from jobplatform.ledger import schema
     from jobplatform.ledger.queues import put_queue
     from jobplatform.ledger.session import open_ledger
 
     url = settings().database_url.get_secret_value()
-    schema.upgrade(url, revision)
+    if down:
+        if revision == "head":
+            raise click.UsageError("--down: expected --revision with the revision to go back to")
+        schema.downgrade(url, revision)
+    else:
+        schema.upgrade(url, revision)
     ledger = open_ledger(url, name="migrate", connections=1)
     with ledger.transaction() as connection:
-        for name, queue in settings().queues.items():
-            put_queue(connection, name, queue.window_min, queue.window_factor)
         now = schema.revision_of(connection)
+        if now == schema.head():
+            for name, queue in settings().queues.items():
+                put_queue(connection, name, queue.window_min, queue.window_factor)
     ledger.close()
-    click.echo(f"ledger is at revision {now}; queues: {', '.join(settings().queues)}")
+    if not down and revision not in ("head", now):
+        raise ConfigurationError(f"the ledger is at revision {now}, which is newer than {revision}: --down goes back")
+    click.echo(f"ledger is at revision {now or 'none'}; queues: {', '.join(settings().queues)}")

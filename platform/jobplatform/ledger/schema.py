@@ -6,15 +6,18 @@ revision that changes a column which a view shows drops the view first.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
+from jobplatform.errors import ConfigurationError
 from jobplatform.ledger.reports import view_scripts
 from jobplatform.ledger.session import translate
 
@@ -57,17 +60,26 @@ def head() -> str:
 def upgrade(database_url: str, revision: str = "head") -> None:
     """Bring the ledger to `revision`. Safe beside another deployer: an advisory lock makes one wait for the other.
 
-    Raises `LedgerUnavailable`.
+    Raises `LedgerUnavailable`, or `ConfigurationError` for a revision that this version does not know.
     """
-    try:
-        command.upgrade(alembic_config(database_url), revision)
-    except DBAPIError as error:
-        raise translate(error) from error
+    _run(command.upgrade, database_url, revision)
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Take revisions back (tests and emergencies; data of the dropped tables is lost)."""
-    command.downgrade(alembic_config(database_url), revision)
+    """Take revisions back (tests and emergencies; data of the dropped tables is lost). Raises as `upgrade`."""
+    _run(command.downgrade, database_url, revision)
+
+
+def _run(action: Callable[[Config, str], None], database_url: str, revision: str) -> None:
+    try:
+        action(alembic_config(database_url), revision)
+    except DBAPIError as error:
+        raise translate(error) from error
+    except CommandError as error:
+        known = ", ".join(
+            sorted(one.revision for one in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
+        )
+        raise ConfigurationError(f"revision {revision!r}: {error}. Known here: {known}") from None
 
 
 def revision_of(connection: Connection) -> str | None:

@@ -1,0 +1,83 @@
+"""What becomes of a worker: its children are replaced, its threads can't be stopped, it is asked to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import psutil
+import pytest
+
+from jobplatform.devstack.processes import end_named
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start(platform: Platform) -> Iterator[Start]:
+    """Start a worker for a test; returns its process."""
+    names = []
+
+    def begin(name: str, queue: str, *options: str) -> int:
+        names.append(name)
+        platform.stack.start_celery(name, queue, *options)
+        row = "SELECT pid FROM workers WHERE node LIKE :n AND stopped_at IS NULL ORDER BY started_at DESC LIMIT 1"
+        (pid,) = eventually(lambda: platform.sql(row, n=f"{name}@%"), 30, f"{name} has registered")
+        return int(pid)
+
+    yield begin
+    for name in names:
+        end_named(platform.stack.place, name)
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie"
+
+
+@pytest.mark.parametrize(
+    ("options", "least"),
+    [(("--max-tasks-per-child", "3"), 8), (("--max-memory-per-child", "1000"), 20)],
+    ids=["tasks", "memory"],
+)
+def test_children_are_replaced_and_no_run_is_cut(
+    platform: Platform, start: Start, options: tuple[str, str], least: int
+) -> None:
+    path = platform.file(f"replaced{options[0]}")
+    jobs = [platform.submit("acme.forged", {"path": path}) for _ in range(30)]
+    start("worker-replaced", "limbo", "-c", "2", *options)
+    for job_id in jobs:
+        assert platform.wait(job_id)["state"] == "succeeded"
+        assert platform.outcomes(job_id) == ["succeeded"]
+    calls = platform.calls(path)
+    assert len(calls) == 30 and len(set(calls)) >= least
+
+
+def test_a_worker_whose_threads_can_not_be_stopped_ends_and_the_next_one_works(
+    platform: Platform, start: Start
+) -> None:
+    first = start("worker-loose", "loose", "--pool", "threads", "-c", "2")
+    path = platform.file("stuck")
+    job_id = platform.submit("acme.stuck", {"path": path, "seconds": 600})
+    eventually(lambda: platform.calls(path), 20, "it runs")
+    platform.api.call("POST", f"/v1/jobs/{job_id}/cancel", {"reason": "stuck"})
+    job = platform.wait(job_id)
+    assert (job["state"], platform.outcomes(job_id)) == ("cancelled", ["cancelled"])
+    eventually(lambda: is_gone(first), 30, "half of its threads are stuck")
+    start("worker-loose", "loose", "--pool", "threads", "-c", "2")
+    assert platform.wait(platform.submit("acme.stuck", {"path": path}))["state"] == "succeeded"
+
+
+def test_an_ending_worker_gives_back_what_its_threads_run(platform: Platform, start: Start) -> None:
+    first = start("worker-loose", "loose", "--pool", "threads", "-c", "4")
+    path = platform.file("given-back")
+    job_id = platform.submit("acme.stuck", {"path": path, "seconds": 600})
+    eventually(lambda: platform.calls(path), 20, "it runs")
+    os.kill(first, signal.SIGTERM)
+    eventually(lambda: is_gone(first), 30, "it ends when JOBPLATFORM_SHUTDOWN_SECONDS are over")
+    assert platform.outcomes(job_id) == ["released"]
+    start("worker-loose", "loose", "--pool", "threads", "-c", "4")
+    job = platform.wait(job_id)
+    assert (job["state"], job["result"]["calls"], job["attempt"]) == ("succeeded", 2, 1)
