@@ -55,7 +55,9 @@ def test_a_killed_worker_loses_its_runs_and_they_run_again_elsewhere(platform: P
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
     job = platform.wait(job_id)
     assert (job["state"], job["result"]["calls"]) == ("succeeded", 2)
-    assert platform.outcomes(job_id) == ["lost", "succeeded"]
+    lost, succeeded = platform.runs(job_id)
+    assert (lost["outcome"], succeeded["outcome"]) == ("lost", "succeeded")
+    assert "session of its worker has ended" in lost["error"]["message"], "three beats, not a lease"
     assert platform.sql("SELECT crash_count, lost_count FROM job_history WHERE id = :i", i=job_id) == [(0, 1)]
 
 

@@ -9,6 +9,7 @@ from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger, open_ledger
 from jobplatform.usecases import end_runs, keep_worker
 from tests.support.ledgers import Book, card, registry
 from tests.support.waiting import eventually
@@ -132,6 +133,42 @@ def test_a_late_report_changes_nothing(book: Book) -> None:
         end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"}) == "moved on"
     )
     assert book.row(job_id).state == "succeeded"
+
+
+def beaten_by(book: Book, *, ends: bool) -> Ledger:
+    """Let the book's worker beat on a session of its own."""
+    session = open_ledger(book.url, name="worker parent", connections=1)
+    keep_worker.beat(session, book.worker, [])
+    if ends:
+        session.close()
+        left = "SELECT count(*)::int FROM pg_stat_activity a JOIN workers w ON a.pid = w.session_pid"
+        eventually(lambda: book.all(left) == [0])
+    return session
+
+
+def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_lease(book: Book) -> None:
+    job_id, _ = book.running()
+    beaten_by(book, ends=True)
+    with book.ledger.transaction() as connection:
+        assert workers.rescue_runs(connection, 3600.0, 60.0) == [], "it may have lost its connection, and beat soon"
+        (run,) = workers.rescue_runs(connection, 3600.0, 0.0)
+    assert (run.outcome, book.row(job_id).lost_count) == ("lost", 1)
+    (error,) = book.all("SELECT error ->> 'message' FROM job_runs WHERE job_id = :id", id=job_id)
+    assert "session of its worker has ended" in error
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["its session stands", "its session is not known"])
+def test_a_frozen_worker_or_one_behind_a_pooler_has_a_lease(book: Book, known: bool) -> None:
+    job_id, _ = book.running()
+    session = beaten_by(book, ends=False)
+    if not known:
+        session.close()
+        book.do("UPDATE workers SET session_pid = NULL")
+    with book.ledger.transaction() as connection:
+        assert workers.rescue_runs(connection, 3600.0, 0.0) == []
+        assert len(workers.rescue_runs(connection, 0.0, 0.0)) == 1
+    assert book.row(job_id).lost_count == 1
+    session.close()
 
 
 def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:

@@ -17,6 +17,10 @@ from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
+#: beats that a worker whose session has ended may miss: it connects again at its next one, when it lives. With the
+#: poll its runs begin anew within three beats
+GONE_BEATS = 2
+
 
 class Rescuer:
     """Polls every beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
@@ -48,7 +52,7 @@ class Rescuer:
         if (now - self._unbroken_since).total_seconds() < self._lease_seconds:
             return 0
         with self._ledger.transaction() as connection:
-            ended = workers.rescue_runs(connection, self._lease_seconds)
+            ended = workers.rescue_runs(connection, self._lease_seconds, GONE_BEATS * self._beat_seconds)
         for run in ended:
             dispatcher_metrics().rescued.labels(run.outcome).inc()
             log.warning("run_rescued", job_id=str(run.job_id), run_no=run.run_no, outcome=run.outcome, state=run.state)

@@ -46,6 +46,7 @@ workers = Table(
     moment("previous_beat_at"),
     Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     moment("stopped_at"),
+    Column("session_pid", Integer, comment="of the Postgres session that wrote the last beat"),
     Index("ix_workers_beat_at", "beat_at"),
 )
 

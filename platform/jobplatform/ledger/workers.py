@@ -42,12 +42,18 @@ def stop_worker(connection: Connection, worker_id: UUID) -> None:
     )
 
 
-_RESCUE = text("SELECT job_id, run_no, outcome, state FROM rescue_runs(:lease_seconds, :limit)")
+_RESCUE = text("SELECT job_id, run_no, outcome, state FROM rescue_runs(:lease_seconds, :limit, :gone_seconds)")
 
 
-def rescue_runs(connection: Connection, lease_seconds: float, limit: int = 100) -> Sequence[Row[Any]]:
-    """Call `rescue_runs.sql`; returns the runs it ended."""
-    return connection.execute(_RESCUE, {"lease_seconds": lease_seconds, "limit": limit}).all()
+def rescue_runs(
+    connection: Connection, lease_seconds: float, gone_seconds: float | None = None, limit: int = 100
+) -> Sequence[Row[Any]]:
+    """Call `rescue_runs.sql`; returns the runs it ended.
+
+    `gone_seconds`: how long a worker's beat may be old whose session has ended; None: a lease, as for others.
+    """
+    values = {"lease_seconds": lease_seconds, "limit": limit, "gone_seconds": gone_seconds}
+    return connection.execute(_RESCUE, values).all()
 
 
 def forget_stopped(connection: Connection, days: int = 7) -> int:

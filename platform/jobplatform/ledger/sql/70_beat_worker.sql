@@ -8,7 +8,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE workers SET
         previous_holding = holding, previous_beat_at = beat_at,
-        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp()
+        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp(), session_pid = pg_backend_pid()
     WHERE id = p_worker AND stopped_at IS NULL;
     IF NOT FOUND THEN
         RETURN QUERY SELECT false, NULL::uuid, NULL::uuid, NULL::double precision;

@@ -1,8 +1,14 @@
 -- End the runs whose worker is gone, or lives but holds them no more (its pool child was killed).
 --
+-- A process that dies closes its sockets: when the session that wrote its last beat has ended and none has come since
+-- for `p_gone_seconds`, its worker is gone. One that is frozen or cut off keeps its session, and has a lease. Behind a
+-- pooler the session stays, and the lease decides, too.
+--
 -- SKIP LOCKED keeps two rescuers and a settling worker out of each other's way; what is found is looked at again
 -- under the row's lock with a fresh snapshot of the beat (rule 10), so that a beat that came in between counts.
-CREATE OR REPLACE FUNCTION rescue_runs(p_lease_seconds double precision, p_limit integer)
+CREATE OR REPLACE FUNCTION rescue_runs(
+    p_lease_seconds double precision, p_limit integer, p_gone_seconds double precision DEFAULT NULL
+)
 RETURNS TABLE (job_id uuid, run_no integer, outcome text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -18,6 +24,7 @@ BEGIN
         WHERE j.state = 'running' AND (
             k.id IS NULL OR k.stopped_at IS NOT NULL
             OR k.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds)
+            OR (k.beat_at < clock_timestamp() - make_interval(secs => p_gone_seconds) AND session_has_ended(k.session_pid))
             OR (j.run_started_at < k.previous_beat_at
                 AND NOT j.lease_id = ANY (k.holding) AND NOT j.lease_id = ANY (k.previous_holding)))
         ORDER BY j.run_started_at LIMIT p_limit
@@ -34,6 +41,10 @@ BEGIN
         ELSIF w.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds) THEN
             v_outcome := 'lost';
             v_reason := format('no beat of its worker for %s s', p_lease_seconds);
+        ELSIF w.beat_at < clock_timestamp() - make_interval(secs => p_gone_seconds)
+            AND session_has_ended(w.session_pid) THEN
+            v_outcome := 'lost';
+            v_reason := format('the session of its worker has ended, and no beat came for %s s', p_gone_seconds);
         ELSIF candidate.run_started_at < w.previous_beat_at
             AND NOT candidate.lease_id = ANY (w.holding) AND NOT candidate.lease_id = ANY (w.previous_holding) THEN
             v_outcome := 'crashed';
@@ -48,3 +59,9 @@ BEGIN
         WHERE s.verdict = 'settled';
     END LOOP;
 END $$;
+
+-- Whether a session of this server is there no more; NULL when it is not known which.
+CREATE OR REPLACE FUNCTION session_has_ended(p_pid integer) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT CASE WHEN p_pid IS NOT NULL THEN NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid = p_pid) END
+$$;

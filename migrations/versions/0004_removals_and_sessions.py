@@ -1,6 +1,7 @@
-"""Files that nobody names any more: a cancelled run's, to be removed by a worker.
+"""Files of cancelled runs, to be removed by a worker; the session of a worker's beats, whose end tells of its death.
 
-Compatible with the running code: it removes them by itself, and finds no record then.
+Compatible with the running code: it removes files by itself, and finds no record then; what names no session keeps its
+runs for a lease.
 """
 
 from __future__ import annotations
@@ -15,6 +16,12 @@ depends_on = None
 
 
 def upgrade() -> None:
+    op.add_column(
+        "workers",
+        sa.Column(
+            "session_pid", sa.Integer(), nullable=True, comment="of the Postgres session that wrote the last beat"
+        ),
+    )
     op.create_table(
         "artifact_removals",
         sa.Column("location", sa.Text(), nullable=False, comment="key below JOBPLATFORM_ARTIFACT_URL"),
@@ -25,4 +32,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION IF EXISTS rescue_runs(double precision, integer, double precision)")
+    op.execute("DROP FUNCTION IF EXISTS session_has_ended(integer)")
     op.drop_table("artifact_removals")
+    op.drop_column("workers", "session_pid")
