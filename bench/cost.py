@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from bench.sides import Bare, Ours, Pool
-from jobplatform.devstack.rabbitmq import get_management
+from jobplatform.devstack.rabbitmq import call_management
 from jobplatform.devstack.stack import Stack
 
 #: until servers have told their collectors: RabbitMQ does every five seconds, Postgres' backends within one
@@ -57,7 +57,7 @@ def measure(stack: Stack, side: Ours | Bare, jobs: int) -> dict[str, Any]:
 def _count(stack: Stack, side: Ours | Bare) -> dict[str, float]:
     time.sleep(TOLD_SECONDS)
     (row,) = side.rows(_POSTGRES)
-    connections: Any = get_management(stack.place, "/api/connections")
+    connections: Any = call_management(stack.place, "/api/connections")
     log = (stack.place.logs / "postgres.log").read_bytes()
     return {
         **row._mapping,

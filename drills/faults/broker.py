@@ -31,7 +31,8 @@ def broker_killed(world: World, size: float) -> Hits:
 def broker_wiped(world: World, size: float) -> Hits:
     """RabbitMQ is killed and its data deleted, with messages in it; what it loads at its start must do."""
     with _backlog(world) as lost:
-        world.wipe_broker()
+        world.kill(world.broker())
+    world.wipe_broker()
     wait(5 * size)
     world.start_broker(apply=False)
     return lost
@@ -41,7 +42,7 @@ def broker_wiped(world: World, size: float) -> Hits:
 def vhost_wiped(world: World, size: float) -> Hits:
     """Somebody deletes the vhost, with queues, exchanges, permissions and connections."""
     with _backlog(world) as lost:
-        world.rabbitmqctl("delete_vhost", "jobplatform")
+        rabbitmq.call_management(world.place, "/api/vhosts/jobplatform", "DELETE")
     wait(5 * size)
     world.rabbitmqctl("import_definitions", world.definitions())
     return lost

@@ -24,7 +24,6 @@ from jobplatform.devstack.place import CHECKOUT, NAME_VARIABLE, open_place
 from jobplatform.devstack.processes import marked, script
 from jobplatform.errors import ConfigurationError
 from tests.e2e.conftest import Platform
-from tests.support.fixtures import manage
 from tests.support.waiting import eventually
 
 NAME = "test-dev"
@@ -143,9 +142,9 @@ def test_servers_that_are_named_are_used(platform: Platform) -> None:
     ledger = platform.stack.open_ledger()
     with ledger.statement() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    manage(place, "PUT", f"/api/vhosts/{name}", b"{}")
-    rights = b'{"configure": ".*", "write": ".*", "read": ".*"}'
-    manage(place, "PUT", f"/api/permissions/{name}/{rabbitmq.USER}", rights)
+    rabbitmq.call_management(place, f"/api/vhosts/{name}", "PUT", {})
+    rights = {"configure": ".*", "write": ".*", "read": ".*"}
+    rabbitmq.call_management(place, f"/api/permissions/{name}/{rabbitmq.USER}", "PUT", rights)
     plain = platform.stack.database_url.replace("+psycopg2", "").rsplit("/", 1)[0] + f"/{name}"
     done = run("demo", JOBPLATFORM_DATABASE_URL=plain, JOBPLATFORM_BROKER_URL=rabbitmq.url(place, name))
     assert done.returncode == 0, done.stdout + done.stderr
@@ -158,7 +157,7 @@ def test_servers_that_are_named_are_used(platform: Platform) -> None:
     with ledger.statement() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
     ledger.close()
-    manage(place, "DELETE", f"/api/vhosts/{name}")
+    rabbitmq.call_management(place, f"/api/vhosts/{name}", "DELETE")
 
 
 def test_two_checkouts_never_share_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:

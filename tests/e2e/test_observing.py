@@ -109,7 +109,7 @@ def test_flower_wants_its_login(platform: Platform) -> None:
 def test_every_process_has_the_rights_of_its_role_and_no_more(platform: Platform) -> None:
     users = {
         connection["client_properties"].get("connection_name", "worker"): connection["user"]
-        for connection in rabbitmq.get_management(platform.stack.place, "/api/connections")
+        for connection in rabbitmq.call_management(platform.stack.place, "/api/connections")
     }
     assert users["jobplatform dispatcher"] == "dispatcher"
     assert set(users.values()) <= {"dispatcher", "worker", "monitor"}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import uuid
 from collections.abc import Iterator
-from urllib.request import Request, urlopen
 
 import pytest
 
@@ -34,26 +32,12 @@ def broker_url(place: Place) -> Iterator[str]:
     from jobplatform.broker.topology import build_topology, choose_queue_type
 
     name = f"t-{uuid.uuid4().hex[:10]}"
-    manage(place, "PUT", f"/api/vhosts/{name}")
-    manage(
-        place,
-        "PUT",
-        f"/api/permissions/{name}/{rabbitmq.USER}",
-        b'{"configure": ".*", "write": ".*", "read": ".*"}',
-    )
+    rabbitmq.call_management(place, f"/api/vhosts/{name}", "PUT")
+    everything = {"configure": ".*", "write": ".*", "read": ".*"}
+    rabbitmq.call_management(place, f"/api/permissions/{name}/{rabbitmq.USER}", "PUT", everything)
     url = rabbitmq.url(place, name)
     with connected(url, name="test") as connection:
         kind = choose_queue_type("auto", server_version(connection))
         declare_topology(connection, build_topology(("email", "video", "llm"), kind))
     yield url
-    manage(place, "DELETE", f"/api/vhosts/{name}")
-
-
-def manage(place: Place, method: str, path: str, body: bytes | None = None) -> None:
-    """Call RabbitMQ's management API."""
-    request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=body, method=method)
-    token = base64.b64encode(f"{rabbitmq.USER}:{place.secret}".encode()).decode()
-    request.add_header("Authorization", f"Basic {token}")
-    request.add_header("Content-Type", "application/json")
-    with urlopen(request, timeout=20):
-        pass
+    rabbitmq.call_management(place, f"/api/vhosts/{name}", "DELETE")

@@ -67,7 +67,7 @@ def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) 
 
     def ready() -> bool:
         close(connect(url(place), name="jobplatform dev"))
-        return bool(get_management(place, "/api/overview"))
+        return bool(call_management(place, "/api/overview"))
 
     wait_for("RabbitMQ", ready, seconds=90, process=process, log=place.logs / "rabbitmq.log")
 
@@ -105,13 +105,16 @@ def control(place: Place, *arguments: str) -> str:
     return said.decode(errors="replace")
 
 
-def get_management(place: Place, path: str) -> object:
-    """GET a path of the management API."""
-    request = Request(f"http://127.0.0.1:{place.ports['management']}{path}")
+def call_management(place: Place, path: str, method: str = "GET", body: object = None) -> Any:
+    """Call the management API; returns what it says, None when that is nothing."""
+    data = None if body is None else orjson.dumps(body)
+    request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=data, method=method)
     token = base64.b64encode(f"{USER}:{place.secret}".encode()).decode()
     request.add_header("Authorization", f"Basic {token}")
-    with urlopen(request, timeout=5) as answer:
-        return orjson.loads(answer.read())
+    request.add_header("Content-Type", "application/json")
+    with urlopen(request, timeout=20) as answer:
+        said = answer.read()
+    return orjson.loads(said) if said else None
 
 
 def _environment(place: Place, home: Path) -> dict[str, str]:
