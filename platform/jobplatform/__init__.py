@@ -7,8 +7,19 @@ A team that adds its own kind of job needs only what is exported here::
 
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import kind
-from jobplatform.domain.retry import Exponential, Fixed, Steps
+from jobplatform.domain.retry import Exponential, Fixed, Steps, read_retry_after
 from jobplatform.errors import Permanent, Retryable, Snooze
 
 __version__ = "0.1.0"
-__all__ = ["Context", "Exponential", "Fixed", "Permanent", "Retryable", "Snooze", "Steps", "kind", "__version__"]
+__all__ = [
+    "Context",
+    "Exponential",
+    "Fixed",
+    "Permanent",
+    "Retryable",
+    "Snooze",
+    "Steps",
+    "kind",
+    "read_retry_after",
+    "__version__",
+]

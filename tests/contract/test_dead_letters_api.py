@@ -125,6 +125,25 @@ def test_an_explanation_of_every_end_says_who_and_why(api: Client, book: Book, d
     assert api.get(f"/v1/jobs/{uuid4()}/explain")[0] == 404
 
 
+def test_an_explanation_of_what_is_amiss_in_a_run_and_of_other_ends(api: Client, book: Book, dead: str) -> None:
+    silent, _ = book.running()
+    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '100 s'")
+    assert explained(api, silent) == ["running", "worker_silent"]
+    api.post(f"/v1/jobs/{silent}/cancel", {"reason": "enough"})
+    assert explained(api, silent) == ["running", "worker_silent", "cancel_requested"]
+    api.post(f"/v1/jobs/{dead}/discard", {"reason": "wrong address"})
+    (reason,) = api.get(f"/v1/jobs/{dead}/explain")[1]["reasons"]
+    assert reason["code"] == "discarded" and "wrong address" in reason["message"]
+    late = book.submit()
+    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=late)
+    book.do("SELECT * FROM wake_jobs(10, NULL)")
+    assert explained(api, late) == ["expired"]
+    waiting = book.submit("test.llm")
+    book.do("UPDATE queues SET paused_at = clock_timestamp(), paused_until = '2099-01-01T00:00:00Z' WHERE name = 'llm'")
+    reasons = api.get(f"/v1/jobs/{waiting}/explain")[1]["reasons"]
+    assert reasons[0]["code"] == "paused" and "until 2099-01-01" in reasons[0]["message"]
+
+
 def test_a_held_job_shows_its_effect_and_is_resolved(api: Client, book: Book) -> None:
     job_id, lease_id = book.running()
     book.do(

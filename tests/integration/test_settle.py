@@ -152,3 +152,22 @@ def test_a_retry_that_would_come_too_late_is_a_dead_letter(book: Book, outcome: 
     if state == "dead":
         found = book.row(job_id).error
         assert (found["code"], found["last"]) == ("too_old", "busy")
+
+
+@pytest.mark.parametrize("outcome", ["crashed", "lost"])
+def test_crashed_and_lost_runs_back_off_by_their_own_count(book: Book, outcome: str) -> None:
+    """0, 1, 3, 7 s …, 5 minutes at the most: one bad host must not be hammered, one bad moment costs nothing."""
+    job_id = book.submit()
+    book.do("UPDATE jobs SET crash_limit = 100, lost_limit = 100")
+    waits = []
+    for _ in range(12):
+        book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
+        book.all("SELECT * FROM wake_jobs(10, NULL)")
+        book.dispatch(job_id)
+        lease_id = new_id()
+        book.claim(job_id, lease_id)
+        book.settle(job_id, lease_id, outcome, None, error={"code": outcome, "message": "x", "retryable": True})
+        row = book.row(job_id)
+        waits.append(round((row.run_at - row.state_at).total_seconds()))
+    assert waits == [0, 1, 3, 7, 15, 31, 63, 127, 255, 300, 300, 300]
+    assert row.attempt == 0, "they use up no attempt"

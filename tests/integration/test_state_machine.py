@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from jobplatform.domain.states import FINAL, Event, State, may_lead_to
-from jobplatform.ledger import dead_letters, dispatching, jobs, queues, runs, workers
+from jobplatform.ledger import dead_letters, dispatching, effects, jobs, queues, runs, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import keep_worker
 from tests.support.ledgers import Book
@@ -24,6 +24,7 @@ ENDS = [
     ("timed_out", "scheduled"),
     ("snoozed", "scheduled"),
     ("released", "available"),
+    ("held", "held"),
     ("cancelled", "cancelled"),
     ("crashed", None),
     ("lost", None),
@@ -38,7 +39,7 @@ class Ledgers(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters"):
+        for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters", "effects"):
             self.book.do(f"TRUNCATE {table}")
         self.book.do("UPDATE queues SET paused_at = NULL")
         keep_worker.register(self.book.ledger, self.book.worker)
@@ -67,6 +68,8 @@ class Ledgers(RuleBasedStateMachine):
         outcome, state = end
         if state == "scheduled" and outcome != "snoozed" and row is not None and row.attempt >= row.max_attempts:
             state = "dead"  # as the worker decides
+        if outcome == "held":  # by an effect that a run before has left unknown
+            effects.begin_effect(self.book.ledger, self.ids[which], held, "e", new_id(), "hold")
         settlement = runs.Settlement(outcome, state, error=None if outcome == "succeeded" else ERROR)
         runs.settle_run(self.book.ledger, self.ids[which], held, settlement)
 
@@ -99,6 +102,19 @@ class Ledgers(RuleBasedStateMachine):
     def discard(self, which: int) -> None:
         with self.book.ledger.transaction() as connection:
             dead_letters.discard_job(connection, self.book.tenant_id, self.ids[which], "p", {"by": "p"})
+
+    @rule(which=st.integers(0, 1), happened=st.booleans())
+    def resolve(self, which: int, happened: bool) -> None:
+        with self.book.ledger.transaction() as connection:
+            effects.resolve_effect(
+                connection,
+                self.book.tenant_id,
+                self.ids[which],
+                "e",
+                happened=happened,
+                receipt=None,
+                data={"by": "p"},
+            )
 
     @rule(which=st.integers(0, 1), priority=st.sampled_from([None, 1, 9]), hours=st.sampled_from([None, -1, 1]))
     def change(self, which: int, priority: int | None, hours: int | None) -> None:

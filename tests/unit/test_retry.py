@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from jobplatform import Exponential, Fixed, Steps
+from jobplatform import Exponential, Fixed, Steps, read_retry_after
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.errors import ConfigurationError
 from tests.support.ledgers import Anything
@@ -40,3 +42,23 @@ def test_an_age_that_is_none_is_refused() -> None:
     kind = Kind("a.b", "q", Anything, lambda payload, ctx: None, max_age_seconds=0)
     with pytest.raises(ConfigurationError, match="max_age_seconds > 0"):
         KindRegistry().add(kind)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("Fri, 20 Nov 2026 12:00:30 GMT", 30.0),
+        ("Fri, 20 Nov 2026 11:00:00 GMT", 0.0),
+        ("Fri, 20 Nov 2026 12:01:00 -0000", 60.0),
+        (None, None),
+        ("", None),
+        ("-5", None),
+        ("soon", None),
+        ("²", None),
+    ],
+)
+def test_retry_after_is_read_in_both_of_its_forms(value: str | None, seconds: float | None) -> None:
+    noon = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()
+    assert read_retry_after(value, lambda: noon) == seconds

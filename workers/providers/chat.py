@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from jobplatform.config import settings
+from jobplatform.domain.retry import read_retry_after
 from jobplatform.errors import JobCancelled, Permanent, Retryable
 
 
@@ -104,7 +105,7 @@ class OpenAIChat:
 def _judge(status: int, message: str, retry_after: str | None) -> Retryable | Permanent:
     """429 and 5xx (and 408, 409) may pass; other 4xx will not."""
     if status in (408, 409, 429) or status >= 500:
-        after = float(retry_after) if retry_after and retry_after.isdigit() else None
+        after = read_retry_after(retry_after)
         code = "llm_rate_limited" if status == 429 else "llm_unavailable"
         return Retryable(f"the model server answered {status}: {message}", after=after, code=code)
     return Permanent(f"the model server refused with {status}: {message}", code="llm_refused")

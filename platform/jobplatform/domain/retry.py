@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from typing import Protocol
 
 from jobplatform.errors import ConfigurationError
@@ -78,3 +81,22 @@ class Steps:
 
 def _jittered(seconds: float, jitter: float, random: Callable[[], float]) -> float:
     return seconds * (1 - jitter + 2 * jitter * random())
+
+
+def read_retry_after(value: str | None, now: Callable[[], float] = time.time) -> float | None:
+    """Return the seconds that a Retry-After header asks for; None when there is none, or when it can't be read.
+
+    Both of its forms (RFC 9110, 10.2.3): seconds, or an HTTP-date, of which what is left from now on. For
+    `raise Retryable("…", after=read_retry_after(response.headers.get("Retry-After")))`.
+    """
+    if not value:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:  # "-0000": UTC, of an unknown place
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, moment.timestamp() - now())
