@@ -1,0 +1,141 @@
+"""The operator's commands, on a real ledger: what they say, what they do, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from jobplatform.broker.publisher import Publisher
+from jobplatform.cli.main import cli
+from jobplatform.config import Settings
+from jobplatform.dispatch.guard import guard_epoch
+from jobplatform.errors import JobNotFound, NotReplayable
+from jobplatform.ledger import dead_messages, effects
+from jobplatform.ledger.ids import new_id
+from tests.support.ledgers import Book
+
+Ask = Callable[..., Result]
+
+
+@pytest.fixture
+def ask(book: Book, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    config = Settings(database_url=book.url, broker_url=broker_url)
+    monkeypatch.setattr("jobplatform.config.settings", lambda: config)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object) -> Result:
+        return CliRunner().invoke(cli, [str(one) for one in arguments])
+
+    return run
+
+
+def dead(book: Book, **order: Any) -> UUID:
+    job_id, lease_id = book.running(**order)
+    book.settle(
+        job_id, lease_id, "failed", "dead", error={"code": "smtp_refused", "message": "550", "retryable": False}
+    )
+    return job_id
+
+
+def test_a_job_is_explained_as_table_and_as_json(book: Book, ask: Ask) -> None:
+    job_id = dead(book)
+    shown = ask("jobs", "explain", job_id)
+    assert shown.exit_code == 0 and "replay or discard it" in shown.output and "running" in shown.output
+    found = orjson.loads(ask("jobs", "explain", job_id, "--json").output)
+    assert (found["state"], [one["code"] for one in found["reasons"]]) == ("dead", ["dead"])
+    assert isinstance(ask("jobs", "explain", uuid4()).exception, JobNotFound)
+    assert ask("jobs", "explain", "x").exit_code == 2
+
+
+def test_a_job_is_cancelled_replayed_changed_and_discarded_and_its_history_says_by_whom(book: Book, ask: Ask) -> None:
+    job_id = book.submit()
+    assert ask("jobs", "cancel", job_id, "--reason", "late").output == f"{job_id} is cancelled\n"
+    assert ask("jobs", "replay", job_id).output == f"{job_id} is available\n"
+    assert isinstance(ask("jobs", "replay", job_id).exception, NotReplayable)
+    assert ask("jobs", "change", job_id).exit_code == 2
+    assert ask("jobs", "change", job_id, "--run-at", "2099-01-31T12:00:00Z").output == f"{job_id} is scheduled\n"
+    assert ask("jobs", "change", job_id, "--priority", "10").exit_code == 2
+    gone = dead(book)
+    assert ask("jobs", "discard", gone).exit_code == 2, "a reason is asked for"
+    assert ask("jobs", "discard", gone, "--reason", "wrong address").output == f"{gone} is discarded\n"
+    by = book.all("SELECT DISTINCT data ->> 'by' FROM job_events WHERE data ? 'by'")
+    assert [one.partition(":")[0] for one in by] == ["cli"]
+
+
+def test_a_held_job_is_resolved(book: Book, ask: Ask) -> None:
+    job_id, lease_id = book.running()
+    effects.begin_effect(book.ledger, job_id, lease_id, "charge", new_id(), "hold")
+    book.settle(job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "?", "retryable": False})
+    assert ask("jobs", "resolve", job_id, "charge", "--happened", "--receipt", "{").exit_code == 2
+    done = ask("jobs", "resolve", job_id, "charge", "--happened", "--receipt", '{"n": 1}')
+    assert done.output == f"{job_id} is available\n"
+    assert book.all("SELECT state, receipt FROM effects") == [("done", {"n": 1})]
+
+
+def test_dead_letters_are_shown_first_and_replayed_when_told_to(book: Book, ask: Ask) -> None:
+    ids = [dead(book, tags=["a"]), dead(book, tags=["b"])]
+    preview = ask("dead", "replay", "acme", "--tag", "a")
+    assert "1 dead letters" in preview.output and "smtp_refused" in preview.output
+    assert {book.row(one).state for one in ids} == {"dead"}
+    assert ask("dead", "replay", "nobody").exit_code == 1
+    assert "1 jobs" in ask("dead", "replay", "acme", "--tag", "a", "--yes").output
+    assert [book.row(one).state for one in ids] == ["available", "dead"]
+    assert "1 jobs" in ask("dead", "replay", "acme", "--code", "smtp_refused", "--rate", "1", "--yes").output
+
+
+def test_dead_messages_are_listed_and_shown(book: Book, ask: Ask) -> None:
+    kept = {
+        "queue": "email",
+        "reason": "malformed",
+        "detail": "no headers",
+        "job_id": None,
+        "dispatch_no": None,
+        "kind": None,
+        "message": {"headers": {}},
+        "body": b"\xff!",
+        "body_bytes": 2,
+    }
+    with book.ledger.transaction() as connection:
+        dead_messages.put_dead_messages(connection, [kept])
+    (number,) = book.all("SELECT id FROM dead_messages")
+    assert "no headers" in ask("dead", "messages").output
+    assert "no headers" not in ask("dead", "messages", "--reason", "stale").output
+    assert orjson.loads(ask("dead", "message", number).output)["body"] == "\ufffd!"
+    assert ask("dead", "message", number + 1).exit_code == 1
+
+
+def test_queues_are_paused_until_a_time_and_resumed(book: Book, ask: Ask) -> None:
+    assert "queues: email" in ask("queues", "pause", "nowhere").output
+    assert ask("queues", "pause", "email", "--until", "2020-01-01T00:00:00Z").exit_code == 2
+    assert "until 2099-01-31" in ask("queues", "pause", "email", "--until", "2099-01-31T12:00:00Z").output
+    assert book.all("SELECT paused_until IS NOT NULL FROM queues WHERE name = 'email'") == [True]
+    assert ask("queues", "resume", "email").output == "email is resumed\n"
+
+
+def test_the_audit_ends_with_0_when_all_adds_up_and_with_1_when_not(book: Book, ask: Ask, broker_url: str) -> None:
+    publisher = Publisher(broker_url)
+    guard_epoch(book.ledger, publisher)
+    publisher.close()
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id)
+    clean = ask("audit", "--json")
+    assert (clean.exit_code, orjson.loads(clean.output)["findings"]) == (0, [])
+    assert "all adds up" in ask("audit").output
+    book.do("DELETE FROM job_history WHERE id = :id", id=job_id)
+    wrong = ask("audit", "--json", "--without-broker")
+    assert wrong.exit_code == 1 and orjson.loads(wrong.output)["findings"]
+    assert "findings" in ask("audit", "--without-broker").output
+
+
+def test_a_rebuild_returns_what_was_dispatched(book: Book, ask: Ask) -> None:
+    job_id = book.submit()
+    book.dispatch(job_id)
+    assert "queues: email" in ask("rebuild", "nowhere").output
+    done = ask("rebuild", "email")
+    assert done.output == "1 dispatched jobs of email go out again\n"
+    assert book.row(job_id).state == "available"
