@@ -28,6 +28,7 @@ class Rule(Enum):
     RETURN_WHAT_WAS_NOT_CLAIMED = "a child's death before its claim is acknowledged, and nothing else"
     CRASH_AFTER_A_BEAT = "a dead child is reported at once, also while the whole worker is being killed"
     UNBROKEN_VIEW = "a run whose worker's beat is old is lost, also after an outage of the ledger"
+    SESSION_AND_SILENCE = "a worker whose session with the ledger has ended is gone, whether it beats or not"
     EPOCH_ALWAYS = "what a wiped broker held is dispatched again once, when the wipe is found"
     RECORDER = "what the broker dead-letters is left there"
     RECORDER_LOOKS = "what the broker dead-letters is dispatched again, without a look at the job"
@@ -96,6 +97,8 @@ class World(NamedTuple):
     gone: frozenset[int] = frozenset()
     paused: bool = False
     old_beats: bool = False
+    #: the session of a worker that lives has ended; it beats on the next one
+    cut_session: bool = False
     #: dispatch number that the outstanding marker was sent after; 0: there is none
     marker: int = 0
     marker_seen: bool = False
@@ -202,6 +205,8 @@ class Model:
     def _ledger(self, world: World) -> Iterator[Step[World]]:
         if world.old_beats:
             yield Step("beats come again", world._replace(old_beats=False))
+        if world.cut_session:
+            yield Step("the worker beats on another session", world._replace(cut_session=False))
         if world.paused:
             yield Step("the queue is resumed", world._replace(paused=False))
         if world.job.state != "running":
@@ -214,6 +219,8 @@ class Model:
             yield Step("rescue: no beat names its lease", self._end(_crash(world))._replace(wrong=FALSE_CRASH))
         elif world.old_beats and not self._on(Rule.UNBROKEN_VIEW):
             yield Step("rescue: its worker's beat is old", self._end(world)._replace(wrong=ROBBED))
+        elif world.cut_session and not self._on(Rule.SESSION_AND_SILENCE):
+            yield Step("rescue: its worker's session has ended", self._end(world)._replace(wrong=ROBBED))
 
     def _end(self, world: World) -> World:
         """End the run without success: again, or not."""
@@ -315,6 +322,9 @@ class Model:
             yield Step("FAULT: the dispatcher dies", world._replace(dispatcher=Dispatcher()), fault=True)
         if not world.old_beats:
             yield Step("FAULT: the ledger was away", world._replace(old_beats=True), fault=True)
+        if not world.cut_session and world.job.state == "running":
+            cut = world._replace(cut_session=True)
+            yield Step("FAULT: its worker's session with the ledger is killed", cut, fault=True)
         if world.queue and self._marker:
             yield Step("FAULT: the queue is purged", world._replace(queue=()), fault=True)
         if world.queue and world.queue[0] != MARKER:
