@@ -29,6 +29,8 @@ from workers.watchdog import Watchdog
 
 log = get_log(__name__)
 
+#: a beat that is missed is tried again soon: without a session of its own a worker has little more than two
+RETRIES_PER_BEAT = 4
 SWEEP_SECONDS = 5.0
 #: files in one sweep: the next beat must not wait long
 SWEEP_FILES = 20
@@ -77,14 +79,16 @@ class Heart:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            pause = self._settings.beat_seconds
             try:
                 self.beat()
             except (LedgerUnavailable, OutcomeUnknown) as error:
+                pause /= RETRIES_PER_BEAT
                 worker_metrics().beats.labels("missed").inc()
                 log.warning("beat_missed", error=str(error))
             except Exception:  # the beat must go on: without it every run of this worker is taken away
                 log.exception("beat_failed")
-            self._stop.wait(self._settings.beat_seconds)
+            self._stop.wait(pause)
         try:
             self.beat()
             keep_worker.sign_off(parent_ledger(), self.card)

@@ -17,13 +17,14 @@ from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
-#: beats that a worker whose session has ended may miss: it connects again at its next one, when it lives. With the
-#: poll its runs begin anew within three beats
-GONE_BEATS = 2
+#: polls in a beat, and how old in beats the last sign of a worker may be whose session has ended: it connects again at
+#: its next beat, when it lives. Together its runs begin anew within three beats
+POLLS_PER_BEAT = 2
+GONE_BEATS = 2.5
 
 
 class Rescuer:
-    """Polls every beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
+    """Polls twice a beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
     database's clock: a host that was suspended shows no error.
     """
 

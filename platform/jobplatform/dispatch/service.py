@@ -13,7 +13,7 @@ from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.pace import Pace
 from jobplatform.dispatch.queue_round import RoundReport, run_round
-from jobplatform.dispatch.rescue import Rescuer
+from jobplatform.dispatch.rescue import POLLS_PER_BEAT, Rescuer
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, workers
@@ -51,7 +51,7 @@ class Dispatcher:
         self._duties = Duties(settings, self._ledger, self._publisher, lambda: self._broker_error)
         self._guard_every = Every(GUARD_SECONDS)
         self._slots_every = Every(SLOTS_SECONDS)
-        self._rescue_every = Every(settings.beat_seconds)
+        self._rescue_every = Every(settings.beat_seconds / POLLS_PER_BEAT)
         self._due_every = Every(settings.dispatch_poll_seconds)
         self._all_due_every = Every(ALL_DUE_SECONDS)
         self._waiting_every = Every(settings.dispatch_poll_seconds)
