@@ -1,0 +1,95 @@
+"""What nobody needs any more is forgotten, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, workers
+from jobplatform.ledger.ids import new_id
+from tests.support.ledgers import Book
+
+#: table → what puts two rows there, the first of them old; and what forgets
+RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "dead_messages": (
+        "INSERT INTO dead_messages (at, reason, detail, message, body, body_bytes) "
+        "SELECT clock_timestamp() - days * interval '1 day', 'stale', 'x', '{}', '', 0 "
+        "FROM unnest(ARRAY[31, 29]) AS days",
+        dead_messages.forget_dead_messages,
+    ),
+    "workers": (
+        "INSERT INTO workers (id, node, host, pid, pool, slots, queues, kinds, beat_at) "
+        "SELECT gen_random_uuid(), 'n', 'h', 1, 'prefork', 1, '{}', '{}', clock_timestamp() - days * interval '1 day' "
+        "FROM unnest(ARRAY[8, 6]) AS days",
+        workers.forget_stopped,
+    ),
+    "dispatchers": (
+        "INSERT INTO dispatchers (id, host, pid, beat_at) "
+        "SELECT gen_random_uuid(), 'h', 1, clock_timestamp() - hours * interval '1 hour' "
+        "FROM unnest(ARRAY[25, 23]) AS hours",
+        dispatching.forget_dispatcher,
+    ),
+    "idempotency_keys": (
+        "INSERT INTO idempotency_keys (tenant_id, key, request_hash, job_id, expires_at) "
+        "SELECT gen_random_uuid(), 'k', '', gen_random_uuid(), clock_timestamp() + hours * interval '1 hour' "
+        "FROM unnest(ARRAY[-1, 1]) AS hours",
+        keys.forget_expired_keys,
+    ),
+    "unique_locks": (
+        "INSERT INTO unique_locks (tenant_id, key, job_id, expires_at) "
+        "SELECT gen_random_uuid(), 'k', gen_random_uuid(), clock_timestamp() + hours * interval '1 hour' "
+        "FROM unnest(ARRAY[-1, NULL]) AS hours",
+        keys.forget_expired_locks,
+    ),
+    "replays": (
+        "INSERT INTO replays (id, tenant_id, created_by, state, filter, chosen, ended_at) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), 'x', 'done', '{}', 1, clock_timestamp() - days * interval '1 day'"
+        " FROM unnest(ARRAY[31, 29]) AS days",
+        dead_letters.forget_replays,
+    ),
+}
+
+
+@pytest.mark.parametrize("table", list(RETENTION))
+def test_what_is_old_goes_and_the_rest_stays(book: Book, table: str) -> None:
+    fill, forget = RETENTION[table]
+    before = book.all(f"SELECT count(*)::int FROM {table}")[0]
+    book.do(fill)
+    with book.ledger.transaction() as connection:
+        forget(connection)
+    assert book.all(f"SELECT count(*)::int FROM {table}") == [before + 1]
+
+
+def test_the_jobs_of_a_forgotten_replay_go_with_it(book: Book) -> None:
+    book.do(RETENTION["replays"][0])
+    book.do("INSERT INTO replay_jobs (replay_id, job_id, run_no) SELECT id, gen_random_uuid(), 1 FROM replays")
+    with book.ledger.transaction() as connection:
+        dead_letters.forget_replays(connection)
+    assert book.all("SELECT count(*)::int FROM replay_jobs JOIN replays ON id = replay_id") == [1]
+    assert book.all("SELECT count(*)::int FROM replay_jobs") == [1]
+
+
+def test_dead_messages_are_bounded_in_number_too(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_messages, "KEEP_MESSAGES", 3)
+    for _ in range(4):
+        book.do(RETENTION["dead_messages"][0].replace("31, 29", "1, 1"))
+    with book.ledger.transaction() as connection:
+        assert dead_messages.forget_dead_messages(connection) == 5
+    newest = book.all("SELECT id FROM dead_messages ORDER BY id")
+    assert newest == book.all("SELECT generate_series(max(id) - 2, max(id)) FROM dead_messages")
+
+
+def test_an_effect_is_kept_as_long_as_its_job_may_run_again(book: Book) -> None:
+    live, lease_id = book.running()
+    ended, ended_lease = book.running()
+    for job_id, lease in ((live, lease_id), (ended, ended_lease)):
+        effects.begin_effect(book.ledger, job_id, lease, "charge", new_id(), "hold")
+    book.settle(ended, ended_lease)
+    with book.ledger.transaction() as connection:
+        assert effects.forget_effects(connection) == 0, "90 days"
+    book.do("UPDATE effects SET intended_at = clock_timestamp() - interval '91 days'")
+    with book.ledger.transaction() as connection:
+        assert effects.forget_effects(connection) == 1
+    assert book.all("SELECT job_id FROM effects") == [live]
