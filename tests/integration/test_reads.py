@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
+from jobplatform.dispatch.gauges import QueueGauges
 from jobplatform.errors import JobNotFound
 from jobplatform.ledger import jobs, keys
 from jobplatform.ledger.ids import new_id
@@ -132,3 +135,18 @@ def test_celery_sees_what_the_ledger_sees(book: Book, monkeypatch) -> None:
     assert states == ["PENDING", "STARTED", "SUCCESS", "FAILURE", "RETRY", "PENDING"]
     assert AsyncResult(str(done), app=app).get(timeout=5) == {"n": 1}
     assert "it broke" in str(AsyncResult(str(dead), app=app).result)
+
+
+def test_the_gauges_tell_of_dead_letters_and_of_jobs_that_are_overdue(book: Book) -> None:
+    def told() -> dict[str, float]:
+        families = QueueGauges(book.ledger, 20.0).collect()
+        return {one.name: sample.value for one in families for sample in one.samples if not sample.labels}
+
+    assert told() == {"jobplatform_ledger_up": 1, "jobplatform_dead_letters": 0, "jobplatform_overdue_seconds": 0}
+    book.submit(run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert told()["jobplatform_overdue_seconds"] == 0
+    book.do("UPDATE jobs SET run_at = clock_timestamp() - interval '100 s'")
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
+    found = told()
+    assert found["jobplatform_dead_letters"] == 1 and 100 <= found["jobplatform_overdue_seconds"] < 200

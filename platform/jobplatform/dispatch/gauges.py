@@ -40,7 +40,7 @@ class QueueGauges:
         try:
             with self._ledger.statement() as connection:
                 rows = queues.measure_queues(connection, self._lease_seconds)
-                dead = queues.dead_letters(connection)
+                dead, overdue = queues.dead_letters(connection), queues.overdue_seconds(connection)
         except LedgerUnavailable:
             up.add_metric([], 0)
             yield up
@@ -52,9 +52,9 @@ class QueueGauges:
             for row in rows:
                 family.add_metric([row.queue], float(row._mapping[column]))
             yield family
-        family = GaugeMetricFamily("jobplatform_dead_letters", "Jobs that need a person, at most 10000", labels=[])
-        family.add_metric([], dead)
-        yield family
+        yield GaugeMetricFamily("jobplatform_dead_letters", "Jobs that need a person, at most 10000", dead)
+        about = "How long the first scheduled job has been due: a dispatcher makes it available within a second"
+        yield GaugeMetricFamily("jobplatform_overdue_seconds", about, overdue)
 
 
 def watch_queues(settings: Settings) -> None:

@@ -118,3 +118,14 @@ def dead_letters(connection: Connection) -> int:
     """Return how many jobs need a person, of all tenants, counted up to `COUNT_CAP`."""
     statement = text("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'held') LIMIT :cap) AS dead")
     return int(connection.execute(statement, {"cap": COUNT_CAP}).scalar_one())
+
+
+_OVERDUE = text(
+    "SELECT greatest(0, extract(epoch FROM clock_timestamp() - run_at))::double precision FROM jobs "
+    "WHERE state = 'scheduled' ORDER BY run_at LIMIT 1"
+)
+
+
+def overdue_seconds(connection: Connection) -> float:
+    """Return how long the first scheduled job has been due without having been made available; 0 when none is."""
+    return float(connection.execute(_OVERDUE).scalar_one_or_none() or 0.0)
