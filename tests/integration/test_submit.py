@@ -15,6 +15,7 @@ from jobplatform.errors import (
     IdempotencyInProgress,
     InvalidPayload,
     InvalidRequest,
+    LedgerBusy,
     LedgerUnavailable,
     OutcomeUnknown,
     UnknownKind,
@@ -163,3 +164,28 @@ def test_a_submit_waits_for_no_other_submit(book: Book) -> None:
 def test_a_call_inside_an_open_transaction_of_the_same_thread_is_a_bug_that_is_told(book: Book) -> None:
     with book.round(ledger=book.ledger), pytest.raises(RuntimeError, match="open on this thread"):
         submit(book)
+
+
+def test_a_statement_that_takes_too_long_is_refused_and_nothing_is_written(book: Book) -> None:
+    slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN new; END'"
+    book.do(slow)
+    book.do("CREATE TRIGGER slow BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    ledger = open_ledger(book.url, name="hasty", limits=Limits(statement_ms=200))
+    for key in ("k", None):
+        with pytest.raises(LedgerBusy):
+            submit(book, ledger, key=key)
+    book.do("DROP TRIGGER slow ON jobs")
+    assert book.all("SELECT count(*)::int FROM jobs") == [0]
+    assert submit(book, ledger, key="k").created, "the key was not bound"
+    ledger.close()
+    book.assert_conserved()
+
+
+def test_all_connections_in_use_is_told_as_busy(book: Book) -> None:
+    ledger = open_ledger(book.url, name="small", connections=1)
+    ledger.transactions.pool._timeout = 0.1
+    with ledger.transaction(), pytest.raises(LedgerBusy, match="in use"), ledger.transaction():
+        pass
+    with ledger.transaction() as connection:
+        assert connection.execute(text("SELECT 1")).scalar_one() == 1
+    ledger.close()
