@@ -72,7 +72,7 @@ def play(world: World, fault: Fault, size: float) -> Outcome:
         time.sleep(CALM_SECONDS * max(size, 0.25))
         hits = fault.do(world, size)
         began = time.monotonic()
-        _wait_for_flow(world, load)
+        world.wait_for_flow(PATIENCE_SECONDS)
         to_flow = time.monotonic() - began
         time.sleep(CALM_SECONDS * max(size, 0.25))
     finally:
@@ -89,14 +89,6 @@ def _start_long_run(world: World, load: Load) -> Accepted:
         raise AssertionError("the platform took no job before the fault")
     wait_for("the long run", lambda: world.sink.count(long.key) > 0, seconds=PATIENCE_SECONDS)
     return long
-
-
-def _wait_for_flow(world: World, load: Load) -> None:
-    """Wait until a job that is submitted now succeeds."""
-    probe = load.submit()
-    if probe is None:
-        raise AssertionError("nothing was accepted any more")
-    world.wait_state(probe.job_id, "succeeded", PATIENCE_SECONDS)
 
 
 def _drain(world: World, accepted: list[Accepted]) -> int:

@@ -273,6 +273,18 @@ class World:
         )
         return str(rows[0][0]) if rows else "gone"
 
+    def wait_for_flow(self, seconds: float = 120.0) -> None:
+        """Wait until a job that is submitted now succeeds."""
+        payload = {"sink": self.sink.url, "key": f"probe-{time.time_ns()}"}
+        found: list[str] = []
+
+        def flows() -> bool:
+            if not found:
+                found.append(self.caller.call("POST", "/v1/jobs", {"kind": "drill.plain", "payload": payload})["id"])
+            return self.state(found[0]) == "succeeded"
+
+        wait_for("a job to succeed", flows, seconds=seconds)
+
     def wait_state(self, job_id: str, state: str, seconds: float) -> None:
         """Wait until a job is in a state."""
         wait_for(f"job {job_id} to be {state}", lambda: self.state(job_id) == state, seconds=seconds)
