@@ -68,19 +68,8 @@ def machine() -> dict[str, object]:
     }
 
 
-def test_the_demo_shows_the_main_job_and_leaves_nothing() -> None:
-    before = machine()
-    done = run("demo")
-    assert done.returncode == 0, done.stdout + done.stderr
-    for words in ("Hello Ada", "report.csv", "h264", "mpeg4", "640 × 360", "tokens", "email.send", "make up"):
-        assert words in done.stdout, words
-    assert machine() == before
-    assert not places.stack_folder(NAME).exists()
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_an_interrupted_demo_is_cleaned_up_by_itself_or_by_the_next_run(number: signal.Signals) -> None:
-    before = machine()
+def interrupted_demo(number: signal.Signals) -> None:
+    """Start a demo, and end it by a signal when it starts its own processes."""
     process = subprocess.Popen(
         [str(script("jobplatform")), "dev", "demo"],
         env=environment(),
@@ -97,10 +86,23 @@ def test_an_interrupted_demo_is_cleaned_up_by_itself_or_by_the_next_run(number: 
     process.stdout.read()
     process.wait(60)
     assert process.returncode != 0
-    if number == signal.SIGKILL:
-        assert marked(open_place(NAME)), "a killed command could clean up nothing"
-        again = run("demo")
-        assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_the_demo_shows_the_main_job_and_leaves_nothing_also_after_one_that_was_killed() -> None:
+    before = machine()
+    interrupted_demo(signal.SIGKILL)
+    assert marked(open_place(NAME)), "a killed command could clean up nothing"
+    done = run("demo")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for words in ("Hello Ada", "report.csv", "h264", "mpeg4", "640 × 360", "tokens", "email.send", "make up"):
+        assert words in done.stdout, words
+    assert machine() == before
+    assert not places.stack_folder(NAME).exists() and not marked(open_place(NAME))
+
+
+def test_an_interrupted_demo_cleans_up_by_itself() -> None:
+    before = machine()
+    interrupted_demo(signal.SIGINT)
     assert not marked(open_place(NAME))
     assert machine()["listening"] == before["listening"]
 
