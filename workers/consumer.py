@@ -8,11 +8,11 @@ rejected to `jobs.dead`, where it is kept, and the worker goes on.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 from uuid import UUID
 
+from celery.utils.threads import bound_open_broker_sockets
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
@@ -26,7 +26,7 @@ from workers.task import LEASE, WORKER
 
 log = get_log(__name__)
 
-#: of RabbitMQ, to what is not a delivery
+#: to a good-bye
 ANSWER_SECONDS = 1.0
 #: between two tries to reach RabbitMQ, at most
 RECONNECT_SECONDS = 2.0
@@ -51,15 +51,22 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
             note, callback=maybe_shutdown, interval_start=0.2, interval_step=0.4, interval_max=RECONNECT_SECONDS
         )
 
-    def connection_for_write(self, *args: Any, **kwargs: Any) -> Any:
-        """Connect for events, and wait for nothing there: under an alarm RabbitMQ reads nothing from who has published,
-        not even a good-bye, and a worker that was told to end, or reconnects, would hang until the alarm ends."""
-        return _patient(super().connection_for_write(*args, **kwargs))
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """As Celery, which closes its connection for events when it connects again, and would wait for the answer."""
+        self._bound_good_byes()
+        super().on_connection_error_after_connected(exc)
 
     def shutdown(self) -> None:
-        """As Celery; of the connection that consumes the same holds when it has answered a remote command."""
-        _patient(self.connection)
+        """As Celery, which waits for RabbitMQ's good-bye; the pool has ended, everything is acknowledged."""
+        self._bound_good_byes()
         super().shutdown()
+
+    def _bound_good_byes(self) -> None:
+        """Wait for answers for a moment only. Under an alarm RabbitMQ reads nothing from who has published, not even a
+        good-bye: a worker that was told to end, or reconnects, would hang until the alarm ends."""
+        for connection in (self.connection, getattr(self.event_dispatcher, "connection", None)):
+            if connection is not None:
+                bound_open_broker_sockets(connection, ANSWER_SECONDS)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
         """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""
@@ -102,13 +109,6 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
     def _refuse(self, message: Any, reason: str) -> None:
         log.warning("message_refused", reason=reason, queue=message.delivery_info.get("routing_key"))
         message.reject_log_error(log, self.connection_errors)
-
-
-def _patient(connection: Any) -> Any:
-    """Let nobody wait for more than `ANSWER_SECONDS` for what RabbitMQ says on this connection."""
-    with suppress(AttributeError, OSError):  # it is closed already
-        connection.connection.transport.sock.settimeout(ANSWER_SECONDS)
-    return connection
 
 
 def rebuild(message: Any) -> None:

@@ -56,7 +56,8 @@ class Deliveries:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[UUID, Held] = {}
-        self._orphans: dict[UUID, float] = {}
+        #: what the pool gave up, and since when (time.monotonic)
+        self._orphans: dict[UUID, tuple[float, Held]] = {}
         self._reports: list[Report] = []
         #: lease → job of messages that came and whose run has not begun: more than what is in the pool
         self._waiting: dict[UUID, UUID] = {}
@@ -96,23 +97,30 @@ class Deliveries:
         with self._lock:
             self._held[held.lease_id] = held
 
-    def started(self, lease_id: UUID, pid: int) -> None:
-        """Note which process took it."""
+    def started(self, held: Held, pid: int) -> None:
+        """Note which process took it: also one that was given up, and forgotten: it runs, so beats must name it."""
+        lease_id = held.lease_id
         with self._lock:
             self._waiting.pop(lease_id, None)
-            if lease_id in self._held:
-                self._held[lease_id].pid = pid
+            _, given_up = self._orphans.pop(lease_id, (0.0, held))
+            self._held.setdefault(lease_id, given_up).pid = pid
 
     def remove(self, lease_id: UUID) -> Held | None:
         """Note that it came back; None when somebody noted that before."""
         with self._lock:
             self._waiting.pop(lease_id, None)
-            return self._held.pop(lease_id, None)
+            _, given_up = self._orphans.pop(lease_id, (0.0, None))
+            return self._held.pop(lease_id, given_up)
 
     def get(self, lease_id: UUID) -> Held | None:
         """Return a delivery that is in the pool."""
         with self._lock:
             return self._held.get(lease_id)
+
+    def in_pool(self) -> list[Held]:
+        """Return all that the pool has, or may have: what it gave up runs when a child had it after all."""
+        with self._lock:
+            return [*self._held.values(), *(held for _, held in self._orphans.values())]
 
     def taken(self) -> list[Held]:
         """Return the deliveries that a child has."""
@@ -132,14 +140,13 @@ class Deliveries:
         with self._lock:
             self._waiting.clear()  # RabbitMQ has them again
             for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
-                del self._held[lease_id]
-                self._orphans[lease_id] = time.monotonic()
+                self._orphans[lease_id] = (time.monotonic(), self._held.pop(lease_id))
 
     def orphans(self, older_than_seconds: float) -> list[UUID]:
         """Return the leases that were given up this long ago."""
         with self._lock:
             limit = time.monotonic() - older_than_seconds
-            return [lease_id for lease_id, since in self._orphans.items() if since < limit]
+            return [lease_id for lease_id, (since, _) in self._orphans.items() if since < limit]
 
     def forget_orphans(self, leases: Iterable[UUID]) -> None:
         """Take leases off that nobody runs."""

@@ -18,7 +18,6 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.keep_artifacts import ArtifactStore, sweep_removals
 from jobplatform.usecases.keep_worker import WorkerCard
 from workers.context import remove_leftovers
 from workers.deliveries import UNKNOWN_KIND, Deliveries, Report
@@ -31,9 +30,6 @@ log = get_log(__name__)
 
 #: a beat that is missed is tried again soon: without a session of its own a worker has little more than two
 RETRIES_PER_BEAT = 4
-SWEEP_SECONDS = 5.0
-#: files in one sweep: the next beat must not wait long
-SWEEP_FILES = 20
 
 
 class Heart:
@@ -54,7 +50,6 @@ class Heart:
         self._stopper = stopper or Stopper(card, deliveries, settings)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
-        self._swept_at = 0.0
 
     def start(self) -> None:
         """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
@@ -97,7 +92,6 @@ class Heart:
 
     def beat(self) -> None:
         """Beat once, then carry out what was waiting for it."""
-        note_peaks(self._deliveries.taken())
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
         orders = keep_worker.beat(
@@ -105,6 +99,7 @@ class Heart:
         )
         self._deliveries.forget_markers(markers)
         worker_metrics().beats.labels("written").inc()
+        note_peaks(self._deliveries.taken())
         for report in reports:
             self._try_to_end(report)
         if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
@@ -113,7 +108,6 @@ class Heart:
         if self._watchdog is not None and self._stopper.shutting_down_since is None:
             self._watchdog.look(parent_ledger())
         self._stopper.look(orders)
-        self._sweep()
 
     def _try_to_end(self, report: Report) -> None:
         try:
@@ -151,20 +145,3 @@ class Heart:
         log.warning("run_ended_by_parent", job_id=str(held.job_id), outcome=outcome, state=state, reason=report.reason)
         report.ack()
         self._deliveries.reported(report)
-
-    def _sweep(self) -> None:
-        """Remove files of cancelled runs, also of those that were not ours."""
-        now = time.monotonic()
-        if now - self._swept_at < SWEEP_SECONDS:
-            return
-        self._swept_at = now
-        try:
-            removed = sweep_removals(parent_ledger(), ArtifactStore(self._settings.artifact_url), SWEEP_FILES)
-        except (LedgerUnavailable, OutcomeUnknown):
-            raise
-        except Exception:  # of the store: it must not cost a beat
-            log.exception("files_not_removed")
-            return
-        if removed:
-            self._swept_at = 0.0  # there may be more
-            log.info("files_removed", count=removed)

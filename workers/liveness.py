@@ -18,6 +18,7 @@ from jobplatform.usecases.keep_worker import WorkerCard
 from workers.deliveries import DELIVERIES
 from workers.heart import Heart
 from workers.process import WORKER_ID
+from workers.sweeping import Sweeper
 from workers.watchdog import Watchdog, missing_consumers
 
 LOST_CHILD_SECONDS = 1.0
@@ -63,6 +64,9 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         worker_shutting_down.connect(lambda **_: heart.shut_down(), weak=False)
         worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
         heart.start()
+        sweeper = Sweeper(config)
+        worker_shutdown.connect(lambda **_: sweeper.stop(), weak=False)
+        sweeper.start()
         if config.metrics_port:
             serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:

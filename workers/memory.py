@@ -26,7 +26,7 @@ def note_peaks(children: Iterable[Held]) -> None:
 def peak_memory_of(pid: int) -> int | None:
     """Return the most memory a process has used so far, in bytes; None where the kernel does not tell (not Linux)."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return None
     found = next((line for line in lines if line.startswith("VmHWM:")), None)

@@ -29,7 +29,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Note which child has it."""
-        DELIVERIES.started(self.lease_id, pid)
+        DELIVERIES.started(self.held(), pid)
         super().on_accepted(pid, time_accepted)
 
     def revoked(self) -> bool:

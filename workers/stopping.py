@@ -76,12 +76,11 @@ class Stopper:
     def _give_back(self) -> None:
         """The time of a shutdown is over: what still runs is stopped, and its job is available again at once."""
         limit, since = self._settings.shutdown_seconds, self.shutting_down_since
-        left = [held for lease_id in self._deliveries.leases() if (held := self._deliveries.get(lease_id)) is not None]
-        alive = [held for held in left if held.lease_id not in self._abandoned]
+        alive = [held for held in self._deliveries.in_pool() if held.lease_id not in self._abandoned]
         if limit and since is not None and time.monotonic() - since >= limit:
             for held in alive:
                 if self._can_kill:
-                    if held.lease_id not in self.given_back:
+                    if held.pid and held.lease_id not in self.given_back:
                         self.given_back.add(held.lease_id)
                         self._kill(held, "run_given_back")
                 else:

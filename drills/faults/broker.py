@@ -108,8 +108,10 @@ def alarm(world: World, size: float) -> Hits:
 def disk_alarm(world: World, size: float) -> Hits:
     """The same, because the disk is nearly full."""
     world.rabbitmqctl("set_disk_free_limit", "1000000GB")
-    wait(max(3.0, 10 * size))
-    world.rabbitmqctl("set_disk_free_limit", "50MB")
+    try:
+        wait(max(3.0, 10 * size))
+    finally:
+        world.rabbitmqctl("set_disk_free_limit", "50MB")
     return {}
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import psycopg2
 
 from drills.faults.fault import Hits, fault
+from drills.faults.messages import dead_messages, newest_dead_message
 from drills.world import DISPATCHERS, LEASE_SECONDS, World, wait
 from jobplatform.devstack import postgres
+from jobplatform.devstack.processes import wait_for
 
 
 @fault("Postgres kill -9", shows=("refused or unknown",))
@@ -92,10 +94,12 @@ def disk_full(world: World, size: float) -> Hits:
     """Every commit that changes a job fails as it does on a full disk (53100), after everything has gone well."""
     connection = _connect(world)
     _run(connection, FILL)
-    wait(max(2.0, 10 * size))
-    failed = _run(connection, "SELECT last_value FROM drill_full")
-    _run(connection, "DROP TRIGGER drill_full ON jobs; DROP FUNCTION drill_full(); DROP SEQUENCE drill_full")
-    connection.close()
+    try:
+        wait(max(2.0, 10 * size))
+        failed = _run(connection, "SELECT last_value FROM drill_full")
+    finally:
+        _run(connection, "DROP TRIGGER drill_full ON jobs; DROP FUNCTION drill_full(); DROP SEQUENCE drill_full")
+        connection.close()
     return {"commits failed": failed}
 
 
@@ -132,7 +136,7 @@ def answers_lost(world: World, size: float) -> Hits:
 @fault("dispatcher killed between publish and commit")
 def before_commit(world: World, size: float) -> Hits:
     """A dispatcher dies when its messages are confirmed and its marks are not committed, several times."""
-    rounds = max(2, int(10 * size))
+    rounds, before = max(2, int(10 * size)), newest_dead_message(world)
     for _ in range(rounds):
         killed = threading.Event()
 
@@ -153,7 +157,9 @@ def before_commit(world: World, size: float) -> Hits:
             finally:
                 world.dispatcher_proxy.stops = None
         wait(1.0)
-    return {"killed": rounds}
+    # a message without a mark is stale at its claim; the same job's next one has the same number, and runs
+    wait_for("stale messages", lambda: dead_messages(world, before)["stale"] > 0, seconds=30)
+    return {"killed": rounds, "messages without a mark": dead_messages(world, before)["stale"]}
 
 
 def _connect(world: World) -> Any:

@@ -12,6 +12,7 @@ from drills.world import API, BEAT_SECONDS, DISPATCHERS, LEASE_SECONDS, WORKERS,
 from jobplatform.devstack.place import CHECKOUT
 from jobplatform.devstack.processes import wait_for
 from jobplatform.devstack.system import apt_install
+from jobplatform.dispatch.rescue import GONE_BEATS
 from jobplatform.errors import ConfigurationError
 
 
@@ -25,15 +26,15 @@ def none(world: World, size: float) -> Hits:
 @fault("kill -9 at random: child, worker, dispatcher, API", Runs.CUT, shows=("runs crashed or lost",))
 def kills(world: World, size: float) -> Hits:
     """A pool child, a worker, a dispatcher or the API is killed at random, about every second, for a minute."""
-    dice, hits = random.Random(1), Hits()
-    since = world.now()
-    end = lasting(60 * size, lambda: len(hits) >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
+    dice, since = random.Random(1), world.now()
+    hits = {"children": 0, "workers": 0, "APIs and dispatchers": 0}
+    end = lasting(60 * size, lambda: all(hits.values()) and world.runs_ended(since, "crashed", "lost") > 0)
     while end:
         name = dice.choice([*WORKERS, *WORKERS, *DISPATCHERS, API])
         children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 else []
         world.kill(dice.choice(children) if children else world.head(name))
         what = "children" if children else "workers" if name in WORKERS else "APIs and dispatchers"
-        hits[what] = hits.get(what, 0) + 1
+        hits[what] += 1
         wait(dice.uniform(0.5, 1.5))
     return hits
 
@@ -124,13 +125,12 @@ def poisoned(world: World, size: float) -> Hits:
     return {"children crashed": crashed[0][0], "poison jobs buried": len(jobs)}
 
 
-@fault("workers and dispatchers frozen for a moment")
+@fault("workers frozen for less than a lease")
 def hiccups(world: World, size: float) -> Hits:
-    """Everything of ours stands still for less than a lease, as on a machine that is overloaded: nothing is lost."""
+    """The workers stand still, as on a machine that is overloaded, longer than one whose session had ended might."""
     rounds = max(2, int(10 * size))
     for _ in range(rounds):
-        heads = [world.head(name) for name in (*WORKERS, *DISPATCHERS)]
-        with world.frozen([*heads, *(pid for name in WORKERS for pid in world.pool_children(name))]):
-            wait(LEASE_SECONDS / 2)
-        wait(2 * BEAT_SECONDS)
+        wait(LEASE_SECONDS + 2 * BEAT_SECONDS)  # until rescue has an unbroken view
+        with world.frozen([pid for name in WORKERS for pid in (world.head(name), *world.pool_children(name))]):
+            wait((GONE_BEATS * BEAT_SECONDS + LEASE_SECONDS) / 2)
     return {"frozen": rounds}

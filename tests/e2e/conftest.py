@@ -65,6 +65,10 @@ class Platform:
         """The pids of the processes that ran the handler, counted outside the platform's tables."""
         return [int(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
 
+    def started(self, path: str) -> int:
+        """Wait until a handler has counted in this file; returns the last caller's pid."""
+        return eventually(lambda: self.calls(path))[-1]
+
     def pids(self, name: str) -> list[int]:
         return sorted(pid for pid, tag in marked(self.stack.place).items() if tag == name)
 
@@ -89,7 +93,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     extra = {
         "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs",
         "JOBPLATFORM_QUEUES": orjson.dumps(
-            {**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}, "loose": {"pool": "threads"}}
+            {**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}, "loose": {"pool": "threads", "prefetch": 4}}
         ).decode(),
         "JOBPLATFORM_MARKER_SECONDS": "2",
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),

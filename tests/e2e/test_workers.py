@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
+from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.processes import end_named
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
@@ -81,3 +82,24 @@ def test_an_ending_worker_gives_back_what_its_threads_run(platform: Platform, st
     start("worker-loose", "loose", "--pool", "threads", "-c", "4")
     job = platform.wait(job_id)
     assert (job["state"], job["result"]["calls"], job["attempt"]) == ("succeeded", 2, 1)
+
+
+def test_what_waits_in_a_thread_pool_runs_once_also_when_the_connection_is_lost_meanwhile(
+    platform: Platform, start: Start
+) -> None:
+    """RabbitMQ has its message again, the pool's own queue runs it nevertheless, long after it was given up."""
+    start("worker-loose", "loose", "--pool", "threads", "-c", "1")
+    first, second = platform.file("in front"), platform.file("behind")
+    front = platform.submit("acme.stuck", {"path": first, "seconds": 4})
+    eventually(lambda: platform.calls(first), 20, "it runs")
+    behind = platform.submit("acme.stuck", {"path": second, "seconds": 4})
+    waits = "SELECT count(*)::int FROM workers WHERE CAST(:i AS uuid) = ANY (waiting)"
+    eventually(lambda: platform.sql(waits, i=behind) == [1], 20, "its message is with the worker")
+    rabbitmq.control(platform.stack.place, "close_all_connections", "-p", "jobplatform", "a test")
+    for job_id, path in ((front, first), (behind, second)):
+        assert platform.wait(job_id)["state"] == "succeeded"
+        assert (platform.outcomes(job_id), len(platform.calls(path))) == (["succeeded"], 1)
+
+
+def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:
+    platform.stack.run("audit", "--json")

@@ -17,7 +17,7 @@ from jobplatform.ledger import jobs
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.keep_artifacts import ArtifactStore, sweep_removals
+from jobplatform.usecases.keep_artifacts import sweep_removals
 from tests.support.ledgers import Anything, Book
 from workers import attempt, context
 
@@ -244,7 +244,7 @@ def test_a_cancelled_run_leaves_no_artifacts(book: Book, tmp_path) -> None:
     _, row = run(book, handler)
     assert row.state == "cancelled"
     assert book.all("SELECT count(*)::int FROM artifacts") == [0]
-    assert sweep_removals(book.ledger, ArtifactStore(tmp_path.as_uri())) == 1, "its worker's parent does it"
+    assert sweep_removals(book.ledger, tmp_path.as_uri()) == 1, "its worker's parent does it"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

@@ -150,6 +150,7 @@ def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_leas
     job_id, _ = book.running()
     beaten_by(book, ends=True)
     with book.ledger.transaction() as connection:
+        assert workers.rescue_runs(connection, 3600.0, None) == []
         assert workers.rescue_runs(connection, 3600.0, 60.0) == [], "it may have lost its connection, and beat soon"
         (run,) = workers.rescue_runs(connection, 3600.0, 0.0)
     assert (run.outcome, book.row(job_id).lost_count) == ("lost", 1)
@@ -223,6 +224,28 @@ def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeyp
     eventually(lambda: mine.beat() is None and deliveries.leases() == [lease_id], 5)
     book.settle(job_id, lease_id)
     eventually(lambda: mine.beat() is None and deliveries.leases() == [], 5)
+
+
+@pytest.mark.parametrize("forgotten", [False, True])
+def test_what_was_given_up_and_starts_after_all_is_held_again(forgotten: bool) -> None:
+    """A thread's queue outlives the connection: what RabbitMQ has again runs from there, first."""
+    deliveries, held = Deliveries(), Held(new_id(), 1, new_id(), "test.echo")
+    deliveries.add(held)
+    deliveries.orphan_unstarted()
+    assert deliveries.in_pool() == [held] and deliveries.get(held.lease_id) is None
+    if forgotten:
+        deliveries.forget_orphans([held.lease_id])
+    deliveries.started(held, 7)
+    assert deliveries.taken() == [held] and deliveries.leases() == [held.lease_id]
+    assert deliveries.remove(held.lease_id) == held
+    assert deliveries.leases() == [] and deliveries.remove(held.lease_id) is None
+
+
+def test_what_was_given_up_can_be_reported() -> None:
+    deliveries, held = Deliveries(), Held(new_id(), 1, new_id(), "test.echo")
+    deliveries.add(held)
+    deliveries.orphan_unstarted()
+    assert deliveries.remove(held.lease_id) == held, "its child died, or was killed at its hard limit"
 
 
 def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:

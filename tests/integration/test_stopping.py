@@ -44,8 +44,9 @@ def threads(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[
 
 def started(book: Book, deliveries: Deliveries) -> tuple[UUID, UUID]:
     job_id, lease_id = book.running()
-    deliveries.add(Held(job_id, 1, lease_id, "test.echo"))
-    deliveries.started(lease_id, os.getpid())
+    held = Held(job_id, 1, lease_id, "test.echo")
+    deliveries.add(held)
+    deliveries.started(held, os.getpid())
     return job_id, lease_id
 
 
@@ -139,7 +140,10 @@ def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(book:
     assert book.all("SELECT job_id FROM artifacts") == [kept], "nobody sees it any more"
     files = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {str(job_id), str(kept)}
-    assert sweep_removals(book.ledger, store) == 1 and sweep_removals(book.ledger, store) == 0
+    elsewhere = (tmp_path / "not mounted").as_uri()
+    with pytest.raises(FileNotFoundError, match="mounted"):
+        sweep_removals(book.ledger, elsewhere)
+    assert [sweep_removals(book.ledger, tmp_path.as_uri()) for _ in range(2)] == [1, 0]
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {str(kept)}
 
 

@@ -22,19 +22,23 @@ def migrate(revision: str, down: bool) -> None:
     from jobplatform.ledger.session import open_ledger
 
     url = settings().database_url.get_secret_value()
+    ledger = open_ledger(url, name="migrate", connections=1)
+    with ledger.statement() as connection:
+        before = schema.revision_of(connection)
+    if not down and schema.is_behind(revision, before):
+        raise ConfigurationError(
+            f"the ledger is at revision {before}, which is newer than {revision}: --down goes back"
+        )
     if down:
         if revision == "head":
             raise click.UsageError("--down: expected --revision with the revision to go back to")
         schema.downgrade(url, revision)
     else:
         schema.upgrade(url, revision)
-    ledger = open_ledger(url, name="migrate", connections=1)
     with ledger.transaction() as connection:
         now = schema.revision_of(connection)
         if now == schema.head():
             for name, queue in settings().queues.items():
                 put_queue(connection, name, queue.window_min, queue.window_factor)
     ledger.close()
-    if not down and revision not in ("head", now):
-        raise ConfigurationError(f"the ledger is at revision {now}, which is newer than {revision}: --down goes back")
     click.echo(f"ledger is at revision {now or 'none'}; queues: {', '.join(settings().queues)}")

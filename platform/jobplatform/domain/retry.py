@@ -84,19 +84,22 @@ def _jittered(seconds: float, jitter: float, random: Callable[[], float]) -> flo
 
 
 def read_retry_after(value: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None when there is none, or when it can't be read.
+    """Return the seconds that a Retry-After header asks for; None when it asks for none, or can't be read.
 
-    Both of its forms (RFC 9110, 10.2.3): seconds, or an HTTP-date, of which what is left from now on. For
+    Both of its forms (RFC 9110, 10.2.3): seconds, or an HTTP-date, of which what is left from now on. A time that has
+    passed is none: the kind's own delay counts. For
     `raise Retryable("…", after=read_retry_after(response.headers.get("Retry-After")))`.
     """
     if not value:
         return None
-    if value.strip().isdecimal():
-        return float(value)
     try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
+        if value.strip().isdecimal():
+            seconds = float(value)
+        else:
+            moment = parsedate_to_datetime(value)
+            # "-0000" is UTC, of an unknown place
+            moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            seconds = moment.timestamp() - now()
+    except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:  # "-0000": UTC, of an unknown place
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, moment.timestamp() - now())
+    return seconds if 0 < seconds < float("inf") else None

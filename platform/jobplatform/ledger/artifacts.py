@@ -45,13 +45,15 @@ def get_artifact(connection: Connection, tenant_id: UUID, artifact_id: UUID) -> 
     ).one_or_none()
 
 
+_REMOVALS = text(
+    "SELECT location FROM (SELECT location FROM artifact_removals ORDER BY at LIMIT 1000) AS oldest "
+    "ORDER BY random() LIMIT :limit"
+)
+
+
 def removals(connection: Connection, limit: int) -> Sequence[str]:
-    """Return where files stand that nobody names any more, the oldest first."""
-    return (
-        connection.execute(text("SELECT location FROM artifact_removals ORDER BY at LIMIT :limit"), {"limit": limit})
-        .scalars()
-        .all()
-    )
+    """Return where files stand that nobody names any more: some of the oldest, not the same for everybody."""
+    return connection.execute(_REMOVALS, {"limit": limit}).scalars().all()
 
 
 def note_removed(connection: Connection, locations: Sequence[str]) -> None:

@@ -57,6 +57,19 @@ def head() -> str:
     return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
 
 
+def is_behind(revision: str, current: str | None) -> bool:
+    """Return whether a revision is an earlier one than the ledger's."""
+    if current is None:
+        return False
+    script = ScriptDirectory.from_config(alembic_config(""))
+    try:
+        wanted = script.get_revision(revision)
+        passed = {one.revision for one in script.iterate_revisions(current, "base")} - {current}
+    except CommandError:  # a relative one, or not known here: Alembic says so
+        return False
+    return wanted is not None and wanted.revision in passed
+
+
 def upgrade(database_url: str, revision: str = "head") -> None:
     """Bring the ledger to `revision`. Safe beside another deployer: an advisory lock makes one wait for the other.
 

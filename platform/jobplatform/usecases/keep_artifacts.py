@@ -65,6 +65,15 @@ class ArtifactStore:
         except (FileNotFoundError, OSError):
             pass
 
+    def remove_surely(self, location: str) -> None:
+        """Remove a file, or raise what the store says; one that is not there is removed, if the store itself is."""
+        if isinstance(self._files, LocalFileSystem) and not Path(self._root).is_dir():
+            raise FileNotFoundError(f"the artifact store {self._root} is not there: is it mounted?")
+        try:
+            self._files.rm_file(f"{self._root}/{location}")
+        except FileNotFoundError:
+            pass
+
     def read(self, location: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """Yield the bytes from `start` up to, not including, `end`. Raises `ArtifactNotFound` when the file is gone."""
         try:
@@ -154,20 +163,29 @@ def keep_output(
     return _public(values)
 
 
-def sweep_removals(ledger: Ledger, store: ArtifactStore, limit: int = 100) -> int:
-    """Remove files that nobody names any more, a cancelled run's; returns how many. Any number may do it at once.
+def sweep_removals(ledger: Ledger, url: str, limit: int = 100) -> int:
+    """Remove files that nobody names any more from the store at `url`; returns how many. Any number may do it at once.
 
-    A file is forgotten when it is gone: after a crash in between it is removed again. Raises a `LedgerUnavailable`.
+    A file is forgotten when it is gone: after a crash in between it is removed again, and one that can't be removed is
+    tried again. Raises a `LedgerUnavailable`, or the store's own error when it could remove nothing.
     """
     with ledger.statement() as connection:
         locations = artifacts.removals(connection, limit)
     if not locations:
         return 0
+    store, removed, failure = ArtifactStore(url), [], None
     for location in locations:
-        store.remove(location)
+        try:
+            store.remove_surely(location)
+        except Exception as error:  # whatever the store's library raises: the others are not to wait for this one
+            failure = error
+        else:
+            removed.append(location)
     with ledger.statement() as connection:
-        artifacts.note_removed(connection, locations)
-    return len(locations)
+        artifacts.note_removed(connection, removed)
+    if failure is not None and not removed:
+        raise failure
+    return len(removed)
 
 
 def _public(values: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,46 @@
+"""Removes files that nobody names any more, a cancelled run's; in its own thread: a store that hangs costs no beat."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+from jobplatform.config import Settings
+from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
+from jobplatform.observe.logs import get_log
+from jobplatform.usecases.keep_artifacts import sweep_removals
+from workers.process import ledger
+
+log = get_log(__name__)
+
+SWEEP_SECONDS = 5.0
+
+
+class Sweeper:
+    """Sweeps now and then until its process ends; what it leaves there another worker removes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+        self._stop = threading.Event()
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon; nobody waits for it."""
+        self._stop.set()
+
+    def _run(self) -> None:
+        pause = 0.0
+        while not self._stop.wait(pause):
+            pause = SWEEP_SECONDS * random.uniform(0.5, 1.5)  # not all workers at once
+            try:
+                if removed := sweep_removals(ledger("worker sweeper", connections=1), self._settings.artifact_url):
+                    log.info("files_removed", count=removed)
+                    pause = 0.1  # there may be more
+            except (LedgerUnavailable, OutcomeUnknown):
+                continue
+            except Exception:  # of the store
+                log.exception("files_not_removed")
