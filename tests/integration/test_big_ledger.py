@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
+from jobplatform.config import Settings
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.jobs import SubmitJob
-from jobplatform.ledger import dispatching, jobs, keys, queues, workers
+from jobplatform.ledger import (
+    dead_letters,
+    dead_messages,
+    dispatching,
+    jobs,
+    keys,
+    markers,
+    queues,
+    workers,
+)
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import keep_worker
+from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked
 from tests.support.ledgers import Book, registry
 from tests.support.waiting import eventually
@@ -43,6 +56,7 @@ def test_no_hot_query_scans_what_waits(big: Book) -> None:
     for window in (5, 5, 100):
         with big.round(window=window, batch=50, ledger=ledger) as (found, _):
             picked = found.jobs
+    out = UUID(str(picked[1].id))
     dispatching.wake_jobs(ledger, 100, None)
     lease_id = new_id()
     assert big.claim(picked[0].id, lease_id, dispatch_no=1).verdict == "claimed"
@@ -54,6 +68,16 @@ def test_no_hot_query_scans_what_waits(big: Book) -> None:
         jobs.get_job(connection, big.tenant_id, new_id())
         jobs.list_jobs(connection, big.tenant_id, below=None, above=None, limit=50)
         dispatching.return_other_epochs(connection, big.epoch, 100)
+        queues.overdue_seconds(connection)
+        queues.dead_letters(connection)
+        assert dead_messages.look_up(connection, {out: jobs.earliest_end(out)})
+    with ledger.transaction() as connection:
+        assert dead_letters.watch_replays(connection) == []
+    big.do("INSERT INTO queue_markers (id, queue, priority, seen_at) VALUES (gen_random_uuid(), 'email', 4, now())")
+    with ledger.statement() as connection:
+        markers.wanted_markers(connection, 0.0, 20.0)
+        markers.take_evidence(connection, 20.0)
+    explain_job(ledger, Settings(database_url=big.url), big.tenant_id, out)
     Rescuer(ledger, beat_seconds=1, lease_seconds=5).poll()
     assert big.settle(picked[0].id, lease_id) == ("settled", "succeeded")
     big.submit()
