@@ -128,7 +128,7 @@ def poisoned(world: World, size: float) -> Hits:
 @fault("workers frozen for less than a lease")
 def hiccups(world: World, size: float) -> Hits:
     """The workers stand still, as on a machine that is overloaded, longer than one whose session had ended might."""
-    rounds = max(2, int(10 * size))
+    rounds = max(1, int(10 * size))
     for _ in range(rounds):
         wait(LEASE_SECONDS + 2 * BEAT_SECONDS)  # until rescue has an unbroken view
         with world.frozen([pid for name in WORKERS for pid in (world.head(name), *world.pool_children(name))]):

@@ -40,20 +40,20 @@ def is_gone(pid: int) -> bool:
 
 @pytest.mark.parametrize(
     ("options", "least"),
-    [(("--max-tasks-per-child", "3"), 8), (("--max-memory-per-child", "1000"), 20)],
+    [(("--max-tasks-per-child", "3"), 4), (("--max-memory-per-child", "1000"), 10)],
     ids=["tasks", "memory"],
 )
 def test_children_are_replaced_and_no_run_is_cut(
     platform: Platform, start: Start, options: tuple[str, str], least: int
 ) -> None:
     path = platform.file(f"replaced{options[0]}")
-    jobs = [platform.submit("acme.forged", {"path": path}) for _ in range(30)]
+    jobs = [platform.submit("acme.forged", {"path": path}) for _ in range(15)]
     start("worker-replaced", "limbo", "-c", "2", *options)
     for job_id in jobs:
         assert platform.wait(job_id)["state"] == "succeeded"
         assert platform.outcomes(job_id) == ["succeeded"]
     calls = platform.calls(path)
-    assert len(calls) == 30 and len(set(calls)) >= least
+    assert len(calls) == 15 and len(set(calls)) >= least
 
 
 def test_a_worker_whose_threads_can_not_be_stopped_ends_and_the_next_one_works(
