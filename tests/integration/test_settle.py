@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from jobplatform.domain.states import LIVE, State
 from jobplatform.ledger import jobs
 from jobplatform.ledger.ids import new_id
+from jobplatform.usecases.cancel_job import cancel_job
 from tests.support.ledgers import Book
 
 ERROR = {"code": "x", "message": "it broke", "retryable": True}
@@ -171,3 +173,25 @@ def test_crashed_and_lost_runs_back_off_by_their_own_count(book: Book, outcome: 
         waits.append(round((row.run_at - row.state_at).total_seconds()))
     assert waits == [0, 1, 3, 7, 15, 31, 63, 127, 255, 300, 300, 300]
     assert row.attempt == 0, "they use up no attempt"
+
+
+@pytest.mark.parametrize("state", sorted(one.value for one in LIVE - {State.RUNNING}))
+def test_a_cancel_ends_a_job_at_once_in_every_state_but_running(book: Book, state: str) -> None:
+    job_id, lease_id = book.running()
+    error = {"code": "x", "message": "x", "retryable": False}
+    ends = {"dead": "failed", "held": "held", "scheduled": "snoozed", "available": "released"}
+    if state in ends:
+        book.settle(job_id, lease_id, ends[state], state, error=error)
+    else:
+        book.settle(job_id, lease_id, "released", "available")
+        if state == "dispatched":
+            book.dispatch(job_id)
+        else:  # workflows make them
+            book.do("UPDATE jobs SET state = :s WHERE id = :id", s=state, id=job_id)
+    assert book.row(job_id).state == state
+    assert cancel_job(book.ledger, book.tenant_id, job_id, "enough", "me").state is State.CANCELLED
+    row = book.row(job_id)
+    assert (row.state, row.error["message"]) == ("cancelled", "enough")
+    number = row.dispatch_no
+    assert book.claim(job_id, dispatch_no=number).verdict == "gone"
+    book.assert_conserved()

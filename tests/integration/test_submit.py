@@ -189,3 +189,20 @@ def test_all_connections_in_use_is_told_as_busy(book: Book) -> None:
     with ledger.transaction() as connection:
         assert connection.execute(text("SELECT 1")).scalar_one() == 1
     ledger.close()
+
+
+def test_a_ledger_that_has_moved_to_another_address_is_found_there(book: Book) -> None:
+    """As after a failover: a URL names both, the driver asks at each new connection."""
+    with proxied(book.url) as (_, first), proxied(book.url) as (_, second):
+        head, _, name = book.url.rpartition("/")
+        hosts = f"host=127.0.0.1:{first.port}&host=127.0.0.1:{second.port}&target_session_attrs=read-write"
+        ledger = open_ledger(f"{head.rpartition('@')[0]}@/{name}?{hosts}", name="moving")
+        assert submit(book, ledger, key="before").created
+        first.stops = lambda data, before: True
+        first.close()
+        with pytest.raises((LedgerUnavailable, OutcomeUnknown)):
+            submit(book, ledger, key="k")
+        assert submit(book, ledger, key="k").created
+        with ledger.transaction() as connection:
+            assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 2
+        ledger.close()

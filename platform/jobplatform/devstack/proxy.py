@@ -51,6 +51,8 @@ class Proxy:
 
     def close(self) -> None:
         """Take no more connections."""
+        with suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)  # a thread waits in accept, which a close alone does not end
         self._server.close()
 
 
