@@ -57,6 +57,11 @@ class World:
             "PYTHONPATH": str(CHECKOUT),
         }
         self.sink = sink
+        left = Stack(
+            open_place(name), tell=tell
+        )  # of a run that was killed: another ledger, perhaps of another version
+        left.clean_up()
+        left.forget()
         self.stack = Stack(open_place(name), tell=tell, extra=extra, durable=durable)
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
