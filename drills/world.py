@@ -162,9 +162,10 @@ class World:
         for pid in old.values():
             self.kill(pid, signal.SIGTERM)
         for name, pid in old.items():
-            wait_for(f"another {name}", lambda: self.head(name) != pid and self._works(name), seconds=60)  # noqa: B023
+            wait_for(f"another {name}", lambda: self.head(name) != pid and self.works(name), seconds=60)  # noqa: B023
 
-    def _works(self, name: str) -> bool:
+    def works(self, name: str) -> bool:
+        """Return whether a process of ours has started: it answers, or has written its first sign of life."""
         if name == API:
             with urlopen(self.stack.local_url("api", "/readyz"), timeout=2) as answer:
                 return bool(answer.status == 200)

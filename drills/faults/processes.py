@@ -31,7 +31,8 @@ def kills(world: World, size: float) -> Hits:
     end = lasting(60 * size, lambda: all(hits.values()) and world.runs_ended(since, "crashed", "lost") > 0)
     while end:
         name = dice.choice([*WORKERS, *WORKERS, *DISPATCHERS, API])
-        children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 else []
+        # Celery gives a worker up whose child dies while the pool starts
+        children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 and world.works(name) else []
         world.kill(dice.choice(children) if children else world.head(name))
         what = "children" if children else "workers" if name in WORKERS else "APIs and dispatchers"
         hits[what] += 1
