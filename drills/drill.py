@@ -126,7 +126,7 @@ def _tell_ours(world: World, load: Load) -> int:
 
 def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: int, to_flow: float) -> Outcome:
     found = evidence.collect(world, load)
-    states = evidence.states(world, load)
+    states = world.states([one.job_id for one in load.accepted])
     counts = {one.key: world.sink.count(one.key) for one in load.accepted}
     clean, said = world.audit()
     if not clean:

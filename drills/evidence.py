@@ -27,13 +27,3 @@ def collect(world: World, load: Load) -> dict[str, int]:
     row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
     answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
     return {**dict(row._mapping), **answers}
-
-
-def states(world: World, load: Load) -> dict[str, str]:
-    """Return job → state; a job that is gone has none."""
-    rows = world.sql(
-        "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
-        "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
-        ids=[one.job_id for one in load.accepted],
-    )
-    return {row.id: row.state for row in rows}

@@ -270,14 +270,18 @@ class World:
         )
         return int(rows[0][0])
 
+    def states(self, job_ids: list[str]) -> dict[str, str]:
+        """Return job → state; a job that is gone has none."""
+        rows = self.sql(
+            "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
+            "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
+            ids=job_ids,
+        )
+        return {row.id: row.state for row in rows}
+
     def state(self, job_id: str) -> str:
         """Return the state of a job."""
-        rows = self.sql(
-            "SELECT state FROM jobs WHERE id = CAST(:i AS uuid) UNION ALL "
-            "SELECT state FROM job_history WHERE id = CAST(:i AS uuid)",
-            i=job_id,
-        )
-        return str(rows[0][0]) if rows else "gone"
+        return self.states([job_id]).get(job_id, "gone")
 
     def wait_for_flow(self, seconds: float = 120.0) -> None:
         """Wait until a job that is submitted now succeeds."""

@@ -61,17 +61,12 @@ def fault(
     return add
 
 
-def lasting(seconds: float, has_bitten: Callable[[], bool] = lambda: True, patience_seconds: float = 60.0) -> _Lasting:
+def lasting(seconds: float, has_bitten: Callable[[], bool], patience_seconds: float = 60.0) -> Callable[[], bool]:
     """Return a condition for `while`: for this long, and on until it has bitten or patience ends."""
-    return _Lasting(time.monotonic() + seconds, has_bitten, time.monotonic() + patience_seconds)
+    began = time.monotonic()
 
+    def goes_on() -> bool:
+        passed = time.monotonic() - began
+        return passed < seconds or (passed < patience_seconds and not has_bitten())
 
-@dataclass(frozen=True)
-class _Lasting:
-    end: float
-    has_bitten: Callable[[], bool]
-    give_up: float
-
-    def __bool__(self) -> bool:
-        now = time.monotonic()
-        return now < self.end or (now < max(self.end, self.give_up) and not self.has_bitten())
+    return goes_on

@@ -119,18 +119,16 @@ CREATE CONSTRAINT TRIGGER drill_full AFTER INSERT OR UPDATE OR DELETE ON jobs DE
 @fault("answers of the ledger lost, to the API and to a worker", shows=("unknown",))
 def answers_lost(world: World, size: float) -> Hits:
     """What Postgres answers is lost, for moments: callers repeat with their Idempotency-Key, a worker by its lease."""
-    hits = {"to the API": 0, "to a worker": 0}
     proxies = {"to the API": world.api_proxy, "to a worker": world.worker_proxy}
+    before = {name: proxy.lost_answers for name, proxy in proxies.items()}
     for _ in range(max(3, int(20 * size))):
-        before = {name: proxy.lost_answers for name, proxy in proxies.items()}
         for proxy in proxies.values():
             proxy.losing_answers.set()
         wait(0.3)
-        for name, proxy in proxies.items():
+        for proxy in proxies.values():
             proxy.losing_answers.clear()
-            hits[name] += proxy.lost_answers - before[name]
         wait(0.3)
-    return hits
+    return {name: proxy.lost_answers - before[name] for name, proxy in proxies.items()}
 
 
 @fault("dispatcher killed between publish and commit")

@@ -28,8 +28,8 @@ def kills(world: World, size: float) -> Hits:
     """A pool child, a worker, a dispatcher or the API is killed at random, about every second, for a minute."""
     dice, since = random.Random(1), world.now()
     hits = {"children": 0, "workers": 0, "APIs and dispatchers": 0}
-    end = lasting(60 * size, lambda: all(hits.values()) and world.runs_ended(since, "crashed", "lost") > 0)
-    while end:
+    goes_on = lasting(60 * size, lambda: all(hits.values()) and world.runs_ended(since, "crashed", "lost") > 0)
+    while goes_on():
         name = dice.choice([*WORKERS, *WORKERS, *DISPATCHERS, API])
         # Celery gives a worker up whose child dies while the pool starts
         children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 and world.works(name) else []
@@ -44,8 +44,8 @@ def kills(world: World, size: float) -> Hits:
 def rolling(world: World, size: float) -> Hits:
     """All workers, one after the other, three times at least: healthy jobs must not be buried."""
     since, rounds = world.now(), 0
-    end = lasting(0, lambda: rounds >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
-    while end:
+    goes_on = lasting(0, lambda: rounds >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
+    while goes_on():
         rounds += 1
         for name in WORKERS:
             world.kill(world.head(name))
@@ -68,8 +68,8 @@ def restarts(world: World, size: float) -> Hits:
 def zombie(world: World, size: float) -> Hits:
     """A worker and its children are frozen for longer than a lease, lose their runs, and go on."""
     since, rounds, least = world.now(), 0, max(1, int(5 * size))
-    end = lasting(0, lambda: rounds >= least and world.runs_ended(since, "lost") > 0)
-    while end:
+    goes_on = lasting(0, lambda: rounds >= least and world.runs_ended(since, "lost") > 0)
+    while goes_on():
         rounds += 1
         with world.frozen([world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]):
             wait(2 * LEASE_SECONDS)
