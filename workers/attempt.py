@@ -35,9 +35,10 @@ from jobplatform.errors import (
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
+from jobplatform.usecases.resolve_payload import resolve_payload
 from workers.context import RunContext, open_context
 from workers.json_values import to_json_values
-from workers.process import ledger
+from workers.process import hints, ledger
 
 log = get_log(__name__)
 T = TypeVar("T")
@@ -97,7 +98,7 @@ def _through_soft_limit(step: Callable[[], T]) -> T:
 
 def _settle(claimed: Claim, settlement: Settlement) -> Ended:
     try:
-        state = State(_through_soft_limit(lambda: settle(ledger(), claimed.delivery, settlement)))
+        state = State(_through_soft_limit(lambda: settle(ledger(), claimed.delivery, settlement, hints=hints())))
     except LeaseLost:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
@@ -122,7 +123,7 @@ def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement
 def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     """Call the handler and name what came of it. Raises `LeaseLost` only."""
     try:
-        payload = kind.parse(claimed.payload)
+        payload = kind.parse(resolve_payload(ledger(), claimed, settings().max_payload_bytes))
         result = _as_json(kind.handler(payload, context))
         context.finish()
     except LeaseLost:
@@ -156,7 +157,13 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         log.exception("handler_raised", kind=kind.name)
         detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
         return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))
-    return Settlement("succeeded", State.SUCCEEDED, result=result, usage=context.usage | _peak_memory())
+    return Settlement(
+        "succeeded",
+        State.SUCCEEDED,
+        result=result,
+        usage=context.usage | _peak_memory(),
+        added=context.added.as_json(),
+    )
 
 
 def _failed(

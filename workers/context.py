@@ -16,10 +16,20 @@ from uuid import UUID
 
 from jobplatform.config import Settings
 from jobplatform.domain.context import UnknownEffect
-from jobplatform.domain.kinds import Kind
-from jobplatform.errors import ArtifactNotFound, JobCancelled, LedgerUnavailable, Permanent, Retryable
+from jobplatform.domain.kinds import REGISTRY, Kind
+from jobplatform.domain.workflows import Part
+from jobplatform.errors import (
+    ArtifactNotFound,
+    InvalidRequest,
+    JobCancelled,
+    LedgerUnavailable,
+    Permanent,
+    Retryable,
+    UnknownKind,
+)
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import execute_run
+from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Claim
 from jobplatform.usecases.keep_artifacts import ArtifactStore, fetch_artifact, keep_output
 from workers.json_values import to_json_values
@@ -56,6 +66,8 @@ class RunContext:
         self.max_attempts = claimed.max_attempts
         #: what the run used (tokens, bytes, …); kept with the run
         self.usage: dict[str, Any] = {}
+        #: steps that a success adds to the job's workflow
+        self.added = AddedSteps(claimed.delivery, REGISTRY)
         self._written_at = 0.0
         self._unwritten: dict[str, Any] | None = None
         self._asked_at = 0.0
@@ -115,6 +127,14 @@ class RunContext:
             return found
         except ArtifactNotFound as error:
             raise Permanent(str(error), code=error.code) from None
+
+    def add_steps(self, *parts: Part) -> None:
+        """See `jobplatform.Context.add_steps`."""
+        try:
+            self.added.add(ledger(), parts)
+        except (InvalidRequest, UnknownKind) as error:
+            fields = [item.as_dict() for item in getattr(error, "errors", ())]
+            raise Permanent(f"add_steps: {error}", code=error.code, detail={"errors": fields}) from None
 
     def record_usage(self, **amounts: float) -> None:
         """See `jobplatform.Context.record_usage`."""

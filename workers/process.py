@@ -7,6 +7,7 @@ import threading
 from uuid import UUID
 
 from jobplatform.config import settings
+from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import WORKER, Ledger, Limits, open_ledger
 
@@ -27,6 +28,7 @@ def _new_lock() -> None:
 
 os.register_at_fork(after_in_child=_new_lock)
 _ledgers: dict[tuple[int, str], Ledger] = {}
+_hints: dict[int, HintSender] = {}
 
 
 def ledger(role: str = "worker", connections: int = 16) -> Ledger:
@@ -49,3 +51,8 @@ def ledger(role: str = "worker", connections: int = 16) -> Ledger:
 def parent_ledger() -> Ledger:
     """Return the ledger of the parent's beats and reports, apart from the jobs' pool."""
     return ledger("worker parent", connections=2)
+
+
+def hints() -> HintSender:
+    """Return this process's way to tell the dispatcher what became available by a settled run."""
+    return _hints.setdefault(os.getpid(), HintSender(ledger().statements))

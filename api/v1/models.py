@@ -184,6 +184,7 @@ class Job(BaseModel):
     started_at: datetime | None
     completed_at: datetime | None
     cancel_requested_at: datetime | None
+    workflow_id: UUID | None = Field(description="the workflow that it is a step of")
 
 
 class JobPage(BaseModel):

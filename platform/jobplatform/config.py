@@ -105,6 +105,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = _setting(1_048_576, "largest JSON body", "bytes", ge=1024)
     max_upload_bytes: int = _setting(2 * 1024**3, "largest upload", "bytes", ge=1024)
     max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
+    max_payload_bytes: int = _setting(
+        16_777_216, "largest payload of a step with the results that it refers to", "bytes", ge=1024
+    )
     idempotency_seconds: int = _setting(86_400, "how long an Idempotency-Key is remembered", "s", ge=60)
     api_database_connections: int = _setting(8, "ledger connections per pool and API process", ge=1)
     api_threads: int = _setting(4, "request threads per API process (granian)", ge=1)

@@ -130,6 +130,51 @@ class NotReplayable(JobPlatformError):
         self.state = state
 
 
+class StepNotReplayable(NotReplayable):
+    """This step of a workflow was called off with it, and comes back with it."""
+
+    code = "step_not_replayable"
+
+    def __init__(self, job_id: object, state: str) -> None:
+        JobPlatformError.__init__(
+            self,
+            f"job {job_id} is {state} with its workflow: replay the workflow (POST /v1/workflows/{{id}}/replay), or "
+            f"the step of it that failed",
+        )
+        self.state = state
+
+
+class WorkflowNotFound(JobPlatformError):
+    """No such workflow."""
+
+    code = "workflow_not_found"
+
+    def __init__(self, workflow_id: object) -> None:
+        super().__init__(
+            f"no workflow with id {workflow_id}; expected the id of a workflow that this API key's tenant submitted"
+        )
+        self.workflow_id = workflow_id
+
+
+class WorkflowHasEnded(JobPlatformError):
+    """The workflow has ended and can't be cancelled any more."""
+
+    code = "workflow_has_ended"
+
+    def __init__(self, workflow_id: object, state: str) -> None:
+        super().__init__(f"workflow {workflow_id} is {state}: expected one that runs")
+        self.state = state
+
+
+class WorkflowNotReplayable(JobPlatformError):
+    """Only a workflow that has failed or was cancelled can be run again."""
+
+    code = "workflow_not_replayable"
+
+    def __init__(self, workflow_id: object, why: str) -> None:
+        super().__init__(f"workflow {workflow_id} {why}")
+
+
 class NotDiscardable(JobPlatformError):
     """Only a job that is dead or held can be thrown away."""
 

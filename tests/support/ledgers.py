@@ -116,7 +116,7 @@ class Book:
     def settle(self, job_id: UUID, lease_id: UUID, outcome: str = "succeeded", state: str | None = None, **more: Any):
         """Settle a run; returns (verdict, state)."""
         chosen = state or {"succeeded": "succeeded", "failed": "scheduled"}.get(outcome, "scheduled")
-        return runs.settle_run(self.ledger, job_id, lease_id, Settlement(outcome, chosen, **more))
+        return runs.settle_run(self.ledger, job_id, lease_id, Settlement(outcome, chosen, **more))[:2]
 
     def row(self, job_id: UUID) -> Any:
         """Return the job's row, live or final (then with finished_at)."""

@@ -17,7 +17,7 @@ from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers
+from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -25,7 +25,9 @@ from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
-HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS = 3600.0, 1.0, 2.0
+HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS, WORKFLOWS_SECONDS = 3600.0, 1.0, 2.0, 1.0
+#: jobs of workflows that stop, called off in one look
+STOP_LIMIT = 500
 #: after a failure that is no outage of the ledger
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
@@ -46,6 +48,7 @@ class Duties:
             "beat": (Every(settings.beat_seconds), self._beat, RETRY_SECONDS),
             "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
+            "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
         }
 
@@ -104,6 +107,16 @@ class Duties:
             log.info(
                 "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
             )
+        return False
+
+    def _stop_workflows(self) -> bool:
+        """Call off what is left of workflows that have failed, were cancelled, or took too long."""
+        with self._ledger.transaction() as connection:
+            timed_out = workflows.time_out_workflows(connection)
+        if timed_out:
+            log.info("workflows_timed_out", count=timed_out)
+        with self._ledger.transaction() as connection:
+            workflows.stop_workflows(connection, STOP_LIMIT)
         return False
 
     def _keep_house(self) -> bool:

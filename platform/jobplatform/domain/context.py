@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
+from jobplatform.domain.workflows import Part
+
 UnknownEffect = Literal["repeat", "skip", "hold"]
 
 
@@ -75,6 +77,16 @@ class Context(Protocol):
 
     def cancelled(self) -> bool:
         """Return whether the job was called off (asks the ledger at most once a second)."""
+        ...
+
+    def add_steps(self, *parts: Part) -> None:
+        """Add steps to the job's workflow (it becomes one, where it is none): written when this run succeeds, and only
+        then. What waits for this step waits for them too, and has what they return as `step.results`::
+
+            ctx.add_steps(*(step("acme.page", {"page": n}) for n in range(pages)))
+
+        Raises `Permanent` when they can't work.
+        """
         ...
 
     def record_usage(self, **amounts: float) -> None:

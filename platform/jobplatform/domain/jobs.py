@@ -63,6 +63,7 @@ class JobView:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    workflow_id: UUID | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,4 +92,5 @@ class JobView:
             "started_at": self.started_at,
             "completed_at": self.completed_at,
             "cancel_requested_at": self.cancel_requested_at,
+            "workflow_id": self.workflow_id,
         }

@@ -52,6 +52,8 @@ class Kind:
     max_age_seconds: float | None = None
     #: what a run does about an effect that a run before left unknown (`ctx.effect`)
     unknown_effects: UnknownEffect = "hold"
+    #: the handler's return annotation: what steps of a workflow may refer to is checked against it
+    returns: Any = None
 
     def delay_seconds(self, code: str, attempt: int, random: Callable[[], float]) -> float:
         """Return the wait after counted attempt number `attempt` failed with this error code."""
@@ -187,7 +189,8 @@ def kind(
 
     def register(handler: Callable[[P, Context], Any]) -> Callable[[P, Context], Any]:
         parameters = list(inspect.signature(handler).parameters)
-        payload = get_type_hints(handler).get(parameters[0]) if parameters else None
+        hints = get_type_hints(handler)
+        payload = hints.get(parameters[0]) if parameters else None
         if len(parameters) != 2 or not (isinstance(payload, type) and issubclass(payload, BaseModel)):
             raise ConfigurationError(
                 f"kind {name!r}: expected a handler (payload: YourPydanticModel, ctx: Context), "
@@ -199,6 +202,7 @@ def kind(
                 queue=queue,
                 payload=payload,
                 handler=handler,
+                returns=hints.get("return"),
                 description=inspect.getdoc(handler) or "",
                 retry=retry or Exponential(),
                 max_attempts=max_attempts,

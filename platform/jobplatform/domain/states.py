@@ -12,7 +12,7 @@ from enum import StrEnum
 class State(StrEnum):
     """Where a job is."""
 
-    #: waits for other jobs
+    #: a step of a workflow that waits for others
     BLOCKED = "blocked"
     #: waits for its run_at: the first run, a retry, or a snooze
     SCHEDULED = "scheduled"
@@ -50,6 +50,7 @@ class Event(StrEnum):
 
     SUBMITTED = "submitted"
     DUE = "due"
+    UNBLOCKED = "unblocked"
     DISPATCHED = "dispatched"
     RETURNED = "returned"
     STARTED = "started"
@@ -89,6 +90,7 @@ _RUN_MAY_END_IN = frozenset({_S.SCHEDULED, _S.DEAD, _S.CANCELLED})
 #: (state before, event) → the states it may lead to. `None` is "does not exist yet".
 TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (None, Event.SUBMITTED): frozenset({_S.BLOCKED, _S.SCHEDULED, _S.AVAILABLE}),
+    (_S.BLOCKED, Event.UNBLOCKED): frozenset({_S.SCHEDULED, _S.AVAILABLE}),
     (_S.SCHEDULED, Event.DUE): frozenset({_S.AVAILABLE}),
     (_S.AVAILABLE, Event.DISPATCHED): frozenset({_S.DISPATCHED}),
     (_S.DISPATCHED, Event.RETURNED): frozenset({_S.AVAILABLE}),
@@ -109,7 +111,7 @@ TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (_S.AVAILABLE, Event.REPLAY_STOPPED): frozenset({_S.DEAD}),
     (_S.BLOCKED, Event.CHANGED): frozenset({_S.BLOCKED}),
     **{(state, Event.CHANGED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in CHANGEABLE - {_S.BLOCKED}},
-    **{(state, Event.REPLAYED): frozenset({_S.SCHEDULED, _S.AVAILABLE}) for state in REPLAYABLE},
+    **{(state, Event.REPLAYED): frozenset({_S.BLOCKED, _S.SCHEDULED, _S.AVAILABLE}) for state in REPLAYABLE},
     **{(state, Event.DISCARDED): frozenset({_S.DISCARDED}) for state in (_S.DEAD, _S.HELD)},
     **{(state, Event.CANCELLED): frozenset({_S.CANCELLED}) for state in CANCELLABLE_AT_ONCE},
     **{

@@ -138,6 +138,48 @@ def standing_long(connection: Connection, patience_seconds: float) -> Sequence[R
     return connection.execute(_STANDING_LONG, {"patience": patience_seconds, "examples": EXAMPLES}).all()
 
 
+# the counters of workflows that have not ended against the steps themselves, and steps against their jobs
+_WORKFLOWS = text(
+    """
+    WITH going AS MATERIALIZED (
+        SELECT id, state, pending FROM (
+            SELECT * FROM workflows WHERE state = 'running' UNION ALL SELECT * FROM workflows WHERE state = 'stopping'
+        ) AS either ORDER BY id DESC LIMIT :workflows
+    ), steps AS MATERIALIZED (
+        SELECT s.*, j.state AS job_state FROM workflow_steps s JOIN going w ON w.id = s.workflow_id
+        LEFT JOIN jobs j ON j.id = s.id
+    ), counted AS (
+        SELECT child AS id, count(*) AS open FROM steps, unnest(children) AS child
+        WHERE state <> 'done' GROUP BY child
+    ), sinks AS (
+        SELECT workflow_id, count(*) AS open FROM steps WHERE state <> 'done' AND cardinality(children) = 0
+        GROUP BY workflow_id
+    ), held AS (
+        SELECT s.workflow_id, CASE
+            WHEN s.pending <> coalesce(c.open, 0) THEN 'counter of a step'
+            WHEN w.state = 'running' AND s.pending = 0 AND s.state IN ('waiting', 'joining', 'skipped')
+                THEN 'step that waits for nothing'
+            WHEN s.type = 'job' AND (s.state = 'waiting') <> (s.job_state IS NOT DISTINCT FROM 'blocked')
+                THEN 'step and job disagree'
+            WHEN s.type = 'job' AND s.state = 'open' AND s.job_state IS NULL THEN 'step without its job' END AS detail
+        FROM steps s JOIN going w ON w.id = s.workflow_id LEFT JOIN counted c ON c.id = s.id
+        UNION ALL
+        SELECT w.id, 'counter of the whole' FROM going w LEFT JOIN sinks ON sinks.workflow_id = w.id
+        WHERE w.pending <> coalesce(sinks.open, 0)
+    )
+    SELECT 'workflow_broken' AS code, count(DISTINCT workflow_id)::bigint AS jobs,
+           (array_agg(DISTINCT workflow_id))[1 : :examples] AS examples,
+           'workflow: ' || string_agg(DISTINCT detail, ', ') AS detail
+    FROM held WHERE detail IS NOT NULL
+    """
+)
+
+
+def broken_workflows(connection: Connection, workflows: int = 1000) -> Sequence[Row[Any]]:
+    """Return code, jobs (workflows), examples, detail of the newest workflows that go on and don't add up."""
+    return connection.execute(_WORKFLOWS, {"workflows": workflows, "examples": EXAMPLES}).all()
+
+
 _OUT = text(
     "SELECT id, dispatch_no FROM jobs "
     "WHERE queue = :queue AND state = 'dispatched' AND state IN ('dispatched', 'running')"

@@ -52,6 +52,12 @@ class HintSender:
             self._due[queue] = max(priority, self._due.get(queue, 0))
         self._wanted.set()
 
+    def send_all(self, woken: str | None) -> None:
+        """Ask for the hints that a function of the ledger has named: "queue priority,…"."""
+        for one in filter(None, (woken or "").split(",")):
+            queue, _, priority = one.rpartition(" ")
+            self.send(queue, int(priority))
+
     def _run(self) -> None:
         pause, connection = threading.Event(), Prepared(self._engine)
         while True:

@@ -22,7 +22,7 @@ MAX_EXAMINED = 5_000
 
 _VIEW = (
     "id, kind, queue, state, priority, attempt, max_attempts, run_no, created_at, run_at, start_by, started_at, "
-    "progress, result, error, tags, cancel_requested_at"
+    "progress, result, error, tags, cancel_requested_at, workflow_id"
 )
 
 
@@ -216,9 +216,12 @@ def change_job(
     return ask_of_job(connection, _CHANGE, tenant_id, job_id, priority=priority, run_at=run_at, data=told)
 
 
-_UNFINISHED = text("SELECT id FROM jobs WHERE id = ANY (:ids) AND state <> 'dead'")
+_UNFINISHED = text(
+    "SELECT id FROM jobs WHERE id = ANY (:ids) AND state <> 'dead' UNION ALL "
+    "SELECT id FROM workflows WHERE id = ANY (:ids) AND ended_at IS NULL"
+)
 
 
 def unfinished(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of these jobs have neither ended nor died."""
+    """Return which of these jobs have neither ended nor died, and which of these workflows have not ended."""
     return set(connection.execute(_UNFINISHED, {"ids": list(job_ids)}).scalars())

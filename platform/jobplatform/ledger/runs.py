@@ -45,26 +45,36 @@ class Settlement:
     result: Any = None
     error: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
+    #: steps that a success adds to its workflow, as JSON (usecases/add_steps.py)
+    added: bytes | None = None
 
 
-def settle_run(ledger: Ledger, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
-    """Call `settle_run.sql`, one transaction; returns its verdict and the job's state."""
+class Settled(NamedTuple):
+    """What `settle_run.sql` answers; `woken`: "queue priority,…" that got jobs by it."""
+
+    verdict: str
+    state: str | None
+    woken: str | None
+
+
+def settle_run(ledger: Ledger, job_id: UUID, lease_id: UUID, settlement: Settlement) -> Settled:
+    """Call `settle_run.sql`, one transaction."""
     (row,) = ledger.call("settle_run", job_id, lease_id, *_values(settlement))
-    return row[0], row[1]
+    return Settled(*row)
 
 
 _SETTLE = text(
     """
     SELECT verdict, state FROM settle_run(
         :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb), :max_age)
+        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb))
     """
 )
 
 
 def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
     """Call `settle_run.sql` as a part of the caller's transaction."""
-    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age")
+    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added")
     values = dict(zip(names, _values(settlement), strict=True))
     row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
     return row.verdict, row.state
@@ -79,6 +89,7 @@ def _values(settlement: Settlement) -> tuple[Any, ...]:
         _json(settlement.error),
         _json(settlement.usage),
         settlement.max_age_seconds,
+        None if settlement.added is None else settlement.added.decode(),
     )
 
 

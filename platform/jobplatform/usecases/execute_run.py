@@ -14,6 +14,7 @@ from uuid import UUID
 
 from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import effects, runs
+from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -92,16 +93,27 @@ def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = neve
     return result
 
 
-def settle(ledger: Ledger, delivery: Delivery, settlement: Settlement, give_up: Callable[[], bool] = never) -> str:
-    """End the run and return the job's state. Raises `LeaseLost` when somebody else has decided meanwhile."""
+def settle(
+    ledger: Ledger,
+    delivery: Delivery,
+    settlement: Settlement,
+    give_up: Callable[[], bool] = never,
+    hints: HintSender | None = None,
+) -> str:
+    """End the run and return the job's state. Raises `LeaseLost` when somebody else has decided meanwhile.
 
-    def once() -> tuple[str, str | None]:
+    `hints` tell the dispatcher of steps of its workflow that became available by it.
+    """
+
+    def once() -> runs.Settled:
         return runs.settle_run(ledger, delivery.job_id, delivery.lease_id, settlement)
 
-    verdict, state = until_answered(once, "settle", delivery, give_up)
-    if verdict == "lost" or state is None:
+    settled: runs.Settled = until_answered(once, "settle", delivery, give_up)
+    if settled.verdict == "lost" or settled.state is None:
         raise LeaseLost()
-    return str(state)
+    if hints is not None:
+        hints.send_all(settled.woken)
+    return settled.state
 
 
 def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unknown: str) -> tuple[bool, Any]:

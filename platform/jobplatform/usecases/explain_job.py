@@ -14,7 +14,7 @@ from jobplatform.config import QueueSettings, Settings
 from jobplatform.domain.states import SETTLED, State
 from jobplatform.domain.window import window_of
 from jobplatform.errors import JobNotFound
-from jobplatform.ledger import dispatching, explaining, jobs
+from jobplatform.ledger import dispatching, explaining, jobs, workflows
 from jobplatform.ledger.session import Ledger
 
 #: a dispatcher is missed after so many of its beats
@@ -88,7 +88,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         yield Reason("scheduled", f"waits until {_time(job.run_at)} ({why})", "PATCH run_at, to run it at once")
         return
     if state is State.BLOCKED:
-        yield Reason("blocked", "waits for other jobs")
+        yield from _waited_for(connection, job.id)
         return
     workers = explaining.workers_of(connection, job, config.lease_seconds)
     slots = sum(worker.slots for worker in workers)
@@ -108,6 +108,16 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         nodes = ", ".join(worker.node for worker in workers)
         yield Reason("kind_unknown", f"no live worker of queue {job.queue} knows kind {job.kind}: {nodes}", "deploy it")
     yield from _broker(connection, config)
+
+
+def _waited_for(connection: Connection, job_id: UUID) -> Iterator[Reason]:
+    found = workflows.waited_for(connection, job_id)
+    if not found:
+        yield Reason("blocked", "its workflow stops, or takes it up in this moment")
+    for one in found:
+        what = f"job {one.id}, {one.job_state or one.state}" if one.type == "job" else f"a {one.type}, {one.state}"
+        remedy = "replay or discard it" if one.job_state == State.DEAD else ""
+        yield Reason("blocked", f"waits for step {one.name} of its workflow ({what})", remedy)
 
 
 def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:

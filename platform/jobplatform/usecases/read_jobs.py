@@ -80,7 +80,7 @@ def list_artifacts(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[s
 
 
 def find_ended(ledger: Ledger, job_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of these jobs nothing happens to any more without a person."""
+    """Return which of these jobs and workflows nothing happens to any more without a person."""
     with ledger.statement() as connection:
         return set(job_ids) - jobs.unfinished(connection, job_ids)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from jobplatform.domain.jobs import JobView
-from jobplatform.errors import JobNotFound, NotReplayable
+from jobplatform.errors import JobNotFound, NotReplayable, StepNotReplayable
 from jobplatform.ledger import dead_letters, jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.session import Ledger
@@ -23,6 +23,8 @@ def replay_job(
         verdict, state = dead_letters.replay_job(connection, tenant_id, job_id, 0.0, {"by": by, "reason": reason})
         if verdict == "gone":
             raise JobNotFound(job_id)
+        if verdict == "workflow":
+            raise StepNotReplayable(job_id, str(state))
         if verdict != "replayed":
             raise NotReplayable(job_id, str(state))
         job = jobs.get_job(connection, tenant_id, job_id)

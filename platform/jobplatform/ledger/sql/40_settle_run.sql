@@ -4,13 +4,15 @@
 -- p_outcome: succeeded · failed · timed_out · snoozed · released · held · crashed · lost · cancelled
 -- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available · held.
 --            Ignored for crashed and lost, whose limits stand in the row.
+-- p_added:   steps that a success adds to its workflow
 -- p_max_age: no attempt begins later than that many seconds after the job was accepted: dead instead of scheduled
+-- woken:     "queue priority,…" that got jobs by it: steps of its workflow
 -- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
     p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
-    p_max_age double precision DEFAULT NULL
-) RETURNS TABLE (verdict text, state text)
+    p_max_age double precision DEFAULT NULL, p_added jsonb DEFAULT NULL
+) RETURNS TABLE (verdict text, state text, woken text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -34,11 +36,11 @@ BEGIN
     IF NOT FOUND OR j.lease_id IS DISTINCT FROM p_lease THEN
         SELECT r.outcome INTO v_before FROM job_runs r WHERE r.job_id = p_job AND r.lease_id = p_lease;
         IF v_before = p_outcome THEN
-            RETURN QUERY SELECT 'already'::text, p_state;
+            RETURN QUERY SELECT 'already'::text, p_state, NULL::text;
         ELSIF v_before = 'cancelled' THEN
-            RETURN QUERY SELECT 'already'::text, 'cancelled'::text;
+            RETURN QUERY SELECT 'already'::text, 'cancelled'::text, NULL::text;
         ELSE
-            RETURN QUERY SELECT 'lost'::text, NULL::text;
+            RETURN QUERY SELECT 'lost'::text, NULL::text, NULL::text;
         END IF;
         RETURN;
     END IF;
@@ -95,6 +97,9 @@ BEGIN
         j.result := CASE WHEN v_state = 'succeeded' THEN p_result END;
         j.error := CASE WHEN v_state = 'cancelled' THEN jsonb_build_object(
             'code', 'cancelled', 'message', coalesce(j.cancel_reason, 'cancelled'), 'retryable', false) END;
+        IF p_added IS NOT NULL AND v_state = 'succeeded' THEN
+            j.workflow_id := add_steps(j, p_added);
+        END IF;
         PERFORM finish_job(j, v_now, v_deleted);
         IF v_state = 'cancelled' THEN  -- what the run put out goes with it, whoever has ended it
             WITH gone AS (DELETE FROM artifacts WHERE job_id = j.id AND run_no = j.run_no RETURNING location)
@@ -106,7 +111,15 @@ BEGIN
             lost_count = j.lost_count, lease_id = NULL, worker_id = NULL, cancel_requested_at = NULL,
             error = CASE WHEN v_outcome IN ('snoozed', 'released') THEN jobs.error ELSE v_error END,
             run_at = CASE WHEN v_state = 'scheduled' THEN v_now + make_interval(secs => v_delay) ELSE jobs.run_at END
-        WHERE id = p_job;
+        WHERE id = p_job RETURNING * INTO j;
+        IF v_state = 'dead' AND j.workflow_id IS NOT NULL THEN
+            PERFORM step_ended(j);
+            PERFORM 1 FROM jobs WHERE id = p_job;
+            IF NOT FOUND THEN
+                v_state := 'discarded';
+            END IF;
+        END IF;
     END IF;
-    RETURN QUERY SELECT 'settled'::text, v_state;
+    RETURN QUERY SELECT 'settled'::text, v_state, CASE
+        WHEN j.workflow_id IS NOT NULL THEN nullif(current_setting('jobplatform.woken', true), '') END;
 END $$;

@@ -14,10 +14,14 @@ BEGIN
         UPDATE jobs SET state = 'dead', state_at = clock_timestamp(), lost_count = j.lost_count,
             error = jsonb_build_object('code', 'lost_limit', 'message', p_reason, 'retryable', false)
         WHERE id = p_job RETURNING * INTO j;
+        PERFORM note_event(j, 'lost', jsonb_build_object('reason', p_reason));
+        IF j.workflow_id IS NOT NULL THEN
+            PERFORM step_ended(j);
+        END IF;
     ELSE
         UPDATE jobs SET state = 'available', state_at = clock_timestamp(), lost_count = j.lost_count
         WHERE id = p_job RETURNING * INTO j;
+        PERFORM note_event(j, 'lost', jsonb_build_object('reason', p_reason));
     END IF;
-    PERFORM note_event(j, 'lost', jsonb_build_object('reason', p_reason));
     RETURN true;
 END $$;

@@ -3,6 +3,7 @@
 --
 -- p_delay: seconds until it is due (a replay of many goes out at a rate)
 -- verdicts: replayed · live (nothing to replay: state says where it is) · ended (succeeded, discarded) · gone
+--           · workflow (a step that was cancelled with its workflow: that is to be replayed)
 CREATE OR REPLACE FUNCTION replay_job(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_delay double precision, p_data jsonb
 ) RETURNS TABLE (verdict text, state text)
@@ -29,6 +30,11 @@ BEGIN
             WHERE id = p_job RETURNING * INTO j;
             EXIT;
         END IF;
+        IF EXISTS (SELECT 1 FROM workflow_steps WHERE id = p_job AND workflow_steps.state IN ('cancelled', 'skipped')) THEN
+            SELECT 'workflow', ended.state INTO verdict, state FROM ended_job(p_tenant, p_job, p_since) AS ended;
+            RETURN NEXT;
+            RETURN;
+        END IF;
         -- of two replays at once one takes the row; the other waits for it here, and finds the job live then
         DELETE FROM job_history
         WHERE id = p_job AND finished_at >= p_since AND tenant_id = p_tenant AND state IN ('cancelled', 'expired')
@@ -38,12 +44,12 @@ BEGIN
             INSERT INTO jobs (
                 id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
                 crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
-                run_started_at, epoch, error)
+                run_started_at, epoch, error, workflow_id)
             VALUES (
                 h.id, h.tenant_id, h.queue, h.kind, v_state, h.priority, h.payload, h.tags, 0, h.max_attempts, h.run_no,
                 h.dispatch_no, h.crash_limit, h.lost_limit, h.created_at, v_now,
                 v_now + make_interval(secs => p_delay), CASE WHEN h.start_by > v_now THEN h.start_by END,
-                h.dispatched_at, h.started_at, h.run_started_at, h.epoch, h.error)
+                h.dispatched_at, h.started_at, h.run_started_at, h.epoch, h.error, h.workflow_id)
             RETURNING * INTO j;
             INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
             VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, -1)
@@ -55,7 +61,13 @@ BEGIN
         RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
+    IF j.workflow_id IS NOT NULL AND step_is_blocked(j.id) THEN
+        UPDATE jobs SET state = 'blocked' WHERE id = p_job RETURNING * INTO j;
+    END IF;
     PERFORM note_event(j, 'replayed', p_data);
+    IF j.workflow_id IS NOT NULL THEN
+        PERFORM step_replayed(j);
+    END IF;
     RETURN QUERY SELECT 'replayed'::text, j.state;
 END $$;
 

@@ -65,6 +65,9 @@ BEGIN
             LOOP
                 v_stopped := v_stopped + 1;
                 PERFORM note_event(j, 'replay_stopped', jsonb_build_object('replay', r.id, 'died_again', v_died));
+                IF j.workflow_id IS NOT NULL THEN
+                    PERFORM step_ended(j);
+                END IF;
             END LOOP;
             UPDATE replays SET state = 'stopped', ended_at = clock_timestamp(), died_again = v_died, stopped = v_stopped
             WHERE replays.id = r.id;

@@ -1,0 +1,327 @@
+"""Turn a flow into steps that wait for one another: what the ledger keeps of a workflow.
+
+Every part has one step that ends it: a step itself, the last one of a chain, the gate behind a group or a map. So an
+edge leads from one step to another, and a group of 1,000 after a group of 1,000 has 2,000 edges.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from typing import Any
+
+from jobplatform.domain.references import PREVIOUS, BadReference, Reference, find_references, replace_references
+from jobplatform.domain.workflows import MAX_STEPS, Chain, Graph, Group, Map, Part, PlannedStep, Step
+from jobplatform.errors import FieldError, InvalidRequest
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+
+
+@dataclass
+class Plan:
+    """Steps in an order in which each comes after those it waits for."""
+
+    steps: list[PlannedStep] = field(default_factory=list)
+    by_name: dict[str, PlannedStep] = field(default_factory=dict)
+    #: where a step was written in the order, for errors: name → field
+    fields: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sinks(self) -> list[PlannedStep]:
+        """The steps that nobody waits for."""
+        return [one for one in self.steps if not one.children]
+
+
+def plan_flow(
+    flow: Part, new_id: Callable[[], str], prefix: str = "", field_name: str = "flow", name: str = "1"
+) -> Plan:
+    """Plan a flow. `prefix` goes before the names of its parts: what a step adds is named after the step. `name` is
+    what the flow is called when it has none.
+
+    Raises `InvalidRequest` naming every part that can't be: names twice, unknown or circular ones, references that lead
+    nowhere or to a step that does not come before.
+    """
+    planner = _Planner(new_id, prefix)
+    if isinstance(flow, Graph):
+        planner.add_graph(flow, [], "", field_name)
+    else:
+        planner.add(flow, name if flow.name is None else f"{prefix}{flow.name}", [], None, field_name)
+    if planner.errors:
+        raise InvalidRequest("the workflow can't work", tuple(planner.errors))
+    return planner.plan
+
+
+class _Planner:
+    def __init__(self, new_id: Callable[[], str], prefix: str) -> None:
+        self._new_id, self._prefix = new_id, prefix
+        self.plan = Plan()
+        self.errors: list[FieldError] = []
+        #: names of parts whose last step has another name (a chain)
+        self._ends: dict[str, PlannedStep] = {}
+
+    def wrong(self, where: str, expected: str, got: object = "") -> None:
+        self.errors.append(FieldError(where, expected, str(got)))
+
+    def add(
+        self, part: Part, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
+    ) -> PlannedStep | None:
+        """Plan a part that begins after its parents; returns the step that ends it, None when it can't be planned."""
+        if part.name is not None and not _NAME.match(part.name):
+            self.wrong(f"{where}.name", "letters, digits, _ and -, at most 100", part.name)
+            return None
+        if part.name == PREVIOUS:
+            self.wrong(f"{where}.name", f"another name: {PREVIOUS!r} is the part before in a chain", part.name)
+            return None
+        if name in self._ends or name in self.plan.by_name:
+            self.wrong(f"{where}.name", "a name that no other part has", name)
+            return None
+        if len(self.plan.steps) >= MAX_STEPS:
+            if not any(one.expected.startswith("at most") for one in self.errors):
+                self.wrong(where, f"at most {MAX_STEPS:,} steps; let a step add more when it runs")
+            return None
+        end: PlannedStep | None
+        if isinstance(part, Step):
+            end = self._job(part, name, parents, previous, where)
+        elif isinstance(part, Chain):
+            end = self._chain(part, name, parents, previous, where)
+        elif isinstance(part, Group):
+            end = self._group(part, name, parents, previous, where)
+        elif isinstance(part, Map):
+            end = self._map(part, name, parents, previous, where)
+        else:
+            self.wrong(where, "a step, chain, group or map: a graph is a workflow of its own", "a graph")
+            return None
+        if end is not None:
+            self._ends.setdefault(name, end)
+        return end
+
+    def _new(self, name: str, kind: str, parents: list[PlannedStep], where: str, **more: Any) -> PlannedStep:
+        made = PlannedStep(self._new_id(), name, len(self.plan.steps), kind, **more)
+        self.plan.steps.append(made)
+        self.plan.by_name[name] = made
+        self.plan.fields[name] = where
+        self._link(parents, made)
+        return made
+
+    def _link(self, parents: Sequence[PlannedStep], child: PlannedStep) -> None:
+        for parent in parents:
+            parent.children.append(child.id)
+        child.pending += len(parents)
+
+    def _job(
+        self,
+        part: Step,
+        name: str,
+        parents: list[PlannedStep],
+        previous: PlannedStep | None,
+        where: str,
+        item: bool = False,
+    ) -> PlannedStep:
+        found, payload = self._references(part.payload, previous, f"{where}.payload", item=item)
+        return self._new(
+            name,
+            "job",
+            _together(parents, found),
+            where,
+            on_failure=part.on_failure,
+            step=replace(part, payload=payload),
+        )
+
+    def _chain(
+        self, part: Chain, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
+    ) -> PlannedStep | None:
+        if not part.parts:
+            self.wrong(f"{where}.chain", "at least one part", "none")
+            return None
+        end: PlannedStep | None = None
+        for index, inner in enumerate(part.parts):
+            called = self._called(inner, name, f"{index + 1}")
+            end = self.add(inner, called, parents, previous, f"{where}.chain.{index}")
+            if end is None:
+                return None
+            parents, previous = [end], end
+        return end
+
+    def _group(
+        self, part: Group, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
+    ) -> PlannedStep | None:
+        gate = self._new(name, "gate", [], where)
+        for index, inner in enumerate(part.parts):
+            end = self.add(inner, self._called(inner, name, f"[{index}]"), parents, previous, f"{where}.group.{index}")
+            if end is not None:
+                self._link([end], gate)
+        if not part.parts:
+            self._link(parents, gate)
+        return self._then(part.then, name, gate, where)
+
+    def _map(
+        self, part: Map, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
+    ) -> PlannedStep | None:
+        if isinstance(part.over, Mapping):
+            found, over = self._references(part.over, previous, f"{where}.map")
+            if not found:
+                self.wrong(
+                    f"{where}.map", 'a list, or a reference to one like {"$from": "list.result.files"}', part.over
+                )
+                return None
+            also, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
+            made = self._new(
+                name,
+                "map",
+                _together(parents, found, also),
+                where,
+                step=replace(part.step, payload=payload),
+                on_failure=part.step.on_failure,
+                over=over,
+            )
+            return self._then(part.then, name, made, where)
+        gate = self._new(name, "gate", [], where)
+        if len(part.over) + len(self.plan.steps) > MAX_STEPS:
+            self.wrong(f"{where}.map", f"at most {MAX_STEPS:,} steps in all", len(part.over))
+            return None
+        for index, item in enumerate(part.over):
+            made = self._job(part.step, f"{name}[{index}]", parents, previous, f"{where}.step", item=True)
+            made.item = item
+            self._link([made], gate)
+        if not part.over:
+            self._link(parents, gate)
+        return self._then(part.then, name, gate, where)
+
+    def _then(self, then: Part | None, name: str, gate: PlannedStep, where: str) -> PlannedStep | None:
+        if then is None:
+            return gate
+        self._ends[name] = gate
+        return self.add(then, self._called(then, name, "then"), [gate], gate, f"{where}.then")
+
+    def _called(self, part: Part, around: str, place: str) -> str:
+        """The name of an inner part: its own, or its place in what is around it."""
+        if part.name is not None:
+            return f"{self._prefix}{part.name}"
+        return f"{around}{place}" if place.startswith("[") else f"{around}/{place}"
+
+    def _references(
+        self, value: Any, previous: PlannedStep | None, where: str, *, item: bool = False
+    ) -> tuple[list[PlannedStep], Any]:
+        """Return the steps that JSON refers to, and the JSON with their full names."""
+        steps: list[PlannedStep] = []
+        try:
+            for path, found in find_references(value):
+                at = ".".join((where, *path))
+                if found.of == "item":
+                    if not item:
+                        self.wrong(at, "$item in the step of a map only", found.written())
+                elif (target := self._target(found, previous, at)) is not None:
+                    steps.append(target)
+        except BadReference as error:
+            self.wrong(where, str(error))
+            return [], value
+
+        def named(found: Reference) -> Any:
+            target = None if found.of == "item" else self._find(found, previous)
+            return found.written() if target is None else replace(found, step=target.name).written()
+
+        return steps, replace_references(value, named, unwrap=False)
+
+    def _find(self, found: Reference, previous: PlannedStep | None) -> PlannedStep | None:
+        if found.step == PREVIOUS:
+            return previous
+        name = f"{self._prefix}{found.step}"
+        return self._ends.get(name) or self.plan.by_name.get(name)
+
+    def _target(self, found: Reference, previous: PlannedStep | None, at: str) -> PlannedStep | None:
+        target = self._find(found, previous)
+        if target is None:
+            known = [name.removeprefix(self._prefix) for name in {**self._ends, **self.plan.by_name}]
+            near = get_close_matches(found.step, known, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            what = "a part before it" if found.step == PREVIOUS else "the name of a step that comes before" + hint
+            self.wrong(at, what, found.step)
+        elif found.of == "result" and target.type != "job":
+            self.wrong(
+                at, f"{found.step}.results: it is a {'map' if target.type == 'map' else 'group'}", found.written()
+            )
+            return None
+        return target
+
+    def add_graph(self, graph: Graph, parents: list[PlannedStep], _around: str, where: str) -> None:
+        """Plan parts by name, each after the ones that it names, or refers to."""
+        named: dict[str, tuple[int, Part]] = {}
+        for index, part in enumerate(graph.parts):
+            if part.name is None:
+                self.wrong(f"{where}.{index}.name", "a name: steps of a graph name one another", "nothing")
+            elif part.name in named:
+                self.wrong(f"{where}.{index}.name", "a name that no other part has", part.name)
+            else:
+                named[part.name] = (index, part)
+        if not graph.parts:
+            self.wrong(where, "at least one step", "none")
+        waits = {name: self._waits_for(part, named, f"{where}.{index}") for name, (index, part) in named.items()}
+        if self.errors:
+            return
+        for name in self._sorted(waits, where):
+            index, part = named[name]
+            after = [self._ends[f"{self._prefix}{one}"] for one in waits[name] if f"{self._prefix}{one}" in self._ends]
+            self.add(part, f"{self._prefix}{name}", _together(parents, after), None, f"{where}.{index}")
+
+    def _waits_for(self, part: Part, named: Mapping[str, Any], where: str) -> list[str]:
+        found = list(part.after)
+        for place, name in enumerate(part.after):
+            if name not in named:
+                near = get_close_matches(name, named, n=1, cutoff=0.5)
+                self.wrong(
+                    f"{where}.after.{place}", f"did you mean {near[0]!r}?" if near else "the name of a part", name
+                )
+        try:
+            for step in _steps_of(part):
+                found += [ref.step for _, ref in find_references(step) if ref.of != "item" and ref.step in named]
+        except BadReference as error:
+            self.wrong(f"{where}.payload", str(error))
+        return [name for name in dict.fromkeys(found) if name in named and name != part.name]
+
+    def _sorted(self, waits: Mapping[str, Sequence[str]], where: str) -> list[str]:
+        done: dict[str, bool] = {}
+        order: list[str] = []
+        for start in waits:
+            stack = [(start, iter(waits[start]))]
+            path = [start]
+            if start in done:
+                continue
+            done[start] = False
+            while stack:
+                name, rest = stack[-1]
+                for one in rest:
+                    if one not in done:
+                        done[one] = False
+                        stack.append((one, iter(waits[one])))
+                        path.append(one)
+                        break
+                    if not done[one]:
+                        circle = " → ".join([*path[path.index(one) :], one])
+                        self.wrong(where, "steps that come one after the other", f"a circle: {circle}")
+                        return []
+                else:
+                    done[name] = True
+                    order.append(name)
+                    stack.pop()
+                    path.pop()
+        return order
+
+
+def _together(*lists: Sequence[PlannedStep]) -> list[PlannedStep]:
+    return list({one.id: one for some in lists for one in some}.values())
+
+
+def _steps_of(part: Part) -> Iterator[Any]:
+    """Yield everything in a part that may have references."""
+    if isinstance(part, Step):
+        yield part.payload
+    elif isinstance(part, Map):
+        yield part.over if isinstance(part.over, Mapping) else None
+        yield from _steps_of(part.step)
+    else:
+        for inner in part.parts:
+            yield from _steps_of(inner)
+    if isinstance(part, Group | Map) and part.then is not None:
+        yield from _steps_of(part.then)

@@ -1,0 +1,165 @@
+"""Check references against types, as far as handlers say what they return: at submit, not in the middle of a night."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
+
+from jobplatform.domain.kinds import Kind, field_errors
+from jobplatform.domain.references import LITERAL, Reference, find_references, is_marked, replace_references
+from jobplatform.errors import FieldError
+
+Schema = Mapping[str, Any]
+#: what JSON Schema says of a value of any type
+ANY: Schema = {}
+
+
+class _Unknown:
+    """Stands where a value will stand that nobody knows yet."""
+
+    def __repr__(self) -> str:
+        return "what a reference will give"
+
+
+@lru_cache(maxsize=1000)
+def result_schema(returns: Any) -> Schema:
+    """Return the JSON Schema of what a handler with this return annotation gives; `ANY` when that is not known."""
+    if returns is None or returns is Any:
+        return ANY
+    try:
+        return TypeAdapter(returns).json_schema(mode="serialization")
+    except (PydanticSchemaGenerationError, PydanticUserError):
+        return ANY
+
+
+@lru_cache(maxsize=1000)
+def payload_schema(model: type[BaseModel]) -> Schema:
+    """Return the JSON Schema of a kind's payload."""
+    return model.model_json_schema()
+
+
+def check_payload(
+    kind: Kind, payload: Mapping[str, Any], where: str, schema_of: Callable[[Reference], Schema | None]
+) -> list[FieldError]:
+    """Return what is wrong with a payload that may have references. `schema_of` gives the type of what one names."""
+    if not is_marked(dict(payload)):
+        try:
+            kind.payload.model_validate(payload)
+        except ValidationError as error:
+            return list(field_errors(error, prefix=where))
+        return []
+    references = list(find_references(payload))
+    open_paths = [path for path, _ in references]
+    wrong = []
+    try:
+        kind.payload.model_validate(replace_references(payload, lambda _: _Unknown()))
+    except ValidationError as error:
+        wrong = [
+            found
+            for found, item in zip(field_errors(error, prefix=where), error.errors(include_url=False), strict=True)
+            if not _may_be_open([str(part) for part in item["loc"]], open_paths)
+        ]
+    for path, reference in references:
+        found = _mismatch(payload_schema(kind.payload), path, schema_of(reference), reference)
+        if found:
+            wrong.append(FieldError(".".join((where, *path)), *found))
+    return wrong
+
+
+def _may_be_open(place: Sequence[str], open_paths: Sequence[tuple[str, ...]]) -> bool:
+    """Whether an error at this place may come from a value that is not known yet.
+
+    pydantic puts the member of a union into the place, so a path is looked for in it piece by piece.
+    """
+    for path in open_paths:
+        if list(path[: len(place)]) == list(place):
+            return True
+        rest = iter(place)
+        if all(part in rest for part in path):
+            return True
+    return False
+
+
+def _mismatch(
+    wanted: Schema, path: Sequence[str], given: Schema | None, reference: Reference
+) -> tuple[str, str] | None:
+    """Return (expected, got) when a reference can't give what its place takes."""
+    shown = ".".join((reference.step, reference.of, *reference.path))
+    source = None if given is None else types_at(given, reference.path)
+    if source is None:
+        return "a reference to what its step returns", f"{shown}: it returns no such thing"
+    target = types_at(wanted, path)
+    if not source or not target:  # one of them is not known, or the payload's own check says it
+        return None
+    if "integer" in source:
+        source = source | {"number"}
+    if source & target:
+        return None
+    return f"a reference to {' or '.join(sorted(target))}", f"{shown}, which is {' or '.join(sorted(source))}"
+
+
+def types_at(schema: Schema, path: Sequence[str]) -> set[str] | None:
+    """Return the JSON types that a value at this path may have; empty when not known, None when it can't be there."""
+    found: set[str] = set()
+    missing = False
+    for one in _alternatives(schema, schema):
+        inner = _types_in(schema, one, path)
+        if inner is None:
+            missing = True
+        elif not inner:
+            return set()
+        else:
+            found |= inner
+    return found if found else (None if missing else set())
+
+
+def _types_in(root: Schema, schema: Schema, path: Sequence[str]) -> set[str] | None:
+    if not path:
+        kind = schema.get("type")
+        return set(kind) if isinstance(kind, list) else {kind} if isinstance(kind, str) else set()
+    key, rest = path[0], path[1:]
+    kind = schema.get("type")
+    if kind == "object":
+        properties = schema.get("properties", {})
+        if key in properties:
+            inner: Any = properties[key]
+        elif isinstance(schema.get("additionalProperties"), Mapping):
+            inner = schema["additionalProperties"]
+        elif schema.get("additionalProperties") is True or not properties:
+            return set()
+        else:
+            return None
+    elif kind == "array":
+        if not key.lstrip("-").isdigit():
+            return None
+        inner = schema.get("items", ANY)
+        if not isinstance(inner, Mapping):
+            return set()
+    elif isinstance(kind, str):
+        return None
+    else:
+        return set()
+    found: set[str] = set()
+    answers = [_types_in(root, one, rest) for one in _alternatives(root, inner)]
+    if any(one is not None and not one for one in answers):
+        return set()
+    for one in answers:
+        found |= one or set()
+    return found or None
+
+
+def _alternatives(root: Schema, schema: Schema) -> list[Schema]:
+    if "$ref" in schema:
+        name = str(schema["$ref"]).rsplit("/", 1)[-1]
+        return _alternatives(root, root.get("$defs", {}).get(name, ANY))
+    for key in ("anyOf", "oneOf"):
+        if key in schema:
+            return [inner for one in schema[key] for inner in _alternatives(root, one)]
+    return [schema]
+
+
+__all__ = ["ANY", "LITERAL", "check_payload", "payload_schema", "result_schema", "types_at"]

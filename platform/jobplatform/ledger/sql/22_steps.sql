@@ -1,0 +1,299 @@
+-- The steps of workflows (docs/concepts/workflows.md). A step that ends tells those that wait for it in the transaction
+-- that ends its job: nothing polls for it, and there is no message that could be lost.
+--
+-- states of a step: waiting (for others) → open (its job lives) → joining (waits for what it has added) → done
+--                   failed (stopped its workflow) · cancelled (with its workflow) · skipped (ended before its turn)
+-- Locks are taken in one order: a job, steps downwards, the workflow.
+
+-- The job of a step has ended, or died. A second end (a dead letter that is discarded, say) tells nobody.
+CREATE OR REPLACE FUNCTION step_ended(j jobs) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    s workflow_steps;
+BEGIN
+    SELECT * INTO s FROM workflow_steps WHERE id = j.id FOR UPDATE;
+    IF NOT FOUND OR s.state NOT IN ('waiting', 'open') THEN
+        RETURN;
+    END IF;
+    IF j.state = 'succeeded' AND s.pending > 0 THEN
+        UPDATE workflow_steps SET state = 'joining' WHERE id = s.id;
+    ELSIF j.state <> 'succeeded' AND EXISTS (
+            SELECT 1 FROM workflows WHERE id = s.workflow_id AND state = 'stopping') THEN
+        UPDATE workflow_steps SET state = CASE WHEN j.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END
+        WHERE id = s.id;
+    ELSIF j.state <> 'succeeded' AND s.on_failure = 'fail' THEN
+        UPDATE workflow_steps SET state = 'failed' WHERE id = s.id;
+        PERFORM fail_workflow(s, j.state, j.error);
+    ELSIF s.state = 'waiting' THEN  -- what waits for it waits for its turn all the same
+        UPDATE workflow_steps SET state = 'skipped' WHERE id = s.id;
+    ELSE
+        UPDATE workflow_steps SET state = 'done' WHERE id = s.id;
+        PERFORM tell_steps(s.workflow_id, s.children, (cardinality(s.children) = 0)::integer);
+        IF j.state = 'dead' AND s.on_failure = 'ignore' THEN  -- nobody is to look after it
+            j.state := 'discarded';
+            j.error := jsonb_build_object(
+                'code', 'discarded', 'message', 'its workflow ignores its failure', 'retryable', false,
+                'last', j.error);
+            PERFORM note_event(j, 'discarded', '{"by": "its workflow"}');
+            PERFORM finish_job(j, clock_timestamp());
+        END IF;
+    END IF;
+END $$;
+
+-- A step has failed whose failure ends its workflow: what has not begun is called off by the dispatcher's next look.
+CREATE OR REPLACE FUNCTION fail_workflow(s workflow_steps, p_state text, p_error jsonb) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = jsonb_strip_nulls(jsonb_build_object(
+        'code', 'step_failed', 'message', format('step %s is %s', s.name, p_state), 'step', s.name, 'job_id', s.id,
+        'last', p_error))
+    WHERE id = s.workflow_id AND state = 'running';
+$$;
+
+-- Tell steps that something they wait for is over: p_told has one entry for each, as often as it was over; p_sinks of
+-- what is over had nobody to tell but the workflow. Level by level: a gate that opens tells on.
+CREATE OR REPLACE FUNCTION tell_steps(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_told uuid[] := p_told;
+    v_ready uuid[];
+    v_sinks integer := p_sinks;
+    v_more integer;
+BEGIN
+    WHILE cardinality(v_told) > 0 LOOP
+        IF cardinality(v_told) > 1 THEN
+            PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told) ORDER BY id FOR UPDATE;
+        END IF;
+        -- of two last ones at once the second waits here for the row, and counts on
+        WITH told AS (
+            UPDATE workflow_steps s SET pending = pending - over.times
+            FROM (SELECT id, count(*)::integer AS times FROM unnest(v_told) AS id GROUP BY id) AS over
+            WHERE s.id = over.id RETURNING s.id, s.pending)
+        SELECT array_agg(id) INTO v_ready FROM told WHERE pending = 0;
+        EXIT WHEN v_ready IS NULL;
+        SELECT told, sinks INTO v_told, v_more FROM open_steps(p_workflow, v_ready);
+        v_sinks := v_sinks + v_more;
+    END LOOP;
+    IF v_sinks > 0 THEN
+        UPDATE workflows SET
+            pending = pending - v_sinks,
+            state = CASE WHEN state = 'running' AND pending = v_sinks THEN 'succeeded' ELSE state END,
+            ended_at = CASE WHEN state = 'running' AND pending = v_sinks THEN clock_timestamp() ELSE ended_at END
+        WHERE id = p_workflow;
+    END IF;
+END $$;
+
+-- Steps wait for nothing any more: jobs become available (or scheduled), maps are unfolded, gates are over at once.
+-- Returns whom to tell of the gates, and how many of these nobody waits for. The rest of a workflow that stops stays.
+--
+-- The queues that got jobs are left in a setting of the transaction, for the hint that its caller sends when it is
+-- committed.
+CREATE OR REPLACE FUNCTION open_steps(p_workflow uuid, p_steps uuid[], OUT told uuid[], OUT sinks integer)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    s workflow_steps;
+    v_now timestamptz := clock_timestamp();
+    v_woken text;
+BEGIN
+    told := '{}';
+    sinks := 0;
+    PERFORM 1 FROM workflows WHERE id = p_workflow AND state = 'running';
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    WITH opened AS (
+        UPDATE workflow_steps SET state = 'open'
+        WHERE id = ANY (p_steps) AND type = 'job' AND workflow_steps.state = 'waiting' RETURNING id
+    ), made AS (
+        UPDATE jobs SET state = CASE WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END, state_at = v_now
+        FROM opened WHERE jobs.id = opened.id AND jobs.state = 'blocked' RETURNING jobs.*
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+        SELECT id, tenant_id, 'unblocked', state, run_no FROM made
+    )
+    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM made WHERE state = 'available';
+    IF v_woken IS NOT NULL THEN
+        PERFORM set_config('jobplatform.woken', concat_ws(
+            ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
+    END IF;
+    FOR s IN
+        SELECT * FROM workflow_steps
+        WHERE id = ANY (p_steps) AND (state IN ('joining', 'skipped') OR state = 'waiting' AND type <> 'job')
+        ORDER BY id
+    LOOP
+        IF s.type = 'map' AND s.state = 'waiting' THEN
+            CONTINUE WHEN expand_map(s) <> 0;
+        END IF;
+        UPDATE workflow_steps SET state = 'done' WHERE id = s.id;
+        told := told || s.children;
+        sinks := sinks + (cardinality(s.children) = 0)::integer;
+    END LOOP;
+END $$;
+
+-- Write steps and their jobs. p_steps: a JSON array of what domain/workflows.py plans.
+CREATE OR REPLACE FUNCTION insert_steps(p_tenant uuid, p_workflow uuid, p_steps jsonb, p_base integer DEFAULT 0)
+RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_ready uuid[];
+    v_woken text;
+    v_told uuid[];
+    v_sinks integer;
+BEGIN
+    INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure, item, template)
+    SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 THEN 'open' ELSE 'waiting' END,
+           pending, children, on_failure, item, template
+    FROM jsonb_to_recordset(p_steps) AS o (
+        id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
+        template jsonb);
+    WITH made AS (
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
+            created_at, state_at, run_at, start_by, workflow_id)
+        SELECT id, p_tenant, queue, kind,
+               CASE WHEN pending > 0 THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
+               priority, payload, tags, max_attempts, crash_limit, lost_limit, v_now, v_now, coalesce(run_at, v_now),
+               start_by, p_workflow
+        FROM jsonb_to_recordset(p_steps) AS o (
+            id uuid, type text, pending integer, queue text, kind text, priority integer, payload jsonb, tags text[],
+            max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz)
+        WHERE type = 'job'
+        RETURNING id, queue, state, priority
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+        SELECT id, p_tenant, 'submitted', state, 0 FROM made
+    ), counted AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+        SELECT p_tenant, queue, pg_backend_pid() % 64, count(*) FROM made GROUP BY queue ORDER BY queue
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
+    )
+    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM made WHERE state = 'available';
+    IF v_woken IS NOT NULL THEN
+        PERFORM set_config('jobplatform.woken', concat_ws(
+            ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
+    END IF;
+    -- maps over nothing that comes later, and empty groups
+    SELECT array_agg(id) INTO v_ready FROM jsonb_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
+    WHERE type <> 'job' AND pending = 0;
+    IF v_ready IS NOT NULL THEN
+        SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
+        PERFORM tell_steps(p_workflow, v_told, v_sinks);
+    END IF;
+END $$;
+
+-- A running job adds steps, in the transaction that settles it; what waits for it waits for them too. A job that is in
+-- no workflow becomes the first step of one. Returns its workflow; a workflow that stops takes nothing on.
+CREATE OR REPLACE FUNCTION add_steps(j jobs, p_added jsonb) RETURNS uuid
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_workflow uuid := j.workflow_id;
+    v_base integer := 0;
+BEGIN
+    IF v_workflow IS NULL THEN
+        v_workflow := (p_added ->> 'workflow_id')::uuid;
+        INSERT INTO workflows (id, tenant_id, name, state, pending) VALUES (v_workflow, j.tenant_id, j.kind, 'running', 1);
+        INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure)
+        VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', 'fail');
+    ELSE
+        -- of a stop that comes at the same moment one waits for the other
+        PERFORM 1 FROM workflows WHERE id = v_workflow AND state = 'running' FOR SHARE;
+        IF NOT FOUND THEN
+            RETURN v_workflow;
+        END IF;
+        SELECT max(place) + 1 INTO v_base FROM workflow_steps WHERE workflow_id = v_workflow;
+    END IF;
+    UPDATE workflow_steps SET pending = pending + (p_added ->> 'pending')::integer WHERE id = j.id;
+    PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', coalesce(v_base, 1));
+    RETURN v_workflow;
+END $$;
+
+-- Unfold a map: one job for each element of the list it is over. Returns how many; −1 when there is no such list.
+CREATE OR REPLACE FUNCTION expand_map(s workflow_steps) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_list jsonb;
+    v_count integer;
+    v_tenant uuid;
+    v_steps jsonb;
+    v_source text := s.template ->> 'shown';
+BEGIN
+    SELECT tenant_id INTO v_tenant FROM workflows WHERE id = s.workflow_id;
+    v_list := step_value(s.workflow_id, s.template #>> '{over,step}', s.template #>> '{over,of}',
+                         ARRAY(SELECT jsonb_array_elements_text(s.template #> '{over,path}')));
+    IF jsonb_typeof(v_list) IS DISTINCT FROM 'array' OR jsonb_array_length(v_list) > (s.template ->> 'limit')::integer THEN
+        UPDATE workflow_steps SET state = 'failed' WHERE id = s.id;
+        PERFORM fail_workflow(s, 'failed', jsonb_build_object('code', 'map_source', 'message', CASE
+            WHEN jsonb_typeof(v_list) = 'array' THEN format(
+                '%s has %s elements, a map takes %s', v_source, jsonb_array_length(v_list), s.template ->> 'limit')
+            ELSE format('expected a list at %s, got %s', v_source, coalesce(jsonb_typeof(v_list), 'nothing')) END));
+        RETURN -1;
+    END IF;
+    v_count := jsonb_array_length(v_list);
+    IF v_count = 0 THEN
+        RETURN 0;
+    END IF;
+    SELECT jsonb_agg(s.template -> 'order' || jsonb_build_object(
+        'id', gen_step_id(), 'name', format('%s[%s]', s.name, n - 1), 'place', n, 'type', 'job', 'pending', 0,
+        'children', jsonb_build_array(s.id), 'item', item)) INTO v_steps
+    FROM jsonb_array_elements(v_list) WITH ORDINALITY AS list (item, n);
+    UPDATE workflow_steps SET state = 'joining', pending = v_count WHERE id = s.id;
+    PERFORM insert_steps(v_tenant, s.workflow_id, v_steps,
+                         (SELECT max(place) FROM workflow_steps WHERE workflow_id = s.workflow_id));
+    RETURN v_count;
+END $$;
+
+-- A UUIDv7 (RFC 9562) by the database's clock; Postgres has its own from 18 on.
+CREATE OR REPLACE FUNCTION gen_step_id() RETURNS uuid
+LANGUAGE sql VOLATILE AS $$
+    SELECT encode(
+        set_byte(set_byte(
+            overlay(uuid_send(gen_random_uuid()) PLACING substring(
+                int8send((extract(epoch FROM clock_timestamp()) * 1000)::bigint) FROM 3) FROM 1 FOR 6),
+            6, (get_byte(uuid_send(gen_random_uuid()), 6) & 15) | 112),
+            8, (get_byte(uuid_send(gen_random_uuid()), 8) & 63) | 128), 'hex')::uuid;
+$$;
+
+-- What a reference names: of a step its result, its results (what it has added or unfolded, what its group holds; those
+-- that failed are null, or left out where their failure is "continue"), or a part of these. NULL when there is nothing.
+CREATE OR REPLACE FUNCTION step_value(p_workflow uuid, p_step text, p_of text, p_path text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    s workflow_steps;
+    v_since timestamptz;
+    v_found jsonb;
+BEGIN
+    SELECT * INTO s FROM workflow_steps WHERE workflow_id = p_workflow AND name = p_step;
+    SELECT created_at - interval '1 day' INTO v_since FROM workflows WHERE id = p_workflow;
+    IF p_of = 'result' AND s.type = 'job' THEN
+        SELECT result INTO v_found FROM job_history WHERE id = s.id AND finished_at >= v_since;
+    ELSE
+        SELECT coalesce(jsonb_agg(value ORDER BY place), '[]') INTO v_found FROM (
+            SELECT m.place, CASE WHEN m.type = 'job' THEN h.result
+                                 ELSE step_value(p_workflow, m.name, 'results', '{}') END AS value
+            FROM workflow_steps m LEFT JOIN job_history h ON h.id = m.id AND h.finished_at >= v_since
+            WHERE m.workflow_id = p_workflow AND s.id = ANY (m.children)
+                AND m.place > s.place  -- not what it waited for itself
+                AND NOT (m.type = 'job' AND m.on_failure = 'continue' AND h.state IS DISTINCT FROM 'succeeded')
+        ) AS members;
+    END IF;
+    RETURN v_found #> p_path;
+END $$;
+
+-- The values of a job's references, in order: [{"step": …, "of": "result" | "results" | "item", "path": […]}, …].
+-- NULL when it is no step of a workflow: what looks like a reference there is none.
+CREATE OR REPLACE FUNCTION resolve_references(p_job uuid, p_references jsonb) RETURNS jsonb
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    s workflow_steps;
+BEGIN
+    SELECT * INTO s FROM workflow_steps WHERE id = p_job;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN (
+        SELECT coalesce(jsonb_agg(CASE
+            WHEN one ->> 'of' = 'item' THEN s.item #> path
+            ELSE step_value(s.workflow_id, one ->> 'step', one ->> 'of', path) END ORDER BY n), '[]')
+        FROM jsonb_array_elements(p_references) WITH ORDINALITY AS asked (one, n),
+            LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path) AS p);
+END $$;

@@ -1,0 +1,286 @@
+-- A workflow as a whole: accepted, stopped, replayed, forgotten.
+
+-- Accept a workflow: its row, its steps and their jobs in one transaction (I1).
+-- p_steps: see insert_steps; p_pending: how many of them nobody waits for.
+-- verdicts: accepted · repeated (workflow_id is the earlier one) · conflict (the key was used for another request)
+CREATE OR REPLACE FUNCTION create_workflow(
+    p_tenant uuid, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer,
+    p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps jsonb,
+    OUT verdict text, OUT workflow_id uuid, OUT woken text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    v_hash bytea;
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    WHILE p_idempotency_key IS NOT NULL LOOP
+        -- a second request with the key waits here until the first has committed
+        INSERT INTO idempotency_keys AS k (tenant_id, key, request_hash, job_id, expires_at)
+        VALUES (p_tenant, p_idempotency_key, p_request_hash, p_id, v_now + make_interval(secs => p_idempotency_seconds))
+        ON CONFLICT (tenant_id, key) DO UPDATE
+            SET request_hash = excluded.request_hash, job_id = excluded.job_id, created_at = clock_timestamp(),
+                expires_at = excluded.expires_at
+            WHERE k.expires_at < clock_timestamp();
+        EXIT WHEN FOUND;
+        SELECT k.job_id, k.request_hash INTO workflow_id, v_hash FROM idempotency_keys k
+        WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.expires_at >= clock_timestamp();
+        IF FOUND THEN
+            verdict := CASE WHEN v_hash = p_request_hash THEN 'repeated' ELSE 'conflict' END;
+            RETURN;
+        END IF;
+    END LOOP;
+    INSERT INTO workflows (id, tenant_id, name, state, pending, time_limit_seconds, deadline_at)
+    VALUES (p_id, p_tenant, p_name, 'running', p_pending, p_time_limit, v_now + make_interval(secs => p_time_limit));
+    PERFORM insert_steps(p_tenant, p_id, p_steps);
+    verdict := 'accepted';
+    workflow_id := p_id;
+    woken := nullif(current_setting('jobplatform.woken', true), '');
+END $$;
+
+-- Ask for a workflow's end; `stop_workflow` ends it. verdicts: requested · ended (state says how) · gone
+CREATE OR REPLACE FUNCTION cancel_workflow(p_tenant uuid, p_workflow uuid, p_reason text, p_by text)
+RETURNS TABLE (verdict text, state text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+    UPDATE workflows SET
+        state = 'stopping', stop_as = 'cancelled', kills = true, error = jsonb_strip_nulls(jsonb_build_object(
+            'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'by', p_by, 'last', error))
+    WHERE id = p_workflow AND tenant_id = p_tenant AND state IN ('running', 'stopping')
+        AND stop_as IS DISTINCT FROM 'cancelled';
+    IF FOUND THEN
+        RETURN QUERY SELECT 'requested'::text, 'stopping'::text;
+        RETURN;
+    END IF;
+    RETURN QUERY SELECT CASE WHEN w.state = 'stopping' THEN 'requested' ELSE 'ended' END, w.state
+    FROM workflows w WHERE w.id = p_workflow AND w.tenant_id = p_tenant;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT 'gone'::text, NULL::text;
+    END IF;
+END $$;
+
+-- Call off what has not begun of a workflow that stops, at most p_limit jobs; what runs is left to end, or told to
+-- (`kills`). When nothing of it lives any more but what needs a person, it has ended. Returns its state.
+CREATE OR REPLACE FUNCTION stop_workflow(p_workflow uuid, p_limit integer) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    w workflows;
+    j jobs;
+    v_told jsonb;
+BEGIN
+    SELECT * INTO w FROM workflows WHERE id = p_workflow;  -- not locked: jobs come before their workflow
+    IF w.state <> 'stopping' THEN
+        RETURN w.state;
+    END IF;
+    v_told := jsonb_build_object('by', coalesce(w.error ->> 'by', 'its workflow'), 'reason', w.error ->> 'message');
+    FOR j IN
+        SELECT live.* FROM workflow_steps s JOIN jobs live ON live.id = s.id
+        WHERE s.workflow_id = p_workflow AND (
+            live.state IN ('blocked', 'scheduled', 'available', 'dispatched') AND s.state IN ('waiting', 'open')
+            OR live.state IN ('dead', 'held') AND w.stop_as = 'cancelled'
+            OR live.state = 'running' AND w.kills AND live.cancel_requested_at IS NULL)
+        ORDER BY live.queue, live.id LIMIT p_limit FOR UPDATE OF live SKIP LOCKED
+    LOOP
+        IF j.state = 'running' THEN
+            UPDATE jobs SET cancel_requested_at = clock_timestamp(), cancel_reason = w.error ->> 'message'
+            WHERE id = j.id RETURNING * INTO j;
+            PERFORM note_event(j, 'cancel_requested', v_told);
+            CONTINUE;
+        END IF;
+        UPDATE workflow_steps SET state = 'cancelled' WHERE id = j.id AND state <> 'done';
+        j.state := 'cancelled';
+        j.cancel_reason := w.error ->> 'message';
+        j.error := jsonb_strip_nulls(jsonb_build_object(
+            'code', CASE WHEN w.stop_as = 'cancelled' THEN 'cancelled' ELSE 'workflow_failed' END,
+            'message', w.error ->> 'message', 'retryable', false, 'last', j.error));
+        PERFORM note_event(j, 'cancelled', v_told);
+        PERFORM finish_job(j, clock_timestamp());
+    END LOOP;
+    PERFORM 1 FROM workflow_steps s JOIN jobs live ON live.id = s.id
+    WHERE s.workflow_id = p_workflow AND (live.state NOT IN ('dead', 'held') OR w.stop_as = 'cancelled');
+    IF FOUND THEN
+        RETURN w.state;
+    END IF;
+    UPDATE workflow_steps SET state = 'cancelled' WHERE workflow_id = p_workflow AND type <> 'job' AND state = 'waiting';
+    -- everything was done before it could be stopped: a success wins
+    UPDATE workflows SET
+        state = CASE WHEN pending = 0 THEN 'succeeded' ELSE stop_as END, ended_at = clock_timestamp(),
+        error = CASE WHEN pending > 0 THEN error END
+    WHERE id = p_workflow AND state = 'stopping' RETURNING * INTO w;
+    RETURN w.state;
+END $$;
+
+-- Workflows whose time is over stop. A transaction of its own: it locks workflows, and jobs come before these.
+CREATE OR REPLACE FUNCTION time_out_workflows() RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    UPDATE workflows SET
+        state = 'stopping', stop_as = 'failed', kills = true, error = jsonb_build_object(
+            'code', 'timed_out', 'message', format('its time limit of %s s is over', time_limit_seconds))
+    WHERE id IN (
+        SELECT id FROM workflows WHERE state = 'running' AND deadline_at <= clock_timestamp()
+        ORDER BY deadline_at LIMIT 100 FOR UPDATE SKIP LOCKED);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;
+
+-- The dispatcher's look at all workflows that stop; one dispatcher at a time. Returns how many are not at their end yet.
+CREATE OR REPLACE FUNCTION stop_workflows(p_limit integer) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_id uuid;
+    v_open integer := 0;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock(hashtext('jobplatform.workflows')) THEN
+        RETURN 0;
+    END IF;
+    FOR v_id IN SELECT id FROM workflows WHERE state = 'stopping' ORDER BY id LIMIT 20 LOOP
+        IF stop_workflow(v_id, p_limit) = 'stopping' THEN
+            v_open := v_open + 1;
+        END IF;
+    END LOOP;
+    RETURN v_open;
+END $$;
+
+-- Whether a step waits for others: its job, replayed, waits with it.
+CREATE OR REPLACE FUNCTION step_is_blocked(p_job uuid) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT pending > 0 AND state = 'failed' FROM workflow_steps WHERE id = p_job;
+$$;
+
+-- A step that had failed runs again. When it was the last one, the rest of its workflow comes back.
+CREATE OR REPLACE FUNCTION step_replayed(j jobs) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    w workflows;
+BEGIN
+    UPDATE workflow_steps SET state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END
+    WHERE id = j.id AND state = 'failed';
+    IF FOUND THEN
+        SELECT * INTO w FROM workflows WHERE id = j.workflow_id FOR UPDATE;
+        IF w.state = 'failed' AND NOT EXISTS (
+                SELECT 1 FROM workflow_steps WHERE workflow_id = w.id AND state = 'failed') THEN
+            PERFORM revive_workflow(w.id);
+        END IF;
+    END IF;
+END $$;
+
+-- Bring back what was called off of a workflow that has ended. The caller has locked its row.
+CREATE OR REPLACE FUNCTION revive_workflow(p_workflow uuid) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    w workflows;
+    j jobs;
+    h job_history;
+    v_now timestamptz := clock_timestamp();
+    v_ready uuid[];
+    v_told uuid[];
+    v_sinks integer;
+BEGIN
+    UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND state = 'cancelled';
+    UPDATE workflow_steps s SET pending = coalesce(counted.open, 0)
+    FROM workflow_steps t LEFT JOIN (
+        SELECT child, count(*)::integer AS open FROM workflow_steps p, unnest(p.children) AS child
+        WHERE p.workflow_id = p_workflow AND p.state <> 'done' GROUP BY child) AS counted ON counted.child = t.id
+    WHERE t.id = s.id AND s.workflow_id = p_workflow AND s.state <> 'done';
+    UPDATE workflows SET
+        state = 'running', stop_as = NULL, kills = false, error = NULL, ended_at = NULL,
+        deadline_at = v_now + make_interval(secs => time_limit_seconds),
+        pending = (SELECT count(*) FROM workflow_steps
+                   WHERE workflow_id = p_workflow AND state <> 'done' AND cardinality(children) = 0)
+    WHERE id = p_workflow RETURNING * INTO w;
+    FOR h IN
+        DELETE FROM job_history USING workflow_steps s
+        WHERE s.workflow_id = p_workflow AND s.state = 'waiting' AND s.type = 'job' AND job_history.id = s.id
+            AND job_history.finished_at >= w.created_at - interval '1 day' AND job_history.state = 'cancelled'
+        RETURNING job_history.*
+    LOOP
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
+            crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
+            run_started_at, epoch, workflow_id)
+        VALUES (
+            h.id, h.tenant_id, h.queue, h.kind, 'blocked', h.priority, h.payload, h.tags, 0, h.max_attempts, h.run_no,
+            h.dispatch_no, h.crash_limit, h.lost_limit, h.created_at, v_now, h.run_at,
+            CASE WHEN h.start_by > v_now THEN h.start_by END, h.dispatched_at, h.started_at, h.run_started_at, h.epoch,
+            h.workflow_id)
+        RETURNING * INTO j;
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
+        VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, -1)
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished - 1;
+        PERFORM note_event(j, 'replayed', '{"by": "its workflow"}');
+    END LOOP;
+    SELECT array_agg(id) INTO v_ready FROM workflow_steps
+    WHERE workflow_id = p_workflow AND pending = 0 AND state IN ('waiting', 'joining', 'skipped');
+    IF v_ready IS NOT NULL THEN
+        SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
+        PERFORM tell_steps(p_workflow, v_told, v_sinks);
+    END IF;
+END $$;
+
+-- Run a workflow again that has failed or was cancelled, from its failed steps on: what is done stays done.
+-- verdicts: replayed · live (it has not ended) · ended (it has succeeded) · stuck (a step of it was thrown away; state
+--           is its name) · gone
+CREATE OR REPLACE FUNCTION replay_workflow(p_tenant uuid, p_workflow uuid, p_data jsonb)
+RETURNS TABLE (verdict text, state text, woken text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    w workflows;
+    s workflow_steps;
+    v_verdict text;
+    v_since timestamptz;
+BEGIN
+    -- jobs come before their workflow
+    PERFORM 1 FROM workflow_steps f JOIN jobs ON jobs.id = f.id
+    WHERE f.workflow_id = p_workflow AND f.state = 'failed' ORDER BY jobs.id FOR UPDATE OF jobs;
+    SELECT * INTO w FROM workflows WHERE id = p_workflow AND tenant_id = p_tenant FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN QUERY SELECT 'gone'::text, NULL::text, NULL::text;
+        RETURN;
+    END IF;
+    IF w.state NOT IN ('failed', 'cancelled') THEN
+        RETURN QUERY SELECT CASE WHEN w.state = 'succeeded' THEN 'ended' ELSE 'live' END, w.state, NULL::text;
+        RETURN;
+    END IF;
+    v_since := w.created_at - interval '1 day';
+    SELECT one.* INTO s FROM workflow_steps one
+    WHERE one.workflow_id = p_workflow AND one.type = 'job' AND one.state IN ('failed', 'cancelled')
+        AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = one.id)
+        AND NOT EXISTS (SELECT 1 FROM job_history h WHERE h.id = one.id AND h.finished_at >= v_since
+                            AND h.state IN ('cancelled', 'expired'))
+    ORDER BY one.place LIMIT 1;
+    IF FOUND THEN
+        RETURN QUERY SELECT 'stuck'::text, s.name, NULL::text;
+        RETURN;
+    END IF;
+    -- until the last one is replayed the workflow stays as it is: revived once, here
+    UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND type <> 'job' AND workflow_steps.state = 'failed';
+    FOR s IN SELECT * FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed' ORDER BY place LOOP
+        PERFORM replay_job(p_tenant, s.id, v_since, 0, p_data);
+    END LOOP;
+    -- the last of them has revived it; a map that could not be unfolded then may have stopped it again
+    PERFORM 1 FROM workflows WHERE id = p_workflow AND ended_at IS NOT NULL;
+    IF FOUND THEN
+        PERFORM revive_workflow(p_workflow);
+    END IF;
+    RETURN QUERY SELECT 'replayed'::text, 'running'::text, nullif(current_setting('jobplatform.woken', true), '');
+END $$;
+
+-- Forget workflows that ended before a time and of which nothing lives any more. Returns how many.
+CREATE OR REPLACE FUNCTION forget_workflows(p_before timestamptz, p_limit integer) RETURNS integer
+LANGUAGE sql VOLATILE AS $$
+    WITH old AS (
+        SELECT id FROM workflows w WHERE ended_at < p_before
+            AND NOT EXISTS (SELECT 1 FROM workflow_steps s JOIN jobs ON jobs.id = s.id WHERE s.workflow_id = w.id)
+        ORDER BY ended_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), steps AS (
+        DELETE FROM workflow_steps WHERE workflow_id IN (SELECT id FROM old)
+    ), gone AS (
+        DELETE FROM workflows WHERE id IN (SELECT id FROM old) RETURNING id
+    )
+    SELECT count(*)::integer FROM gone;
+$$;

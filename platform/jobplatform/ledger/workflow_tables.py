@@ -1,0 +1,69 @@
+"""The tables of workflows (docs/concepts/workflows.md). See `tables`."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+
+from jobplatform.domain.workflows import ON_FAILURE, STEP_STATES, STEP_TYPES, WorkflowState
+from jobplatform.ledger.columns import metadata, moment, now, one_of
+
+workflows = Table(
+    "workflows",
+    metadata,
+    Column("id", UUID(as_uuid=True), primary_key=True),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("pending", Integer, nullable=False, comment="steps without children that have not ended"),
+    Column("time_limit_seconds", Double),
+    moment("deadline_at"),
+    Column("stop_as", Text, comment="the state it will end in"),
+    Column("kills", Boolean, nullable=False, server_default=text("false")),
+    Column("error", JSONB),
+    now("created_at"),
+    moment("ended_at"),
+    CheckConstraint(one_of("state", WorkflowState), name="workflows_state_is_known"),
+    CheckConstraint("(state IN ('running', 'stopping')) = (ended_at IS NULL)", name="workflows_ended_has_its_time"),
+    CheckConstraint(
+        "(state = 'running') = (stop_as IS NULL) OR state = 'succeeded'", name="workflows_stopped_says_how"
+    ),
+    Index("ix_workflows_tenant_id_id", "tenant_id", "id"),
+    Index("ix_workflows_stopping", "id", postgresql_where=text("state = 'stopping'")),
+    Index("ix_workflows_deadline", "deadline_at", postgresql_where=text("state = 'running'")),
+    Index("ix_workflows_ended_at", "ended_at", postgresql_where=text("ended_at IS NOT NULL")),
+)
+
+workflow_steps = Table(
+    "workflow_steps",
+    metadata,
+    Column("id", UUID(as_uuid=True), nullable=False, comment="of its job, where it has one"),
+    Column("workflow_id", UUID(as_uuid=True), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("place", Integer, nullable=False, comment="order of the results of a group"),
+    Column("type", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("pending", Integer, nullable=False, comment="steps it waits for"),
+    Column("children", ARRAY(UUID(as_uuid=True)), nullable=False, comment="steps that wait for it"),
+    Column("on_failure", Text, nullable=False),
+    Column("item", JSONB, comment="of the list of a map"),
+    Column("template", JSONB, comment="what a map makes"),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("workflow_id", "name"),
+    CheckConstraint(one_of("type", STEP_TYPES), name="workflow_steps_type_is_known"),
+    CheckConstraint(one_of("state", STEP_STATES), name="workflow_steps_state_is_known"),
+    CheckConstraint(one_of("on_failure", ON_FAILURE), name="workflow_steps_on_failure_is_known"),
+    CheckConstraint("pending >= 0", name="workflow_steps_pending_is_not_negative"),
+)

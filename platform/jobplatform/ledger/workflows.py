@@ -1,0 +1,180 @@
+"""Queries on workflows: their acceptance, end, replay, and what is seen of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, Row, text
+
+from jobplatform.ledger.session import Ledger
+
+
+class Created(NamedTuple):
+    """What `create_workflow` answers: see there for the verdicts."""
+
+    verdict: str
+    workflow_id: Any
+    woken: str | None
+
+
+def create_workflow(
+    ledger: Ledger,
+    *,
+    tenant_id: UUID,
+    idempotency_key: str | None,
+    request_hash: bytes | None,
+    idempotency_seconds: int,
+    workflow_id: UUID,
+    name: str,
+    time_limit_seconds: float | None,
+    pending: int,
+    steps: bytes,
+) -> Created:
+    """Call `create_workflow`: one transaction."""
+    (row,) = ledger.call(
+        "create_workflow",
+        tenant_id,
+        idempotency_key,
+        request_hash,
+        idempotency_seconds,
+        workflow_id,
+        name,
+        time_limit_seconds,
+        pending,
+        steps.decode(),
+    )
+    return Created(*row)
+
+
+_VIEW = "id, name, state, error, time_limit_seconds, deadline_at, created_at, ended_at"
+_GET = text(f"SELECT {_VIEW} FROM workflows WHERE id = :id AND tenant_id = :tenant_id")
+
+
+def get_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID) -> Row[Any] | None:
+    """Return a workflow's own row."""
+    return connection.execute(_GET, {"id": workflow_id, "tenant_id": tenant_id}).one_or_none()
+
+
+def list_workflows(
+    connection: Connection, tenant_id: UUID, *, state: str | None, below: UUID | None, limit: int
+) -> Sequence[Row[Any]]:
+    """Return workflows of a tenant, newest first."""
+    where = ["tenant_id = :tenant_id"]
+    if state is not None:
+        where.append("state = :state")
+    if below is not None:
+        where.append("id < :below")
+    statement = text(f"SELECT {_VIEW} FROM workflows WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT :limit")
+    return connection.execute(statement, {"tenant_id": tenant_id, "state": state, "below": below, "limit": limit}).all()
+
+
+# jobs by their ids: live ones, and ended ones of the weeks since the workflow began
+_STEPS = text(
+    """
+    SELECT s.id, s.name, s.place, s.type, s.state, s.pending, s.children, s.on_failure, s.item,
+           coalesce(j.state, h.state) AS job_state, coalesce(j.kind, h.kind, s.template #>> '{order,kind}') AS kind,
+           coalesce(j.queue, h.queue, s.template #>> '{order,queue}') AS queue,
+           coalesce(j.attempt, h.attempt) AS attempt, coalesce(j.progress, h.progress) AS progress,
+           coalesce(j.error, h.error) AS error, coalesce(j.started_at, h.started_at) AS started_at, h.finished_at,
+           j.state_at
+    FROM workflow_steps s
+    LEFT JOIN jobs j ON j.id = s.id
+    LEFT JOIN job_history h ON h.id = s.id AND h.finished_at >= CAST(:since AS timestamptz) - interval '1 day'
+    WHERE s.workflow_id = :id ORDER BY s.place LIMIT :limit
+    """
+)
+
+
+def steps_of(connection: Connection, workflow_id: UUID, since: Any, limit: int) -> Sequence[Row[Any]]:
+    """Return the steps of a workflow in their order, each with its job."""
+    return connection.execute(_STEPS, {"id": workflow_id, "since": since, "limit": limit}).all()
+
+
+_COUNTS = text(
+    """
+    SELECT s.state, j.state AS job_state, count(*)::integer AS steps
+    FROM workflow_steps s LEFT JOIN jobs j ON j.id = s.id
+    WHERE s.workflow_id = :id AND s.type = 'job' GROUP BY s.state, j.state
+    """
+)
+
+
+def counts_of(connection: Connection, workflow_id: UUID) -> Sequence[Row[Any]]:
+    """Return (state, job_state, steps): how many jobs of a workflow are where; job_state is None for ended ones."""
+    return connection.execute(_COUNTS, {"id": workflow_id}).all()
+
+
+_CANCEL = text("SELECT verdict, state FROM cancel_workflow(:tenant_id, :id, :reason, :by)")
+_STOP = text("SELECT stop_workflow(:id, :limit)")
+_REPLAY = text("SELECT verdict, state, woken FROM replay_workflow(:tenant_id, :id, CAST(:data AS jsonb))")
+
+
+def cancel_workflow(
+    connection: Connection, tenant_id: UUID, workflow_id: UUID, reason: str | None, by: str
+) -> Row[Any]:
+    """Call `cancel_workflow`; returns its verdict and the state."""
+    return connection.execute(_CANCEL, {"tenant_id": tenant_id, "id": workflow_id, "reason": reason, "by": by}).one()
+
+
+def stop_workflow(connection: Connection, workflow_id: UUID, limit: int) -> str:
+    """Call `stop_workflow`; returns the state after it."""
+    return str(connection.execute(_STOP, {"id": workflow_id, "limit": limit}).scalar_one())
+
+
+def replay_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID, data: dict[str, Any]) -> Row[Any]:
+    """Call `replay_workflow`; returns its verdict, the state, and the queues that got jobs."""
+    told = orjson.dumps(data).decode()
+    return connection.execute(_REPLAY, {"tenant_id": tenant_id, "id": workflow_id, "data": told}).one()
+
+
+def time_out_workflows(connection: Connection) -> int:
+    """Call `time_out_workflows`; returns how many have begun to stop."""
+    return int(connection.execute(text("SELECT time_out_workflows()")).scalar_one())
+
+
+def stop_workflows(connection: Connection, limit: int) -> int:
+    """Call `stop_workflows`; returns how many are not at their end yet."""
+    return int(connection.execute(text("SELECT stop_workflows(:limit)"), {"limit": limit}).scalar_one())
+
+
+def resolve_references(connection: Connection, job_id: UUID, references: Sequence[dict[str, Any]]) -> list[Any] | None:
+    """Return the values of a step's references in order; None when the job is no step of a workflow."""
+    values: list[Any] | None = connection.execute(
+        text("SELECT resolve_references(:id, CAST(:references AS jsonb))"),
+        {"id": job_id, "references": orjson.dumps(references).decode()},
+    ).scalar_one()
+    return values
+
+
+def step_name(connection: Connection, job_id: UUID) -> str | None:
+    """Return what a job is called in its workflow."""
+    return connection.execute(
+        text("SELECT name FROM workflow_steps WHERE id = :id"), {"id": job_id}
+    ).scalar_one_or_none()
+
+
+_WAITED_FOR = text(
+    """
+    SELECT p.name, p.state, p.type, p.id, j.state AS job_state
+    FROM workflow_steps s JOIN workflow_steps p ON p.workflow_id = s.workflow_id AND s.id = ANY (p.children)
+    LEFT JOIN jobs j ON j.id = p.id
+    WHERE s.id = :id AND p.state <> 'done' AND p.place < s.place ORDER BY p.place LIMIT :limit
+    """
+)
+
+
+def waited_for(connection: Connection, job_id: UUID, limit: int = 20) -> Sequence[Row[Any]]:
+    """Return the steps that a step waits for: name, state, type, id, job_state."""
+    return connection.execute(_WAITED_FOR, {"id": job_id, "limit": limit}).all()
+
+
+def forget_workflows(connection: Connection, before: Any, limit: int = 1000) -> int:
+    """Forget workflows that ended before a time and of which nothing lives; returns how many."""
+    return int(
+        connection.execute(
+            text("SELECT forget_workflows(:before, :limit)"), {"before": before, "limit": limit}
+        ).scalar_one()
+    )

@@ -1,0 +1,87 @@
+"""Steps that a run adds to its workflow: checked when they are added, written by what settles the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.workflows import MAX_STEPS, Part
+from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.ledger import workflows
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.execute_run import Delivery, until_answered
+from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
+
+
+class AddedSteps:
+    """What one run has added so far."""
+
+    def __init__(self, delivery: Delivery, kinds: KindRegistry) -> None:
+        self._delivery, self._kinds = delivery, kinds
+        self._parts = 0
+        self._steps: list[orjson.Fragment] = []
+        self._names: set[str] = set()
+        self._count = self._pending = 0
+        self._name: str | None = None
+
+    def add(self, ledger: Ledger, parts: Sequence[Part]) -> None:
+        """Add parts. Raises `InvalidRequest` or `UnknownKind`, and adds nothing then."""
+        name = self._own_name(ledger)
+        job_id = str(self._delivery.job_id)
+        planned = [
+            plan_workflow(
+                self._kinds,
+                part,
+                Defaults(),
+                field_name=f"parts.{index}",
+                prefix=f"{name}/",
+                name=f"{name}[{self._parts + index}]",
+                waits=job_id,
+            )
+            for index, part in enumerate(parts)
+        ]
+        names = [one.name for written in planned for one in written.plan.steps]
+        twice = sorted(one for one in set(names) if one in self._names or names.count(one) > 1) if names else []
+        if twice:
+            wrong = FieldError("parts", "names that no other step has", ", ".join(twice[:5]))
+            raise InvalidRequest(f"steps are named twice: {', '.join(twice[:5])}", (wrong,))
+        if self._count + len(names) > MAX_STEPS:
+            wrong = FieldError("parts", f"at most {MAX_STEPS:,} steps of one run", str(self._count + len(names)))
+            raise InvalidRequest(f"a run adds at most {MAX_STEPS:,} steps: let a step of them add more", (wrong,))
+        for written in planned:
+            rows = orjson.loads(written.steps)
+            for row in rows:
+                row["place"] += self._count
+            self._steps += [orjson.Fragment(orjson.dumps(row)) for row in rows]
+            self._count += len(rows)
+            self._pending += written.pending
+        self._names.update(names)
+        self._parts += len(parts)
+
+    def as_json(self) -> bytes | None:
+        """Return what `settle_run` takes; None when nothing was added."""
+        if not self._steps:
+            return None
+        return orjson.dumps(
+            {
+                "workflow_id": str(new_id()),
+                "step": self._name,
+                "pending": self._pending,
+                "steps": self._steps,
+            }
+        )
+
+    def _own_name(self, ledger: Ledger) -> str:
+        """What the steps are named after: this step, or the kind of a job that is in no workflow."""
+        if self._name is None:
+
+            def once() -> str | None:
+                with ledger.statement() as connection:
+                    return workflows.step_name(connection, self._delivery.job_id)
+
+            found: str | None = until_answered(once, "step_name", self._delivery)
+            self._name = found or self._delivery.kind.replace(".", "-")
+        return self._name

@@ -1,0 +1,144 @@
+"""Check a flow against its kinds and write its steps down as the ledger takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.planning import Plan, plan_flow
+from jobplatform.domain.references import Reference, read_reference
+from jobplatform.domain.result_types import ANY, Schema, check_payload, result_schema
+from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.workflows import MAX_STEPS, Part, PlannedStep, Step
+from jobplatform.errors import FieldError, InvalidRequest, UnknownKind
+from jobplatform.ledger.ids import new_id
+
+
+@dataclass(frozen=True)
+class Written:
+    """Steps as JSON for the ledger, and how many of them nobody waits for."""
+
+    plan: Plan
+    steps: bytes
+    pending: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds for every step that does not say otherwise."""
+
+    priority: int = DEFAULT_PRIORITY
+    tags: tuple[str, ...] = ()
+
+
+def plan_workflow(
+    kinds: KindRegistry,
+    flow: Part,
+    defaults: Defaults,
+    *,
+    field_name: str = "flow",
+    prefix: str = "",
+    name: str = "1",
+    waits: str | None = None,
+) -> Written:
+    """Plan a flow and check every step. `waits`: the step that waits for its end, of a run that adds it.
+
+    Raises `InvalidRequest` naming everything that is wrong, and `UnknownKind` when there is one kind, and not known.
+    """
+    plan = plan_flow(flow, lambda: str(new_id()), prefix, field_name, name)
+    errors: list[FieldError] = []
+    for one in plan.steps:
+        if one.step is not None:
+            errors += _check(kinds, plan, one)
+    if errors:
+        if len(plan.steps) == 1 and errors[0].field.endswith(".kind"):
+            kinds.get(str(plan.steps[0].step and plan.steps[0].step.kind))
+        raise InvalidRequest(f"not as expected: {', '.join(item.field for item in errors[:5])}", tuple(errors[:100]))
+    pending = len(plan.sinks)
+    for one in plan.sinks if waits is not None else ():
+        one.children.append(str(waits))
+    try:
+        encoded = orjson.dumps([_row(kinds, one, defaults) for one in plan.steps])
+    except TypeError as error:  # orjson stops at 254 levels
+        wrong = FieldError(field_name, "JSON of at most 250 levels", str(error))
+        raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
+    if ESCAPED in encoded and (found := find_null(orjson.loads(encoded))):
+        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+        raise InvalidRequest("the workflow has a NUL character", (wrong,))
+    return Written(plan, encoded, pending)
+
+
+def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError]:
+    step, where = _step_of(one), plan.fields[one.name]
+    if one.type == "map" or one.item is not None:
+        where = f"{where}.step" if one.type == "map" else where
+    try:
+        kind = kinds.get(step.kind)
+    except UnknownKind as error:
+        expected = f"{error.suggestion!r}?" if error.suggestion else f"one of {', '.join(error.known)}"
+        return [FieldError(f"{where}.kind", expected, step.kind)]
+    wrong = []
+    if step.run_at and step.start_by and step.start_by <= step.run_at:
+        wrong.append(FieldError(f"{where}.start_by", "a time after run_at", step.start_by.isoformat()))
+
+    def schema_of(found: Reference) -> Schema | None:
+        if found.of == "item":
+            return ANY
+        target = plan.by_name.get(found.step)
+        if target is None or target.step is None or found.of == "results" or target.step.kind not in kinds:
+            return ANY
+        return result_schema(kinds.get(target.step.kind).returns)
+
+    return wrong + check_payload(kind, step.payload, f"{where}.payload", schema_of)
+
+
+def _row(kinds: KindRegistry, one: PlannedStep, defaults: Defaults) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "id": one.id,
+        "name": one.name,
+        "place": one.place,
+        "type": one.type,
+        "pending": one.pending,
+        "children": one.children,
+        "on_failure": one.on_failure,
+        "item": one.item,
+    }
+    if one.step is None:
+        return row
+    order = _order(kinds, one.step, defaults)
+    if one.type == "job":
+        return row | order
+    over = read_reference(one.over)
+    assert over is not None, "planned as a reference"
+    row["template"] = {
+        "over": over.as_dict(),
+        "shown": ".".join((over.step, over.of, *over.path)),
+        "limit": MAX_STEPS,
+        "order": order | {"on_failure": one.step.on_failure},
+    }
+    return row
+
+
+def _order(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any]:
+    kind = kinds.get(step.kind)
+    return {
+        "queue": kind.queue,
+        "kind": kind.name,
+        "priority": defaults.priority if step.priority is None else step.priority,
+        "payload": dict(step.payload),
+        "tags": list(dict.fromkeys((*defaults.tags, *step.tags))),
+        "max_attempts": step.max_attempts or kind.max_attempts,
+        "crash_limit": kind.crash_limit,
+        "lost_limit": kind.lost_limit,
+        "run_at": step.run_at,
+        "start_by": step.start_by,
+    }
+
+
+def _step_of(one: PlannedStep) -> Step:
+    assert one.step is not None
+    return one.step

@@ -1,0 +1,34 @@
+"""Run a workflow again from the steps that failed: what is done stays done."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from jobplatform.errors import WorkflowNotFound, WorkflowNotReplayable
+from jobplatform.ledger import workflows
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.read_workflows import WorkflowView, view_in
+
+
+def replay_workflow(
+    ledger: Ledger, hints: HintSender | None, tenant_id: UUID, workflow_id: UUID, *, by: str, reason: str | None = None
+) -> WorkflowView:
+    """Replay and return the workflow as it is then. Its time limit begins anew.
+
+    Raises `WorkflowNotFound`, or `WorkflowNotReplayable` for one that runs, has succeeded, or has lost a step.
+    """
+    with ledger.transaction() as connection:
+        found = workflows.replay_workflow(connection, tenant_id, workflow_id, {"by": by, "reason": reason})
+        if found.verdict == "gone":
+            raise WorkflowNotFound(workflow_id)
+        if found.verdict == "stuck":
+            raise WorkflowNotReplayable(
+                workflow_id, f"can't go on: its step {found.state} was thrown away, or is older than the history"
+            )
+        if found.verdict != "replayed":
+            raise WorkflowNotReplayable(workflow_id, f"is {found.state}: expected one that has failed or was cancelled")
+        view = view_in(connection, tenant_id, workflow_id)
+    if hints is not None:
+        hints.send_all(found.woken)
+    return view

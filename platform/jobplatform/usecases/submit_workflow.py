@@ -1,0 +1,77 @@
+"""Accept a workflow: all its steps in one transaction (I1)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from uuid import UUID
+
+import orjson
+
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.workflows import SubmitWorkflow
+from jobplatform.errors import IdempotencyConflict, IdempotencyInProgress, LedgerBusy
+from jobplatform.ledger import workflows
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
+
+
+@dataclass(frozen=True)
+class AcceptedWorkflow:
+    """The workflow's id, the ids of its steps by name, and whether this very request made it."""
+
+    id: UUID
+    steps: dict[str, UUID]
+    created: bool
+
+
+def submit_workflow(
+    ledger: Ledger,
+    hints: HintSender | None,
+    kinds: KindRegistry,
+    tenant_id: UUID,
+    command: SubmitWorkflow,
+    *,
+    idempotency_key: str | None = None,
+    idempotency_seconds: int = 86_400,
+    field_name: str = "flow",
+) -> AcceptedWorkflow:
+    """Check the workflow and write it to the ledger.
+
+    Raises `InvalidRequest` or `UnknownKind` before anything is written; `IdempotencyConflict`, `IdempotencyInProgress`,
+    `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does.
+    """
+    defaults = Defaults(DEFAULT_PRIORITY if command.priority is None else command.priority, command.tags)
+    written = plan_workflow(kinds, command.flow, defaults, field_name=field_name)
+    workflow_id = new_id()
+    fingerprint = hashlib.sha256(orjson.dumps(asdict(command), option=orjson.OPT_SORT_KEYS)).digest()
+    try:
+        found = workflows.create_workflow(
+            ledger,
+            tenant_id=tenant_id,
+            idempotency_key=idempotency_key,
+            request_hash=fingerprint if idempotency_key is not None else None,
+            idempotency_seconds=idempotency_seconds,
+            workflow_id=workflow_id,
+            name=command.name,
+            time_limit_seconds=command.time_limit_seconds,
+            pending=written.pending,
+            steps=written.steps,
+        )
+    except LedgerBusy as error:
+        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            raise IdempotencyInProgress() from error
+        raise
+    if found.verdict == "conflict":
+        raise IdempotencyConflict(
+            f"Idempotency-Key {idempotency_key!r} was used for another request ({found.workflow_id}): "
+            f"expected the same body, or a new key"
+        )
+    if found.verdict == "repeated":
+        return AcceptedWorkflow(UUID(str(found.workflow_id)), {}, created=False)
+    if hints is not None:
+        hints.send_all(found.woken)
+    return AcceptedWorkflow(workflow_id, {one.name: UUID(one.id) for one in written.plan.steps}, created=True)

@@ -1,0 +1,127 @@
+"""Play workflows against a ledger without broker and workers: what is available is dispatched, claimed, settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+
+from jobplatform.domain.workflows import Part, SubmitWorkflow
+from jobplatform.ledger import runs, workflows
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.runs import Settlement
+from jobplatform.usecases.add_steps import AddedSteps
+from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.submit_workflow import submit_workflow
+from tests.support.ledgers import Book, registry
+
+ERROR = {"code": "x", "message": "told to fail", "retryable": False}
+#: what a job that is told to run does: (name, payload with its references filled in) → (outcome, state, result)
+Play = Callable[[str, Any], tuple[str, str, Any]]
+
+
+def submit(book: Book, flow: Part, **order: Any) -> UUID:
+    """Submit a workflow and return its id."""
+    return submit_workflow(book.ledger, None, registry(), book.tenant_id, SubmitWorkflow(flow, **order)).id
+
+
+def succeed(name: str, payload: Any) -> tuple[str, str, Any]:
+    """Return the payload as the result."""
+    return "succeeded", "succeeded", payload
+
+
+def failing(*names: str) -> Play:
+    """Return a play in which these steps die and the others succeed."""
+    return lambda name, payload: ("failed", "dead", None) if name in names else succeed(name, payload)
+
+
+def available(book: Book) -> list[Any]:
+    """Return (id, kind) of what is available, in an order that does not matter to anybody."""
+    return book.all("SELECT id, kind, workflow_id FROM jobs WHERE state = 'available' ORDER BY id")
+
+
+def play(book: Book, act: Play = succeed, limit: int = 10_000) -> list[str]:
+    """Run what is available until nothing is, at most `limit` jobs; returns the names of the steps in order."""
+    ran: list[str] = []
+    while found := available(book)[: limit - len(ran)]:
+        for job_id, kind, _ in found:
+            ran.append(run_one(book, job_id, kind, act))
+        look(book)
+        if len(ran) >= limit:
+            break
+    return ran
+
+
+def run_one(book: Book, job_id: UUID, kind: str, act: Play = succeed, added: bytes | None = None) -> str:
+    """Run one available job."""
+    lease_id = new_id()
+    book.dispatch(job_id)
+    claimed = book.claim(job_id, lease_id, kind=kind)
+    assert claimed.verdict == "claimed"
+    name = str(step_of(book, job_id))
+    outcome, state, result = act(name, payload_of(book, job_id, claimed.payload))
+    error = None if outcome == "succeeded" else ERROR
+    settled = runs.settle_run(
+        book.ledger, job_id, lease_id, Settlement(outcome, state, result=result, error=error, added=added)
+    )
+    assert settled.verdict == "settled"
+    return name
+
+
+def payload_of(book: Book, job_id: UUID, payload: Any) -> Any:
+    """Return a payload with its references filled in."""
+    from jobplatform.domain.references import find_references, is_marked, replace_references
+
+    if not is_marked(payload):
+        return payload
+    references = [found for _, found in find_references(payload)]
+    with book.ledger.statement() as connection:
+        values = workflows.resolve_references(connection, job_id, [one.as_dict() for one in references])
+    assert values is not None
+    return replace_references(payload, dict(zip(references, values, strict=True)).__getitem__)
+
+
+def step_of(book: Book, job_id: UUID) -> str | None:
+    """Return the name of a job's step."""
+    with book.ledger.statement() as connection:
+        return workflows.step_name(connection, job_id)
+
+
+def look(book: Book, limit: int = 1000) -> int:
+    """Do what the dispatcher does about workflows; returns how many still stop."""
+    with book.ledger.transaction() as connection:
+        workflows.time_out_workflows(connection)
+    with book.ledger.transaction() as connection:
+        return workflows.stop_workflows(connection, limit)
+
+
+def state_of(book: Book, workflow_id: UUID) -> str:
+    """Return a workflow's state."""
+    return str(book.all("SELECT state FROM workflows WHERE id = :id", id=workflow_id)[0])
+
+
+def steps_of(book: Book, workflow_id: UUID) -> dict[str, str]:
+    """Return name → state of the steps."""
+    return dict(
+        book.all("SELECT name, state FROM workflow_steps WHERE workflow_id = :id ORDER BY place", id=workflow_id)
+    )
+
+
+def job_of(book: Book, workflow_id: UUID, name: str) -> UUID:
+    """Return the id of a step's job."""
+    with book.ledger.statement() as connection:
+        found: UUID = connection.execute(
+            text("SELECT id FROM workflow_steps WHERE workflow_id = :w AND name = :n"), {"w": workflow_id, "n": name}
+        ).scalar_one()
+    return found
+
+
+def adds_of(book: Book, job_id: UUID, *parts: Part) -> bytes:
+    """Return what a run of this job adds, as it is settled."""
+    added = AddedSteps(Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n"), registry())
+    added.add(book.ledger, parts)
+    found = added.as_json()
+    assert found is not None
+    return found
