@@ -27,6 +27,9 @@ from jobplatform.errors import (
     ReplayNotFound,
     Unauthorized,
     UnknownKind,
+    WorkflowHasEnded,
+    WorkflowNotFound,
+    WorkflowNotReplayable,
 )
 from jobplatform.observe.logs import get_log
 
@@ -38,7 +41,10 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (JobNotFound, 404),
     (ArtifactNotFound, 404),
     (ReplayNotFound, 404),
+    (WorkflowNotFound, 404),
     (NotCancellable, 409),
+    (WorkflowHasEnded, 409),
+    (WorkflowNotReplayable, 409),
     (NotReplayable, 409),
     (DuplicateJob, 409),
     (EffectNotFound, 409),

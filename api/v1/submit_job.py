@@ -91,7 +91,7 @@ def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
         has.kinds,
         caller,
         read_command(has.kinds, order),
-        idempotency_key=_checked(order.idempotency_key),
+        idempotency_key=checked_key(order.idempotency_key),
         idempotency_seconds=has.settings.idempotency_seconds,
     )
 
@@ -125,7 +125,8 @@ def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
     )
 
 
-def _checked(key: str | None) -> str | None:
+def checked_key(key: str | None) -> str | None:
+    """Return an Idempotency-Key that can be kept. Raises `InvalidRequest`."""
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():

@@ -8,6 +8,7 @@ A team that adds its own kind of job needs only what is exported here::
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import kind
 from jobplatform.domain.retry import Exponential, Fixed, Steps, read_retry_after
+from jobplatform.domain.workflows import chain, chord, group, map_over, step
 from jobplatform.errors import Permanent, Retryable, Snooze
 
 __version__ = "0.1.0"
@@ -19,7 +20,12 @@ __all__ = [
     "Retryable",
     "Snooze",
     "Steps",
+    "chain",
+    "chord",
+    "group",
     "kind",
+    "map_over",
     "read_retry_after",
+    "step",
     "__version__",
 ]

@@ -29,7 +29,7 @@ def resize(payload: Resize, ctx: Context) -> dict:
 MISBEHAVING = '''\
 import os, signal, time
 from pathlib import Path
-from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, kind
+from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, kind, step
 from pydantic import BaseModel
 
 
@@ -108,6 +108,29 @@ def slow(order: Order, ctx: Context) -> None:
 @kind("acme.soft", queue="gpu", soft_limit_seconds=1, hard_limit_seconds=30, max_attempts=1)
 def soft(order: Order, ctx: Context) -> None:
     time.sleep(60)
+
+
+class Numbers(BaseModel):
+    numbers: list[int] = []
+    path: str = ""
+    fails: int = 0
+
+
+class Sum(BaseModel):
+    sum: int
+
+
+@kind("acme.sum", queue="gpu", retry=Fixed(0.1), max_attempts=1)
+def add(numbers: Numbers, ctx: Context) -> Sum:
+    if numbers.path and count(numbers.path) <= numbers.fails:
+        raise Permanent("told to fail")
+    return Sum(sum=sum(numbers.numbers))
+
+
+@kind("acme.fan", queue="gpu")
+def fan(numbers: Numbers, ctx: Context) -> Sum:
+    ctx.add_steps(*(step("acme.sum", {"numbers": [n, n]}) for n in numbers.numbers))
+    return Sum(sum=len(numbers.numbers))
 
 
 @kind("acme.files", queue="gpu")

@@ -85,8 +85,16 @@ class EmailSend(BaseModel):
         return self
 
 
+class EmailSent(BaseModel):
+    """Which recipients the mail server took, and its words for those it refused."""
+
+    message_id: str
+    accepted: list[str]
+    refused: dict[str, str]
+
+
 @kind("email.send", queue="email", max_attempts=6, retry=Exponential(base_seconds=10, cap_seconds=1800))
-def send_email(payload: EmailSend, ctx: Context) -> dict[str, Any]:
+def send_email(payload: EmailSend, ctx: Context) -> EmailSent:
     """Send one mail over SMTP. The Message-ID is made of the job's id, so a receiver can tell a repetition."""
     text, html = payload.text, payload.html
     if payload.template is not None:
@@ -108,7 +116,7 @@ def send_email(payload: EmailSend, ctx: Context) -> dict[str, Any]:
             receipt = mail_sender().send(mail)
             effect.receipt = {"accepted": list(receipt.accepted), "refused": receipt.refused}
     ctx.progress(2, 2, "accepted by the mail server")
-    return {"message_id": mail.message_id, **effect.receipt}
+    return EmailSent(message_id=mail.message_id, **effect.receipt)
 
 
 def _read_attachment(item: Attachment, ctx: Context) -> MailAttachment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -31,8 +31,17 @@ class LlmChat(BaseModel):
     max_tokens: int | None = Field(None, ge=1, le=1_000_000)
 
 
+class ChatAnswer(BaseModel):
+    """What the model said; `usage` as the server counts its tokens."""
+
+    model: str
+    content: str
+    finish_reason: str | None
+    usage: dict[str, int]
+
+
 @kind("llm.chat", queue="llm", max_attempts=5, retry=Exponential(base_seconds=2, cap_seconds=120))
-def chat(payload: LlmChat, ctx: Context) -> dict[str, Any]:
+def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
     """Ask the model; progress counts the pieces of the answer, the usage is what the server reports."""
 
     def tell(pieces: int, text: str) -> None:
@@ -47,9 +56,6 @@ def chat(payload: LlmChat, ctx: Context) -> dict[str, Any]:
         cancelled=ctx.cancelled,
     )
     ctx.record_usage(**answer.usage)
-    return {
-        "model": answer.model,
-        "content": answer.content,
-        "finish_reason": answer.finish_reason,
-        "usage": answer.usage,
-    }
+    return ChatAnswer(
+        model=answer.model, content=answer.content, finish_reason=answer.finish_reason, usage=answer.usage
+    )

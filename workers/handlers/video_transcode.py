@@ -59,6 +59,24 @@ class VideoTranscode(BaseModel):
     preset: PresetName
 
 
+class Kept(BaseModel):
+    """A file that was kept: `id` is what other jobs name it by."""
+
+    id: str
+    name: str
+    size: int
+    sha256: str
+    content_type: str
+
+
+class VideoTranscoded(BaseModel):
+    """The output, and what ffprobe says of both files."""
+
+    artifact: Kept
+    before: dict[str, Any]
+    after: dict[str, Any]
+
+
 @kind(
     "video.transcode",
     queue="video",
@@ -67,7 +85,7 @@ class VideoTranscode(BaseModel):
     soft_limit_seconds=3600,
     hard_limit_seconds=3660,
 )
-def transcode_video(payload: VideoTranscode, ctx: Context) -> dict[str, Any]:
+def transcode_video(payload: VideoTranscode, ctx: Context) -> VideoTranscoded:
     """Transcode a video with ffmpeg; progress in seconds of video, the output as artifact."""
     if payload.source.artifact is not None:
         source = ctx.fetch_artifact(payload.source.artifact)
@@ -87,4 +105,4 @@ def transcode_video(payload: VideoTranscode, ctx: Context) -> dict[str, Any]:
     ctx.progress(round(before.seconds, 2), round(before.seconds, 2), "keeping the output")
     name = f"{source.stem[:100]}-{payload.preset}.{preset.suffix}"
     artifact = ctx.artifact(name, target, preset.content_type)
-    return {"artifact": dict(artifact), "before": before.as_dict(), "after": after.as_dict()}
+    return VideoTranscoded(artifact=Kept.model_validate(dict(artifact)), before=before.as_dict(), after=after.as_dict())

@@ -1,0 +1,52 @@
+"""Answer when something has ended: `?wait=SECONDS` and `Prefer: wait=SECONDS`."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import TypeVar
+from uuid import UUID
+
+from flask import request
+
+from api.services import services
+from api.waits import CAN_PARK, PARKED, WAIT, Wait
+
+T = TypeVar("T")
+
+MAX_WAIT_SECONDS = 60.0
+POLL_SECONDS = 0.1
+_PREFER = re.compile(r"\bwait=(\d{1,4})\b")
+
+
+def when_ended(subject_id: UUID, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
+    """Return what `read` gives: when it has ended, at the latest after so many seconds (of the query, or preferred)."""
+    seconds = seconds or _preferred()
+    found = read()
+    if seconds and not has_ended(found) and not request.environ.get(PARKED):
+        if request.environ.get(CAN_PARK):
+            request.environ[WAIT] = Wait(subject_id, seconds)  # api.server asks again when it has ended
+        else:
+            found = _wait_here(found, seconds, read, has_ended)
+    return found
+
+
+def _preferred() -> float:
+    found = _PREFER.search(request.headers.get("Prefer", ""))
+    return min(float(found.group(1)), MAX_WAIT_SECONDS) if found else 0.0
+
+
+def _wait_here(found: T, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
+    """Wait in this thread, for servers without an event loop (gunicorn), while there is a place left to do so."""
+    has = services()
+    if not has.blocking_waits.acquire(blocking=False):
+        return found
+    try:
+        deadline = time.monotonic() + seconds
+        while not has_ended(found) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+            found = read()
+        return found
+    finally:
+        has.blocking_waits.release()
