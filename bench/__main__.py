@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, cost, dispatch, idle, publish, scale
+from bench import accept, cost, dispatch, idle, publish, scale, workflows
 from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
@@ -21,7 +21,9 @@ from jobplatform.devstack.stack import Stack
 POOLS = (Pool("prefork", 2), Pool("threads", 8))
 #: what the drain is to reach, by pool
 DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
-PARTS = ("drain", "start", "accept", "dispatch", "idle", "cost", "scale")
+#: children of a fan-out, steps of a chain
+CHILDREN, CHAIN = 1000, 100
+PARTS = ("drain", "start", "accept", "dispatch", "workflows", "idle", "cost", "scale")
 
 
 def main() -> None:
@@ -68,6 +70,7 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
         "start": partial(_start, figures, ours, bare, options),
         "accept": partial(_accept, figures, stack, ours, bare, options),
         "dispatch": partial(_dispatch, figures, stack, ours),
+        "workflows": partial(_workflows, figures, ours, bare),
     }
     for number in range(options.rounds):
         for part, play in rounds.items():
@@ -119,6 +122,14 @@ def _dispatch(figures: Figures, stack: Stack, ours: Ours) -> None:
     ours.clear()
 
 
+def _workflows(figures: Figures, ours: Ours, bare: Bare) -> None:
+    for side in (ours, bare):
+        fan, link = workflows.measure(side, Pool("prefork", 2), CHILDREN, CHAIN)
+        figures.add(f"fan-out and fan-in of {CHILDREN:,} (s)", side.name, fan)
+        figures.add(f"chain of {CHAIN} (ms per step)", side.name, link)
+    ours.clear()
+
+
 def _judge(figures: Figures) -> None:
     """Hold the medians against what is to be reached."""
     for pool, limit in DRAIN_GOALS.items():
@@ -133,6 +144,12 @@ def _judge(figures: Figures) -> None:
     work = "accept, 16 clients (req/s)"
     for what, mine, theirs, limit in accept.PAIRS if work in figures.all else ():
         figures.goal(what, figures.median(work, mine) / figures.median(work, theirs), limit)
+    work = f"fan-out and fan-in of {CHILDREN:,} (s)"
+    if work in figures.all:
+        ratio = figures.median(work, Bare.name) / figures.median(work, Ours.name)
+        figures.goal(f"bare Celery's chord ÷ fan-out and fan-in of {CHILDREN:,}", ratio, 5.0)
+        link = figures.median(f"chain of {CHAIN} (ms per step)", Ours.name)
+        figures.goal(f"chain of {CHAIN}, per step", link, 6.0, unit="ms", at_most=True)
     work = "dispatch, one dispatcher (jobs/s)"
     if work in figures.all:
         figures.goal(work, figures.median(work, Ours.name), 5000, unit="jobs/s")

@@ -26,3 +26,9 @@ app.conf.update(
 def noop(n: int, sent_at: float = 0.0) -> float:
     """Do nothing; return the seconds from the call to here."""
     return time.time() - sent_at
+
+
+@app.task(name="bare.collect")  # type: ignore[untyped-decorator]
+def collect(results: list[float]) -> int:
+    """Be the end of a chord; return how many results came."""
+    return len(results)

@@ -95,8 +95,8 @@ class Ours(Side):
         url = Settings(database_url=stack.database_url).database_url.get_secret_value()
         super().__init__(stack, create_engine(url))
         self.ledger = open_ledger(url, name="bench", connections=4)
-        self._hints = HintSender(self.ledger.statements)
-        self._kinds = load_kinds(["bench.kinds"], {"bench": "prefork"})
+        self.hints = HintSender(self.ledger.statements)
+        self.kinds = load_kinds(["bench.kinds"], {"bench": "prefork"})
         with self.ledger.transaction() as connection:
             self.tenant: UUID = create_tenant(connection, "bench")
             self.key = create_key(connection, self.tenant, "bench")
@@ -104,7 +104,7 @@ class Ours(Side):
     def submit(self, n: int = 0) -> UUID:
         """Accept one job."""
         order = SubmitJob("bench.noop", {"n": n})
-        return submit_job(self.ledger, self._hints, self._kinds, self.tenant, order).job.id
+        return submit_job(self.ledger, self.hints, self.kinds, self.tenant, order).job.id
 
     def submit_timed(self) -> None:
         """Accept one job that carries the time of the call, in microseconds."""
@@ -115,11 +115,11 @@ class Ours(Side):
         caller = ApiKey(self.key)
         for first in range(0, count, CHUNK):
             commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + CHUNK, count))]
-            submit_checked(self.ledger, None, [(caller, check_order(self._kinds, one)) for one in commands])
+            submit_checked(self.ledger, None, [(caller, check_order(self.kinds, one)) for one in commands])
 
     def clear(self) -> None:
         """Forget all jobs."""
-        self.one("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters")
+        self.one("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters, workflows, workflow_steps")
         self._done_before = 0
         self.begin()
 
