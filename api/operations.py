@@ -13,7 +13,7 @@ from pydantic import BaseModel
 class Operation:
     """One endpoint of the API. `path` is Flask's form, like `/jobs/<uuid:job_id>`."""
 
-    method: Literal["GET", "POST", "PATCH"]
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"]
     path: str
     endpoint: Callable[..., Any]
     summary: str

@@ -125,6 +125,9 @@ class Settings(BaseSettings):
     # dispatch
     dispatch_poll_seconds: float = _setting(0.5, "how often the dispatcher looks without a hint", "s", gt=0)
     dispatch_batch: int = _setting(500, "jobs per round of a queue", "jobs", ge=1, le=5000)
+    schedule_grace_seconds: float = _setting(
+        60.0, "a fire that is later than this was missed: its schedule says what then", "s", ge=1
+    )
     marker_seconds: float = _setting(30.0, "a job that is out for so long without a run is looked for", "s", gt=0)
     confirm_seconds: float = _setting(2.0, "how long a batch waits for RabbitMQ's confirms", "s", gt=0, le=2.0)
     max_backoff_seconds: float = _setting(60.0, "longest pause of a queue after failures", "s", ge=1)

@@ -175,6 +175,16 @@ class WorkflowNotReplayable(JobPlatformError):
         super().__init__(f"workflow {workflow_id} {why}")
 
 
+class ScheduleNotFound(JobPlatformError):
+    """No such schedule."""
+
+    code = "schedule_not_found"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no schedule named {name!r}; expected one of GET /v1/schedules")
+        self.name = name
+
+
 class NotDiscardable(JobPlatformError):
     """Only a job that is dead or held can be thrown away."""
 

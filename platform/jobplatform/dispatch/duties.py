@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -22,12 +23,15 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
+from jobplatform.usecases.fire_schedules import fire_schedules
 
 log = get_log(__name__)
 
 HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS, WORKFLOWS_SECONDS = 3600.0, 1.0, 2.0, 1.0
 #: jobs of workflows that stop, called off in one look
 STOP_LIMIT = 500
+#: how often schedules are looked at that nobody knew of at the last look, and how many in one transaction
+SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
 #: after a failure that is no outage of the ledger
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
@@ -41,6 +45,8 @@ class Duties:
         self._settings, self._ledger, self._publisher = settings, ledger, publisher
         self._broker_error = broker_error
         self._id = new_id()
+        #: when a duty wants to be done next, and the queues that got jobs by one ("queue priority,…")
+        self.soonest, self.woken = 0.0, ""
         self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
         #: name → when, what (returns whether there is more to do at once), and how long after a failure
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
@@ -48,6 +54,7 @@ class Duties:
             "beat": (Every(settings.beat_seconds), self._beat, RETRY_SECONDS),
             "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
+            "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
         }
@@ -108,6 +115,18 @@ class Duties:
                 "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
             )
         return False
+
+    def _fire_schedules(self) -> bool:
+        """Make the jobs of schedules that are due, and be there again when the next one is."""
+        self.soonest = time.monotonic() + SCHEDULES_SECONDS
+        fired = fire_schedules(self._ledger, limit=SCHEDULES_LIMIT, grace_seconds=self._settings.schedule_grace_seconds)
+        self.woken = ",".join(filter(None, (self.woken, fired.woken)))
+        if fired.fires:
+            dispatcher_metrics().fired.inc(fired.fires)
+        soon = SCHEDULES_SECONDS if fired.seconds is None else min(SCHEDULES_SECONDS, max(0.02, fired.seconds))
+        self._duties["schedules"][0].again(0.0 if fired.more else soon)
+        self.soonest = time.monotonic() + soon
+        return fired.more
 
     def _stop_workflows(self) -> bool:
         """Call off what is left of workflows that have failed, were cancelled, or took too long."""

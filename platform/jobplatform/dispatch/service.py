@@ -17,7 +17,7 @@ from jobplatform.dispatch.rescue import POLLS_PER_BEAT, Rescuer
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, workers
-from jobplatform.ledger.hints import HintListener
+from jobplatform.ledger.hints import HintListener, read_woken
 from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
@@ -104,6 +104,9 @@ class Dispatcher:
     def step(self) -> float:
         """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
         more = self._duties.run()
+        if self._duties.woken:
+            self._note_hints(read_woken(self._duties.woken))
+            self._duties.woken = ""
         self._guard()
         if self._rescue_every.due():
             self._rescuer.poll()
@@ -119,7 +122,7 @@ class Dispatcher:
             self._look(queue)
         if more:
             return 0.0
-        soonest = min([self._next_due_at, *self._look_at.values()])
+        soonest = min([self._next_due_at, self._duties.soonest, *self._look_at.values()])
         return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
 
     def _note_hints(self, due: dict[str, int]) -> None:

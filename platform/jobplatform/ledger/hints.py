@@ -23,6 +23,15 @@ from jobplatform.ledger.session import Prepared
 CHANNEL = "jobplatform_due"
 
 
+def read_woken(woken: str | None) -> dict[str, int]:
+    """Return queue → the highest priority of what a function of the ledger has named: "queue priority,…"."""
+    due: dict[str, int] = {}
+    for one in filter(None, (woken or "").split(",")):
+        queue, _, priority = one.rpartition(" ")
+        due[queue] = max(int(priority), due.get(queue, 0))
+    return due
+
+
 class HintSender:
     """Sends hints from a thread of its own, at most one for everything that came in `gap_seconds`.
 
@@ -54,9 +63,8 @@ class HintSender:
 
     def send_all(self, woken: str | None) -> None:
         """Ask for the hints that a function of the ledger has named: "queue priority,…"."""
-        for one in filter(None, (woken or "").split(",")):
-            queue, _, priority = one.rpartition(" ")
-            self.send(queue, int(priority))
+        for queue, priority in read_woken(woken).items():
+            self.send(queue, priority)
 
     def _run(self) -> None:
         pause, connection = threading.Event(), Prepared(self._engine)

@@ -29,10 +29,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
-from jobplatform.ledger import delivery_tables, workflow_tables
+from jobplatform.ledger import delivery_tables, schedule_tables, workflow_tables
 from jobplatform.ledger.columns import metadata, moment, now, one_of
 
-__all__ = ["PARTITIONED", "PARTITION_DAYS", "delivery_tables", "metadata", "workflow_tables"]
+__all__ = ["PARTITIONED", "PARTITION_DAYS", "delivery_tables", "metadata", "schedule_tables", "workflow_tables"]
 
 
 def _job_columns() -> list[Column[Any]]:

@@ -87,6 +87,7 @@ class DispatcherMetrics:
         self.rounds = _histogram("dispatch_round_seconds", "Time of one round of a queue", "queue", buckets=REQUESTS)
         self.failures = _counter("dispatch_failures_total", "Rounds and steps that failed", "cause")
         self.rescued = _counter("runs_rescued_total", "Runs ended because their worker was gone", "outcome")
+        self.fired = _counter("schedule_fires_total", "Fires of schedules")
         self.dead_messages = _counter("dead_messages_total", "Messages that belong to no live dispatch", "reason")
         self.messages_lost = _counter("messages_lost_total", "Messages that RabbitMQ has lost, by a marker", "queue")
 

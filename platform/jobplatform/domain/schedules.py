@@ -1,0 +1,259 @@
+"""Schedules as rules: when something is planned, what is done about overlap and about times that were missed.
+
+Cron times are wall-clock times of a zone. Where clocks change, as Debian's cron does (cronsim): a time in the hour that
+is skipped takes place at the moment after it; a time in the hour that comes twice takes place once, the first time;
+what has `*` as its minute or hour goes on by real time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import islice, takewhile
+from typing import Any, Literal, Protocol
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim, CronSimError
+
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.errors import FieldError, InvalidRequest
+
+#: what happens when the job of the fire before has not ended
+Overlap = Literal["skip", "queue", "cancel", "allow"]
+OVERLAPS = ("skip", "queue", "cancel", "allow")
+#: what happens to fires whose time has passed for longer than the grace (no dispatcher was up, say)
+Missed = Literal["skip", "once", "catch_up"]
+MISSED = ("skip", "once", "catch_up")
+OUTCOMES = ("fired", "queued", "skipped", "missed")
+
+MAX_CATCH_UP = 1000
+PLANNED_AT = "$planned_at"
+
+
+class Rule(Protocol):
+    """When something is planned."""
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """Yield the planned times after a moment, in order, in UTC."""
+        ...
+
+    def before(self, moment: datetime) -> Iterator[datetime]:
+        """Yield the planned times up to a moment, newest first, in UTC."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cron:
+    """Five fields, or six with seconds first, in a time zone."""
+
+    expression: str
+    zone: ZoneInfo
+
+    def __post_init__(self) -> None:
+        CronSim(self.expression, datetime.now(self.zone))
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        for found in CronSim(self.expression, moment.astimezone(self.zone)):
+            yield found.astimezone(UTC)
+
+    def before(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        local = moment.astimezone(self.zone) + timedelta(seconds=1)  # what is planned for this very moment counts
+        for found in CronSim(self.expression, local, reverse=True):
+            if found <= moment:
+                yield found.astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Every so many seconds of real time, counted from an anchor."""
+
+    seconds: float
+    anchor: datetime
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        number = self._number(moment) + 1
+        while True:
+            yield self._at(max(number, 0))
+            number = max(number, 0) + 1
+
+    def before(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        for number in range(self._number(moment), -1, -1):
+            yield self._at(number)
+
+    def _number(self, moment: datetime) -> int:
+        return int((moment - self.anchor).total_seconds() // self.seconds)
+
+    def _at(self, number: int) -> datetime:
+        return (self.anchor + timedelta(seconds=number * self.seconds)).astimezone(UTC)
+
+
+@dataclass(frozen=True)
+class Times:
+    """A list of moments."""
+
+    moments: tuple[datetime, ...]
+
+    def after(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        yield from (one for one in self.moments if one > moment)
+
+    def before(self, moment: datetime) -> Iterator[datetime]:
+        """See `Rule`."""
+        yield from (one for one in reversed(self.moments) if one <= moment)
+
+
+@dataclass(frozen=True)
+class ScheduleOrder:
+    """What a schedule is to do. Exactly one of `cron`, `every_seconds` and `times`."""
+
+    name: str
+    kind: str
+    payload: Mapping[str, Any]
+    cron: str | None = None
+    every_seconds: float | None = None
+    times: tuple[datetime, ...] = ()
+    time_zone: str = "UTC"
+    start_at: datetime | None = None
+    end_at: datetime | None = None
+    jitter_seconds: float = 0.0
+    overlap: Overlap = "skip"
+    missed: Missed = "once"
+    catch_up: int = 1
+    paused: bool = False
+    priority: int = DEFAULT_PRIORITY
+    tags: tuple[str, ...] = field(default_factory=tuple)
+    max_attempts: int | None = None
+    #: a job expires that no run has begun for so long after its planned time
+    start_within_seconds: float | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """Return what decides about its times, as the ledger keeps it."""
+        found: dict[str, Any] = {"time_zone": self.time_zone}
+        if self.cron is not None:
+            found["cron"] = self.cron
+        elif self.every_seconds is not None:
+            found["every_seconds"] = self.every_seconds
+        else:
+            found["times"] = [one.astimezone(UTC).isoformat() for one in sorted(self.times)]
+        return found
+
+    def check(self) -> None:
+        """Raise `InvalidRequest` naming every field that can't work."""
+        wrong = []
+        forms = [self.cron is not None, self.every_seconds is not None, bool(self.times)]
+        if sum(forms) != 1:
+            wrong.append(FieldError("body", "exactly one of cron, every_seconds and times"))
+        zone = None
+        try:
+            zone = ZoneInfo(self.time_zone)
+        except (ValueError, OSError, KeyError):
+            wrong.append(FieldError("time_zone", "a name of the IANA database, like Europe/Berlin", self.time_zone))
+        if self.cron is not None and zone is not None:
+            try:
+                Cron(self.cron, zone)
+            except CronSimError as error:
+                what = "five fields (minute hour day month weekday), or six with seconds first"
+                wrong.append(FieldError("cron", f"{what}: {error}", self.cron))
+        if self.start_at and self.end_at and self.end_at <= self.start_at:
+            wrong.append(FieldError("end_at", "a time after start_at", self.end_at.isoformat()))
+        if self.every_seconds is not None and self.jitter_seconds > self.every_seconds:
+            wrong.append(FieldError("jitter_seconds", "at most every_seconds", str(self.jitter_seconds)))
+        if wrong:
+            raise InvalidRequest("the schedule can't work", tuple(wrong))
+
+
+def read_rule(spec: Mapping[str, Any], anchor: datetime) -> Rule:
+    """Return the rule of a spec (`ScheduleOrder.spec`); `anchor`: what intervals count from."""
+    if "cron" in spec:
+        return Cron(spec["cron"], ZoneInfo(spec["time_zone"]))
+    if "every_seconds" in spec:
+        return Interval(float(spec["every_seconds"]), anchor)
+    return Times(tuple(datetime.fromisoformat(one) for one in spec["times"]))
+
+
+def first_after(rule: Rule, moment: datetime, end_at: datetime | None) -> datetime | None:
+    """Return the next planned time after a moment; None when there is none any more."""
+    found = next(rule.after(moment), None)
+    return found if found is not None and (end_at is None or found <= end_at) else None
+
+
+def next_times(rule: Rule, moment: datetime, end_at: datetime | None, count: int) -> list[datetime]:
+    """Return up to `count` planned times after a moment."""
+    return list(islice(takewhile(lambda one: end_at is None or one <= end_at, rule.after(moment)), count))
+
+
+def jitter_of(schedule_id: str, planned_at: datetime, jitter_seconds: float) -> timedelta:
+    """Return how much later than planned a fire is due: up to the jitter, the same for everybody who asks."""
+    if not jitter_seconds:
+        return timedelta(0)
+    digest = hashlib.sha256(f"{schedule_id} {planned_at.timestamp()}".encode()).digest()
+    return timedelta(seconds=jitter_seconds * int.from_bytes(digest[:8]) / 2**64)
+
+
+@dataclass(frozen=True)
+class Fires:
+    """What is to be done about a schedule now."""
+
+    #: planned times to fire, in order
+    at: list[datetime]
+    #: the first and the last planned time that were given up; None: none were
+    missed: tuple[datetime, datetime] | None
+    next_at: datetime | None
+
+
+def fires_until(
+    rule: Rule,
+    first: datetime,
+    now: datetime,
+    *,
+    end_at: datetime | None,
+    missed: str,
+    catch_up: int,
+    grace_seconds: float,
+    is_due: Any = lambda planned: True,
+) -> Fires:
+    """Return what is to fire of a schedule whose next planned time, `first`, has come.
+
+    Times older than the grace are missed: skipped, made up for once, or up to `catch_up` of them, the newest.
+    """
+    until = now if end_at is None else min(now, end_at)
+    late = now - timedelta(seconds=grace_seconds)
+    on_time: list[datetime] = []
+    newest_missed: datetime | None = None
+    old: list[datetime] = []
+    wanted = {"skip": 0, "once": 1, "catch_up": catch_up}[missed]
+    for planned in rule.before(until):
+        if planned < first:
+            break
+        if planned >= late:
+            if is_due(planned):
+                on_time.append(planned)
+            continue
+        if len(old) < wanted and not (missed == "once" and on_time):
+            old.append(planned)
+            continue
+        newest_missed = planned
+        break
+    fires = sorted((*on_time, *old))
+    after = max((*fires, *([newest_missed] if newest_missed else [])), default=first - timedelta(microseconds=1))
+    given_up = (first, newest_missed) if newest_missed is not None else None
+    return Fires(fires, given_up, first_after(rule, after, end_at))
+
+
+def fill_planned(payload: Any, planned_at: datetime, time_zone: str) -> Any:
+    """Return a payload with its planned time: `{"$planned_at": ""}` is RFC 3339, else a format like `%Y-%m-%d`."""
+    if isinstance(payload, Mapping):
+        if len(payload) == 1 and isinstance(payload.get(PLANNED_AT), str):
+            local = planned_at.astimezone(ZoneInfo(time_zone))
+            form = payload[PLANNED_AT]
+            return local.strftime(form) if form else local.isoformat()
+        return {key: fill_planned(inner, planned_at, time_zone) for key, inner in payload.items()}
+    if isinstance(payload, list):
+        return [fill_planned(inner, planned_at, time_zone) for inner in payload]
+    return payload

@@ -1,0 +1,135 @@
+-- Schedules (docs/concepts/schedules.md). Any number of dispatchers look after them: a schedule is locked while its next
+-- times are worked out, and a fire is a row of (schedule, planned time): what two look at takes place once.
+
+-- The schedules whose time has come, locked for this transaction, with the database's time; the first of those to come
+-- tells how long nothing will be due (seconds_until_due; NULL: nothing is planned).
+CREATE OR REPLACE FUNCTION due_schedules(p_limit integer)
+RETURNS TABLE (due schedules, now timestamptz)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY
+        SELECT s, v_now FROM schedules s WHERE s.next_due_at <= v_now AND s.paused_at IS NULL
+        ORDER BY s.next_due_at LIMIT p_limit FOR UPDATE SKIP LOCKED;
+END $$;
+
+-- Write fires and their jobs. p_fires: [{"schedule_id", "planned_at", "job_id", "payload", "by"}], of schedules that this
+-- transaction has locked. A fire whose time stands already is left out. Returns "queue priority,…" that got jobs.
+CREATE OR REPLACE FUNCTION fire_schedules(p_fires jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    one record;
+    v_fired jsonb;
+BEGIN
+    FOR one IN  -- overlap: cancel the old one; it is called off, or told to end
+        SELECT DISTINCT s.tenant_id, s.name, s.last_job_id FROM jsonb_to_recordset(p_fires) AS f (schedule_id uuid, by text)
+        JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id
+        WHERE s.overlap = 'cancel' AND f.by IS NULL AND j.state NOT IN ('dead', 'held') ORDER BY s.last_job_id
+    LOOP
+        PERFORM cancel_job(one.tenant_id, one.last_job_id, '-infinity', 'its schedule fires again', 'schedule ' || one.name);
+    END LOOP;
+    WITH asked AS (
+        SELECT f.*, row_number() OVER (PARTITION BY f.schedule_id, f.by ORDER BY f.planned_at) AS nth,
+               row_number() OVER (PARTITION BY f.schedule_id, f.by ORDER BY f.planned_at DESC) AS nth_last
+        FROM jsonb_to_recordset(p_fires) AS f (
+            schedule_id uuid, planned_at timestamptz, job_id uuid, payload jsonb, by text)
+    ), judged AS (
+        SELECT a.*, CASE
+            WHEN a.by IS NOT NULL OR s.overlap = 'allow' THEN 'fired'
+            WHEN s.overlap = 'cancel' THEN CASE WHEN a.nth_last = 1 THEN 'fired' ELSE 'skipped' END
+            WHEN a.nth = 1 AND s.queued = 0 AND live.id IS NULL THEN 'fired'
+            WHEN s.overlap = 'queue' AND s.queued + a.nth <= 1000 THEN 'queued'
+            ELSE 'skipped' END AS outcome
+        FROM asked a JOIN schedules s ON s.id = a.schedule_id
+        LEFT JOIN jobs live ON live.id = s.last_job_id AND live.state NOT IN ('dead', 'held')
+    ), fires AS (
+        INSERT INTO schedule_fires (schedule_id, planned_at, outcome, by, job_id, payload)
+        SELECT schedule_id, planned_at, outcome, by, CASE WHEN outcome = 'fired' THEN job_id END,
+               CASE WHEN outcome = 'queued' THEN payload END
+        FROM judged ORDER BY schedule_id, planned_at
+        ON CONFLICT (schedule_id, planned_at) DO NOTHING
+        RETURNING schedule_id, planned_at, outcome
+    ), counted AS (
+        SELECT schedule_id, max(planned_at) AS last, count(*) FILTER (WHERE outcome = 'queued')::integer AS queued
+        FROM fires GROUP BY schedule_id
+    ), noted AS (
+        UPDATE schedules s SET
+            queued = s.queued + counted.queued, last_planned_at = greatest(s.last_planned_at, counted.last)
+        FROM counted WHERE s.id = counted.schedule_id
+    )
+    SELECT jsonb_agg(jsonb_build_object(
+        'schedule_id', j.schedule_id, 'planned_at', j.planned_at, 'job_id', j.job_id, 'payload', j.payload))
+    INTO v_fired FROM fires JOIN judged j USING (schedule_id, planned_at) WHERE fires.outcome = 'fired';
+    RETURN CASE WHEN v_fired IS NOT NULL THEN insert_fired(v_fired) END;
+END $$;
+
+-- The jobs of fires, as their schedules have them. p_fired: [{"schedule_id", "planned_at", "job_id", "payload"}].
+CREATE OR REPLACE FUNCTION insert_fired(p_fired jsonb) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_woken text;
+BEGIN
+    WITH fired AS (
+        SELECT f.job_id, f.planned_at, f.payload AS filled, s.id AS schedule_id, s.name, s.tenant_id, s.queue, s.kind,
+               s.priority, s.tags, s.max_attempts, s.crash_limit, s.lost_limit, s.start_within_seconds
+        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload jsonb)
+        JOIN schedules s ON s.id = f.schedule_id
+    ), made AS (
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
+            created_at, state_at, run_at, start_by)
+        SELECT job_id, tenant_id, queue, kind, 'available', priority, filled, tags, max_attempts, crash_limit,
+               lost_limit, v_now, v_now, v_now, planned_at + make_interval(secs => start_within_seconds)
+        FROM fired
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT job_id, tenant_id, 'submitted', 'available', 0,
+               jsonb_build_object('schedule', name, 'planned_at', planned_at)
+        FROM fired
+    ), counted AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+        SELECT tenant_id, queue, pg_backend_pid() % 64, count(*) FROM fired GROUP BY tenant_id, queue
+        ORDER BY tenant_id, queue
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
+    )
+    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM fired;
+    -- the newest one is what the next fire is held against; a statement of its own, as fires and counts come before it
+    UPDATE schedules s SET last_job_id = last.job_id
+    FROM (
+        SELECT DISTINCT ON (schedule_id) schedule_id, job_id
+        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid)
+        ORDER BY schedule_id, planned_at DESC) AS last
+    WHERE s.id = last.schedule_id;
+    RETURN v_woken;
+END $$;
+
+-- Fires that wait for the job of the fire before: the oldest of each schedule whose last job has ended. Returns "queue
+-- priority,…" that got jobs.
+CREATE OR REPLACE FUNCTION release_fires(p_limit integer) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_fired jsonb;
+BEGIN
+    WITH free AS (
+        SELECT s.id FROM schedules s WHERE s.queued > 0 AND s.paused_at IS NULL AND NOT EXISTS (
+            SELECT 1 FROM jobs j WHERE j.id = s.last_job_id AND j.state NOT IN ('dead', 'held'))
+        LIMIT p_limit FOR UPDATE OF s SKIP LOCKED
+    ), oldest AS (
+        SELECT f.schedule_id, f.planned_at, f.payload FROM free CROSS JOIN LATERAL (
+            SELECT * FROM schedule_fires q WHERE q.schedule_id = free.id AND q.outcome = 'queued'
+            ORDER BY q.planned_at LIMIT 1) AS f
+    ), fired AS (
+        UPDATE schedule_fires f SET outcome = 'fired', job_id = gen_step_id(), payload = NULL
+        FROM oldest o WHERE f.schedule_id = o.schedule_id AND f.planned_at = o.planned_at
+        RETURNING f.schedule_id, f.planned_at, f.job_id, o.payload
+    ), counted AS (
+        UPDATE schedules s SET queued = s.queued - 1 FROM fired WHERE s.id = fired.schedule_id
+    )
+    SELECT jsonb_agg(jsonb_build_object(
+        'schedule_id', schedule_id, 'planned_at', planned_at, 'job_id', job_id, 'payload', payload)) INTO v_fired
+    FROM fired;
+    RETURN CASE WHEN v_fired IS NOT NULL THEN insert_fired(v_fired) END;
+END $$;

@@ -1,0 +1,219 @@
+"""Schedules as people manage them: put, read, preview, pause, resume, run now, delete."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from cronsim import CronSim
+from sqlalchemy import Row
+
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.schedules import (
+    Cron,
+    ScheduleOrder,
+    fill_planned,
+    first_after,
+    jitter_of,
+    next_times,
+    read_rule,
+)
+from jobplatform.domain.texts import find_null
+from jobplatform.errors import FieldError, InvalidRequest, ScheduleNotFound
+from jobplatform.ledger import schedules
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.fire_schedules import fire_of, next_of
+
+#: times that a preview shows unless it is told otherwise
+PREVIEW = 20
+
+
+@dataclass(frozen=True)
+class ScheduleView:
+    """What a caller sees of a schedule; `values` has the fields of the order, and more (`as_dict`)."""
+
+    id: UUID
+    values: dict[str, Any]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form of the API."""
+        return {"id": str(self.id), **self.values}
+
+
+def put_schedule(
+    ledger: Ledger, kinds: KindRegistry, tenant_id: UUID, order: ScheduleOrder, *, by: str
+) -> ScheduleView:
+    """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
+
+    Its times go on where they were unless they are changed: no fire is lost or doubled by a deployment that declares it
+    again. Raises `UnknownKind`, `InvalidPayload` and `InvalidRequest`.
+    """
+    order.check()
+    kind = kinds.get(order.kind)
+    with ledger.transaction() as connection:
+        before = schedules.get_schedule(connection, tenant_id, order.name, lock=True)
+        now = before.now if before is not None else schedules.database_time(connection)
+        _check_payload(order, kind.parse, now)
+        schedule_id = before.id if before is not None else new_id()
+        anchor = order.start_at or (before.anchor_at if before is not None else now)
+        same_times = before is not None and (before.spec, before.start_at, before.end_at, before.paused_at is None) == (
+            order.spec(),
+            order.start_at,
+            order.end_at,
+            not order.paused,
+        )
+        if same_times and before is not None:
+            planned_at = before.next_planned_at
+        else:
+            planned_at = _next(order.spec(), anchor, now, order.start_at, order.end_at)
+        due_at = planned_at + jitter_of(str(schedule_id), planned_at, order.jitter_seconds) if planned_at else None
+        schedules.put_schedule(
+            connection,
+            {
+                "id": schedule_id,
+                "tenant_id": tenant_id,
+                "name": order.name,
+                "spec": order.spec(),
+                "kind": kind.name,
+                "queue": kind.queue,
+                "payload": dict(order.payload),
+                "priority": order.priority,
+                "tags": list(order.tags),
+                "max_attempts": order.max_attempts or kind.max_attempts,
+                "crash_limit": kind.crash_limit,
+                "lost_limit": kind.lost_limit,
+                "start_within_seconds": order.start_within_seconds,
+                "jitter_seconds": order.jitter_seconds,
+                "overlap": order.overlap,
+                "missed": order.missed,
+                "catch_up": order.catch_up,
+                "start_at": order.start_at,
+                "end_at": order.end_at,
+                "anchor_at": anchor,
+                "paused": order.paused,
+                "next_planned_at": planned_at,
+                "next_due_at": due_at,
+                "by": by,
+            },
+        )
+        return _view(_found(schedules.get_schedule(connection, tenant_id, order.name), order.name))
+
+
+def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> None:
+    """Raise `InvalidPayload` or `InvalidRequest` for a payload that no fire could use."""
+    try:
+        filled = fill_planned(dict(order.payload), now, order.time_zone)
+    except ValueError as error:
+        wrong = FieldError("payload", "a format of strftime for $planned_at, like %Y-%m-%d", str(error))
+        raise InvalidRequest("the schedule can't work", (wrong,)) from None
+    parse(filled)
+    if found := find_null({"payload": dict(order.payload), "tags": list(order.tags)}):
+        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+        raise InvalidRequest("the schedule has a NUL character", (wrong,))
+
+
+def _next(
+    spec: dict[str, Any], anchor: datetime, now: datetime, start_at: datetime | None, end_at: datetime | None
+) -> datetime | None:
+    """Return the first planned time from now on, and from the start on."""
+    since = max(now, start_at - timedelta(microseconds=1)) if start_at else now
+    return first_after(read_rule(spec, anchor), since, end_at)
+
+
+def list_schedules(ledger: Ledger, tenant_id: UUID, *, after: str, limit: int) -> tuple[list[ScheduleView], str | None]:
+    """Return a page of schedules in the order of their names, and the name to go on behind."""
+    with ledger.statement() as connection:
+        rows = schedules.list_schedules(connection, tenant_id, after, limit + 1)
+    return [_view(row) for row in rows[:limit]], rows[limit - 1].name if len(rows) > limit else None
+
+
+def get_schedule(ledger: Ledger, tenant_id: UUID, name: str) -> ScheduleView:
+    """Return a schedule. Raises `ScheduleNotFound`."""
+    with ledger.statement() as connection:
+        return _view(_found(schedules.get_schedule(connection, tenant_id, name), name))
+
+
+def preview_schedule(ledger: Ledger, tenant_id: UUID, name: str, count: int = PREVIEW) -> list[datetime]:
+    """Return the next planned times of a schedule, as if it were not paused. Raises `ScheduleNotFound`."""
+    with ledger.statement() as connection:
+        row = _found(schedules.get_schedule(connection, tenant_id, name), name)
+    since = max(row.now, row.start_at - timedelta(microseconds=1)) if row.start_at else row.now
+    return next_times(read_rule(row.spec, row.anchor_at), since, row.end_at, count)
+
+
+def preview_order(order: ScheduleOrder, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:
+    """Return an order in words, and its next planned times. Raises `InvalidRequest`."""
+    order.check()
+    anchor = order.start_at or now
+    since = max(now, order.start_at - timedelta(microseconds=1)) if order.start_at else now
+    rule = read_rule(order.spec(), anchor)
+    return describe(order.spec()), next_times(rule, since, order.end_at, count)
+
+
+def describe(spec: dict[str, Any]) -> str:
+    """Return a spec in words."""
+    if "cron" in spec:
+        rule = read_rule(spec, datetime.min)
+        assert isinstance(rule, Cron)
+        return f"{CronSim(rule.expression, datetime.now(rule.zone)).explain()} ({spec['time_zone']})"
+    if "every_seconds" in spec:
+        return f"Every {timedelta(seconds=spec['every_seconds'])}"
+    return f"At {len(spec['times'])} fixed times"
+
+
+def pause_schedule(ledger: Ledger, tenant_id: UUID, name: str, paused: bool, *, by: str) -> ScheduleView:
+    """Pause or resume. What was planned meanwhile is not made up for. Raises `ScheduleNotFound`."""
+    with ledger.transaction() as connection:
+        row = _found(schedules.get_schedule(connection, tenant_id, name, lock=True), name)
+        planned_at = row.next_planned_at
+        if not paused and row.paused_at is not None:
+            planned_at = _next(row.spec, row.anchor_at, row.now, row.start_at, row.end_at)
+        due_at = next_of(row, planned_at)["due_at"]
+        schedules.set_paused(connection, row.id, paused, planned_at, due_at, by)
+        return _view(_found(schedules.get_schedule(connection, tenant_id, name), name))
+
+
+def run_now(ledger: Ledger, hints: HintSender | None, tenant_id: UUID, name: str, *, by: str) -> UUID:
+    """Fire a schedule once, beside its times, also when it is paused; returns the job. Raises `ScheduleNotFound`."""
+    with ledger.transaction() as connection:
+        row = _found(schedules.get_schedule(connection, tenant_id, name, lock=True), name)
+        fire = fire_of(row, row.now, by)
+        woken = schedules.fire_schedules(connection, [fire])
+    if hints is not None:
+        hints.send_all(woken)
+    return UUID(fire["job_id"])
+
+
+def delete_schedule(ledger: Ledger, tenant_id: UUID, name: str) -> None:
+    """Take a schedule away; the jobs it has made stay. Raises `ScheduleNotFound`."""
+    with ledger.transaction() as connection:
+        if not schedules.delete_schedule(connection, tenant_id, name):
+            raise ScheduleNotFound(name)
+
+
+def list_fires(
+    ledger: Ledger, tenant_id: UUID, name: str, *, before: datetime | None, limit: int
+) -> Sequence[dict[str, Any]]:
+    """Return the fires of a schedule, newest first. Raises `ScheduleNotFound`."""
+    with ledger.statement() as connection:
+        row = _found(schedules.get_schedule(connection, tenant_id, name), name)
+        return [dict(one._mapping) for one in schedules.fires_of(connection, row.id, before, limit)]
+
+
+def _found(row: Row[Any] | None, name: str) -> Row[Any]:
+    if row is None:
+        raise ScheduleNotFound(name)
+    return row
+
+
+def _view(row: Row[Any]) -> ScheduleView:
+    values = {key: value for key, value in row._mapping.items() if key not in ("id", "spec", "anchor_at", "now")}
+    spec = {"cron": None, "every_seconds": None, "times": [], **row.spec}
+    values |= {**spec, "paused": values["paused_at"] is not None, "next_at": values.pop("next_planned_at")}
+    values["last_at"] = values.pop("last_planned_at")
+    return ScheduleView(row.id, values | {"in_words": describe(row.spec)})

@@ -1,0 +1,159 @@
+"""When something is planned: zones and their changes of clocks, intervals, what was missed, jitter, payloads."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobplatform.domain.schedules import (
+    Cron,
+    Interval,
+    ScheduleOrder,
+    Times,
+    fill_planned,
+    fires_until,
+    jitter_of,
+    next_times,
+)
+from jobplatform.errors import InvalidRequest
+
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+def local(rule: Cron, since: datetime, count: int) -> list[str]:
+    return [one.astimezone(rule.zone).strftime("%d %H:%M %z") for one in next_times(rule, since, None, count)]
+
+
+def test_a_time_in_the_hour_that_is_skipped_comes_right_after_it_and_once() -> None:
+    rule = Cron("30 2 * * *", BERLIN)
+    assert local(rule, datetime(2026, 3, 28, 3, tzinfo=BERLIN), 2) == ["29 03:00 +0200", "30 02:30 +0200"]
+
+
+def test_a_time_in_the_hour_that_comes_twice_takes_place_once() -> None:
+    rule = Cron("30 2 * * *", BERLIN)
+    assert local(rule, datetime(2026, 10, 24, 3, tzinfo=BERLIN), 2) == ["25 02:30 +0200", "26 02:30 +0100"]
+
+
+def test_what_goes_by_the_minute_goes_on_by_real_time() -> None:
+    rule = Cron("*/30 * * * *", BERLIN)
+    found = next_times(rule, datetime(2026, 10, 25, 0, tzinfo=BERLIN), None, 12)
+    assert {later - sooner for sooner, later in pairwise(found)} == {timedelta(minutes=30)}
+    hourly = next_times(Cron("0 * * * *", BERLIN), datetime(2026, 3, 29, 0, tzinfo=BERLIN), None, 5)
+    assert {later - sooner for sooner, later in pairwise(hourly)} == {timedelta(hours=1)}
+
+
+def test_seconds_are_a_sixth_field_in_front() -> None:
+    found = next_times(Cron("*/20 * * * * *", ZoneInfo("UTC")), datetime(2026, 1, 1, tzinfo=UTC), None, 3)
+    assert [one.second for one in found] == [20, 40, 0]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Cron("*/7 3,4 * * mon-fri", BERLIN),
+        Cron("0 2 * * *", BERLIN),
+        Cron("30 1-3 * 3,10 sun", BERLIN),
+        Interval(90, datetime(2026, 1, 1, tzinfo=UTC)),
+        Times(tuple(datetime(2026, 10, day, tzinfo=UTC) for day in range(1, 29))),
+    ],
+)
+@given(minutes=st.integers(0, 60 * 24 * 330))
+def test_looking_back_finds_what_looking_ahead_found(rule, minutes: int) -> None:
+    since = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
+    ahead = next_times(rule, since, None, 5)
+    if not ahead:
+        return
+    back = []
+    for one in rule.before(ahead[-1]):
+        if one <= since:
+            break
+        back.append(one)
+    assert back[::-1] == ahead
+
+
+def due(missed: str, first: datetime, now: datetime, catch_up: int = 3, **more):
+    return fires_until(
+        Cron("0 * * * *", ZoneInfo("UTC")),
+        first,
+        now,
+        end_at=more.pop("end_at", None),
+        missed=missed,
+        catch_up=catch_up,
+        grace_seconds=60,
+        **more,
+    )
+
+
+DAY = datetime(2026, 5, 1, tzinfo=UTC)
+
+
+def hours(*values: int) -> list[datetime]:
+    return [DAY + timedelta(hours=value) for value in values]
+
+
+def test_on_time_is_on_time_whatever_the_policy() -> None:
+    for missed in ("skip", "once", "catch_up"):
+        found = due(missed, DAY, DAY + timedelta(seconds=2))
+        assert (found.at, found.missed, found.next_at) == ([DAY], None, hours(1)[0])
+
+
+def test_what_was_missed_is_skipped_made_up_for_once_or_up_to_a_number() -> None:
+    now = DAY + timedelta(hours=9, minutes=30)
+    skip, once, some = (due(missed, DAY, now) for missed in ("skip", "once", "catch_up"))
+    assert (skip.at, skip.missed, skip.next_at) == ([], (DAY, hours(9)[0]), hours(10)[0])
+    assert (once.at, once.missed, once.next_at) == (hours(9), (DAY, hours(8)[0]), hours(10)[0])
+    assert (some.at, some.missed, some.next_at) == (hours(7, 8, 9), (DAY, hours(6)[0]), hours(10)[0])
+
+
+def test_once_is_once_also_when_one_is_on_time() -> None:
+    now = DAY + timedelta(hours=9, seconds=5)
+    assert due("once", DAY, now).at == hours(9)
+    assert due("catch_up", DAY, now, catch_up=2).at == hours(7, 8, 9)
+    assert due("skip", DAY, now).at == hours(9)
+
+
+def test_nothing_is_planned_behind_the_end() -> None:
+    found = due("catch_up", DAY, DAY + timedelta(hours=9), end_at=DAY + timedelta(hours=2))
+    assert (found.at, found.next_at) == (hours(0, 1, 2), None)
+
+
+def test_a_year_of_missed_seconds_costs_nothing() -> None:
+    rule = Cron("* * * * * *", ZoneInfo("UTC"))
+    found = fires_until(rule, DAY, DAY + timedelta(days=365), end_at=None, missed="once", catch_up=1, grace_seconds=60)
+    assert len(found.at) == 61
+
+
+def test_jitter_is_the_same_for_everybody_and_within_its_bound() -> None:
+    found = {jitter_of("a", DAY + timedelta(hours=n), 10) for n in range(50)}
+    assert len(found) == 50 and max(found) < timedelta(seconds=10)
+    assert jitter_of("a", DAY, 10) == jitter_of("a", DAY, 10) != jitter_of("b", DAY, 10)
+    assert jitter_of("a", DAY, 0) == timedelta(0)
+
+
+def test_the_planned_time_goes_into_the_payload() -> None:
+    payload = {"day": {"$planned_at": "%Y-%m-%d"}, "at": [{"$planned_at": ""}], "else": {"$planned_at": 1}}
+    found = fill_planned(payload, datetime(2026, 5, 1, 22, 30, tzinfo=UTC), "Europe/Berlin")
+    assert found == {"day": "2026-05-02", "at": ["2026-05-02T00:30:00+02:00"], "else": {"$planned_at": 1}}
+
+
+@pytest.mark.parametrize(
+    ("order", "field"),
+    [
+        ({}, "body"),
+        ({"cron": "* * * * *", "every_seconds": 5}, "body"),
+        ({"cron": "61 * * * *"}, "cron"),
+        ({"cron": "often"}, "cron"),
+        ({"cron": "* * * * *", "time_zone": "Mars/Olympus"}, "time_zone"),
+        ({"every_seconds": 5, "jitter_seconds": 6}, "jitter_seconds"),
+        ({"cron": "* * * * *", "start_at": DAY, "end_at": DAY}, "end_at"),
+    ],
+)
+def test_what_can_not_work_is_named(order, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        ScheduleOrder("s", "k", {}, **order).check()
+    assert field in {item.field for item in caught.value.errors}
