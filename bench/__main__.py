@@ -43,6 +43,7 @@ def main() -> None:
             "JOBPLATFORM_KIND_MODULES": "bench.kinds",
             "JOBPLATFORM_QUEUES": queue_setting("prefork"),
             "JOBPLATFORM_LOG_LEVEL": "warning",
+            "JOBPLATFORM_BUILTIN_SCHEDULES": "false",
             "PYTHONPATH": str(CHECKOUT),
         }
         tell: Callable[[str], None] = lambda line: console.print(f"[dim]{line}[/]")  # noqa: E731 - used as a value

@@ -49,6 +49,7 @@ class World:
             "JOBPLATFORM_QUEUES": orjson.dumps(
                 {"drill": {"pool": "prefork", "prefetch": 2, "window_min": 40}}
             ).decode(),
+            "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # every job is counted
             "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
             "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
             "JOBPLATFORM_MARKER_SECONDS": str(MARKER_SECONDS),

@@ -12,6 +12,7 @@ from jobplatform.broker.topology import JOBS_EXCHANGE
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.observe.metrics import share_between_processes
+from workers import maintenance
 from workers.hardening import harden
 from workers.liveness import Liveness
 from workers.signals import set_up_signals
@@ -21,6 +22,7 @@ _settings = settings()
 if _settings.metrics_port:
     share_between_processes()  # children of the prefork pool count too
 kinds = load_kinds(_settings.kind_modules, _settings.pools)
+maintenance.register(kinds, _settings)
 
 _jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
 app = Celery("jobplatform", task_cls=LedgerTask, set_as_current=True)
@@ -64,6 +66,7 @@ app.conf.update(
     # Flower asks for events when it looks; without it nobody pays for them (0.3 ms of CPU per job)
     worker_send_task_events=False,
     worker_prefetch_multiplier=1,
+    beat_scheduler="workers.beat:LedgerScheduler",
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     enable_utc=True,

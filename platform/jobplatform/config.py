@@ -143,6 +143,18 @@ class Settings(BaseSettings):
     llm_model: str = _setting("local", "the model when a job names none")
     llm_timeout_seconds: float = _setting(120.0, "longest silence of that server", "s", gt=0)
 
+    # keeping house
+    builtin_schedules: bool = _setting(True, "the platform's own: clean-up at night, queue health every 15 minutes")
+    maintenance_queue: str | None = _setting(None, "where these run; none: the first queue")
+    history_days: int = _setting(
+        90, "history, outputs and workflows are kept so long after their end; 0: for ever", "days", ge=0
+    )
+    upload_days: int = _setting(30, "an upload is kept so long", "days", ge=1)
+    beat_schedule: str | None = _setting(
+        None, "Celery's beat_schedule to read, by `celery -A workers.app beat`, like acme.settings:BEAT_SCHEDULE"
+    )
+    beat_tenant: str | None = _setting(None, "the tenant whose jobs these are")
+
     # observing
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "what is logged")
     log_format: Literal["json", "console"] = _setting("json", "how")
@@ -204,6 +216,12 @@ class Settings(BaseSettings):
                 f"lease_seconds: more than three beats (3 × {self.beat_seconds:g} s), got {self.lease_seconds:g} s: a "
                 f"worker that misses a beat or two must not lose its runs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_maintenance_queue(self) -> Settings:
+        if self.maintenance_queue is not None and self.maintenance_queue not in self.queues:
+            raise ValueError(f"maintenance_queue: one of {', '.join(self.queues)}, got {self.maintenance_queue}")
         return self
 
     @model_validator(mode="after")

@@ -95,6 +95,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "JOBPLATFORM_QUEUES": orjson.dumps(
             {**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}, "loose": {"pool": "threads", "prefetch": 4}}
         ).decode(),
+        "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # tests count jobs
         "JOBPLATFORM_MARKER_SECONDS": "2",
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from uuid import UUID
 
 import click
 
 from jobplatform.cli.jobs import MOMENT, who
-from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
 
 
 @click.group()
@@ -45,14 +44,10 @@ def replay(
     from rich.console import Console
     from rich.table import Table
 
-    from jobplatform.ledger.keys import find_tenant
     from jobplatform.usecases.replay_many import DeadLetterFilter, preview_replay, replay_many
 
     ledger = open_commands_ledger()
-    with ledger.statement() as connection:
-        tenant_id: UUID | None = find_tenant(connection, tenant)
-    if tenant_id is None:
-        raise click.ClickException(f"no tenant {tenant!r}")
+    tenant_id = find_tenant_id(ledger, tenant)
     wanted = DeadLetterFilter(kind, queue, code, tag, died_after, died_before)
     if not yes:
         found = preview_replay(ledger, tenant_id, wanted, limit)

@@ -18,6 +18,8 @@ COMMANDS = {
     "keys": ("jobplatform.cli.keys", "keys"),
     "kinds": ("jobplatform.cli.kinds", "kinds"),
     "jobs": ("jobplatform.cli.jobs", "jobs"),
+    "workflows": ("jobplatform.cli.workflows", "workflows"),
+    "schedules": ("jobplatform.cli.schedules", "schedules"),
     "dead": ("jobplatform.cli.dead", "dead"),
     "queues": ("jobplatform.cli.queues", "queues"),
     "rebuild": ("jobplatform.cli.rebuild", "rebuild"),

@@ -24,6 +24,7 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
 from jobplatform.usecases.fire_schedules import fire_schedules
+from jobplatform.usecases.maintain import declare_schedules
 
 log = get_log(__name__)
 
@@ -147,6 +148,8 @@ class Duties:
             workers.forget_stopped(connection)
             dispatching.forget_dispatcher(connection)
             dead_letters.forget_replays(connection)
+        if self._settings.builtin_schedules:
+            declare_schedules(self._ledger, self._settings)
         if made:
             log.info("partitions_made", count=made)
         more = False

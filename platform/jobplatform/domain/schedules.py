@@ -162,6 +162,8 @@ class ScheduleOrder:
                 wrong.append(FieldError("cron", f"{what}: {error}", self.cron))
         if self.start_at and self.end_at and self.end_at <= self.start_at:
             wrong.append(FieldError("end_at", "a time after start_at", self.end_at.isoformat()))
+        if self.every_seconds is not None and not self.every_seconds >= 0.1:
+            wrong.append(FieldError("every_seconds", "at least 0.1", str(self.every_seconds)))
         if self.every_seconds is not None and self.jitter_seconds > self.every_seconds:
             wrong.append(FieldError("jitter_seconds", "at most every_seconds", str(self.jitter_seconds)))
         if wrong:

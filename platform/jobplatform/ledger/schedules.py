@@ -160,6 +160,17 @@ def delete_schedule(connection: Connection, tenant_id: UUID, name: str) -> bool:
     return True
 
 
+def delete_others(connection: Connection, tenant_id: UUID, by: str, names: Sequence[str]) -> int:
+    """Take away the schedules of a tenant that somebody put last, but for these names; returns how many."""
+    gone = connection.execute(
+        text("DELETE FROM schedules WHERE tenant_id = :t AND updated_by = :by AND name <> ALL (:names) RETURNING id"),
+        {"t": tenant_id, "by": by, "names": list(names)},
+    ).scalars()
+    ids = list(gone)
+    connection.execute(text("DELETE FROM schedule_fires WHERE schedule_id = ANY (:ids)"), {"ids": ids})
+    return len(ids)
+
+
 def fires_of(connection: Connection, schedule_id: UUID, before: datetime | None, limit: int) -> Sequence[Row[Any]]:
     """Return the fires of a schedule, newest first, of planned times before a moment."""
     statement = text(

@@ -58,6 +58,14 @@ def get_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID) -> 
     return connection.execute(_GET, {"id": workflow_id, "tenant_id": tenant_id}).one_or_none()
 
 
+def find_tenant(connection: Connection, workflow_id: UUID) -> UUID | None:
+    """Return whose workflow it is."""
+    found: UUID | None = connection.execute(
+        text("SELECT tenant_id FROM workflows WHERE id = :id"), {"id": workflow_id}
+    ).scalar_one_or_none()
+    return found
+
+
 def list_workflows(
     connection: Connection, tenant_id: UUID, *, state: str | None, below: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:

@@ -1,0 +1,51 @@
+"""Take away what is older than it is kept: partitions of history, uploads, artifacts, workflows, fires."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, text
+
+from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
+
+_PARTITIONS = text(
+    """
+    SELECT child.relname AS name, parent.relname AS of
+    FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid JOIN pg_class parent ON parent.oid = i.inhparent
+    WHERE parent.relname = ANY (:parents) AND child.relname ~ '_[0-9]{8}$'
+        AND to_date(right(child.relname, 8), 'YYYYMMDD') + CAST(:days AS integer)
+            < current_date - CAST(:keep AS integer)
+    ORDER BY child.relname
+    """
+)
+
+
+def old_partitions(connection: Connection, keep_days: int) -> list[str]:
+    """Return the partitions of history, runs and events of which nothing is to be kept any more."""
+    rows = connection.execute(_PARTITIONS, {"parents": list(PARTITIONED), "days": PARTITION_DAYS, "keep": keep_days})
+    return [row.name for row in rows]
+
+
+def drop_partition(connection: Connection, name: str) -> None:
+    """Drop a partition; waits for whoever reads it, as long as the connection's lock_timeout lets it."""
+    connection.execute(text(f'DROP TABLE IF EXISTS "{name}"'))
+
+
+_FILES = text(
+    """
+    WITH old AS (
+        SELECT id FROM artifacts
+        WHERE created_at < clock_timestamp() - make_interval(days => :days) AND (job_id IS NULL) = :uploads
+            AND (job_id IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id))
+        ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM artifacts WHERE id IN (SELECT id FROM old) RETURNING location
+    ), noted AS (
+        INSERT INTO artifact_removals (location) SELECT location FROM gone ON CONFLICT DO NOTHING
+    )
+    SELECT count(*)::integer FROM gone
+    """
+)
+
+
+def forget_files(connection: Connection, days: int, *, uploads: bool, limit: int = 1000) -> int:
+    """Forget uploads, or outputs of jobs that have ended, older than so many days; workers remove the files."""
+    return int(connection.execute(_FILES, {"days": days, "uploads": uploads, "limit": limit}).scalar_one())

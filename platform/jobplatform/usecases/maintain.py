@@ -1,0 +1,115 @@
+"""The platform's own jobs: clean up, and look at the queues; and their schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.maintenance import SCHEDULES, TENANT, CleanUp, QueueHealth, maintenance_kind
+from jobplatform.ledger import keys, queues, retention, schedules, workflows
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+from jobplatform.usecases.manage_schedules import put_schedule
+
+log = get_log(__name__)
+
+BATCH = 1000
+#: a job that waits longer than this, with nobody working on its queue, is told of (s)
+WAITS_LONG = 300.0
+
+
+def declare_schedules(ledger: Ledger, settings: Settings) -> None:
+    """Put the platform's schedules that are missing. What an operator has changed or paused stays as it is."""
+    queue = settings.maintenance_queue or next(iter(settings.queues))
+    with ledger.transaction() as connection:
+        tenant_id = keys.find_tenant(connection, TENANT) or keys.create_tenant(connection, TENANT)
+    kinds = KindRegistry()
+    for order in SCHEDULES:
+        kinds.add(maintenance_kind(order.kind, queue, _elsewhere))
+        with ledger.statement() as connection:
+            before = schedules.get_schedule(connection, tenant_id, order.name)
+        if before is None:
+            put_schedule(ledger, kinds, tenant_id, order, by="jobplatform")
+        elif before.queue != queue:
+            with ledger.statement() as connection:
+                connection.execute(
+                    text("UPDATE schedules SET queue = :queue WHERE id = :id"), {"queue": queue, "id": before.id}
+                )
+
+
+def _elsewhere(_payload: Any, _ctx: Any) -> None:
+    raise NotImplementedError("the platform's own jobs are run by workers")
+
+
+def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], folders: int) -> CleanUp:
+    """Take away what is older than it is kept, a batch at a time. `folders`: of runs, taken away by the caller."""
+    partitions = []
+    if settings.history_days:
+        with ledger.statement() as connection:
+            found = retention.old_partitions(connection, settings.history_days)
+        for name in found:
+            tell(f"dropping {name}")
+            with ledger.transaction() as connection:
+                retention.drop_partition(connection, name)
+            partitions.append(name)
+    tell("files")
+    uploads = _all(ledger, lambda c: retention.forget_files(c, settings.upload_days, uploads=True))
+    outputs = workflows_gone = 0
+    if settings.history_days:
+        outputs = _all(ledger, lambda c: retention.forget_files(c, settings.history_days, uploads=False))
+        tell("workflows")
+        workflows_gone = _all(
+            ledger,
+            lambda c: workflows.forget_workflows(
+                c, c.execute(text(f"SELECT now() - interval '{settings.history_days} days'")).scalar_one(), BATCH
+            ),
+        )
+    fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
+    idempotency_keys = _all(ledger, keys.forget_expired_keys)
+    return CleanUp(
+        partitions=partitions,
+        uploads=uploads,
+        artifacts=outputs,
+        workflows=workflows_gone,
+        fires=fires,
+        idempotency_keys=idempotency_keys,
+        folders=folders,
+    )
+
+
+def _all(ledger: Ledger, forget: Callable[[Connection], int]) -> int:
+    """Forget batch after batch, each a transaction; returns how many."""
+    gone = 0
+    while True:
+        with ledger.transaction() as connection:
+            some = forget(connection)
+        gone += some
+        if some < BATCH:
+            return gone
+
+
+def look_at_queues(ledger: Ledger, settings: Settings) -> QueueHealth:
+    """Return every queue with its waiting time, workers and slots, and what is wrong."""
+    with ledger.statement() as connection:
+        rows = [dict(row._mapping) for row in queues.measure_queues(connection, settings.lease_seconds)]
+        dead = queues.dead_letters(connection)
+        overdue = queues.overdue_seconds(connection)
+    problems = []
+    for row in rows:
+        waits = f"queue {row['queue']}: jobs wait since {row['oldest_seconds']:.0f} s"
+        if row["paused"]:
+            if row["oldest_seconds"]:
+                problems.append(f"{waits}; it is paused")
+        elif not row["workers"] and (row["oldest_seconds"] or row["dispatched"]):
+            problems.append(f"queue {row['queue']}: no worker consumes it")
+        elif row["oldest_seconds"] > WAITS_LONG:
+            problems.append(f"{waits}; {row['running']} of {row['slots']} slots are busy")
+    if overdue > 60:
+        problems.append(f"a scheduled job is overdue since {overdue:.0f} s: does a dispatcher run?")
+    if dead:
+        problems.append(f"{dead:,} dead letters wait for a person")
+    return QueueHealth(queues=rows, dead_letters=dead, overdue_seconds=overdue, problems=problems)

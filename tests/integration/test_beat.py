@@ -1,0 +1,82 @@
+"""Celery's beat on the ledger: `beat_schedule` dictionaries read, what has no equal refused, ticks that fire once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.schedules import crontab, schedule
+
+from jobplatform.errors import ConfigurationError
+from tests.support.ledgers import Book, registry
+from workers.beat import LedgerScheduler, declare, read_entry
+
+ENTRIES: dict[str, dict[str, Any]] = {
+    "every night": {
+        "task": "test.echo",
+        "schedule": crontab(minute=30, hour="3,4", day_of_week="mon-fri"),
+        "kwargs": {"a": 1},
+    },
+    "often": {"task": "test.echo", "schedule": 30.0, "options": {"expires": 20, "priority": 7, "queue": "email"}},
+    "delta": {"task": "test.video", "schedule": timedelta(minutes=5)},
+    "schedule": {"task": "test.video", "schedule": schedule(run_every=10)},
+    "sets": {"task": "test.echo", "schedule": crontab(minute="*/15", hour={1, 2}, month_of_year=1)},
+}
+
+
+def read(book: Book) -> dict[str, Any]:
+    rows = book.all("SELECT name, spec, payload, start_within_seconds, priority, overlap FROM schedules ORDER BY name")
+    return {row.name: row for row in rows}
+
+
+def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None:
+    for _ in range(2):
+        declare(book.ledger, registry(), "acme", ENTRIES, "Europe/Berlin")
+    found = read(book)
+    assert set(found) == {"every-night", "often", "delta", "schedule", "sets"}
+    assert found["every-night"].spec == {"cron": "30 3,4 * * mon-fri", "time_zone": "Europe/Berlin"}
+    assert found["every-night"].payload == {"a": 1} and found["every-night"].overlap == "allow"
+    assert (found["often"].spec["every_seconds"], found["often"].start_within_seconds, found["often"].priority) == (
+        30.0,
+        20.0,
+        7,
+    )
+    assert found["delta"].spec["every_seconds"] == 300 and found["schedule"].spec["every_seconds"] == 10
+    assert found["sets"].spec["cron"] == "*/15 1,2 * 1 *"
+    declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
+    assert set(read(book)) == {"often"}
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"task": "test.echo", "schedule": "every day"}, "crontab"),
+        ({"task": "test.echo", "schedule": 5, "args": [1]}, "kwargs"),
+        ({"task": "test.echo", "schedule": 5, "options": {"exchange": "x"}}, "exchange"),
+        ({"task": "test.echo", "shedule": 5}, "shedule"),
+        ({"schedule": 5}, "name of a kind"),
+        ({"task": "test.ecko", "schedule": 5}, "test.echo"),
+        ({"task": "test.echo", "schedule": timedelta(0)}, "every_seconds"),
+    ],
+)
+def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(book: Book, entry: Any, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        declare(book.ledger, registry(), "acme", {"fine": ENTRIES["often"], "mine": entry}, "UTC")
+    assert "beat_schedule['mine']" in str(caught.value)
+    assert read(book) == {}
+
+
+def test_a_tick_fires_and_says_when_to_come_again(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.beat.ledger", lambda: book.ledger)
+    app = Celery("t", set_as_current=False)
+    app.conf.beat_max_loop_interval = 3
+    first, second = (LedgerScheduler(app=app, lazy=True) for _ in range(2))
+    assert first.tick() == 3.0
+    declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
+    book.do("UPDATE schedules SET next_planned_at = now(), next_due_at = now(), anchor_at = now()")
+    assert 0 < first.tick() <= 3
+    second.tick()
+    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+    assert read_entry("x", ENTRIES["often"], "UTC").name == "x"

@@ -1,0 +1,79 @@
+"""The operator's commands for workflows and schedules, on a real ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from click.testing import CliRunner, Result
+
+from jobplatform.cli.main import cli
+from jobplatform.config import Settings
+from jobplatform.domain.workflows import chain, group, step
+from jobplatform.errors import ScheduleNotFound, UnknownKind, WorkflowHasEnded, WorkflowNotFound, WorkflowNotReplayable
+from tests.support.flows import failing, look, play, submit
+from tests.support.ledgers import Book
+
+Ask = Callable[..., Result]
+
+
+@pytest.fixture
+def ask(book: Book, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    config = Settings(database_url=book.url)
+    monkeypatch.setattr("jobplatform.config.settings", lambda: config)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: Any) -> Result:
+        return CliRunner().invoke(cli, [str(one) for one in arguments])
+
+    return run
+
+
+def test_a_workflow_is_shown_drawn_replayed_and_cancelled(book: Book, ask: Ask, tmp_path: Path) -> None:
+    parts = [step("test.echo", name=f"s{n}") for n in range(5)]
+    workflow = submit(
+        book, chain(step("test.echo", name="first"), group(*parts, name="many"), step("test.echo", name="end"))
+    )
+    play(book, failing("s3"))
+    look(book)
+    shown = ask("workflows", "show", workflow).output
+    assert f"{workflow} is failed" in shown and "why: step s3 is dead" in shown
+    assert "s0, s1, s2 and 2 more" in shown
+    assert orjson.loads(ask("workflows", "show", workflow, "--json").output)["workflow"]["state"] == "failed"
+    picture = tmp_path / "graph.svg"
+    assert ask("workflows", "show", workflow, "--svg", picture).exit_code == 0
+    assert picture.read_text().startswith("<svg")
+    assert "is running" in ask("workflows", "replay", workflow).output
+    assert isinstance(ask("workflows", "replay", workflow).exception, WorkflowNotReplayable)
+    assert "is cancelled" in ask("workflows", "cancel", workflow, "--reason", "enough").output
+    done = submit(book, step("test.echo"))
+    play(book)
+    assert isinstance(ask("workflows", "cancel", done).exception, WorkflowHasEnded)
+    assert isinstance(ask("workflows", "show", uuid4()).exception, WorkflowNotFound)
+
+
+def test_schedules_from_put_to_delete(book: Book, ask: Ask) -> None:
+    mail = '{"to": ["a@example.com"], "subject": {"$planned_at": "%Y"}, "text": "x"}'
+    put = ("schedules", "put", "acme", "report", "email.send", "--payload", mail)
+    made = ask(*put, "--cron", "0 7 * * mon-fri", "--time-zone", "Europe/Berlin")
+    assert made.output.startswith("report: At 07:00 on Monday through Friday (Europe/Berlin); next 20"), made.output
+    assert "At 07:00" in ask("schedules", "list", "acme").output
+    shown = ask("schedules", "preview", "acme", "report", "--count", 3).output
+    assert shown.count("07:00:00 CE") == 3
+    assert ask("schedules", "pause", "acme", "report").output == "report is paused\n"
+    assert "paused" in ask("schedules", "list", "acme").output
+    assert ask("schedules", "run", "acme", "report").output.startswith("job ")
+    assert "cli:" in ask("schedules", "fires", "acme", "report").output
+    assert ask("schedules", "resume", "acme", "report").output.startswith("report is resumed; next 20")
+    wrong = ask(*put, "--cron", "61 * * * *")
+    assert wrong.exit_code == 1 and "cron: expected five fields" in wrong.output
+    assert "payload.to: expected a value" in ask("schedules", "put", "acme", "r", "email.send", "--every", 60).output
+    assert ask("schedules", "put", "acme", "r", "email.send", "--every", 60, "--payload", "[]").exit_code == 2
+    assert isinstance(ask("schedules", "put", "acme", "r", "email.sned", "--every", 60).exception, UnknownKind)
+    assert ask("schedules", "delete", "acme", "report").output == "report is gone\n"
+    assert isinstance(ask("schedules", "pause", "acme", "report").exception, ScheduleNotFound)
+    assert "no tenant 'nobody'" in ask("schedules", "list", "nobody").output

@@ -1,0 +1,142 @@
+"""The platform's own jobs: what a clean-up takes and leaves, what queue health says, and that they are scheduled."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobplatform.config import Settings
+from jobplatform.domain.maintenance import TENANT, QueueHealth
+from jobplatform.ledger import keys
+from jobplatform.usecases import maintain
+from jobplatform.usecases import manage_schedules as manage
+from tests.support.flows import play, submit
+from tests.support.ledgers import Book
+from workers.maintenance import remove_old_folders
+
+
+def config(book: Book, **more: Any) -> Settings:
+    return Settings(database_url=book.url, **more)
+
+
+def old(book: Book, table: str, days: int) -> list[str]:
+    return book.all(
+        "SELECT relname FROM pg_class WHERE relname LIKE :t || '\\_2%' AND relkind = 'r' "
+        "AND to_date(right(relname, 8), 'YYYYMMDD') < current_date - CAST(:d AS integer) ORDER BY 1",
+        t=table,
+        d=days,
+    )
+
+
+def test_old_partitions_go_with_what_is_in_them_and_live_jobs_stay(book: Book) -> None:
+    for table in ("job_history", "job_runs", "job_events"):
+        book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
+    job_id = book.submit()
+    done, lease_id = book.running()
+    book.settle(done, lease_id)
+    assert len(old(book, "job_history", 98)) >= 2
+    found = maintain.clean_up(book.ledger, config(book, history_days=90), lambda _: None, 0)
+    assert len(found.partitions) >= 6
+    assert not old(book, "job_history", 98) and old(book, "job_history", 60), "the younger ones stay"
+    assert book.row(job_id).state == "available" and book.row(done).state == "succeeded"
+    assert maintain.clean_up(book.ledger, config(book, history_days=0), lambda _: None, 0).partitions == []
+
+
+def test_files_go_after_their_time_by_way_of_the_list_of_removals(book: Book) -> None:
+    job_id, done = book.submit(), book.submit()
+    book.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
+    book.do("DELETE FROM jobs WHERE id = :id", id=done)
+    book.do(
+        "INSERT INTO artifacts (id, tenant_id, job_id, run_no, name, content_type, size, sha256, location, created_at) "
+        "SELECT gen_random_uuid(), gen_random_uuid(), job, CASE WHEN job IS NOT NULL THEN 1 END, 'n', 't', 1, 'x', "
+        "place, clock_timestamp() - days * interval '1 day' FROM (VALUES "
+        "(CAST(NULL AS uuid), 'old-upload', 31), (NULL, 'upload', 29), (:done, 'old-output', 91), "
+        "(:done, 'output', 89), (:live, 'of-a-live-job', 91)) AS v (job, place, days)",
+        done=done,
+        live=job_id,
+    )
+    found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert (found.uploads, found.artifacts) == (1, 1)
+    assert set(book.all("SELECT location FROM artifact_removals")) == {"old-upload", "old-output"}
+    assert set(book.all("SELECT location FROM artifacts")) == {"upload", "output", "of-a-live-job"}
+
+
+def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
+    from jobplatform.domain.workflows import chain, step
+
+    done, lives = (submit(book, chain(step("test.echo"), step("test.echo"))) for _ in range(2))
+    book.do(
+        "UPDATE jobs SET run_at = now() + interval '1 hour', state = 'scheduled' WHERE workflow_id = :w "
+        "AND state = 'available'",
+        w=lives,
+    )
+    play(book)
+    book.do("UPDATE workflows SET ended_at = now() - interval '91 days', state = 'succeeded'")
+    book.do(
+        "INSERT INTO schedule_fires (schedule_id, planned_at, at, outcome) SELECT gen_random_uuid(), now(), "
+        "now() - days * interval '1 day', outcome FROM (VALUES (91, 'skipped'), (91, 'queued'), (89, 'skipped')) "
+        "AS v (days, outcome)"
+    )
+    found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert (found.workflows, found.fires) == (1, 1)
+    assert book.all("SELECT id FROM workflows") == [lives]
+    assert book.all("SELECT DISTINCT workflow_id FROM workflow_steps") == [lives]
+    assert done != lives
+
+
+def test_folders_of_killed_runs_go_and_fresh_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    lease = "01890000-0000-7000-8000-000000000000"
+    for name in (f"run-{lease}-old", f"run-{lease}-new", "run-of-somebody-else"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text("x")
+    for path in (
+        tmp_path / f"run-{lease}-old",
+        tmp_path / f"run-{lease}-old" / "file",
+        tmp_path / "run-of-somebody-else",
+    ):
+        os.utime(path, (time.time() - 1000, time.time() - 1000))
+    assert remove_old_folders(time.time() - 500) == 1
+    assert sorted(one.name for one in tmp_path.iterdir()) == [f"run-{lease}-new", "run-of-somebody-else"]
+
+
+def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(book: Book) -> None:
+    def ask() -> QueueHealth:
+        return maintain.look_at_queues(book.ledger, config(book))
+
+    assert ask().problems == []
+    job_id = book.submit()
+    book.submit(kind="test.llm")
+    book.do("UPDATE jobs SET state_at = clock_timestamp() - interval '10 min'")
+    assert set(ask().problems) == {
+        "queue email: jobs wait since 600 s; 0 of 4 slots are busy",
+        "queue llm: no worker consumes it",
+    }
+    book.do("UPDATE queues SET paused_at = now() WHERE name = 'llm'")
+    book.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
+    assert set(ask().problems) == {
+        "queue llm: jobs wait since 600 s; it is paused",
+        "1 dead letters wait for a person",
+    }
+
+
+def test_they_are_scheduled_once_and_what_an_operator_changed_stays(book: Book) -> None:
+    for _ in range(2):
+        maintain.declare_schedules(book.ledger, config(book))
+    with book.ledger.statement() as connection:
+        tenant = keys.find_tenant(connection, TENANT)
+    assert tenant is not None
+    found, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
+    assert [(one.values["name"], one.values["queue"]) for one in found] == [
+        ("clean-up", "email"),
+        ("queue-health", "email"),
+    ]
+    manage.pause_schedule(book.ledger, tenant, "clean-up", True, by="ada")
+    maintain.declare_schedules(book.ledger, config(book, maintenance_queue="llm"))
+    found, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
+    assert [(one.values["paused"], one.values["queue"]) for one in found] == [(True, "llm"), (False, "llm")]

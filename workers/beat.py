@@ -1,0 +1,170 @@
+"""Celery's beat on the ledger: `celery -A workers.app beat`. Its entries are schedules; several copies may run at once.
+
+The dispatcher fires schedules too: beat is there for those who run one, and reads their `beat_schedule`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from celery.beat import Scheduler
+from celery.schedules import crontab, schedule
+
+from jobplatform.config import settings
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.schedules import ScheduleOrder
+from jobplatform.errors import ConfigurationError, InvalidRequest, LedgerUnavailable, OutcomeUnknown, UnknownKind
+from jobplatform.ledger import keys, schedules
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+from jobplatform.usecases.fire_schedules import fire_schedules
+from jobplatform.usecases.manage_schedules import put_schedule
+from workers.process import hints, ledger
+
+log = get_log(__name__)
+
+#: who put a schedule that came from a beat_schedule
+BEAT = "beat"
+LIMIT = 500
+MAX_SECONDS = 5.0
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+class LedgerScheduler(Scheduler):  # type: ignore[misc]
+    """See the module. The ledger is the schedule: nothing is kept in a file, and nothing is lost with this process."""
+
+    def setup_schedule(self) -> None:
+        """Put the entries of `beat_schedule` into the ledger."""
+        config = settings()
+        entries = dict(self.app.conf.beat_schedule)
+        if config.beat_schedule is not None:
+            entries |= load_entries(config.beat_schedule)
+        if not entries:
+            return
+        if config.beat_tenant is None:
+            raise ConfigurationError("JOBPLATFORM_BEAT_TENANT: expected the tenant whose jobs the schedules make")
+        from workers.app import kinds
+
+        declare(ledger(), kinds, config.beat_tenant, entries, str(self.app.timezone))
+
+    def tick(self, *_args: Any, **_kwargs: Any) -> float:
+        """Fire what is due; returns the seconds until the next look."""
+        try:
+            fired = fire_schedules(ledger(), limit=LIMIT, grace_seconds=settings().schedule_grace_seconds)
+        except (LedgerUnavailable, OutcomeUnknown) as error:  # a lost answer: what was written is not written twice
+            log.warning("ledger_unavailable", error=str(error))
+            return 1.0
+        hints().send_all(fired.woken)
+        if fired.more:
+            return 0.0
+        limit = min(self.max_interval or MAX_SECONDS, MAX_SECONDS)
+        return limit if fired.seconds is None else min(limit, max(0.02, fired.seconds))
+
+    def sync(self) -> None:
+        """Do nothing: the ledger has it."""
+
+    def close(self) -> None:
+        """Do nothing: the ledger has it."""
+
+    @property
+    def info(self) -> str:
+        """What beat's banner shows."""
+        return "    . schedules -> the ledger"
+
+
+def load_entries(path: str) -> dict[str, Any]:
+    """Return the dictionary at `module:attribute`. Raises `ConfigurationError`."""
+    module, _, name = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"JOBPLATFORM_BEAT_SCHEDULE={path}: expected module:attribute ({error})") from None
+    if not isinstance(found, Mapping):
+        raise ConfigurationError(f"JOBPLATFORM_BEAT_SCHEDULE={path}: expected a dictionary, got {type(found).__name__}")
+    return dict(found)
+
+
+def declare(
+    book: Ledger, kinds: KindRegistry, tenant: str, entries: Mapping[str, Mapping[str, Any]], time_zone: str
+) -> None:
+    """Put every entry as a schedule, and take away those that came from a beat_schedule and are in it no more.
+
+    Raises `ConfigurationError` naming what can't be read; nothing is changed then.
+    """
+    orders = [read_entry(name, entry, time_zone) for name, entry in entries.items()]
+    for name, order in zip(entries, orders, strict=True):
+        try:
+            order.check()
+            kinds.get(order.kind).parse(order.payload)
+        except (InvalidRequest, UnknownKind) as error:
+            fields = "; ".join(f"{item.field}: expected {item.expected}" for item in getattr(error, "errors", ()))
+            raise ConfigurationError(f"beat_schedule[{name!r}]: {error} {fields}".rstrip()) from None
+    with book.transaction() as connection:
+        tenant_id: UUID = keys.find_tenant(connection, tenant) or keys.create_tenant(connection, tenant)
+    for order in orders:
+        put_schedule(book, kinds, tenant_id, order, by=BEAT)
+    with book.transaction() as connection:
+        gone = schedules.delete_others(connection, tenant_id, BEAT, [order.name for order in orders])
+    log.info("beat_schedule_read", schedules=len(orders), taken_away=gone)
+
+
+def read_entry(name: str, entry: Mapping[str, Any], time_zone: str) -> ScheduleOrder:
+    """Return an entry of a `beat_schedule` as a schedule of ours. Raises `ConfigurationError` for what has no equal."""
+
+    def wrong(what: str) -> ConfigurationError:
+        return ConfigurationError(f"beat_schedule[{name!r}]: {what}")
+
+    known = {"task", "schedule", "args", "kwargs", "options", "relative"}
+    if unknown := set(entry) - known:
+        raise wrong(f"expected {', '.join(sorted(known))}, got {', '.join(sorted(map(str, unknown)))}")
+    if entry.get("args"):
+        raise wrong("expected its payload as kwargs, got args")
+    if not isinstance(entry.get("task"), str):
+        raise wrong(f"expected the name of a kind as task, got {entry.get('task')!r}")
+    options = dict(entry.get("options") or {})
+    start_within = options.pop("expires", None)
+    if isinstance(start_within, timedelta):
+        start_within = start_within.total_seconds()
+    priority = options.pop("priority", None)
+    options.pop("queue", None)  # a kind has its queue
+    if options:
+        raise wrong(f"options that have no equal here: {', '.join(sorted(options))}")
+    when = entry.get("schedule")
+    times: dict[str, Any]
+    if isinstance(when, crontab):
+        fields = (when._orig_minute, when._orig_hour, when._orig_day_of_month, when._orig_month_of_year)
+        times = {"cron": " ".join(_field(one) for one in (*fields, when._orig_day_of_week))}
+    elif isinstance(when, schedule):
+        times = {"every_seconds": when.run_every.total_seconds()}
+    elif isinstance(when, timedelta):
+        times = {"every_seconds": when.total_seconds()}
+    elif isinstance(when, int | float):
+        times = {"every_seconds": float(when)}
+    else:
+        raise wrong(f"expected crontab, schedule, timedelta or seconds, got {type(when).__name__}")
+    return ScheduleOrder(
+        name=_NAME.sub("-", name).strip("-.")[:100] or "schedule",
+        kind=entry["task"],
+        payload=dict(entry.get("kwargs") or {}),
+        time_zone=time_zone,
+        overlap="allow",  # as beat does
+        missed="once",
+        start_within_seconds=float(start_within) if start_within is not None else None,
+        **times,
+        priority=DEFAULT_PRIORITY if priority is None else int(priority),
+    )
+
+
+def _field(value: Any) -> str:
+    """Return a field of a crontab as text: they may be numbers and sets."""
+    if isinstance(value, str):
+        return value.replace(" ", "")
+    if isinstance(value, int):
+        return str(value)
+    return ",".join(str(one) for one in sorted(value))

@@ -1,0 +1,49 @@
+"""Handlers of the platform's own jobs. They know the ledger; no tenant can order them: the API has no such kinds."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from jobplatform.config import Settings, settings
+from jobplatform.domain.context import Context
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.maintenance import CLEAN_UP, QUEUE_HEALTH, CleanUp, NoPayload, QueueHealth, maintenance_kind
+from jobplatform.usecases import maintain
+from workers.process import ledger
+
+#: a run's folder that nobody has written to for so long belongs to no run: the longest one has a day (s)
+LEFT_OVER_SECONDS = 2 * 86_400
+
+
+def clean_up(_payload: NoPayload, ctx: Context) -> CleanUp:
+    """Take away old partitions of history, uploads, outputs, workflows, and folders that killed runs left here."""
+    folders = remove_old_folders(time.time() - LEFT_OVER_SECONDS)
+    return maintain.clean_up(ledger(), settings(), lambda what: ctx.progress(0, None, what), folders)
+
+
+def queue_health(_payload: NoPayload, _ctx: Context) -> QueueHealth:
+    """Look at every queue: who waits how long, who works, and what is wrong."""
+    return maintain.look_at_queues(ledger(), settings())
+
+
+def remove_old_folders(before: float) -> int:
+    """Remove the folders of runs on this host that were last written to before a time; returns how many."""
+    count = 0
+    for folder in Path(tempfile.gettempdir()).glob("run-*-*-*-*-*-*"):
+        try:
+            if folder.is_dir() and max(one.stat().st_mtime for one in (folder, *folder.iterdir())) < before:
+                shutil.rmtree(folder)
+                count += 1
+        except OSError:  # it goes away by itself, or belongs to somebody else
+            continue
+    return count
+
+
+def register(kinds: KindRegistry, config: Settings) -> None:
+    """Add the platform's own kinds, on the queue that is to run them."""
+    queue = config.maintenance_queue or next(iter(config.queues))
+    kinds.add(maintenance_kind(CLEAN_UP, queue, clean_up))
+    kinds.add(maintenance_kind(QUEUE_HEALTH, queue, queue_health))
