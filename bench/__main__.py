@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, cost, dispatch, idle, publish, scale, workflows
+from bench import accept, cost, dispatch, idle, publish, scale, schedules, workflows
 from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
@@ -23,7 +23,7 @@ POOLS = (Pool("prefork", 2), Pool("threads", 8))
 DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
 #: children of a fan-out, steps of a chain
 CHILDREN, CHAIN = 1000, 100
-PARTS = ("drain", "start", "accept", "dispatch", "workflows", "idle", "cost", "scale")
+PARTS = ("drain", "start", "accept", "dispatch", "workflows", "schedules", "idle", "cost", "scale")
 
 
 def main() -> None:
@@ -78,6 +78,12 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
             if part in options.only:
                 tell(f"round {number + 1} of {options.rounds}: {part} …")
                 play()
+    if "schedules" in options.only:
+        tell("10,000 schedules due in a minute, one of two dispatchers killed …")
+        late = schedules.measure(stack, ours, 10_000)
+        figures.tables["10,000 schedules due in a minute: seconds late"] = [late]
+        figures.goal("schedules, p99 late", late["p99"], 1.0, unit="s", at_most=True)
+        figures.goal("schedules, fired once", min(late["fires"], 20_000 - late["jobs"]), 10_000, unit="of 10,000")
     if "idle" in options.only:
         tell("idle …")
         used = idle.measure(stack, 20)

@@ -39,7 +39,7 @@ svg{font:12px system-ui,sans-serif;background:#fff}.t{fill:#1c2430}.s{fill:#5b66
 
 @dataclass
 class _Box:
-    """One rectangle: a step, or a stack of steps that are alike."""
+    """One rectangle: a step, or a stack of steps that are alike; without any, a place that an edge goes through."""
 
     nodes: list[Mapping[str, Any]]
     column: int = 0
@@ -102,6 +102,7 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
             waiting[child] -= 1
             if not waiting[child]:
                 ready.append(child)
+    _bridge(boxes)
     columns: list[list[_Box]] = [[] for _ in range(max((box.column for box in boxes), default=-1) + 1)]
     for box in boxes:
         columns[box.column].append(box)
@@ -110,6 +111,25 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
         for row, box in enumerate(column):
             box.row = row
     return columns
+
+
+def _bridge(boxes: list[_Box]) -> None:
+    """Lead edges over several columns through places of their own, so that they cross no box."""
+    for index in range(len(boxes)):
+        for child in sorted(boxes[index].children):
+            before = index
+            for column in range(boxes[index].column + 1, boxes[child].column):
+                boxes.append(_Box([], column, parents={before}))
+                _replace(boxes[before].children, child, len(boxes) - 1)
+                boxes[-1].children.add(child)
+                before = len(boxes) - 1
+            if before != index:
+                _replace(boxes[child].parents, index, before)
+
+
+def _replace(some: set[int], old: int, new: int) -> None:
+    some.discard(old)
+    some.add(new)
 
 
 def _head(workflow: Mapping[str, Any], width: int) -> Iterable[str]:
@@ -136,6 +156,8 @@ def _edge(box: _Box, child: _Box) -> str:
 
 def _rectangle(box: _Box) -> str:
     x, y = box.at
+    if not box.nodes:
+        return f'<path class="e" d="M{x} {y + HEIGHT // 2}h{WIDTH}"/>'
     states = Counter(node["state"] for node in box.nodes)
     if len(box.nodes) == 1:
         (node,) = box.nodes
