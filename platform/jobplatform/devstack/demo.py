@@ -42,7 +42,7 @@ class Caller:
         self._url, self._key = url, key
 
     def call(self, method: str, path: str, body: Any = None, raw: bytes | None = None) -> Any:
-        """Call the API; returns the JSON, or raises with what the API said."""
+        """Call the API; returns the JSON (None when there is none), or raises with what the API said."""
         data = raw if raw is not None else (orjson.dumps(body) if body is not None else None)
         request = Request(self._url + path, data=data, method=method)
         request.add_header("Authorization", f"Bearer {self._key}")
@@ -50,7 +50,7 @@ class Caller:
             request.add_header("Content-Type", "application/json" if raw is None else "application/octet-stream")
         try:
             with urlopen(request, timeout=90) as answer:
-                return orjson.loads(answer.read())
+                return orjson.loads(answer.read() or b"null")  # nothing with a 204
         except HTTPError as error:
             raise DidNotStart(f"{method} {path}: {error.read().decode()}") from None
 

@@ -1,0 +1,55 @@
+"""Schedules through every process: two dispatchers and a beat, every planned time once and in time."""
+
+from __future__ import annotations
+
+import subprocess
+
+from jobplatform.devstack.processes import script, start, wait_gone
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+
+def fires(platform: Platform, name: str) -> list[dict]:
+    return platform.api.call("GET", f"/v1/schedules/{name}/fires")["fires"]
+
+
+def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
+    every_second = {
+        "kind": "acme.sum",
+        "payload": {"numbers": [1]},
+        "cron": "* * * * * *",
+        "overlap": "allow",
+        "missed": "catch_up",
+        "catch_up": 100,
+    }
+    more = [platform.stack.start_dispatcher()]
+    beat = [str(script("celery")), "-A", "workers.app", "beat", "--loglevel", "warning", "--max-interval", "0.3"]
+    more += [start(platform.stack.place, f"beat-{n}", beat, platform.stack.environment()) for n in range(2)]
+    try:
+        platform.api.call("PUT", "/v1/schedules/tick", every_second)
+        eventually(lambda: len(fires(platform, "tick")) >= 6)
+        found = fires(platform, "tick")
+    finally:
+        platform.api.call("DELETE", "/v1/schedules/tick")
+        for process in more:
+            process.terminate()
+        wait_gone([process.pid for process in more], 20)
+    planned = [one["planned_at"] for one in found]
+    assert len(set(planned)) == len(planned)
+    assert {one["outcome"] for one in found} == {"fired"}
+    for one in found:
+        assert platform.wait(one["job_id"])["result"] == {"sum": 1}
+
+
+def test_beat_reads_a_dictionary_and_says_what_it_can_not_read(platform: Platform) -> None:
+    done = subprocess.run(
+        [str(script("celery")), "-A", "workers.app", "beat"],
+        env={**platform.stack.environment(), "JOBPLATFORM_BEAT_SCHEDULE": "acme_jobs.nothing:HERE"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=platform.scratch,
+    )
+    assert done.returncode != 0
+    assert "expected module:attribute" in done.stderr + done.stdout
