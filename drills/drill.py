@@ -21,7 +21,8 @@ PATIENCE_SECONDS = 180.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row of the table. `lost`: accepted, and without an effect or an end; `dead`: healthy jobs that were buried."""
+    """A row of the table. `lost`: accepted, and without an effect or an end (a workflow: did not succeed, or not in its
+    order); `dead`: healthy jobs that were buried."""
 
     fault: str
     #: what the fault has hit, by name; it has to hit all of it
@@ -139,7 +140,8 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         fault=fault.name,
         hits={**hits, **{name: found[name] for name in fault.shows}},
         accepted=len(load.accepted),
-        lost=sum(states.get(one.job_id) not in ("succeeded", "dead") or not counts[one.key] for one in load.accepted),
+        lost=sum(states.get(one.job_id) not in ("succeeded", "dead") or not counts[one.key] for one in load.accepted)
+        + _unfinished(world, load),
         twice_plain=twice["drill.plain"],
         twice_journaled=twice["drill.journaled"],
         held=held,
@@ -151,6 +153,24 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         seconds_to_flow=round(to_flow, 1),
         audit="clean" if clean else "findings",
         may_run_twice=fault.runs is Runs.CUT,
+    )
+
+
+def _unfinished(world: World, load: Load) -> int:
+    """Count workflows that have not succeeded, and steps that began before what they wait for had ended."""
+    return sum(
+        row[0]
+        for row in world.sql(
+            """
+            SELECT count(*)::int FROM workflows WHERE id = ANY (CAST(:ids AS uuid[])) AND state <> 'succeeded'
+            UNION ALL
+            SELECT count(*)::int FROM workflow_steps p JOIN workflow_steps g ON g.id = ANY (p.children)
+            JOIN workflow_steps s ON s.id = g.id OR s.id = ANY (g.children)
+            JOIN job_history a ON a.id = p.id JOIN job_history b ON b.id = s.id
+            WHERE p.workflow_id = ANY (CAST(:ids AS uuid[])) AND b.started_at < a.finished_at
+            """,
+            ids=load.workflows,
+        )
     )
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from http.client import HTTPException
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -17,6 +18,8 @@ CALLERS = 4
 PATIENCE_SECONDS = 90.0
 SLOW_SECONDS = 2.0
 KINDS = ("drill.plain", "drill.journaled")
+#: every so manieth order is a workflow of four steps
+WORKFLOW_EVERY = 12
 
 
 @dataclass
@@ -26,6 +29,11 @@ class Accepted:
     job_id: str
     key: str
     kind: str
+
+
+def _steps(key: str) -> dict[str, str]:
+    """Return the steps of an order for a workflow: name → kind. One, then two side by side, then one."""
+    return {f"{key}-{n}": KINDS[n % len(KINDS)] for n in range(4)}
 
 
 @dataclass
@@ -38,7 +46,9 @@ class Load:
     name: str
     per_second: float
     seconds_each: float = 0.02
+    #: jobs, the steps of workflows too
     accepted: list[Accepted] = field(default_factory=list)
+    workflows: list[str] = field(default_factory=list)
     refused: int = 0
     unknown: int = 0
     #: answers that took longer than `SLOW_SECONDS`
@@ -73,23 +83,50 @@ class Load:
             self._stop.wait(max(0.0, due - time.monotonic()))
 
     def submit(self, kind: str | None = None) -> Accepted | None:
-        """Submit one job, and repeat until it is accepted or patience ends."""
+        """Submit one job, or a workflow, and repeat until it is accepted or patience ends."""
         number = next(self._numbers)
-        key, kind = f"{self.name}-{number}", kind or KINDS[number % len(KINDS)]
-        payload = {"sink": self.sink_url, "key": key, "seconds": self.seconds_each}
-        body = orjson.dumps({"kind": kind, "payload": payload})
+        key = f"{self.name}-{number}"
+        if kind is None and number % WORKFLOW_EVERY == 0:
+            return self._submit_workflow(key)
+        kind = kind or KINDS[number % len(KINDS)]
+        said = self._post("/v1/jobs", key, self._order(key, kind))
+        if said is None:
+            return None
+        found = Accepted(said["id"], key, kind)
+        with self._lock:
+            self.accepted.append(found)
+        return found
+
+    def _submit_workflow(self, key: str) -> Accepted | None:
+        first, *middle, last = [
+            self._order(name, kind) | {"name": name.rpartition("-")[2]} for name, kind in _steps(key).items()
+        ]
+        said = self._post("/v1/workflows", key, {"flow": {"chain": [first, {"group": middle}, last]}})
+        if said is None:
+            return None
+        made = [Accepted(said["steps"][one.rpartition("-")[2]], one, kind) for one, kind in _steps(key).items()]
+        with self._lock:
+            self.accepted += made
+            self.workflows.append(said["id"])
+        return made[0]
+
+    def _order(self, key: str, kind: str) -> dict[str, Any]:
+        return {"kind": kind, "payload": {"sink": self.sink_url, "key": key, "seconds": self.seconds_each}}
+
+    def _post(self, path: str, key: str, order: dict[str, Any]) -> Any:
+        """Return what was answered with the 202; None when patience ended, or when nobody should get the answer."""
+        body = orjson.dumps(order)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            request = Request(f"{self.url}/v1/jobs", data=body, method="POST")
+            request = Request(f"{self.url}{path}", data=body, method="POST")
             request.add_header("Authorization", f"Bearer {self.api_key}")
             request.add_header("Content-Type", "application/json")
             request.add_header("Idempotency-Key", key)
             began = time.monotonic()
             try:
                 with urlopen(request, timeout=15) as answer:
-                    found = Accepted(orjson.loads(answer.read())["id"], key, kind)
+                    found = orjson.loads(answer.read())
                 with self._lock:
-                    self.accepted.append(found)
                     self.slow += time.monotonic() - began > SLOW_SECONDS
                 return found
             except HTTPError as error:

@@ -74,7 +74,7 @@ def test_the_key_makes_it_once(api: Client) -> None:
     key = {"headers": {"Idempotency-Key": "w-1"}}
     first = api.post("/v1/workflows", GRAPH, **key)
     again = api.post("/v1/workflows", GRAPH, **key)
-    assert again[1]["id"] == first[1]["id"] and again[2]["Idempotent-Replayed"] == "true"
+    assert again[1] == first[1] and again[2]["Idempotent-Replayed"] == "true"
     assert api.post("/v1/workflows", {"flow": CHAT}, **key)[0] == 422
 
 

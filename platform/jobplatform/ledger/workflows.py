@@ -101,6 +101,12 @@ def steps_of(connection: Connection, workflow_id: UUID, since: Any, limit: int) 
     return connection.execute(_STEPS, {"id": workflow_id, "since": since, "limit": limit}).all()
 
 
+def step_ids(connection: Connection, workflow_id: UUID) -> dict[str, UUID]:
+    """Return name → id of the steps of a workflow."""
+    statement = text("SELECT name, id FROM workflow_steps WHERE workflow_id = :id ORDER BY place")
+    return {row.name: row.id for row in connection.execute(statement, {"id": workflow_id})}
+
+
 _COUNTS = text(
     """
     SELECT s.state, j.state AS job_state, count(*)::integer AS steps

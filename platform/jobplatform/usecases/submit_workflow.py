@@ -71,7 +71,9 @@ def submit_workflow(
             f"expected the same body, or a new key"
         )
     if found.verdict == "repeated":
-        return AcceptedWorkflow(UUID(str(found.workflow_id)), {}, created=False)
+        earlier = UUID(str(found.workflow_id))
+        with ledger.statement() as connection:
+            return AcceptedWorkflow(earlier, workflows.step_ids(connection, earlier), created=False)
     if hints is not None:
         hints.send_all(found.woken)
     return AcceptedWorkflow(workflow_id, {one.name: UUID(one.id) for one in written.plan.steps}, created=True)
