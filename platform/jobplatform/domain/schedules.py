@@ -226,6 +226,10 @@ def fires_until(
     """
     until = now if end_at is None else min(now, end_at)
     late = now - timedelta(seconds=grace_seconds)
+    if late <= first <= until and is_due(first):  # nearly always: one time, and none after it yet
+        following = first_after(rule, first, end_at)
+        if following is None or following > now:
+            return Fires([first], None, following)
     on_time: list[datetime] = []
     newest_missed: datetime | None = None
     old: list[datetime] = []
