@@ -96,12 +96,22 @@ def _through_soft_limit(step: Callable[[], T]) -> T:
         return step()
 
 
-def _settle(claimed: Claim, settlement: Settlement) -> Ended:
+def _settle(claimed: Claim, settlement: Settlement, again: bool = True) -> Ended:
     try:
         state = State(_through_soft_limit(lambda: settle(ledger(), claimed.delivery, settlement, hints=hints())))
     except LeaseLost:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
+    except Exception as error:  # what the ledger refuses for good: to say "lost" would run the handler again and again
+        if not again:
+            raise
+        log.exception("settle_refused", outcome=settlement.outcome)
+        data = {
+            "code": "settle_refused",
+            "message": printable(f"the ledger refused its end: {error!r}"),
+            "retryable": False,
+        }
+        return _settle(claimed, Settlement("failed", State.DEAD, error=data), again=False)
     log.info("run_settled", outcome=settlement.outcome, state=state.value)
     reason = (settlement.error or {}).get("message", "")
     return Ended(state, f"run {claimed.run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())

@@ -24,7 +24,6 @@ FUNCTIONS = (
     "fail_workflow",
     "create_workflow",
     "stop_workflow",
-    "stop_workflows",
     "time_out_workflows",
     "step_is_blocked",
     "gen_step_id",
@@ -117,7 +116,8 @@ def downgrade() -> None:
         "UPDATE jobs SET state = 'dead', state_at = clock_timestamp(), error = jsonb_build_object("
         "'code', 'downgraded', 'retryable', false, "
         "'message', 'a step of a workflow, which this version does not know') "
-        "WHERE state = 'blocked'"
+        "WHERE state = 'blocked' OR (workflow_id IS NOT NULL AND state IN ('scheduled', 'available', 'dispatched') "
+        "AND payload::text ~ '\"[$](from|item|literal)\"')"
     )
     op.drop_table("workflow_steps")
     op.drop_table("workflows")

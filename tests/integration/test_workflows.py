@@ -9,7 +9,7 @@ from uuid import UUID
 
 import pytest
 
-from jobplatform.domain.workflows import Graph, chain, chord, group, map_over, step
+from jobplatform.domain.workflows import Graph, Group, chain, chord, group, map_over, step
 from jobplatform.errors import IdempotencyConflict, InvalidRequest, NotReplayable
 from jobplatform.ledger import jobs, runs, workflows
 from jobplatform.ledger.ids import new_id
@@ -30,6 +30,7 @@ from tests.support.flows import (
     succeed,
 )
 from tests.support.ledgers import Book, registry
+from tests.support.waiting import wait_until_blocked
 
 
 def echo(name: str | None = None, payload: Any = None, **more: Any) -> Any:
@@ -426,13 +427,110 @@ def test_a_run_that_fails_adds_nothing_and_one_settled_twice_adds_once(book: Boo
     assert book.all("SELECT count(*)::int FROM workflow_steps") == [2]
 
 
-def test_a_workflow_that_stops_takes_nothing_on(book: Book) -> None:
-    workflow = submit(book, group(echo("a"), echo("b")))
+def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(book: Book) -> None:
+    flow = chain(group(echo("a"), echo("b")), echo("end", {"all": {"$from": "b.results"}}))
+    workflow = submit(book, flow)
     first, second = available(book)
     run_one(book, first[0], first[1], failing("a"))
-    run_one(book, second[0], second[1], added=adds_of(book, second[0], echo()))
+    run_one(book, second[0], second[1], added=adds_of(book, second[0], echo(None, {"n": 1}), chain(echo(), echo())))
     look(book)
-    assert (state_of(book, workflow), steps_of(book, workflow)["b"]) == ("failed", "done")
+    assert (state_of(book, workflow), steps_of(book, workflow)["b"]) == ("failed", "joining")
+    book.assert_conserved()
+    with book.ledger.transaction() as connection:
+        assert workflows.replay_workflow(connection, book.tenant_id, workflow, {}).verdict == "replayed"
+    assert sorted(play(book)) == ["a", "b[0]", "b[1]/1", "b[1]/2", "end"]
+    assert result_of(book, workflow, "end") == {"all": [{"n": 1}, {}]}
+    assert state_of(book, workflow) == "succeeded"
+    book.assert_conserved()
+
+
+def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(book: Book) -> None:
+    workflow = submit(book, group(echo("a"), echo("b")))
+    play(book, failing("a", "b"))
+    look(book)
+    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
+    ((job_id, kind, _),) = available(book)
+    run_one(book, job_id, kind, added=adds_of(book, job_id, echo()))
+    assert (state_of(book, workflow), available(book)) == ("failed", [])
+    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "b"), by="me")
+    assert sorted(play(book)) == ["a[0]", "b"]
+    assert state_of(book, workflow) == "succeeded"
+    book.assert_conserved()
+
+
+def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(book: Book) -> None:
+    workflow = submit(book, group(echo("a"), echo("b")))
+    first, second = available(book)
+    book.dispatch(second[0])
+    book.claim(second[0], new_id())
+    run_one(book, first[0], first[1], failing("a"))
+    with pytest.raises(NotReplayable, match="workflow"):
+        replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
+    look(book)
+    assert book.row(job_of(book, workflow, "a")).state == "dead"
+
+
+def test_a_map_that_gets_too_large_fails_its_workflow_and_not_the_run_before_it(book: Book) -> None:
+    big = {"x": "y" * 30_000, "item": {"$item": ""}}
+    workflow = submit(book, chain(echo("l", {"l": [0] * 9_000}), map_over({"$from": "l.result.l"}, echo(None, big))))
+    assert play(book) == ["l"]
+    assert state_of(book, workflow) == "failed"
+    (error,) = book.all("SELECT error FROM workflows")
+    assert error["last"]["code"] == "map_failed" and "9000 jobs would have more than" in error["last"]["message"]
+    assert steps_of(book, workflow)["l"] == "done"
+
+
+def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(book: Book) -> None:
+    """Its counting must see what the settle counts, and a failure that it has not committed yet."""
+    workflow = submit(book, chain(group(echo("a"), echo("b"), name="g"), echo("end")))
+    play(book, failing("a", "b"))
+    look(book)
+    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
+    ((job_id, _, _),) = available(book)
+    lease_id = new_id()
+    book.dispatch(job_id)
+    book.claim(job_id, lease_id)
+    with ThreadPoolExecutor(1) as pool:
+        with book.ledger.transaction() as connection:
+            runs.settle_in(connection, job_id, lease_id, Settlement("succeeded", "succeeded"))
+            other = job_of(book, workflow, "b")
+            replay = pool.submit(replay_job, book.ledger, None, book.tenant_id, other, by="me")
+            wait_until_blocked(book)
+        replay.result()
+    assert play(book) == ["b", "end"]
+    assert state_of(book, workflow) == "succeeded"
+
+
+def test_what_waits_for_a_chord_by_name_waits_for_its_end(book: Book) -> None:
+    submit(book, Graph((Group((echo(), echo()), echo("then"), "g"), echo("z", after=("g",)))))
+    assert play(book)[-2:] == ["then", "z"]
+
+
+def test_many_behind_many_meet_in_a_gate(book: Book) -> None:
+    parents = [echo(f"p{n}") for n in range(30)]
+    members = tuple(echo() for _ in range(30))
+    workflow = submit(book, Graph((*parents, Group(members, name="g", after=tuple(f"p{n}" for n in range(30))))))
+    assert book.all("SELECT sum(cardinality(children))::int FROM workflow_steps") == [90]
+    assert len(play(book)) == 60
+    assert state_of(book, workflow) == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        (echo(priority=10), "priority"),
+        (echo(max_attempts=-1), "max_attempts"),
+        (echo(on_failure="bogus"), "on_failure"),
+        (echo(run_at=datetime(2030, 1, 1)), "run_at"),
+        (group(echo("x"), echo("y", after=("x",))), "after"),
+        (map_over(["x" * 1000] * 9_000, echo(None, {"p": "y" * 100_000})), "flow"),
+        (map_over({"a": {"$from": "x.result"}}, echo()), "map"),
+    ],
+)
+def test_what_a_run_or_a_caller_may_not_add(book: Book, part: Any, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        submit(book, part)
+    assert any(field in item.field for item in caught.value.errors), caught.value.errors
 
 
 def test_steps_added_twice_under_one_name_are_refused(book: Book) -> None:

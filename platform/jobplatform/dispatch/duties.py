@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from uuid import UUID
 
 from jobplatform.broker.dead_letters import DeadLetterReader
 from jobplatform.broker.publisher import Publisher
@@ -25,12 +26,13 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.maintain import declare_schedules
+from jobplatform.usecases.stop_workflows import stop_some
 
 log = get_log(__name__)
 
 HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS, WORKFLOWS_SECONDS = 3600.0, 1.0, 2.0, 1.0
-#: jobs of workflows that stop, called off in one look
-STOP_LIMIT = 500
+#: jobs of a workflow that stops, called off in one transaction; and how long one look at all of them may take
+STOP_LIMIT, STOP_SECONDS = 250, 0.3
 #: how often schedules are looked at that nobody knew of at the last look, and how many in one transaction
 SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
 #: after a failure that is no outage of the ledger
@@ -48,6 +50,8 @@ class Duties:
         self._id = new_id()
         #: when a duty wants to be done next, and the queues that got jobs by one ("queue priority,…")
         self.soonest, self.woken = 0.0, ""
+        #: of the workflows that stop, the one that was looked at last
+        self._stopped: UUID | None = None
         self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
         #: name → when, what (returns whether there is more to do at once), and how long after a failure
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
@@ -135,9 +139,8 @@ class Duties:
             timed_out = workflows.time_out_workflows(connection)
         if timed_out:
             log.info("workflows_timed_out", count=timed_out)
-        with self._ledger.transaction() as connection:
-            workflows.stop_workflows(connection, STOP_LIMIT)
-        return False
+        more, self._stopped = stop_some(self._ledger, self._stopped, STOP_LIMIT, STOP_SECONDS)
+        return more
 
     def _keep_house(self) -> bool:
         """Once an hour: partitions ahead of time, configured queues, and what nobody needs any more."""

@@ -7,16 +7,25 @@ edge leads from one step to another, and a group of 1,000 after a group of 1,000
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any
 
-from jobplatform.domain.references import PREVIOUS, BadReference, Reference, find_references, replace_references
+from jobplatform.domain.references import (
+    PREVIOUS,
+    BadReference,
+    Reference,
+    find_references,
+    read_reference,
+    replace_references,
+)
 from jobplatform.domain.workflows import MAX_STEPS, Chain, Graph, Group, Map, Part, PlannedStep, Step
 from jobplatform.errors import FieldError, InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
+#: errors of one order that are told, and those with a hint
+MAX_ERRORS, HINTS = 100, 10
 
 
 @dataclass
@@ -58,16 +67,34 @@ class _Planner:
         self._new_id, self._prefix = new_id, prefix
         self.plan = Plan()
         self.errors: list[FieldError] = []
-        #: names of parts whose last step has another name (a chain)
+        #: by the name of a part: the step whose results a reference to it means, and the one that ends it (its `then`)
         self._ends: dict[str, PlannedStep] = {}
+        self._lasts: dict[str, PlannedStep] = {}
 
     def wrong(self, where: str, expected: str, got: object = "") -> None:
-        self.errors.append(FieldError(where, expected, str(got)))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append(FieldError(where, expected, str(got)))
+
+    def near(self, name: str, known: Iterable[str]) -> str:
+        """Return a known name that is like this one; looked for while errors are few, as it takes long."""
+        found = get_close_matches(name, list(known), n=1, cutoff=0.5) if len(self.errors) < HINTS else []
+        return found[0] if found else ""
 
     def add(
-        self, part: Part, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
+        self,
+        part: Part,
+        name: str,
+        parents: list[PlannedStep],
+        previous: PlannedStep | None,
+        where: str,
+        of_graph: bool = False,
     ) -> PlannedStep | None:
         """Plan a part that begins after its parents; returns the step that ends it, None when it can't be planned."""
+        if part.after and not of_graph:
+            self.wrong(
+                f"{where}.after", "nothing: only parts of `steps` come after others by name", ", ".join(part.after)
+            )
+            return None
         if part.name is not None and not _NAME.match(part.name):
             self.wrong(f"{where}.name", "letters, digits, _ and -, at most 100", part.name)
             return None
@@ -95,6 +122,7 @@ class _Planner:
             return None
         if end is not None:
             self._ends.setdefault(name, end)
+            self._lasts[name] = end
         return end
 
     def _new(self, name: str, kind: str, parents: list[PlannedStep], where: str, **more: Any) -> PlannedStep:
@@ -148,6 +176,8 @@ class _Planner:
         self, part: Group, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
     ) -> PlannedStep | None:
         gate = self._new(name, "gate", [], where)
+        if len(parents) > 1 and len(part.parts) > 1:  # not an edge from each to each
+            parents = [self._new(f"{name}/begin", "gate", parents, where)]
         for index, inner in enumerate(part.parts):
             end = self.add(inner, self._called(inner, name, f"[{index}]"), parents, previous, f"{where}.group.{index}")
             if end is not None:
@@ -160,11 +190,13 @@ class _Planner:
         self, part: Map, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
     ) -> PlannedStep | None:
         if isinstance(part.over, Mapping):
-            found, over = self._references(part.over, previous, f"{where}.map")
-            if not found:
+            if not _is_reference(part.over):
                 self.wrong(
                     f"{where}.map", 'a list, or a reference to one like {"$from": "list.result.files"}', part.over
                 )
+                return None
+            found, over = self._references(part.over, previous, f"{where}.map")
+            if not found:
                 return None
             also, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
             made = self._new(
@@ -181,9 +213,15 @@ class _Planner:
         if len(part.over) + len(self.plan.steps) > MAX_STEPS:
             self.wrong(f"{where}.map", f"at most {MAX_STEPS:,} steps in all", len(part.over))
             return None
+        found, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
+        parents, each = _together(parents, found), replace(part.step, payload=payload)
+        if len(parents) > 1 and len(part.over) > 1:
+            parents = [self._new(f"{name}/begin", "gate", parents, where)]
         for index, item in enumerate(part.over):
-            made = self._job(part.step, f"{name}[{index}]", parents, previous, f"{where}.step", item=True)
-            made.item = item
+            policy = part.step.on_failure
+            made = self._new(
+                f"{name}[{index}]", "job", parents, f"{where}.step", on_failure=policy, step=each, item=item
+            )
             self._link([made], gate)
         if not part.over:
             self._link(parents, gate)
@@ -233,9 +271,8 @@ class _Planner:
     def _target(self, found: Reference, previous: PlannedStep | None, at: str) -> PlannedStep | None:
         target = self._find(found, previous)
         if target is None:
-            known = [name.removeprefix(self._prefix) for name in {**self._ends, **self.plan.by_name}]
-            near = get_close_matches(found.step, known, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = self.near(found.step, (name.removeprefix(self._prefix) for name in self._ends))
+            hint = f"; did you mean {near!r}?" if near else ""
             what = "a part before it" if found.step == PREVIOUS else "the name of a step that comes before" + hint
             self.wrong(at, what, found.step)
         elif found.of == "result" and target.type != "job":
@@ -257,25 +294,27 @@ class _Planner:
                 named[part.name] = (index, part)
         if not graph.parts:
             self.wrong(where, "at least one step", "none")
-        waits = {name: self._waits_for(part, named, f"{where}.{index}") for name, (index, part) in named.items()}
+        owners = {inner: name for name, (_, part) in named.items() for inner in _names_in(part)} | {n: n for n in named}
+        waits = {
+            name: self._waits_for(part, named, owners, f"{where}.{index}") for name, (index, part) in named.items()
+        }
         if self.errors:
             return
         for name in self._sorted(waits, where):
             index, part = named[name]
-            after = [self._ends[f"{self._prefix}{one}"] for one in waits[name] if f"{self._prefix}{one}" in self._ends]
-            self.add(part, f"{self._prefix}{name}", _together(parents, after), None, f"{where}.{index}")
+            lasts = (self._lasts.get(f"{self._prefix}{one}") for one in waits[name])
+            after = [one for one in lasts if one is not None]
+            self.add(part, f"{self._prefix}{name}", _together(parents, after), None, f"{where}.{index}", of_graph=True)
 
-    def _waits_for(self, part: Part, named: Mapping[str, Any], where: str) -> list[str]:
+    def _waits_for(self, part: Part, named: Mapping[str, Any], owners: Mapping[str, str], where: str) -> list[str]:
         found = list(part.after)
         for place, name in enumerate(part.after):
             if name not in named:
-                near = get_close_matches(name, named, n=1, cutoff=0.5)
-                self.wrong(
-                    f"{where}.after.{place}", f"did you mean {near[0]!r}?" if near else "the name of a part", name
-                )
+                near = self.near(name, named)
+                self.wrong(f"{where}.after.{place}", f"did you mean {near!r}?" if near else "the name of a part", name)
         try:
             for step in _steps_of(part):
-                found += [ref.step for _, ref in find_references(step) if ref.of != "item" and ref.step in named]
+                found += [owners[ref.step] for _, ref in find_references(step) if ref.step in owners]
         except BadReference as error:
             self.wrong(f"{where}.payload", str(error))
         return [name for name in dict.fromkeys(found) if name in named and name != part.name]
@@ -307,6 +346,24 @@ class _Planner:
                     stack.pop()
                     path.pop()
         return order
+
+
+def _is_reference(value: Mapping[str, Any]) -> bool:
+    try:
+        found = read_reference(dict(value))
+    except BadReference:
+        return True  # one that is told of where it is read
+    return found is not None and found.of != "item"
+
+
+def _names_in(part: Part) -> Iterator[str]:
+    """Yield the names of all parts inside a part."""
+    inner = (part.step,) if isinstance(part, Map) else () if isinstance(part, Step) else part.parts
+    then = (part.then,) if isinstance(part, Group | Map) and part.then is not None else ()
+    for one in (*inner, *then):
+        if one.name is not None:
+            yield one.name
+        yield from _names_in(one)
 
 
 def _together(*lists: Sequence[PlannedStep]) -> list[PlannedStep]:

@@ -159,6 +159,7 @@ _WORKFLOWS = text(
             WHEN s.pending <> coalesce(c.open, 0) THEN 'counter of a step'
             WHEN w.state = 'running' AND s.pending = 0 AND s.state IN ('waiting', 'joining', 'skipped')
                 THEN 'step that waits for nothing'
+            WHEN w.state = 'running' AND s.state = 'failed' THEN 'failed step that stops nothing'
             WHEN s.type = 'job' AND (s.state = 'waiting') <> (s.job_state IS NOT DISTINCT FROM 'blocked')
                 THEN 'step and job disagree'
             WHEN s.type = 'job' AND s.state = 'open' AND s.job_state IS NULL THEN 'step without its job' END AS detail

@@ -149,9 +149,13 @@ def time_out_workflows(connection: Connection) -> int:
     return int(connection.execute(text("SELECT time_out_workflows()")).scalar_one())
 
 
-def stop_workflows(connection: Connection, limit: int) -> int:
-    """Call `stop_workflows`; returns how many are not at their end yet."""
-    return int(connection.execute(text("SELECT stop_workflows(:limit)"), {"limit": limit}).scalar_one())
+def stopping_workflows(connection: Connection, after: UUID | None, limit: int) -> list[UUID]:
+    """Return workflows that stop, in the order of their ids, behind one."""
+    statement = text(
+        "SELECT id FROM workflows WHERE state = 'stopping' AND (CAST(:after AS uuid) IS NULL OR id > :after) "
+        "ORDER BY id LIMIT :limit"
+    )
+    return list(connection.execute(statement, {"after": after, "limit": limit}).scalars())
 
 
 def resolve_references(connection: Connection, job_id: UUID, references: Sequence[dict[str, Any]]) -> list[Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,8 +10,11 @@ from datetime import timedelta
 from html import escape
 from typing import Any
 
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+
 #: so many alike, with the same parents and children, are drawn as one stack
 STACK_FROM = 7
+MAX_PLACES = 2000
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, HEAD = 208, 46, 64, 16, 24, 72
 #: state → its colour group
 LOOKS = {
@@ -61,7 +65,7 @@ def draw(graph: Mapping[str, Any]) -> str:
     height = HEAD + rows * (HEIGHT + GAP_Y) - GAP_Y + MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img" aria-label="{escape(_sentence(graph["workflow"]))}"><style>{STYLE}</style>',
+        f'role="img" aria-label="{_safe(_sentence(graph["workflow"]))}"><style>{STYLE}</style>',
         *_head(graph["workflow"], width),
         *(_edge(box, boxes[child]) for box in boxes for child in sorted(box.children)),
         *(_rectangle(box) for box in boxes),
@@ -114,7 +118,10 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
 
 
 def _bridge(boxes: list[_Box]) -> None:
-    """Lead edges over several columns through places of their own, so that they cross no box."""
+    """Lead edges over several columns through places of their own, so that they cross no box, while these are few."""
+    spans = (boxes[child].column - box.column - 1 for box in boxes for child in box.children)
+    if sum(spans) > MAX_PLACES:
+        return
     for index in range(len(boxes)):
         for child in sorted(boxes[index].children):
             before = index
@@ -136,8 +143,8 @@ def _head(workflow: Mapping[str, Any], width: int) -> Iterable[str]:
     state, progress = workflow["state"], float(workflow["progress"])
     full = width - 2 * MARGIN
     look = {"succeeded": "good", "failed": "bad", "cancelled": "off", "stopping": "warn"}.get(state, "busy")
-    yield f'<text class="t h" x="{MARGIN}" y="30">{escape(_cut(workflow["name"], 60))}</text>'
-    yield f'<text class="s" x="{width - MARGIN}" y="30" text-anchor="end">{escape(_sentence(workflow))}</text>'
+    yield f'<text class="t h" x="{MARGIN}" y="30">{_safe(_cut(workflow["name"], 60))}</text>'
+    yield f'<text class="s" x="{width - MARGIN}" y="30" text-anchor="end">{_safe(_sentence(workflow))}</text>'
     yield f'<rect class="b" x="{MARGIN}" y="42" width="{full}" height="6" rx="3"/>'
     yield f'<rect class="{look}" x="{MARGIN}" y="42" width="{full * progress:.1f}" height="6" rx="3"/>'
 
@@ -170,7 +177,7 @@ def _rectangle(box: _Box) -> str:
         title = f"{_common([node['name'] for node in box.nodes])} × {len(box.nodes):,}"
         what = " · ".join(f"{count:,} {state}" for state, count in states.most_common())
         told = f"{title} {first['kind']}: {what}"
-    parts = ["<g>", f"<title>{escape(told)}</title>"]
+    parts = ["<g>", f"<title>{_safe(told)}</title>"]
     if len(box.nodes) > 1:
         parts.append(f'<rect class="b" x="{x + 5}" y="{y + 5}" width="{WIDTH}" height="{HEIGHT}" rx="5"/>')
     dashed = ' stroke-dasharray="4 3"' if box.nodes[0]["type"] != "job" else ""
@@ -180,8 +187,8 @@ def _rectangle(box: _Box) -> str:
         share = HEIGHT * count / len(box.nodes)
         parts.append(f'<rect class="{LOOKS.get(state, "wait")}" x="{x}" y="{top:.1f}" width="6" height="{share:.1f}"/>')
         top += share
-    parts.append(f'<text class="t" x="{x + 16}" y="{y + 19}">{escape(_cut(title, 27))}</text>')
-    parts.append(f'<text class="s" x="{x + 16}" y="{y + 36}">{escape(_cut(what, 32))}</text></g>')
+    parts.append(f'<text class="t" x="{x + 16}" y="{y + 19}">{_safe(_cut(title, 27))}</text>')
+    parts.append(f'<text class="s" x="{x + 16}" y="{y + 36}">{_safe(_cut(what, 32))}</text></g>')
     return "".join(parts)
 
 
@@ -211,6 +218,11 @@ def _common(names: Sequence[str]) -> str:
         (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first)
     )
     return first[:length].rstrip("[/") or f"{first}, …"
+
+
+def _safe(text: str) -> str:
+    """Return text that may stand in XML: an error may have control characters."""
+    return escape(_NO_XML.sub("�", text))
 
 
 def _cut(text: str, characters: int) -> str:

@@ -7,15 +7,19 @@ from typing import Any
 
 import orjson
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.planning import Plan, plan_flow
 from jobplatform.domain.references import Reference, read_reference
 from jobplatform.domain.result_types import ANY, Schema, check_payload, result_schema
 from jobplatform.domain.texts import ESCAPED, find_null
-from jobplatform.domain.workflows import MAX_STEPS, Part, PlannedStep, Step
+from jobplatform.domain.workflows import MAX_STEPS, ON_FAILURE, Part, PlannedStep, Step
 from jobplatform.errors import FieldError, InvalidRequest, UnknownKind
 from jobplatform.ledger.ids import new_id
+
+#: of one order, with every map unfolded
+MAX_BYTES = 64 * 1024 * 1024
+MAX_DEPTH = 250
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,11 @@ def plan_workflow(
 
     Raises `InvalidRequest` naming everything that is wrong, and `UnknownKind` when there is one kind, and not known.
     """
-    plan = plan_flow(flow, lambda: str(new_id()), prefix, field_name, name)
+    try:
+        plan = plan_flow(flow, lambda: str(new_id()), prefix, field_name, name)
+    except RecursionError:
+        wrong = FieldError(field_name, f"JSON of at most {MAX_DEPTH} levels", "more")
+        raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
     errors: list[FieldError] = []
     for one in plan.steps:
         if one.step is not None:
@@ -58,6 +66,7 @@ def plan_workflow(
         if len(plan.steps) == 1 and errors[0].field.endswith(".kind"):
             kinds.get(str(plan.steps[0].step and plan.steps[0].step.kind))
         raise InvalidRequest(f"not as expected: {', '.join(item.field for item in errors[:5])}", tuple(errors[:100]))
+    _check_size(plan, field_name)
     pending = len(plan.sinks)
     for one in plan.sinks if waits is not None else ():
         one.children.append(str(waits))
@@ -72,6 +81,25 @@ def plan_workflow(
     return Written(plan, encoded, pending)
 
 
+def _check_size(plan: Plan, field_name: str) -> None:
+    """Refuse what gets too large when it is unfolded: every element of a map has its step's payload."""
+    sizes: dict[int, int] = {}
+    total = 0
+    for one in plan.steps:
+        if one.step is not None:
+            payload = one.step.payload
+            if id(payload) not in sizes:
+                try:
+                    sizes[id(payload)] = len(orjson.dumps(payload))
+                except TypeError:
+                    continue  # told of below
+            total += sizes[id(payload)]
+        total += 40 * len(one.children)
+        if total > MAX_BYTES:
+            wrong = FieldError(field_name, f"at most {MAX_BYTES:,} bytes with every map unfolded", f"{total:,} or more")
+            raise InvalidRequest("the workflow is too large: give large input as an upload", (wrong,))
+
+
 def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError]:
     step, where = _step_of(one), plan.fields[one.name]
     if one.type == "map" or one.item is not None:
@@ -82,6 +110,19 @@ def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError
         expected = f"{error.suggestion!r}?" if error.suggestion else f"one of {', '.join(error.known)}"
         return [FieldError(f"{where}.kind", expected, step.kind)]
     wrong = []
+    for name, value, low, high in (
+        ("priority", step.priority, 0, MAX_PRIORITY),
+        ("max_attempts", step.max_attempts, 1, 100),
+    ):
+        if value is not None and not (type(value) is int and low <= value <= high):
+            wrong.append(FieldError(f"{where}.{name}", f"a number from {low} to {high}", repr(value)))
+    if step.on_failure not in ON_FAILURE:
+        wrong.append(FieldError(f"{where}.on_failure", f"one of {', '.join(ON_FAILURE)}", repr(step.on_failure)))
+    for name, moment in (("run_at", step.run_at), ("start_by", step.start_by)):
+        if moment is not None and moment.tzinfo is None:
+            wrong.append(FieldError(f"{where}.{name}", "a time with a zone", moment.isoformat()))
+    if wrong:
+        return wrong
     if step.run_at and step.start_by and step.start_by <= step.run_at:
         wrong.append(FieldError(f"{where}.start_by", "a time after run_at", step.start_by.isoformat()))
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 from uuid import UUID
 
 import orjson
@@ -47,7 +48,7 @@ def submit_workflow(
     defaults = Defaults(DEFAULT_PRIORITY if command.priority is None else command.priority, command.tags)
     written = plan_workflow(kinds, command.flow, defaults, field_name=field_name)
     workflow_id = new_id()
-    fingerprint = hashlib.sha256(orjson.dumps(asdict(command), option=orjson.OPT_SORT_KEYS)).digest()
+    fingerprint = hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
     try:
         found = workflows.create_workflow(
             ledger,
@@ -77,3 +78,10 @@ def submit_workflow(
     if hints is not None:
         hints.send_all(found.woken)
     return AcceptedWorkflow(workflow_id, {one.name: UUID(one.id) for one in written.plan.steps}, created=True)
+
+
+def _told(value: Any) -> Any:
+    """Return what tells one order from another: a chain and a graph of the same steps are two."""
+    if is_dataclass(value):
+        return [type(value).__name__, *(_told(getattr(value, one.name)) for one in fields(value))]
+    return [_told(one) for one in value] if isinstance(value, tuple) else value

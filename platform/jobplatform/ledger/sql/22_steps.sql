@@ -129,8 +129,9 @@ BEGIN
     END LOOP;
 END $$;
 
--- Write steps and their jobs. p_steps: a JSON array of what domain/workflows.py plans.
-CREATE OR REPLACE FUNCTION insert_steps(p_tenant uuid, p_workflow uuid, p_steps jsonb, p_base integer DEFAULT 0)
+-- Write steps and their jobs. p_steps: a JSON array of what domain/planning.py plans; without p_open all of them wait.
+CREATE OR REPLACE FUNCTION insert_steps(
+    p_tenant uuid, p_workflow uuid, p_steps jsonb, p_base integer DEFAULT 0, p_open boolean DEFAULT true)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -141,7 +142,7 @@ DECLARE
     v_sinks integer;
 BEGIN
     INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure, item, template)
-    SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 THEN 'open' ELSE 'waiting' END,
+    SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 AND p_open THEN 'open' ELSE 'waiting' END,
            pending, children, on_failure, item, template
     FROM jsonb_to_recordset(p_steps) AS o (
         id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
@@ -151,7 +152,7 @@ BEGIN
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
             created_at, state_at, run_at, start_by, workflow_id)
         SELECT id, p_tenant, queue, kind,
-               CASE WHEN pending > 0 THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
+               CASE WHEN pending > 0 OR NOT p_open THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
                priority, payload, tags, max_attempts, crash_limit, lost_limit, v_now, v_now, coalesce(run_at, v_now),
                start_by, p_workflow
         FROM jsonb_to_recordset(p_steps) AS o (
@@ -174,7 +175,7 @@ BEGIN
     END IF;
     -- maps over nothing that comes later, and empty groups
     SELECT array_agg(id) INTO v_ready FROM jsonb_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
-    WHERE type <> 'job' AND pending = 0;
+    WHERE type <> 'job' AND pending = 0 AND p_open;
     IF v_ready IS NOT NULL THEN
         SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
         PERFORM tell_steps(p_workflow, v_told, v_sinks);
@@ -182,12 +183,14 @@ BEGIN
 END $$;
 
 -- A running job adds steps, in the transaction that settles it; what waits for it waits for them too. A job that is in
--- no workflow becomes the first step of one. Returns its workflow; a workflow that stops takes nothing on.
+-- no workflow becomes the first step of one. Steps of a workflow that stops or has failed wait for its replay. Returns
+-- its workflow.
 CREATE OR REPLACE FUNCTION add_steps(j jobs, p_added jsonb) RETURNS uuid
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_workflow uuid := j.workflow_id;
-    v_base integer := 0;
+    v_base integer := 1;
+    v_state text := 'running';
 BEGIN
     IF v_workflow IS NULL THEN
         v_workflow := (p_added ->> 'workflow_id')::uuid;
@@ -196,14 +199,15 @@ BEGIN
         VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', 'fail');
     ELSE
         -- of a stop that comes at the same moment one waits for the other
-        PERFORM 1 FROM workflows WHERE id = v_workflow AND state = 'running' FOR SHARE;
-        IF NOT FOUND THEN
+        SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR SHARE;
+        IF v_state = 'succeeded' THEN  -- a dead letter that it went on without, replayed: nobody waits for these steps
+            PERFORM note_event(j, 'log', '{"message": "its steps were not added: its workflow has succeeded"}');
             RETURN v_workflow;
         END IF;
         SELECT max(place) + 1 INTO v_base FROM workflow_steps WHERE workflow_id = v_workflow;
     END IF;
     UPDATE workflow_steps SET pending = pending + (p_added ->> 'pending')::integer WHERE id = j.id;
-    PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', coalesce(v_base, 1));
+    PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', v_base, v_state = 'running');
     RETURN v_workflow;
 END $$;
 
@@ -216,6 +220,7 @@ DECLARE
     v_tenant uuid;
     v_steps jsonb;
     v_source text := s.template ->> 'shown';
+    v_most bigint := 64 * 1024 * 1024;
 BEGIN
     SELECT tenant_id INTO v_tenant FROM workflows WHERE id = s.workflow_id;
     v_list := step_value(s.workflow_id, s.template #>> '{over,step}', s.template #>> '{over,of}',
@@ -232,6 +237,9 @@ BEGIN
     IF v_count = 0 THEN
         RETURN 0;
     END IF;
+    IF v_count * octet_length((s.template -> 'order')::text)::bigint + octet_length(v_list::text) > v_most THEN
+        RAISE program_limit_exceeded USING MESSAGE = format('%s jobs would have more than %s bytes', v_count, v_most);
+    END IF;
     SELECT jsonb_agg(s.template -> 'order' || jsonb_build_object(
         'id', gen_step_id(), 'name', format('%s[%s]', s.name, n - 1), 'place', n, 'type', 'job', 'pending', 0,
         'children', jsonb_build_array(s.id), 'item', item)) INTO v_steps
@@ -240,6 +248,11 @@ BEGIN
     PERFORM insert_steps(v_tenant, s.workflow_id, v_steps,
                          (SELECT max(place) FROM workflow_steps WHERE workflow_id = s.workflow_id));
     RETURN v_count;
+EXCEPTION WHEN program_limit_exceeded OR data_exception OR integrity_constraint_violation THEN
+    -- what can't be unfolded fails its own workflow, and not the settle, the clock or the rescue that came this far
+    UPDATE workflow_steps SET state = 'failed' WHERE id = s.id;
+    PERFORM fail_workflow(s, 'failed', jsonb_build_object('code', 'map_failed', 'message', SQLERRM));
+    RETURN -1;
 END $$;
 
 -- A UUIDv7 (RFC 9562) by the database's clock; Postgres has its own from 18 on.
@@ -291,9 +304,15 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN (
-        SELECT coalesce(jsonb_agg(CASE
-            WHEN one ->> 'of' = 'item' THEN s.item #> path
-            ELSE step_value(s.workflow_id, one ->> 'step', one ->> 'of', path) END ORDER BY n), '[]')
-        FROM jsonb_array_elements(p_references) WITH ORDINALITY AS asked (one, n),
-            LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path) AS p);
+        WITH asked AS MATERIALIZED (
+            SELECT n, one ->> 'step' AS step, one ->> 'of' AS what,
+                   ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path
+            FROM jsonb_array_elements(p_references) WITH ORDINALITY AS list (one, n)
+        ), named AS MATERIALIZED (  -- each step's results are put together once
+            SELECT step, what, step_value(s.workflow_id, step, what, '{}') AS value
+            FROM (SELECT DISTINCT step, what FROM asked WHERE what <> 'item') AS names
+        )
+        SELECT coalesce(jsonb_agg(
+            CASE WHEN what = 'item' THEN s.item ELSE named.value END #> path ORDER BY n), '[]')
+        FROM asked LEFT JOIN named USING (step, what));
 END $$;

@@ -80,7 +80,7 @@ BEGIN
             live.state IN ('blocked', 'scheduled', 'available', 'dispatched') AND s.state IN ('waiting', 'open')
             OR live.state IN ('dead', 'held') AND w.stop_as = 'cancelled'
             OR live.state = 'running' AND w.kills AND live.cancel_requested_at IS NULL)
-        ORDER BY live.queue, live.id LIMIT p_limit FOR UPDATE OF live SKIP LOCKED
+        ORDER BY live.queue, live.id LIMIT p_limit FOR UPDATE OF live, s SKIP LOCKED
     LOOP
         IF j.state = 'running' THEN
             UPDATE jobs SET cancel_requested_at = clock_timestamp(), cancel_reason = w.error ->> 'message'
@@ -127,24 +127,6 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- The dispatcher's look at all workflows that stop; one dispatcher at a time. Returns how many are not at their end yet.
-CREATE OR REPLACE FUNCTION stop_workflows(p_limit integer) RETURNS integer
-LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_id uuid;
-    v_open integer := 0;
-BEGIN
-    IF NOT pg_try_advisory_xact_lock(hashtext('jobplatform.workflows')) THEN
-        RETURN 0;
-    END IF;
-    FOR v_id IN SELECT id FROM workflows WHERE state = 'stopping' ORDER BY id LIMIT 20 LOOP
-        IF stop_workflow(v_id, p_limit) = 'stopping' THEN
-            v_open := v_open + 1;
-        END IF;
-    END LOOP;
-    RETURN v_open;
-END $$;
-
 -- Whether a step waits for others: its job, replayed, waits with it.
 CREATE OR REPLACE FUNCTION step_is_blocked(p_job uuid) RETURNS boolean
 LANGUAGE sql STABLE AS $$
@@ -168,18 +150,23 @@ BEGIN
     END IF;
 END $$;
 
--- Bring back what was called off of a workflow that has ended. The caller has locked its row.
+-- Bring back what was called off of a workflow that has ended, unless a step of it has failed still. The caller has locked
+-- its row.
 CREATE OR REPLACE FUNCTION revive_workflow(p_workflow uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     w workflows;
-    j jobs;
-    h job_history;
     v_now timestamptz := clock_timestamp();
     v_ready uuid[];
     v_told uuid[];
     v_sinks integer;
 BEGIN
+    -- a run that is settled in this moment counts its children down, or fails: it comes first, and is seen below
+    PERFORM 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state <> 'done' ORDER BY id FOR UPDATE;
+    PERFORM 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state = 'failed';
+    IF FOUND THEN
+        RETURN;
+    END IF;
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND state = 'cancelled';
     UPDATE workflow_steps s SET pending = coalesce(counted.open, 0)
     FROM workflow_steps t LEFT JOIN (
@@ -192,27 +179,28 @@ BEGIN
         pending = (SELECT count(*) FROM workflow_steps
                    WHERE workflow_id = p_workflow AND state <> 'done' AND cardinality(children) = 0)
     WHERE id = p_workflow RETURNING * INTO w;
-    FOR h IN
+    WITH back AS (
         DELETE FROM job_history USING workflow_steps s
         WHERE s.workflow_id = p_workflow AND s.state = 'waiting' AND s.type = 'job' AND job_history.id = s.id
             AND job_history.finished_at >= w.created_at - interval '1 day' AND job_history.state = 'cancelled'
         RETURNING job_history.*
-    LOOP
+    ), made AS (
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
             crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
             run_started_at, epoch, workflow_id)
-        VALUES (
-            h.id, h.tenant_id, h.queue, h.kind, 'blocked', h.priority, h.payload, h.tags, 0, h.max_attempts, h.run_no,
-            h.dispatch_no, h.crash_limit, h.lost_limit, h.created_at, v_now, h.run_at,
-            CASE WHEN h.start_by > v_now THEN h.start_by END, h.dispatched_at, h.started_at, h.run_started_at, h.epoch,
-            h.workflow_id)
-        RETURNING * INTO j;
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
-        VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, -1)
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished - 1;
-        PERFORM note_event(j, 'replayed', '{"by": "its workflow"}');
-    END LOOP;
+        SELECT id, tenant_id, queue, kind, 'blocked', priority, payload, tags, 0, max_attempts, run_no, dispatch_no,
+               crash_limit, lost_limit, created_at, v_now, run_at, CASE WHEN start_by > v_now THEN start_by END,
+               dispatched_at, started_at, run_started_at, epoch, workflow_id
+        FROM back
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT id, tenant_id, 'replayed', 'blocked', run_no, '{"by": "its workflow"}' FROM back
+    )
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
+    SELECT tenant_id, queue, pg_backend_pid() % 64, -count(*) FROM back GROUP BY tenant_id, queue
+    ORDER BY tenant_id, queue
+    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
     SELECT array_agg(id) INTO v_ready FROM workflow_steps
     WHERE workflow_id = p_workflow AND pending = 0 AND state IN ('waiting', 'joining', 'skipped');
     IF v_ready IS NOT NULL THEN

@@ -3,7 +3,7 @@
 --
 -- p_delay: seconds until it is due (a replay of many goes out at a rate)
 -- verdicts: replayed · live (nothing to replay: state says where it is) · ended (succeeded, discarded) · gone
---           · workflow (a step that was cancelled with its workflow: that is to be replayed)
+--           · workflow (a step that was cancelled with its workflow, or is about to be: that is to be replayed)
 CREATE OR REPLACE FUNCTION replay_job(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_delay double precision, p_data jsonb
 ) RETURNS TABLE (verdict text, state text)
@@ -22,6 +22,10 @@ BEGIN
                 RETURN QUERY SELECT 'live'::text, j.state;
                 RETURN;
             END IF;
+            IF EXISTS (SELECT 1 FROM workflows w WHERE w.id = j.workflow_id AND w.state = 'stopping') THEN
+                RETURN QUERY SELECT 'workflow'::text, j.state;  -- it would be called off with the rest
+                RETURN;
+            END IF;
             v_now := clock_timestamp();
             UPDATE jobs SET
                 state = v_state, state_at = v_now, run_at = v_now + make_interval(secs => p_delay), attempt = 0,
@@ -30,8 +34,11 @@ BEGIN
             WHERE id = p_job RETURNING * INTO j;
             EXIT;
         END IF;
-        IF EXISTS (SELECT 1 FROM workflow_steps WHERE id = p_job AND workflow_steps.state IN ('cancelled', 'skipped')) THEN
-            SELECT 'workflow', ended.state INTO verdict, state FROM ended_job(p_tenant, p_job, p_since) AS ended;
+        SELECT 'workflow', ended.state INTO verdict, state FROM ended_job(p_tenant, p_job, p_since) AS ended
+        WHERE ended.verdict = 'ended' AND EXISTS (
+            SELECT 1 FROM workflow_steps s JOIN workflows w ON w.id = s.workflow_id
+            WHERE s.id = p_job AND (s.state IN ('cancelled', 'skipped') OR w.state = 'stopping'));
+        IF FOUND THEN
             RETURN NEXT;
             RETURN;
         END IF;
