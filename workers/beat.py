@@ -45,13 +45,14 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]
         entries = dict(self.app.conf.beat_schedule)
         if config.beat_schedule is not None:
             entries |= load_entries(config.beat_schedule)
-        if not entries:
-            return
         if config.beat_tenant is None:
+            if not entries:
+                return
             raise ConfigurationError("JOBPLATFORM_BEAT_TENANT: expected the tenant whose jobs the schedules make")
         from workers.app import kinds
 
-        declare(ledger(), kinds, config.beat_tenant, entries, str(self.app.timezone))
+        time_zone = config.beat_time_zone or str(self.app.timezone)
+        declare(ledger(), kinds, config.beat_tenant, entries, time_zone)
 
     def tick(self, *_args: Any, **_kwargs: Any) -> float:
         """Fire what is due; returns the seconds until the next look."""
@@ -60,6 +61,9 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]
         except (LedgerUnavailable, OutcomeUnknown) as error:  # a lost answer: what was written is not written twice
             log.warning("ledger_unavailable", error=str(error))
             return 1.0
+        except Exception:  # a bug in one look ends no beat
+            log.exception("schedules_not_fired")
+            return MAX_SECONDS
         hints().send_all(fired.woken)
         if fired.more:
             return 0.0
@@ -98,6 +102,9 @@ def declare(
     Raises `ConfigurationError` naming what can't be read; nothing is changed then.
     """
     orders = [read_entry(name, entry, time_zone) for name, entry in entries.items()]
+    names = [order.name for order in orders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigurationError(f"beat_schedule: two entries would both be called {twice[0]!r}: rename one")
     for name, order in zip(entries, orders, strict=True):
         try:
             order.check()
@@ -108,7 +115,7 @@ def declare(
     with book.transaction() as connection:
         tenant_id: UUID = keys.find_tenant(connection, tenant) or keys.create_tenant(connection, tenant)
     for order in orders:
-        put_schedule(book, kinds, tenant_id, order, by=BEAT)
+        put_schedule(book, kinds, tenant_id, order, by=BEAT, origin=BEAT)
     with book.transaction() as connection:
         gone = schedules.delete_others(connection, tenant_id, BEAT, [order.name for order in orders])
     log.info("beat_schedule_read", schedules=len(orders), taken_away=gone)
@@ -138,6 +145,9 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str) -> ScheduleO
     when = entry.get("schedule")
     times: dict[str, Any]
     if isinstance(when, crontab):
+        days = (_field(when._orig_day_of_month), _field(when._orig_day_of_week))
+        if not any(day.startswith("*") for day in days):
+            raise wrong("day_of_month and day_of_week together: Celery wants both to fit, cron one of them")
         fields = (when._orig_minute, when._orig_hour, when._orig_day_of_month, when._orig_month_of_year)
         times = {"cron": " ".join(_field(one) for one in (*fields, when._orig_day_of_week))}
     elif isinstance(when, schedule):

@@ -52,7 +52,7 @@ class ScheduleBody(BaseModel):
     overlap: Overlap = Field("skip", description="when the job of the fire before has not ended")
     missed: Missed = Field("once", description="what is done about fires that nobody was there for")
     catch_up: StrictInt = Field(1, ge=1, le=MAX_CATCH_UP, description="of catch_up: how many, the newest")
-    paused: bool = False
+    paused: bool | None = Field(None, description="default: as it is")
     priority: StrictInt = Field(DEFAULT_PRIORITY, ge=0, le=MAX_PRIORITY)
     tags: list[Tag] = Field(default_factory=list, max_length=20)
     max_attempts: StrictInt | None = Field(None, ge=1, le=100)

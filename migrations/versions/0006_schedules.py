@@ -48,7 +48,10 @@ def upgrade() -> None:
         sa.Column("created_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
         sa.Column("updated_at", sa.DateTime(timezone=True), server_default=NOW, nullable=False),
         sa.Column("updated_by", sa.Text(), nullable=False),
+        sa.Column("origin", sa.Text(), nullable=False),
         sa.CheckConstraint("overlap IN ('allow', 'cancel', 'queue', 'skip')", name=op.f("schedules_overlap_is_known")),
+        sa.CheckConstraint("priority BETWEEN 0 AND 9", name=op.f("schedules_priority_in_range")),
+        sa.CheckConstraint("origin IN ('beat', 'person', 'platform')", name=op.f("schedules_origin_is_known")),
         sa.CheckConstraint("missed IN ('catch_up', 'once', 'skip')", name=op.f("schedules_missed_is_known")),
         sa.CheckConstraint(
             "(next_planned_at IS NULL) = (next_due_at IS NULL)", name=op.f("schedules_next_is_planned_and_due")

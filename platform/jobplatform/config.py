@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     beat_schedule: str | None = _setting(
         None, "Celery's beat_schedule to read, by `celery -A workers.app beat`, like acme.settings:BEAT_SCHEDULE"
     )
+    beat_time_zone: str | None = _setting(None, "the zone of its crontabs; none: Celery's timezone, which is UTC")
     beat_tenant: str | None = _setting(None, "the tenant whose jobs these are")
 
     # observing

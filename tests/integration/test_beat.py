@@ -47,6 +47,18 @@ def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None
     assert found["sets"].spec["cron"] == "*/15 1,2 * 1 *"
     declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
     assert set(read(book)) == {"often"}
+    declare(book.ledger, registry(), "acme", {}, "UTC")
+    assert read(book) == {}
+
+
+def test_names_that_would_be_one_are_refused(book: Book) -> None:
+    with pytest.raises(ConfigurationError, match="rename one"):
+        declare(book.ledger, registry(), "acme", {"a b": ENTRIES["often"], "a/b": ENTRIES["delta"]}, "UTC")
+
+
+def test_a_bug_in_one_look_ends_no_beat(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.beat.ledger", lambda: None)
+    assert LedgerScheduler(app=Celery("t", set_as_current=False), lazy=True).tick() > 0
 
 
 @pytest.mark.parametrize(
@@ -59,6 +71,8 @@ def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None
         ({"schedule": 5}, "name of a kind"),
         ({"task": "test.ecko", "schedule": 5}, "test.echo"),
         ({"task": "test.echo", "schedule": timedelta(0)}, "every_seconds"),
+        ({"task": "test.echo", "schedule": 5, "options": {"priority": 10}}, "priority"),
+        ({"task": "test.echo", "schedule": crontab(0, 0, day_of_month="1-7", day_of_week="mon")}, "both"),
     ],
 )
 def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(book: Book, entry: Any, said: str) -> None:

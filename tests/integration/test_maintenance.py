@@ -66,9 +66,44 @@ def test_files_go_after_their_time_by_way_of_the_list_of_removals(book: Book) ->
     assert set(book.all("SELECT location FROM artifacts")) == {"upload", "output", "of-a-live-job"}
 
 
+def test_an_upload_stays_while_a_job_or_a_schedule_names_it(book: Book) -> None:
+    book.do(
+        "INSERT INTO artifacts (id, tenant_id, name, content_type, size, sha256, location, created_at) "
+        "SELECT gen_random_uuid(), :t, n, 't', 1, 'x', n, now() - interval '31 days' "
+        "FROM unnest(ARRAY['a', 'b', 'c']) AS n",
+        t=book.tenant_id,
+    )
+    ids = dict(book.all("SELECT name, id FROM artifacts"))
+    book.submit(payload={"source": {"artifact": str(ids["a"])}})
+    maintain.declare_schedules(book.ledger, config(book))
+    book.do("UPDATE schedules SET payload = CAST(:p AS jsonb)", p=f'{{"file": "{str(ids["b"]).upper()}"}}')
+    assert maintain.clean_up(book.ledger, config(book), lambda _: None, 0).uploads == 1
+    assert set(book.all("SELECT name FROM artifacts")) == {"a", "b"}
+
+
+def test_history_stays_that_a_running_workflow_may_refer_to(book: Book) -> None:
+    from jobplatform.domain.workflows import step
+
+    for table in ("job_history", "job_runs", "job_events"):
+        book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
+    submit(book, step("test.echo"))
+    book.do("UPDATE workflows SET created_at = now() - interval '119 days'")
+    assert maintain.clean_up(book.ledger, config(book), lambda _: None, 0).partitions == []
+
+
+def test_a_partition_that_is_read_is_left_for_another_night(book: Book) -> None:
+    for table in ("job_history", "job_runs", "job_events"):
+        book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
+    with book.ledger.transaction() as connection:
+        connection.exec_driver_sql("SELECT count(*) FROM job_events")  # as a dump does
+        found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert found.partitions and not [name for name in found.partitions if name.startswith("job_events")]
+
+
 def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
     from jobplatform.domain.workflows import chain, step
 
+    maintain.declare_schedules(book.ledger, config(book))
     done, lives = (submit(book, chain(step("test.echo"), step("test.echo"))) for _ in range(2))
     book.do(
         "UPDATE jobs SET run_at = now() + interval '1 hour', state = 'scheduled' WHERE workflow_id = :w "
@@ -78,9 +113,9 @@ def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
     play(book)
     book.do("UPDATE workflows SET ended_at = now() - interval '91 days', state = 'succeeded'")
     book.do(
-        "INSERT INTO schedule_fires (schedule_id, planned_at, at, outcome) SELECT gen_random_uuid(), now(), "
-        "now() - days * interval '1 day', outcome FROM (VALUES (91, 'skipped'), (91, 'queued'), (89, 'skipped')) "
-        "AS v (days, outcome)"
+        "INSERT INTO schedule_fires (schedule_id, planned_at, at, outcome) SELECT id, now() - n * interval '1 s', "
+        "now() - days * interval '1 day', outcome FROM schedules, (VALUES (1, 91, 'skipped'), (2, 91, 'queued'), "
+        "(3, 89, 'skipped')) AS v (n, days, outcome) WHERE name = 'clean-up'"
     )
     found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
     assert (found.workflows, found.fires) == (1, 1)

@@ -246,4 +246,62 @@ def test_a_delete_keeps_its_jobs(book: Book) -> None:
     with pytest.raises(ScheduleNotFound):
         manage.get_schedule(book.ledger, book.tenant_id, "s")
     assert book.all("SELECT count(*)::int FROM jobs") == [1]
-    assert book.all("SELECT count(*)::int FROM schedule_fires") == [0]
+    with book.ledger.transaction() as connection:
+        assert schedules.forget_fires(connection, 90) == 1, "of a schedule that is gone"
+
+
+def test_one_that_the_ledger_refuses_is_put_off_and_the_others_fire(book: Book) -> None:
+    for name in ("a", "bad", "c"):
+        put(book, name)
+        make_due(book, name)
+    book.do("ALTER TABLE schedules DROP CONSTRAINT schedules_priority_in_range")
+    book.do("UPDATE schedules SET priority = 10 WHERE name = 'bad'")
+    assert look(book).fires == 2
+    assert (outcomes(book, "a"), outcomes(book, "bad"), outcomes(book, "c")) == (["fired"], [], ["fired"])
+    assert look(book).fires == 0, "it is left alone for a while"
+
+
+def test_what_comes_at_once_is_bounded_and_goes_on_with_the_next_look(book: Book) -> None:
+    put(book, overlap="allow", missed="catch_up", catch_up=1000, every_seconds=60.0)
+    make_due(book, ago="250 min")
+    counts = [look(book).fires for _ in range(4)]
+    assert counts == [100, 100, 51, 0]
+    assert book.all("SELECT count(DISTINCT planned_at)::int FROM schedule_fires") == [251]
+
+
+def test_a_clock_that_jumped_back_cancels_nothing(book: Book) -> None:
+    put(book, overlap="cancel")
+    planned = make_due(book)
+    look(book)
+    book.do("UPDATE schedules SET next_planned_at = :p, next_due_at = clock_timestamp()", p=planned)
+    look(book)
+    assert book.all("SELECT state FROM jobs") == ["available"]
+
+
+def test_a_run_that_somebody_asked_for_does_not_count_as_the_fire_before(book: Book) -> None:
+    put(book)
+    make_due(book, ago="50 s")
+    look(book)
+    (first,) = book.all("SELECT id FROM jobs")
+    manage.run_now(book.ledger, None, book.tenant_id, "s", by="ada")
+    assert book.all("SELECT last_job_id FROM schedules") == [first]
+
+
+def test_a_deployment_does_not_resume_what_an_operator_has_paused(book: Book) -> None:
+    put(book)
+    manage.pause_schedule(book.ledger, book.tenant_id, "s", True, by="ada")
+    assert put(book).values["paused"] is True
+    assert put(book, paused=False).values["paused"] is False
+
+
+def test_two_who_release_at_once_release_one(book: Book) -> None:
+    put(book, overlap="queue")
+    for ago in ("50 s", "40 s", "30 s"):
+        make_due(book, ago=ago)
+        look(book)
+    end(book)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: look(book), range(8)))
+    assert outcomes(book) == ["fired", "fired", "queued"]
+    assert book.all("SELECT queued FROM schedules") == [1]
+    assert book.all("SELECT count(*)::int FROM jobs") == [1]

@@ -58,6 +58,10 @@ def test_seconds_are_a_sixth_field_in_front() -> None:
         Cron("*/7 3,4 * * mon-fri", BERLIN),
         Cron("0 2 * * *", BERLIN),
         Cron("30 1-3 * 3,10 sun", BERLIN),
+        Cron("*/15 * 25 10 *", BERLIN),
+        Cron("20 30 2 * * *", BERLIN),
+        Interval(2.2, datetime(2026, 1, 1, tzinfo=UTC)),
+        Interval(100 / 3, datetime(2026, 1, 1, tzinfo=UTC)),
         Interval(90, datetime(2026, 1, 1, tzinfo=UTC)),
         Times(tuple(datetime(2026, 10, day, tzinfo=UTC) for day in range(1, 29))),
     ],
@@ -74,6 +78,57 @@ def test_looking_back_finds_what_looking_ahead_found(rule, minutes: int) -> None
             break
         back.append(one)
     assert back[::-1] == ahead
+
+
+def test_a_fixed_second_keeps_the_rules_of_the_other_five_fields() -> None:
+    rule = Cron("15 30 2 * * *", BERLIN)
+    assert local(rule, datetime(2026, 10, 24, 3, tzinfo=BERLIN), 2) == ["25 02:30 +0200", "26 02:30 +0100"]
+    assert local(rule, datetime(2026, 3, 28, 3, tzinfo=BERLIN), 1) == ["29 03:00 +0200"]
+
+
+@pytest.mark.parametrize("seconds", [2.2, 1.1, 100 / 3, 3600 / 7, 90.1])
+def test_no_interval_plans_a_time_again(seconds: float) -> None:
+    rule = Interval(seconds, DAY)
+    at = DAY
+    for _ in range(200):
+        following = next(rule.after(at))
+        assert following > at and next(rule.before(following)) == following
+        at = following
+
+
+def test_every_time_of_the_hour_that_comes_twice_is_found_by_one_who_is_late() -> None:
+    """From 02:00 summer time to 02:00 winter time, in looks that are up to some minutes apart."""
+    rule = Cron("*/5 * * * *", BERLIN)
+    first = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
+    fired: list[datetime] = []
+    now, planned = first, first
+    for minutes in (3, 1, 7, 2, 11, 4) * 6:
+        now += timedelta(minutes=minutes)
+        if planned > now:
+            continue
+        found = fires_until(rule, planned, now, end_at=None, missed="once", catch_up=1, grace_seconds=3600)
+        fired += found.at
+        assert found.next_at is not None and found.next_at > now
+        planned = found.next_at
+    assert fired == [first + timedelta(minutes=5 * n) for n in range(len(fired))] and len(fired) > 30
+
+
+def test_a_jitter_longer_than_the_gaps_loses_no_time() -> None:
+    rule = Cron("* * * * *", ZoneInfo("UTC"))
+    fired: list[datetime] = []
+    planned = DAY
+    for minute in range(600):
+        now = DAY + timedelta(minutes=minute)
+        due_by = lambda one, now=now: one + jitter_of("a", one, 3600) <= now  # noqa: E731
+        if not due_by(planned):
+            continue
+        found = fires_until(
+            rule, planned, now, end_at=None, missed="once", catch_up=1, grace_seconds=3660, is_due=due_by
+        )
+        fired += found.at
+        assert found.next_at is not None
+        planned = found.next_at
+    assert fired == [DAY + timedelta(minutes=n) for n in range(len(fired))] and len(fired) > 500
 
 
 def due(missed: str, first: datetime, now: datetime, catch_up: int = 3, **more):
@@ -125,7 +180,7 @@ def test_nothing_is_planned_behind_the_end() -> None:
 def test_a_year_of_missed_seconds_costs_nothing() -> None:
     rule = Cron("* * * * * *", ZoneInfo("UTC"))
     found = fires_until(rule, DAY, DAY + timedelta(days=365), end_at=None, missed="once", catch_up=1, grace_seconds=60)
-    assert len(found.at) == 61
+    assert len(found.at) == 61 and found.next_at == DAY + timedelta(days=365, seconds=1)
 
 
 def test_jitter_is_the_same_for_everybody_and_within_its_bound() -> None:
@@ -141,6 +196,12 @@ def test_the_planned_time_goes_into_the_payload() -> None:
     assert found == {"day": "2026-05-02", "at": ["2026-05-02T00:30:00+02:00"], "else": {"$planned_at": 1}}
 
 
+@pytest.mark.parametrize("form", ["%9999999d", "%_5H", "x" * 101])
+def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
+    with pytest.raises(ValueError, match="widths"):
+        fill_planned({"$planned_at": form}, DAY, "UTC")
+
+
 @pytest.mark.parametrize(
     ("order", "field"),
     [
@@ -150,6 +211,8 @@ def test_the_planned_time_goes_into_the_payload() -> None:
         ({"cron": "often"}, "cron"),
         ({"cron": "* * * * *", "time_zone": "Mars/Olympus"}, "time_zone"),
         ({"every_seconds": 5, "jitter_seconds": 6}, "jitter_seconds"),
+        ({"every_seconds": 5, "priority": 10}, "priority"),
+        ({"every_seconds": 5, "missed": "catch_up", "catch_up": 5}, "overlap"),
         ({"cron": "* * * * *", "start_at": DAY, "end_at": DAY}, "end_at"),
     ],
 )

@@ -101,8 +101,10 @@ def put(
 
     from jobplatform.config import settings
     from jobplatform.domain.kinds import load_kinds
+    from jobplatform.domain.maintenance import TENANT
     from jobplatform.domain.schedules import ScheduleOrder
     from jobplatform.errors import InvalidRequest
+    from jobplatform.usecases.maintain import add_kinds
     from jobplatform.usecases.manage_schedules import put_schedule
 
     try:
@@ -126,6 +128,8 @@ def put(
         priority=priority,
     )
     kinds = load_kinds(config.kind_modules, config.pools)
+    if tenant == TENANT:
+        add_kinds(kinds, config)
     try:
         found = put_schedule(ledger, kinds, find_tenant_id(ledger, tenant), order, by=who()).values
     except InvalidRequest as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
@@ -48,8 +47,8 @@ class Duties:
         self._settings, self._ledger, self._publisher = settings, ledger, publisher
         self._broker_error = broker_error
         self._id = new_id()
-        #: when a duty wants to be done next, and the queues that got jobs by one ("queue priority,…")
-        self.soonest, self.woken = 0.0, ""
+        #: the queues that got jobs by a duty: "queue priority,…"
+        self.woken = ""
         #: of the workflows that stop, the one that was looked at last
         self._stopped: UUID | None = None
         self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
@@ -89,6 +88,10 @@ class Duties:
                 log.exception("duty_failed", duty=name, retry_seconds=retry_seconds)
         return more
 
+    def seconds_until_schedules(self) -> float:
+        """Return when schedules want to be looked at next."""
+        return self._duties["schedules"][0].seconds_left()
+
     def at_once(self, name: str) -> None:
         """Make a duty due at the next run."""
         self._duties[name][0].again()
@@ -123,14 +126,12 @@ class Duties:
 
     def _fire_schedules(self) -> bool:
         """Make the jobs of schedules that are due, and be there again when the next one is."""
-        self.soonest = time.monotonic() + SCHEDULES_SECONDS
         fired = fire_schedules(self._ledger, limit=SCHEDULES_LIMIT, grace_seconds=self._settings.schedule_grace_seconds)
         self.woken = ",".join(filter(None, (self.woken, fired.woken)))
         if fired.fires:
             dispatcher_metrics().fired.inc(fired.fires)
         soon = SCHEDULES_SECONDS if fired.seconds is None else min(SCHEDULES_SECONDS, max(0.02, fired.seconds))
         self._duties["schedules"][0].again(0.0 if fired.more else soon)
-        self.soonest = time.monotonic() + soon
         return fired.more
 
     def _stop_workflows(self) -> bool:

@@ -19,6 +19,10 @@ class Every:
         self._next = self._clock() + self._seconds
         return True
 
+    def seconds_left(self) -> float:
+        """Return how long it is until it is due; 0 when it is."""
+        return max(0.0, self._next - self._clock())
+
     def again(self, seconds: float = 0.0) -> None:
         """Make it due in so many seconds, at once by default."""
         self._next = self._clock() + seconds

@@ -122,8 +122,9 @@ class Dispatcher:
             self._look(queue)
         if more:
             return 0.0
-        soonest = min([self._next_due_at, self._duties.soonest, *self._look_at.values()])
-        return max(0.0, min(self._settings.dispatch_poll_seconds, soonest - time.monotonic()))
+        soonest = min([self._next_due_at, *self._look_at.values()]) - time.monotonic()
+        waits = (self._settings.dispatch_poll_seconds, self._duties.seconds_until_schedules(), soonest)
+        return max(0.0, min(waits))
 
     def _note_hints(self, due: dict[str, int]) -> None:
         """Look at once where something is due; not for what has no place in a full window."""

@@ -8,7 +8,8 @@ what has `*` as its minute or hour goes on by real time.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -17,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.errors import FieldError, InvalidRequest
 
 #: what happens when the job of the fire before has not ended
@@ -29,6 +30,10 @@ MISSED = ("skip", "once", "catch_up")
 OUTCOMES = ("fired", "queued", "skipped", "missed")
 
 MAX_CATCH_UP = 1000
+#: of one schedule in one look
+MAX_FIRES = 100
+#: what makes strftime give more than it is given: %99999d
+_WIDTH = re.compile(r"%[-_0^#]*[0-9]")
 PLANNED_AT = "$planned_at"
 
 
@@ -56,15 +61,29 @@ class Cron:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        for found in CronSim(self.expression, moment.astimezone(self.zone)):
-            yield found.astimezone(UTC)
+        for found in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
+            planned = found.astimezone(UTC) + self._second
+            if planned > moment:  # in the hour that comes twice it begins at the first one
+                yield planned
 
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        local = moment.astimezone(self.zone) + timedelta(seconds=1)  # what is planned for this very moment counts
-        for found in CronSim(self.expression, local, reverse=True):
-            if found <= moment:
-                yield found.astimezone(UTC)
+        since = moment - self._second + timedelta(seconds=1)  # what is planned for this very moment counts
+        for found in CronSim(self._five, since.astimezone(self.zone), reverse=True):
+            planned = found.astimezone(UTC) + self._second
+            if planned <= moment:
+                yield planned
+
+    @property
+    def _second(self) -> timedelta:
+        """A fixed second is added to the other five fields, whose rules hold then; else zero."""
+        fields = self.expression.split()
+        return timedelta(seconds=int(fields[0])) if len(fields) == 6 and fields[0].isdecimal() else timedelta(0)
+
+    @property
+    def _five(self) -> str:
+        fields = self.expression.split()
+        return " ".join(fields[1:]) if len(fields) == 6 and fields[0].isdecimal() else self.expression
 
 
 @dataclass(frozen=True)
@@ -86,11 +105,16 @@ class Interval:
         for number in range(self._number(moment), -1, -1):
             yield self._at(number)
 
+    @property
+    def _step(self) -> timedelta:
+        """Whole microseconds: with fractions a time would not be found again."""
+        return timedelta(microseconds=round(self.seconds * 1e6))
+
     def _number(self, moment: datetime) -> int:
-        return int((moment - self.anchor).total_seconds() // self.seconds)
+        return (moment - self.anchor) // self._step
 
     def _at(self, number: int) -> datetime:
-        return (self.anchor + timedelta(seconds=number * self.seconds)).astimezone(UTC)
+        return (self.anchor + number * self._step).astimezone(UTC)
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,8 @@ class ScheduleOrder:
     overlap: Overlap = "skip"
     missed: Missed = "once"
     catch_up: int = 1
-    paused: bool = False
+    #: None: as it is
+    paused: bool | None = None
     priority: int = DEFAULT_PRIORITY
     tags: tuple[str, ...] = field(default_factory=tuple)
     max_attempts: int | None = None
@@ -160,6 +185,16 @@ class ScheduleOrder:
             except CronSimError as error:
                 what = "five fields (minute hour day month weekday), or six with seconds first"
                 wrong.append(FieldError("cron", f"{what}: {error}", self.cron))
+        for name, value, low, high in (
+            ("priority", self.priority, 0, MAX_PRIORITY),
+            ("catch_up", self.catch_up, 1, MAX_CATCH_UP),
+            ("max_attempts", self.max_attempts or 1, 1, 100),
+        ):
+            if not low <= value <= high:
+                wrong.append(FieldError(name, f"a number from {low} to {high}", str(value)))
+        if self.missed == "catch_up" and self.catch_up > 1 and self.overlap in ("skip", "cancel"):
+            what = "allow or queue: with catch_up several fires come at once"
+            wrong.append(FieldError("overlap", what, self.overlap))
         if self.start_at and self.end_at and self.end_at <= self.start_at:
             wrong.append(FieldError("end_at", "a time after start_at", self.end_at.isoformat()))
         if self.every_seconds is not None and not self.every_seconds >= 0.1:
@@ -218,38 +253,43 @@ def fires_until(
     missed: str,
     catch_up: int,
     grace_seconds: float,
-    is_due: Any = lambda planned: True,
+    is_due: Callable[[datetime], bool] = lambda _: True,
+    most: int = MAX_FIRES,
 ) -> Fires:
-    """Return what is to fire of a schedule whose next planned time, `first`, has come.
+    """Return what is to fire of a schedule whose next planned time, `first`, has come; at most `most` times.
 
-    Times older than the grace are missed: skipped, made up for once, or up to `catch_up` of them, the newest.
+    Times older than the grace are missed: skipped, made up for once, or up to `catch_up` of them, the newest. What is
+    left, and what is not due yet by its jitter, comes with the next look.
     """
     until = now if end_at is None else min(now, end_at)
     late = now - timedelta(seconds=grace_seconds)
-    if late <= first <= until and is_due(first):  # nearly always: one time, and none after it yet
-        following = first_after(rule, first, end_at)
-        if following is None or following > now:
-            return Fires([first], None, following)
-    on_time: list[datetime] = []
-    newest_missed: datetime | None = None
+    tick = timedelta(microseconds=1)
     old: list[datetime] = []
-    wanted = {"skip": 0, "once": 1, "catch_up": catch_up}[missed]
-    for planned in rule.before(until):
-        if planned < first:
-            break
-        if planned >= late:
-            if is_due(planned):
-                on_time.append(planned)
-            continue
-        if len(old) < wanted and not (missed == "once" and on_time):
+    given_up: tuple[datetime, datetime] | None = None
+    if first < late:
+        wanted = {"skip": 0, "once": 1, "catch_up": catch_up}[missed]
+        if missed == "once" and next(rule.after(max(first, late) - tick), now + tick) <= until:
+            wanted = 0  # one that is on time makes up for it
+        for planned in rule.before(min(until, late - tick)):
+            if planned < first:
+                break
+            if len(old) == wanted:
+                given_up = (first, planned)
+                break
             old.append(planned)
-            continue
-        newest_missed = planned
-        break
-    fires = sorted((*on_time, *old))
-    after = max((*fires, *([newest_missed] if newest_missed else [])), default=first - timedelta(microseconds=1))
-    given_up = (first, newest_missed) if newest_missed is not None else None
-    return Fires(fires, given_up, first_after(rule, after, end_at))
+        old.reverse()
+        if len(old) > most:
+            return Fires(old[:most], given_up, old[most])
+    fires = old
+    following: datetime | None = None
+    for planned in rule.after(max(first, late) - tick):
+        if planned > until or not is_due(planned) or len(fires) >= most:
+            following = planned
+            break
+        fires.append(planned)
+    if following is not None and end_at is not None and following > end_at:
+        following = None
+    return Fires(fires, given_up, following)
 
 
 def fill_planned(payload: Any, planned_at: datetime, time_zone: str) -> Any:
@@ -258,6 +298,8 @@ def fill_planned(payload: Any, planned_at: datetime, time_zone: str) -> Any:
         if len(payload) == 1 and isinstance(payload.get(PLANNED_AT), str):
             local = planned_at.astimezone(ZoneInfo(time_zone))
             form = payload[PLANNED_AT]
+            if len(form) > 100 or _WIDTH.search(form):
+                raise ValueError(f"at most 100 characters, and no widths: {form[:40]!r}")
             return local.strftime(form) if form else local.isoformat()
         return {key: fill_planned(inner, planned_at, time_zone) for key, inner in payload.items()}
     if isinstance(payload, list):

@@ -13,6 +13,9 @@ _PARTITIONS = text(
     WHERE parent.relname = ANY (:parents) AND child.relname ~ '_[0-9]{8}$'
         AND to_date(right(child.relname, 8), 'YYYYMMDD') + CAST(:days AS integer)
             < current_date - CAST(:keep AS integer)
+        -- results that a workflow may refer to still
+        AND to_date(right(child.relname, 8), 'YYYYMMDD') + CAST(:days AS integer) < coalesce(
+            (SELECT min(created_at) - interval '1 day' FROM workflows WHERE ended_at IS NULL), 'infinity')
     ORDER BY child.relname
     """
 )
@@ -25,15 +28,26 @@ def old_partitions(connection: Connection, keep_days: int) -> list[str]:
 
 
 def drop_partition(connection: Connection, name: str) -> None:
-    """Drop a partition; waits for whoever reads it, as long as the connection's lock_timeout lets it."""
+    """Drop a partition. Waits for whoever reads it for a moment only: all who write wait behind it."""
+    connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
     connection.execute(text(f'DROP TABLE IF EXISTS "{name}"'))
 
 
 _FILES = text(
     """
-    WITH old AS (
+    WITH named AS MATERIALIZED (  -- in the payloads of jobs and schedules, of tenants that have old uploads
+        SELECT DISTINCT CAST(found[1] AS uuid) AS id FROM (
+            SELECT payload FROM jobs WHERE :uploads AND tenant_id IN (
+                SELECT tenant_id FROM artifacts WHERE job_id IS NULL
+                    AND created_at < clock_timestamp() - make_interval(days => :days))
+            UNION ALL SELECT payload FROM schedules WHERE :uploads) AS given,
+            regexp_matches(lower(payload::text), '[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}', 'g')
+                AS found
+    ), old AS (
         SELECT id FROM artifacts
-        WHERE created_at < clock_timestamp() - make_interval(days => :days) AND (job_id IS NULL) = :uploads
+        WHERE id NOT IN (SELECT id FROM named) AND created_at < coalesce(
+                (SELECT min(created_at) FROM workflows WHERE ended_at IS NULL AND NOT :uploads), 'infinity')
+            AND created_at < clock_timestamp() - make_interval(days => :days) AND (job_id IS NULL) = :uploads
             AND (job_id IS NULL OR NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = job_id))
         ORDER BY created_at LIMIT :limit FOR UPDATE SKIP LOCKED
     ), gone AS (

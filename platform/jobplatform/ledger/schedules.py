@@ -56,6 +56,17 @@ def advance(connection: Connection, following: Sequence[dict[str, Any]], missed:
     connection.execute(_ADVANCE, {"next": orjson.dumps(following).decode()})
 
 
+def put_off(connection: Connection, ids: Sequence[UUID], seconds: float) -> None:
+    """Leave schedules alone for a while."""
+    connection.execute(
+        text(
+            "UPDATE schedules SET next_due_at = clock_timestamp() + make_interval(secs => :seconds) "
+            "WHERE id = ANY (:ids) AND next_due_at IS NOT NULL"
+        ),
+        {"ids": list(ids), "seconds": seconds},
+    )
+
+
 def seconds_until_due(connection: Connection) -> float | None:
     """Return when the next schedule is due, from now; None when none is planned."""
     found = connection.execute(
@@ -102,12 +113,12 @@ _PUT = text(
     INSERT INTO schedules (
         id, tenant_id, name, spec, kind, queue, payload, priority, tags, max_attempts, crash_limit, lost_limit,
         start_within_seconds, jitter_seconds, overlap, missed, catch_up, start_at, end_at, anchor_at, paused_at,
-        next_planned_at, next_due_at, updated_by)
+        next_planned_at, next_due_at, updated_by, origin)
     VALUES (
         :id, :tenant_id, :name, CAST(:spec AS jsonb), :kind, :queue, CAST(:payload AS jsonb), :priority, :tags,
         :max_attempts, :crash_limit, :lost_limit, :start_within_seconds, :jitter_seconds, :overlap, :missed, :catch_up,
         :start_at, :end_at, :anchor_at, CASE WHEN :paused THEN clock_timestamp() END, :next_planned_at, :next_due_at,
-        :by)
+        :by, :origin)
     ON CONFLICT (tenant_id, name) DO UPDATE SET
         spec = excluded.spec, kind = excluded.kind, queue = excluded.queue, payload = excluded.payload,
         priority = excluded.priority, tags = excluded.tags, max_attempts = excluded.max_attempts,
@@ -117,7 +128,7 @@ _PUT = text(
         start_at = excluded.start_at, end_at = excluded.end_at, anchor_at = excluded.anchor_at,
         paused_at = CASE WHEN :paused THEN coalesce(schedules.paused_at, excluded.paused_at) END,
         next_planned_at = excluded.next_planned_at, next_due_at = excluded.next_due_at,
-        updated_at = clock_timestamp(), updated_by = excluded.updated_by
+        updated_at = clock_timestamp(), updated_by = excluded.updated_by, origin = excluded.origin
     """
 )
 
@@ -150,25 +161,17 @@ def set_paused(
 
 
 def delete_schedule(connection: Connection, tenant_id: UUID, name: str) -> bool:
-    """Take a schedule away, with its fires; its jobs stay. False when there is none."""
-    found = connection.execute(
-        text("DELETE FROM schedules WHERE tenant_id = :t AND name = :n RETURNING id"), {"t": tenant_id, "n": name}
-    ).scalar_one_or_none()
-    if found is None:
-        return False
-    connection.execute(text("DELETE FROM schedule_fires WHERE schedule_id = :id"), {"id": found})
-    return True
+    """Take a schedule away; its jobs stay, and the clean-up takes its fires. False when there is none."""
+    statement = text("DELETE FROM schedules WHERE tenant_id = :t AND name = :n")
+    return connection.execute(statement, {"t": tenant_id, "n": name}).rowcount == 1
 
 
-def delete_others(connection: Connection, tenant_id: UUID, by: str, names: Sequence[str]) -> int:
-    """Take away the schedules of a tenant that somebody put last, but for these names; returns how many."""
-    gone = connection.execute(
-        text("DELETE FROM schedules WHERE tenant_id = :t AND updated_by = :by AND name <> ALL (:names) RETURNING id"),
-        {"t": tenant_id, "by": by, "names": list(names)},
-    ).scalars()
-    ids = list(gone)
-    connection.execute(text("DELETE FROM schedule_fires WHERE schedule_id = ANY (:ids)"), {"ids": ids})
-    return len(ids)
+def delete_others(connection: Connection, tenant_id: UUID, origin: str, names: Sequence[str]) -> int:
+    """Take away the schedules of a tenant that came from somewhere, but for these names; returns how many."""
+    return connection.execute(
+        text("DELETE FROM schedules WHERE tenant_id = :t AND origin = :origin AND name <> ALL (:names)"),
+        {"t": tenant_id, "origin": origin, "names": list(names)},
+    ).rowcount
 
 
 def fires_of(connection: Connection, schedule_id: UUID, before: datetime | None, limit: int) -> Sequence[Row[Any]]:
@@ -185,6 +188,6 @@ def forget_fires(connection: Connection, days: float, limit: int = 1000) -> int:
     statement = text(
         "DELETE FROM schedule_fires WHERE ctid IN (SELECT ctid FROM schedule_fires "
         "WHERE at < clock_timestamp() - make_interval(secs => :seconds) AND outcome <> 'queued' "
-        "ORDER BY at LIMIT :limit)"
+        "OR NOT EXISTS (SELECT 1 FROM schedules s WHERE s.id = schedule_id) LIMIT :limit)"
     )
     return connection.execute(statement, {"seconds": 86_400 * days, "limit": limit}).rowcount

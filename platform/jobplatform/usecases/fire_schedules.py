@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
+from uuid import UUID
 
+import orjson
 from sqlalchemy import Row
 
 from jobplatform.domain.schedules import Fires, fill_planned, fires_until, jitter_of, read_rule
+from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import schedules
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
@@ -17,6 +20,8 @@ log = get_log(__name__)
 
 #: how long a schedule is left alone that can't be read
 UNREADABLE_SECONDS = 300.0
+#: of one transaction
+MAX_FIRES, MAX_BYTES = 2000, 16 * 1024 * 1024
 
 
 class Fired(NamedTuple):
@@ -29,38 +34,78 @@ class Fired(NamedTuple):
 
 
 def fire_schedules(ledger: Ledger, *, limit: int, grace_seconds: float) -> Fired:
-    """Fire the schedules that are due, at most `limit` of them.
+    """Fire the schedules that are due, at most `limit` of them, and `MAX_FIRES` or `MAX_BYTES` in all.
 
     Any number of callers at once: each has its own schedules, and a planned time is written once. A fire that a crash
-    kept from being committed is due still.
+    kept from being committed is due still. One that the ledger refuses is put off, and the others go on.
     """
+    taken: list[UUID] = []
+    try:
+        count, woken, more = _fire(ledger, limit, grace_seconds, taken)
+    except (LedgerUnavailable, OutcomeUnknown):
+        raise
+    except Exception:
+        log.exception("schedules_not_fired_together", schedules=len(taken))
+        count, woken, more = _fire_one_by_one(ledger, len(taken), grace_seconds)
+    with ledger.transaction() as connection:
+        released = schedules.release_fires(connection, limit)
+    with ledger.statement() as connection:
+        seconds = schedules.seconds_until_due(connection)
+    return Fired(count, ",".join(filter(None, (woken, released))) or None, more, seconds)
+
+
+def _fire(ledger: Ledger, limit: int, grace_seconds: float, taken: list[UUID]) -> tuple[int, str | None, bool]:
+    """Fire schedules in one transaction; `taken` gets their ids. Returns fires, queues, and whether there is more."""
+    fires: list[dict[str, Any]] = []
+    following: list[dict[str, Any]] = []
+    missed: list[dict[str, Any]] = []
+    size = 0
     with ledger.transaction() as connection:
         rows = schedules.due_schedules(connection, limit)
-        fires: list[dict[str, Any]] = []
-        following: list[dict[str, Any]] = []
-        missed: list[dict[str, Any]] = []
+        taken += [row.id for row in rows]
         for row in rows:
+            if len(fires) >= MAX_FIRES or size >= MAX_BYTES:
+                break
             try:
                 found = _plan(row, grace_seconds)
                 mine = [fire_of(row, planned) for planned in found.at]
+                sizes = [len(orjson.dumps(one["payload"])) for one in mine]
             except Exception:  # a time zone that is known no more, say: the others go on
                 log.exception("schedule_can_not_be_read", schedule=row.name, schedule_id=str(row.id))
                 later = row.now + timedelta(seconds=UNREADABLE_SECONDS)
                 following.append({"id": str(row.id), "planned_at": row.next_planned_at, "due_at": later})
                 continue
-            fires += mine
+            keep = next((n for n in range(1, len(mine)) if sum(sizes[:n]) >= MAX_BYTES), len(mine))
+            fires += mine[:keep]
+            size += sum(sizes[:keep])
             if found.missed is not None:
                 first, last = found.missed
                 missed.append({"schedule_id": str(row.id), "planned_at": first, "missed_until": last})
-            following.append(next_of(row, found.next_at))
+            following.append(next_of(row, found.at[keep] if keep < len(mine) else found.next_at))
         woken = schedules.fire_schedules(connection, fires) if fires else None
         if following:
             schedules.advance(connection, following, missed)
-        released = schedules.release_fires(connection, limit)
-    with ledger.statement() as connection:
-        seconds = schedules.seconds_until_due(connection)
-    both = ",".join(filter(None, (woken, released))) or None
-    return Fired(len(fires), both, len(rows) >= limit, seconds)
+    more = len(rows) >= limit or len(following) < len(rows)
+    return len(fires), woken, more
+
+
+def _fire_one_by_one(ledger: Ledger, count: int, grace_seconds: float) -> tuple[int, str | None, bool]:
+    """Fire schedules in a transaction each, and put off those that the ledger refuses."""
+    fired, queues = 0, ""
+    for _ in range(count):
+        taken: list[UUID] = []
+        try:
+            some, woken, _ = _fire(ledger, 1, grace_seconds, taken)
+        except (LedgerUnavailable, OutcomeUnknown):
+            raise
+        except Exception:
+            log.exception("schedule_refused", schedule_id=str(taken[0]) if taken else "")
+            with ledger.transaction() as connection:
+                schedules.put_off(connection, taken, UNREADABLE_SECONDS)
+            continue
+        fired += some
+        queues = ",".join(filter(None, (queues, woken)))
+    return fired, queues or None, False
 
 
 def _plan(row: Row[Any], grace_seconds: float) -> Fires:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.maintenance import SCHEDULES, TENANT, CleanUp, QueueHealth, maintenance_kind
+from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import keys, queues, retention, schedules, workflows
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -18,6 +19,8 @@ from jobplatform.usecases.manage_schedules import put_schedule
 log = get_log(__name__)
 
 BATCH = 1000
+#: workflows have many steps
+FEW = 50
 #: a job that waits longer than this, with nobody working on its queue, is told of (s)
 WAITS_LONG = 300.0
 
@@ -28,17 +31,23 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
     with ledger.transaction() as connection:
         tenant_id = keys.find_tenant(connection, TENANT) or keys.create_tenant(connection, TENANT)
     kinds = KindRegistry()
+    add_kinds(kinds, settings)
     for order in SCHEDULES:
-        kinds.add(maintenance_kind(order.kind, queue, _elsewhere))
         with ledger.statement() as connection:
             before = schedules.get_schedule(connection, tenant_id, order.name)
         if before is None:
-            put_schedule(ledger, kinds, tenant_id, order, by="jobplatform")
+            put_schedule(ledger, kinds, tenant_id, order, by="jobplatform", origin="platform")
         elif before.queue != queue:
             with ledger.statement() as connection:
                 connection.execute(
                     text("UPDATE schedules SET queue = :queue WHERE id = :id"), {"queue": queue, "id": before.id}
                 )
+
+
+def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
+    """Add the platform's own kinds for those who make schedules of them and don't run them."""
+    for order in SCHEDULES:
+        kinds.add(maintenance_kind(order.kind, settings.maintenance_queue or next(iter(settings.queues)), _elsewhere))
 
 
 def _elsewhere(_payload: Any, _ctx: Any) -> None:
@@ -53,8 +62,12 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
             found = retention.old_partitions(connection, settings.history_days)
         for name in found:
             tell(f"dropping {name}")
-            with ledger.transaction() as connection:
-                retention.drop_partition(connection, name)
+            try:
+                with ledger.transaction() as connection:
+                    retention.drop_partition(connection, name)
+            except LedgerBusy:  # a dump reads it, and all who write would queue behind us: another night
+                log.warning("partition_is_read", partition=name)
+                continue
             partitions.append(name)
     tell("files")
     uploads = _all(ledger, lambda c: retention.forget_files(c, settings.upload_days, uploads=True))
@@ -65,8 +78,9 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
         workflows_gone = _all(
             ledger,
             lambda c: workflows.forget_workflows(
-                c, c.execute(text(f"SELECT now() - interval '{settings.history_days} days'")).scalar_one(), BATCH
+                c, c.execute(text(f"SELECT now() - interval '{settings.history_days} days'")).scalar_one(), FEW
             ),
+            FEW,
         )
     fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
     idempotency_keys = _all(ledger, keys.forget_expired_keys)
@@ -81,14 +95,14 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
     )
 
 
-def _all(ledger: Ledger, forget: Callable[[Connection], int]) -> int:
+def _all(ledger: Ledger, forget: Callable[[Connection], int], batch: int = BATCH) -> int:
     """Forget batch after batch, each a transaction; returns how many."""
     gone = 0
     while True:
         with ledger.transaction() as connection:
             some = forget(connection)
         gone += some
-        if some < BATCH:
+        if some < batch:
             return gone
 
 

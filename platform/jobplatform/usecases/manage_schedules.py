@@ -46,7 +46,7 @@ class ScheduleView:
 
 
 def put_schedule(
-    ledger: Ledger, kinds: KindRegistry, tenant_id: UUID, order: ScheduleOrder, *, by: str
+    ledger: Ledger, kinds: KindRegistry, tenant_id: UUID, order: ScheduleOrder, *, by: str, origin: str = "person"
 ) -> ScheduleView:
     """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
 
@@ -61,11 +61,12 @@ def put_schedule(
         _check_payload(order, kind.parse, now)
         schedule_id = before.id if before is not None else new_id()
         anchor = order.start_at or (before.anchor_at if before is not None else now)
+        paused = order.paused if order.paused is not None else before is not None and before.paused_at is not None
         same_times = before is not None and (before.spec, before.start_at, before.end_at, before.paused_at is None) == (
             order.spec(),
             order.start_at,
             order.end_at,
-            not order.paused,
+            not paused,
         )
         if same_times and before is not None:
             planned_at = before.next_planned_at
@@ -95,10 +96,11 @@ def put_schedule(
                 "start_at": order.start_at,
                 "end_at": order.end_at,
                 "anchor_at": anchor,
-                "paused": order.paused,
+                "paused": paused,
                 "next_planned_at": planned_at,
                 "next_due_at": due_at,
                 "by": by,
+                "origin": origin,
             },
         )
         return _view(_found(schedules.get_schedule(connection, tenant_id, order.name), order.name))

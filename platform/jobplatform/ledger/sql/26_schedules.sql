@@ -23,10 +23,20 @@ DECLARE
     one record;
     v_fired jsonb;
 BEGIN
-    FOR one IN  -- overlap: cancel the old one; it is called off, or told to end
-        SELECT DISTINCT s.tenant_id, s.name, s.last_job_id FROM jsonb_to_recordset(p_fires) AS f (schedule_id uuid, by text)
+    -- what stands already is nothing to do: a clock that jumped back must not cancel the job of its own fire
+    SELECT jsonb_agg(f) INTO p_fires FROM jsonb_array_elements(p_fires) AS f
+    WHERE NOT EXISTS (
+        SELECT 1 FROM schedule_fires s
+        WHERE s.schedule_id = (f ->> 'schedule_id')::uuid AND s.planned_at = (f ->> 'planned_at')::timestamptz);
+    IF p_fires IS NULL THEN
+        RETURN NULL;
+    END IF;
+    FOR one IN  -- overlap: cancel the old one; it is called off, or told to end. Counters in one order for all
+        SELECT DISTINCT s.tenant_id, s.name, s.last_job_id, j.queue
+        FROM jsonb_to_recordset(p_fires) AS f (schedule_id uuid, by text)
         JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id
-        WHERE s.overlap = 'cancel' AND f.by IS NULL AND j.state NOT IN ('dead', 'held') ORDER BY s.last_job_id
+        WHERE s.overlap = 'cancel' AND f.by IS NULL AND j.state NOT IN ('dead', 'held')
+        ORDER BY s.tenant_id, j.queue, s.last_job_id
     LOOP
         PERFORM cancel_job(one.tenant_id, one.last_job_id, '-infinity', 'its schedule fires again', 'schedule ' || one.name);
     END LOOP;
@@ -39,6 +49,7 @@ BEGIN
         SELECT a.*, CASE
             WHEN a.by IS NOT NULL OR s.overlap = 'allow' THEN 'fired'
             WHEN s.overlap = 'cancel' THEN CASE WHEN a.nth_last = 1 THEN 'fired' ELSE 'skipped' END
+            WHEN s.overlap = 'skip' THEN CASE WHEN a.nth_last = 1 AND live.id IS NULL THEN 'fired' ELSE 'skipped' END
             WHEN a.nth = 1 AND s.queued = 0 AND live.id IS NULL THEN 'fired'
             WHEN s.overlap = 'queue' AND s.queued + a.nth <= 1000 THEN 'queued'
             ELSE 'skipped' END AS outcome
@@ -60,7 +71,8 @@ BEGIN
         FROM counted WHERE s.id = counted.schedule_id
     )
     SELECT jsonb_agg(jsonb_build_object(
-        'schedule_id', j.schedule_id, 'planned_at', j.planned_at, 'job_id', j.job_id, 'payload', j.payload))
+        'schedule_id', j.schedule_id, 'planned_at', j.planned_at, 'job_id', j.job_id, 'payload', j.payload,
+        'by', j.by))
     INTO v_fired FROM fires JOIN judged j USING (schedule_id, planned_at) WHERE fires.outcome = 'fired';
     RETURN CASE WHEN v_fired IS NOT NULL THEN insert_fired(v_fired) END;
 END $$;
@@ -100,7 +112,8 @@ BEGIN
     UPDATE schedules s SET last_job_id = last.job_id
     FROM (
         SELECT DISTINCT ON (schedule_id) schedule_id, job_id
-        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid)
+        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, by text)
+        WHERE by IS NULL  -- a run that somebody asked for holds no fire up
         ORDER BY schedule_id, planned_at DESC) AS last
     WHERE s.id = last.schedule_id;
     RETURN v_woken;
@@ -111,19 +124,26 @@ END $$;
 CREATE OR REPLACE FUNCTION release_fires(p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    v_ids uuid[];
     v_fired jsonb;
 BEGIN
-    WITH free AS (
+    SELECT array_agg(id) INTO v_ids FROM (
         SELECT s.id FROM schedules s WHERE s.queued > 0 AND s.paused_at IS NULL AND NOT EXISTS (
             SELECT 1 FROM jobs j WHERE j.id = s.last_job_id AND j.state NOT IN ('dead', 'held'))
-        LIMIT p_limit FOR UPDATE OF s SKIP LOCKED
-    ), oldest AS (
-        SELECT f.schedule_id, f.planned_at, f.payload FROM free CROSS JOIN LATERAL (
-            SELECT * FROM schedule_fires q WHERE q.schedule_id = free.id AND q.outcome = 'queued'
+        LIMIT p_limit FOR UPDATE OF s SKIP LOCKED) AS free;
+    IF v_ids IS NULL THEN
+        RETURN NULL;
+    END IF;
+    -- looked at again under the lock: another dispatcher may have released one just before
+    WITH oldest AS (
+        SELECT f.schedule_id, f.planned_at, f.payload FROM schedules s CROSS JOIN LATERAL (
+            SELECT * FROM schedule_fires q WHERE q.schedule_id = s.id AND q.outcome = 'queued'
             ORDER BY q.planned_at LIMIT 1) AS f
+        WHERE s.id = ANY (v_ids) AND NOT EXISTS (
+            SELECT 1 FROM jobs j WHERE j.id = s.last_job_id AND j.state NOT IN ('dead', 'held'))
     ), fired AS (
         UPDATE schedule_fires f SET outcome = 'fired', job_id = gen_step_id(), payload = NULL
-        FROM oldest o WHERE f.schedule_id = o.schedule_id AND f.planned_at = o.planned_at
+        FROM oldest o WHERE f.schedule_id = o.schedule_id AND f.planned_at = o.planned_at AND f.outcome = 'queued'
         RETURNING f.schedule_id, f.planned_at, f.job_id, o.payload
     ), counted AS (
         UPDATE schedules s SET queued = s.queued - 1 FROM fired WHERE s.id = fired.schedule_id
