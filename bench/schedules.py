@@ -26,10 +26,12 @@ def measure(stack: Stack, side: Ours, count: int) -> dict[str, float]:
             """
             INSERT INTO schedules (
                 id, tenant_id, name, spec, kind, queue, payload, priority, tags, max_attempts, crash_limit, lost_limit,
-                jitter_seconds, overlap, missed, catch_up, anchor_at, next_planned_at, next_due_at, updated_by)
+                jitter_seconds, overlap, missed, catch_up, anchor_at, next_planned_at, next_due_at, updated_by,
+                origin)
             SELECT gen_random_uuid(), :tenant, 's' || n, jsonb_build_object(
                        'time_zone', 'UTC', 'cron', to_char(at AT TIME ZONE 'UTC', 'SS MI HH24') || ' * * *'),
-                   'bench.noop', 'bench', '{}', 4, '{}', 1, 1, 1, 0, 'skip', 'once', 1, at, at, at, 'bench'
+                   'bench.noop', 'bench', '{}', 4, '{}', 1, 1, 1, 0, 'skip', 'once', 1, at, at, at, 'bench',
+                   'person'
             FROM (SELECT n, date_trunc('second', clock_timestamp())
                             + floor(:lead + :spread * n / :count) * interval '1 s' AS at
                   FROM generate_series(1, CAST(:count AS integer)) AS n) AS times
