@@ -19,7 +19,7 @@ def measure(stack: Stack, side: Ours, count: int) -> dict[str, float]:
     """Return p50, p99 and max of planned time → committed job (s), and how many jobs there are."""
     side.clear()
     side.one("TRUNCATE schedules, schedule_fires")
-    first, second = stack.start_dispatcher(), stack.start_dispatcher()
+    first, second = stack.start_dispatcher(), stack.start_service("dispatcher", tag="dispatcher-2")
     try:
         time.sleep(LEAD_SECONDS)  # both are up, and have beaten
         side.one(
@@ -43,7 +43,8 @@ def measure(stack: Stack, side: Ours, count: int) -> dict[str, float]:
         )
         time.sleep(LEAD_SECONDS + SPREAD_SECONDS / 3)
         second.send_signal(signal.SIGKILL)  # in the middle of its work
-        second.wait()
+        if second.wait() != -signal.SIGKILL:
+            raise RuntimeError("the second dispatcher had ended by itself")
         time.sleep(SPREAD_SECONDS * 2 / 3 + LEAD_SECONDS)
     finally:
         first.terminate()

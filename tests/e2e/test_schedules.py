@@ -22,13 +22,24 @@ def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
         "missed": "catch_up",
         "catch_up": 100,
     }
-    more = [platform.stack.start_dispatcher()]
-    beat = [str(script("celery")), "-A", "workers.app", "beat", "--loglevel", "warning", "--max-interval", "0.3"]
+    more = [platform.stack.start_service("dispatcher", tag="dispatcher-2")]
+    beat = [
+        str(script("celery")),
+        "-A",
+        "workers.app",
+        "beat",
+        "--loglevel",
+        "warning",
+        "--max-interval",
+        "1",
+        "--pidfile=",
+    ]
     more += [start(platform.stack.place, f"beat-{n}", beat, platform.stack.environment()) for n in range(2)]
     try:
         platform.api.call("PUT", "/v1/schedules/tick", every_second)
         eventually(lambda: len(fires(platform, "tick")) >= 6)
         found = fires(platform, "tick")
+        assert [process.poll() for process in more] == [None] * 3, "all of them had a part in it"
     finally:
         platform.api.call("DELETE", "/v1/schedules/tick")
         for process in more:
