@@ -158,10 +158,10 @@ def test_a_soft_limit_that_falls_into_claim_or_settle_harms_neither(book: Book, 
     for step in ("claim", "settle"):
         real, hits = getattr(attempt, step), []
 
-        def interrupted(*args: Any, real: Any = real, hits: list = hits) -> Any:
-            done = real(*args)
-            hits.append(1)
-            if len(hits) == 1:
+        def interrupted(*args: Any, _real: Any = real, _hits: list = hits, **more: Any) -> Any:
+            done = _real(*args, **more)
+            _hits.append(1)
+            if len(_hits) == 1:
                 raise SoftTimeLimitExceeded  # the signal came while the ledger answered
             return done
 
