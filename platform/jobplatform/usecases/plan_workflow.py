@@ -59,8 +59,10 @@ def plan_workflow(
         wrong = FieldError(field_name, f"JSON of at most {MAX_DEPTH} levels", "more")
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
     errors: list[FieldError] = []
+    checked: set[int] = set()  # the elements of a map share their step
     for one in plan.steps:
-        if one.step is not None:
+        if one.step is not None and id(one.step) not in checked:
+            checked.add(id(one.step))
             errors += _check(kinds, plan, one)
     if errors:
         if len(plan.steps) == 1 and errors[0].field.endswith(".kind"):

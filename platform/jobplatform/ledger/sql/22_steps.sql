@@ -3,7 +3,7 @@
 --
 -- states of a step: waiting (for others) → open (its job lives) → joining (waits for what it has added) → done
 --                   failed (stopped its workflow) · cancelled (with its workflow) · skipped (ended before its turn)
--- Locks are taken in one order: a job, steps downwards, the workflow.
+-- A settling run locks its job, steps downwards, the workflow; what meets it the other way round is ended and repeated.
 
 -- The job of a step has ended, or died. A second end (a dead letter that is discarded, say) tells nobody.
 CREATE OR REPLACE FUNCTION step_ended(j jobs) RETURNS void
