@@ -276,3 +276,20 @@ def test_a_handler_may_catch_its_soft_limit_and_succeed(book: Book) -> None:
 def test_a_retry_beyond_the_kinds_age_is_a_dead_letter(book: Book) -> None:
     _, row = run(book, raising(Retryable("x", code="busy")), max_age_seconds=4)
     assert (row.state, row.error["code"], row.error["last"]) == ("dead", "too_old", "x")
+
+
+def test_an_end_that_the_ledger_refuses_for_good_is_a_dead_letter_and_the_handler_runs_once(
+    book: Book, monkeypatch
+) -> None:
+    real, hits = attempt.settle, []
+
+    def refuse_once(*args: Any, **more: Any) -> Any:
+        hits.append(1)
+        if len(hits) == 1:
+            raise ValueError("violates a constraint")
+        return real(*args, **more)
+
+    monkeypatch.setattr(attempt, "settle", refuse_once)
+    ended, row = run(book, lambda payload, ctx: 1)
+    assert (ended.state, row.state, row.error["code"], row.run_no) == ("dead", "dead", "settle_refused", 1)
+    assert "violates a constraint" in row.error["message"]

@@ -1,0 +1,46 @@
+"""The picture of a workflow: bounded, and XML whatever stands in names and errors."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+from xml.etree import ElementTree
+
+from jobplatform.observe.graph_svg import draw
+
+
+def node(name: str, **more: Any) -> dict[str, Any]:
+    values = {"type": "job", "state": "blocked", "kind": "k", "error": None, "progress": None}
+    return {"id": name, "name": name, "started_at": None, "completed_at": None, **values, **more}
+
+
+def picture(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str = "w") -> Any:
+    workflow = {"name": name, "state": "running", "progress": 0.5, "steps": {"waiting": len(nodes)}}
+    told = [{"from": one, "to": other} for one, other in edges]
+    return ElementTree.fromstring(draw({"workflow": workflow, "nodes": nodes, "edges": told}))
+
+
+def test_what_is_no_xml_is_left_out() -> None:
+    dead = node("a", state="dead", error={"message": "\x1b[31mno\x00 <b>"})
+    texts = "".join(picture([dead], [], name="<w>\x07").itertext())
+    assert "[31mno" in texts and "<b>" in texts and "<w>" in texts
+
+
+def test_a_long_edge_goes_through_places_of_its_own() -> None:
+    steps = [node(name) for name in "abcd"]
+    found = picture(steps, [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
+    paths = [one.get("d") for one in found.iter("{http://www.w3.org/2000/svg}path")]
+    assert len(paths) == 4 + 2 + 2, "two places, each with a line through it"
+
+
+def test_many_long_edges_are_drawn_as_they_come() -> None:
+    names = [f"s{n}" for n in range(600)]
+    chain = list(pairwise(names))
+    found = draw(
+        {
+            "workflow": {"name": "w", "state": "running", "progress": 0.0, "steps": {}},
+            "nodes": [node(name) for name in names],
+            "edges": [{"from": one, "to": other} for one, other in [*chain, *(("s0", name) for name in names[2:])]],
+        }
+    )
+    assert len(found) < 2_000_000
