@@ -44,6 +44,5 @@ def remove_old_folders(before: float) -> int:
 
 def register(kinds: KindRegistry, config: Settings) -> None:
     """Add the platform's own kinds, on the queue that is to run them."""
-    queue = config.maintenance_queue or next(iter(config.queues))
-    kinds.add(maintenance_kind(CLEAN_UP, queue, clean_up))
-    kinds.add(maintenance_kind(QUEUE_HEALTH, queue, queue_health))
+    kinds.add(maintenance_kind(CLEAN_UP, config.own_queue, clean_up))
+    kinds.add(maintenance_kind(QUEUE_HEALTH, config.own_queue, queue_health))

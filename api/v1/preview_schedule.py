@@ -15,9 +15,8 @@ from jobplatform.usecases import manage_schedules as usecase
 def preview_schedule(name: str) -> Response:
     """Read the next planned times of a schedule, as if it were not paused."""
     query = read_query(PreviewQuery)
-    ledger = services().ledger
-    times = usecase.preview_schedule(ledger, tenant_id(), name, query.count)
-    return answer({"in_words": usecase.get_schedule(ledger, tenant_id(), name).values["in_words"], "times": times})
+    found, times = usecase.preview_schedule(services().ledger, tenant_id(), name, query.count)
+    return answer({"in_words": found.values["in_words"], "times": times})
 
 
 OPERATION = Operation(

@@ -239,6 +239,11 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def own_queue(self) -> str:
+        """The queue of the platform's own jobs."""
+        return self.maintenance_queue or next(iter(self.queues))
+
+    @property
     def pools(self) -> dict[str, str]:
         """The pool of each queue, by name."""
         return {name: queue.pool for name, queue in self.queues.items()}

@@ -53,13 +53,13 @@ def preview(tenant: str, name: str, count: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from jobplatform.usecases.manage_schedules import get_schedule, preview_schedule
+    from jobplatform.usecases.manage_schedules import preview_schedule
 
     ledger = open_commands_ledger()
-    tenant_id = find_tenant_id(ledger, tenant)
-    values = get_schedule(ledger, tenant_id, name).values
+    found, times = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
+    values = found.values
     table = Table(values["time_zone"], "UTC", title=values["in_words"], title_justify="left")
-    for moment in preview_schedule(ledger, tenant_id, name, count):
+    for moment in times:
         local = moment.astimezone(ZoneInfo(values["time_zone"]))
         table.add_row(f"{local:%a %F %T %Z}", f"{moment.astimezone(UTC):%F %T}")
     Console().print(table)

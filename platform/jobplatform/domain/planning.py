@@ -54,7 +54,7 @@ def plan_flow(
     """
     planner = _Planner(new_id, prefix)
     if isinstance(flow, Graph):
-        planner.add_graph(flow, [], "", field_name)
+        planner.add_graph(flow, field_name)
     else:
         planner.add(flow, name if flow.name is None else f"{prefix}{flow.name}", [], None, field_name)
     if planner.errors:
@@ -139,15 +139,9 @@ class _Planner:
         child.pending += len(parents)
 
     def _job(
-        self,
-        part: Step,
-        name: str,
-        parents: list[PlannedStep],
-        previous: PlannedStep | None,
-        where: str,
-        item: bool = False,
+        self, part: Step, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
     ) -> PlannedStep:
-        found, payload = self._references(part.payload, previous, f"{where}.payload", item=item)
+        found, payload = self._references(part.payload, previous, f"{where}.payload")
         return self._new(
             name,
             "job",
@@ -282,7 +276,7 @@ class _Planner:
             return None
         return target
 
-    def add_graph(self, graph: Graph, parents: list[PlannedStep], _around: str, where: str) -> None:
+    def add_graph(self, graph: Graph, where: str) -> None:
         """Plan parts by name, each after the ones that it names, or refers to."""
         named: dict[str, tuple[int, Part]] = {}
         for index, part in enumerate(graph.parts):
@@ -304,7 +298,7 @@ class _Planner:
             index, part = named[name]
             lasts = (self._lasts.get(f"{self._prefix}{one}") for one in waits[name])
             after = [one for one in lasts if one is not None]
-            self.add(part, f"{self._prefix}{name}", _together(parents, after), None, f"{where}.{index}", of_graph=True)
+            self.add(part, f"{self._prefix}{name}", _together(after), None, f"{where}.{index}", of_graph=True)
 
     def _waits_for(self, part: Part, named: Mapping[str, Any], owners: Mapping[str, str], where: str) -> list[str]:
         found = list(part.after)

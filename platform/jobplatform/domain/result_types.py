@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
 from jobplatform.domain.kinds import Kind, field_errors
-from jobplatform.domain.references import LITERAL, Reference, find_references, is_marked, replace_references
+from jobplatform.domain.references import Reference, find_references, is_marked, replace_references
 from jobplatform.errors import FieldError
 
 Schema = Mapping[str, Any]
@@ -162,6 +162,3 @@ def _alternatives(root: Schema, schema: Schema) -> list[Schema]:
         if key in schema:
             return [inner for one in schema[key] for inner in _alternatives(root, one)]
     return [schema]
-
-
-__all__ = ["ANY", "LITERAL", "check_payload", "payload_schema", "result_schema", "types_at"]

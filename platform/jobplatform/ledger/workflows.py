@@ -189,10 +189,7 @@ def waited_for(connection: Connection, job_id: UUID, limit: int = 20) -> Sequenc
     return connection.execute(_WAITED_FOR, {"id": job_id, "limit": limit}).all()
 
 
-def forget_workflows(connection: Connection, before: Any, limit: int = 1000) -> int:
-    """Forget workflows that ended before a time and of which nothing lives; returns how many."""
-    return int(
-        connection.execute(
-            text("SELECT forget_workflows(:before, :limit)"), {"before": before, "limit": limit}
-        ).scalar_one()
-    )
+def forget_workflows(connection: Connection, days: int, limit: int) -> int:
+    """Forget workflows that ended so many days ago and of which nothing lives; returns how many."""
+    statement = text("SELECT forget_workflows(clock_timestamp() - make_interval(days => :days), :limit)")
+    return int(connection.execute(statement, {"days": days, "limit": limit}).scalar_one())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import orjson
@@ -13,7 +14,7 @@ from jobplatform.ledger import workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.execute_run import Delivery, until_answered
-from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
+from jobplatform.usecases.plan_workflow import Defaults, Written, plan_workflow
 
 
 class AddedSteps:
@@ -22,7 +23,8 @@ class AddedSteps:
     def __init__(self, delivery: Delivery, kinds: KindRegistry) -> None:
         self._delivery, self._kinds = delivery, kinds
         self._parts = 0
-        self._steps: list[orjson.Fragment] = []
+        #: JSON, without the brackets around it
+        self._steps: list[bytes] = []
         self._names: set[str] = set()
         self._count = self._pending = 0
         self._name: str | None = None
@@ -31,34 +33,34 @@ class AddedSteps:
         """Add parts. Raises `InvalidRequest` or `UnknownKind`, and adds nothing then."""
         name = self._own_name(ledger)
         job_id = str(self._delivery.job_id)
-        planned = [
-            plan_workflow(
-                self._kinds,
-                part,
-                Defaults(),
-                field_name=f"parts.{index}",
-                prefix=f"{name}/",
-                name=f"{name}[{self._parts + index}]",
-                waits=job_id,
+        planned: list[Written] = []
+        count = self._count
+        for index, part in enumerate(parts):
+            planned.append(
+                plan_workflow(
+                    self._kinds,
+                    part,
+                    Defaults(),
+                    field_name=f"parts.{index}",
+                    prefix=f"{name}/",
+                    name=f"{name}[{self._parts + index}]",
+                    waits=job_id,
+                    first_place=count,
+                )
             )
-            for index, part in enumerate(parts)
-        ]
-        names = [one.name for written in planned for one in written.plan.steps]
-        twice = sorted(one for one in set(names) if one in self._names or names.count(one) > 1) if names else []
+            count += len(planned[-1].plan.steps)
+        names = Counter(one.name for written in planned for one in written.plan.steps)
+        twice = sorted(one for one, times in names.items() if times > 1 or one in self._names)
         if twice:
             wrong = FieldError("parts", "names that no other step has", ", ".join(twice[:5]))
             raise InvalidRequest(f"steps are named twice: {', '.join(twice[:5])}", (wrong,))
-        if self._count + len(names) > MAX_STEPS:
-            wrong = FieldError("parts", f"at most {MAX_STEPS:,} steps of one run", str(self._count + len(names)))
+        if count > MAX_STEPS:
+            wrong = FieldError("parts", f"at most {MAX_STEPS:,} steps of one run", str(count))
             raise InvalidRequest(f"a run adds at most {MAX_STEPS:,} steps: let a step of them add more", (wrong,))
-        for written in planned:
-            rows = orjson.loads(written.steps)
-            for row in rows:
-                row["place"] += self._count
-            self._steps += [orjson.Fragment(orjson.dumps(row)) for row in rows]
-            self._count += len(rows)
-            self._pending += written.pending
+        self._steps += [written.steps[1:-1] for written in planned]
+        self._pending += sum(written.pending for written in planned)
         self._names.update(names)
+        self._count = count
         self._parts += len(parts)
 
     def as_json(self) -> bytes | None:
@@ -70,7 +72,7 @@ class AddedSteps:
                 "workflow_id": str(new_id()),
                 "step": self._name,
                 "pending": self._pending,
-                "steps": self._steps,
+                "steps": orjson.Fragment(b"[" + b",".join(self._steps) + b"]"),
             }
         )
 

@@ -27,7 +27,7 @@ WAITS_LONG = 300.0
 
 def declare_schedules(ledger: Ledger, settings: Settings) -> None:
     """Put the platform's schedules that are missing. What an operator has changed or paused stays as it is."""
-    queue = settings.maintenance_queue or next(iter(settings.queues))
+    queue = settings.own_queue
     with ledger.transaction() as connection:
         tenant_id = keys.find_tenant(connection, TENANT) or keys.create_tenant(connection, TENANT)
     kinds = KindRegistry()
@@ -47,7 +47,7 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
 def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
     """Add the platform's own kinds for those who make schedules of them and don't run them."""
     for order in SCHEDULES:
-        kinds.add(maintenance_kind(order.kind, settings.maintenance_queue or next(iter(settings.queues)), _elsewhere))
+        kinds.add(maintenance_kind(order.kind, settings.own_queue, _elsewhere))
 
 
 def _elsewhere(_payload: Any, _ctx: Any) -> None:
@@ -75,13 +75,7 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
     if settings.history_days:
         outputs = _all(ledger, lambda c: retention.forget_files(c, settings.history_days, uploads=False))
         tell("workflows")
-        workflows_gone = _all(
-            ledger,
-            lambda c: workflows.forget_workflows(
-                c, c.execute(text(f"SELECT now() - interval '{settings.history_days} days'")).scalar_one(), FEW
-            ),
-            FEW,
-        )
+        workflows_gone = _all(ledger, lambda c: workflows.forget_workflows(c, settings.history_days, FEW), FEW)
     fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
     idempotency_keys = _all(ledger, keys.forget_expired_keys)
     return CleanUp(

@@ -140,12 +140,14 @@ def get_schedule(ledger: Ledger, tenant_id: UUID, name: str) -> ScheduleView:
         return _view(_found(schedules.get_schedule(connection, tenant_id, name), name))
 
 
-def preview_schedule(ledger: Ledger, tenant_id: UUID, name: str, count: int = PREVIEW) -> list[datetime]:
-    """Return the next planned times of a schedule, as if it were not paused. Raises `ScheduleNotFound`."""
+def preview_schedule(
+    ledger: Ledger, tenant_id: UUID, name: str, count: int = PREVIEW
+) -> tuple[ScheduleView, list[datetime]]:
+    """Return a schedule and its next planned times, as if it were not paused. Raises `ScheduleNotFound`."""
     with ledger.statement() as connection:
         row = _found(schedules.get_schedule(connection, tenant_id, name), name)
     since = max(row.now, row.start_at - timedelta(microseconds=1)) if row.start_at else row.now
-    return next_times(read_rule(row.spec, row.anchor_at), since, row.end_at, count)
+    return _view(row), next_times(read_rule(row.spec, row.anchor_at), since, row.end_at, count)
 
 
 def preview_order(order: ScheduleOrder, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:

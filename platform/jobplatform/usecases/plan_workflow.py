@@ -48,8 +48,10 @@ def plan_workflow(
     prefix: str = "",
     name: str = "1",
     waits: str | None = None,
+    first_place: int = 0,
 ) -> Written:
-    """Plan a flow and check every step. `waits`: the step that waits for its end, of a run that adds it.
+    """Plan a flow and check every step. Of a run that adds it: `waits` is the step that waits for its end, and
+    `first_place` is behind what the run has added before.
 
     Raises `InvalidRequest` naming everything that is wrong, and `UnknownKind` when there is one kind, and not known.
     """
@@ -73,7 +75,7 @@ def plan_workflow(
     for one in plan.sinks if waits is not None else ():
         one.children.append(str(waits))
     try:
-        encoded = orjson.dumps([_row(kinds, one, defaults) for one in plan.steps])
+        encoded = orjson.dumps([_row(kinds, one, defaults, first_place) for one in plan.steps])
     except TypeError as error:  # orjson stops at 254 levels
         wrong = FieldError(field_name, "JSON of at most 250 levels", str(error))
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
@@ -104,8 +106,8 @@ def _check_size(plan: Plan, field_name: str) -> None:
 
 def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError]:
     step, where = _step_of(one), plan.fields[one.name]
-    if one.type == "map" or one.item is not None:
-        where = f"{where}.step" if one.type == "map" else where
+    if one.type == "map":
+        where = f"{where}.step"
     try:
         kind = kinds.get(step.kind)
     except UnknownKind as error:
@@ -139,11 +141,11 @@ def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError
     return wrong + check_payload(kind, step.payload, f"{where}.payload", schema_of)
 
 
-def _row(kinds: KindRegistry, one: PlannedStep, defaults: Defaults) -> dict[str, Any]:
+def _row(kinds: KindRegistry, one: PlannedStep, defaults: Defaults, first_place: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": one.id,
         "name": one.name,
-        "place": one.place,
+        "place": first_place + one.place,
         "type": one.type,
         "pending": one.pending,
         "children": one.children,
