@@ -144,6 +144,18 @@ class StepNotReplayable(NotReplayable):
         self.state = state
 
 
+class StepIdTaken(JobPlatformError):
+    """A step was ordered with an id that another job has."""
+
+    code = "step_id_taken"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(
+            f"a task of this canvas has an id that was used before ({detail}): expected new ones. A canvas that was "
+            f"applied, or frozen, once is not applied again: make another one"
+        )
+
+
 class WorkflowNotFound(JobPlatformError):
     """No such workflow."""
 
@@ -309,6 +321,18 @@ class Retryable(RunFailed):
     ) -> None:
         super().__init__(message, code=code, detail=detail, may_have_happened=may_have_happened)
         self.after = after
+
+
+class Reordered(Retryable):
+    """Somebody who counts the attempts by himself wants another one, with this payload where it is not None."""
+
+    code = "retry"
+
+    def __init__(
+        self, message: str, *, after: float, payload: Any = None, detail: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, after=after, detail=detail)
+        self.payload = payload
 
 
 class Permanent(RunFailed):

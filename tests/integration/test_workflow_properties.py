@@ -13,10 +13,10 @@ from jobplatform.domain.workflows import Graph, Group, Map, Part, chain, step
 from jobplatform.ledger import auditing, jobs, runs, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
-from tests.support.flows import ERROR, adds_of, available, look, run_one, state_of, submit, succeed
+from tests.support.flows import ERROR, adds_of, available, look, replacement_of, run_one, state_of, submit, succeed
 from tests.support.ledgers import Book
 
-POLICIES = ("fail", "ignore", "continue")
+POLICIES = ("fail", "skip", "skip", "ignore", "continue")
 
 
 def random_graph(dice: random.Random, size: int) -> Graph:
@@ -78,6 +78,8 @@ def act(book: Book, dice: random.Random, workflow: UUID) -> None:
         job_id, kind, _ = dice.choice(found)
         if (luck := dice.random()) < 0.65:
             run_one(book, job_id, kind, succeed)
+        elif luck < 0.7:
+            run_one(book, job_id, kind, added=replacement_of(book, job_id)[0])
         elif luck < 0.75:
             run_one(book, job_id, kind, added=adds_of(book, job_id, *(step("test.echo") for _ in range(2))))
         elif luck < 0.9:

@@ -126,3 +126,29 @@ def adds_of(book: Book, job_id: UUID, *parts: Part) -> bytes:
     found = added.as_json()
     assert found is not None
     return found
+
+
+def order(headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return an order for a job as the ledger takes it."""
+    return {
+        "queue": "email", "kind": "test.echo", "priority": 4, "payload": {"args": [], "headers": headers or {}},
+        "tags": [], "max_attempts": 1, "crash_limit": 1, "lost_limit": 1,
+    }  # fmt: skip
+
+
+def replacement_of(book: Book, job_id: UUID) -> tuple[bytes, UUID]:
+    """Return what a run of this job adds that is replaced by a chain of x and y, and y's id."""
+    delivery = Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n")
+    added = AddedSteps(delivery, registry())
+    name = added.own_name(book.ledger)
+    x, y = new_id(), new_id()
+    base = {**order(), "type": "job", "on_failure": "skip", "item": None, "run_at": None, "start_by": None}
+    rows = [
+        {**base, "id": str(x), "name": f"{name}/x", "place": 0, "pending": 0, "children": [str(y)], "payload": {}},
+        {**base, "id": str(y), "name": f"{name}/y", "place": 1, "pending": 1, "children": [str(job_id)],
+         "payload": {"y": 2}},
+    ]  # fmt: skip
+    added.add_planned(book.ledger, rows, 1, result_of=y)
+    found = added.as_json()
+    assert found is not None
+    return found, y

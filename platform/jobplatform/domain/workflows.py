@@ -15,8 +15,8 @@ from enum import StrEnum
 from typing import Any, Literal
 
 #: what a step's failure means for the others
-OnFailure = Literal["fail", "ignore", "continue"]
-ON_FAILURE = ("fail", "ignore", "continue")
+OnFailure = Literal["fail", "skip", "ignore", "continue"]
+ON_FAILURE = ("fail", "skip", "ignore", "continue")
 STEP_TYPES = ("job", "gate", "map")
 STEP_STATES = ("waiting", "open", "joining", "done", "failed", "cancelled", "skipped")
 

@@ -149,17 +149,19 @@ _WORKFLOWS = text(
         SELECT s.*, j.state AS job_state FROM workflow_steps s JOIN going w ON w.id = s.workflow_id
         LEFT JOIN jobs j ON j.id = s.id
     ), counted AS (
-        SELECT child AS id, count(*) AS open FROM steps, unnest(children) AS child
-        WHERE state <> 'done' GROUP BY child
+        SELECT child AS id, count(*) FILTER (WHERE state <> 'done' AND NOT told_failed) AS open,
+               count(*) FILTER (WHERE told_failed) AS failed
+        FROM steps, unnest(children) AS child GROUP BY child
     ), sinks AS (
-        SELECT workflow_id, count(*) AS open FROM steps WHERE state <> 'done' AND cardinality(children) = 0
-        GROUP BY workflow_id
+        SELECT workflow_id, count(*) AS open FROM steps
+        WHERE state <> 'done' AND NOT told_failed AND cardinality(children) = 0 GROUP BY workflow_id
     ), held AS (
         SELECT s.workflow_id, CASE
             WHEN s.pending <> coalesce(c.open, 0) THEN 'counter of a step'
+            WHEN s.failed_parents <> coalesce(c.failed, 0) THEN 'counter of what has failed'
             WHEN w.state = 'running' AND s.pending = 0 AND s.state IN ('waiting', 'joining', 'skipped')
-                THEN 'step that waits for nothing'
-            WHEN w.state = 'running' AND s.state = 'failed' THEN 'failed step that stops nothing'
+                AND NOT s.told_failed THEN 'step that waits for nothing'
+            WHEN w.state = 'running' AND s.state = 'failed' AND NOT s.told_failed THEN 'failed step that stops nothing'
             WHEN s.type = 'job' AND (s.state = 'waiting') <> (s.job_state IS NOT DISTINCT FROM 'blocked')
                 THEN 'step and job disagree'
             WHEN s.type = 'job' AND s.state = 'open' AND s.job_state IS NULL THEN 'step without its job' END AS detail

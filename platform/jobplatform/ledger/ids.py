@@ -13,6 +13,10 @@ def new_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
+#: the version of ids that were made from a text (a Celery task's own id): there is no time inside
+WITHOUT_TIME = 8
+
+
 def time_of(job_id: UUID) -> datetime:
     """Return the time inside a UUIDv7 (milliseconds, the maker's clock)."""
     return datetime.fromtimestamp((job_id.int >> 80) / 1000, tz=UTC)

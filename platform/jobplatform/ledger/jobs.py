@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
+import psycopg2.errors
 from sqlalchemy import Connection, Row, TextClause, text
 
 from jobplatform.domain.jobs import JobView
 from jobplatform.domain.states import FINAL, State
-from jobplatform.ledger.ids import time_of
+from jobplatform.ledger.ids import WITHOUT_TIME, time_of
 from jobplatform.ledger.session import Ledger
 
 #: the id's time is the maker's clock, `finished_at` the database's: allow this much between them
@@ -43,6 +44,14 @@ def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:
     return Accepted(*row)
 
 
+def accept_new(ledger: Ledger, values: dict[str, Any]) -> Accepted | None:
+    """Call `accept_job.sql` with an id that somebody else has made; None when a live job has it already."""
+    try:
+        return accept_job(ledger, values)
+    except psycopg2.errors.UniqueViolation:
+        return None
+
+
 def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict[str, tuple[str, datetime, datetime]]:
     """Call `accept_jobs.sql`, one transaction; `orders` is its JSON. Returns id → (state, created_at, run_at)."""
     rows = ledger.call("accept_jobs", orders.decode(), tolerance_seconds)
@@ -62,7 +71,12 @@ _FIND_LIVE, _FIND_FINAL = text(_LIVE), text(_FINAL)
 
 
 def earliest_end(job_id: UUID) -> datetime:
-    """Return the earliest `finished_at` that the job with this id can have: prunes partitions."""
+    """Return the earliest `finished_at` that the job with this id can have: prunes partitions.
+
+    Of an id without a time in it all partitions are asked, one look into an index each.
+    """
+    if job_id.version == WITHOUT_TIME:
+        return datetime.min.replace(tzinfo=UTC)
     try:
         return time_of(job_id) - CLOCK_MARGIN
     except (OverflowError, ValueError, OSError):  # not an id of ours: its "time" is out of range
@@ -89,9 +103,18 @@ def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
     return found
 
 
+def payload_of(connection: Connection, job_id: UUID, finished_at: datetime | None) -> Any:
+    """Return a job's payload, as it was accepted; `finished_at` says where it stands."""
+    if finished_at is None:
+        return connection.execute(text("SELECT payload FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one_or_none()
+    return connection.execute(
+        text("SELECT payload FROM job_history WHERE id = :id AND finished_at = :at"), {"id": job_id, "at": finished_at}
+    ).scalar_one_or_none()
+
+
 def _look_up(connection: Connection, live: TextClause, final: TextClause, values: dict[str, Any]) -> JobView | None:
     row = connection.execute(live, values).one_or_none()
-    if row is None and values["id"].version == 7:
+    if row is None and values["id"].version in (7, WITHOUT_TIME):
         row = connection.execute(final, {**values, "since": earliest_end(values["id"])}).one_or_none()
     return view_of(row) if row is not None else None
 
@@ -187,14 +210,19 @@ def ask_of_job(
     return row.verdict, row.state
 
 
-_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by)")
+_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by, :running)")
 
 
 def cancel_job(
-    connection: Connection, tenant_id: UUID, job_id: UUID, reason: str | None, by: str | None = None
+    connection: Connection,
+    tenant_id: UUID,
+    job_id: UUID,
+    reason: str | None,
+    by: str | None = None,
+    running: bool = True,
 ) -> tuple[str, str | None]:
     """Call `cancel_job.sql`; returns its verdict and the state."""
-    return ask_of_job(connection, _CANCEL, tenant_id, job_id, reason=reason, by=by)
+    return ask_of_job(connection, _CANCEL, tenant_id, job_id, reason=reason, by=by, running=running)
 
 
 _CHANGE = text(

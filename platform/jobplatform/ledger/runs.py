@@ -47,6 +47,8 @@ class Settlement:
     usage: dict[str, Any] | None = None
     #: steps that a success adds to its workflow, as JSON (usecases/add_steps.py)
     added: bytes | None = None
+    #: what the next run gets instead of this one's payload
+    payload: Any = None
 
 
 class Settled(NamedTuple):
@@ -67,14 +69,14 @@ _SETTLE = text(
     """
     SELECT verdict, state FROM settle_run(
         :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb))
+        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb), CAST(:payload AS jsonb))
     """
 )
 
 
 def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
     """Call `settle_run.sql` as a part of the caller's transaction."""
-    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added")
+    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added", "payload")
     values = dict(zip(names, _values(settlement), strict=True))
     row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
     return row.verdict, row.state
@@ -90,6 +92,7 @@ def _values(settlement: Settlement) -> tuple[Any, ...]:
         _json(settlement.usage),
         settlement.max_age_seconds,
         None if settlement.added is None else settlement.added.decode(),
+        _json(settlement.payload),
     )
 
 
@@ -182,6 +185,18 @@ def events_of(
         _EVENTS,
         {"id": job_id, "tenant_id": tenant_id, "since": earliest_end(job_id), "after": after, "limit": limit},
     ).all()
+
+
+def children_of(connection: Connection, job_id: UUID) -> list[Any]:
+    """Return what a task that has succeeded has called, as Celery writes results down."""
+    found = connection.execute(
+        text(
+            "SELECT usage -> 'children' FROM job_runs "
+            "WHERE job_id = :id AND finished_at >= :since AND outcome = 'succeeded'"
+        ),
+        {"id": job_id, "since": earliest_end(job_id)},
+    ).scalar()
+    return list(found or ())
 
 
 _ATTEMPT = text("SELECT attempt, max_attempts FROM jobs WHERE id = :job_id AND lease_id = :lease_id")

@@ -59,7 +59,21 @@ workflow_steps = Table(
     Column("children", ARRAY(UUID(as_uuid=True)), nullable=False, comment="steps that wait for it"),
     Column("on_failure", Text, nullable=False),
     Column("item", JSONB, comment="of the list of a map"),
-    Column("template", JSONB, comment="what a map makes"),
+    Column("template", JSONB, comment="what a map makes; of a job: times that count from its turn on"),
+    Column("failed_parents", Integer, nullable=False, server_default=text("0"), comment="of those it waited for"),
+    Column("failed_by", UUID(as_uuid=True), comment="the job whose failure reached it first"),
+    Column(
+        "told_failed", Boolean, nullable=False, server_default=text("false"), comment="its children count it as failed"
+    ),
+    Column("result_of", UUID(as_uuid=True), comment="the step that replaced it: what it returns is its result"),
+    Column("errbacks", JSONB, comment="orders of the jobs that its failure makes"),
+    Column(
+        "skip_calls_errbacks",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="also when what it waited for has failed",
+    ),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("workflow_id", "name"),
     CheckConstraint(one_of("type", STEP_TYPES), name="workflow_steps_type_is_known"),

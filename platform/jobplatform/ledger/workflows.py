@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
+import psycopg2.errors
 from sqlalchemy import Connection, Row, text
 
+from jobplatform.errors import StepIdTaken
 from jobplatform.ledger.session import Ledger
 
 
@@ -33,19 +35,22 @@ def create_workflow(
     pending: int,
     steps: bytes,
 ) -> Created:
-    """Call `create_workflow`: one transaction."""
-    (row,) = ledger.call(
-        "create_workflow",
-        tenant_id,
-        idempotency_key,
-        request_hash,
-        idempotency_seconds,
-        workflow_id,
-        name,
-        time_limit_seconds,
-        pending,
-        steps.decode(),
-    )
+    """Call `create_workflow`: one transaction. Raises `StepIdTaken` for ids that somebody else has made twice."""
+    try:
+        (row,) = ledger.call(
+            "create_workflow",
+            tenant_id,
+            idempotency_key,
+            request_hash,
+            idempotency_seconds,
+            workflow_id,
+            name,
+            time_limit_seconds,
+            pending,
+            steps.decode(),
+        )
+    except psycopg2.errors.UniqueViolation as error:
+        raise StepIdTaken(error.diag.message_detail or "") from None
     return Created(*row)
 
 
@@ -172,6 +177,38 @@ def step_name(connection: Connection, job_id: UUID) -> str | None:
     return connection.execute(
         text("SELECT name FROM workflow_steps WHERE id = :id"), {"id": job_id}
     ).scalar_one_or_none()
+
+
+def replacement_of(connection: Connection, job_id: UUID) -> UUID | None:
+    """Return the step whose result is this step's, when it was replaced."""
+    found: UUID | None = connection.execute(
+        text("SELECT result_of FROM workflow_steps WHERE id = :id"), {"id": job_id}
+    ).scalar_one_or_none()
+    return found
+
+
+_GATE = text(
+    """
+    SELECT g.state, CASE WHEN g.state = 'done' THEN step_value(g.workflow_id, g.name, 'results', '{}') END AS value,
+           branch_error(g.failed_by, w.created_at - interval '1 day') AS error
+    FROM workflow_steps g JOIN workflows w ON w.id = g.workflow_id WHERE g.id = :id
+    """
+)
+
+
+def read_gate(connection: Connection, gate_id: UUID) -> Row[Any]:
+    """Return a gate's state, the list of what it has brought together, and why it was called off."""
+    return connection.execute(_GATE, {"id": gate_id}).one()
+
+
+def members_of(connection: Connection, gate_id: UUID) -> list[UUID]:
+    """Return the steps that a gate waits for, in the order of their places."""
+    statement = text(
+        "SELECT m.id FROM workflow_steps g "
+        "JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children) "
+        "WHERE g.id = :id AND g.type = 'gate' ORDER BY m.place"
+    )
+    return list(connection.execute(statement, {"id": gate_id}).scalars())
 
 
 _WAITED_FOR = text(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
 import orjson
 
@@ -28,10 +30,25 @@ class AddedSteps:
         self._names: set[str] = set()
         self._count = self._pending = 0
         self._name: str | None = None
+        self._result_of: UUID | None = None
+        self._on_failure: str | None = None
+
+    def add_planned(
+        self, ledger: Ledger, steps: Sequence[Mapping[str, Any]], pending: int, result_of: UUID | None = None
+    ) -> None:
+        """Add steps that are planned already, named after `own_name`. What step `result_of` returns is then what the
+        run's own step has returned, and its failure is this one's: it ends this branch of the workflow only."""
+        self.own_name(ledger)
+        self._steps.append(orjson.dumps([{**one, "place": one["place"] + self._count} for one in steps])[1:-1])
+        self._names.update(str(one["name"]) for one in steps)
+        self._count += len(steps)
+        self._pending += pending
+        self._result_of = result_of
+        self._on_failure = "skip"
 
     def add(self, ledger: Ledger, parts: Sequence[Part]) -> None:
         """Add parts. Raises `InvalidRequest` or `UnknownKind`, and adds nothing then."""
-        name = self._own_name(ledger)
+        name = self.own_name(ledger)
         job_id = str(self._delivery.job_id)
         planned: list[Written] = []
         count = self._count
@@ -72,11 +89,13 @@ class AddedSteps:
                 "workflow_id": str(new_id()),
                 "step": self._name,
                 "pending": self._pending,
+                "result_of": self._result_of,
+                "on_failure": self._on_failure,
                 "steps": orjson.Fragment(b"[" + b",".join(self._steps) + b"]"),
             }
         )
 
-    def _own_name(self, ledger: Ledger) -> str:
+    def own_name(self, ledger: Ledger) -> str:
         """What the steps are named after: this step, or the kind of a job that is in no workflow."""
         if self._name is None:
 

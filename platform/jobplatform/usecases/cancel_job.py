@@ -11,14 +11,20 @@ from jobplatform.ledger.session import Ledger
 
 
 def cancel_job(
-    ledger: Ledger, tenant_id: UUID, job_id: UUID, reason: str | None = None, by: str | None = None
+    ledger: Ledger,
+    tenant_id: UUID,
+    job_id: UUID,
+    reason: str | None = None,
+    by: str | None = None,
+    *,
+    running: bool = True,
 ) -> JobView:
-    """Cancel and return the job as it is then. Cancelling twice changes nothing.
+    """Cancel and return the job as it is then. Cancelling twice changes nothing; `running=False` leaves one that runs.
 
     Against a success the first commit wins. Raises `JobNotFound`, or `NotCancellable` for what has ended otherwise.
     """
     with ledger.transaction() as connection:
-        verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason, by)
+        verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason, by, running)
         if verdict == "gone":
             raise JobNotFound(job_id)
         if verdict == "ended" and state != "cancelled":

@@ -9,3 +9,7 @@ DROP FUNCTION IF EXISTS settle_run(uuid, uuid, text, text, double precision, jso
 DROP FUNCTION IF EXISTS rescue_runs(double precision, integer);
 DROP FUNCTION IF EXISTS settle_run(
     uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb, double precision);
+DROP FUNCTION IF EXISTS settle_run(
+    uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb, double precision, jsonb);
+DROP FUNCTION IF EXISTS tell_steps(uuid, uuid[], integer);
+DROP FUNCTION IF EXISTS cancel_job(uuid, uuid, timestamptz, text, text);

@@ -2,7 +2,9 @@
 -- that ends its job: nothing polls for it, and there is no message that could be lost.
 --
 -- states of a step: waiting (for others) → open (its job lives) → joining (waits for what it has added) → done
---                   failed (stopped its workflow) · cancelled (with its workflow) · skipped (ended before its turn)
+--                   failed (its failure counts) · cancelled (with its workflow, or because what it waited for has failed)
+--                   · skipped (ended before its turn)
+-- A step with failed_parents waits until all it waits for is over, and does not open then: it is cancelled, and tells on.
 -- A settling run locks its job, steps downwards, the workflow; what meets it the other way round is ended and repeated.
 
 -- The job of a step has ended, or died. A second end (a dead letter that is discarded, say) tells nobody.
@@ -21,9 +23,16 @@ BEGIN
             SELECT 1 FROM workflows WHERE id = s.workflow_id AND state = 'stopping') THEN
         UPDATE workflow_steps SET state = CASE WHEN j.state = 'cancelled' THEN 'cancelled' ELSE 'failed' END
         WHERE id = s.id;
-    ELSIF j.state <> 'succeeded' AND s.on_failure = 'fail' THEN
-        UPDATE workflow_steps SET state = 'failed' WHERE id = s.id;
-        PERFORM fail_workflow(s, j.state, j.error);
+        PERFORM call_errbacks(s, j);
+    ELSIF j.state <> 'succeeded' AND s.on_failure IN ('fail', 'skip') THEN
+        UPDATE workflow_steps SET state = 'failed', told_failed = s.on_failure = 'skip' WHERE id = s.id;
+        PERFORM call_errbacks(s, j);
+        IF s.on_failure = 'fail' THEN
+            PERFORM fail_workflow(s, j.state, j.error);
+        ELSE
+            PERFORM note_failure(s, j.state, j.error);
+            PERFORM tell_steps(s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id);
+        END IF;
     ELSIF s.state = 'waiting' THEN  -- what waits for it waits for its turn all the same
         UPDATE workflow_steps SET state = 'skipped' WHERE id = s.id;
     ELSE
@@ -49,37 +58,199 @@ LANGUAGE sql VOLATILE AS $$
     WHERE id = s.workflow_id AND state = 'running';
 $$;
 
--- Tell steps that something they wait for is over: p_told has one entry for each, as often as it was over; p_sinks of
--- what is over had nobody to tell but the workflow. Level by level: a gate that opens tells on.
-CREATE OR REPLACE FUNCTION tell_steps(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
+-- A step has failed without which its workflow goes on ("skip"), as far as nothing waits for it: how it will end is known.
+CREATE OR REPLACE FUNCTION note_failure(s workflow_steps, p_state text, p_error jsonb) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    UPDATE workflows SET error = jsonb_strip_nulls(jsonb_build_object(
+        'code', 'step_failed', 'message', format('step %s is %s', s.name, p_state), 'step', s.name, 'job_id', s.id,
+        'last', p_error))
+    WHERE id = s.workflow_id AND state = 'running' AND error IS NULL;
+$$;
+
+-- A step has failed: make the jobs that were ordered for this case. Each has `failed` in its payload's headers, the id
+-- of the job that did. What was called off, or came too late, has not failed.
+CREATE OR REPLACE FUNCTION call_errbacks(s workflow_steps, j jobs) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_woken text;
+BEGIN
+    IF s.errbacks IS NULL OR j.state <> 'dead' THEN
+        RETURN;
+    END IF;
+    WITH made AS (
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
+            created_at, state_at, run_at)
+        SELECT gen_step_id(), j.tenant_id, queue, kind, 'available', priority,
+               jsonb_set(payload, '{headers,failed}', to_jsonb(j.id)), tags, max_attempts, crash_limit, lost_limit,
+               v_now, v_now, v_now
+        FROM jsonb_to_recordset(s.errbacks) AS o (
+            queue text, kind text, priority integer, payload jsonb, tags text[], max_attempts integer,
+            crash_limit integer, lost_limit integer)
+        RETURNING id, queue, state, priority
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
+        SELECT id, j.tenant_id, 'submitted', state, 0 FROM made
+    ), counted AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+        SELECT j.tenant_id, queue, pg_backend_pid() % 64, count(*) FROM made GROUP BY queue ORDER BY queue
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
+    )
+    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM made;
+    PERFORM set_config('jobplatform.woken', concat_ws(
+        ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
+END $$;
+
+-- Tell steps that something they wait for is over: p_told has one entry for each, as often as it was over, p_failed for
+-- what has failed (p_cause is the job that did); p_sinks of what is over had nobody to tell but the workflow. Level by
+-- level: a gate that opens tells on.
+CREATE OR REPLACE FUNCTION tell_steps(
+    p_workflow uuid, p_told uuid[], p_sinks integer, p_failed uuid[] DEFAULT '{}', p_cause uuid DEFAULT NULL)
+RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_told uuid[] := p_told;
+    v_failed uuid[] := p_failed;
     v_ready uuid[];
+    v_broken uuid[];
     v_sinks integer := p_sinks;
     v_more integer;
 BEGIN
-    WHILE cardinality(v_told) > 0 LOOP
-        IF cardinality(v_told) > 1 THEN
-            PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told) ORDER BY id FOR UPDATE;
+    WHILE cardinality(v_told) + cardinality(v_failed) > 0 LOOP
+        IF cardinality(v_told) + cardinality(v_failed) > 1 THEN
+            PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told || v_failed) ORDER BY id FOR UPDATE;
         END IF;
         -- of two last ones at once the second waits here for the row, and counts on
         WITH told AS (
-            UPDATE workflow_steps s SET pending = pending - over.times
-            FROM (SELECT id, count(*)::integer AS times FROM unnest(v_told) AS id GROUP BY id) AS over
-            WHERE s.id = over.id RETURNING s.id, s.pending)
-        SELECT array_agg(id) INTO v_ready FROM told WHERE pending = 0;
-        EXIT WHEN v_ready IS NULL;
-        SELECT told, sinks INTO v_told, v_more FROM open_steps(p_workflow, v_ready);
-        v_sinks := v_sinks + v_more;
+            UPDATE workflow_steps s SET
+                pending = pending - over.times, failed_parents = failed_parents + over.failed,
+                failed_by = CASE WHEN over.failed > 0 THEN coalesce(failed_by, p_cause) ELSE failed_by END
+            FROM (SELECT id, count(*)::integer AS times, sum(failed)::integer AS failed FROM (
+                    SELECT unnest(v_told) AS id, 0 AS failed UNION ALL SELECT unnest(v_failed), 1) AS each
+                  GROUP BY id) AS over
+            WHERE s.id = over.id RETURNING s.id, s.pending, s.failed_parents)
+        SELECT array_agg(id) FILTER (WHERE failed_parents = 0), array_agg(id) FILTER (WHERE failed_parents > 0)
+        INTO v_ready, v_broken FROM told WHERE pending = 0;
+        v_told := '{}';
+        v_failed := '{}';
+        IF v_ready IS NOT NULL THEN
+            SELECT told, sinks INTO v_told, v_more FROM open_steps(p_workflow, v_ready);
+            v_sinks := v_sinks + v_more;
+        END IF;
+        IF v_broken IS NOT NULL THEN
+            SELECT failed, sinks INTO v_failed, v_more FROM skip_steps(p_workflow, v_broken);
+            v_sinks := v_sinks + v_more;
+        END IF;
     END LOOP;
     IF v_sinks > 0 THEN
-        UPDATE workflows SET
-            pending = pending - v_sinks,
-            state = CASE WHEN state = 'running' AND pending = v_sinks THEN 'succeeded' ELSE state END,
-            ended_at = CASE WHEN state = 'running' AND pending = v_sinks THEN clock_timestamp() ELSE ended_at END
-        WHERE id = p_workflow;
+        PERFORM end_sinks(p_workflow, v_sinks);
     END IF;
+END $$;
+
+-- So many steps that nobody waits for are over. With the last of them the workflow has ended: failed, when a step has
+-- whose failure counts.
+CREATE OR REPLACE FUNCTION end_sinks(p_workflow uuid, p_sinks integer) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    w workflows;
+BEGIN
+    UPDATE workflows SET
+        pending = pending - p_sinks,
+        state = CASE WHEN state = 'running' AND pending = p_sinks AND error IS NULL THEN 'succeeded' ELSE state END,
+        ended_at = CASE WHEN state = 'running' AND pending = p_sinks AND error IS NULL
+                        THEN clock_timestamp() ELSE ended_at END
+    WHERE id = p_workflow RETURNING * INTO w;
+    IF w.state = 'running' AND w.pending = 0 THEN
+        IF EXISTS (SELECT 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state = 'failed') THEN
+            UPDATE workflows SET state = 'failed', stop_as = 'failed', ended_at = clock_timestamp() WHERE id = w.id;
+        ELSE  -- what had failed was replayed meanwhile
+            UPDATE workflows SET state = 'succeeded', error = NULL, ended_at = clock_timestamp() WHERE id = w.id;
+        END IF;
+    END IF;
+END $$;
+
+-- Why a step is called off that waited for a job that has failed; that one is live when it died.
+CREATE OR REPLACE FUNCTION branch_error(p_cause uuid, p_since timestamptz) RETURNS jsonb
+LANGUAGE sql STABLE AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'code', 'step_failed', 'message', format('step %s, which it waited for, has failed', p.name),
+        'retryable', false, 'step', p.name, 'job_id', p.id, 'last', coalesce(live.error, ended.error)))
+    FROM workflow_steps p LEFT JOIN jobs live ON live.id = p.id
+    LEFT JOIN job_history ended ON ended.id = p.id AND ended.finished_at >= p_since
+    WHERE p.id = p_cause;
+$$;
+
+-- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
+-- whatever their own policies are: none of them has run. Returns whom to tell, and how many of them nobody waits for. The
+-- rest of a workflow that stops stays.
+CREATE OR REPLACE FUNCTION skip_steps(p_workflow uuid, p_steps uuid[], OUT failed uuid[], OUT sinks integer)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    s workflow_steps;
+    j jobs;
+    w workflows;
+BEGIN
+    failed := '{}';
+    sinks := 0;
+    SELECT * INTO w FROM workflows WHERE id = p_workflow AND state = 'running';
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    FOR s IN SELECT * FROM workflow_steps WHERE id = ANY (p_steps) ORDER BY id LOOP
+        CONTINUE WHEN s.state NOT IN ('waiting', 'joining', 'skipped');
+        UPDATE workflow_steps SET
+            state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, told_failed = true
+        WHERE id = s.id;
+        UPDATE workflow_steps SET failed_by = coalesce(failed_by, s.failed_by) WHERE id = ANY (s.children);
+        failed := failed || s.children;
+        sinks := sinks + (cardinality(s.children) = 0)::integer;
+        IF s.type = 'job' AND s.state = 'waiting' THEN
+            SELECT * INTO j FROM jobs WHERE id = s.id AND state = 'blocked' FOR UPDATE;
+            CONTINUE WHEN NOT FOUND;
+            j.state := 'cancelled';
+            j.error := branch_error(s.failed_by, w.created_at - interval '1 day');
+            PERFORM note_event(j, 'cancelled', jsonb_build_object('by', 'its workflow', 'reason', j.error -> 'message'));
+            PERFORM finish_job(j, clock_timestamp());
+        END IF;
+        IF s.state = 'joining' OR s.skip_calls_errbacks THEN
+            j.id := s.id;
+            j.tenant_id := w.tenant_id;
+            j.state := 'dead';
+            PERFORM call_errbacks(s, j);
+        END IF;
+    END LOOP;
+END $$;
+
+-- The failure that steps were told of is taken back: what has failed is replayed. Those that were called off for it wait
+-- again, level by level; in a workflow that has ended they are left to `revive_workflow`.
+CREATE OR REPLACE FUNCTION untell_steps(p_workflow uuid, p_told uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_told uuid[] := p_told;
+    v_back uuid[];
+    v_running boolean;
+BEGIN
+    SELECT state = 'running' INTO v_running FROM workflows WHERE id = p_workflow;
+    WHILE cardinality(v_told) > 0 LOOP
+        PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told) ORDER BY id FOR UPDATE;
+        SELECT array_agg(id) INTO v_back FROM workflow_steps WHERE id = ANY (v_told) AND told_failed;
+        UPDATE workflow_steps s SET
+            pending = pending + back.times, failed_parents = failed_parents - back.times, told_failed = false,
+            failed_by = CASE WHEN failed_parents > back.times THEN failed_by END
+        FROM (SELECT id, count(*)::integer AS times FROM unnest(v_told) AS id GROUP BY id) AS back
+        WHERE s.id = back.id;
+        EXIT WHEN v_back IS NULL;
+        IF v_running THEN
+            UPDATE workflow_steps SET state = 'waiting' WHERE id = ANY (v_back) AND state = 'cancelled';
+            PERFORM restore_steps(p_workflow, v_back);
+        END IF;
+        UPDATE workflows SET pending = pending + (
+            SELECT count(*) FROM workflow_steps WHERE id = ANY (v_back) AND cardinality(children) = 0)
+        WHERE id = p_workflow AND v_running;
+        SELECT coalesce(array_agg(child), '{}') INTO v_told
+        FROM workflow_steps p, unnest(p.children) AS child WHERE p.id = ANY (v_back);
+    END LOOP;
 END $$;
 
 -- Steps wait for nothing any more: jobs become available (or scheduled), maps are unfolded, gates are over at once.
@@ -102,9 +273,14 @@ BEGIN
     END IF;
     WITH opened AS (
         UPDATE workflow_steps SET state = 'open'
-        WHERE id = ANY (p_steps) AND type = 'job' AND workflow_steps.state = 'waiting' RETURNING id
+        WHERE id = ANY (p_steps) AND type = 'job' AND workflow_steps.state = 'waiting' RETURNING id, template
     ), made AS (
-        UPDATE jobs SET state = CASE WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END, state_at = v_now
+        UPDATE jobs SET
+            state = CASE WHEN run_at > v_now OR (template ->> 'delay_seconds')::float8 > 0
+                         THEN 'scheduled' ELSE 'available' END,
+            state_at = v_now,
+            run_at = coalesce(v_now + make_interval(secs => (template ->> 'delay_seconds')::float8), run_at),
+            start_by = coalesce(v_now + make_interval(secs => (template ->> 'start_within_seconds')::float8), start_by)
         FROM opened WHERE jobs.id = opened.id AND jobs.state = 'blocked' RETURNING jobs.*
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
@@ -141,12 +317,14 @@ DECLARE
     v_told uuid[];
     v_sinks integer;
 BEGIN
-    INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure, item, template)
+    INSERT INTO workflow_steps (
+        id, workflow_id, name, place, type, state, pending, children, on_failure, item, template, errbacks,
+        skip_calls_errbacks)
     SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 AND p_open THEN 'open' ELSE 'waiting' END,
-           pending, children, on_failure, item, template
+           pending, children, on_failure, item, template, errbacks, coalesce(skip_calls_errbacks, false)
     FROM jsonb_to_recordset(p_steps) AS o (
         id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
-        template jsonb);
+        template jsonb, errbacks jsonb, skip_calls_errbacks boolean);
     WITH made AS (
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
@@ -196,7 +374,7 @@ BEGIN
         v_workflow := (p_added ->> 'workflow_id')::uuid;
         INSERT INTO workflows (id, tenant_id, name, state, pending) VALUES (v_workflow, j.tenant_id, j.kind, 'running', 1);
         INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure)
-        VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', 'fail');
+        VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', coalesce(p_added ->> 'on_failure', 'fail'));
     ELSE
         -- of a stop that comes at the same moment one waits for the other
         SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR SHARE;
@@ -206,7 +384,9 @@ BEGIN
         END IF;
         SELECT max(place) + 1 INTO v_base FROM workflow_steps WHERE workflow_id = v_workflow;
     END IF;
-    UPDATE workflow_steps SET pending = pending + (p_added ->> 'pending')::integer WHERE id = j.id;
+    UPDATE workflow_steps SET
+        pending = pending + (p_added ->> 'pending')::integer, result_of = (p_added ->> 'result_of')::uuid
+    WHERE id = j.id;
     PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', v_base, v_state = 'running');
     RETURN v_workflow;
 END $$;
@@ -277,11 +457,15 @@ DECLARE
 BEGIN
     SELECT * INTO s FROM workflow_steps WHERE workflow_id = p_workflow AND name = p_step;
     SELECT created_at - interval '1 day' INTO v_since FROM workflows WHERE id = p_workflow;
+    WHILE p_of = 'result' AND s.result_of IS NOT NULL LOOP  -- it was replaced by what it has added
+        SELECT * INTO s FROM workflow_steps WHERE id = s.result_of;
+    END LOOP;
     IF p_of = 'result' AND s.type = 'job' THEN
         SELECT result INTO v_found FROM job_history WHERE id = s.id AND finished_at >= v_since;
     ELSE
         SELECT coalesce(jsonb_agg(value ORDER BY place), '[]') INTO v_found FROM (
-            SELECT m.place, CASE WHEN m.type = 'job' THEN h.result
+            SELECT m.place, CASE WHEN m.result_of IS NOT NULL THEN step_value(p_workflow, m.name, 'result', '{}')
+                                 WHEN m.type = 'job' THEN h.result
                                  ELSE step_value(p_workflow, m.name, 'results', '{}') END AS value
             FROM workflow_steps m LEFT JOIN job_history h ON h.id = m.id AND h.finished_at >= v_since
             WHERE m.workflow_id = p_workflow AND s.id = ANY (m.children)

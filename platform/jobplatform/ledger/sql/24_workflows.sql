@@ -104,10 +104,12 @@ BEGIN
     END IF;
     UPDATE workflow_steps SET state = 'cancelled' WHERE workflow_id = p_workflow AND type <> 'job' AND state = 'waiting';
     -- everything was done before it could be stopped: a success wins
-    UPDATE workflows SET
-        state = CASE WHEN pending = 0 THEN 'succeeded' ELSE stop_as END, ended_at = clock_timestamp(),
-        error = CASE WHEN pending > 0 THEN error END
-    WHERE id = p_workflow AND state = 'stopping' RETURNING * INTO w;
+    UPDATE workflows SET state = 'succeeded', ended_at = clock_timestamp(), error = NULL
+    WHERE id = p_workflow AND state = 'stopping' AND pending = 0
+        AND NOT EXISTS (SELECT 1 FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed');
+    UPDATE workflows SET state = stop_as, ended_at = clock_timestamp()
+    WHERE id = p_workflow AND state = 'stopping';
+    SELECT * INTO w FROM workflows WHERE id = p_workflow;
     RETURN w.state;
 END $$;
 
@@ -138,16 +140,57 @@ CREATE OR REPLACE FUNCTION step_replayed(j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     w workflows;
+    s workflow_steps;
 BEGIN
-    UPDATE workflow_steps SET state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END
-    WHERE id = j.id AND state = 'failed';
+    SELECT * INTO s FROM workflow_steps WHERE id = j.id AND state = 'failed' FOR UPDATE;
     IF FOUND THEN
+        UPDATE workflow_steps SET
+            state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END, told_failed = false
+        WHERE id = j.id;
+        IF s.told_failed THEN
+            PERFORM untell_steps(j.workflow_id, s.children);
+            UPDATE workflows SET pending = pending + 1
+            WHERE id = j.workflow_id AND state = 'running' AND cardinality(s.children) = 0;
+        END IF;
         SELECT * INTO w FROM workflows WHERE id = j.workflow_id FOR UPDATE;
         IF w.state = 'failed' AND NOT EXISTS (
                 SELECT 1 FROM workflow_steps WHERE workflow_id = w.id AND state = 'failed') THEN
             PERFORM revive_workflow(w.id);
         END IF;
     END IF;
+END $$;
+
+-- The jobs of steps that wait again come back from history: all of a workflow's, or of some.
+CREATE OR REPLACE FUNCTION restore_steps(p_workflow uuid, p_steps uuid[]) RETURNS void
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_since timestamptz;
+BEGIN
+    SELECT created_at - interval '1 day' INTO v_since FROM workflows WHERE id = p_workflow;
+    WITH back AS (
+        DELETE FROM job_history USING workflow_steps s
+        WHERE s.workflow_id = p_workflow AND s.state = 'waiting' AND s.type = 'job' AND job_history.id = s.id
+            AND (p_steps IS NULL OR s.id = ANY (p_steps))
+            AND job_history.finished_at >= v_since AND job_history.state = 'cancelled'
+        RETURNING job_history.*
+    ), made AS (
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
+            crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
+            run_started_at, epoch, workflow_id)
+        SELECT id, tenant_id, queue, kind, 'blocked', priority, payload, tags, 0, max_attempts, run_no, dispatch_no,
+               crash_limit, lost_limit, created_at, v_now, run_at, CASE WHEN start_by > v_now THEN start_by END,
+               dispatched_at, started_at, run_started_at, epoch, workflow_id
+        FROM back
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT id, tenant_id, 'replayed', 'blocked', run_no, '{"by": "its workflow"}' FROM back
+    )
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
+    SELECT tenant_id, queue, pg_backend_pid() % 64, -count(*) FROM back GROUP BY tenant_id, queue
+    ORDER BY tenant_id, queue
+    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
 END $$;
 
 -- Bring back what was called off of a workflow that has ended, unless a step of it has failed still. The caller has locked
@@ -168,7 +211,8 @@ BEGIN
         RETURN;
     END IF;
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND state = 'cancelled';
-    UPDATE workflow_steps s SET pending = coalesce(counted.open, 0)
+    UPDATE workflow_steps s SET pending = coalesce(counted.open, 0), failed_parents = 0, failed_by = NULL,
+        told_failed = false
     FROM workflow_steps t LEFT JOIN (
         SELECT child, count(*)::integer AS open FROM workflow_steps p, unnest(p.children) AS child
         WHERE p.workflow_id = p_workflow AND p.state <> 'done' GROUP BY child) AS counted ON counted.child = t.id
@@ -179,28 +223,7 @@ BEGIN
         pending = (SELECT count(*) FROM workflow_steps
                    WHERE workflow_id = p_workflow AND state <> 'done' AND cardinality(children) = 0)
     WHERE id = p_workflow RETURNING * INTO w;
-    WITH back AS (
-        DELETE FROM job_history USING workflow_steps s
-        WHERE s.workflow_id = p_workflow AND s.state = 'waiting' AND s.type = 'job' AND job_history.id = s.id
-            AND job_history.finished_at >= w.created_at - interval '1 day' AND job_history.state = 'cancelled'
-        RETURNING job_history.*
-    ), made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
-            crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
-            run_started_at, epoch, workflow_id)
-        SELECT id, tenant_id, queue, kind, 'blocked', priority, payload, tags, 0, max_attempts, run_no, dispatch_no,
-               crash_limit, lost_limit, created_at, v_now, run_at, CASE WHEN start_by > v_now THEN start_by END,
-               dispatched_at, started_at, run_started_at, epoch, workflow_id
-        FROM back
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT id, tenant_id, 'replayed', 'blocked', run_no, '{"by": "its workflow"}' FROM back
-    )
-    INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
-    SELECT tenant_id, queue, pg_backend_pid() % 64, -count(*) FROM back GROUP BY tenant_id, queue
-    ORDER BY tenant_id, queue
-    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
+    PERFORM restore_steps(p_workflow, NULL);
     SELECT array_agg(id) INTO v_ready FROM workflow_steps
     WHERE workflow_id = p_workflow AND pending = 0 AND state IN ('waiting', 'joining', 'skipped');
     IF v_ready IS NOT NULL THEN

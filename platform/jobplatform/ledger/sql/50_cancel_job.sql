@@ -1,6 +1,8 @@
 -- Call a job off: at once unless it runs; a running one is told, and killed by its worker after a grace.
--- verdicts: cancelled · requested · ended (state says how) · gone
-CREATE OR REPLACE FUNCTION cancel_job(p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_by text DEFAULT NULL)
+-- p_running: false leaves a running one alone
+-- verdicts: cancelled · requested · running (left alone) · ended (state says how) · gone
+CREATE OR REPLACE FUNCTION cancel_job(
+    p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_by text DEFAULT NULL, p_running boolean DEFAULT true)
 RETURNS TABLE (verdict text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -18,6 +20,10 @@ BEGIN
         RETURN;
     END IF;
     v_now := clock_timestamp();
+    IF j.state = 'running' AND NOT p_running THEN
+        RETURN QUERY SELECT 'running'::text, 'running'::text;
+        RETURN;
+    END IF;
     IF j.state = 'running' THEN
         IF j.cancel_requested_at IS NULL THEN
             UPDATE jobs SET cancel_requested_at = v_now, cancel_reason = p_reason WHERE id = p_job RETURNING * INTO j;

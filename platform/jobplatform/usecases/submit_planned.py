@@ -1,0 +1,132 @@
+"""Accept jobs whose callers have planned them by themselves, with their ids: what an existing Celery app calls.
+
+The id makes a repetition harmless: an order that was accepted before is not accepted again (I1).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import orjson
+
+from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.errors import FieldError, InvalidPayload, LedgerUnavailable, OutcomeUnknown, StepIdTaken
+from jobplatform.ledger import jobs, workflows
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.ids import WITHOUT_TIME, new_id
+from jobplatform.ledger.session import Ledger
+
+T = TypeVar("T")
+
+#: a time that is over is no error here: what was due is due
+NO_TOLERANCE_NEEDED = 1e9
+TRIES, WAIT_SECONDS = 4, 0.2
+
+
+def submit_order(
+    ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, order: Mapping[str, Any]
+) -> bool:
+    """Accept one job; `order` has the keys of a planned step. Returns False when a job with this id was there already.
+
+    Raises `InvalidPayload`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
+    """
+    values = {name: order[name] for name in ("queue", "kind", "priority", "tags", "max_attempts")}
+    values |= {name: order[name] for name in ("crash_limit", "lost_limit", "run_at", "start_by")}
+    values |= {
+        "id": str(job_id),
+        "payload": _encode(order["payload"]).decode(),
+        "key_hash": None,
+        "tenant": tenant_id,
+        "tolerance_seconds": NO_TOLERANCE_NEEDED,
+        **dict.fromkeys(("idempotency_key", "request_hash", "idempotency_seconds")),
+        **dict.fromkeys(("unique_key", "unique_seconds")),
+        "unique_refuse": False,
+    }
+
+    def once(again: bool) -> bool:
+        if (again or job_id.version == WITHOUT_TIME) and _exists(ledger, job_id):
+            return again
+        answer = jobs.accept_new(ledger, values)
+        if answer is None:
+            return again
+        if hints is not None and answer.state == "available":
+            hints.send(values["queue"], values["priority"])
+        return True
+
+    return _until_known(once)
+
+
+def submit_steps(
+    ledger: Ledger,
+    hints: HintSender | None,
+    tenant_id: UUID,
+    name: str,
+    steps: Sequence[Mapping[str, Any]],
+    pending: int,
+) -> UUID:
+    """Accept a workflow of planned steps in one transaction, and return its id.
+
+    Raises `InvalidPayload`, `StepIdTaken` for an id that is taken, or after some tries `LedgerUnavailable` or
+    `OutcomeUnknown`.
+    """
+    workflow_id = new_id()
+    encoded = _encode(list(steps))
+
+    def once(again: bool) -> UUID:
+        if again:
+            with ledger.statement() as connection:
+                if workflows.find_tenant(connection, workflow_id) is not None:
+                    return workflow_id
+        for row in steps:
+            if (taken := UUID(row["id"])).version == WITHOUT_TIME and _exists(ledger, taken):
+                raise StepIdTaken(f"{row['name']}: {taken}")
+        found = workflows.create_workflow(
+            ledger,
+            tenant_id=tenant_id,
+            idempotency_key=None,
+            request_hash=None,
+            idempotency_seconds=0,
+            workflow_id=workflow_id,
+            name=name,
+            time_limit_seconds=None,
+            pending=pending,
+            steps=encoded,
+        )
+        if hints is not None:
+            hints.send_all(found.woken)
+        return workflow_id
+
+    return _until_known(once)
+
+
+def _until_known(once: Callable[[bool], T]) -> T:
+    """Try a few times while the ledger is away, or its answer was lost."""
+    for attempt in range(TRIES):
+        try:
+            return once(attempt > 0)
+        except (LedgerUnavailable, OutcomeUnknown):
+            if attempt + 1 == TRIES:
+                raise
+            time.sleep(WAIT_SECONDS * 2**attempt)
+    raise AssertionError("the last try returns or raises")
+
+
+def _exists(ledger: Ledger, job_id: UUID) -> bool:
+    with ledger.statement() as connection:
+        return jobs.find_tenant(connection, job_id) is not None
+
+
+def _encode(value: Any) -> bytes:
+    """Return JSON that the ledger can hold. Raises `InvalidPayload`."""
+    try:
+        encoded = orjson.dumps(value)
+    except TypeError as error:
+        wrong = FieldError("arguments", "JSON of at most 250 levels", str(error))
+        raise InvalidPayload("the arguments can't be written", (wrong,)) from None
+    if ESCAPED in encoded and (found := find_null(orjson.loads(encoded))):
+        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+        raise InvalidPayload("the arguments have a NUL character, which Postgres can't hold", (wrong,))
+    return encoded
