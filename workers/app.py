@@ -1,4 +1,4 @@
-"""The Celery app. Celery brings the pool, the consumer loop and Flower; what runs, and what became of it, the ledger.
+"""The platform's Celery app. Celery brings the pool, the consumer loop and Flower; the ledger decides what runs.
 
 celery -A workers.app worker -Q email --pool threads -c 8
 """
@@ -6,80 +6,34 @@ celery -A workers.app worker -Q email --pool threads -c 8
 from __future__ import annotations
 
 from celery import Celery
-from kombu import Exchange, Queue
 
-from jobplatform.broker.topology import JOBS_EXCHANGE
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.observe.metrics import share_between_processes
 from workers import maintenance
-from workers.hardening import harden
-from workers.liveness import Liveness
-from workers.signals import set_up_signals
-from workers.task import LedgerTask
+from workers.celery.kinds import Body
+from workers.celery.worker import prepare_worker
+from workers.task import LedgerTask, TracedByKind
 
 _settings = settings()
 if _settings.metrics_port:
     share_between_processes()  # children of the prefork pool count too
+
+app = Celery("jobplatform", task_cls=LedgerTask)
+app.config_from_object("workers.celery.config")
 kinds = load_kinds(_settings.kind_modules, _settings.pools)
 maintenance.register(kinds, _settings)
-
-_jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
-app = Celery("jobplatform", task_cls=LedgerTask, set_as_current=True)
-app.conf.update(
-    broker_url=_settings.broker_url.get_secret_value(),
-    broker_connection_retry_on_startup=True,
-    broker_connection_max_retries=None,
-    # a queue that was deleted and declared again, or a channel that the broker closed, is no reason to end
-    broker_channel_error_retry=True,
-    # how soon a connection that broke is tried again: the lease minus three beats is all there is
-    broker_connection_timeout=3.0,
-    # acknowledged when the run is settled. A child that dies is reported by its parent at once; with
-    # reject_on_worker_lost its message would come back while the lease still looks alive.
-    task_acks_late=True,
-    task_reject_on_worker_lost=False,
-    task_acks_on_failure_or_timeout=True,
-    worker_cancel_long_running_tasks_on_connection_loss=False,
-    worker_enable_prefetch_count_reduction=False,
-    worker_disable_rate_limits=True,
-    # JSON only, and nothing in a message is obeyed: workers/consumer.py builds every request anew
-    accept_content=["json"],
-    task_serializer="json",
-    result_serializer="json",
-    result_accept_content=["json"],
-    result_backend="workers.backend:LedgerBackend",
-    worker_consumer="workers.consumer:LedgerConsumer",
-    # queues are declared by `jobplatform broker apply`, never from here
-    task_queues=[
-        Queue(name, _jobs, routing_key=name, no_declare=True)  # type: ignore[no-untyped-call]
-        for name in _settings.queues
-    ],
-    task_create_missing_queues=False,
-    task_default_queue=next(iter(_settings.queues)),
-    # a fast restart under the same node name meets 405 RESOURCE_LOCKED with exclusive queues, and the worker exits
-    control_queue_durable=True,
-    control_queue_exclusive=False,
-    event_queue_durable=True,
-    event_queue_exclusive=False,
-    event_queue_expires=60,
-    event_queue_ttl=5,
-    # Flower asks for events when it looks; without it nobody pays for them (0.3 ms of CPU per job)
-    worker_send_task_events=False,
-    worker_prefetch_multiplier=1,
-    beat_scheduler="workers.beat:LedgerScheduler",
-    worker_hijack_root_logger=False,
-    worker_redirect_stdouts=False,
-    enable_utc=True,
-)
-app.steps["worker"].add(Liveness)
-harden()
 
 
 def _register_kinds() -> None:
     """One Celery task per kind, under the kind's name, so that Flower shows kinds."""
     for kind in kinds:
-        app.register_task(LedgerTask.for_kind(kind))
+        task_class = TracedByKind if isinstance(kind.handler, Body) else LedgerTask
+        app.register_task(task_class.for_kind(kind))
 
 
 _register_kinds()
-set_up_signals(app, _settings)
+# the apps whose tasks are kinds may have made themselves the current one
+app.set_default()
+app.set_current()
+prepare_worker(app)

@@ -29,6 +29,7 @@ from jobplatform.errors import (
     LedgerUnavailable,
     OutcomeUnknown,
     Permanent,
+    Reordered,
     Retryable,
     Snooze,
 )
@@ -146,6 +147,10 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         )
     except EffectUnknown as error:
         return Settlement("held", State.HELD, error=_error(error, error.code, False, {"effect": error.key}))
+    except Reordered as error:
+        told = _error(error, error.reason, True, error.detail)
+        wait = max(0.0, error.after or 0.0)
+        return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=told, payload=error.payload)
     except Retryable as error:
         return _failed(kind, claimed, _error(error, error.reason, True, error.detail), after=error.after)
     except Permanent as error:

@@ -6,15 +6,26 @@ It stores nothing: a run was settled before Celery hears of it. One connection p
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from celery import states
 from celery.backends.base import BaseBackend
+from celery.exceptions import TimeoutError as CeleryTimeout
+from celery.result import GroupResult, result_from_tuple
 
+from jobplatform.config import settings
 from jobplatform.domain.states import State
-from jobplatform.errors import JobCancelled, LedgerUnavailable, Permanent, Retryable
-from jobplatform.usecases.read_jobs import find_job
+from jobplatform.errors import LedgerUnavailable
+from jobplatform.usecases.read_calls import CallView, find_call, find_members
+from workers.celery.collect import active
+from workers.celery.failures import rebuild, traceback_of
+from workers.celery.ids import job_id_of
+from workers.celery.run import current_run
+from workers.celery.tenants import reader_tenant
+from workers.celery.values import from_json, to_json
 from workers.process import ledger
 
 #: the ledger's states in Celery's words
@@ -23,10 +34,14 @@ CELERY_STATES = {
     State.SUCCEEDED: states.SUCCESS,
     State.CANCELLED: states.REVOKED,
     State.DEAD: states.FAILURE,
-    State.EXPIRED: states.FAILURE,
+    State.EXPIRED: states.REVOKED,
     State.DISCARDED: states.FAILURE,
     State.HELD: states.STARTED,
 }
+#: called off because of somebody else's failure: Celery calls that a failure of its own
+FAILED_WITH = frozenset(("step_failed", "workflow_failed"))
+#: between two looks at a result that is waited for: soon at first
+FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.005, 0.25
 
 
 class LedgerBackend(BaseBackend):  # type: ignore[misc]
@@ -35,9 +50,35 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
     supports_autoexpire = True
     supports_native_join = False
 
-    def store_result(self, task_id: str, result: Any, state: str, *args: Any, **kwargs: Any) -> Any:
-        """Store nothing: the ledger has decided already."""
+    def store_result(
+        self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Store a state that a running body gives itself (`update_state`): it is the job's progress.
+
+        Raises `LeaseLost` when the run no longer counts, `JobCancelled` when the job was called off.
+        """
+        run = current_run()
+        if run is None or str(task_id) != run.task_id or state in (states.STARTED, states.RETRY):
+            return result
+        run.state, run.meta = state, result
+        if state not in states.READY_STATES:
+            meta = to_json(result)
+            told = meta if isinstance(meta, dict) else {}
+            numbers = {key: told[key] for key in ("current", "total") if isinstance(told.get(key), int | float)}
+            run.context.tell({"current": 0, "total": None, "message": state, **numbers, "state": state, "meta": meta})
         return result
+
+    def mark_as_done(
+        self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
+    ) -> None:
+        """Leave it to the ledger. Raises kombu's `EncodeError` for what JSON can't hold: the task has failed then."""
+        if store_result:
+            to_json(self.prepare_value(result))
+
+    def mark_as_failure(self, task_id: str, exc: Any, *args: Any, request: Any = None, **kwargs: Any) -> None:
+        """Leave it to the ledger; of an eager task Celery calls the errbacks."""
+        if request is not None and request.is_eager and current_run() is None:
+            super().mark_as_failure(task_id, exc, *args, request=request, **kwargs)
 
     def _store_result(self, task_id: str, result: Any, state: str, **kwargs: Any) -> Any:
         return result
@@ -49,34 +90,139 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         """A ledger that is away will be back."""
         return isinstance(exc, LedgerUnavailable)
 
+    def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
+        """Note a chord: its body is a step that waits for the header's gate."""
+        collector = active()
+        assert collector is not None, "chords are applied while a canvas is collected"
+        group_id, results = header_result_args
+        collector.note_chord(group_id, results, body)
+
+    def add_to_chord(self, chord_id: str, result: Any) -> None:
+        """See Celery. A chord's header stands in the ledger when it is applied."""
+        raise NotImplementedError(
+            "add_to_chord: a chord of the ledger takes no more; let a task replace itself instead"
+        )
+
+    def ensure_chords_allowed(self) -> None:
+        """Chords are allowed."""
+
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         """Return Celery's meta of a job; PENDING for ids that are not known, as Celery has it."""
-        unknown = {"status": states.PENDING, "result": None, "traceback": None, "children": []}
+        call = self._find(task_id)
+        if call is None:
+            old = _old_backend(self.app)
+            return old.get_task_meta(task_id) if old is not None else _unknown()
+        return _meta_of(self, task_id, call)
+
+    def _find(self, task_id: str) -> CallView | None:
         try:
-            job = find_job(ledger("backend", connections=4), UUID(str(task_id)))
+            job_id = UUID(str(task_id))
         except ValueError:
-            return unknown
-        if job is None:
-            return unknown
-        status = CELERY_STATES.get(job.state, states.RETRY if job.run_no else states.PENDING)
-        meta: dict[str, Any] = {
-            "task_id": str(job.id),
-            "status": status,
-            "result": job.result,
-            "traceback": None,
-            "children": [],
-            "date_done": job.completed_at,
-            "name": job.kind,
-            "retries": max(0, job.attempt - 1),
-        }
-        if status in (states.FAILURE, states.RETRY, states.REVOKED):
-            meta["result"] = _as_exception(status, job.error or {})
-            meta["traceback"] = (job.error or {}).get("detail", {}).get("traceback")
-        return meta
+            job_id = None
+        if job_id is None or job_id.version != 7:
+            tenant_id = reader_tenant()
+            job_id = job_id_of(str(task_id), tenant_id) if tenant_id is not None else None
+        return None if job_id is None else find_call(ledger("backend", connections=4), job_id)
+
+    def wait_for(
+        self,
+        task_id: str,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_interval: Any = None,
+    ) -> dict[str, Any]:
+        """Wait for a result, looking often at first. Raises Celery's `TimeoutError`."""
+        self._ensure_not_eager()
+        end = None if timeout is None else time.monotonic() + timeout
+        wait = FIRST_LOOK_SECONDS
+        while True:
+            meta: dict[str, Any] = self.get_task_meta(task_id)
+            if meta["status"] == states.SUCCESS:
+                return meta
+            if on_interval is not None:  # raises what a parent has failed with, which comes before a failure of its own
+                on_interval()
+            if meta["status"] in states.READY_STATES:
+                return meta
+            if end is not None and time.monotonic() + wait > end:
+                time.sleep(max(0.0, end - time.monotonic()))
+                if (meta := self.get_task_meta(task_id))["status"] in states.READY_STATES:
+                    return meta
+                raise CeleryTimeout("The operation timed out.")
+            time.sleep(wait)
+            wait = min(wait * 1.5, interval, LONGEST_LOOK_SECONDS)
+
+    def _save_group(self, group_id: str, result: Any) -> Any:
+        """A group that was applied stands in the ledger; one that was put together by hand does not."""
+        if self._restore_group(group_id) is None:
+            raise NotImplementedError(
+                f"group {group_id} was not applied on the ledger: only such groups can be restored"
+            )
+        return result
+
+    def _restore_group(self, group_id: str) -> dict[str, Any] | None:
+        try:
+            members = find_members(ledger("backend", connections=4), UUID(str(group_id)))
+        except ValueError:
+            return None
+        if not members:
+            return None
+        return {"result": GroupResult(group_id, [self.app.AsyncResult(str(one)) for one in members], app=self.app)}
+
+    def _delete_group(self, group_id: str) -> None:
+        """History is not Celery's to forget."""
 
 
-def _as_exception(status: str, error: Any) -> Exception:
-    message, code = str(error.get("message", "")), str(error.get("code", "failed"))
-    if status == states.REVOKED:
-        return JobCancelled(message)
-    return Retryable(message, code=code) if status == states.RETRY else Permanent(message, code=code)
+def _unknown() -> dict[str, Any]:
+    return {"status": states.PENDING, "result": None, "traceback": None, "children": []}
+
+
+def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, Any]:
+    job, error = call.job, call.job.error or {}
+    status = CELERY_STATES.get(job.state, states.RETRY if job.run_no else states.PENDING)
+    if status == states.REVOKED and error.get("code") in FAILED_WITH:
+        status = states.FAILURE
+    progress = job.progress or {}
+    headers = call.headers
+    result = job.result
+    if status == states.STARTED and isinstance(progress, Mapping) and "state" in progress:
+        status, result = progress["state"], progress.get("meta")
+    meta: dict[str, Any] = {
+        "task_id": task_id,
+        "status": status,
+        "result": from_json(result),
+        "traceback": None,
+        "children": [result_from_tuple(one, app=backend.app) for one in call.children],
+        "date_done": job.completed_at,
+        "name": job.kind,
+        "args": from_json(call.args) if call.args is not None else None,
+        "kwargs": from_json(call.kwargs) if call.kwargs is not None else None,
+        "queue": job.queue,
+        "retries": max(0, job.attempt - 1),
+        "parent_id": headers.get("parent_id"),
+        "group_id": headers.get("group"),
+        "root_id": headers.get("root_id"),
+    }
+    if stamps := headers.get("stamps"):
+        meta |= {"stamped_headers": headers.get("stamped_headers"), **stamps}
+    if status in (states.FAILURE, states.RETRY, states.REVOKED):
+        meta["result"] = rebuild(backend, error, status, of_chord=bool(headers.get("of_chord")))
+        meta["traceback"] = traceback_of(error)
+    return meta
+
+
+_old: dict[str, Any] = {}
+
+
+def _old_backend(app: Any) -> Any:
+    """Return the backend that results were in before, where there is one."""
+    url = settings().celery_old_result_backend
+    if url is None:
+        return None
+    address = url.get_secret_value()
+    if address not in _old:
+        from celery.app import backends
+
+        found, url_part = backends.by_url(address, app.loader)
+        _old[address] = found(app=app, url=url_part)
+    return _old[address]

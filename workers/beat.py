@@ -17,7 +17,7 @@ from celery.schedules import crontab, schedule
 
 from jobplatform.config import settings
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
-from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.kinds import REGISTRY, KindRegistry
 from jobplatform.domain.schedules import ScheduleOrder
 from jobplatform.errors import ConfigurationError, InvalidRequest, LedgerUnavailable, OutcomeUnknown, UnknownKind
 from jobplatform.ledger import keys, schedules
@@ -25,6 +25,8 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.manage_schedules import put_schedule
+from workers.celery.kinds import TaskCall
+from workers.celery.values import to_json
 from workers.process import hints, ledger
 
 log = get_log(__name__)
@@ -45,14 +47,13 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]
         entries = dict(self.app.conf.beat_schedule)
         if config.beat_schedule is not None:
             entries |= load_entries(config.beat_schedule)
-        if config.beat_tenant is None:
+        tenant = config.beat_tenant or config.celery_tenant
+        if tenant is None:
             if not entries:
                 return
             raise ConfigurationError("JOBPLATFORM_BEAT_TENANT: expected the tenant whose jobs the schedules make")
-        from workers.app import kinds
-
-        time_zone = config.beat_time_zone or str(self.app.timezone)
-        declare(ledger(), kinds, config.beat_tenant, entries, time_zone)
+        self.app.finalize()  # the tasks of an existing app become kinds
+        declare(ledger(), REGISTRY, tenant, entries, config.beat_time_zone or str(self.app.timezone))
 
     def tick(self, *_args: Any, **_kwargs: Any) -> float:
         """Fire what is due; returns the seconds until the next look."""
@@ -101,7 +102,7 @@ def declare(
 
     Raises `ConfigurationError` naming what can't be read; nothing is changed then.
     """
-    orders = [read_entry(name, entry, time_zone) for name, entry in entries.items()]
+    orders = [read_entry(name, entry, time_zone, kinds) for name, entry in entries.items()]
     names = [order.name for order in orders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"beat_schedule: two entries would both be called {twice[0]!r}: rename one")
@@ -121,8 +122,11 @@ def declare(
     log.info("beat_schedule_read", schedules=len(orders), taken_away=gone)
 
 
-def read_entry(name: str, entry: Mapping[str, Any], time_zone: str) -> ScheduleOrder:
-    """Return an entry of a `beat_schedule` as a schedule of ours. Raises `ConfigurationError` for what has no equal."""
+def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleOrder:
+    """Return an entry of a `beat_schedule` as a schedule of ours. Raises `ConfigurationError` for what has no equal.
+
+    The payload of a kind is its kwargs; a Celery task has both its args and its kwargs.
+    """
 
     def wrong(what: str) -> ConfigurationError:
         return ConfigurationError(f"beat_schedule[{name!r}]: {what}")
@@ -130,10 +134,13 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str) -> ScheduleO
     known = {"task", "schedule", "args", "kwargs", "options", "relative"}
     if unknown := set(entry) - known:
         raise wrong(f"expected {', '.join(sorted(known))}, got {', '.join(sorted(map(str, unknown)))}")
-    if entry.get("args"):
-        raise wrong("expected its payload as kwargs, got args")
     if not isinstance(entry.get("task"), str):
         raise wrong(f"expected the name of a kind as task, got {entry.get('task')!r}")
+    args, kwargs = list(entry.get("args") or ()), dict(entry.get("kwargs") or {})
+    is_task = entry["task"] in kinds and kinds.get(entry["task"]).payload is TaskCall
+    if args and not is_task:
+        raise wrong("expected its payload as kwargs, got args")
+    payload = {"args": to_json(args), "kwargs": to_json(kwargs)} if is_task else kwargs
     options = dict(entry.get("options") or {})
     start_within = options.pop("expires", None)
     if isinstance(start_within, timedelta):
@@ -161,7 +168,7 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str) -> ScheduleO
     return ScheduleOrder(
         name=_NAME.sub("-", name).strip("-.")[:100] or "schedule",
         kind=entry["task"],
-        payload=dict(entry.get("kwargs") or {}),
+        payload=payload,
         time_zone=time_zone,
         overlap="allow",  # as beat does
         missed="once",

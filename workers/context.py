@@ -58,7 +58,7 @@ class RunContext:
     def __init__(self, claimed: Claim, kind: Kind, settings: Settings) -> None:
         self._kind = kind
         self._delivery = claimed.delivery
-        self._tenant_id = claimed.tenant_id
+        self.tenant_id = claimed.tenant_id
         self._settings = settings
         self.job_id: UUID = claimed.delivery.job_id
         self.run_no = claimed.run_no
@@ -90,6 +90,11 @@ class RunContext:
             self._written_at = now
             self._flush()
 
+    def tell(self, progress: dict[str, Any]) -> None:
+        """Write progress of any shape at once."""
+        self._unwritten, self._written_at = progress, time.monotonic()
+        self._flush()
+
     def _flush(self) -> None:
         if self._unwritten is None:
             return
@@ -120,7 +125,7 @@ class RunContext:
         """See `jobplatform.Context.fetch_artifact`."""
 
         def once() -> Path:
-            return fetch_artifact(ledger(), self._store, self._tenant_id, artifact_id, self.workdir)
+            return fetch_artifact(ledger(), self._store, self.tenant_id, artifact_id, self.workdir)
 
         try:
             found: Path = execute_run.until_answered(once, "fetch_artifact", self._delivery)

@@ -13,14 +13,18 @@ from jobplatform.observe.logs import set_up_logs
 from workers.parent_death import die_with_parent
 
 
-def set_up_signals(app: Celery, settings: Settings) -> None:
-    """Connect Celery's signals. None of them carries correctness: their exceptions are swallowed."""
+def set_up_logging(settings: Settings) -> None:
+    """Let our logs be set up where Celery would set up its own."""
 
-    @setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    @setup_logging.connect(weak=False, dispatch_uid="jobplatform")  # type: ignore[untyped-decorator]
     def _set_up_logs(**_: Any) -> None:
         set_up_logs(settings.log_level, settings.log_format)
 
-    @worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+
+def set_up_signals(app: Celery) -> None:
+    """Connect Celery's signals. None of them carries correctness: their exceptions are swallowed."""
+
+    @worker_process_init.connect(weak=False, dispatch_uid="jobplatform")  # type: ignore[untyped-decorator]
     def _tie_to_parent(**_: Any) -> None:
         parent = os.getppid()
         die_with_parent()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 from uuid import UUID
 
-from celery import Task
+from billiard.einfo import ExceptionInfo
+from celery import Task, states
+from celery.app.trace import TraceInfo, trace_ok_t
 from celery.exceptions import Ignore, Reject, Retry
 
 from jobplatform.broker.envelope import DISPATCH_NO
@@ -45,20 +48,64 @@ class LedgerTask(Task):  # type: ignore[misc]
     def run(self, *_args: Any, **_kwargs: Any) -> str:
         """Run the delivery of this request; arguments of a message are never looked at."""
         assert self.kind is not None, "only the tasks of kinds are run"
-        delivery = Delivery(
-            job_id=UUID(self.request.id),
-            dispatch_no=self.request.get(DISPATCH_NO),
-            kind=self.kind.name,
-            lease_id=UUID(self.request.get(LEASE)),
-            worker_id=UUID(self.request.get(WORKER)),
-            node=self.request.hostname or "",
-        )
-        ended = run_attempt(delivery, self.kind)
-        return _tell_celery(ended)
+        return run_delivery(self.kind, self.request.id, self.request)
+
+
+class TracedByKind(LedgerTask):
+    """A kind whose body Celery traces: an existing app's task, in the platform's own worker.
+
+    Celery's tracer stands around the body (workers/celery/task.py); one around the delivery, too, would send every
+    signal twice.
+    """
+
+    abstract = True
+
+    @property
+    def __trace__(self) -> Any:
+        """What a worker calls for a delivery."""
+
+        def trace(uuid: str, _args: Any, _kwargs: Any, request: Any = None) -> Any:
+            assert self.kind is not None
+            return trace_delivery(self.kind, uuid, request)
+
+        return trace
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        """Leave the tracer that Celery builds: it would trace the delivery."""
+
+
+def run_delivery(kind: Kind, job_id: str, request: Any) -> str:
+    """Run one delivery from claim to settle; returns a summary of a success.
+
+    Raises Celery's `Retry` (acknowledged), `Reject` (to `jobs.dead`) or `Ignore` (acknowledged) for all else.
+    """
+    delivery = Delivery(
+        job_id=UUID(job_id),
+        dispatch_no=request.get(DISPATCH_NO),
+        kind=kind.name,
+        lease_id=UUID(request.get(LEASE)),
+        worker_id=UUID(request.get(WORKER)),
+        node=request.get("hostname") or "",
+    )
+    return _tell_celery(run_attempt(delivery, kind))
+
+
+def trace_delivery(kind: Kind, job_id: str, request: Any) -> Any:
+    """Run one delivery in place of Celery's tracer; returns the (retval, info, runtime, retstr) that this would."""
+    began = time.monotonic()
+    try:
+        summary = run_delivery(kind, job_id, request)
+    except (Reject, Retry, Ignore) as error:
+        info = TraceInfo(_STATES[type(error)], error)
+        return trace_ok_t(ExceptionInfo(internal=True), info, time.monotonic() - began, None)
+    return trace_ok_t(summary, None, time.monotonic() - began, summary)
+
+
+_STATES = {Reject: states.REJECTED, Retry: states.RETRY, Ignore: states.IGNORED}
 
 
 def _tell_celery(ended: Ended) -> str:
-    """Translate the outcome: success, Retry (acknowledged), Reject (to `jobs.dead`), Ignore (acknowledged)."""
     if ended.is_dead_message:
         raise Reject(ended.summary, requeue=False)
     if ended.state == State.SUCCEEDED:

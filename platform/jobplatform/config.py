@@ -94,7 +94,8 @@ class Settings(BaseSettings):
 
     # what runs
     kind_modules: Annotated[tuple[str, ...], NoDecode] = _setting(
-        ("workers.handlers",), "modules that register kinds, separated by commas"
+        ("workers.handlers",),
+        "modules that register kinds, separated by commas; `shop.celery:app` is a Celery app whose tasks are kinds",
     )
     queues: Annotated[dict[str, QueueSettings], NoDecode] = Field(
         default_factory=lambda: {name: QueueSettings(**values) for name, values in DEFAULT_QUEUES.items()},
@@ -154,7 +155,15 @@ class Settings(BaseSettings):
         None, "Celery's beat_schedule to read, by `celery -A workers.app beat`, like acme.settings:BEAT_SCHEDULE"
     )
     beat_time_zone: str | None = _setting(None, "the zone of its crontabs; none: Celery's timezone, which is UTC")
-    beat_tenant: str | None = _setting(None, "the tenant whose jobs these are")
+    beat_tenant: str | None = _setting(None, "the tenant whose jobs these are; none: celery_tenant")
+
+    # existing Celery apps
+    celery_tenant: str | None = _setting(None, "the tenant of existing Celery apps: what they call are its jobs")
+    celery_queues: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (), "queues whose tasks go through the ledger, separated by commas; none: all. Others stay Celery's"
+    )
+    celery_old_broker_url: SecretStr | None = _setting(None, "where tasks of queues that stay Celery's are published")
+    celery_old_result_backend: SecretStr | None = _setting(None, "where results are that the ledger does not have")
 
     # observing
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "what is logged")
@@ -179,7 +188,7 @@ class Settings(BaseSettings):
             raise ValueError("a URL like amqp://user@host:5672/vhost")
         return value
 
-    @field_validator("kind_modules", mode="before")
+    @field_validator("kind_modules", "celery_queues", mode="before")
     @classmethod
     def _read_modules(cls, value: object) -> object:
         """A comma-separated list; the built-in kinds are named `workers.handlers`."""
@@ -223,6 +232,12 @@ class Settings(BaseSettings):
     def _check_maintenance_queue(self) -> Settings:
         if self.maintenance_queue is not None and self.maintenance_queue not in self.queues:
             raise ValueError(f"maintenance_queue: one of {', '.join(self.queues)}, got {self.maintenance_queue}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_celery_queues(self) -> Settings:
+        if unknown := [name for name in self.celery_queues if name not in self.queues]:
+            raise ValueError(f"celery_queues: some of {', '.join(self.queues)}, got {', '.join(unknown)}")
         return self
 
     @model_validator(mode="after")

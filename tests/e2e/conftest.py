@@ -20,6 +20,7 @@ from jobplatform.devstack.processes import marked
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 from tests.support.acme import write_package
+from tests.support.shop import write_shop
 from tests.support.waiting import eventually
 
 STACK = "test-e2e-next" if os.environ.get(CHOICE) else "test-e2e"
@@ -89,11 +90,21 @@ class Platform:
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     outside = tmp_path_factory.mktemp("team")
     write_package(outside)
+    write_shop(outside)
     scratch = tmp_path_factory.mktemp("scratch")
     extra = {
-        "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs",
+        "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs,shop:app",
+        "JOBPLATFORM_CELERY_TENANT": "default",
+        "SHOP_NOTES": str(scratch),
         "JOBPLATFORM_QUEUES": orjson.dumps(
-            {**DEFAULT_QUEUES, "gpu": {}, "limbo": {"window_min": 100}, "loose": {"pool": "threads", "prefetch": 4}}
+            {
+                **DEFAULT_QUEUES,
+                "gpu": {},
+                "limbo": {"window_min": 100},
+                "loose": {"pool": "threads", "prefetch": 4},
+                "shop": {},
+                "legacy": {},
+            }
         ).decode(),
         "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # tests count jobs
         "JOBPLATFORM_MARKER_SECONDS": "2",

@@ -9,9 +9,11 @@ import pytest
 from celery import Celery
 from celery.schedules import crontab, schedule
 
+from jobplatform.domain.kinds import Kind
 from jobplatform.errors import ConfigurationError
 from tests.support.ledgers import Book, registry
 from workers.beat import LedgerScheduler, declare, read_entry
+from workers.celery.kinds import TaskCall
 
 ENTRIES: dict[str, dict[str, Any]] = {
     "every night": {
@@ -93,4 +95,12 @@ def test_a_tick_fires_and_says_when_to_come_again(book: Book, monkeypatch: pytes
     assert 0 < first.tick() <= 3
     second.tick()
     assert book.all("SELECT count(*)::int FROM jobs") == [1]
-    assert read_entry("x", ENTRIES["often"], "UTC").name == "x"
+    assert read_entry("x", ENTRIES["often"], "UTC", registry()).name == "x"
+
+
+def test_a_celery_task_has_args_and_kwargs(book: Book) -> None:
+    kinds = registry()
+    kinds.add(Kind("proj.tasks.Add", "email", TaskCall, lambda payload, ctx: None, free_name=True))
+    entry = {"task": "proj.tasks.Add", "schedule": 30.0, "args": (1, timedelta(0).days), "kwargs": {"z": 2}}
+    declare(book.ledger, kinds, "acme", {"add": entry}, "UTC")
+    assert read(book)["add"].payload == {"args": [1, 0], "kwargs": {"z": 2}}

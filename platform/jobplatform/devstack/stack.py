@@ -191,9 +191,9 @@ class Stack:
         metrics.mkdir()
         return self.start_service("api")
 
-    def start_celery(self, name: str, queue: str, *options: str) -> subprocess.Popen[bytes]:
-        """Start a Celery worker on a queue that docker-compose.yml does not have."""
-        command: list[str | Path] = [script("celery"), "-A", "workers.app", "worker", "-Q", queue, "-n", f"{name}@%h"]
+    def start_celery(self, name: str, queue: str, *options: str, app: str = "workers.app") -> subprocess.Popen[bytes]:
+        """Start a Celery worker on a queue that docker-compose.yml does not have, of an app of a team's own maybe."""
+        command: list[str | Path] = [script("celery"), "-A", app, "worker", "-Q", queue, "-n", f"{name}@%h"]
         command += [*options, "--without-gossip", "--without-mingle"]
         return self._start(name, command, {"JOBPLATFORM_BROKER_URL": self.broker_url_of("worker")})
 

@@ -20,6 +20,8 @@ P = TypeVar("P", bound=BaseModel)
 Handler = Callable[[Any, Context], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
+#: what a message can carry (broker/envelope.py); `marker` is the name of messages that are no jobs
+_FREE_NAME = re.compile(r"(?!marker\Z)[A-Za-z0-9_.\-]{1,200}\Z")
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Kind:
     unknown_effects: UnknownEffect = "hold"
     #: the handler's return annotation: what steps of a workflow may refer to is checked against it
     returns: Any = None
+    #: its name was given elsewhere, and need not look like ours: a Celery task's
+    free_name: bool = False
 
     def delay_seconds(self, code: str, attempt: int, random: Callable[[], float]) -> float:
         """Return the wait after counted attempt number `attempt` failed with this error code."""
@@ -89,6 +93,8 @@ def _shorten(value: object, limit: int = 120) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+_LOOKS = "lower-case words joined by dots, like 'email.send'"
+
 #: below the time after which RabbitMQ takes a message back (broker/topology.py)
 LONGEST_RUN_SECONDS = 23 * 3600
 
@@ -101,8 +107,9 @@ class KindRegistry:
 
     def add(self, kind: Kind) -> None:
         """Register a kind. Raises `ConfigurationError` for a bad name, a clash, or numbers that can't work."""
-        if not _NAME.match(kind.name):
-            raise ConfigurationError(f"kind {kind.name!r}: expected lower-case words joined by dots, like 'email.send'")
+        if not (_FREE_NAME if kind.free_name else _NAME).match(kind.name):
+            looks = "letters, digits, _ - and dots, but not 'marker'" if kind.free_name else _LOOKS
+            raise ConfigurationError(f"kind {kind.name!r}: expected {looks}")
         known = self._kinds.get(kind.name)
         if known and known.handler.__qualname__ != kind.handler.__qualname__:
             raise ConfigurationError(f"kind {kind.name!r} is registered twice: by {_origin(known)} and {_origin(kind)}")
@@ -224,11 +231,16 @@ def kind(
 def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry:
     """Import the modules that register kinds and check the result against the queues.
 
+    `shop.celery:app` names a Celery app in a module: its tasks register themselves when the app is finalized.
+
     Raises `ConfigurationError` when a module can't be imported or a kind can't work.
     """
     for module in modules:
+        name, _, attribute = module.partition(":")
         try:
-            importlib.import_module(module)
+            found = importlib.import_module(name)
+            if attribute:
+                _finalize(module, getattr(found, attribute, None))
         except ImportError as error:
             raise ConfigurationError(
                 f"JOBPLATFORM_KIND_MODULES names {module!r}, which can't be imported: {error}. "
@@ -236,3 +248,11 @@ def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry
             ) from error
     REGISTRY.check_queues(pools)
     return REGISTRY
+
+
+def _finalize(named: str, app: Any) -> None:
+    """Let a Celery app import its tasks and bind them, as its worker does at start."""
+    if not callable(getattr(app, "finalize", None)):
+        raise ConfigurationError(f"JOBPLATFORM_KIND_MODULES names {named!r}: expected a Celery app, got {app!r}")
+    app.loader.import_default_modules()
+    app.finalize()

@@ -1,0 +1,71 @@
+"""Read jobs that are calls of an existing Celery app's tasks, with what `AsyncResult` tells of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from uuid import UUID
+
+from jobplatform.domain.jobs import JobView
+from jobplatform.domain.states import State
+from jobplatform.ledger import jobs, runs, workflows
+from jobplatform.ledger.session import Ledger
+
+#: a task that was replaced by one that was replaced by one …
+MAX_REPLACED = 1000
+
+
+@dataclass(frozen=True)
+class CallView:
+    """A job, its arguments, and the results of what it has called. `job` tells of what has replaced it, if anything."""
+
+    job: JobView
+    args: Any = None
+    kwargs: Any = None
+    headers: Mapping[str, Any] = field(default_factory=dict)
+    children: list[Any] = field(default_factory=list)
+
+
+def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
+    """Return a job of any tenant, for the platform's own processes; None when there is no such id."""
+    with ledger.statement() as connection:
+        job = jobs.find_job(connection, job_id)
+        if job is None:
+            return None
+        payload = jobs.payload_of(connection, job_id, job.completed_at)
+        if not isinstance(payload, Mapping) or not isinstance(payload.get("headers"), Mapping):
+            return CallView(job)
+        headers = payload["headers"].get("$literal", payload["headers"])
+        children = list(headers.get("children") or ())
+        if job.state is State.SUCCEEDED:
+            children += runs.children_of(connection, job_id)
+        ends = job
+        for _ in range(MAX_REPLACED):
+            found = workflows.replacement_of(connection, ends.id) if ends.workflow_id is not None else None
+            if found is None:
+                break
+            following = jobs.find_job(connection, found)
+            if following is None:  # a group: its list is the result
+                gate = workflows.read_gate(connection, found)
+                state = _GATE_STATES.get(gate.state, State.RUNNING)
+                ends = replace(ends, state=state, result=gate.value, error=gate.error, workflow_id=None)
+            else:
+                ends = following
+        if ends is not job:
+            job = replace(job, state=_seen(ends.state), result=ends.result, error=ends.error, progress=ends.progress)
+    return CallView(job, payload.get("args"), payload.get("kwargs"), headers, children)
+
+
+def find_members(ledger: Ledger, group_id: UUID) -> list[UUID]:
+    """Return the jobs whose results a group's gate brings together, in their order; empty for what is no group."""
+    with ledger.statement() as connection:
+        return workflows.members_of(connection, group_id)
+
+
+_GATE_STATES = {"done": State.SUCCEEDED, "cancelled": State.CANCELLED}
+
+
+def _seen(state: State) -> State:
+    """A task runs on while what replaces it waits its turn."""
+    return State.RUNNING if state in (State.BLOCKED, State.SCHEDULED, State.AVAILABLE, State.DISPATCHED) else state

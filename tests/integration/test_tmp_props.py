@@ -1,0 +1,139 @@
+"""Whatever fails, is called off or replayed in a random graph: it ends, in order, each step once or by its policy."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+from uuid import UUID
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jobplatform.domain.workflows import Graph, Group, Map, Part, chain, step
+from jobplatform.ledger import auditing, jobs, runs, workflows
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.runs import Settlement
+from tests.support.flows import ERROR, adds_of, available, look, replacement_of, run_one, state_of, submit, succeed
+from tests.support.ledgers import Book
+
+POLICIES = ("fail", "skip", "skip", "ignore", "continue")
+
+
+def random_graph(dice: random.Random, size: int) -> Graph:
+    """Return a graph of steps, groups, chains and maps, each after some of the ones before it."""
+    parts: list[Part] = []
+    for n in range(size):
+        after = tuple(f"p{i}" for i in range(n) if dice.random() < 0.4)
+        one = lambda: step("test.echo", {"n": dice.randint(0, 9), "l": [1, 2]}, on_failure=dice.choice(POLICIES))  # noqa: E731
+        kind = dice.random()
+        if kind < 0.6 or not n:
+            made: Part = step(
+                "test.echo",
+                {"l": [1, 2, 3][: dice.randint(0, 3)]},
+                name=f"p{n}",
+                after=after,
+                on_failure=dice.choice(POLICIES),
+            )
+        elif kind < 0.75:
+            made = Group(tuple(one() for _ in range(dice.randint(0, 3))), name=f"p{n}", after=after)
+        elif kind < 0.85:
+            made = Group((chain(one(), one()), one()), then=one(), name=f"p{n}", after=after)
+        else:
+            source = dice.choice([p.name for p in parts if not isinstance(p, Group | Map)])
+            made = Map({"$from": f"{source}.result.l"}, one(), name=f"p{n}", after=after)
+        parts.append(made)
+    return Graph(tuple(parts))
+
+
+def assert_whole(book: Book) -> None:
+    with book.ledger.statement() as connection:
+        (found,) = auditing.broken_workflows(connection)
+    assert not found.jobs, found
+
+
+def act(book: Book, dice: random.Random, workflow: UUID) -> None:
+    """Do one thing to the workflow."""
+    what = dice.random()
+    found = available(book)
+    if what < 0.06:
+        with book.ledger.transaction() as connection:
+            every = book.all("SELECT id FROM workflow_steps WHERE type = 'job' ORDER BY id")
+            jobs.cancel_job(connection, book.tenant_id, dice.choice(every), "random")
+    elif what < 0.08:
+        with book.ledger.transaction() as connection:
+            workflows.cancel_workflow(connection, book.tenant_id, workflow, "random", "dice")
+    elif what < 0.12:
+        with book.ledger.transaction() as connection:
+            workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "dice"})
+    elif what < 0.16:
+        dead = book.all("SELECT id FROM jobs WHERE state = 'dead' ORDER BY id")
+        if dead:
+            verb = "replay_job(:t, :j, '-infinity', 0, '{}')"
+            if dice.random() < 0.3:
+                verb = "discard_job(:t, :j, '-infinity', 'dice', '{}')"
+            book.all(f"SELECT * FROM {verb}", t=book.tenant_id, j=dice.choice(dead))
+    elif what < 0.25:
+        look(book, limit=dice.randint(1, 5))
+    elif found:
+        job_id, kind, _ = dice.choice(found)
+        if (luck := dice.random()) < 0.65:
+            run_one(book, job_id, kind, succeed)
+        elif luck < 0.7:
+            run_one(book, job_id, kind, added=replacement_of(book, job_id)[0])
+        elif luck < 0.75:
+            run_one(book, job_id, kind, added=adds_of(book, job_id, *(step("test.echo") for _ in range(2))))
+        elif luck < 0.9:
+            run_one(book, job_id, kind, lambda *_: ("failed", "dead", None))
+        else:  # its worker is killed, and killed again
+            lease_id = new_id()
+            book.dispatch(job_id)
+            book.claim(job_id, lease_id)
+            runs.settle_run(book.ledger, job_id, lease_id, Settlement("crashed", error=ERROR))
+            book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
+            book.all("SELECT * FROM wake_jobs(10, NULL)")
+    elif not found:
+        look(book)
+
+
+def in_order(book: Book, workflow: UUID) -> None:
+    """No step began before the steps that it waits for were over (as far as they succeeded, and ran once)."""
+    early: list[Any] = book.all(
+        """
+        SELECT p.name, s.name FROM workflow_steps p JOIN workflow_steps s ON s.id = ANY (p.children)
+        JOIN job_history a ON a.id = p.id JOIN job_history b ON b.id = s.id
+        WHERE p.workflow_id = :w AND p.type = 'job' AND s.type = 'job' AND p.place < s.place AND p.on_failure = 'fail'
+            AND a.state = 'succeeded' AND b.state = 'succeeded' AND b.started_at < a.finished_at
+        """,
+        w=workflow,
+    )
+    assert not early
+    twice = book.all("SELECT job_id FROM job_runs WHERE outcome = 'succeeded' GROUP BY job_id HAVING count(*) > 1")
+    assert not twice, "a step that has succeeded does not run again"
+
+
+@settings(
+    max_examples=500,
+    deadline=None,
+    derandomize=False,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**32), size=st.integers(1, 7), moves=st.integers(5, 60))
+def test_a_random_graph_ends_whatever_happens(book: Book, seed: int, size: int, moves: int) -> None:
+    for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters", "workflows", "workflow_steps"):
+        book.do(f"TRUNCATE {table}")
+    dice = random.Random(seed)
+    workflow = submit(book, random_graph(dice, size))
+    assert_whole(book)
+    for _ in range(moves):
+        act(book, dice, workflow)
+        assert_whole(book)
+    for _ in range(500):  # from here on nothing fails any more
+        found = available(book)
+        for job_id, kind, _ in found:
+            run_one(book, job_id, kind, succeed)
+        if not look(book) and not available(book):
+            break
+    assert state_of(book, workflow) in ("succeeded", "failed", "cancelled")
+    assert book.all("SELECT DISTINCT state FROM jobs") in ([], ["dead"])
+    in_order(book, workflow)
+    book.assert_conserved()

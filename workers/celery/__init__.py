@@ -1,0 +1,15 @@
+"""Existing Celery apps on the ledger: their tasks become kinds, their calls jobs, their canvases workflows.
+
+app = Celery("shop", task_cls="workers.celery:Task")
+app.config_from_object("workers.celery.config")
+
+See docs/howto/migrate-from-celery.md. Without the config object such an app is plain Celery.
+"""
+
+from workers.celery import errbacks as errbacks  # registers its task with every app that is finalized
+from workers.celery.seams import stand_in
+from workers.celery.task import Task
+
+stand_in()
+
+__all__ = ["Task"]

@@ -1,0 +1,150 @@
+"""What a canvas becomes, found out by Celery's own code before anything runs.
+
+Celery sends the first messages of a canvas, and its workers send the others when they know a result. Here nothing is
+sent: each call is noted, and then what a worker would do at its success is done at once, with a `Ref` for the result.
+So nested chains, groups and chords come out as Celery unrolls them, with the ids that Celery has frozen.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from celery import Celery
+from celery.canvas import group, maybe_signature
+from celery.result import GroupResult
+
+from workers.celery.call import Call, Ref, Results
+
+T = TypeVar("T")
+
+_active: ContextVar[Collector | None] = ContextVar("collector", default=None)
+
+
+def active() -> Collector | None:
+    """Return the collector that calls are noted in at this moment."""
+    return _active.get()
+
+
+class Collector:
+    """The calls of one canvas, in the order in which Celery would send them."""
+
+    def __init__(self, app: Celery) -> None:
+        self.app = app
+        self.calls: dict[str, Call] = {}
+        #: group id → the results of its tasks, in their order; among them other groups'
+        self.groups: dict[str, list[Any]] = {}
+        self._to_expand: deque[Call] = deque()
+        self._chords: list[tuple[Any, str]] = []
+        self._current: Call | None = None
+        self._after: tuple[str, ...] = ()
+        self._of_chord = self._is_body = False
+
+    def note(self, call: Call, add_to_parent: bool) -> None:
+        """Note a call instead of sending it."""
+        call.after, call.of_chord, call.is_body = self._after, self._of_chord, self._is_body
+        self.calls[call.task_id] = call
+        self._to_expand.append(call)
+        if add_to_parent and self._current is not None:
+            self._current.children.append(self.app.AsyncResult(call.task_id))
+
+    def note_group(self, result: Any, add_to_parent: bool) -> None:
+        """Note what a group has returned when it was applied."""
+        if isinstance(result, GroupResult) and result.results:
+            self.groups.setdefault(result.id, list(result.results))
+            if add_to_parent and self._current is not None:
+                self._current.children.append(result)
+
+    def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
+        """Note that a body waits for the results of a group."""
+        self.groups[group_id] = list(results)
+        self._chords.append((body, group_id))
+
+    def run(self, apply: Callable[[], T]) -> T:
+        """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""
+        token = _active.set(self)
+        try:
+            result = apply()
+            while self._to_expand or self._chords:
+                if self._to_expand:
+                    self._expand(self._to_expand.popleft())
+                else:
+                    self._apply_body(*self._next_chord())
+            return result
+        finally:
+            _active.reset(token)
+
+    def _next_chord(self) -> tuple[Any, str]:
+        """Return the first chord of whose header everything is called: the body of an inner one comes before."""
+        for index, (_, group_id) in enumerate(self._chords):
+            if all(leaf in self.calls for leaf in leaves_of(self.groups[group_id])):
+                return self._chords.pop(index)
+        return self._chords.pop(0)
+
+    def _expand(self, call: Call) -> None:
+        """Do what Celery's worker does when a task succeeds (celery/app/trace.py, `_dispatch_callbacks_and_chain`)."""
+        if not call.links and not call.chain:
+            return
+        self._current, self._after, self._of_chord, self._is_body = call, (call.task_id,), False, False
+        value = (Ref(call.task_id),)
+        # the one who is called inherits the priority only where the app's configuration says so
+        inherited = call.priority if self.app.conf.task_inherit_parent_priority else None
+        ids = {"parent_id": call.task_id, "root_id": call.headers.get("root_id") or call.task_id}
+        ids |= {"priority": inherited}
+        signatures = [maybe_signature(one, app=self.app) for one in call.links]
+        if len(signatures) == 1:
+            signatures[0].apply_async(value, **ids)
+        else:
+            single = [one for one in signatures if not isinstance(one, group)]
+            for one in signatures:
+                if isinstance(one, group):
+                    one.apply_async(value, **ids)
+            if single:
+                group(single, app=self.app).apply_async(value, **ids)
+        if call.chain:
+            follower = maybe_signature(call.chain[-1], app=self.app)
+            follower.apply_async(value, chain=call.chain[:-1], **ids)
+
+    def _apply_body(self, body: Any, group_id: str) -> None:
+        """Do what a backend does when the last task of a chord's header has returned."""
+        results = self.groups[group_id]
+        last = next((self.calls[leaf] for leaf in reversed(list(leaves_of(results))) if leaf in self.calls), None)
+        self._current, self._after, self._is_body = last, (group_id,), True
+        ids = {}
+        if last is not None:
+            ids = {"parent_id": last.task_id, "root_id": last.headers.get("root_id") or last.task_id}
+        signature = maybe_signature(body, app=self.app)
+        # as Celery: the tasks of a group that is a body fail with what the header's has raised
+        self._of_chord = not isinstance(signature, group)
+        if isinstance(body, dict) and body.get("options", {}).get("root_id"):
+            ids.pop("root_id", None)
+        signature.apply_async((references_to(results, group_id),), **ids)
+
+
+def leaves_of(results: list[Any]) -> Iterator[str]:
+    """Yield the ids of the tasks whose results these are."""
+    for one in results:
+        if isinstance(one, GroupResult):
+            yield from leaves_of(one.results)
+        else:
+            yield one.id
+
+
+def references_to(results: list[Any], group_id: str | None = None) -> Results:
+    """Return the list of what these results will be."""
+    found = Results(references_to(one.results) if isinstance(one, GroupResult) else Ref(one.id) for one in results)
+    found.group_id = group_id
+    return found
+
+
+@contextmanager
+def not_collecting() -> Iterator[None]:
+    """Let calls be sent, whatever is collected around them."""
+    token = _active.set(None)
+    try:
+        yield
+    finally:
+        _active.reset(token)

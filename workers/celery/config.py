@@ -1,0 +1,65 @@
+"""The config object of an app on the ledger: `app.config_from_object("workers.celery.config")`.
+
+The platform's own app has it, too (workers/app.py). Every name is a setting of Celery's; an app's own routes, schedules
+and the like are added with `app.conf.update(…)`.
+"""
+
+from __future__ import annotations
+
+from kombu import Exchange, Queue
+
+from jobplatform.broker.topology import JOBS_EXCHANGE
+from jobplatform.config import settings as _read_settings
+
+_settings = _read_settings()
+_jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
+
+broker_url = _settings.broker_url.get_secret_value()
+# tasks of queues that are not switched to the ledger yet are published here, as ever
+broker_write_url = (
+    None if _settings.celery_old_broker_url is None else _settings.celery_old_broker_url.get_secret_value()
+)
+broker_connection_retry_on_startup = True
+broker_connection_max_retries = None
+# a queue that was deleted and declared again, or a channel that the broker closed, is no reason to end
+broker_channel_error_retry = True
+# how soon a connection that broke is tried again: the lease minus three beats is all there is
+broker_connection_timeout = 3.0
+# acknowledged when the run is settled. A child that dies is reported by its parent at once; with
+# reject_on_worker_lost its message would come back while the lease still looks alive.
+task_acks_late = True
+task_reject_on_worker_lost = False
+task_acks_on_failure = True
+task_acks_on_timeout = True
+worker_cancel_long_running_tasks_on_connection_loss = False
+worker_enable_prefetch_count_reduction = False
+worker_disable_rate_limits = True
+# JSON only, and nothing in a message is obeyed: workers/consumer.py builds every request anew
+accept_content = ["json"]
+task_serializer = "json"
+result_serializer = "json"
+result_accept_content = ["json"]
+result_backend = "workers.backend:LedgerBackend"
+worker_consumer = "workers.consumer:LedgerConsumer"
+# queues are declared by `jobplatform broker apply`, never from here
+task_queues = [
+    Queue(name, _jobs, routing_key=name, no_declare=True)  # type: ignore[no-untyped-call]
+    for name in _settings.queues
+]
+# only what goes to the old broker may have a queue that is not here
+task_create_missing_queues = _settings.celery_old_broker_url is not None
+task_default_queue = (_settings.celery_queues or tuple(_settings.queues))[0]
+# a fast restart under the same node name meets 405 RESOURCE_LOCKED with exclusive queues, and the worker exits
+control_queue_durable = True
+control_queue_exclusive = False
+event_queue_durable = True
+event_queue_exclusive = False
+event_queue_expires = 60
+event_queue_ttl = 5
+# Flower asks for events when it looks; without it nobody pays for them (0.3 ms of CPU per job)
+worker_send_task_events = False
+worker_prefetch_multiplier = 1
+beat_scheduler = "workers.beat:LedgerScheduler"
+worker_hijack_root_logger = False
+worker_redirect_stdouts = False
+enable_utc = True

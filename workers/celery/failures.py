@@ -1,0 +1,60 @@
+"""A task's exception in the ledger, and back: `AsyncResult.get()` raises what the task has raised."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import states
+from celery.exceptions import ChordError, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from kombu.exceptions import EncodeError
+
+from jobplatform.errors import Permanent, Retryable
+from workers.celery.values import from_json, to_json
+
+#: codes that the platform gives by itself, as Celery's exceptions
+_BY_CODE: dict[str, type[BaseException]] = {
+    "expired": TaskRevokedError,
+    "cancelled": TaskRevokedError,
+    "crashed_limit": WorkerLostError,
+    "lost_limit": WorkerLostError,
+}
+
+
+def describe(exc: BaseException) -> dict[str, Any]:
+    """Return what an exception is made of, as Celery keeps it: type, module, arguments that JSON can hold."""
+    arguments = []
+    for one in exc.args:
+        try:
+            arguments.append(to_json(one))
+        except EncodeError:
+            arguments.append(repr(one))
+    return {"type": type(exc).__name__, "exc_module": type(exc).__module__, "exc_message": arguments}
+
+
+def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: bool = False) -> BaseException:
+    """Return the exception that a job's error tells of."""
+    code, message = str(error.get("code", "failed")), str(error.get("message", ""))
+    last, detail = error.get("last"), error.get("detail") or {}
+    if code in ("step_failed", "workflow_failed") and isinstance(last, Mapping):
+        cause = rebuild(backend, last, states.FAILURE)
+        return ChordError(f"Dependency {error.get('job_id')} raised {cause!r}") if of_chord else cause
+    if "exc_module" in detail:
+        told = {"exc_type": detail["type"], "exc_module": detail["exc_module"]}
+        found: BaseException = backend.exception_to_python({**told, "exc_message": from_json(detail["exc_message"])})
+        return found
+    if code == "timed_out":
+        over: BaseException = SoftTimeLimitExceeded() if "soft" in message else TimeLimitExceeded(message)
+        return over
+    if code in _BY_CODE:
+        known: BaseException = _BY_CODE[code](message)
+        return known
+    return Retryable(message, code=code) if state == states.RETRY else Permanent(message, code=code)
+
+
+def traceback_of(error: Mapping[str, Any]) -> str | None:
+    """Return the traceback that an error has, of its cause where it has none itself."""
+    found = (error.get("detail") or {}).get("traceback")
+    if found is None and isinstance(error.get("last"), Mapping):
+        return traceback_of(error["last"])
+    return str(found) if found is not None else None

@@ -1,0 +1,136 @@
+"""The calls of a canvas as the steps of a workflow, as the ledger takes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from celery import Celery
+from celery.result import GroupResult
+
+from jobplatform.domain.workflows import MAX_STEPS
+from jobplatform.errors import FieldError, InvalidRequest
+from workers.celery.call import Call, Ref, Results
+from workers.celery.collect import Collector, leaves_of
+from workers.celery.ids import job_id_of
+from workers.celery.kinds import ERRBACKS, kind_of_call, order_of
+
+_ODD = re.compile(r"[^A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Steps as JSON values, how many of them nobody waits for, and the job or gate of each task or group id."""
+
+    name: str
+    steps: list[dict[str, Any]]
+    pending: int
+    ids: dict[str, UUID]
+
+
+def plan_calls(app: Celery, collected: Collector, tenant_id: UUID, prefix: str = "", waits: UUID | None = None) -> Flow:
+    """Turn collected calls into steps: gates where groups end, then the calls in their order.
+
+    `prefix` goes before the steps' names, and `waits` is a step that waits for all of them: of a run that adds them.
+    Raises `InvalidRequest` for more than `MAX_STEPS`.
+    """
+    calls, groups = collected.calls, collected.groups
+    if len(calls) + len(groups) > MAX_STEPS:
+        wrong = FieldError("canvas", f"at most {MAX_STEPS:,} tasks and groups", f"{len(calls) + len(groups):,}")
+        raise InvalidRequest(
+            f"the canvas has {len(calls) + len(groups):,} tasks and groups, at most {MAX_STEPS:,} are possible: submit "
+            f"it in parts, or let a task add more when it runs",
+            (wrong,),
+        )
+    ids = {one: job_id_of(one, tenant_id) for one in (*groups, *calls)}
+    names = _names(calls, groups, prefix)
+    parents = {task_id: list(dict.fromkeys(call.after)) for task_id, call in calls.items()}
+    # a group's gate waits for its tasks, and for the gates of groups in it
+    parents |= {group_id: list(dict.fromkeys(_members(results, groups))) for group_id, results in groups.items()}
+    children: dict[str, list[str]] = {one: [] for one in ids}
+    for child, found in parents.items():
+        for parent in found:
+            children[parent].append(str(ids[child]))
+    # a list that the ledger can put together by itself: plain results, in the order of their places
+    places = {task_id: place for place, task_id in enumerate(calls)}
+    in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
+    known = {one: name for one, name in names.items() if one in calls or one in in_order}
+    pending = sum(not found for found in children.values())
+    steps = []
+    for place, one in enumerate(ids):
+        told = children[one] or ([str(waits)] if waits is not None else [])
+        row: dict[str, Any] = {
+            "id": str(ids[one]),
+            "name": names[one],
+            "place": place,
+            "type": "gate" if one in groups else "job",
+            "pending": len(parents[one]),
+            "children": told,
+            "on_failure": "skip",
+            "item": None,
+        }
+        if one in calls:
+            row |= _job(app, calls[one], known)
+        steps.append(row)
+    first = next(iter(calls.values()))
+    return Flow(first.name if len(calls) == 1 else f"{first.name}…", steps, pending, ids)
+
+
+def _job(app: Celery, call: Call, names: dict[str, str]) -> dict[str, Any]:
+    kind = kind_of_call(call)
+    row = order_of(call, kind, call.payload(names))
+    if call.after:  # counted from its turn on
+        row["template"] = {"delay_seconds": call.delay_seconds, "start_within_seconds": call.start_within_seconds}
+    if call.errbacks:
+        row["errbacks"] = [_errback_order(app, call)]
+        row["skip_calls_errbacks"] = call.is_body
+    return row
+
+
+def _errback_order(app: Celery, call: Call) -> dict[str, Any]:
+    """Return the job that calls the errbacks of a call, on its queue, where their code is known."""
+    from workers.celery.values import to_json
+
+    headers = {"errbacks": to_json(call.errbacks), "root_id": call.headers.get("root_id")}
+    return {
+        "queue": call.queue,
+        "kind": ERRBACKS,
+        "priority": call.priority,
+        "payload": {"args": [], "kwargs": {}, "headers": headers},
+        "tags": [],
+        "max_attempts": 3,
+        "crash_limit": 3,
+        "lost_limit": 50,
+    }
+
+
+def _members(results: Iterable[Any], groups: dict[str, list[Any]]) -> Iterable[str]:
+    for one in results:
+        if isinstance(one, GroupResult) and one.id not in groups:
+            yield from leaves_of(one.results)
+        else:
+            yield one.id
+
+
+def _is_in_order(results: list[Any], places: dict[str, int]) -> bool:
+    if any(isinstance(one, GroupResult) or one.id not in places for one in results):
+        return False
+    found = [places[one.id] for one in results]
+    return found == sorted(set(found))
+
+
+def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) -> dict[str, str]:
+    """Name every step after its task: `add`, `add-2`, …; gates `group`, `group-2`, …."""
+    taken: dict[str, int] = {}
+    names = {}
+    for one in (*groups, *calls):
+        base = "group" if one in groups else _ODD.sub("-", calls[one].name.rpartition(".")[2])[:80] or "task"
+        taken[base] = taken.get(base, 0) + 1
+        names[one] = f"{prefix}{base}" if taken[base] == 1 else f"{prefix}{base}-{taken[base]}"
+    return names
+
+
+__all__ = ["Flow", "Ref", "Results", "plan_calls"]

@@ -1,0 +1,27 @@
+"""Celery's task ids and the ledger's job ids: Celery takes any text, the ledger UUIDs."""
+
+from __future__ import annotations
+
+import hashlib
+from uuid import UUID
+
+from jobplatform.ledger.ids import new_id
+
+
+def new_task_id(*_: object) -> str:
+    """Return an id for a task: a UUIDv7, as the ledger has them, where Celery would make a UUIDv4."""
+    return str(new_id())
+
+
+def job_id_of(task_id: str, tenant_id: UUID) -> UUID:
+    """Return the job's id: the task's own when it is a UUIDv7, else a UUIDv8 that follows from text and tenant."""
+    try:
+        found = UUID(task_id)
+    except (ValueError, AttributeError, TypeError):
+        found = None
+    if found is not None and found.version == 7:
+        return found
+    digest = bytearray(hashlib.sha256(tenant_id.bytes + str(task_id).encode()).digest()[:16])
+    digest[6] = (digest[6] & 0x0F) | 0x80
+    digest[8] = (digest[8] & 0x3F) | 0x80
+    return UUID(bytes=bytes(digest))

@@ -1,0 +1,50 @@
+"""`self.replace(canvas)`: the canvas becomes steps that the run adds, and the last of them gives the task's result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.canvas import _chain, group
+from celery.exceptions import ImproperlyConfigured
+
+from jobplatform.errors import Permanent
+from workers.celery.collect import Collector
+from workers.celery.flow import plan_calls
+from workers.celery.run import BodyRun, current_run
+from workers.process import ledger
+
+
+def replace_run(task: Any, sig: Any) -> None:
+    """Collect what a canvas calls; it is written when the run is settled.
+
+    Raises `ImproperlyConfigured` for what Celery can't replace a task by either.
+    """
+    run = current_run()
+    assert run is not None, "a body is traced inside a run"
+    if "chord" in sig.options:
+        raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
+    if isinstance(sig, _chain) and not getattr(sig, "tasks", True):
+        raise ImproperlyConfigured("Cannot replace with an empty chain")
+    if isinstance(sig, group):
+        # as Celery: the results of a group come together in one task
+        sig |= task.app.tasks["celery.accumulate"].s(index=0)
+    request = task.request
+    nesting = (request.replaced_task_nesting or 0) + 1
+    sig.set(root_id=request.root_id, parent_id=request.id, replaced_task_nesting=nesting)
+    collector = Collector(task.app)
+    result = collector.run(sig.apply_async)
+    if not collector.calls:
+        raise ImproperlyConfigured("Cannot replace with an empty canvas")
+    run.replacement = (collector, result.id)
+
+
+def add_replacement(run: BodyRun) -> None:
+    """Give the collected canvas to the run: what settles it writes the steps."""
+    assert run.replacement is not None
+    collector, last = run.replacement
+    app, added = collector.app, run.context.added
+    name, job_id = added.own_name(ledger()), run.context.job_id
+    flow = plan_calls(app, collector, run.tenant_id, prefix=f"{name}/", waits=job_id)
+    if last not in flow.ids:
+        raise Permanent(f"the canvas that replaces it has no result of its own ({last})", code="invalid_replacement")
+    added.add_planned(ledger(), flow.steps, flow.pending, result_of=flow.ids[last])

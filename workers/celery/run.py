@@ -1,0 +1,60 @@
+"""The run that goes on in this thread: what a task's body may change of it, through Celery's own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+if TYPE_CHECKING:
+    from workers.celery.collect import Collector
+    from workers.context import RunContext
+
+_current: ContextVar[BodyRun | None] = ContextVar("run", default=None)
+
+
+@dataclass(frozen=True)
+class RetryOrder:
+    """What `self.retry` has asked for. `payload` is None where the next run gets the same."""
+
+    delay_seconds: float
+    payload: Mapping[str, Any] | None
+
+
+@dataclass
+class BodyRun:
+    """One run of a task's body."""
+
+    context: RunContext
+    task_id: str
+    tenant_id: UUID
+    payload: Mapping[str, Any]
+    #: what its request said, as Python values
+    args: Sequence[Any]
+    kwargs: Mapping[str, Any]
+    retry: RetryOrder | None = None
+    #: the canvas that it is replaced by
+    replacement: tuple[Collector, str] | None = None
+    #: the last state that `update_state` has set, and what it said
+    state: str | None = None
+    meta: Any = None
+    #: the results of what it has called
+    children: list[Any] = field(default_factory=list)
+
+
+def current_run() -> BodyRun | None:
+    """Return the run of this thread; None in a process that only calls tasks."""
+    return _current.get()
+
+
+@contextmanager
+def running(run: BodyRun) -> Iterator[BodyRun]:
+    """Make a run this thread's."""
+    token = _current.set(run)
+    try:
+        yield run
+    finally:
+        _current.reset(token)

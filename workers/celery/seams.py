@@ -1,0 +1,111 @@
+"""The places of Celery where an app that is on the ledger goes another way; every other app goes Celery's.
+
+| Celery's | here |
+|---|---|
+| `Celery.send_task` | the call becomes a job |
+| `group`, `chain`, `chord`: `apply_async` | all their calls together become one workflow |
+| `canvas.uuid` | ids are UUIDv7, as the ledger has them |
+| `Control.revoke` | a cancel in the ledger, which holds with all workers down |
+| `WorkController.setup_instance` | the worker gets the ledger's bootstep, and its tasks the ledger's class |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import celery.canvas
+from celery import Celery
+from celery.app.control import Control
+from celery.canvas import _chain, _chord, group
+from celery.worker.worker import WorkController
+
+from workers.celery.collect import active
+from workers.celery.ids import new_task_id
+from workers.celery.kinds import is_on_ledger
+
+_done = False
+
+
+def stand_in() -> None:
+    """Stand in at Celery's places, once per process."""
+    global _done
+    if _done:
+        return
+    _done = True
+    celery.canvas.uuid = new_task_id
+    Celery.send_task = _send_task(Celery.send_task)
+    for canvas in (group, _chain, _chord):
+        canvas.apply_async = _apply_async(canvas.apply_async, canvas is group)
+    Control.revoke = _revoke(Control.revoke)
+    WorkController.setup_instance = _setup_instance(WorkController.setup_instance)
+
+
+def _send_task(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def send(self: Celery, name: str, args: Any = None, kwargs: Any = None, *more: Any, **options: Any) -> Any:
+        if not is_on_ledger(self):
+            return original(self, name, args, kwargs, *more, **options)
+        from workers.celery.send import send_task
+
+        # countdown, eta, … by their places, as Celery takes them
+        options |= dict(zip(_POSITIONAL, more, strict=False))
+        by_celery = original.__get__(self)
+        return send_task(self, by_celery, name, args, kwargs, **options)
+
+    return send
+
+
+_POSITIONAL = (
+    *("countdown", "eta", "task_id", "producer", "connection", "router", "result_cls", "expires", "publisher"),
+    *("link", "link_error", "add_to_parent", "group_id", "group_index", "retries", "chord", "reply_to", "time_limit"),
+    *("soft_time_limit", "root_id", "parent_id", "route_name", "shadow", "chain", "task_type"),
+)
+
+
+def _apply_async(original: Callable[..., Any], is_group: bool) -> Callable[..., Any]:
+    @wraps(original)
+    def apply_async(self: Any, args: Any = None, kwargs: Any = None, add_to_parent: bool = True, **options: Any) -> Any:
+        if is_group:
+            options["add_to_parent"] = add_to_parent
+        elif not add_to_parent:
+            options["add_to_parent"] = False
+        app = self.app
+        if app.conf.task_always_eager or not is_on_ledger(app):
+            return original(self, args, kwargs, **options)
+        from workers.celery.send import collect_and_submit
+
+        def apply() -> Any:
+            result = original(self, args, kwargs, **options)
+            if is_group and (collector := active()) is not None:
+                collector.note_group(result, add_to_parent)
+            return result
+
+        return apply() if active() is not None else collect_and_submit(app, apply)
+
+    return apply_async
+
+
+def _revoke(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def revoke(self: Control, task_id: Any, *args: Any, terminate: bool = False, **options: Any) -> Any:
+        if not is_on_ledger(self.app):
+            return original(self, task_id, *args, terminate=terminate, **options)
+        from workers.celery.revoke import revoke_tasks
+
+        return revoke_tasks(task_id, terminate, reply=bool(options.get("reply")))
+
+    return revoke
+
+
+def _setup_instance(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def setup_instance(self: WorkController, *args: Any, **options: Any) -> Any:
+        if is_on_ledger(self.app):
+            from workers.celery.worker import prepare_worker
+
+            prepare_worker(self.app)
+        return original(self, *args, **options)
+
+    return setup_instance

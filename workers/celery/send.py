@@ -1,0 +1,184 @@
+"""`app.send_task`, into the ledger: the one way by which Celery calls a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from celery import Celery
+from celery.result import AsyncResult
+from celery.utils.time import maybe_iso8601, maybe_make_aware
+from kombu.exceptions import OperationalError
+
+from jobplatform.config import settings
+from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
+from jobplatform.usecases.submit_planned import submit_order, submit_steps
+from workers.celery.call import Call, read_call, tell_published
+from workers.celery.collect import Collector, active
+from workers.celery.flow import plan_calls
+from workers.celery.ids import job_id_of, new_task_id
+from workers.celery.kinds import how_to_add_a_queue, kind_of_call, order_of, queue_of, queues_of_ledger
+from workers.celery.run import BodyRun, RetryOrder, current_run
+from workers.celery.tenants import caller_tenant
+from workers.celery.values import to_json
+from workers.process import hints, ledger
+
+T = TypeVar("T")
+SendTask = Callable[..., AsyncResult]
+
+#: options of a call that have no equal, and what to do instead
+WITHOUT_EQUAL = {
+    "exchange": "name a queue: on the ledger a queue's name is all there is to routing",
+    "chord": "apply a chord, of which its header is a part",
+}
+_LIMITS = ("time_limit", "soft_time_limit")
+
+
+def send_task(
+    app: Celery,
+    send_by_celery: SendTask,
+    name: str,
+    args: Sequence[Any] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    task_type: Any = None,
+    route_name: str | None = None,
+    result_cls: Any = None,
+    add_to_parent: bool = True,
+    **options: Any,
+) -> AsyncResult:
+    """Call a task by name. Takes what Celery's own takes, and returns the same.
+
+    Raises `ConfigurationError` for options without an equal, kombu's `OperationalError` when the ledger is away,
+    `EncodeError` for arguments that JSON can't hold.
+    """
+    given = {key: value for key, value in options.items() if value is not None}
+    if task_type is None:
+        task_type = app._tasks.get(name)
+        usual = {} if task_type is None else task_type._get_exec_options()
+        given = {key: value for key, value in usual.items() if value is not None} | given
+    run = current_run()
+    task_id = given.get("task_id")
+    if run is not None and task_id == run.task_id and given.get("retries"):
+        run.retry = _read_retry(app, run, args, kwargs, given)
+        return (result_cls or app.AsyncResult)(task_id)
+    queue = queue_of(app, route_name or name, given, task_type, args, kwargs)
+    if queue not in queues_of_ledger():
+        _check_left_to_celery(name, queue)
+        own = {"task_type": task_type, "route_name": route_name, "result_cls": result_cls}
+        return send_by_celery(name, args, kwargs, add_to_parent=add_to_parent, **own, **options)
+    _refuse_odd(app, name, given, task_type)
+    given |= {"task_id": task_id or new_task_id(), "queue": queue}
+    parent = app.current_worker_task
+    if parent is not None and parent.request.id:
+        given.setdefault("root_id", parent.request.root_id or parent.request.id)
+        given.setdefault("parent_id", parent.request.id)
+        if app.conf.task_inherit_parent_priority:
+            given.setdefault("priority", (parent.request.delivery_info or {}).get("priority"))
+    call = read_call(app, name, args, kwargs, given)
+    if (collector := active()) is not None:
+        collector.note(call, add_to_parent)
+    elif call.links or call.chain or call.errbacks:
+        collector = Collector(app)
+        collector.run(lambda: collector.note(call, False))
+        submit(app, collector)
+    else:
+        _submit_alone(call)
+    result = (result_cls or app.AsyncResult)(call.task_id)
+    result.ignored = bool(given.get("ignore_result"))
+    if add_to_parent and parent is not None and active() is None:
+        parent.add_trail(result)
+    return result
+
+
+def collect_and_submit(app: Celery, apply: Callable[[], T]) -> T:
+    """Apply a canvas and submit what it calls as one workflow. Returns what Celery returns."""
+    collector = Collector(app)
+    result = collector.run(apply)
+    if collector.calls:
+        submit(app, collector)
+    return result
+
+
+def submit(app: Celery, collector: Collector) -> None:
+    """Submit collected calls: a workflow in one transaction, or a job where one is all there is."""
+    calls = list(collector.calls.values())
+    if len(calls) == 1 and not collector.groups and not calls[0].errbacks:
+        _submit_alone(calls[0])
+        return
+    tenant_id = caller_tenant()
+    flow = plan_calls(app, collector, tenant_id)
+    _translated(lambda: submit_steps(ledger(), hints(), tenant_id, flow.name, flow.steps, flow.pending))
+    for call in calls:
+        tell_published(call)
+
+
+def _submit_alone(call: Call) -> None:
+    tenant_id = caller_tenant()
+    order = order_of(call, kind_of_call(call), call.payload())
+    _translated(lambda: submit_order(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), order))
+    tell_published(call)
+
+
+def _translated(action: Callable[[], T]) -> T:
+    """Raise what Celery raises for a broker that is away: what calls tasks may be prepared for that."""
+    try:
+        return action()
+    except (LedgerUnavailable, OutcomeUnknown) as error:
+        raise OperationalError(f"the task was not accepted: {error}") from error
+
+
+def _refuse_odd(app: Celery, name: str, options: dict[str, Any], task_type: Any) -> None:
+    for option, instead in WITHOUT_EQUAL.items():
+        if option == "exchange" and options.get(option) and active() is None:
+            raise ConfigurationError(
+                f"task {name!r}: the option {option}={options[option]!r} has no equal here: {instead}"
+            )
+    serializer = options.get("serializer") or "json"
+    if serializer != "json":
+        raise ConfigurationError(f"task {name!r}: expected serializer json, got {serializer}: the ledger keeps JSON")
+    for option in _LIMITS:
+        value = options.get(option)
+        own = getattr(task_type, option, None)
+        if value is not None and task_type is not None and value != own:
+            raise ConfigurationError(
+                f"task {name!r}: expected {option} to be the task's own ({own}), got {value} for one call: a message "
+                f"can't carry limits, as workers obey none. Give the task the limit, or make a second one"
+            )
+
+
+def _check_left_to_celery(name: str, queue: str) -> None:
+    """Refuse to publish as Celery does, where it would go nowhere: the queue is not switched to the ledger (yet)."""
+    if settings().celery_old_broker_url is None:
+        raise ConfigurationError(
+            f"task {name!r} goes to queue {queue!r}, which is not on the ledger: {how_to_add_a_queue()}"
+        )
+    if active() is not None:
+        raise ConfigurationError(
+            f"task {name!r} of a canvas goes to queue {queue!r}, which is not on the ledger, and others do not: "
+            f"expected all of its queues on one side. Switch them together"
+        )
+
+
+def _read_retry(
+    app: Celery, run: BodyRun, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
+) -> RetryOrder:
+    """Read what `Task.retry` sends: the same task with the same id. The ledger keeps its place and its history."""
+    delay = 0.0
+    if options.get("countdown") is not None:
+        delay = float(options["countdown"])
+    elif options.get("eta") is not None:
+        eta = maybe_make_aware(maybe_iso8601(options["eta"]), tz=app.timezone)
+        delay = max(0.0, (eta - datetime.now(UTC)).total_seconds())
+    payload = None
+    headers = dict(run.payload.get("headers") or {})
+    own = options.get("headers") or {}
+    changed = {key: value for key, value in own.items() if headers.get(key) != value}
+    if list(args or ()) != list(run.args) or dict(kwargs or {}) != dict(run.kwargs) or changed:
+        payload = {
+            "args": to_json(list(args or ())),
+            "kwargs": to_json(dict(kwargs or {})),
+            "headers": headers | to_json(changed),
+        }
+    return RetryOrder(delay, payload)

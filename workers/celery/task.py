@@ -1,0 +1,75 @@
+"""The class of tasks of existing Celery apps: Celery's own, and around its body the life of an attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import celery
+from celery.app.trace import build_tracer
+from celery.exceptions import Ignore
+
+from jobplatform.domain.kinds import REGISTRY
+from workers.celery.kinds import is_on_ledger, register_task
+from workers.task import LEASE, trace_delivery
+
+Tracer = Callable[..., Any]
+
+
+class Task(celery.Task):  # type: ignore[misc]
+    """Celery's task on the ledger, where its app has the config object; plain Celery where it has not.
+
+    Celery traces the body as ever: hooks, signals, `self.retry`, custom `__call__` and bases. Around that a worker
+    claims before and settles after it, so the message decides nothing.
+    """
+
+    abstract = True
+    _body_tracer: Tracer | None = None
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Register the task as a kind, and take settings away that would let Celery decide."""
+        super().on_bound(app)
+        task = app._tasks.get(cls.name)
+        if task is None or not is_on_ledger(app):  # a base of tasks is none itself
+            return
+        cls.Request = "workers.request:LedgerRequest"
+        cls.acks_late, cls.reject_on_worker_lost = True, False
+        cls.acks_on_failure = cls.acks_on_timeout = True
+        cls.rate_limit = None
+        register_task(task)
+
+    @property
+    def __trace__(self) -> Tracer:
+        """What a worker calls for a delivery."""
+        return self._trace_delivery
+
+    @__trace__.setter
+    def __trace__(self, tracer: Tracer) -> None:
+        """Keep the tracer that Celery builds when a worker starts: it runs the body."""
+        self._body_tracer = tracer
+
+    def trace_body(self, task_id: str, args: Any, kwargs: Any, request: dict[str, Any]) -> Any:
+        """Run the body as Celery does; returns its (retval, info, runtime, retstr)."""
+        if self._body_tracer is None:
+            self._body_tracer = build_tracer(self.name, self, self.app.loader, app=self.app)
+        return self._body_tracer(task_id, args, kwargs, request)
+
+    def _trace_delivery(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+        """Run one delivery from claim to settle, and tell Celery the outcome."""
+        if LEASE not in (request or {}):
+            return self.trace_body(uuid, args, kwargs, request)
+        return trace_delivery(REGISTRY.get(self.name), uuid, request)
+
+    def replace(self, sig: Any) -> Any:
+        """Replace this task by a canvas: its result is that one's, and what waits for it waits for that.
+
+        The canvas is written when this run is settled, and only then.
+        """
+        from workers.celery.replace import replace_run
+
+        request = self.request
+        if request.is_eager or request.called_directly or not is_on_ledger(self.app):
+            return super().replace(sig)
+        replace_run(self, sig)
+        raise Ignore("Replaced by new task")
