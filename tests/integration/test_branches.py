@@ -101,6 +101,21 @@ def test_replays_of_two_failures_and_of_the_whole(book: Book) -> None:
     assert set(steps_of(book, workflow).values()) == {"done"} and state_of(book, workflow) == "succeeded"
 
 
+def test_what_is_called_off_before_its_turn_ends_its_branch_when_that_comes(book: Book) -> None:
+    workflow = submit(book, chain(echo("a"), echo("b"), echo("c")))
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, job_of(book, workflow, "c"), "not needed")
+        jobs.cancel_job(connection, book.tenant_id, job_of(book, workflow, "b"), "not needed")
+    whole(book)
+    assert state_of(book, workflow) == "running"  # a still runs
+    assert play(book) == ["a"]
+    assert steps_of(book, workflow) == {"a": "done", "b": "failed", "c": "failed"}
+    assert state_of(book, workflow) == "failed"
+    replay_workflow(book.ledger, None, book.tenant_id, workflow, by="test")
+    assert play(book) == ["b", "c"] and state_of(book, workflow) == "succeeded"
+    book.assert_conserved()
+
+
 def test_the_workflow_fails_although_the_last_to_end_has_succeeded_and_a_cancel_says_so(book: Book) -> None:
     workflow = submit(book, group(echo("a"), echo("b")))
     run_one(book, job_of(book, workflow, "a"), "test.echo", failing("a"))

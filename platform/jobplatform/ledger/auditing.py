@@ -161,7 +161,8 @@ _WORKFLOWS = text(
             WHEN s.failed_parents <> coalesce(c.failed, 0) THEN 'counter of what has failed'
             WHEN w.state = 'running' AND s.pending = 0 AND s.state IN ('waiting', 'joining', 'skipped')
                 AND NOT s.told_failed THEN 'step that waits for nothing'
-            WHEN w.state = 'running' AND s.state = 'failed' AND NOT s.told_failed THEN 'failed step that stops nothing'
+            WHEN w.state = 'running' AND s.state = 'failed' AND NOT s.told_failed
+                AND NOT (s.on_failure = 'skip' AND s.pending > 0) THEN 'failed step that stops nothing'
             WHEN s.type = 'job' AND (s.state = 'waiting') <> (s.job_state IS NOT DISTINCT FROM 'blocked')
                 THEN 'step and job disagree'
             WHEN s.type = 'job' AND s.state = 'open' AND s.job_state IS NULL THEN 'step without its job' END AS detail

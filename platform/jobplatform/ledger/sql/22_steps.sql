@@ -25,12 +25,17 @@ BEGIN
         WHERE id = s.id;
         PERFORM call_errbacks(s, j);
     ELSIF j.state <> 'succeeded' AND s.on_failure IN ('fail', 'skip') THEN
-        UPDATE workflow_steps SET state = 'failed', told_failed = s.on_failure = 'skip' WHERE id = s.id;
+        -- one that was called off before its turn: its branch ends when that comes (`tell_steps`), as what it waited
+        -- for goes on
+        UPDATE workflow_steps SET state = 'failed', told_failed = s.on_failure = 'skip' AND s.pending = 0 WHERE id = s.id;
         PERFORM call_errbacks(s, j);
         IF s.on_failure = 'fail' THEN
             PERFORM fail_workflow(s, j.state, j.error);
         ELSE
             PERFORM note_failure(s, j.state, j.error);
+            IF s.pending > 0 THEN
+                RETURN;
+            END IF;
             PERFORM tell_steps(s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id);
         END IF;
     ELSIF s.state = 'waiting' THEN  -- what waits for it waits for its turn all the same
@@ -129,8 +134,8 @@ BEGIN
             FROM (SELECT id, count(*)::integer AS times, sum(failed)::integer AS failed FROM (
                     SELECT unnest(v_told) AS id, 0 AS failed UNION ALL SELECT unnest(v_failed), 1) AS each
                   GROUP BY id) AS over
-            WHERE s.id = over.id RETURNING s.id, s.pending, s.failed_parents)
-        SELECT array_agg(id) FILTER (WHERE failed_parents = 0), array_agg(id) FILTER (WHERE failed_parents > 0)
+            WHERE s.id = over.id RETURNING s.id, s.pending, s.failed_parents > 0 OR s.state = 'failed' AS broken)
+        SELECT array_agg(id) FILTER (WHERE NOT broken), array_agg(id) FILTER (WHERE broken)
         INTO v_ready, v_broken FROM told WHERE pending = 0;
         v_told := '{}';
         v_failed := '{}';
@@ -198,11 +203,12 @@ BEGIN
         RETURN;
     END IF;
     FOR s IN SELECT * FROM workflow_steps WHERE id = ANY (p_steps) ORDER BY id LOOP
-        CONTINUE WHEN s.state NOT IN ('waiting', 'joining', 'skipped');
+        CONTINUE WHEN s.told_failed OR s.state NOT IN ('waiting', 'joining', 'skipped', 'failed')
+            OR s.state = 'failed' AND s.on_failure <> 'skip';
         UPDATE workflow_steps SET
             state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, told_failed = true
         WHERE id = s.id;
-        UPDATE workflow_steps SET failed_by = coalesce(failed_by, s.failed_by) WHERE id = ANY (s.children);
+        UPDATE workflow_steps SET failed_by = coalesce(failed_by, s.failed_by, s.id) WHERE id = ANY (s.children);
         failed := failed || s.children;
         sinks := sinks + (cardinality(s.children) = 0)::integer;
         IF s.type = 'job' AND s.state = 'waiting' THEN
