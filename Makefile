@@ -5,10 +5,10 @@ BIN := .venv/bin
 # what faces the broker: run a second time on RabbitMQ 4.3
 BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_rubbish.py
 
-.PHONY: help setup demo up down status test lint format bench drills clean
+.PHONY: help setup demo up down status test lint format bench drills celery-suite clean
 
 help: ## print this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 setup: .venv/.installed ## install what is missing: .venv, rabbitmq-server, ffmpeg
 	@$(BIN)/jobplatform dev install
@@ -49,6 +49,9 @@ bench: setup ## measure beside bare Celery, in one run
 drills: setup ## play every fault under load, on the distribution's RabbitMQ and on 4.3
 	@$(BIN)/python -m drills $(DRILLS_ARGS)
 	@JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m drills $(DRILLS_ARGS)
+
+celery-suite: setup ## run Celery's own integration tests on the platform (wants redis-server; a quarter of an hour)
+	@$(BIN)/python -m tests.celery_suite $(SUITE_ARGS)
 
 clean: ## remove .venv (a stack that runs is stopped first)
 	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down; fi

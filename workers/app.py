@@ -27,8 +27,10 @@ maintenance.register(kinds, _settings)
 
 def _register_kinds() -> None:
     """One Celery task per kind, under the kind's name, so that Flower shows kinds."""
+    app.finalize()
     for kind in kinds:
         task_class = TracedByKind if isinstance(kind.handler, Body) else LedgerTask
+        app.tasks.pop(kind.name, None)  # Celery's own, as map is, which is another app's task here
         app.register_task(task_class.for_kind(kind))
 
 

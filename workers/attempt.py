@@ -150,7 +150,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     except Reordered as error:
         told = _error(error, error.reason, True, error.detail)
         wait = max(0.0, error.after or 0.0)
-        return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=told, payload=error.payload)
+        return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=told, next_run=error.next_run)
     except Retryable as error:
         return _failed(kind, claimed, _error(error, error.reason, True, error.detail), after=error.after)
     except Permanent as error:

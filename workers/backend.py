@@ -18,7 +18,9 @@ from celery.result import GroupResult, result_from_tuple
 
 from jobplatform.config import settings
 from jobplatform.domain.states import State
+from jobplatform.domain.texts import without_nulls
 from jobplatform.errors import LedgerUnavailable
+from jobplatform.observe.logs import get_log
 from jobplatform.usecases.read_calls import CallView, find_call, find_members
 from workers.celery.collect import active
 from workers.celery.failures import rebuild, traceback_of
@@ -27,6 +29,8 @@ from workers.celery.run import current_run
 from workers.celery.tenants import reader_tenant
 from workers.celery.values import from_json, to_json
 from workers.process import ledger
+
+log = get_log(__name__)
 
 #: the ledger's states in Celery's words
 CELERY_STATES = {
@@ -58,11 +62,15 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         Raises `LeaseLost` when the run no longer counts, `JobCancelled` when the job was called off.
         """
         run = current_run()
-        if run is None or str(task_id) != run.task_id or state in (states.STARTED, states.RETRY):
+        if state == states.RETRY or (state == states.STARTED and isinstance(result, dict) and "pid" in result):
+            return result  # the tracer's own
+        if run is None or str(task_id) != run.task_id:
+            why = "only a running task sets its state"
+            log.warning("state_not_kept", state=state, task_id=str(task_id), reason=why)
             return result
         run.state, run.meta = state, result
         if state not in states.READY_STATES:
-            meta = to_json(result)
+            meta = without_nulls(to_json(result))
             told = meta if isinstance(meta, dict) else {}
             numbers = {key: told[key] for key in ("current", "total") if isinstance(told.get(key), int | float)}
             run.context.tell({"current": 0, "total": None, "message": state, **numbers, "state": state, "meta": meta})
@@ -111,17 +119,11 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         call = self._find(task_id)
         if call is None:
             old = _old_backend(self.app)
-            return old.get_task_meta(task_id) if old is not None else _unknown()
+            return old.get_task_meta(task_id) if old is not None else _unknown(task_id)
         return _meta_of(self, task_id, call)
 
     def _find(self, task_id: str) -> CallView | None:
-        try:
-            job_id = UUID(str(task_id))
-        except ValueError:
-            job_id = None
-        if job_id is None or job_id.version != 7:
-            tenant_id = reader_tenant()
-            job_id = job_id_of(str(task_id), tenant_id) if tenant_id is not None else None
+        job_id = _job_id(task_id)
         return None if job_id is None else find_call(ledger("backend", connections=4), job_id)
 
     def wait_for(
@@ -161,10 +163,8 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         return result
 
     def _restore_group(self, group_id: str) -> dict[str, Any] | None:
-        try:
-            members = find_members(ledger("backend", connections=4), UUID(str(group_id)))
-        except ValueError:
-            return None
+        gate_id = _job_id(group_id)
+        members = [] if gate_id is None else find_members(ledger("backend", connections=4), gate_id)
         if not members:
             return None
         return {"result": GroupResult(group_id, [self.app.AsyncResult(str(one)) for one in members], app=self.app)}
@@ -173,8 +173,15 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         """History is not Celery's to forget."""
 
 
-def _unknown() -> dict[str, Any]:
-    return {"status": states.PENDING, "result": None, "traceback": None, "children": []}
+def _job_id(task_id: str) -> UUID | None:
+    """Return the id of a task's or group's row; None for a text of one's own in a process that has no tenant."""
+    tenant_id = reader_tenant()
+    found = job_id_of(str(task_id), tenant_id or UUID(int=0))
+    return found if tenant_id is not None or str(found) == str(task_id) else None
+
+
+def _unknown(task_id: str) -> dict[str, Any]:
+    return {"task_id": task_id, "status": states.PENDING, "result": None, "traceback": None, "children": []}
 
 
 def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, Any]:
@@ -184,11 +191,11 @@ def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, 
         status = states.FAILURE
     progress = job.progress or {}
     headers = call.headers
-    result = job.result
+    result = None if headers.get("ignore_result") else job.result
     if status == states.STARTED and isinstance(progress, Mapping) and "state" in progress:
         status, result = progress["state"], progress.get("meta")
     meta: dict[str, Any] = {
-        "task_id": task_id,
+        "task_id": headers.get("id") or task_id,
         "status": status,
         "result": from_json(result),
         "traceback": None,

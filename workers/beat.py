@@ -146,7 +146,11 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindR
     if isinstance(start_within, timedelta):
         start_within = start_within.total_seconds()
     priority = options.pop("priority", None)
-    options.pop("queue", None)  # a kind has its queue
+    queue = options.pop("queue", None)
+    if queue is not None and entry["task"] in kinds and queue != kinds.get(entry["task"]).queue:
+        raise wrong(
+            f"its queue is {kinds.get(entry['task']).queue!r}, and one for its schedule alone has no equal: {queue!r}"
+        )
     if options:
         raise wrong(f"options that have no equal here: {', '.join(sorted(options))}")
     when = entry.get("schedule")

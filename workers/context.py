@@ -59,6 +59,7 @@ class RunContext:
         self._kind = kind
         self._delivery = claimed.delivery
         self.tenant_id = claimed.tenant_id
+        self.node = claimed.delivery.node
         self._settings = settings
         self.job_id: UUID = claimed.delivery.job_id
         self.run_no = claimed.run_no

@@ -38,6 +38,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         queues = sorted(worker.app.amqp.queues.consume_from)
         pool = POOLS.get(worker.pool_cls.__module__, worker.pool_cls.__module__)
         check_pool(pool, queues, config)
+        check_kinds(queues, config)
         worker.prefetch_multiplier = min(config.queues[name].prefetch for name in queues)
         self._card = WorkerCard(
             id=WORKER_ID,
@@ -85,6 +86,19 @@ def _note_what_is_handed_over(worker: Any) -> None:
     if worker.process_task == give:  # pools without a semaphore call it directly
         worker.process_task = note_and_give
     worker._process_task = note_and_give
+
+
+def check_kinds(queues: list[str], config: Settings) -> None:
+    """Refuse a worker that was given no queues, takes from all of them, and knows no kind of some.
+
+    Raises `ConfigurationError`.
+    """
+    idle = set(queues) - {kind.queue for kind in REGISTRY}
+    if idle and len(queues) > 1 and set(queues) == set(config.queues):
+        raise ConfigurationError(
+            f"this worker would take the jobs of all queues, and knows no kind of {', '.join(sorted(idle))}: name its "
+            f"queues, like `-Q {next(iter(set(queues) - idle), queues[0])}`"
+        )
 
 
 def check_pool(pool: str, queues: list[str], config: Settings) -> None:

@@ -324,15 +324,16 @@ class Retryable(RunFailed):
 
 
 class Reordered(Retryable):
-    """Somebody who counts the attempts by himself wants another one, with this payload where it is not None."""
+    """Somebody who counts the attempts by himself wants another one. `next_run`: what that has instead: payload,
+    priority or both."""
 
     code = "retry"
 
     def __init__(
-        self, message: str, *, after: float, payload: Any = None, detail: dict[str, Any] | None = None
+        self, message: str, *, after: float, next_run: Any = None, detail: dict[str, Any] | None = None
     ) -> None:
         super().__init__(message, after=after, detail=detail)
-        self.payload = payload
+        self.next_run = next_run
 
 
 class Permanent(RunFailed):

@@ -19,6 +19,7 @@ import pytest
 from celery.exceptions import ChordError, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 
 from jobplatform import config
+from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
@@ -48,7 +49,7 @@ def shop(platform: Platform) -> Iterator[Shop]:
     platform.stack.start_celery("worker-shop", "shop", "-c", "3", app="shop")
     platform.stack.wait_for_workers(5)
     environment = platform.stack.environment()
-    before = dict(os.environ)
+    before, kinds = dict(os.environ), dict(REGISTRY._kinds)
     os.environ.update({name: value for name, value in environment.items() if name.startswith("JOBPLATFORM_")})
     config.settings.cache_clear()
     sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
@@ -59,6 +60,8 @@ def shop(platform: Platform) -> Iterator[Shop]:
         os.environ.clear()
         os.environ.update(before)
         config.settings.cache_clear()
+        REGISTRY._kinds.clear()
+        REGISTRY._kinds.update(kinds)
 
 
 # --- First Steps, Next Steps, Calling Tasks -------------------------------------------------------
@@ -94,6 +97,8 @@ def test_links_and_error_handlers_are_called(shop: Shop) -> None:
     failed = tasks.fail.apply_async(("a",), link_error=[tasks.error_handler.s(), tasks.log_error.s()])
     assert shop.notes("error_handler")[0] == f"{failed.id} ValueError('a') True ['a']"
     assert shop.notes("log_error") == [failed.id]
+    tasks.fail.apply_async(("b",), task_id="my own", link_error=tasks.log_error.s())
+    assert shop.notes("log_error", 2)[1] == "my own"
 
 
 def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
@@ -138,6 +143,10 @@ def test_what_is_not_json_is_refused_before_anything_is_written(shop: Shop) -> N
         shop.tasks.add.apply_async((1, 2), serializer="pickle")
     with pytest.raises(ConfigurationError, match="a message can't carry limits"):
         shop.tasks.add.apply_async((1, 2), time_limit=5)
+    with pytest.raises(ConfigurationError, match="the option chord"):
+        shop.tasks.add.apply_async((1, 2), chord=shop.tasks.tsum.s())
+    with pytest.raises(NotImplementedError, match="revoked by their ids"):
+        shop.app.control.revoke_by_stamped_headers({"a": "b"})
     with pytest.raises(ConfigurationError, match=r"'nowhere' missing from task_queues.* Expected one of"):
         shop.app.send_task("shop.tasks.add", (1, 2), queue="nowhere")
     assert shop.platform.sql("SELECT count(*) FROM jobs") == before
@@ -176,6 +185,26 @@ def test_retries_are_counted_by_celery_and_kept_by_the_ledger(shop: Shop) -> Non
     assert shop.tasks.refreshes.delay(shop.platform.file("refreshes"), 4).get(timeout=SECONDS) == "fresh"
     # other arguments, as often as it likes
     assert shop.tasks.counts_down.delay(5).get(timeout=SECONDS) == [0, 1, 2, 3, 4]
+
+
+def test_what_a_retry_changes_and_what_the_body_does_after_it(shop: Shop) -> None:
+    tasks = shop.tasks
+    assert tasks.turns_pages.delay({"page": 0}).get(timeout=SECONDS) == [3, 8]
+    assert tasks.retries_and_goes_on.delay(shop.platform.file("goes-on")).get(timeout=SECONDS) == 1
+    path = shop.platform.file("bad-hook")
+    with pytest.raises(RuntimeError, match="a bug in a hook"):
+        tasks.fails_in_its_hook.delay(path).get(timeout=SECONDS)
+    assert len(shop.platform.calls(path)) == 1
+    with pytest.raises(tasks.Shop.ClosedError, match="until Monday"):
+        tasks.closes.delay().get(timeout=SECONDS)
+
+
+def test_ignored_results_reach_who_comes_after_them_and_nobody_else(shop: Shop) -> None:
+    result = (shop.tasks.adds_in_silence.s(2, 2) | shop.tasks.add.s(3))()
+    assert result.get(timeout=SECONDS) == 7
+    assert shop.app.AsyncResult(result.parent.id).result is None
+    kept = shop.tasks.adds_in_silence.apply_async((1, 1), ignore_result=False)
+    assert kept.get(timeout=SECONDS) == 2
 
 
 def test_hooks_and_call_of_a_base_that_knows_nothing_of_the_platform(shop: Shop) -> None:
@@ -356,6 +385,16 @@ def test_eager_tasks_need_no_server(shop: Shop) -> None:
         assert shop.tasks.unreliable.delay(shop.platform.file("eager"), 2).get() == 2
     finally:
         shop.app.conf.task_always_eager = False
+
+
+def test_an_app_with_a_backend_or_broker_of_its_own_is_refused(shop: Shop) -> None:
+    from celery import Celery
+
+    for given in ({"backend": "cache+memory://"}, {"broker": "memory://"}):
+        other = Celery("other", task_cls="workers.celery:Task", set_as_current=False, **given)
+        other.config_from_object("workers.celery.config")
+        with pytest.raises(ConfigurationError, match=f"take `{next(iter(given))}=…` out"):
+            other.send_task("shop.tasks.add", (1, 1))
 
 
 def test_without_the_config_object_the_app_is_plain_celery(shop: Shop) -> None:

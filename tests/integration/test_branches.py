@@ -170,10 +170,12 @@ def test_a_step_is_replaced_and_its_result_is_that_of_what_it_has_added(book: Bo
     added, last = replacement_of(book, job_of(book, workflow, "a"))
     run_one(book, job_of(book, workflow, "a"), "test.echo", added=added)
     assert steps_of(book, workflow)["a"] == "joining"
-    assert play(book)[:2] == ["a/x", "a/y"]
+    ran = play(book, failing("a/z"))
+    assert ran[0] == "a/x" and set(ran) == {"a/x", "a/y", "a/z", "b", "c"}
     assert book.row(job_of(book, workflow, "b")).result == {"from_a": {"y": 2}}
     assert book.row(last).result == {"y": 2}
-    assert state_of(book, workflow) == "succeeded"
+    assert state_of(book, workflow) == "failed"  # by what was linked, and only in the end
+    whole(book)
 
 
 def test_a_replacement_that_fails_ends_the_branch_and_comes_back(book: Book) -> None:
@@ -193,9 +195,9 @@ def test_a_replacement_that_fails_ends_the_branch_and_comes_back(book: Book) -> 
 
 def test_a_retry_brings_its_own_payload_and_as_many_attempts_as_it_wants(book: Book) -> None:
     job_id, lease_id = book.running()
-    book.settle(job_id, lease_id, "failed", "scheduled", payload={"n": 2})
+    book.settle(job_id, lease_id, "failed", "scheduled", next_run={"payload": {"n": 2}, "priority": 7})
     row = book.row(job_id)
-    assert (row.payload, row.attempt, row.max_attempts) == ({"n": 2}, 1, 3)
+    assert (row.payload, row.priority, row.attempt, row.max_attempts) == ({"n": 2}, 7, 1, 3)
     book.do("UPDATE jobs SET max_attempts = 1 WHERE id = :id", id=job_id)
     book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
     book.all("SELECT * FROM wake_jobs(10, NULL)")
@@ -205,7 +207,7 @@ def test_a_retry_brings_its_own_payload_and_as_many_attempts_as_it_wants(book: B
     book.claim(job_id, lease_id)
     book.settle(job_id, lease_id, "failed", "scheduled")
     row = book.row(job_id)
-    assert (row.payload, row.attempt, row.max_attempts) == ({"n": 2}, 2, 3)
+    assert (row.payload, row.priority, row.attempt, row.max_attempts) == ({"n": 2}, 7, 2, 3)
 
 
 def test_a_cancel_may_leave_alone_what_runs(book: Book) -> None:

@@ -147,7 +147,10 @@ def replacement_of(book: Book, job_id: UUID) -> tuple[bytes, UUID]:
         {**base, "id": str(x), "name": f"{name}/x", "place": 0, "pending": 0, "children": [str(y)], "payload": {}},
         {**base, "id": str(y), "name": f"{name}/y", "place": 1, "pending": 1, "children": [str(job_id)],
          "payload": {"y": 2}},
+        # linked to x: not waited for
+        {**base, "id": str(new_id()), "name": f"{name}/z", "place": 2, "pending": 1, "children": [], "payload": {}},
     ]  # fmt: skip
+    rows[0]["children"].append(rows[2]["id"])
     added.add_planned(book.ledger, rows, 1, result_of=y)
     found = added.as_json()
     assert found is not None

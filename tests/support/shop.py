@@ -161,6 +161,48 @@ def rejects():
     raise Reject("no reason", requeue=False)
 
 
+class Shop:
+    class ClosedError(Exception):
+        pass
+
+
+@app.task
+def closes():
+    raise Shop.ClosedError("until Monday")
+
+
+@app.task(ignore_result=True)
+def adds_in_silence(x, y):
+    return x + y
+
+
+@app.task(bind=True, max_retries=2)
+def turns_pages(self, book):
+    book["page"] += 1
+    if book["page"] < 3:
+        raise self.retry(countdown=0.02, priority=8)
+    return [book["page"], self.request.delivery_info["priority"]]
+
+
+@app.task(bind=True, max_retries=1)
+def retries_and_goes_on(self, path):
+    if count(path) == 1:
+        self.retry(countdown=0.02, throw=False)
+        raise ValueError("all the same")
+    return self.request.retries
+
+
+class BadHook(Task):
+    def on_failure(self, exc, task_id, args, kwargs, einfo):
+        raise RuntimeError("a bug in a hook")
+
+
+@app.task(base=BadHook)
+def fails_in_its_hook(path):
+    count(path)
+    raise ValueError("the task")
+
+
 @app.task
 def fail(message="told to fail"):
     raise ValueError(message)

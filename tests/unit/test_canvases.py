@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -11,6 +12,7 @@ from celery import Celery, chain, chord, group
 from celery.signals import before_task_publish
 
 from jobplatform.config import settings
+from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError, InvalidRequest
 from jobplatform.ledger.ids import new_id
 from workers.celery.collect import Collector
@@ -22,7 +24,8 @@ TENANT = new_id()
 
 
 @pytest.fixture(scope="module")
-def app() -> Celery:
+def app() -> Iterator[Celery]:
+    before = dict(REGISTRY._kinds)
     made = Celery("unit", task_cls="workers.celery:Task", set_as_current=False)
     made.config_from_object("workers.celery.config")
 
@@ -37,7 +40,9 @@ def app() -> Celery:
     @made.task(name="unit.note")
     def note(task_id: str) -> None: ...
 
-    return made
+    yield made
+    REGISTRY._kinds.clear()
+    REGISTRY._kinds.update(before)
 
 
 def plan(app: Celery, canvas: Any, *args: Any, **options: Any) -> Flow:
@@ -141,7 +146,7 @@ def test_traces_may_add_headers_as_in_celery(app: Celery) -> None:
         flow = plan(app, chain(add(app, 1, 1), add(app, 1)))
     finally:
         before_task_publish.disconnect(trace)
-    assert [row["payload"]["headers"]["traceparent"] for row in flow.steps] == ["00-abc"] * 2
+    assert [row["payload"]["headers"]["custom"]["traceparent"] for row in flow.steps] == ["00-abc"] * 2
 
 
 def test_a_queue_that_is_not_on_the_ledger_is_refused(app: Celery) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
+from celery.app.task import Context, get_actual_ignore_result
 from celery.exceptions import Ignore, Reject, Retry
-from celery.utils.nodenames import gethostname
 
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.domain.texts import printable
@@ -26,11 +27,11 @@ from jobplatform.errors import (
 from workers.attempt import TRACEBACK_CHARACTERS
 from workers.celery.failures import describe
 from workers.celery.replace import add_replacement
-from workers.celery.run import BodyRun, running
+from workers.celery.run import BodyRun, RetryOrder, running
 from workers.celery.values import from_json, to_json
 
 #: headers that are no request's
-_ABOUT_THE_JOB = frozenset(("children", "of_chord", "failed", "errbacks", "queue", "priority"))
+_ABOUT_THE_JOB = frozenset(("children", "of_chord", "is_step", "failed", "errbacks", "queue", "priority"))
 #: what a body may raise that the attempt knows itself
 _OURS = (EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown, RunFailed, Snooze)
 REJECTED_SECONDS = 1.0
@@ -47,17 +48,27 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
     args, kwargs = from_json(payload.args), from_json(payload.kwargs)
     task_id = headers.get("id") or str(ctx.job_id)
     raw = {"args": payload.args, "kwargs": payload.kwargs, "headers": payload.headers}
-    run = BodyRun(ctx, task_id, ctx.tenant_id, raw, args, kwargs)
-    request = make_request(task, task_id, headers, ctx)
+    queue = headers.get("queue") or REGISTRY.get(task.name).queue
+    run = BodyRun(ctx, task_id, ctx.tenant_id, raw, args, kwargs, queue)
+    request = make_request(task, run, headers)
     request["_children"] = run.children  # what it calls is noted there
     with running(run):
-        traced = task.trace_body(task_id, args, kwargs, request)
+        try:
+            traced = task.trace_body(task_id, args, kwargs, request)
+        except (*_OURS, SoftTimeLimitExceeded):
+            raise
+        except Exception as error:  # of a hook, say: Celery calls that a failure, too
+            if run.retry is not None:
+                raise _retry(run.retry, error) from error
+            raise _failure(error, traceback.format_exc()) from error
     return name_outcome(task, run, traced, request)
 
 
-def make_request(task: Any, task_id: str, headers: dict[str, Any], ctx: Any) -> dict[str, Any]:
+def make_request(task: Any, run: BodyRun, headers: dict[str, Any]) -> dict[str, Any]:
     """Return the request that Celery's tracer gives the body: from the ledger, nothing of it from a message."""
-    own = from_json({key: value for key, value in headers.items() if key not in _ABOUT_THE_JOB})
+    ctx, task_id = run.context, run.task_id
+    kept = from_json({key: value for key, value in headers.items() if key not in _ABOUT_THE_JOB})
+    own = {**kept.pop("custom", {}), **kept}
     limits = (
         None if task.time_limit is None and task.soft_time_limit is None else [task.time_limit, task.soft_time_limit]
     )
@@ -70,7 +81,7 @@ def make_request(task: Any, task_id: str, headers: dict[str, Any], ctx: Any) -> 
         "id": task_id,
         "task": task.name,
         "retries": max(0, ctx.attempt - 1),
-        "hostname": gethostname(),
+        "hostname": ctx.node,
         "is_eager": False,
         # what comes after it stands in the ledger already
         "callbacks": None,
@@ -79,9 +90,9 @@ def make_request(task: Any, task_id: str, headers: dict[str, Any], ctx: Any) -> 
         "chord": None,
         "delivery_info": {
             "exchange": "",
-            "routing_key": headers.get("queue") or REGISTRY.get(task.name).queue,
+            "routing_key": run.queue,
             "priority": headers.get("priority"),
-            "redelivered": ctx.run_no > 1,
+            "redelivered": ctx.run_no > ctx.attempt,  # a run before was lost, and none has failed
             "is_eager": False,
         },
     }
@@ -90,35 +101,54 @@ def make_request(task: Any, task_id: str, headers: dict[str, Any], ctx: Any) -> 
 def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) -> Any:
     """Translate what Celery's tracer says."""
     value, info = traced.retval, traced.info
-    if run.retry is not None and (info is None or isinstance(info.retval, Retry)):
-        cause = info.retval.exc if info is not None else None
-        raise _retry(run.retry.delay_seconds, run.retry.payload, cause or (info and info.retval))
-    if info is None:
+    error = None if info is None else info.retval
+    if isinstance(error, (*_OURS, SoftTimeLimitExceeded)):
+        raise error
+    if run.retry is not None:  # it is ordered, whatever the body has done then
+        raise _retry(run.retry, error.exc if isinstance(error, Retry) and error.exc else error)
+    if error is None:
         _keep_children(run)
-        # results of other tasks become their ids, as in Celery
-        value = task.backend.prepare_value(value)
-        return None if request.get("ignore_result") or task.ignore_result else to_json(value)
-    error = info.retval
-    if isinstance(error, Retry):  # raised by hand
+        # who comes after an ignored result gets it all the same
+        is_used = headers_of(run).get("children") or headers_of(run).get("group")
+        if get_actual_ignore_result(task, Context(request)) and not is_used:
+            return None
+        return to_json(task.backend.prepare_value(value))  # results of other tasks become their ids, as in Celery
+    if isinstance(error, Retry):  # raised by hand, or by another task's body that was called here
+        if task.max_retries is not None and request["retries"] >= task.max_retries:
+            raise _failure(error.exc or error, _traceback_of(value))
         when = error.when if isinstance(error.when, int | float) else RETRY_SECONDS
-        raise _retry(float(when), None, error.exc or error)
+        raise _retry(RetryOrder(float(when), {}), error.exc or error)
     if isinstance(error, Ignore):
         return _ignored(run)
     if isinstance(error, Reject):
         if error.requeue:
             raise Snooze(REJECTED_SECONDS, f"rejected, to be tried again: {error.reason}")
         raise Permanent(f"rejected: {error.reason}", code="rejected", detail=describe(error))
-    if isinstance(error, (*_OURS, SoftTimeLimitExceeded)):
-        raise error
-    traceback = value.traceback if isinstance(value, ExceptionInfo) else ""
-    detail = {**describe(error), "traceback": printable(str(traceback), 1_000_000)[-TRACEBACK_CHARACTERS:]}
-    raise Permanent(str(error) or type(error).__name__, code="unhandled_exception", detail=detail) from error
+    raise _failure(error, _traceback_of(value)) from error
 
 
-def _retry(seconds: float, payload: Any, cause: Any) -> Reordered:
-    if isinstance(cause, BaseException):
-        return Reordered(str(cause) or type(cause).__name__, after=seconds, payload=payload, detail=describe(cause))
-    return Reordered(str(cause or "the task asked for a retry"), after=seconds, payload=payload)
+def headers_of(run: BodyRun) -> dict[str, Any]:
+    """Return the headers of a run's payload."""
+    return dict(run.payload.get("headers") or {})
+
+
+def _failure(error: BaseException, text: str) -> Permanent:
+    detail = {**describe(error), "traceback": printable(text, 1_000_000)[-TRACEBACK_CHARACTERS:]}
+    return Permanent(str(error) or type(error).__name__, code="unhandled_exception", detail=detail)
+
+
+def _traceback_of(value: Any) -> str:
+    return str(value.traceback) if isinstance(value, ExceptionInfo) else ""
+
+
+def _retry(order: RetryOrder, cause: Any) -> Reordered:
+    is_error = isinstance(cause, BaseException)
+    return Reordered(
+        str(cause or "") or (type(cause).__name__ if is_error else "the task asked for a retry"),
+        after=order.delay_seconds,
+        next_run=order.next_run or None,
+        detail=describe(cause) if is_error else None,
+    )
 
 
 def _ignored(run: BodyRun) -> Any:

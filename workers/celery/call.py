@@ -12,7 +12,7 @@ from celery import Celery
 from celery.signals import after_task_publish, before_task_publish
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.kinds import REGISTRY
 from workers.celery.values import as_literal, to_json
 
@@ -72,6 +72,7 @@ class Call:
             headers["of_chord"] = True
         if names is None:
             return {"args": to_json(list(self.args)), "kwargs": to_json(dict(self.kwargs)), "headers": to_json(headers)}
+        headers["is_step"] = True
         kwargs = {key: as_literal(to_json(value)) for key, value in self.kwargs.items()}
         args = [_argument(one, names) for one in self.args]
         return {"args": args, "kwargs": kwargs, "headers": as_literal(to_json(headers))}
@@ -131,20 +132,24 @@ def read_call(
         **{one: options[one] for one in stamped if one in options},
     )
     headers, queue = message.headers, options["queue"]
+    headers["ignore_result"] = options.get("ignore_result")
     headers.update(options.get("headers") or {})
     told = {"sender": name, "exchange": "jobs", "routing_key": queue, "headers": headers, "body": message.body}
     if before_task_publish.receivers:
         before_task_publish.send(
             **told, declare=[], properties=message.properties, retry_policy=options.get("retry_policy") or {}
         )
-    kept = {key: headers[key] for key in KEPT if headers.get(key) not in (None, [], {}, 0, False, [None, None])}
-    kept |= {key: value for key, value in headers.items() if key not in _DROPPED}
+    kept = {key: headers[key] for key in KEPT if _says_something(headers.get(key))}
+    if options.get("ignore_result") is None:
+        kept.pop("ignore_result", None)
+    if custom := {key: value for key, value in headers.items() if key not in _DROPPED}:
+        kept["custom"] = custom
     if not _is_ordered_by_time(task_id):
         kept["id"] = task_id
     if own := {key: options[key] for key in PROPERTIES if options.get(key) is not None}:
         kept["properties"] = own
     if options.get("priority") is not None:
-        kept["priority"] = int(options["priority"])
+        kept["priority"] = _priority(options["priority"])
     if name not in REGISTRY or REGISTRY.get(name).queue != queue:
         kept["queue"] = queue
     body_args, body_kwargs, _ = message.body
@@ -154,7 +159,7 @@ def read_call(
         body_args,
         body_kwargs,
         queue,
-        DEFAULT_PRIORITY if options.get("priority") is None else int(options["priority"]),
+        _priority(options.get("priority")),
         kept,
         links=_as_list(options.get("link")),
         errbacks=_as_list(options.get("link_error")),
@@ -186,6 +191,15 @@ def tell_published(call: Call) -> None:
 def _moment(app: Celery, value: Any) -> datetime:
     found: datetime = maybe_make_aware(maybe_iso8601(value), tz=app.timezone)
     return found
+
+
+def _says_something(value: Any) -> bool:
+    return value is False or value not in (None, [], {}, 0, [None, None])
+
+
+def _priority(value: Any) -> int:
+    """Return a priority as the ledger has it; RabbitMQ takes what is above its highest for that."""
+    return DEFAULT_PRIORITY if value is None else min(MAX_PRIORITY, max(0, int(value)))
 
 
 def _as_list(value: Any) -> list[Any]:

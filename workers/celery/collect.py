@@ -17,6 +17,7 @@ from celery import Celery
 from celery.canvas import group, maybe_signature
 from celery.result import GroupResult
 
+from jobplatform.errors import InvalidRequest
 from workers.celery.call import Call, Ref, Results
 
 T = TypeVar("T")
@@ -45,6 +46,11 @@ class Collector:
 
     def note(self, call: Call, add_to_parent: bool) -> None:
         """Note a call instead of sending it."""
+        if call.task_id in self.calls:
+            raise InvalidRequest(
+                f"task {call.name} would be called twice with one id ({call.task_id}): a frozen signature stands twice "
+                f"in the canvas, or it follows a group that is a chord's body. Clone it, or make a chord of the two"
+            )
         call.after, call.of_chord, call.is_body = self._after, self._of_chord, self._is_body
         self.calls[call.task_id] = call
         self._to_expand.append(call)

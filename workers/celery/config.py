@@ -15,10 +15,6 @@ _settings = _read_settings()
 _jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
 
 broker_url = _settings.broker_url.get_secret_value()
-# tasks of queues that are not switched to the ledger yet are published here, as ever
-broker_write_url = (
-    None if _settings.celery_old_broker_url is None else _settings.celery_old_broker_url.get_secret_value()
-)
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 # a queue that was deleted and declared again, or a channel that the broker closed, is no reason to end

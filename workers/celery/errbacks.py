@@ -10,7 +10,8 @@ from typing import Any
 from celery import Celery, _state
 from celery.app.task import Context
 
-from workers.celery.kinds import ERRBACKS, is_on_ledger
+from jobplatform.domain.kinds import REGISTRY
+from workers.celery.kinds import ERRBACKS, Body, is_on_ledger
 from workers.celery.run import current_run
 
 
@@ -26,6 +27,9 @@ def add_errbacks_task(app: Celery) -> None:
         headers = run.payload["headers"]
         failed = str(headers["failed"])
         meta = app.backend.get_task_meta(failed, cache=False)
+        name = meta.get("name")
+        handler = REGISTRY.get(name).handler if name in REGISTRY else None
+        own = handler.task.app if isinstance(handler, Body) else app
         request = Context(
             id=meta["task_id"],
             task=meta.get("name"),
@@ -37,7 +41,7 @@ def add_errbacks_task(app: Celery) -> None:
             retries=meta.get("retries", 0),
         )
         # Celery's own code: with one argument they are sent as tasks, with three they are called here
-        app.backend._call_task_errbacks(request, meta["result"], meta.get("traceback"))
+        own.backend._call_task_errbacks(request, meta["result"], meta.get("traceback"))
 
 
 _state.connect_on_app_finalize(add_errbacks_task)

@@ -29,7 +29,13 @@ def describe(exc: BaseException) -> dict[str, Any]:
             arguments.append(to_json(one))
         except EncodeError:
             arguments.append(repr(one))
-    return {"type": type(exc).__name__, "exc_module": type(exc).__module__, "exc_message": arguments}
+    kind = type(exc)
+    return {
+        "type": kind.__name__,
+        "exc_type": kind.__qualname__,
+        "exc_module": kind.__module__,
+        "exc_message": arguments,
+    }
 
 
 def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: bool = False) -> BaseException:
@@ -40,7 +46,7 @@ def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: boo
         cause = rebuild(backend, last, states.FAILURE)
         return ChordError(f"Dependency {error.get('job_id')} raised {cause!r}") if of_chord else cause
     if "exc_module" in detail:
-        told = {"exc_type": detail["type"], "exc_module": detail["exc_module"]}
+        told = {"exc_type": detail["exc_type"], "exc_module": detail["exc_module"]}
         found: BaseException = backend.exception_to_python({**told, "exc_message": from_json(detail["exc_message"])})
         return found
     if code == "timed_out":

@@ -31,10 +31,13 @@ class Flow:
     ids: dict[str, UUID]
 
 
-def plan_calls(app: Celery, collected: Collector, tenant_id: UUID, prefix: str = "", waits: UUID | None = None) -> Flow:
+def plan_calls(
+    app: Celery, collected: Collector, tenant_id: UUID, prefix: str = "", result: tuple[str, UUID] | None = None
+) -> Flow:
     """Turn collected calls into steps: gates where groups end, then the calls in their order.
 
-    `prefix` goes before the steps' names, and `waits` is a step that waits for all of them: of a run that adds them.
+    `prefix` goes before the steps' names. `result`: the task or group that a step waits for, and that step: of a run
+    that is replaced by the calls. What is linked to them, it does not wait for.
     Raises `InvalidRequest` for more than `MAX_STEPS`.
     """
     calls, groups = collected.calls, collected.groups
@@ -54,21 +57,22 @@ def plan_calls(app: Celery, collected: Collector, tenant_id: UUID, prefix: str =
     for child, found in parents.items():
         for parent in found:
             children[parent].append(str(ids[child]))
+    if result is not None:
+        children[result[0]].append(str(result[1]))
     # a list that the ledger can put together by itself: plain results, in the order of their places
     places = {task_id: place for place, task_id in enumerate(calls)}
     in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
     known = {one: name for one, name in names.items() if one in calls or one in in_order}
-    pending = sum(not found for found in children.values())
+    pending = sum(not found for found in children.values()) if result is None else 1
     steps = []
     for place, one in enumerate(ids):
-        told = children[one] or ([str(waits)] if waits is not None else [])
         row: dict[str, Any] = {
             "id": str(ids[one]),
             "name": names[one],
             "place": place,
             "type": "gate" if one in groups else "job",
             "pending": len(parents[one]),
-            "children": told,
+            "children": children[one],
             "on_failure": "skip",
             "item": None,
         }
@@ -124,12 +128,16 @@ def _is_in_order(results: list[Any], places: dict[str, int]) -> bool:
 
 def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) -> dict[str, str]:
     """Name every step after its task: `add`, `add-2`, …; gates `group`, `group-2`, …."""
-    taken: dict[str, int] = {}
+    counts: dict[str, int] = {}
+    taken: set[str] = set()
     names = {}
     for one in (*groups, *calls):
-        base = "group" if one in groups else _ODD.sub("-", calls[one].name.rpartition(".")[2])[:80] or "task"
-        taken[base] = taken.get(base, 0) + 1
-        names[one] = f"{prefix}{base}" if taken[base] == 1 else f"{prefix}{base}-{taken[base]}"
+        base = name = "group" if one in groups else _ODD.sub("-", calls[one].name.rpartition(".")[2])[:80] or "task"
+        while name in taken:
+            counts[base] = counts.get(base, 1) + 1
+            name = f"{base}-{counts[base]}"
+        taken.add(name)
+        names[one] = f"{prefix}{name}"
     return names
 
 

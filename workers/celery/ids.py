@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from uuid import UUID
 
-from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.ids import WITHOUT_TIME, new_id
 
 
 def new_task_id(*_: object) -> str:
@@ -14,12 +14,15 @@ def new_task_id(*_: object) -> str:
 
 
 def job_id_of(task_id: str, tenant_id: UUID) -> UUID:
-    """Return the job's id: the task's own when it is a UUIDv7, else a UUIDv8 that follows from text and tenant."""
+    """Return the job's id: the task's own when it could be one of ours, else one that follows from text and tenant.
+
+    A UUIDv7 is an id of ours, and so is a UUIDv8: what this function has returned before.
+    """
     try:
         found = UUID(task_id)
     except (ValueError, AttributeError, TypeError):
         found = None
-    if found is not None and found.version == 7:
+    if found is not None and found.version in (7, WITHOUT_TIME):
         return found
     digest = bytearray(hashlib.sha256(tenant_id.bytes + str(task_id).encode()).digest()[:16])
     digest[6] = (digest[6] & 0x0F) | 0x80

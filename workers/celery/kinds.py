@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from jobplatform.config import settings
 from jobplatform.domain.context import Context
-from jobplatform.domain.kinds import REGISTRY, Kind
+from jobplatform.domain.kinds import REGISTRY, Kind, is_free_name
 from jobplatform.errors import ConfigurationError
 from workers.celery.call import Call, in_seconds
 
@@ -49,7 +49,16 @@ class Body:
         """Run it in this run's context."""
         from workers.celery.body import run_body
 
-        return run_body(self.task, payload, ctx)
+        return run_body(_in_its_app(self.task, payload), payload, ctx)
+
+
+def _in_its_app(task: Task, payload: TaskCall) -> Task:
+    """Return one of Celery's own tasks (map, say) as it is in the app whose task it calls: every app has its own."""
+    inner = payload.kwargs.get("task") if task.name in ("celery.map", "celery.starmap") else None
+    name = str(inner.get("task")) if isinstance(inner, dict) else ""
+    handler = REGISTRY.get(name).handler if name in REGISTRY else None
+    found: Task = handler.task.app.tasks.get(task.name, task) if isinstance(handler, Body) else task
+    return found
 
 
 def is_on_ledger(app: Any) -> bool:
@@ -70,7 +79,10 @@ def register_task(task: Task) -> None:
     """
     if task.name in NOT_NEEDED:
         return
-    queue = queue_of(task.app, task.name, {"queue": getattr(task, "queue", None)}, task)
+    known = REGISTRY.get(task.name).handler if task.name in REGISTRY else None
+    if isinstance(known, Body) and known.task.app is not task.app:
+        return  # a task is in every app of a process: it runs in the one that was there first
+    queue = usual_queue(task)
     if queue in queues_of_ledger():
         kind = make_kind(task, queue)
         REGISTRY.add(kind)
@@ -79,14 +91,12 @@ def register_task(task: Task) -> None:
 
 def make_kind(task: Task, queue: str) -> Kind:
     """Return the kind of a task. Celery counts its retries itself, in its own words."""
-    known = REGISTRY.get(task.name) if task.name in REGISTRY else None
     soft, hard = task.soft_time_limit, task.time_limit
     return Kind(
         name=task.name,
         queue=queue,
         payload=TaskCall,
-        # the task of a second app in this process, by the same name: the built-in ones are in every app
-        handler=known.handler if known is not None and task.name.startswith("celery.") else Body(task),
+        handler=Body(task),
         description=(task.__doc__ or "").strip() if task.__doc__ != Task.__doc__ else "",
         max_attempts=1 if task.max_retries is None else max(0, int(task.max_retries)) + 1,
         # one that is not below the hard one has no effect, or Celery refuses the call
@@ -106,29 +116,66 @@ def how_to_add_a_queue() -> str:
     )
 
 
-def queue_of(
+def route(
     app: Any, name: str, options: dict[str, Any], task: Task | None, args: Any = None, kwargs: Any = None
-) -> str:
-    """Return the name of the queue that Celery's routes lead to; `options` may name one.
+) -> tuple[str, dict[str, Any]]:
+    """Return the queue that Celery's routes lead to, and the options with what the routes say of priority.
 
-    Raises `ConfigurationError` where they lead to an exchange.
+    Raises `ConfigurationError` where they lead to no queue.
     """
-    asked = {key: options[key] for key in ("queue", "exchange", "routing_key") if options.get(key) is not None}
+    if options.get("exchange"):
+        raise ConfigurationError(
+            f"task {name!r} is to go to exchange {options['exchange']!r}: expected a queue. On the ledger a queue's "
+            f"name is all there is to routing: name one in task_routes, or in the call"
+        )
     try:
-        routed = app.amqp.router.route(dict(asked), name, args, kwargs, task)
+        routed = app.amqp.router.route(dict(options), name, args, kwargs, task)
     except QueueNotFound as error:
         raise ConfigurationError(f"task {name!r}: {error}. {how_to_add_a_queue()}") from None
-    queue = routed.get("queue")
-    if queue is None:
+    queue = routed.pop("queue")
+    told = {key: routed[key] for key in ("priority", "expires") if routed.get(key) is not None}
+    return str(getattr(queue, "name", queue)), {**told, **options}
+
+
+def usual_queue(task: Task) -> str:
+    """Return the queue of a task's calls that name none. A router that wants arguments has none to look at here."""
+    asked = {} if (own := getattr(task, "queue", None)) is None else {"queue": own}
+    try:
+        return route(task.app, task.name, asked, task, (), {})[0]
+    except ConfigurationError:
+        raise
+    except Exception:
+        return str(own or task.app.conf.task_default_queue)
+
+
+def check_app(app: Any) -> None:
+    """Refuse an app whose results or messages go elsewhere, though it has the config object.
+
+    Raises `ConfigurationError`. What is given to `Celery(…)`, or stands in Celery's own environment variables, comes
+    before the config object.
+    """
+    from workers.backend import LedgerBackend
+    from workers.celery import config
+
+    where = f"app {app.main!r} has the config object of the ledger"
+    if not isinstance(app.backend, LedgerBackend):
         raise ConfigurationError(
-            f"task {name!r} is routed to exchange {routed.get('exchange')!r}: expected a queue. On the ledger a "
-            f"queue's name is all there is to routing: name one in task_routes, or in the call"
+            f"{where}, and another result_backend: take `backend=…` out of Celery(…), and CELERY_RESULT_BACKEND out "
+            f"of the environment"
         )
-    return str(getattr(queue, "name", queue))
+    if app.conf.broker_read_url != config.broker_url:
+        raise ConfigurationError(
+            f"{where}, and another broker: take `broker=…` out of Celery(…), and CELERY_BROKER_URL out of the "
+            f"environment; JOBPLATFORM_BROKER_URL names it"
+        )
 
 
 def kind_of_call(call: Call) -> Kind:
     """Return what a call is, on the queue that it goes to; of a task that is known to workers only, what is usual."""
+    if not is_free_name(call.name):
+        raise ConfigurationError(
+            f"task {call.name!r}: expected a name of letters, digits, _ - and dots, but not 'marker'"
+        )
     if call.name in REGISTRY:
         return replace(REGISTRY.get(call.name), queue=call.queue)
     return Kind(

@@ -14,13 +14,8 @@ from workers.celery.run import BodyRun, current_run
 from workers.process import ledger
 
 
-def replace_run(task: Any, sig: Any) -> None:
-    """Collect what a canvas calls; it is written when the run is settled.
-
-    Raises `ImproperlyConfigured` for what Celery can't replace a task by either.
-    """
-    run = current_run()
-    assert run is not None, "a body is traced inside a run"
+def prepare_replacement(task: Any, sig: Any) -> Any:
+    """Return the canvas that replaces a task, as Celery prepares it. Raises `ImproperlyConfigured`, as Celery does."""
     if "chord" in sig.options:
         raise ImproperlyConfigured("A signature replacing a task must not be part of a chord")
     if isinstance(sig, _chain) and not getattr(sig, "tasks", True):
@@ -30,7 +25,13 @@ def replace_run(task: Any, sig: Any) -> None:
         sig |= task.app.tasks["celery.accumulate"].s(index=0)
     request = task.request
     nesting = (request.replaced_task_nesting or 0) + 1
-    sig.set(root_id=request.root_id, parent_id=request.id, replaced_task_nesting=nesting)
+    return sig.set(root_id=request.root_id, parent_id=request.id, replaced_task_nesting=nesting)
+
+
+def collect_replacement(task: Any, sig: Any) -> None:
+    """Collect what the canvas calls; it is written when the run is settled. Raises `ImproperlyConfigured`."""
+    run = current_run()
+    assert run is not None, "a body is traced inside a run"
     collector = Collector(task.app)
     result = collector.run(sig.apply_async)
     if not collector.calls:
@@ -44,7 +45,7 @@ def add_replacement(run: BodyRun) -> None:
     collector, last = run.replacement
     app, added = collector.app, run.context.added
     name, job_id = added.own_name(ledger()), run.context.job_id
-    flow = plan_calls(app, collector, run.tenant_id, prefix=f"{name}/", waits=job_id)
-    if last not in flow.ids:
+    if last not in collector.calls and last not in collector.groups:
         raise Permanent(f"the canvas that replaces it has no result of its own ({last})", code="invalid_replacement")
+    flow = plan_calls(app, collector, run.tenant_id, f"{name}/", (last, job_id))
     added.add_planned(ledger(), flow.steps, flow.pending, result_of=flow.ids[last])

@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+from uuid import UUID
 
+from celery import Celery
+
+from jobplatform.config import settings
 from jobplatform.errors import JobNotFound, NotCancellable
 from jobplatform.usecases.cancel_job import cancel_job
+from jobplatform.usecases.read_calls import find_replacement
 from workers.celery.ids import job_id_of
 from workers.celery.tenants import caller_tenant
 from workers.process import ledger
 
 
-def revoke_tasks(task_ids: str | Iterable[str], terminate: bool, reply: bool) -> list[dict[str, Any]] | None:
-    """Cancel tasks that have not begun; with `terminate` those that run, too. What has ended, or is not known, stays.
+def revoke_tasks(
+    app: Celery, by_celery: Callable[..., Any], task_ids: str | Iterable[str], terminate: bool, reply: bool
+) -> Any:
+    """Cancel tasks that have not begun; with `terminate` those that run, too. What has ended stays.
 
-    With `reply` it answers as workers do, in the ledger's name. Raises `LedgerUnavailable`.
+    What the ledger does not know is revoked on the old broker, where there is one. With `reply` it answers as workers
+    do, in the ledger's name. Raises `LedgerUnavailable`.
     """
     tenant_id = caller_tenant()
-    cancelled = []
+    cancelled, unknown = [], []
     for task_id in [task_ids] if isinstance(task_ids, str) else list(task_ids):
         try:
-            cancel_job(ledger(), tenant_id, job_id_of(task_id, tenant_id), "revoked", "celery", running=terminate)
+            _cancel(tenant_id, job_id_of(task_id, tenant_id), terminate)
             cancelled.append(task_id)
-        except (JobNotFound, NotCancellable):
+        except JobNotFound:
+            unknown.append(task_id)
+        except NotCancellable:
             continue
+    if unknown and (url := settings().celery_old_broker_url) is not None:
+        with app.connection_for_write(url.get_secret_value()) as connection:
+            by_celery(unknown, connection=connection)
     return [{"ledger": {"ok": f"tasks {', '.join(cancelled)} flagged as revoked"}}] if reply else None
+
+
+def _cancel(tenant_id: UUID, job_id: UUID, terminate: bool) -> None:
+    """Cancel a job, or what has replaced it."""
+    try:
+        cancel_job(ledger(), tenant_id, job_id, "revoked", "celery", running=terminate)
+    except NotCancellable:
+        if (following := find_replacement(ledger(), job_id)) is None:
+            raise
+        _cancel(tenant_id, following, terminate)

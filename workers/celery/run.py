@@ -18,10 +18,10 @@ _current: ContextVar[BodyRun | None] = ContextVar("run", default=None)
 
 @dataclass(frozen=True)
 class RetryOrder:
-    """What `self.retry` has asked for. `payload` is None where the next run gets the same."""
+    """What `self.retry` has asked for. `next_run`: what the next run has instead, payload or priority."""
 
     delay_seconds: float
-    payload: Mapping[str, Any] | None
+    next_run: Mapping[str, Any]
 
 
 @dataclass
@@ -35,6 +35,7 @@ class BodyRun:
     #: what its request said, as Python values
     args: Sequence[Any]
     kwargs: Mapping[str, Any]
+    queue: str
     retry: RetryOrder | None = None
     #: the canvas that it is replaced by
     replacement: tuple[Collector, str] | None = None

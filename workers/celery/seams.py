@@ -5,7 +5,7 @@
 | `Celery.send_task` | the call becomes a job |
 | `group`, `chain`, `chord`: `apply_async` | all their calls together become one workflow |
 | `canvas.uuid` | ids are UUIDv7, as the ledger has them |
-| `Control.revoke` | a cancel in the ledger, which holds with all workers down |
+| `Control.revoke`, `revoke_by_stamped_headers` | a cancel in the ledger, which holds with all workers down |
 | `WorkController.setup_instance` | the worker gets the ledger's bootstep, and its tasks the ledger's class |
 """
 
@@ -19,6 +19,7 @@ import celery.canvas
 from celery import Celery
 from celery.app.control import Control
 from celery.canvas import _chain, _chord, group
+from celery.utils.functional import _regen
 from celery.worker.worker import WorkController
 
 from workers.celery.collect import active
@@ -39,6 +40,7 @@ def stand_in() -> None:
     for canvas in (group, _chain, _chord):
         canvas.apply_async = _apply_async(canvas.apply_async, canvas is group)
     Control.revoke = _revoke(Control.revoke)
+    Control.revoke_by_stamped_headers = _revoke_by_stamped_headers(Control.revoke_by_stamped_headers)
     WorkController.setup_instance = _setup_instance(WorkController.setup_instance)
 
 
@@ -66,35 +68,64 @@ _POSITIONAL = (
 
 def _apply_async(original: Callable[..., Any], is_group: bool) -> Callable[..., Any]:
     @wraps(original)
-    def apply_async(self: Any, args: Any = None, kwargs: Any = None, add_to_parent: bool = True, **options: Any) -> Any:
-        if is_group:
-            options["add_to_parent"] = add_to_parent
-        elif not add_to_parent:
-            options["add_to_parent"] = False
+    def apply_async(self: Any, *args: Any, **options: Any) -> Any:
         app = self.app
         if app.conf.task_always_eager or not is_on_ledger(app):
-            return original(self, args, kwargs, **options)
+            return original(self, *args, **options)
         from workers.celery.send import collect_and_submit
 
         def apply() -> Any:
-            result = original(self, args, kwargs, **options)
+            result = original(self, *args, **options)
             if is_group and (collector := active()) is not None:
-                collector.note_group(result, add_to_parent)
+                collector.note_group(result, args[2] if len(args) > 2 else options.get("add_to_parent", True))
             return result
 
-        return apply() if active() is not None else collect_and_submit(app, apply)
+        if active() is not None:
+            return apply()
+        for one in (self, self.kwargs.get("header")):
+            _look_at_all(getattr(one, "tasks", one))
+        return collect_and_submit(app, apply)
 
     return apply_async
 
 
+def _look_at_all(tasks: Any) -> None:
+    """Let a generator make its signatures before any is collected: it may call tasks itself."""
+    if isinstance(tasks, _regen):
+        for _ in tasks:
+            pass
+
+
 def _revoke(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
-    def revoke(self: Control, task_id: Any, *args: Any, terminate: bool = False, **options: Any) -> Any:
+    def revoke(
+        self: Control,
+        task_id: Any,
+        destination: Any = None,
+        terminate: bool = False,
+        signal: Any = "SIGTERM",
+        **more: Any,
+    ) -> Any:
+        def by_celery(task_ids: Any, **broker: Any) -> Any:
+            return original(self, task_ids, destination, terminate, signal, **{**more, **broker})
+
         if not is_on_ledger(self.app):
-            return original(self, task_id, *args, terminate=terminate, **options)
+            return by_celery(task_id)
         from workers.celery.revoke import revoke_tasks
 
-        return revoke_tasks(task_id, terminate, reply=bool(options.get("reply")))
+        return revoke_tasks(self.app, by_celery, task_id, terminate, reply=bool(more.get("reply")))
+
+    return revoke
+
+
+def _revoke_by_stamped_headers(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def revoke(self: Control, *args: Any, **options: Any) -> Any:
+        if not is_on_ledger(self.app):
+            return original(self, *args, **options)
+        raise NotImplementedError(
+            "revoke_by_stamped_headers: on the ledger tasks are revoked by their ids; find these by SQL"
+        )
 
     return revoke
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -10,18 +11,20 @@ from celery import Celery
 from celery.result import AsyncResult
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import OperationalError
+from kombu.pools import producers
 
 from jobplatform.config import settings
+from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
 from jobplatform.usecases.submit_planned import submit_order, submit_steps
 from workers.celery.call import Call, read_call, tell_published
 from workers.celery.collect import Collector, active
 from workers.celery.flow import plan_calls
 from workers.celery.ids import job_id_of, new_task_id
-from workers.celery.kinds import how_to_add_a_queue, kind_of_call, order_of, queue_of, queues_of_ledger
+from workers.celery.kinds import check_app, how_to_add_a_queue, kind_of_call, order_of, queues_of_ledger, route
 from workers.celery.run import BodyRun, RetryOrder, current_run
 from workers.celery.tenants import caller_tenant
-from workers.celery.values import to_json
+from workers.celery.values import as_literal, to_json
 from workers.process import hints, ledger
 
 T = TypeVar("T")
@@ -58,16 +61,19 @@ def send_task(
         task_type = app._tasks.get(name)
         usual = {} if task_type is None else task_type._get_exec_options()
         given = {key: value for key, value in usual.items() if value is not None} | given
+    check_app(app)
     run = current_run()
     task_id = given.get("task_id")
     if run is not None and task_id == run.task_id and given.get("retries"):
         run.retry = _read_retry(app, run, args, kwargs, given)
         return (result_cls or app.AsyncResult)(task_id)
-    queue = queue_of(app, route_name or name, given, task_type, args, kwargs)
+    queue, given = route(app, route_name or name, given, task_type, args, kwargs)
     if queue not in queues_of_ledger():
         _check_left_to_celery(name, queue)
         own = {"task_type": task_type, "route_name": route_name, "result_cls": result_cls}
-        return send_by_celery(name, args, kwargs, add_to_parent=add_to_parent, **own, **options)
+        with old_producer(app) as producer:
+            options["producer"] = producer
+            return send_by_celery(name, args, kwargs, add_to_parent=add_to_parent, **own, **options)
     _refuse_odd(app, name, given, task_type)
     given |= {"task_id": task_id or new_task_id(), "queue": queue}
     parent = app.current_worker_task
@@ -131,7 +137,7 @@ def _translated(action: Callable[[], T]) -> T:
 
 def _refuse_odd(app: Celery, name: str, options: dict[str, Any], task_type: Any) -> None:
     for option, instead in WITHOUT_EQUAL.items():
-        if option == "exchange" and options.get(option) and active() is None:
+        if options.get(option) and active() is None:
             raise ConfigurationError(
                 f"task {name!r}: the option {option}={options[option]!r} has no equal here: {instead}"
             )
@@ -146,6 +152,15 @@ def _refuse_odd(app: Celery, name: str, options: dict[str, Any], task_type: Any)
                 f"task {name!r}: expected {option} to be the task's own ({own}), got {value} for one call: a message "
                 f"can't carry limits, as workers obey none. Give the task the limit, or make a second one"
             )
+
+
+@contextmanager
+def old_producer(app: Celery) -> Iterator[Any]:
+    """Borrow a producer on the broker that tasks were published to before."""
+    url = settings().celery_old_broker_url
+    assert url is not None, "checked before"
+    with producers[app.connection_for_write(url.get_secret_value())].acquire(block=True) as producer:
+        yield producer
 
 
 def _check_left_to_celery(name: str, queue: str) -> None:
@@ -165,20 +180,39 @@ def _read_retry(
     app: Celery, run: BodyRun, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
 ) -> RetryOrder:
     """Read what `Task.retry` sends: the same task with the same id. The ledger keeps its place and its history."""
+    for option in RETRY_WITHOUT_EQUAL:
+        if (wanted := options.get(option)) and not (option == "queue" and wanted == run.queue):
+            raise ConfigurationError(
+                f"self.retry({option}={wanted!r}) has no equal: a retry is the same job again. Call the task instead"
+            )
     delay = 0.0
     if options.get("countdown") is not None:
         delay = float(options["countdown"])
     elif options.get("eta") is not None:
         eta = maybe_make_aware(maybe_iso8601(options["eta"]), tz=app.timezone)
         delay = max(0.0, (eta - datetime.now(UTC)).total_seconds())
-    payload = None
     headers = dict(run.payload.get("headers") or {})
-    own = options.get("headers") or {}
-    changed = {key: value for key, value in own.items() if headers.get(key) != value}
-    if list(args or ()) != list(run.args) or dict(kwargs or {}) != dict(run.kwargs) or changed:
-        payload = {
-            "args": to_json(list(args or ())),
-            "kwargs": to_json(dict(kwargs or {})),
-            "headers": headers | to_json(changed),
+    custom = to_json(dict(options.get("headers") or {}))
+    next_args, next_kwargs = to_json(list(args or ())), to_json(dict(kwargs or {}))
+    next_run: dict[str, Any] = {}
+    priority = options.get("priority")
+    if priority is not None and priority != headers.get("priority"):
+        next_run["priority"] = headers["priority"] = min(MAX_PRIORITY, max(0, int(priority)))
+    # compared with what the body was given, before it had that in its hands
+    is_changed = next_args != run.payload["args"] or next_kwargs != run.payload["kwargs"]
+    if is_changed or custom != headers.get("custom", {}) or next_run:
+        keep = as_literal if headers.get("is_step") else _as_it_is
+        next_run["payload"] = {
+            "args": [keep(one) for one in next_args],
+            "kwargs": {key: keep(value) for key, value in next_kwargs.items()},
+            "headers": keep({**headers, "custom": custom} if custom else headers),
         }
-    return RetryOrder(delay, payload)
+    return RetryOrder(delay, next_run)
+
+
+#: options of `self.retry` that would make it another job
+RETRY_WITHOUT_EQUAL = ("queue", "link", "link_error", "chain", "chord")
+
+
+def _as_it_is(value: Any) -> Any:
+    return value

@@ -10,10 +10,13 @@ from celery.app.trace import build_tracer
 from celery.exceptions import Ignore
 
 from jobplatform.domain.kinds import REGISTRY
+from jobplatform.errors import ConfigurationError
 from workers.celery.kinds import is_on_ledger, register_task
+from workers.celery.replace import collect_replacement, prepare_replacement
 from workers.task import LEASE, trace_delivery
 
 Tracer = Callable[..., Any]
+LEDGER_REQUEST = "workers.request:LedgerRequest"
 
 
 class Task(celery.Task):  # type: ignore[misc]
@@ -30,14 +33,7 @@ class Task(celery.Task):  # type: ignore[misc]
     def on_bound(cls, app: Any) -> None:
         """Register the task as a kind, and take settings away that would let Celery decide."""
         super().on_bound(app)
-        task = app._tasks.get(cls.name)
-        if task is None or not is_on_ledger(app):  # a base of tasks is none itself
-            return
-        cls.Request = "workers.request:LedgerRequest"
-        cls.acks_late, cls.reject_on_worker_lost = True, False
-        cls.acks_on_failure = cls.acks_on_timeout = True
-        cls.rate_limit = None
-        register_task(task)
+        bind_to_ledger(cls, app)
 
     @property
     def __trace__(self) -> Tracer:
@@ -62,14 +58,44 @@ class Task(celery.Task):  # type: ignore[misc]
         return trace_delivery(REGISTRY.get(self.name), uuid, request)
 
     def replace(self, sig: Any) -> Any:
-        """Replace this task by a canvas: its result is that one's, and what waits for it waits for that.
-
-        The canvas is written when this run is settled, and only then.
-        """
-        from workers.celery.replace import replace_run
-
-        request = self.request
-        if request.is_eager or request.called_directly or not is_on_ledger(self.app):
+        """Replace this task by a canvas: its result is that one's, and what waits for it waits for that."""
+        if not self._is_in_run():
             return super().replace(sig)
-        replace_run(self, sig)
+        prepared = prepare_replacement(self, sig)
+        return self.on_replace(prepared)
+
+    def on_replace(self, sig: Any) -> Any:
+        """Collect the canvas: it is written when this run is settled, and only then."""
+        if not self._is_in_run():
+            return super().on_replace(sig)
+        collect_replacement(self, sig)
         raise Ignore("Replaced by new task")
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """See Celery. A chord of the ledger takes no more."""
+        if not self._is_in_run():
+            return super().add_to_chord(sig, lazy)
+        raise NotImplementedError(
+            "add_to_chord: a chord stands in the ledger when it is called, and takes no more tasks: let the task "
+            "replace itself by a group instead"
+        )
+
+    def _is_in_run(self) -> bool:
+        request = self.request
+        return not request.is_eager and not request.called_directly and is_on_ledger(self.app)
+
+
+def bind_to_ledger(cls: Any, app: Any) -> None:
+    """Make a task's class the ledger's in an app that is on it, and the task a kind. Raises `ConfigurationError`."""
+    task = app._tasks.get(cls.name)
+    if task is None or not is_on_ledger(app):  # a base of tasks is none itself
+        return
+    if cls.Request not in (celery.Task.Request, LEDGER_REQUEST):
+        raise ConfigurationError(
+            f"task {cls.name!r} has a Request class of its own ({cls.Request}): it has no equal here"
+        )
+    cls.Request = LEDGER_REQUEST
+    cls.acks_late, cls.reject_on_worker_lost = True, False
+    cls.acks_on_failure = cls.acks_on_timeout = True
+    cls.rate_limit = None
+    register_task(task)

@@ -24,6 +24,11 @@ _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 _FREE_NAME = re.compile(r"(?!marker\Z)[A-Za-z0-9_.\-]{1,200}\Z")
 
 
+def is_free_name(name: str) -> bool:
+    """Return whether a kind can have this name, that was given elsewhere."""
+    return bool(_FREE_NAME.match(name))
+
+
 @dataclass(frozen=True)
 class Kind:
     """One kind of job.

@@ -47,8 +47,8 @@ class Settlement:
     usage: dict[str, Any] | None = None
     #: steps that a success adds to its workflow, as JSON (usecases/add_steps.py)
     added: bytes | None = None
-    #: what the next run gets instead of this one's payload
-    payload: Any = None
+    #: what the next run has instead of this one's: payload, priority or both
+    next_run: Any = None
 
 
 class Settled(NamedTuple):
@@ -69,14 +69,14 @@ _SETTLE = text(
     """
     SELECT verdict, state FROM settle_run(
         :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb), CAST(:payload AS jsonb))
+        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb), CAST(:next_run AS jsonb))
     """
 )
 
 
 def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
     """Call `settle_run.sql` as a part of the caller's transaction."""
-    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added", "payload")
+    names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added", "next_run")
     values = dict(zip(names, _values(settlement), strict=True))
     row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
     return row.verdict, row.state
@@ -92,7 +92,7 @@ def _values(settlement: Settlement) -> tuple[Any, ...]:
         _json(settlement.usage),
         settlement.max_age_seconds,
         None if settlement.added is None else settlement.added.decode(),
-        _json(settlement.payload),
+        _json(settlement.next_run),
     )
 
 

@@ -37,7 +37,8 @@ class AddedSteps:
         self, ledger: Ledger, steps: Sequence[Mapping[str, Any]], pending: int, result_of: UUID | None = None
     ) -> None:
         """Add steps that are planned already, named after `own_name`. What step `result_of` returns is then what the
-        run's own step has returned, and its failure is this one's: it ends this branch of the workflow only."""
+        run's own step has returned, and its failure is this one's: it ends this branch of the workflow only. So many of
+        them as `pending` have this step among their children."""
         self.own_name(ledger)
         self._steps.append(orjson.dumps([{**one, "place": one["place"] + self._count} for one in steps])[1:-1])
         self._names.update(str(one["name"]) for one in steps)

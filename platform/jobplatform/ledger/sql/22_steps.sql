@@ -382,8 +382,12 @@ BEGIN
         INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure)
         VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', coalesce(p_added ->> 'on_failure', 'fail'));
     ELSE
-        -- of a stop that comes at the same moment one waits for the other
-        SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR SHARE;
+        -- of a stop that comes at the same moment one waits for the other; two that share the row could not both count
+        IF p_added ->> 'result_of' IS NULL THEN
+            SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR SHARE;
+        ELSE
+            SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR NO KEY UPDATE;
+        END IF;
         IF v_state = 'succeeded' THEN  -- a dead letter that it went on without, replayed: nobody waits for these steps
             PERFORM note_event(j, 'log', '{"message": "its steps were not added: its workflow has succeeded"}');
             RETURN v_workflow;
@@ -393,6 +397,10 @@ BEGIN
     UPDATE workflow_steps SET
         pending = pending + (p_added ->> 'pending')::integer, result_of = (p_added ->> 'result_of')::uuid
     WHERE id = j.id;
+    -- those that nobody waits for, not this step either
+    UPDATE workflows SET pending = pending + (
+        SELECT count(*) FROM jsonb_array_elements(p_added -> 'steps') AS one WHERE jsonb_array_length(one -> 'children') = 0)
+    WHERE id = v_workflow AND p_added ->> 'result_of' IS NOT NULL;
     PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', v_base, v_state = 'running');
     RETURN v_workflow;
 END $$;

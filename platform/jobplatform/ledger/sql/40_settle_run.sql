@@ -5,14 +5,14 @@
 -- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available · held.
 --            Ignored for crashed and lost, whose limits stand in the row.
 -- p_added:   steps that a success adds to its workflow
--- p_payload: what its next run gets instead (a retry with other arguments)
+-- p_next_run: what its next run has instead: payload, priority (a retry with other ones)
 -- p_max_age: no attempt begins later than that many seconds after the job was accepted: dead instead of scheduled
 -- woken:     "queue priority,…" that got jobs by it: steps of its workflow
 -- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
     p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
-    p_max_age double precision DEFAULT NULL, p_added jsonb DEFAULT NULL, p_payload jsonb DEFAULT NULL
+    p_max_age double precision DEFAULT NULL, p_added jsonb DEFAULT NULL, p_next_run jsonb DEFAULT NULL
 ) RETURNS TABLE (verdict text, state text, woken text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -112,7 +112,9 @@ BEGIN
             lost_count = j.lost_count, lease_id = NULL, worker_id = NULL, cancel_requested_at = NULL,
             error = CASE WHEN v_outcome IN ('snoozed', 'released') THEN jobs.error ELSE v_error END,
             run_at = CASE WHEN v_state = 'scheduled' THEN v_now + make_interval(secs => v_delay) ELSE jobs.run_at END,
-            payload = CASE WHEN v_state = 'scheduled' THEN coalesce(p_payload, jobs.payload) ELSE jobs.payload END,
+            payload = CASE WHEN v_state = 'scheduled' THEN coalesce(p_next_run -> 'payload', jobs.payload) ELSE jobs.payload END,
+            priority = CASE WHEN v_state = 'scheduled' THEN coalesce((p_next_run ->> 'priority')::smallint, jobs.priority)
+                       ELSE jobs.priority END,
             -- who counts the attempts by itself may want more than were planned
             max_attempts = CASE WHEN v_state = 'scheduled' THEN greatest(max_attempts, j.attempt + 1) ELSE max_attempts END
         WHERE id = p_job RETURNING * INTO j;

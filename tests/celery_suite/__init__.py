@@ -1,0 +1,1 @@
+"""Celery's own integration tests against the platform: `make celery-suite`."""

@@ -1,0 +1,31 @@
+"""Tasks with a base of their own get the ledger's class, too: when their app is finalized, and at a worker's start."""
+
+from __future__ import annotations
+
+import celery
+from celery import Celery, _state
+
+from workers.celery.kinds import is_on_ledger
+from workers.celery.task import Task, bind_to_ledger
+from workers.task import LedgerTask
+
+
+def adopt_tasks(app: Celery) -> None:
+    """Give every task the ledger's class, behind its own base, and make it a kind as the app is configured now."""
+    for task in list(app.tasks.values()):
+        if isinstance(task, LedgerTask):
+            continue
+        if not isinstance(task, Task):
+            own: type[celery.Task] = type(task)
+            task.__class__ = type(own.__name__, (own, Task), {"__module__": own.__module__, "__doc__": own.__doc__})
+        bind_to_ledger(type(task), app)  # a base's own on_bound need not call ours
+
+
+def _adopt_when_finalized(app: Celery) -> None:
+    if is_on_ledger(app):
+        app.on_after_finalize.connect(lambda **_: adopt_tasks(app), weak=False)
+
+
+def watch_apps() -> None:
+    """Adopt the tasks of every app on the ledger that is finalized from here on."""
+    _state.connect_on_app_finalize(_adopt_when_finalized)
