@@ -17,14 +17,14 @@ from tests.support.waiting import eventually
 
 
 def test_celerys_own_revoke_swallows_no_job(platform: Platform) -> None:
-    """Flower's buttons send it. A job is called off in the ledger."""
+    """Another Celery client's revoke is a message to workers. A job is called off in the ledger."""
     import subprocess
 
     from jobplatform.devstack.processes import script
 
     path = platform.file("revoked")
     job_id = platform.submit("acme.sleep", {"path": path, "seconds": 1}, run_at=in_seconds(4))
-    code = f"from workers.app import app; app.control.revoke('{job_id}')"
+    code = f"from workers.app import app; app.control.broadcast('revoke', arguments={{'task_id': '{job_id}'}})"
     subprocess.run(
         [str(script("python")), "-c", code], env=platform.stack.environment(), check=True, cwd=platform.scratch
     )

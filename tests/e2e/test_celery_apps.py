@@ -102,7 +102,7 @@ def test_links_and_error_handlers_are_called(shop: Shop) -> None:
 
 
 def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
-    doors = [shop.platform.file(f"door-{n}") for n in range(2)]
+    doors = [shop.platform.file(f"shop-door-{n}") for n in range(2)]
     result = shop.tasks.hello.delay(*doors)
     assert eventually(lambda: result.info if result.state == "PROGRESS" else None, SECONDS) == {"progress": 50}
     Path(doors[0]).touch()
@@ -160,7 +160,7 @@ def test_values_come_back_as_celery_brings_them(shop: Shop) -> None:
 
 
 def test_a_task_id_of_ones_own_names_one_job(shop: Shop) -> None:
-    path = shop.platform.file("own-id")
+    path = shop.platform.file("shop-own-id")
     first = shop.tasks.sleeps.apply_async((path, 0), task_id="report 2026-11")
     assert first.get(timeout=SECONDS) == 1
     again = shop.tasks.sleeps.apply_async((path, 0), task_id="report 2026-11")
@@ -174,15 +174,15 @@ def test_a_task_id_of_ones_own_names_one_job(shop: Shop) -> None:
 
 
 def test_retries_are_counted_by_celery_and_kept_by_the_ledger(shop: Shop) -> None:
-    result = shop.tasks.unreliable.delay(shop.platform.file("unreliable"), 2)
+    result = shop.tasks.unreliable.delay(shop.platform.file("shop-unreliable"), 2)
     assert result.get(timeout=SECONDS) == 2
     assert shop.platform.outcomes(result.id) == ["failed", "failed", "succeeded"]
     assert shop.platform.job(result.id)["attempt"] == 3
-    used_up = shop.tasks.unreliable.delay(shop.platform.file("unreliable-2"), 99)
+    used_up = shop.tasks.unreliable.delay(shop.platform.file("shop-unreliable-2"), 99)
     with pytest.raises(shop.tasks.Flaky, match="not yet"):
         used_up.get(timeout=SECONDS)
     assert len(shop.platform.runs(used_up.id)) == 4
-    assert shop.tasks.refreshes.delay(shop.platform.file("refreshes"), 4).get(timeout=SECONDS) == "fresh"
+    assert shop.tasks.refreshes.delay(shop.platform.file("shop-refreshes"), 4).get(timeout=SECONDS) == "fresh"
     # other arguments, as often as it likes
     assert shop.tasks.counts_down.delay(5).get(timeout=SECONDS) == [0, 1, 2, 3, 4]
 
@@ -190,8 +190,8 @@ def test_retries_are_counted_by_celery_and_kept_by_the_ledger(shop: Shop) -> Non
 def test_what_a_retry_changes_and_what_the_body_does_after_it(shop: Shop) -> None:
     tasks = shop.tasks
     assert tasks.turns_pages.delay({"page": 0}).get(timeout=SECONDS) == [3, 8]
-    assert tasks.retries_and_goes_on.delay(shop.platform.file("goes-on")).get(timeout=SECONDS) == 1
-    path = shop.platform.file("bad-hook")
+    assert tasks.retries_and_goes_on.delay(shop.platform.file("shop-goes-on")).get(timeout=SECONDS) == 1
+    path = shop.platform.file("shop-bad-hook")
     with pytest.raises(RuntimeError, match="a bug in a hook"):
         tasks.fails_in_its_hook.delay(path).get(timeout=SECONDS)
     assert len(shop.platform.calls(path)) == 1
@@ -240,17 +240,17 @@ def test_time_limits_end_a_task_and_call_its_error_handler(shop: Shop) -> None:
 
 
 def test_a_crash_costs_a_run_and_a_crash_loop_ends(shop: Shop) -> None:
-    once = shop.tasks.crashes.delay(shop.platform.file("crashes-once"), 1)
+    once = shop.tasks.crashes.delay(shop.platform.file("shop-crashes-once"), 1)
     assert once.get(timeout=SECONDS) == "survived"
     assert shop.platform.outcomes(once.id) == ["crashed", "succeeded"]
-    ever = shop.tasks.crashes.apply_async((shop.platform.file("crashes"), 99), link_error=shop.tasks.log_error.s())
+    ever = shop.tasks.crashes.apply_async((shop.platform.file("shop-crashes"), 99), link_error=shop.tasks.log_error.s())
     with pytest.raises(WorkerLostError, match="3 runs of this job took their process down"):
         ever.get(timeout=60)
     assert eventually(lambda: ever.id in shop.notes("log_error"), SECONDS)
 
 
 def test_revoke_leaves_what_runs_and_ends_it_with_terminate(shop: Shop) -> None:
-    path = shop.platform.file("revoked")
+    path = shop.platform.file("shop-revoked")
     running = shop.tasks.sleeps.delay(path, 60)
     shop.platform.started(path)
     running.revoke()
@@ -330,7 +330,7 @@ def _alone(shop: Shop, result: Any) -> Any:
 
 
 def test_a_chain_stops_at_what_fails_and_goes_on_when_that_is_replayed(shop: Shop) -> None:
-    path = shop.platform.file("unreliable-chain")
+    path = shop.platform.file("shop-unreliable-chain")
     result = (shop.tasks.add.si(1, 1) | shop.tasks.unreliable.si(path, 5) | shop.tasks.add.s(10))()
     with pytest.raises(shop.tasks.Flaky):
         result.get(timeout=SECONDS)
@@ -366,7 +366,7 @@ def test_the_api_knows_its_tasks_and_checks_nothing_away(shop: Shop) -> None:
 def test_a_killed_worker_loses_nothing_of_a_chord(shop: Shop) -> None:
     from celery import chord
 
-    paths = [shop.platform.file(f"lost-{n}") for n in range(3)]
+    paths = [shop.platform.file(f"shop-lost-{n}") for n in range(3)]
     result = chord([shop.tasks.sleeps.s(path, 60) for path in paths], shop.tasks.tsum.s())()
     for path in paths:
         shop.platform.started(path)
@@ -382,7 +382,7 @@ def test_eager_tasks_need_no_server(shop: Shop) -> None:
     try:
         assert shop.tasks.add.delay(1, 1).get() == 2
         assert (shop.tasks.add.s(1, 1) | shop.tasks.mul.s(4)).apply_async().get() == 8
-        assert shop.tasks.unreliable.delay(shop.platform.file("eager"), 2).get() == 2
+        assert shop.tasks.unreliable.delay(shop.platform.file("shop-eager"), 2).get() == 2
     finally:
         shop.app.conf.task_always_eager = False
 
