@@ -17,7 +17,7 @@ depends_on = None
 
 POLICIES = "workflow_steps_on_failure_is_known"
 FUNCTIONS = (
-    "note_failure",
+    "step_failure",
     "call_errbacks",
     "end_sinks",
     "skip_steps",
@@ -71,11 +71,17 @@ def downgrade() -> None:
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND (p.proname IN "
-        f"({names}) OR p.proname = 'settle_run' AND p.pronargs = 11 OR p.proname = 'tell_steps' AND p.pronargs = 5 "
+        f"({names}) OR p.proname = 'settle_run' AND p.pronargs = 11 OR p.proname = 'tell_steps' AND p.pronargs = 6 "
         "OR p.proname = 'cancel_job' AND p.pronargs = 6) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
-    # the version before stops the whole workflow; steps that were called off for others wait in it for ever
+    # the version before stops the whole workflow; it would open what waits for a failed step
+    op.execute(
+        "UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = coalesce(error, "
+        "jsonb_build_object('code', 'downgraded', 'message', 'one of its branches has failed')) "
+        "WHERE state = 'running' AND id IN "
+        "(SELECT workflow_id FROM workflow_steps WHERE told_failed OR state = 'failed')"
+    )
     op.execute("UPDATE workflow_steps SET on_failure = 'fail' WHERE on_failure = 'skip'")
     op.drop_constraint(op.f(POLICIES), "workflow_steps")
     op.create_check_constraint(op.f(POLICIES), "workflow_steps", "on_failure IN ('continue', 'fail', 'ignore')")

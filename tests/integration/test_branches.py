@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from jobplatform.domain.workflows import Graph, Group, chain, chord, group, step
+from jobplatform.errors import StepNotReplayable
 from jobplatform.ledger import auditing, jobs, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.replay_job import replay_job
@@ -127,6 +128,66 @@ def test_the_workflow_fails_although_the_last_to_end_has_succeeded_and_a_cancel_
     whole(book)
 
 
+def test_what_expires_together_ends_once(book: Book) -> None:
+    workflow = submit(book, chain(echo("a"), echo("b")))
+    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s'")
+    book.all("SELECT * FROM wake_jobs(100, NULL)")
+    assert steps_of(book, workflow)["a"] == "failed" and state_of(book, workflow) == "failed"
+    assert book.all("SELECT count(*)::int FROM job_history") == [2]
+    book.assert_conserved()
+
+
+def test_a_cancelled_workflow_with_a_failed_branch_has_not_succeeded(book: Book) -> None:
+    workflow = submit(book, Graph((echo("a"), echo("b"), echo("c", after=("a",)))))
+    run_one(book, job_of(book, workflow, "a"), "test.echo", failing("a"))
+    second, lease_id = job_of(book, workflow, "b"), new_id()
+    book.dispatch(second)
+    book.claim(second, lease_id)
+    with book.ledger.transaction() as connection:
+        workflows.cancel_workflow(connection, book.tenant_id, workflow, "enough", "test")
+    look(book)
+    book.settle(second, lease_id)
+    look(book)
+    assert state_of(book, workflow) == "cancelled"
+
+
+def test_a_replay_waits_for_what_has_failed_before_it(book: Book) -> None:
+    workflow = submit(book, Graph((echo("a"), echo("b", after=("a",)), echo("c", after=("b",)), echo("d"))))
+    first, second = job_of(book, workflow, "a"), job_of(book, workflow, "b")
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, second, "not needed")
+    run_one(book, first, "test.echo", failing("a"))
+    with pytest.raises(StepNotReplayable):
+        replay_job(book.ledger, None, book.tenant_id, second, by="test")
+    replay_job(book.ledger, None, book.tenant_id, first, by="test")
+    replay_job(book.ledger, None, book.tenant_id, second, by="test")
+    whole(book)
+    assert sorted(play(book)) == ["a", "b", "c", "d"] and state_of(book, workflow) == "succeeded"
+
+
+def test_the_workflow_names_a_step_that_has_failed_still(book: Book) -> None:
+    workflow = submit(book, group(echo("a"), echo("b"), echo("c")))
+    for name in ("a", "b"):
+        run_one(book, job_of(book, workflow, name), "test.echo", failing(name))
+    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="test")
+    assert error_of(book, workflow)["step"] == "b"
+    play(book)
+    assert (state_of(book, workflow), error_of(book, workflow)["step"]) == ("failed", "b")
+
+
+def test_thousands_are_called_off_and_replayed_at_once(book: Book) -> None:
+    parts = [echo(f"p{n}") for n in range(3000)]
+    workflow = submit(book, chain(echo("a"), Group(tuple(parts), name="g"), echo("z")))
+    run_one(book, job_of(book, workflow, "a"), "test.echo", failing("a"))
+    assert state_of(book, workflow) == "failed"
+    assert book.all("SELECT state, count(*)::int FROM job_history GROUP BY state") == [("cancelled", 3001)]
+    assert book.all("SELECT DISTINCT error ->> 'step' FROM job_history") == ["a"]
+    replay_workflow(book.ledger, None, book.tenant_id, workflow, by="test")
+    assert book.all("SELECT count(*)::int FROM jobs WHERE state = 'blocked'") == [3001]
+    whole(book)
+    book.assert_conserved()
+
+
 @pytest.mark.parametrize("state", ["dead", "cancelled"])
 def test_a_failure_makes_the_jobs_that_were_ordered_for_it(book: Book, state: str) -> None:
     workflow, ids = write_steps(book, [{"errbacks": [order(headers={"x": 1})]}, {"errbacks": [order()]}])
@@ -149,6 +210,17 @@ def test_the_body_of_a_chord_has_its_errbacks_called_when_its_header_fails(book:
     write_steps(book, rows)
     run_one(book, first, "test.echo", failing("0"))
     assert book.all("SELECT payload -> 'headers' FROM jobs WHERE workflow_id IS NULL") == [{"failed": str(last)}]
+
+
+def test_a_body_that_was_revoked_calls_no_errbacks(book: Book) -> None:
+    first, last = new_id(), new_id()
+    rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [order()]}]
+    rows[1]["skip_calls_errbacks"] = True
+    write_steps(book, rows)
+    with book.ledger.transaction() as connection:
+        jobs.cancel_job(connection, book.tenant_id, last, "revoked")
+    run_one(book, first, "test.echo")
+    assert book.all("SELECT id FROM jobs") == []
 
 
 def test_times_of_a_later_step_count_from_its_turn_on(book: Book) -> None:

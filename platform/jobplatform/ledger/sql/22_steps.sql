@@ -31,12 +31,12 @@ BEGIN
         PERFORM call_errbacks(s, j);
         IF s.on_failure = 'fail' THEN
             PERFORM fail_workflow(s, j.state, j.error);
+        ELSIF s.pending > 0 THEN
+            PERFORM end_sinks(s.workflow_id, 0, step_failure(s.name, j.id, j.state, j.error));
         ELSE
-            PERFORM note_failure(s, j.state, j.error);
-            IF s.pending > 0 THEN
-                RETURN;
-            END IF;
-            PERFORM tell_steps(s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id);
+            PERFORM tell_steps(
+                s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id,
+                step_failure(s.name, j.id, j.state, j.error));
         END IF;
     ELSIF s.state = 'waiting' THEN  -- what waits for it waits for its turn all the same
         UPDATE workflow_steps SET state = 'skipped' WHERE id = s.id;
@@ -54,22 +54,19 @@ BEGIN
     END IF;
 END $$;
 
+-- What a workflow says of the step that has failed it.
+CREATE OR REPLACE FUNCTION step_failure(p_name text, p_job uuid, p_state text, p_error jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE AS $$
+    SELECT jsonb_strip_nulls(jsonb_build_object(
+        'code', 'step_failed', 'message', format('step %s is %s', p_name, p_state), 'step', p_name, 'job_id', p_job,
+        'last', p_error));
+$$;
+
 -- A step has failed whose failure ends its workflow: what has not begun is called off by the dispatcher's next look.
 CREATE OR REPLACE FUNCTION fail_workflow(s workflow_steps, p_state text, p_error jsonb) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = jsonb_strip_nulls(jsonb_build_object(
-        'code', 'step_failed', 'message', format('step %s is %s', s.name, p_state), 'step', s.name, 'job_id', s.id,
-        'last', p_error))
+    UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = step_failure(s.name, s.id, p_state, p_error)
     WHERE id = s.workflow_id AND state = 'running';
-$$;
-
--- A step has failed without which its workflow goes on ("skip"), as far as nothing waits for it: how it will end is known.
-CREATE OR REPLACE FUNCTION note_failure(s workflow_steps, p_state text, p_error jsonb) RETURNS void
-LANGUAGE sql VOLATILE AS $$
-    UPDATE workflows SET error = jsonb_strip_nulls(jsonb_build_object(
-        'code', 'step_failed', 'message', format('step %s is %s', s.name, p_state), 'step', s.name, 'job_id', s.id,
-        'last', p_error))
-    WHERE id = s.workflow_id AND state = 'running' AND error IS NULL;
 $$;
 
 -- A step has failed: make the jobs that were ordered for this case. Each has `failed` in its payload's headers, the id
@@ -80,7 +77,8 @@ DECLARE
     v_now timestamptz := clock_timestamp();
     v_woken text;
 BEGIN
-    IF s.errbacks IS NULL OR j.state <> 'dead' THEN
+    -- a replay that was stopped before it ran is no failure either: all counts begin anew with a replay
+    IF s.errbacks IS NULL OR j.state <> 'dead' OR j.attempt + j.crash_count + j.lost_count = 0 THEN
         RETURN;
     END IF;
     WITH made AS (
@@ -108,20 +106,27 @@ BEGIN
 END $$;
 
 -- Tell steps that something they wait for is over: p_told has one entry for each, as often as it was over, p_failed for
--- what has failed (p_cause is the job that did); p_sinks of what is over had nobody to tell but the workflow. Level by
--- level: a gate that opens tells on.
+-- what has failed (p_cause is the job that did, p_error what its workflow says of it); p_sinks of what is over had nobody
+-- to tell but the workflow. Level by level: a gate that opens tells on. In a workflow that has ended nobody is told:
+-- `revive_workflow` counts anew.
 CREATE OR REPLACE FUNCTION tell_steps(
-    p_workflow uuid, p_told uuid[], p_sinks integer, p_failed uuid[] DEFAULT '{}', p_cause uuid DEFAULT NULL)
+    p_workflow uuid, p_told uuid[], p_sinks integer, p_failed uuid[] DEFAULT '{}', p_cause uuid DEFAULT NULL,
+    p_error jsonb DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_told uuid[] := p_told;
     v_failed uuid[] := p_failed;
+    v_causes uuid[] := array_fill(p_cause, ARRAY[cardinality(p_failed)]);
     v_ready uuid[];
     v_broken uuid[];
     v_sinks integer := p_sinks;
     v_more integer;
 BEGIN
+    PERFORM 1 FROM workflows WHERE id = p_workflow AND ended_at IS NULL;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
     WHILE cardinality(v_told) + cardinality(v_failed) > 0 LOOP
         IF cardinality(v_told) + cardinality(v_failed) > 1 THEN
             PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told || v_failed) ORDER BY id FOR UPDATE;
@@ -130,40 +135,45 @@ BEGIN
         WITH told AS (
             UPDATE workflow_steps s SET
                 pending = pending - over.times, failed_parents = failed_parents + over.failed,
-                failed_by = CASE WHEN over.failed > 0 THEN coalesce(failed_by, p_cause) ELSE failed_by END
-            FROM (SELECT id, count(*)::integer AS times, sum(failed)::integer AS failed FROM (
-                    SELECT unnest(v_told) AS id, 0 AS failed UNION ALL SELECT unnest(v_failed), 1) AS each
+                failed_by = coalesce(failed_by, over.cause)
+            FROM (SELECT id, count(*)::integer AS times, sum(failed)::integer AS failed,
+                         (array_agg(cause) FILTER (WHERE failed = 1))[1] AS cause
+                  FROM (SELECT unnest(v_told) AS id, 0 AS failed, NULL::uuid AS cause
+                        UNION ALL SELECT f.id, 1, f.cause FROM unnest(v_failed, v_causes) AS f (id, cause)) AS each
                   GROUP BY id) AS over
             WHERE s.id = over.id RETURNING s.id, s.pending, s.failed_parents > 0 OR s.state = 'failed' AS broken)
         SELECT array_agg(id) FILTER (WHERE NOT broken), array_agg(id) FILTER (WHERE broken)
         INTO v_ready, v_broken FROM told WHERE pending = 0;
         v_told := '{}';
         v_failed := '{}';
+        v_causes := '{}';
         IF v_ready IS NOT NULL THEN
             SELECT told, sinks INTO v_told, v_more FROM open_steps(p_workflow, v_ready);
             v_sinks := v_sinks + v_more;
         END IF;
         IF v_broken IS NOT NULL THEN
-            SELECT failed, sinks INTO v_failed, v_more FROM skip_steps(p_workflow, v_broken);
+            SELECT failed, causes, sinks INTO v_failed, v_causes, v_more FROM skip_steps(p_workflow, v_broken);
             v_sinks := v_sinks + v_more;
         END IF;
     END LOOP;
-    IF v_sinks > 0 THEN
-        PERFORM end_sinks(p_workflow, v_sinks);
+    IF v_sinks > 0 OR p_error IS NOT NULL THEN
+        PERFORM end_sinks(p_workflow, v_sinks, p_error);
     END IF;
 END $$;
 
--- So many steps that nobody waits for are over. With the last of them the workflow has ended: failed, when a step has
--- whose failure counts.
-CREATE OR REPLACE FUNCTION end_sinks(p_workflow uuid, p_sinks integer) RETURNS void
+-- So many steps that nobody waits for are over; p_error: a step has failed whose failure counts in the end. With the
+-- last of them the workflow has ended: failed, when there is such a step.
+CREATE OR REPLACE FUNCTION end_sinks(p_workflow uuid, p_sinks integer, p_error jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     w workflows;
 BEGIN
     UPDATE workflows SET
         pending = pending - p_sinks,
-        state = CASE WHEN state = 'running' AND pending = p_sinks AND error IS NULL THEN 'succeeded' ELSE state END,
-        ended_at = CASE WHEN state = 'running' AND pending = p_sinks AND error IS NULL
+        error = CASE WHEN state = 'running' THEN coalesce(error, p_error) ELSE error END,
+        state = CASE WHEN state = 'running' AND pending = p_sinks AND coalesce(error, p_error) IS NULL
+                     THEN 'succeeded' ELSE state END,
+        ended_at = CASE WHEN state = 'running' AND pending = p_sinks AND coalesce(error, p_error) IS NULL
                         THEN clock_timestamp() ELSE ended_at END
     WHERE id = p_workflow RETURNING * INTO w;
     IF w.state = 'running' AND w.pending = 0 THEN
@@ -187,76 +197,103 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
--- whatever their own policies are: none of them has run. Returns whom to tell, and how many of them nobody waits for. The
--- rest of a workflow that stops stays.
-CREATE OR REPLACE FUNCTION skip_steps(p_workflow uuid, p_steps uuid[], OUT failed uuid[], OUT sinks integer)
+-- whatever their own policies are. Returns whom to tell, and of which job that has failed, and how many of them nobody
+-- waits for. All at once, as one settle may call off ten thousand. The rest of a workflow that stops stays.
+CREATE OR REPLACE FUNCTION skip_steps(
+    p_workflow uuid, p_steps uuid[], OUT failed uuid[], OUT causes uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
+    w workflows;
     s workflow_steps;
     j jobs;
-    w workflows;
+    v_steps uuid[];
+    v_now timestamptz := clock_timestamp();
 BEGIN
     failed := '{}';
+    causes := '{}';
     sinks := 0;
     SELECT * INTO w FROM workflows WHERE id = p_workflow AND state = 'running';
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    FOR s IN SELECT * FROM workflow_steps WHERE id = ANY (p_steps) ORDER BY id LOOP
-        CONTINUE WHEN s.told_failed OR s.state NOT IN ('waiting', 'joining', 'skipped', 'failed')
-            OR s.state = 'failed' AND s.on_failure <> 'skip';
-        UPDATE workflow_steps SET
-            state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, told_failed = true
-        WHERE id = s.id;
-        UPDATE workflow_steps SET failed_by = coalesce(failed_by, s.failed_by, s.id) WHERE id = ANY (s.children);
-        failed := failed || s.children;
-        sinks := sinks + (cardinality(s.children) = 0)::integer;
-        IF s.type = 'job' AND s.state = 'waiting' THEN
-            SELECT * INTO j FROM jobs WHERE id = s.id AND state = 'blocked' FOR UPDATE;
-            CONTINUE WHEN NOT FOUND;
-            j.state := 'cancelled';
-            j.error := branch_error(s.failed_by, w.created_at - interval '1 day');
-            PERFORM note_event(j, 'cancelled', jsonb_build_object('by', 'its workflow', 'reason', j.error -> 'message'));
-            PERFORM finish_job(j, clock_timestamp());
-        END IF;
-        IF s.state = 'joining' OR s.skip_calls_errbacks THEN
-            j.id := s.id;
-            j.tenant_id := w.tenant_id;
-            j.state := 'dead';
-            PERFORM call_errbacks(s, j);
-        END IF;
+    SELECT array_agg(id), count(*) FILTER (WHERE cardinality(children) = 0) INTO v_steps, sinks FROM workflow_steps
+    WHERE id = ANY (p_steps) AND NOT told_failed
+        AND (state IN ('waiting', 'joining', 'skipped') OR state = 'failed' AND on_failure = 'skip');
+    SELECT coalesce(array_agg(child), '{}'), coalesce(array_agg(cause), '{}') INTO failed, causes FROM (
+        SELECT unnest(children) AS child, coalesce(failed_by, id) AS cause FROM workflow_steps WHERE id = ANY (v_steps)
+    ) AS each;
+    WITH mine AS MATERIALIZED (
+        SELECT id, failed_by AS cause FROM workflow_steps WHERE id = ANY (v_steps) AND type = 'job' AND state = 'waiting'
+    ), why AS MATERIALIZED (
+        SELECT cause, branch_error(cause, w.created_at - interval '1 day') AS error
+        FROM (SELECT DISTINCT cause FROM mine) AS each
+    ), gone AS (
+        DELETE FROM jobs USING mine LEFT JOIN why USING (cause)
+        WHERE jobs.id = mine.id AND jobs.state = 'blocked' RETURNING jobs.*, why.error AS why
+    ), moved AS (
+        INSERT INTO job_history (
+            id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
+            crash_count, crash_limit, lost_count, lost_limit, created_at, state_at, run_at, start_by, dispatched_at,
+            started_at, run_started_at, epoch, progress, error, workflow_id, finished_at)
+        SELECT id, tenant_id, queue, kind, 'cancelled', priority, payload, tags, attempt, max_attempts, run_no,
+               dispatch_no, crash_count, crash_limit, lost_count, lost_limit, created_at, v_now, run_at, start_by,
+               dispatched_at, started_at, run_started_at, epoch, progress, why, workflow_id, v_now
+        FROM gone
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT id, tenant_id, 'cancelled', 'cancelled', run_no,
+               jsonb_build_object('by', 'its workflow', 'reason', why -> 'message') FROM gone
+    ), unlocked AS (
+        DELETE FROM unique_locks USING gone WHERE unique_locks.job_id = gone.id AND expires_at IS NULL
+    )
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
+    SELECT tenant_id, queue, pg_backend_pid() % 64, count(*) FROM gone GROUP BY tenant_id, queue
+    ORDER BY tenant_id, queue
+    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
+    FOR s IN
+        SELECT * FROM workflow_steps WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
+            AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks) ORDER BY id
+    LOOP
+        j.id := s.id;
+        j.tenant_id := w.tenant_id;
+        j.state := 'dead';
+        j.attempt := 1;
+        j.crash_count := 0;
+        j.lost_count := 0;
+        PERFORM call_errbacks(s, j);
     END LOOP;
+    UPDATE workflow_steps SET
+        state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, told_failed = true
+    WHERE id = ANY (v_steps);
 END $$;
 
--- The failure that steps were told of is taken back: what has failed is replayed. Those that were called off for it wait
--- again, level by level; in a workflow that has ended they are left to `revive_workflow`.
-CREATE OR REPLACE FUNCTION untell_steps(p_workflow uuid, p_told uuid[]) RETURNS void
+-- The failure that steps were told of is taken back: what has failed is replayed, while its workflow goes on. Those that
+-- were called off for it wait again, level by level. The caller has locked the workflow.
+CREATE OR REPLACE FUNCTION untell_steps(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_told uuid[] := p_told;
     v_back uuid[];
-    v_running boolean;
+    v_sinks integer := p_sinks;
+    v_more integer;
 BEGIN
-    SELECT state = 'running' INTO v_running FROM workflows WHERE id = p_workflow;
     WHILE cardinality(v_told) > 0 LOOP
         PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told) ORDER BY id FOR UPDATE;
-        SELECT array_agg(id) INTO v_back FROM workflow_steps WHERE id = ANY (v_told) AND told_failed;
+        SELECT array_agg(id), count(*) FILTER (WHERE cardinality(children) = 0) INTO v_back, v_more
+        FROM workflow_steps WHERE id = ANY (v_told) AND told_failed;
         UPDATE workflow_steps s SET
             pending = pending + back.times, failed_parents = failed_parents - back.times, told_failed = false,
             failed_by = CASE WHEN failed_parents > back.times THEN failed_by END
         FROM (SELECT id, count(*)::integer AS times FROM unnest(v_told) AS id GROUP BY id) AS back
         WHERE s.id = back.id;
         EXIT WHEN v_back IS NULL;
-        IF v_running THEN
-            UPDATE workflow_steps SET state = 'waiting' WHERE id = ANY (v_back) AND state = 'cancelled';
-            PERFORM restore_steps(p_workflow, v_back);
-        END IF;
-        UPDATE workflows SET pending = pending + (
-            SELECT count(*) FROM workflow_steps WHERE id = ANY (v_back) AND cardinality(children) = 0)
-        WHERE id = p_workflow AND v_running;
+        v_sinks := v_sinks + v_more;
+        UPDATE workflow_steps SET state = 'waiting' WHERE id = ANY (v_back) AND state = 'cancelled';
+        PERFORM restore_steps(p_workflow, v_back);
         SELECT coalesce(array_agg(child), '{}') INTO v_told
         FROM workflow_steps p, unnest(p.children) AS child WHERE p.id = ANY (v_back);
     END LOOP;
+    UPDATE workflows SET pending = pending + v_sinks WHERE id = p_workflow;
 END $$;
 
 -- Steps wait for nothing any more: jobs become available (or scheduled), maps are unfolded, gates are over at once.

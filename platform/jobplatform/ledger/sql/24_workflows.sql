@@ -106,7 +106,8 @@ BEGIN
     -- everything was done before it could be stopped: a success wins
     UPDATE workflows SET state = 'succeeded', ended_at = clock_timestamp(), error = NULL
     WHERE id = p_workflow AND state = 'stopping' AND pending = 0
-        AND NOT EXISTS (SELECT 1 FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed');
+        AND NOT EXISTS (
+            SELECT 1 FROM workflow_steps s WHERE s.workflow_id = p_workflow AND (s.state = 'failed' OR s.told_failed));
     UPDATE workflows SET state = stop_as, ended_at = clock_timestamp()
     WHERE id = p_workflow AND state = 'stopping';
     SELECT * INTO w FROM workflows WHERE id = p_workflow;
@@ -129,34 +130,45 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- Whether a step waits for others: its job, replayed, waits with it.
+-- Whether a step that has failed waits for others, or for the replay of one: its job, replayed, waits with it. Locked, as the
+-- last of them may be settled in this moment.
 CREATE OR REPLACE FUNCTION step_is_blocked(p_job uuid) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT pending > 0 AND state = 'failed' FROM workflow_steps WHERE id = p_job;
-$$;
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    s workflow_steps;
+BEGIN
+    SELECT * INTO s FROM workflow_steps WHERE id = p_job FOR UPDATE;
+    RETURN s.state = 'failed' AND (s.pending > 0 OR s.failed_parents > 0);
+END $$;
 
--- A step that had failed runs again. When it was the last one, the rest of its workflow comes back.
+-- A step that had failed runs again. Where its workflow goes on, what was called off for it waits again; where it has
+-- ended and this was the last one, the rest of it comes back. `replay_workflow` brings it back by itself, once.
 CREATE OR REPLACE FUNCTION step_replayed(j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     w workflows;
     s workflow_steps;
 BEGIN
-    SELECT * INTO s FROM workflow_steps WHERE id = j.id AND state = 'failed' FOR UPDATE;
-    IF FOUND THEN
-        UPDATE workflow_steps SET
-            state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END, told_failed = false
-        WHERE id = j.id;
-        IF s.told_failed THEN
-            PERFORM untell_steps(j.workflow_id, s.children);
-            UPDATE workflows SET pending = pending + 1
-            WHERE id = j.workflow_id AND state = 'running' AND cardinality(s.children) = 0;
-        END IF;
-        SELECT * INTO w FROM workflows WHERE id = j.workflow_id FOR UPDATE;
-        IF w.state = 'failed' AND NOT EXISTS (
-                SELECT 1 FROM workflow_steps WHERE workflow_id = w.id AND state = 'failed') THEN
-            PERFORM revive_workflow(w.id);
-        END IF;
+    UPDATE workflow_steps SET state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END
+    WHERE id = j.id AND state = 'failed' RETURNING * INTO s;
+    IF NOT FOUND OR current_setting('jobplatform.replaying', true) = j.workflow_id::text THEN
+        UPDATE workflow_steps SET told_failed = false WHERE id = s.id;
+        RETURN;
+    END IF;
+    SELECT * INTO w FROM workflows WHERE id = j.workflow_id FOR UPDATE;
+    UPDATE workflow_steps SET told_failed = false WHERE id = s.id;
+    IF w.state = 'running' AND s.told_failed THEN
+        PERFORM untell_steps(w.id, s.children, (cardinality(s.children) = 0)::integer);
+    END IF;
+    IF w.state = 'running' AND w.error ->> 'job_id' = j.id::text THEN
+        UPDATE workflows SET error = (
+            SELECT step_failure(f.name, f.id, 'dead', NULL) FROM workflow_steps f
+            WHERE f.workflow_id = w.id AND f.state = 'failed' ORDER BY f.place LIMIT 1)
+        WHERE id = w.id;
+    END IF;
+    IF w.state = 'failed' AND NOT EXISTS (
+            SELECT 1 FROM workflow_steps WHERE workflow_id = w.id AND state = 'failed') THEN
+        PERFORM revive_workflow(w.id);
     END IF;
 END $$;
 
@@ -268,16 +280,14 @@ BEGIN
         RETURN QUERY SELECT 'stuck'::text, s.name, NULL::text;
         RETURN;
     END IF;
-    -- until the last one is replayed the workflow stays as it is: revived once, here
+    -- the workflow stays as it is until all of them are replayed: revived once, below
+    PERFORM set_config('jobplatform.replaying', p_workflow::text, true);
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND type <> 'job' AND workflow_steps.state = 'failed';
     FOR s IN SELECT * FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed' ORDER BY place LOOP
         PERFORM replay_job(p_tenant, s.id, v_since, 0, p_data);
     END LOOP;
-    -- the last of them has revived it; a map that could not be unfolded then may have stopped it again
-    PERFORM 1 FROM workflows WHERE id = p_workflow AND ended_at IS NOT NULL;
-    IF FOUND THEN
-        PERFORM revive_workflow(p_workflow);
-    END IF;
+    PERFORM set_config('jobplatform.replaying', '', true);
+    PERFORM revive_workflow(p_workflow);
     RETURN QUERY SELECT 'replayed'::text, 'running'::text, nullif(current_setting('jobplatform.woken', true), '');
 END $$;
 

@@ -37,7 +37,9 @@ BEGIN
         SELECT 'workflow', ended.state INTO verdict, state FROM ended_job(p_tenant, p_job, p_since) AS ended
         WHERE ended.verdict = 'ended' AND EXISTS (
             SELECT 1 FROM workflow_steps s JOIN workflows w ON w.id = s.workflow_id
-            WHERE s.id = p_job AND (s.state IN ('cancelled', 'skipped') OR w.state = 'stopping'));
+            WHERE s.id = p_job AND (
+                s.state IN ('cancelled', 'skipped') OR w.state = 'stopping'
+                OR w.state = 'running' AND s.state = 'failed' AND s.failed_parents > 0));  -- what it waits for comes first
         IF FOUND THEN
             RETURN NEXT;
             RETURN;

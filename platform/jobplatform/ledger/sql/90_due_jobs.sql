@@ -29,6 +29,8 @@ BEGIN
             ORDER BY start_by LIMIT p_limit FOR UPDATE SKIP LOCKED)
         SELECT * FROM due ORDER BY tenant_id, queue  -- counters in one order for all, as in accept_jobs
     LOOP
+        -- one before it may have called it off: a step of the same workflow that waited for it
+        CONTINUE WHEN NOT EXISTS (SELECT 1 FROM jobs WHERE id = j.id);
         j.state := 'expired';
         j.error := jsonb_build_object(
             'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
