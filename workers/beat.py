@@ -25,7 +25,7 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.manage_schedules import put_schedule
-from workers.celery.kinds import TaskCall
+from workers.celery.orders import TaskCall
 from workers.celery.values import to_json
 from workers.process import hints, ledger
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import celery
 from celery import Celery, _state
 
-from workers.celery.kinds import is_on_ledger
+from workers.celery.routing import is_on_ledger
 from workers.celery.task import Task, bind_to_ledger
 from workers.task import LedgerTask
 

@@ -11,7 +11,9 @@ from celery import Celery, _state
 from celery.app.task import Context
 
 from jobplatform.domain.kinds import REGISTRY
-from workers.celery.kinds import ERRBACKS, Body, is_on_ledger
+from workers.celery.kinds import Body
+from workers.celery.orders import ERRBACKS
+from workers.celery.routing import is_on_ledger
 from workers.celery.run import current_run
 
 

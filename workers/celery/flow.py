@@ -13,10 +13,11 @@ from celery.result import GroupResult
 
 from jobplatform.domain.workflows import MAX_STEPS
 from jobplatform.errors import FieldError, InvalidRequest
-from workers.celery.call import Call, Ref, Results
+from workers.celery.call import Call
 from workers.celery.collect import Collector, leaves_of
 from workers.celery.ids import job_id_of
-from workers.celery.kinds import ERRBACKS, kind_of_call, order_of
+from workers.celery.orders import ERRBACKS, kind_of_call, order_of
+from workers.celery.values import to_json
 
 _ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
@@ -96,8 +97,6 @@ def _job(app: Celery, call: Call, names: dict[str, str]) -> dict[str, Any]:
 
 def _errback_order(app: Celery, call: Call) -> dict[str, Any]:
     """Return the job that calls the errbacks of a call, on its queue, where their code is known."""
-    from workers.celery.values import to_json
-
     headers = {"errbacks": to_json(call.errbacks), "root_id": call.headers.get("root_id")}
     return {
         "queue": call.queue,
@@ -139,6 +138,3 @@ def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) ->
         taken.add(name)
         names[one] = f"{prefix}{name}"
     return names
-
-
-__all__ = ["Flow", "Ref", "Results", "plan_calls"]

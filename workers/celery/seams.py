@@ -24,7 +24,7 @@ from celery.worker.worker import WorkController
 
 from workers.celery.collect import active
 from workers.celery.ids import new_task_id
-from workers.celery.kinds import is_on_ledger
+from workers.celery.routing import is_on_ledger
 
 _done = False
 

@@ -21,7 +21,8 @@ from workers.celery.call import Call, read_call, tell_published
 from workers.celery.collect import Collector, active
 from workers.celery.flow import plan_calls
 from workers.celery.ids import job_id_of, new_task_id
-from workers.celery.kinds import check_app, how_to_add_a_queue, kind_of_call, order_of, queues_of_ledger, route
+from workers.celery.orders import kind_of_call, order_of
+from workers.celery.routing import check_app, how_to_add_a_queue, queues_of_ledger, route
 from workers.celery.run import BodyRun, RetryOrder, current_run
 from workers.celery.tenants import caller_tenant
 from workers.celery.values import as_literal, to_json

@@ -11,8 +11,9 @@ from celery.exceptions import Ignore
 
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
-from workers.celery.kinds import is_on_ledger, register_task
+from workers.celery.kinds import register_task
 from workers.celery.replace import collect_replacement, prepare_replacement
+from workers.celery.routing import is_on_ledger
 from workers.task import LEASE, trace_delivery
 
 Tracer = Callable[..., Any]

@@ -6,7 +6,7 @@ from celery import Celery, signals
 
 from jobplatform.config import settings
 from workers.celery.adopt import adopt_tasks
-from workers.celery.kinds import check_app
+from workers.celery.routing import check_app
 from workers.hardening import harden
 from workers.liveness import Liveness
 from workers.signals import set_up_logging, set_up_signals

@@ -1,0 +1,65 @@
+"""A call of a task as an order for a job: what its kind is, and the row that the ledger takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from jobplatform.domain.kinds import REGISTRY, Kind, is_free_name
+from jobplatform.errors import ConfigurationError
+from workers.celery.call import Call, in_seconds
+
+#: the kind of the job that calls a failed task's errbacks
+ERRBACKS = "celery.errbacks"
+#: of calls whose task this process does not know; they are a dead letter where no worker does
+UNKNOWN_ATTEMPTS = 1
+
+
+class TaskCall(BaseModel):
+    """The payload of a Celery task: its arguments, and headers that its request has."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    args: list[Any] = Field(default_factory=list, description="positional arguments")
+    kwargs: dict[str, Any] = Field(default_factory=dict, description="keyword arguments")
+    headers: dict[str, Any] = Field(default_factory=dict, description="Celery's own; leave it out")
+
+
+def kind_of_call(call: Call) -> Kind:
+    """Return what a call is, on the queue that it goes to; of a task that is known to workers only, what is usual."""
+    if not is_free_name(call.name):
+        raise ConfigurationError(
+            f"task {call.name!r}: expected a name of letters, digits, _ - and dots, but not 'marker'"
+        )
+    if call.name in REGISTRY:
+        return replace(REGISTRY.get(call.name), queue=call.queue)
+    return Kind(
+        name=call.name,
+        queue=call.queue,
+        payload=TaskCall,
+        handler=lambda payload, ctx: None,
+        max_attempts=UNKNOWN_ATTEMPTS,
+        free_name=True,
+    )
+
+
+def order_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job of a step as the ledger takes it."""
+    now = datetime.now(UTC)
+    first = not call.after
+    return {
+        "queue": call.queue,
+        "kind": call.name,
+        "priority": call.priority,
+        "payload": payload if kind.payload is TaskCall else payload["kwargs"],
+        "tags": [],
+        "max_attempts": kind.max_attempts,
+        "crash_limit": kind.crash_limit,
+        "lost_limit": kind.lost_limit,
+        "run_at": call.run_at or (in_seconds(call.delay_seconds, now) if first else None),
+        "start_by": call.start_by or (in_seconds(call.start_within_seconds, now) if first else None),
+    }
