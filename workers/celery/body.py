@@ -49,7 +49,7 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
     task_id = headers.get("id") or str(ctx.job_id)
     raw = {"args": payload.args, "kwargs": payload.kwargs, "headers": payload.headers}
     queue = headers.get("queue") or REGISTRY.get(task.name).queue
-    run = BodyRun(ctx, task_id, ctx.tenant_id, raw, args, kwargs, queue)
+    run = BodyRun(ctx, task_id, ctx.tenant_id, raw, queue)
     request = make_request(task, run, headers)
     request["_children"] = run.children  # what it calls is noted there
     with running(run):
@@ -109,7 +109,8 @@ def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) 
     if error is None:
         _keep_children(run)
         # who comes after an ignored result gets it all the same
-        is_used = headers_of(run).get("children") or headers_of(run).get("group")
+        headers = run.payload["headers"]
+        is_used = headers.get("children") or headers.get("group")
         if get_actual_ignore_result(task, Context(request)) and not is_used:
             return None
         return to_json(task.backend.prepare_value(value))  # results of other tasks become their ids, as in Celery
@@ -125,11 +126,6 @@ def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) 
             raise Snooze(REJECTED_SECONDS, f"rejected, to be tried again: {error.reason}")
         raise Permanent(f"rejected: {error.reason}", code="rejected", detail=describe(error))
     raise _failure(error, _traceback_of(value)) from error
-
-
-def headers_of(run: BodyRun) -> dict[str, Any]:
-    """Return the headers of a run's payload."""
-    return dict(run.payload.get("headers") or {})
 
 
 def _failure(error: BaseException, text: str) -> Permanent:

@@ -149,7 +149,7 @@ def read_call(
     if own := {key: options[key] for key in PROPERTIES if options.get(key) is not None}:
         kept["properties"] = own
     if options.get("priority") is not None:
-        kept["priority"] = _priority(options["priority"])
+        kept["priority"] = as_priority(options["priority"])
     if name not in REGISTRY or REGISTRY.get(name).queue != queue:
         kept["queue"] = queue
     body_args, body_kwargs, _ = message.body
@@ -159,7 +159,7 @@ def read_call(
         body_args,
         body_kwargs,
         queue,
-        _priority(options.get("priority")),
+        as_priority(options.get("priority")),
         kept,
         links=_as_list(options.get("link")),
         errbacks=_as_list(options.get("link_error")),
@@ -168,11 +168,11 @@ def read_call(
     if countdown:
         call.delay_seconds = float(countdown)
     elif eta:
-        call.run_at = _moment(app, headers["eta"])
+        call.run_at = as_moment(app, headers["eta"])
     if isinstance(expires, int | float):
         call.start_within_seconds = float(expires)
     elif expires:
-        call.start_by = _moment(app, headers["expires"])
+        call.start_by = as_moment(app, headers["expires"])
     return call
 
 
@@ -188,7 +188,8 @@ def tell_published(call: Call) -> None:
         )
 
 
-def _moment(app: Celery, value: Any) -> datetime:
+def as_moment(app: Celery, value: Any) -> datetime:
+    """Return an eta or expiry as a moment: text or a time, in the app's zone where it names none."""
     found: datetime = maybe_make_aware(maybe_iso8601(value), tz=app.timezone)
     return found
 
@@ -197,7 +198,7 @@ def _says_something(value: Any) -> bool:
     return value is False or value not in (None, [], {}, 0, [None, None])
 
 
-def _priority(value: Any) -> int:
+def as_priority(value: Any) -> int:
     """Return a priority as the ledger has it; RabbitMQ takes what is above its highest for that."""
     return DEFAULT_PRIORITY if value is None else min(MAX_PRIORITY, max(0, int(value)))
 

@@ -10,8 +10,7 @@ from typing import Any
 from celery import Celery, _state
 from celery.app.task import Context
 
-from jobplatform.domain.kinds import REGISTRY
-from workers.celery.kinds import Body
+from workers.celery.kinds import app_of
 from workers.celery.orders import ERRBACKS
 from workers.celery.routing import is_on_ledger
 from workers.celery.run import current_run
@@ -29,9 +28,7 @@ def add_errbacks_task(app: Celery) -> None:
         headers = run.payload["headers"]
         failed = str(headers["failed"])
         meta = app.backend.get_task_meta(failed, cache=False)
-        name = meta.get("name")
-        handler = REGISTRY.get(name).handler if name in REGISTRY else None
-        own = handler.task.app if isinstance(handler, Body) else app
+        own = app_of(str(meta.get("name"))) or app
         request = Context(
             id=meta["task_id"],
             task=meta.get("name"),

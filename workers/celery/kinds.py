@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from celery import Task
+from celery import Celery, Task
 
 from jobplatform.config import settings
 from jobplatform.domain.context import Context
@@ -35,10 +35,16 @@ class Body:
 def _in_its_app(task: Task, payload: TaskCall) -> Task:
     """Return one of Celery's own tasks (map, say) as it is in the app whose task it calls: every app has its own."""
     inner = payload.kwargs.get("task") if task.name in ("celery.map", "celery.starmap") else None
-    name = str(inner.get("task")) if isinstance(inner, dict) else ""
-    handler = REGISTRY.get(name).handler if name in REGISTRY else None
-    found: Task = handler.task.app.tasks.get(task.name, task) if isinstance(handler, Body) else task
+    app = app_of(str(inner.get("task"))) if isinstance(inner, dict) else None
+    found: Task = task if app is None else app.tasks.get(task.name, task)
     return found
+
+
+def app_of(name: str) -> Celery | None:
+    """Return the app in which a task of this name runs here; None for what is no task of an app."""
+    handler = REGISTRY.get(name).handler if name in REGISTRY else None
+    app: Celery | None = handler.task.app if isinstance(handler, Body) else None
+    return app
 
 
 def register_task(task: Task) -> None:
@@ -48,8 +54,7 @@ def register_task(task: Task) -> None:
     """
     if task.name in NOT_NEEDED:
         return
-    known = REGISTRY.get(task.name).handler if task.name in REGISTRY else None
-    if isinstance(known, Body) and known.task.app is not task.app:
+    if app_of(task.name) not in (None, task.app):
         return  # a task is in every app of a process: it runs in the one that was there first
     queue = usual_queue(task)
     if queue in queues_of_ledger():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -32,9 +32,6 @@ class BodyRun:
     task_id: str
     tenant_id: UUID
     payload: Mapping[str, Any]
-    #: what its request said, as Python values
-    args: Sequence[Any]
-    kwargs: Mapping[str, Any]
     queue: str
     retry: RetryOrder | None = None
     #: the canvas that it is replaced by

@@ -9,15 +9,13 @@ from typing import Any, TypeVar
 
 from celery import Celery
 from celery.result import AsyncResult
-from celery.utils.time import maybe_iso8601, maybe_make_aware
 from kombu.exceptions import OperationalError
 from kombu.pools import producers
 
 from jobplatform.config import settings
-from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
 from jobplatform.usecases.submit_planned import submit_order, submit_steps
-from workers.celery.call import Call, read_call, tell_published
+from workers.celery.call import Call, as_moment, as_priority, read_call, tell_published
 from workers.celery.collect import Collector, active
 from workers.celery.flow import plan_calls
 from workers.celery.ids import job_id_of, new_task_id
@@ -31,11 +29,6 @@ from workers.process import hints, ledger
 T = TypeVar("T")
 SendTask = Callable[..., AsyncResult]
 
-#: options of a call that have no equal, and what to do instead
-WITHOUT_EQUAL = {
-    "exchange": "name a queue: on the ledger a queue's name is all there is to routing",
-    "chord": "apply a chord, of which its header is a part",
-}
 _LIMITS = ("time_limit", "soft_time_limit")
 
 
@@ -75,7 +68,7 @@ def send_task(
         with old_producer(app) as producer:
             options["producer"] = producer
             return send_by_celery(name, args, kwargs, add_to_parent=add_to_parent, **own, **options)
-    _refuse_odd(app, name, given, task_type)
+    _refuse_odd(name, given, task_type)
     given |= {"task_id": task_id or new_task_id(), "queue": queue}
     parent = app.current_worker_task
     if parent is not None and parent.request.id:
@@ -136,12 +129,12 @@ def _translated(action: Callable[[], T]) -> T:
         raise OperationalError(f"the task was not accepted: {error}") from error
 
 
-def _refuse_odd(app: Celery, name: str, options: dict[str, Any], task_type: Any) -> None:
-    for option, instead in WITHOUT_EQUAL.items():
-        if options.get(option) and active() is None:
-            raise ConfigurationError(
-                f"task {name!r}: the option {option}={options[option]!r} has no equal here: {instead}"
-            )
+def _refuse_odd(name: str, options: dict[str, Any], task_type: Any) -> None:
+    if options.get("chord") and active() is None:
+        raise ConfigurationError(
+            f"task {name!r}: the option chord={options['chord']!r} has no equal here: apply a chord, of which its "
+            f"header is a part"
+        )
     serializer = options.get("serializer") or "json"
     if serializer != "json":
         raise ConfigurationError(f"task {name!r}: expected serializer json, got {serializer}: the ledger keeps JSON")
@@ -190,15 +183,14 @@ def _read_retry(
     if options.get("countdown") is not None:
         delay = float(options["countdown"])
     elif options.get("eta") is not None:
-        eta = maybe_make_aware(maybe_iso8601(options["eta"]), tz=app.timezone)
-        delay = max(0.0, (eta - datetime.now(UTC)).total_seconds())
+        delay = max(0.0, (as_moment(app, options["eta"]) - datetime.now(UTC)).total_seconds())
     headers = dict(run.payload.get("headers") or {})
     custom = to_json(dict(options.get("headers") or {}))
     next_args, next_kwargs = to_json(list(args or ())), to_json(dict(kwargs or {}))
     next_run: dict[str, Any] = {}
     priority = options.get("priority")
     if priority is not None and priority != headers.get("priority"):
-        next_run["priority"] = headers["priority"] = min(MAX_PRIORITY, max(0, int(priority)))
+        next_run["priority"] = headers["priority"] = as_priority(priority)
     # compared with what the body was given, before it had that in its hands
     is_changed = next_args != run.payload["args"] or next_kwargs != run.payload["kwargs"]
     if is_changed or custom != headers.get("custom", {}) or next_run:

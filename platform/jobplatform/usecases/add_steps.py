@@ -33,9 +33,7 @@ class AddedSteps:
         self._result_of: UUID | None = None
         self._on_failure: str | None = None
 
-    def add_planned(
-        self, ledger: Ledger, steps: Sequence[Mapping[str, Any]], pending: int, result_of: UUID | None = None
-    ) -> None:
+    def add_planned(self, ledger: Ledger, steps: Sequence[Mapping[str, Any]], pending: int, result_of: UUID) -> None:
         """Add steps that are planned already, named after `own_name`. What step `result_of` returns is then what the
         run's own step has returned, and its failure is this one's: it ends this branch of the workflow only. So many of
         them as `pending` have this step among their children."""

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection
-
 from jobplatform.domain.jobs import JobView
-from jobplatform.domain.references import BadReference, find_references, is_marked, replace_references
 from jobplatform.domain.states import State
 from jobplatform.ledger import jobs, runs, workflows
 from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.resolve_payload import fill_references
 
 #: a task that was replaced by one that was replaced by one …
 MAX_REPLACED = 1000
@@ -57,8 +56,9 @@ def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
                 ends = following
         if ends is not job:
             job = replace(job, state=_seen(ends.state), result=ends.result, error=ends.error, progress=ends.progress)
-        payload = _filled(connection, job_id, payload)
-    return CallView(job, payload.get("args"), payload.get("kwargs"), headers, children)
+        given = {"args": payload.get("args"), "kwargs": payload.get("kwargs")}
+        given = fill_references(given, partial(workflows.resolve_references, connection, job_id))
+    return CallView(job, given["args"], given["kwargs"], headers, children)
 
 
 def find_replacement(ledger: Ledger, job_id: UUID) -> UUID | None:
@@ -71,22 +71,6 @@ def find_members(ledger: Ledger, group_id: UUID) -> list[UUID]:
     """Return the jobs whose results a group's gate brings together, in their order; empty for what is no group."""
     with ledger.statement() as connection:
         return workflows.members_of(connection, group_id)
-
-
-def _filled(connection: Connection, job_id: UUID, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a step's payload with what its references name; what has not run yet is null."""
-    given = {"args": payload.get("args"), "kwargs": payload.get("kwargs")}
-    if not is_marked(given):
-        return given
-    try:
-        references = [found for _, found in find_references(given)]
-    except BadReference:  # no step: it only looks like that
-        return given
-    values = workflows.resolve_references(connection, job_id, [one.as_dict() for one in references])
-    if values is None:
-        return given
-    filled: Mapping[str, Any] = replace_references(given, dict(zip(references, values, strict=True)).__getitem__)
-    return filled
 
 
 _GATE_STATES = {"done": State.SUCCEEDED, "cancelled": State.CANCELLED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -18,24 +19,18 @@ def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
 
     Waits for a ledger that is away. Raises `Permanent` for a payload that gets too large.
     """
-    if not is_marked(claimed.payload):
-        return claimed.payload
-    try:
-        references = [found for _, found in find_references(claimed.payload)]
-    except BadReference:  # checked at submit: this is no step
-        return claimed.payload
 
-    def once() -> list[Any] | None:
-        with ledger.statement() as connection:
-            return workflows.resolve_references(
-                connection, claimed.delivery.job_id, [found.as_dict() for found in references]
-            )
+    def ask(references: list[dict[str, Any]]) -> list[Any] | None:
+        def once() -> list[Any] | None:
+            with ledger.statement() as connection:
+                return workflows.resolve_references(connection, claimed.delivery.job_id, references)
 
-    values: list[Any] | None = until_answered(once, "resolve_references", claimed.delivery)
-    if values is None:
-        return claimed.payload
-    known: dict[Reference, Any] = dict(zip(references, values, strict=True))
-    payload = replace_references(claimed.payload, known.__getitem__)
+        values: list[Any] | None = until_answered(once, "resolve_references", claimed.delivery)
+        return values
+
+    payload = fill_references(claimed.payload, ask)
+    if payload is claimed.payload:
+        return payload
     size = len(orjson.dumps(payload))
     if size > max_bytes:
         raise Permanent(
@@ -44,3 +39,21 @@ def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
             code="payload_too_large",
         )
     return payload
+
+
+def fill_references(payload: Any, ask: Callable[[list[dict[str, Any]]], list[Any] | None]) -> Any:
+    """Return a payload with the values of its references; itself, where it has none, or belongs to no step.
+
+    `ask` returns the values of references in order, as `workflows.resolve_references` does.
+    """
+    if not is_marked(payload):
+        return payload
+    try:
+        references = [found for _, found in find_references(payload)]
+    except BadReference:  # checked at submit: this is no step
+        return payload
+    values = ask([found.as_dict() for found in references])
+    if values is None:
+        return payload
+    known: dict[Reference, Any] = dict(zip(references, values, strict=True))
+    return replace_references(payload, known.__getitem__)
