@@ -132,6 +132,9 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
     clean, said = world.audit()
     if not clean:
         world.stack.tell(said)
+    if cut := _count_cut(fault, found):
+        for line in evidence.tell_ends(world, load):
+            world.stack.tell(line)
     twice = {
         kind: sum(counts[one.key] > 1 for one in load.accepted if one.kind == kind)
         for kind in ("drill.plain", "drill.journaled")
@@ -146,7 +149,7 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         twice_journaled=twice["drill.journaled"],
         held=held,
         dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
-        cut=_count_cut(fault, found),
+        cut=cut,
         refused=load.refused,
         unknown=load.unknown,
         faults_of_ours=_tell_ours(world, load),

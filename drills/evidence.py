@@ -22,6 +22,21 @@ SELECT
 """
 
 
+_CUT = """
+SELECT r.job_id::text AS job_id, r.run_no, r.outcome, r.finished_at, r.error ->> 'message' AS message, w.node
+FROM job_runs r LEFT JOIN workers w ON w.id = r.worker_id
+WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.outcome <> 'succeeded' ORDER BY r.finished_at LIMIT 20
+"""
+
+
+def tell_ends(world: World, load: Load) -> list[str]:
+    """Return a line for each run that ended otherwise than by success, 20 at most."""
+    return [
+        f"{row.finished_at:%H:%M:%S.%f} job {row.job_id}, run {row.run_no} on {row.node}: {row.outcome}: {row.message}"
+        for row in world.sql(_CUT, ids=[one.job_id for one in load.accepted])
+    ]
+
+
 def collect(world: World, load: Load) -> dict[str, int]:
     """Return the figures that a fault can name in `shows`."""
     row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]

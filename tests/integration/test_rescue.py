@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import pytest
+from sqlalchemy import Connection, Row, text
 
 from jobplatform.config import Settings
 from jobplatform.dispatch.rescue import Rescuer
 from jobplatform.domain.kinds import REGISTRY
+from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, open_ledger
@@ -86,6 +93,45 @@ def test_a_gap_between_polls_starts_the_lease_anew(book: Book) -> None:
     book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
     book.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
     assert rescuer.poll() == 0
+
+
+def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Found by a drill that froze Postgres: the silence was its own, between two statements of the rescuer."""
+    lease_seconds, look = 0.4, workers.rescue_runs
+
+    def stand_still_and_look(connection: Connection, *rest: Any, **more: Any) -> Sequence[Row[Any]]:
+        connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 2 * lease_seconds})
+        return look(connection, *rest, **more)
+
+    _, lease_id = book.running()
+    rescuer = Rescuer(book.ledger, beat_seconds=10, lease_seconds=lease_seconds)
+    rescuer.poll()
+    book.do("SELECT pg_sleep(:seconds)", seconds=lease_seconds)
+    keep_worker.beat(book.ledger, book.worker, [lease_id])
+    monkeypatch.setattr(workers, "rescue_runs", stand_still_and_look)
+    assert rescuer.poll() == 0
+    assert rescuer.poll() == 1, "a lease later, and still no beat"
+
+
+@pytest.mark.parametrize("table", ["jobs", "workers"])
+def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(book: Book, table: str) -> None:
+    lease_seconds = 0.4
+    _, lease_id = book.running()
+    rescuer = Rescuer(book.ledger, beat_seconds=0.3, lease_seconds=lease_seconds)
+    other = open_ledger(book.url, name="worker parent", connections=1)
+    with book.ledger.transaction() as somebody:
+        somebody.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
+        beat = ThreadPoolExecutor(1).submit(keep_worker.beat, other, book.worker, [lease_id])
+        eventually(lambda: book.all("SELECT count(*)::int FROM pg_locks WHERE NOT granted") == [1])
+        for _ in range(4):
+            with pytest.raises(LedgerBusy):
+                rescuer.poll()
+    beat.result()
+    deadline = time.monotonic() + 2 * lease_seconds  # what the beat says may be as old as the lock
+    while time.monotonic() < deadline:
+        assert rescuer.poll() == 0
+        keep_worker.beat(other, book.worker, [lease_id])
+    other.close()
 
 
 def test_beats_answer_with_what_is_to_be_cancelled(book: Book) -> None:

@@ -1,14 +1,13 @@
 """Rescue: end the runs whose worker is gone, so that their jobs run again.
 
 Nothing is expired until this process has itself reached the ledger without a break for a full lease: after an outage
-of Postgres every worker looks dead, and every long video would run twice.
+of Postgres every worker looks dead, and every long video would run twice. Nor when beats could not be written because
+somebody held a lock on a table, and never for a silence that is younger than the last moment of which that is known.
 """
 
 from __future__ import annotations
 
 from datetime import datetime
-
-from sqlalchemy import text
 
 from jobplatform.ledger import workers
 from jobplatform.ledger.session import Ledger
@@ -25,7 +24,7 @@ GONE_BEATS = 2.5
 
 class Rescuer:
     """Polls twice a beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
-    database's clock: a host that was suspended shows no error.
+    database's clock: a host that was suspended shows no error. A poll waits for a beat at most.
     """
 
     def __init__(self, ledger: Ledger, *, beat_seconds: float, lease_seconds: float) -> None:
@@ -44,16 +43,15 @@ class Rescuer:
             raise
 
     def _poll(self) -> int:
-        with self._ledger.statement() as connection:
-            now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-        gap = (now - self._last_poll).total_seconds() if self._last_poll else None
-        self._last_poll = now
-        if self._unbroken_since is None or gap is None or not 0 <= gap <= 2 * self._beat_seconds:
-            self._unbroken_since = now
-        if (now - self._unbroken_since).total_seconds() < self._lease_seconds:
-            return 0
         with self._ledger.transaction() as connection:
-            ended = workers.rescue_runs(connection, self._lease_seconds, GONE_BEATS * self._beat_seconds)
+            now = workers.hold_beats_open(connection, self._beat_seconds)
+            gap = (now - self._last_poll).total_seconds() if self._last_poll else None
+            self._last_poll = now
+            if self._unbroken_since is None or gap is None or not 0 <= gap <= 2 * self._beat_seconds:
+                self._unbroken_since = now
+            if (now - self._unbroken_since).total_seconds() < self._lease_seconds:
+                return 0
+            ended = workers.rescue_runs(connection, self._lease_seconds, GONE_BEATS * self._beat_seconds, now)
         for run in ended:
             dispatcher_metrics().rescued.labels(run.outcome).inc()
             log.warning("run_rescued", job_id=str(run.job_id), run_no=run.run_no, outcome=run.outcome, state=run.state)

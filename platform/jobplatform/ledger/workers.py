@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -42,17 +43,33 @@ def stop_worker(connection: Connection, worker_id: UUID) -> None:
     )
 
 
-_RESCUE = text("SELECT job_id, run_no, outcome, state FROM rescue_runs(:lease_seconds, :limit, :gone_seconds)")
+def hold_beats_open(connection: Connection, wait_seconds: float) -> datetime:
+    """Make sure that beats and claims can be written until this transaction ends; returns the ledger's time.
+
+    A table that somebody has locked is waited for so long, then `LedgerBusy` is raised.
+    """
+    connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": f"{int(wait_seconds * 1000)}ms"})
+    connection.execute(text("LOCK TABLE jobs, workers IN ROW SHARE MODE"))
+    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now
+
+
+_RESCUE = text("SELECT job_id, run_no, outcome, state FROM rescue_runs(:lease_seconds, :limit, :gone_seconds, :as_of)")
 
 
 def rescue_runs(
-    connection: Connection, lease_seconds: float, gone_seconds: float | None = None, limit: int = 100
+    connection: Connection,
+    lease_seconds: float,
+    gone_seconds: float | None = None,
+    as_of: datetime | None = None,
+    limit: int = 100,
 ) -> Sequence[Row[Any]]:
     """Call `rescue_runs.sql`; returns the runs it ended.
 
     `gone_seconds`: how long a worker's beat may be old whose session has ended; None: a lease, as for others.
+    `as_of`: the moment by which silence is measured; None: now.
     """
-    values = {"lease_seconds": lease_seconds, "limit": limit, "gone_seconds": gone_seconds}
+    values = {"lease_seconds": lease_seconds, "limit": limit, "gone_seconds": gone_seconds, "as_of": as_of}
     return connection.execute(_RESCUE, values).all()
 
 

@@ -7,6 +7,7 @@ DROP FUNCTION IF EXISTS beat_worker(uuid, uuid[]);
 DROP FUNCTION IF EXISTS cancel_job(uuid, uuid, timestamptz, text);
 DROP FUNCTION IF EXISTS settle_run(uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb);
 DROP FUNCTION IF EXISTS rescue_runs(double precision, integer);
+DROP FUNCTION IF EXISTS rescue_runs(double precision, integer, double precision);
 DROP FUNCTION IF EXISTS settle_run(
     uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb, double precision);
 DROP FUNCTION IF EXISTS settle_run(

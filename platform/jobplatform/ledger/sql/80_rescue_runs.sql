@@ -4,15 +4,20 @@
 -- for `p_gone_seconds`, its worker is gone. One that is frozen or cut off keeps its session, and has a lease. Behind a
 -- pooler the session stays, and the lease decides, too.
 --
+-- `p_as_of`: the last moment of which the caller knows that beats could be written; how long a worker has been silent
+-- is measured by it. When this server stands still, or this call waits, that silence is nobody else's.
+--
 -- SKIP LOCKED keeps two rescuers and a settling worker out of each other's way; what is found is looked at again
 -- under the row's lock with a fresh snapshot of the beat (rule 10), so that a beat that came in between counts.
 CREATE OR REPLACE FUNCTION rescue_runs(
-    p_lease_seconds double precision, p_limit integer, p_gone_seconds double precision DEFAULT NULL
+    p_lease_seconds double precision, p_limit integer, p_gone_seconds double precision DEFAULT NULL,
+    p_as_of timestamptz DEFAULT NULL
 )
 RETURNS TABLE (job_id uuid, run_no integer, outcome text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
+    v_as_of timestamptz := coalesce(p_as_of, clock_timestamp());
     candidate record;
     w workers;
     v_outcome text;
@@ -21,14 +26,14 @@ BEGIN
     FOR candidate IN
         WITH gone AS MATERIALIZED (  -- asked once per worker, of the few that are silent and not yet past their lease
             SELECT id FROM workers
-            WHERE stopped_at IS NULL AND beat_at < clock_timestamp() - make_interval(secs => p_gone_seconds)
-                AND beat_at >= clock_timestamp() - make_interval(secs => p_lease_seconds)
+            WHERE stopped_at IS NULL AND beat_at < v_as_of - make_interval(secs => p_gone_seconds)
+                AND beat_at >= v_as_of - make_interval(secs => p_lease_seconds)
                 AND session_has_ended(session_pid))
         SELECT j.id, j.lease_id, j.run_no, j.worker_id, j.run_started_at
         FROM jobs j LEFT JOIN workers k ON k.id = j.worker_id
         WHERE j.state = 'running' AND (
             k.id IS NULL OR k.stopped_at IS NOT NULL
-            OR k.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds)
+            OR k.beat_at < v_as_of - make_interval(secs => p_lease_seconds)
             OR k.id IN (SELECT id FROM gone)
             OR (j.run_started_at < k.previous_beat_at
                 AND NOT j.lease_id = ANY (k.holding) AND NOT j.lease_id = ANY (k.previous_holding)))
@@ -43,10 +48,10 @@ BEGIN
         ELSIF w.stopped_at IS NOT NULL THEN
             v_outcome := 'lost';
             v_reason := 'its worker has stopped';
-        ELSIF w.beat_at < clock_timestamp() - make_interval(secs => p_lease_seconds) THEN
+        ELSIF w.beat_at < v_as_of - make_interval(secs => p_lease_seconds) THEN
             v_outcome := 'lost';
             v_reason := format('no beat of its worker for %s s', p_lease_seconds);
-        ELSIF w.beat_at < clock_timestamp() - make_interval(secs => p_gone_seconds)
+        ELSIF w.beat_at < v_as_of - make_interval(secs => p_gone_seconds)
             AND session_has_ended(w.session_pid) THEN
             v_outcome := 'lost';
             v_reason := format('the session of its worker has ended, and no beat came for %s s', p_gone_seconds);
