@@ -139,8 +139,8 @@ def before_commit(world: World, size: float) -> Hits:
         killed = threading.Event()
 
         def stop(data: bytes, before: bytes, killed: threading.Event = killed) -> bool:
-            # a round begins with BEGIN and EXECUTE in one request; the next is its commit
-            if killed.is_set() or b"COMMIT" not in data or b"BEGIN" not in before or b"EXECUTE" not in before:
+            # what comes after the request that marks is the commit
+            if killed.is_set() or b"COMMIT" not in data or b"dispatch_lines" not in before:
                 return False
             killed.set()
             world.kill(world.head(DISPATCHERS[0]))

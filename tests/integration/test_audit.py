@@ -13,8 +13,9 @@ from jobplatform.broker.connection import connected
 from jobplatform.broker.publisher import Publisher
 from jobplatform.dispatch.audit import audit_broker, audit_ledger
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import run_round
+from jobplatform.dispatch.waiting import Waiting
 from jobplatform.ledger.ids import lowest_id_at, time_of
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.change_job import change_job
@@ -165,7 +166,7 @@ def broker_codes(book: Book, broker_url: str) -> dict[str, int]:
 def test_messages_that_are_lost_are_found(book: Book, publisher: Publisher, broker_url: str) -> None:
     guard_epoch(book.ledger, publisher)
     ids = [book.submit() for _ in range(3)]
-    run_round(book.ledger, publisher, LowWaterMarks(), "email", 100, 100)
+    run_round(book.ledger, publisher, Waiting(Policy().weight), Policy(), "email", 100, 100)
     assert broker_codes(book, broker_url) == {}
     with connected(broker_url, name="test") as connection:
         assert connection.channel().basic_get("email", no_ack=True) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import amqp
 import pytest
@@ -14,8 +15,9 @@ from jobplatform.broker.envelope import Envelope, read_headers
 from jobplatform.broker.publisher import Publisher
 from jobplatform.devstack.proxy import proxied
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.dispatch.marks import LowWaterMarks
+from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.dispatch.waiting import Waiting
 from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.ids import new_id
@@ -30,8 +32,21 @@ def publisher(broker_url: str):
     found.close()
 
 
-def play(book: Book, publisher: Publisher, window: int = 100, queue: str = "email", **more) -> RoundReport:
-    return run_round(book.ledger, publisher, more.get("marks", LowWaterMarks()), queue, window, more.get("batch", 500))
+def play(
+    book: Book,
+    publisher: Publisher,
+    window: int = 100,
+    queue: str = "email",
+    batch: int = 500,
+    waiting: Waiting | None = None,
+) -> RoundReport:
+    """One round, by default of a dispatcher that has just started."""
+    policy = Policy()
+    policy.read(book.ledger)
+    known = waiting or Waiting(policy.weight)
+    if waiting is not None:
+        known.sweep(partial(dispatching.sweep_lines, book.ledger, queue), 1000)
+    return run_round(book.ledger, publisher, known, policy, queue, window, batch)
 
 
 def messages(broker_url: str, queue: str) -> list[amqp.Message]:
@@ -136,9 +151,9 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
     frozen = open_ledger(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200))
 
     def free() -> bool:
-        with book.round() as (found, take_back):
-            take_back(found.jobs)
-            return [job.id for job in found.jobs] == [str(job_id)]
+        with book.round() as (jobs, opened):
+            opened.take_back(jobs)
+            return [job.id for job in jobs] == [str(job_id)]
 
     with pytest.raises(OutcomeUnknown), book.round(ledger=frozen):
         assert not free()
@@ -153,15 +168,15 @@ def test_what_a_round_calls_after_its_connection_died_changes_nothing(book: Book
 
     job_id = book.submit()
     ledger = open_ledger(book.url, name="doomed")
-    with pytest.raises((OutcomeUnknown, LedgerUnavailable)), book.round(ledger=ledger) as (found, take_back):
+    with pytest.raises((OutcomeUnknown, LedgerUnavailable)), book.round(ledger=ledger) as (jobs, opened):
         book.do(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform doomed' "
             "AND datname = current_database()"
         )
         eventually(lambda: has_news(ledger._threads.prepared._connection), seconds=5)
         with book.round() as (second, _):
-            assert len(second.jobs) == 1, "another dispatcher has dispatched it meanwhile"
-        take_back(found.jobs)
+            assert len(second) == 1, "another dispatcher has dispatched it meanwhile"
+        opened.take_back(jobs)
     assert book.row(job_id).state == "dispatched"
     ledger.close()
 
@@ -180,16 +195,17 @@ def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> N
     ledger.close()
 
 
-def test_low_water_marks_skip_what_is_gone_and_start_from_zero_again(book: Book, publisher) -> None:
+def test_marks_skip_what_is_gone_and_what_comes_late_is_found_all_the_same(book: Book, publisher) -> None:
     now = [0.0]
-    marks = LowWaterMarks(reset_seconds=5, clock=lambda: now[0])
+    waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
     book.submit()
-    assert play(book, publisher, marks=marks).sent == 1
-    late = book.submit()  # became available, by its clock, long before the mark: its commit came late
-    book.do("UPDATE jobs SET state_at = state_at - interval '1 minute' WHERE id = :id", id=late)
-    assert play(book, publisher, marks=marks).sent == 0
-    now[0] = 6.0
-    assert play(book, publisher, marks=marks).sent == 1
+    assert play(book, publisher, waiting=waiting).sent == 1
+    for seconds, later in ((10, 6.0), (3600, 60.0)):  # its commit came late: a moment, or longer than anybody waits
+        late = book.submit()
+        book.do("UPDATE jobs SET state_at = state_at - make_interval(secs => :s) WHERE id = :id", s=seconds, id=late)
+        assert play(book, publisher, waiting=waiting).sent == 0
+        now[0] += later
+        assert play(book, publisher, waiting=waiting).sent == 1
 
 
 def test_scheduled_jobs_become_due_and_expired_ones_end(book: Book) -> None:

@@ -13,9 +13,11 @@ import psycopg2
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.retry import Fixed
+from jobplatform.domain.window import places_of
 from jobplatform.ledger import dispatching, keys, queues, runs
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
@@ -84,11 +86,21 @@ class Book:
     def round(
         self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None
     ) -> Iterator[Any]:
-        """Open a round of a queue as a dispatcher of its own; it commits at the end of the block."""
+        """Open a round of a queue as a dispatcher of its own that knows what came lately; it commits at the end of the block.
+
+        Yields the jobs that it has marked, and the open round.
+        """
         mine = ledger or open_ledger(self.url, name="dispatcher", limits=LIMITS)
+        waiting = Waiting(lambda tenant: 1.0)
         try:
-            with dispatching.dispatch_jobs(mine, queue, window, batch, {}, None) as found:
-                yield found
+            with dispatching.look_at_queue(mine, queue, arrivals=100_000) as opened:
+                waiting.learn(opened.look)
+                takes = waiting.shares.plan(places_of(opened.look.places_out, window, batch), {})
+                jobs = []
+                if opened.look.verdict == "ready" and takes:
+                    chosen = [(take.line.id, take.jobs) for take in takes]
+                    jobs, _ = opened.dispatch(chosen, [None] * len(takes))
+                yield jobs, opened
         finally:
             if ledger is None:
                 mine.close()

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from jobplatform.dispatch.backoff import Backoff
-from jobplatform.dispatch.marks import SLACK, LowWaterMarks
 from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
-from jobplatform.domain.window import window_of
+from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
+from jobplatform.domain.shares import Line, LineId, Take
+from jobplatform.domain.window import places_of, window_of
+from jobplatform.ledger.dispatching import Dispatched
 
-
-@dataclass
-class Job:
-    priority: int
-    state_at: datetime = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def test_the_window_grows_with_the_slots_but_has_a_floor() -> None:
@@ -38,17 +35,30 @@ def test_backoff_doubles_to_its_cap_and_a_success_clears_it() -> None:
     assert not backoff.doubtful("q")
 
 
-def test_marks_stay_a_little_behind_and_are_forgotten() -> None:
-    now = [0.0]
-    marks = LowWaterMarks(reset_seconds=5, clock=lambda: now[0])
-    job = Job(4)
-    marks.advance("email", [job])
-    assert marks.current() == {("email", 4): job.state_at - SLACK}
-    assert marks.active("email") is None
-    marks.note_oldest("email", job.state_at)
-    assert marks.active("email") == job.state_at - SLACK
-    now[0] = 5
-    assert marks.current() == {} and marks.active("email") is None
+def test_a_more_urgent_job_has_a_place_when_the_window_is_full_of_lesser_ones() -> None:
+    assert places_of([5, 0, 0, 0, 3, 0, 0, 0, 0, 0], 8, 100) == [0] + [5] * 4 + [8] * 5
+    assert places_of([0] * 10, 1000, 100) == [100] * 10
+
+
+def test_keys_are_asked_for_in_turn_when_there_are_too_many() -> None:
+    waiting = Waiting(lambda tenant: 1.0)
+    for number in range(MOST_KEYS + 10):
+        waiting.shares.arrive(LineId(4, "a", (f"domain:{number}",)), 0.0)
+    waiting.shares.arrive(LineId(4, "a", ("free:1",)), 0.0)
+    first, second = (set(waiting.keys_to_ask(lambda key: key.startswith("domain:"))) for _ in range(2))
+    assert len(first) == len(second) == MOST_KEYS and len(first | second) == MOST_KEYS + 10
+
+
+def test_jobs_are_published_by_priority_and_then_by_turns() -> None:
+    takes = [
+        Take(Line(LineId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
+    ]
+    jobs = [
+        Dispatched(line, f"{take.line.id.tenant}{n}", "k", take.line.id.priority, 1, NOW)
+        for line, take in enumerate(takes)
+        for n in range(take.jobs)
+    ]
+    assert [job.id for job in in_turn(takes, jobs)] == ["c0", "a0", "b0", "a1", "a2", "b1", "a3"]
 
 
 def test_a_full_window_is_looked_at_when_a_quarter_of_it_is_free() -> None:

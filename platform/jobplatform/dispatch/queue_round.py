@@ -1,4 +1,4 @@
-"""One round for one queue: lock, pick and mark → publish → await confirms → commit. On any doubt roll back (I3)."""
+"""One round for one queue: lock and look → choose → mark → publish → await confirms → commit. On any doubt roll back (I3)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
-from jobplatform.dispatch.marks import LowWaterMarks
-from jobplatform.ledger import dispatching
+from jobplatform.dispatch.policy import Policy
+from jobplatform.dispatch.waiting import Waiting, in_turn
+from jobplatform.domain.shares import Take
+from jobplatform.domain.window import places_of
+from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, look_at_queue
 from jobplatform.ledger.session import Ledger
 
 
@@ -22,46 +25,109 @@ class RoundReport:
     active: int = 0
     #: the highest priority without a free place; -1: every priority has one
     closed: int = -1
-    #: jobs wait that a free place (`full`) or another round would take
-    waiting: bool = False
+    #: the highest priority of which jobs wait that a place, or another round, would take; -1: there are none
+    highest: int = -1
+    #: not all that came was looked at
+    more: bool = False
+    #: jobs wait for a limit key: look again in so many seconds, or when one of its jobs ends
+    limited_seconds: float | None = None
     skipped: str = ""
+
+    @property
+    def waiting(self) -> bool:
+        """Return whether jobs are left that a free place, or another round, would take."""
+        return self.highest >= 0 or self.more
 
     @property
     def full(self) -> bool:
         """Return whether the window, not the ledger, was the limit."""
-        return self.waiting and self.closed >= 0
+        return self.highest >= 0 and self.closed >= self.highest and not self.more
+
+
+#: another look at a key whose places are all taken: the end of one of its jobs is told, so this is for what is not
+LIMITED_SECONDS = 0.25
 
 
 def run_round(
-    ledger: Ledger, publisher: Publisher, marks: LowWaterMarks, queue: str, window: int, batch: int
+    ledger: Ledger, publisher: Publisher, waiting: Waiting, policy: Policy, queue: str, window: int, batch: int
 ) -> RoundReport:
-    """Dispatch as many of the queue's jobs as fit its window, at most `batch`.
+    """Dispatch as many of the queue's jobs as fit its window and their limits, at most `batch`.
 
     The transaction is open while the broker confirms (2 s at most, and the server bounds it): the rows stay locked, so
     that a claim waits until their state says `dispatched`.
 
     Raises `BrokerUnavailable`, a `LedgerUnavailable` or `OutcomeUnknown`; nothing may be taken as marked then.
     """
-    known = marks.current()
-    with dispatching.dispatch_jobs(ledger, queue, window, batch, known, marks.active(queue)) as (found, take_back):
-        if not found.jobs:
-            if found.verdict not in ("empty", "full"):
-                return RoundReport(skipped=found.verdict)
-            marks.note_oldest(queue, found.oldest)
-            return RoundReport(active=found.active, closed=found.closed, waiting=found.waiting)
-        receipt = publisher.publish(
-            [Envelope(job.id, job.dispatch_no, job.kind, queue, job.priority) for job in found.jobs]
-        )
-        unsent = {envelope.job_id for envelope in (*receipt.unroutable, *receipt.refused)}
-        if unsent:
-            take_back([job for job in found.jobs if job.id in unsent])
-    marks.note_oldest(queue, found.oldest)
-    marks.advance(queue, [job for job in found.jobs if job.id not in unsent])
+    keys = waiting.keys_to_ask(policy.is_limited)
+    takes: list[Take] = []
+    jobs: list[Dispatched] = []
+    unsent: set[str] = set()
+    heads: list[float | None] = []
+    unroutable = refused = 0
+    try:
+        with look_at_queue(ledger, queue, waiting.marks(), keys) as opened:
+            look = opened.look
+            if look.verdict != "ready":
+                return RoundReport(skipped=look.verdict)
+            waiting.learn(look)
+            takes = waiting.shares.plan(places_of(look.places_out, window, batch), _free(waiting, policy, keys, look))
+            if takes:
+                jobs, heads = _mark(opened, waiting, takes)
+                receipt = publisher.publish(
+                    [Envelope(job.id, job.dispatch_no, job.kind, queue, job.priority) for job in in_turn(takes, jobs)]
+                )
+                unroutable, refused = len(receipt.unroutable), len(receipt.refused)
+                unsent = {envelope.job_id for envelope in (*receipt.unroutable, *receipt.refused)}
+                if unsent:
+                    opened.take_back([job for job in jobs if job.id in unsent])
+    except BaseException:
+        waiting.forgo(takes)
+        raise
+    waiting.settle(takes, jobs, unsent, heads)
+    sent = [job for job in jobs if job.id not in unsent]
     return RoundReport(
-        sent=len(receipt.confirmed),
-        unroutable=len(receipt.unroutable),
-        refused=len(receipt.refused),
-        active=found.active,
-        closed=found.closed,
-        waiting=found.waiting,
+        sent=len(sent),
+        unroutable=unroutable,
+        refused=refused,
+        active=sum(look.places_out),
+        closed=_closed(look, sent, window),
+        highest=waiting.shares.highest(),
+        more=not look.arrived_all,
+        limited_seconds=_limited_seconds(waiting, keys, look),
     )
+
+
+def _mark(opened: OpenRound, waiting: Waiting, takes: list[Take]) -> tuple[list[Dispatched], list[float | None]]:
+    return opened.dispatch([(take.line.id, take.jobs) for take in takes], waiting.marks_of(takes))
+
+
+def _free(waiting: Waiting, policy: Policy, keys: list[str], look: Look) -> dict[str, int]:
+    """Return limit key → how many of its jobs may go. One that was not asked for, since its line has just come, has no
+    place in this round."""
+    free = dict(zip(keys, look.key_free, strict=True))
+    for key in waiting.shares.keys:
+        if key not in free and policy.is_limited(key):
+            free[key] = 0
+    return free
+
+
+def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
+    out = list(look.places_out)
+    for job in sent:
+        out[job.priority] += 1
+    busy = 0
+    for priority in reversed(range(len(out))):
+        busy += out[priority]
+        if busy >= window:
+            return priority
+    return -1
+
+
+def _limited_seconds(waiting: Waiting, keys: list[str], look: Look) -> float | None:
+    rooms = waiting.shares.rooms
+    if not rooms:
+        return None
+    asked = dict(zip(keys, look.key_seconds, strict=True))
+    if any(key not in asked for key in rooms):
+        return 0.0
+    return min([LIMITED_SECONDS, *(seconds for key in rooms if (seconds := asked[key]) is not None)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import QueueSettings, Settings
@@ -10,10 +11,11 @@ from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.duties import Duties
 from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.dispatch.marks import LowWaterMarks
 from jobplatform.dispatch.pace import Pace
+from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.rescue import POLLS_PER_BEAT, Rescuer
+from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, workers
@@ -29,7 +31,10 @@ ALL_DUE_SECONDS = DUE_SLACK_SECONDS = 60.0
 WAKE_LIMIT = 1000
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
+#: lines that a step looks at to find those that it does not know
+SWEPT_LINES = 500
 PROBE_SECONDS = 5.0
+NOTHING_SECONDS = 0.02
 _BROKER, _LEDGER = "broker", "ledger"
 
 
@@ -45,7 +50,8 @@ class Dispatcher:
         self._publisher = Publisher(settings.broker_url.get_secret_value(), confirm_seconds=settings.confirm_seconds)
         self._backoff = Backoff(settings.max_backoff_seconds)
         self._probe = Backoff(PROBE_SECONDS)
-        self._marks = LowWaterMarks()
+        self._policy = Policy()
+        self._waiting: dict[str, Waiting] = {}
         self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
         self._broker_error = ""
         self._duties = Duties(settings, self._ledger, self._publisher, lambda: self._broker_error)
@@ -113,10 +119,10 @@ class Dispatcher:
         if self._slots_every.due():
             with self._ledger.statement() as connection:
                 self._slots = workers.live_slots(connection, self._settings.lease_seconds)
+            self._policy.read(self._ledger)
         self._make_due()
         if self._waiting_every.due():
-            for queue in dispatching.waiting_queues(self._ledger, self._marks.current()):
-                self._look_at.setdefault(queue, 0.0)
+            self._find_waiting()
         now = time.monotonic()
         for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
             self._look(queue)
@@ -125,6 +131,17 @@ class Dispatcher:
         soonest = min([self._next_due_at, *self._look_at.values()]) - time.monotonic()
         waits = (self._settings.dispatch_poll_seconds, self._duties.seconds_until_schedules(), soonest)
         return max(0.0, min(waits))
+
+    def _find_waiting(self) -> None:
+        """Look at queues that have jobs which nobody has told of, or which the memory of this process has missed."""
+        marks = {queue: mark for queue, waiting in self._waiting.items() if (mark := waiting.arrived_from)}
+        for queue in dispatching.waiting_queues(self._ledger, marks):
+            self._look_at.setdefault(queue, 0.0)
+            self._waiting.setdefault(queue, Waiting(self._policy.weight))
+        for queue, waiting in self._waiting.items():
+            waiting.sweep(partial(dispatching.sweep_lines, self._ledger, queue), SWEPT_LINES)
+            if waiting.shares.highest() >= 0:
+                self._look_at.setdefault(queue, 0.0)
 
     def _note_hints(self, due: dict[str, int]) -> None:
         """Look at once where something is due; not for what has no place in a full window."""
@@ -143,9 +160,15 @@ class Dispatcher:
         pace.note(report.active, report.sent)
         if report.full:
             self._closed[queue] = report.closed
-            self._look_at[queue] = time.monotonic() + pace.seconds_until_worth_it(self._window(queue))
+            wait = pace.seconds_until_worth_it(self._window(queue))
         elif report.waiting:
-            self._look_at[queue] = 0.0
+            # nothing has gone though it might have: somebody holds a job's row for a moment
+            wait = 0.0 if report.sent or report.more else NOTHING_SECONDS
+        elif report.limited_seconds is not None:
+            wait = report.limited_seconds
+        else:
+            return
+        self._look_at[queue] = time.monotonic() + wait
 
     def _window(self, queue: str) -> int:
         configured = self._settings.queues.get(queue, QueueSettings())
@@ -191,7 +214,8 @@ class Dispatcher:
         batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
         try:
             with self._metrics.rounds.labels(queue).time():
-                report = run_round(self._ledger, self._publisher, self._marks, queue, window, batch)
+                waiting = self._waiting.setdefault(queue, Waiting(self._policy.weight))
+                report = run_round(self._ledger, self._publisher, waiting, self._policy, queue, window, batch)
         except BrokerUnavailable as error:
             wait = self._backoff.failed(queue)
             self._metrics.failures.labels("broker").inc()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +11,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.ledger.session import Ledger
+from jobplatform.domain.shares import PRIORITIES, LineId
+from jobplatform.ledger.session import Call, Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
 
@@ -33,16 +34,9 @@ def wake_jobs(ledger: Ledger, limit: int, slack_seconds: float | None) -> Woken:
     return Woken(due or [], more, seconds)
 
 
-Marks = Mapping[tuple[str, int], datetime]
-
-
-def waiting_queues(ledger: Ledger, marks: Marks) -> list[str]:
-    """Return the queues that are not paused and have available jobs, looking from the low-water marks on."""
-    keys = list(marks)
-    found = ledger.call(
-        "waiting_queues", [queue for queue, _ in keys], [priority for _, priority in keys], [marks[key] for key in keys]
-    )
-    return [row[0] for row in found]
+def waiting_queues(ledger: Ledger, marks: Mapping[str, datetime]) -> list[str]:
+    """Return the queues that are not paused and have available jobs, in `marks` those that came at a time or later."""
+    return [row[0] for row in ledger.call("waiting_queues", list(marks), list(marks.values()))]
 
 
 def current_epoch(connection: Connection) -> UUID | None:
@@ -77,6 +71,8 @@ def return_dispatched(connection: Connection, queue: str | None, before: datetim
 class Dispatched:
     """A job that a round has marked: publish it before the transaction commits. The id is its text."""
 
+    #: the place of its line in what was asked for
+    line: int
     id: str
     kind: str
     priority: int
@@ -85,39 +81,117 @@ class Dispatched:
     state_at: datetime
 
 
+class FoundLine(NamedTuple):
+    """A line, when its first job became available (seconds since 1970), and how many came; None is not known."""
+
+    id: LineId
+    head: float
+    size: int | None = None
+
+
 @dataclass(frozen=True)
-class Round:
-    """What `dispatch_jobs.sql` answers: see there for the verdicts."""
+class Look:
+    """What `look_at_queue` answers: see `85_dispatch_jobs.sql`."""
 
     verdict: str
-    #: jobs of the queue that were dispatched or running before this round, and when the first of all was dispatched
-    active: int
+    #: jobs of priority 0 … 9 that are dispatched or running, and when the first of all was dispatched
+    places_out: list[int]
     oldest: datetime | None
-    #: the highest priority without a free place; -1: there is none
-    closed: int
-    #: a free place, or another round, would take more
-    waiting: bool
-    jobs: tuple[Dispatched, ...]
+    arrivals: list[FoundLine]
+    arrived_until: datetime | None
+    arrived_all: bool
+    #: per key that was asked for: how many of its jobs may go, seconds until it is worth another look
+    key_free: list[int]
+    key_seconds: list[float | None]
+    limited_oldest: datetime | None
+
+
+class OpenRound:
+    """A round whose transaction is open: `look` at it, `dispatch` jobs of lines, `take_back` what was not published."""
+
+    def __init__(self, look: Look, call: Call, queue: str) -> None:
+        self.look = look
+        self._call = call
+        self._queue = queue
+
+    def dispatch(
+        self, lines: Sequence[tuple[LineId, int]], marks: Sequence[float | None]
+    ) -> tuple[list[Dispatched], list[float | None]]:
+        """Mark up to so many jobs of each line as dispatched.
+
+        Returns them, and for each line when its next job became available, in seconds since 1970. `marks`: the same,
+        or an earlier time; None is not known.
+        """
+        rows = self._call(
+            "dispatch_lines",
+            self._queue,
+            [line.priority for line, _ in lines],
+            "{" + ",".join(line.tenant for line, _ in lines) + "}",
+            [_written(line.keys) for line, _ in lines],
+            [jobs for _, jobs in lines],
+            marks if any(mark is not None for mark in marks) else "{" + ",".join(["NULL"] * len(marks)) + "}",
+        )
+        heads = {row[0]: row[6] for row in rows if row[1] is None}
+        jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
+        return jobs, [heads[place] for place in range(1, len(lines) + 1)]
+
+    def take_back(self, unsent: Sequence[Dispatched]) -> None:
+        """Make jobs available again that the broker did not take."""
+        ids = "{" + ",".join(job.id for job in unsent) + "}"
+        self._call("undispatch_jobs", ids, [job.state_at for job in unsent])
+
+
+#: lines of new jobs that one look counts
+MOST_ARRIVALS = 2000
 
 
 @contextmanager
-def dispatch_jobs(
-    ledger: Ledger, queue: str, window: int, batch: int, marks: Marks, active_mark: datetime | None
-) -> Iterator[tuple[Round, Callable[[Sequence[Dispatched]], None]]]:
-    """Open a transaction by one round of a queue, in one round trip; it commits at the end of the block.
+def look_at_queue(
+    ledger: Ledger,
+    queue: str,
+    marks: tuple[datetime | None, datetime | None, datetime | None] = (None, None, None),
+    keys: Sequence[str] = (),
+    arrivals: int = MOST_ARRIVALS,
+) -> Iterator[OpenRound]:
+    """Open a transaction by a look at a queue, in one round trip; it commits at the end of the block."""
+    with ledger.open_call("look_at_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
+        row = rows[0]
+        found = zip(*(column or () for column in row[3:8]), strict=True)
+        look = Look(
+            verdict=row[0],
+            places_out=row[1] or [0] * PRIORITIES,
+            oldest=row[2],
+            arrivals=[
+                FoundLine(LineId(priority, tenant, _read(written)), head, size)
+                for priority, tenant, written, size, head in found
+            ],
+            arrived_until=row[8],
+            arrived_all=row[9] is not False,
+            key_free=row[10] or [],
+            key_seconds=row[11] or [],
+            limited_oldest=row[12],
+        )
+        yield OpenRound(look, call, queue)
 
-    Yields the round, and a way to take jobs of it back that the broker did not take.
-    """
-    starts = [marks.get((queue, priority)) for priority in range(10)]
-    with ledger.open_call("dispatch_jobs", queue, window, batch, starts, active_mark) as (rows, call):
-        verdict, active, oldest, closed, waiting = rows[0][:5]
-        jobs = tuple(Dispatched(*row[5:]) for row in rows if row[5] is not None)
 
-        def take_back(unsent: Sequence[Dispatched]) -> None:
-            ids = "{" + ",".join(job.id for job in unsent) + "}"
-            call("undispatch_jobs", ids, [job.state_at for job in unsent])
+#: before the first line
+_BEFORE = LineId(-1, "00000000-0000-0000-0000-000000000000")
 
-        yield Round(verdict, active, oldest, closed, waiting, jobs), take_back
+
+def sweep_lines(ledger: Ledger, queue: str, after: LineId | None, limit: int) -> list[FoundLine]:
+    """Return the lines of a queue that come after one, in the order of the index: None is before the first."""
+    priority, tenant, keys = after or _BEFORE
+    rows = ledger.call("sweep_lines", queue, priority, tenant, _written(keys), limit)
+    return [FoundLine(LineId(row[0], row[1], _read(row[2])), row[3]) for row in rows]
+
+
+def _written(keys: tuple[str, ...]) -> str:
+    """Return limit keys as Postgres writes an array: their characters need no quotes (domain/limits.py)."""
+    return "{" + ",".join(keys) + "}"
+
+
+def _read(written: str) -> tuple[str, ...]:
+    return tuple(written[1:-1].split(",")) if len(written) > 2 else ()
 
 
 _BEAT = text(

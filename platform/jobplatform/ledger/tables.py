@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Double,
@@ -29,10 +30,18 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
-from jobplatform.ledger import delivery_tables, schedule_tables, workflow_tables
+from jobplatform.ledger import delivery_tables, limit_tables, schedule_tables, workflow_tables
 from jobplatform.ledger.columns import metadata, moment, now, one_of
 
-__all__ = ["PARTITIONED", "PARTITION_DAYS", "delivery_tables", "metadata", "schedule_tables", "workflow_tables"]
+__all__ = [
+    "PARTITIONED",
+    "PARTITION_DAYS",
+    "delivery_tables",
+    "limit_tables",
+    "metadata",
+    "schedule_tables",
+    "workflow_tables",
+]
 
 
 def _job_columns() -> list[Column[Any]]:
@@ -70,6 +79,8 @@ def _job_columns() -> list[Column[Any]]:
         Column("result", JSONB),
         Column("error", JSONB),
         Column("workflow_id", UUID(as_uuid=True)),
+        Column("limit_keys", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="sorted"),
+        Column("limit_units", Integer, nullable=False, server_default=text("1")),
     ]
 
 
@@ -78,8 +89,10 @@ tenants = Table(
     metadata,
     Column("id", UUID(as_uuid=True), primary_key=True),
     Column("name", Text, nullable=False),
+    Column("weight", Double, nullable=False, server_default=text("1"), comment="its share of a queue, beside others'"),
     now("created_at"),
     UniqueConstraint("name"),
+    CheckConstraint("weight > 0", name="tenants_weight_is_positive"),
 )
 
 api_keys = Table(
@@ -92,7 +105,12 @@ api_keys = Table(
     Column("key_hash", LargeBinary, nullable=False, comment="SHA-256 of the key; keys are 256 random bits"),
     now("created_at"),
     moment("revoked_at"),
+    Column(
+        "max_priority", SmallInteger, nullable=False, server_default=text("9"), comment="the highest it can ask for"
+    ),
+    Column("is_operator", Boolean, nullable=False, server_default=text("false"), comment="may change limits"),
     UniqueConstraint("key_hash"),
+    CheckConstraint("max_priority BETWEEN 0 AND 9", name="api_keys_max_priority_in_range"),
 )
 
 queues = Table(
@@ -127,15 +145,24 @@ jobs = Table(
     CheckConstraint("state <> 'dead' OR error IS NOT NULL", name="jobs_dead_has_reason"),
     CheckConstraint("cancel_requested_at IS NULL OR state = 'running'", name="jobs_cancel_request_is_running"),
     CheckConstraint("result IS NULL", name="jobs_live_has_no_result"),
+    CheckConstraint("limit_units > 0", name="jobs_limit_units_are_positive"),
+    Index("ix_jobs_arrived", "queue", "state_at", postgresql_where=text("state = 'available'")),
     Index(
-        "ix_jobs_available",
+        "ix_jobs_lines",
         "queue",
-        text("priority DESC"),
+        "priority",
+        "tenant_id",
+        "limit_keys",
         "state_at",
         postgresql_where=text("state = 'available'"),
     ),
     Index("ix_jobs_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
     Index("ix_jobs_out", "queue", "dispatched_at", postgresql_where=text("state IN ('dispatched', 'running')")),
+    Index(
+        "ix_jobs_limited",
+        "dispatched_at",
+        postgresql_where=text("state IN ('dispatched', 'running') AND limit_keys <> '{}'"),
+    ),
     Index("ix_jobs_running_worker", "worker_id", postgresql_where=text("state = 'running'")),
     Index("ix_jobs_needs_person", "tenant_id", "id", postgresql_where=text("state IN ('dead', 'held')")),
     Index(

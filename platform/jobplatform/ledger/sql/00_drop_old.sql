@@ -14,3 +14,5 @@ DROP FUNCTION IF EXISTS settle_run(
     uuid, uuid, text, text, double precision, jsonb, jsonb, jsonb, double precision, jsonb);
 DROP FUNCTION IF EXISTS tell_steps(uuid, uuid[], integer);
 DROP FUNCTION IF EXISTS cancel_job(uuid, uuid, timestamptz, text, text);
+DROP FUNCTION IF EXISTS waiting_queues(text[], integer[], timestamptz[]);
+DROP FUNCTION IF EXISTS dispatch_jobs(text, integer, integer, timestamptz[], timestamptz);

@@ -1,125 +1,174 @@
--- One round of a queue: lock it, count what is out, pick what fits its window, mark it dispatched. The caller
--- publishes and commits when the broker has confirmed (docs/concepts/delivery.md, "Dispatch"): until then a claim of
--- one of these jobs waits at the row.
+-- One round of a queue is a transaction of two calls: look at it, then lock, pick and mark the jobs of chosen lines. The
+-- caller chooses between them (domain/shares.py), publishes, and commits when the broker has confirmed
+-- (docs/concepts/delivery.md, "Dispatch"): until then a claim of one of these jobs waits at the row.
 --
--- free(p) = window − jobs dispatched or running with priority ≥ p: a more urgent job goes out when the window is full
--- of lesser ones, and there is never more than a window of any class.
+-- A line: the waiting jobs of one queue, priority, tenant and set of limit keys.
+
+-- Lock a queue, count what is out, tell which lines got jobs lately and how much room there is for limit keys.
 --
--- p_marks: where the pick of priority 0 … 9 begins (state_at), NULL is "at the oldest"; p_active_mark: nothing that is
--- out was dispatched before it. Both only save time: under a long snapshot an index keeps the entries of what is gone.
+-- p_arrived_from: jobs that became available then or later are looked at; NULL: in the last 15 seconds. p_active_mark
+-- (of this queue), p_limited_mark (of all queues): nothing that is out was dispatched before it. All of them only save
+-- time: under a long snapshot an index keeps the entries of what is gone.
+-- p_keys: limit keys that are asked for. Each is locked first, so that no other dispatcher gives the same place away; the
+-- lock is tried only, nobody waits for anybody.
 --
--- Returns one row per job, in the order in which they are to be published; without a job, one row with id NULL.
--- verdicts: dispatched · empty · full · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
---   oldest: the first dispatched_at of what is out (now, when nothing is);  closed: the highest priority without a free place, −1 when there
---   is none;  waiting: jobs are left that a free place, or another round, would take
-CREATE OR REPLACE FUNCTION dispatch_jobs(
-    p_queue text, p_window integer, p_batch integer, p_marks timestamptz[], p_active_mark timestamptz
-) RETURNS TABLE (
-    verdict text, active integer, oldest timestamptz, closed integer, waiting boolean,
-    id text, kind text, priority integer, dispatch_no integer, state_at timestamptz
+-- verdicts: ready · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
+--   places_out: how many of priority 0 … 9 are out;  oldest: the first dispatched_at of them (now, when nothing is)
+--   line_…:     the lines that got jobs: how many, and when the first one came, in seconds since 1970
+--   arrived_until: what came later was not looked at;  arrived_all: nothing did
+--   key_…:      per key of p_keys how many of its jobs may go, and in how many seconds it is worth another look (NULL:
+--               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, when keys were asked for
+CREATE OR REPLACE FUNCTION look_at_queue(
+    p_queue text, p_arrived_from timestamptz, p_active_mark timestamptz, p_limited_mark timestamptz, p_keys text[],
+    p_arrivals integer,
+    OUT verdict text, OUT places_out integer[], OUT oldest timestamptz,
+    OUT line_priorities integer[], OUT line_tenants text[], OUT line_keys text[], OUT line_sizes integer[],
+    OUT line_heads double precision[], OUT arrived_until timestamptz, OUT arrived_all boolean,
+    OUT key_free integer[], OUT key_seconds double precision[], OUT limited_oldest timestamptz
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-    v_epoch uuid;
-    v_out integer[] := array_fill(0, ARRAY[10]);
-    v_busy integer := 0;
-    v_free integer;
-    v_ids uuid[] := '{}';
-    v_times timestamptz[] := '{}';
-    v_more_ids uuid[];
-    v_more_times timestamptz[];
-    v_now timestamptz;
+    v_from timestamptz := coalesce(p_arrived_from, clock_timestamp() - interval '15 s');
+    v_seen integer;
     one record;
 BEGIN
-    active := 0;
-    closed := -1;
-    waiting := false;
     -- on the transaction that does the marking: a dispatcher that dies, or is ended by the server's time-outs, loses
     -- rows and lock together, and a pooled connection can't keep it
     IF NOT pg_try_advisory_xact_lock(hashtext('jobplatform.dispatch'), hashtext(p_queue)) THEN
         verdict := 'elsewhere';
-        RETURN NEXT;
         RETURN;
     END IF;
     PERFORM 1 FROM queues WHERE name = p_queue AND paused_at IS NULL;
     IF NOT FOUND THEN
         verdict := 'paused';
-        RETURN NEXT;
         RETURN;
     END IF;
-    -- read before publishing: the guard may make a new epoch meanwhile (rule 5)
-    SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
+    PERFORM 1 FROM broker_epochs WHERE current;
     IF NOT FOUND THEN
         verdict := 'no epoch';
-        RETURN NEXT;
         RETURN;
     END IF;
+    verdict := 'ready';
+    places_out := array_fill(0, ARRAY[10]);
     FOR one IN
         SELECT jobs.priority AS class, count(*)::integer AS jobs, min(dispatched_at) AS first FROM jobs
         WHERE queue = p_queue AND jobs.state IN ('dispatched', 'running')
             AND dispatched_at >= coalesce(p_active_mark, '-infinity')
         GROUP BY jobs.priority
     LOOP
-        v_out[one.class + 1] := one.jobs;
-        active := active + one.jobs;
+        places_out[one.class + 1] := one.jobs;
         oldest := least(oldest, one.first);
     END LOOP;
+    oldest := coalesce(oldest, clock_timestamp());
 
-    FOR v_class IN REVERSE 9..0 LOOP
-        v_busy := v_busy + v_out[v_class + 1];
-        v_free := least(p_window - v_busy, p_batch) - cardinality(v_ids);
-        IF v_free > 0 THEN
-            -- one more than fits tells whether there is more
-            SELECT array_agg(due.id), array_agg(due.state_at) INTO v_more_ids, v_more_times FROM (
-                SELECT jobs.id, jobs.state_at FROM jobs
-                WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = v_class
-                    AND jobs.state_at >= coalesce(p_marks[v_class + 1], '-infinity')
-                ORDER BY jobs.state_at LIMIT v_free + 1 FOR UPDATE SKIP LOCKED) AS due;
-            waiting := coalesce(cardinality(v_more_ids), 0) > v_free;
-            v_ids := v_ids || v_more_ids[:v_free];
-            v_times := v_times || v_more_times[:v_free];
-        ELSE
-            PERFORM 1 FROM jobs
-            WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = v_class
-                AND jobs.state_at >= coalesce(p_marks[v_class + 1], '-infinity')
-            ORDER BY jobs.state_at LIMIT 1;  -- the order makes it a probe of the index
-            waiting := FOUND;
-        END IF;
-        IF closed < 0 AND v_busy + cardinality(v_ids) >= p_window THEN
-            closed := v_class;
-        END IF;
-        EXIT WHEN waiting;
-    END LOOP;
+    WITH arrived AS MATERIALIZED (
+        SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
+        WHERE queue = p_queue AND jobs.state = 'available' AND state_at >= v_from
+        ORDER BY state_at LIMIT p_arrivals
+    ), line AS (
+        SELECT arrived.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head, max(state_at) AS last
+        FROM arrived GROUP BY arrived.priority, tenant_id, limit_keys
+    )
+    SELECT array_agg(line.priority::integer), array_agg(tenant_id::text), array_agg(limit_keys::text),
+           array_agg(size::integer), array_agg(extract(epoch FROM head)::double precision), max(last), sum(size)
+    INTO line_priorities, line_tenants, line_keys, line_sizes, line_heads, arrived_until, v_seen FROM line;
+    arrived_all := coalesce(v_seen, 0) < p_arrivals;
+    arrived_until := coalesce(arrived_until, v_from);
 
-    IF cardinality(v_ids) = 0 THEN
-        verdict := CASE WHEN waiting THEN 'full' ELSE 'empty' END;
-        oldest := coalesce(oldest, clock_timestamp());
-        RETURN NEXT;
-        RETURN;
+    IF cardinality(p_keys) > 0 THEN
+        SELECT array_agg(k.free ORDER BY place), array_agg(k.seconds ORDER BY place), min(k.oldest)
+        INTO key_free, key_seconds, limited_oldest FROM room_of_keys(p_keys, p_limited_mark) k;
     END IF;
-    verdict := 'dispatched';
+END $$;
+
+-- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
+-- keys as text, how many, and the time (in seconds since 1970) before which nothing of it waits (NULL: not known).
+--
+-- Returns a row per job, and after them a row per line without id: `next_head` is when its next job became available,
+-- NULL when there is none.
+CREATE OR REPLACE FUNCTION dispatch_lines(
+    p_queue text, p_priorities integer[], p_tenants uuid[], p_keys text[], p_counts integer[],
+    p_marks double precision[]
+) RETURNS TABLE (
+    line integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz,
+    next_head double precision
+)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    v_epoch uuid;
+    v_ids uuid[];
+    v_lines integer[];
+    v_times timestamptz[];
+    v_now timestamptz;
+BEGIN
+    -- read before publishing: the guard may make a new epoch meanwhile (rule 5)
+    SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
+    SELECT array_agg(due.id), array_agg(l.place::integer), array_agg(due.state_at) INTO v_ids, v_lines, v_times
+    FROM unnest(p_priorities, p_tenants, p_keys, p_counts, p_marks)
+        WITH ORDINALITY AS l (priority, tenant, keys, jobs, mark, place),
+    LATERAL (
+        SELECT jobs.id, jobs.state_at FROM jobs
+        WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority AND tenant_id = l.tenant
+            AND limit_keys = l.keys::text[] AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
+        ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due;
     -- a mark that a crash of Postgres loses is a doubt like any other: the message out is stale or the first of two, and
     -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
     PERFORM set_config('synchronous_commit', 'off', true);
     v_now := clock_timestamp();
-    oldest := coalesce(oldest, v_now);
     RETURN QUERY
         WITH marked AS (
             UPDATE jobs SET
                 state = 'dispatched', state_at = v_now, dispatched_at = v_now, dispatch_no = jobs.dispatch_no + 1,
                 epoch = v_epoch
-            FROM unnest(v_ids, v_times) WITH ORDINALITY AS due (id, state_at, place)
+            FROM unnest(v_ids, v_lines, v_times) WITH ORDINALITY AS due (id, line, state_at, place)
             WHERE jobs.id = due.id
-            RETURNING jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.state_at, due.place
+            RETURNING jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.line, due.state_at,
+                      due.place
         ), noted AS (
             INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
             SELECT marked.id, tenant_id, 'dispatched', 'dispatched', run_no,
                    jsonb_build_object('dispatch_no', marked.dispatch_no) FROM marked
         )
-        SELECT verdict, active, oldest, closed, waiting,
-               marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no, marked.state_at
+        SELECT marked.line, marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no, marked.state_at,
+               NULL::double precision
         FROM marked ORDER BY place;
+    -- a statement of its own: it sees what was marked
+    RETURN QUERY
+        SELECT l.place::integer, NULL::text, NULL::text, NULL::integer, NULL::integer, NULL::timestamptz,
+               (SELECT extract(epoch FROM jobs.state_at)::double precision FROM jobs
+                WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority
+                    AND tenant_id = l.tenant AND limit_keys = l.keys::text[]
+                    AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
+                ORDER BY jobs.state_at LIMIT 1)
+        FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
+END $$;
+
+-- The lines of a queue after one (priority, tenant, keys), in that order, and when their first job became available. One
+-- probe of the index per line, however many jobs wait in it.
+CREATE OR REPLACE FUNCTION sweep_lines(p_queue text, p_priority integer, p_tenant uuid, p_keys text, p_limit integer)
+RETURNS TABLE (priority integer, tenant text, keys text, head double precision)
+LANGUAGE plpgsql STABLE AS $$
+#variable_conflict use_column
+DECLARE
+    v_priority smallint := p_priority;
+    v_tenant uuid := p_tenant;
+    v_keys text[] := p_keys::text[];
+    v_head timestamptz;
+BEGIN
+    FOR n IN 1 .. p_limit LOOP
+        SELECT j.priority, j.tenant_id, j.limit_keys, j.state_at INTO v_priority, v_tenant, v_keys, v_head FROM jobs j
+        WHERE j.queue = p_queue AND j.state = 'available'
+            AND (j.priority, j.tenant_id, j.limit_keys) > (v_priority, v_tenant, v_keys)
+        ORDER BY j.priority, j.tenant_id, j.limit_keys, j.state_at LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        priority := v_priority;
+        tenant := v_tenant::text;
+        keys := v_keys::text;
+        head := extract(epoch FROM v_head);
+        RETURN NEXT;
+    END LOOP;
 END $$;
 
 -- Take back, before the commit, what the broker did not take: available as before.

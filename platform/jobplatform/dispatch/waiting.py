@@ -1,0 +1,134 @@
+"""A dispatcher's memory of one queue: which lines wait, where its looks begin, and what is left to be found.
+
+All of it is a hint. Lines are found by what became available lately; every few seconds the last quarter of a minute is
+looked at once more, since transactions commit out of order; and a sweep goes over all lines, from the first one at the
+start of a dispatcher, then every minute.
+
+Marks keep looks short: a report's long snapshot keeps the index entries of dispatched jobs from being cleaned up, and a
+look that starts at the beginning walks them all (0.9 → 72.7 ms after 300,000 jobs, seen).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timedelta
+
+from jobplatform.domain.shares import LineId, Served, Shares, Take
+from jobplatform.ledger.dispatching import Dispatched, FoundLine, Look
+
+#: commits come out of order by this much, usually
+SLACK = timedelta(milliseconds=100)
+#: how often what came lately, and what is out, is looked at without marks
+RESET_SECONDS = 5.0
+SWEEP_SECONDS = 60.0
+#: keys that one look asks for: each is an advisory lock of Postgres, of which there are some thousands for all
+MOST_KEYS = 256
+
+
+class Waiting:
+    """What is known of one queue."""
+
+    def __init__(self, weight: Callable[[str], float], clock: Callable[[], float] = time.monotonic) -> None:
+        self.shares = Shares(weight)
+        self._clock = clock
+        self._arrived_from: datetime | None = None
+        self._active_mark: datetime | None = None
+        self._limited_mark: datetime | None = None
+        self._begin_at_zero = True
+        self._reset_at = 0.0
+        self._sweep_at = 0.0
+        self._swept: LineId | None = None
+        self._first_key = 0
+
+    # --- before a look
+
+    def marks(self) -> tuple[datetime | None, datetime | None, datetime | None]:
+        """Return where the next look begins: at what arrived, at what is out, at what is out with limit keys."""
+        if self._clock() >= self._reset_at:
+            self._reset_at = self._clock() + RESET_SECONDS
+            self._arrived_from = self._active_mark = self._limited_mark = None
+            self._begin_at_zero = True
+        return self._arrived_from, self._active_mark, self._limited_mark
+
+    @property
+    def arrived_from(self) -> datetime | None:
+        """What became available before this time has been looked at; None: look at everything."""
+        return None if self._clock() >= self._reset_at else self._arrived_from
+
+    def keys_to_ask(self, is_limited: Callable[[str], bool]) -> list[str]:
+        """Return the limit keys to ask for: all that have a limit or a room; when there are too many, in turn."""
+        known = [key for key in self.shares.keys if is_limited(key) or key in self.shares.rooms]
+        if len(known) <= MOST_KEYS:
+            return sorted(known)
+        self._first_key %= len(known)
+        asked = [*known[self._first_key :], *known[: self._first_key]][:MOST_KEYS]
+        self._first_key += MOST_KEYS
+        return sorted(asked)
+
+    # --- after it
+
+    def learn(self, look: Look) -> None:
+        """Note what a look has found."""
+        for line in look.arrivals:
+            self.shares.arrive(line.id, line.head, line.size)
+        if look.arrived_until is not None:
+            self._arrived_from = look.arrived_until - (SLACK if look.arrived_all else timedelta())
+        self._active_mark = look.oldest - SLACK if look.oldest is not None else None
+        if look.limited_oldest is not None:
+            self._limited_mark = look.limited_oldest - SLACK
+
+    def marks_of(self, takes: Sequence[Take]) -> list[float | None]:
+        """Return for each line the time before which nothing of it waits; after a reset it is not known."""
+        if self._begin_at_zero:
+            self._begin_at_zero = False
+            return [None] * len(takes)
+        slack = SLACK.total_seconds()
+        return [take.line.head - slack for take in takes]
+
+    def settle(
+        self, takes: Sequence[Take], jobs: Iterable[Dispatched], unsent: set[str], heads: Sequence[float | None]
+    ) -> None:
+        """Note what became of a plan: the jobs of its lines that were published, and those that were taken back."""
+        counts, first_back = [0] * len(takes), list(heads)
+        for job in jobs:
+            if job.id in unsent:
+                back = job.state_at.timestamp()
+                head = first_back[job.line]
+                first_back[job.line] = back if head is None else min(head, back)
+            else:
+                counts[job.line] += 1
+        self.shares.served(
+            (take, Served(count, head)) for take, count, head in zip(takes, counts, first_back, strict=True)
+        )
+
+    def forgo(self, takes: Sequence[Take]) -> None:
+        """Note that nothing came of a plan."""
+        self.shares.served((take, Served(0, take.line.head)) for take in takes)
+
+    # --- the sweep
+
+    def sweep(self, read: Callable[[LineId | None, int], Sequence[FoundLine]], limit: int) -> bool:
+        """Look at the next `limit` lines, when it is time; returns whether there are more to look at at once."""
+        if self._clock() < self._sweep_at:
+            return False
+        found = read(self._swept, limit)
+        for line in found:
+            self.shares.arrive(line.id, line.head)
+        self._swept = found[-1].id if len(found) == limit else None
+        if self._swept is None:
+            self._sweep_at = self._clock() + SWEEP_SECONDS
+        return self._swept is not None
+
+
+def in_turn(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dispatched]:
+    """Return jobs in the order in which they are to be published: by priority, then the lines of a plan by turns.
+
+    A worker meets them in this order: all of one tenant and then all of the next would be fair to nobody.
+    """
+    places: dict[int, int] = {}
+    ranked = []
+    for number, job in enumerate(jobs):
+        place = places[job.line] = places.get(job.line, -1) + 1
+        ranked.append((-job.priority, (place + 0.5) / takes[job.line].jobs, number))
+    return [jobs[number] for _, _, number in sorted(ranked)]

@@ -1,0 +1,50 @@
+"""The tables of limits and quotas (docs/concepts/limits.md). See `tables`."""
+
+from __future__ import annotations
+
+from sqlalchemy import Boolean, CheckConstraint, Column, Double, Integer, PrimaryKeyConstraint, Table, Text, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from jobplatform.ledger.columns import metadata, moment, now
+
+limits = Table(
+    "limits",
+    metadata,
+    Column("name", Text, primary_key=True, comment="a key, 'provider:openai', or all keys of a name, 'domain:*'"),
+    Column("max_concurrent", Integer, comment="jobs dispatched or running at once"),
+    Column("rate_units", Double, comment="units per rate_seconds; a job takes limit_units of them at its claim"),
+    Column("rate_seconds", Double),
+    Column("burst_units", Double, comment="what a token bucket holds; NULL: rate_units"),
+    Column("sliding", Boolean, nullable=False, server_default=text("false"), comment="a sliding window, not a bucket"),
+    now("updated_at"),
+    Column("updated_by", Text, nullable=False),
+    CheckConstraint("max_concurrent >= 0", name="limits_concurrent_is_not_negative"),
+    CheckConstraint("(rate_units IS NULL) = (rate_seconds IS NULL)", name="limits_rate_has_a_period"),
+    CheckConstraint("rate_units > 0 AND rate_seconds > 0 AND burst_units > 0", name="limits_rate_is_positive"),
+    CheckConstraint("rate_units IS NOT NULL OR (burst_units IS NULL AND NOT sliding)", name="limits_burst_has_a_rate"),
+    CheckConstraint("NOT (sliding AND burst_units IS NOT NULL)", name="limits_window_has_no_burst"),
+)
+
+limit_states = Table(
+    "limit_states",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("level", Double, comment="units that the bucket held at level_at"),
+    moment("level_at"),
+    Column("slices", ARRAY(Double), comment="units taken in each part of the sliding window that ends at slices_at"),
+    moment("slices_at"),
+    moment("held_until", comment="nothing of this key begins before"),
+    Column("held_reason", Text),
+)
+
+quotas = Table(
+    "quotas",
+    metadata,
+    Column("tenant", Text, nullable=False, comment="a name, or '*': each tenant that has none of its own"),
+    Column("queue", Text, nullable=False, comment="a name, or '*': each queue that has none of its own"),
+    Column("max_waiting", Integer, nullable=False),
+    now("updated_at"),
+    Column("updated_by", Text, nullable=False),
+    PrimaryKeyConstraint("tenant", "queue"),
+    CheckConstraint("max_waiting >= 0", name="quotas_waiting_is_not_negative"),
+)
