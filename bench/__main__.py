@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, cost, dispatch, idle, publish, scale, schedules, workflows
+from bench import accept, cost, dispatch, idle, publish, scale, schedules, shares, workflows
 from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
@@ -23,7 +23,7 @@ POOLS = (Pool("prefork", 2), Pool("threads", 8))
 DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
 #: children of a fan-out, steps of a chain
 CHILDREN, CHAIN = 1000, 100
-PARTS = ("drain", "start", "accept", "dispatch", "workflows", "schedules", "idle", "cost", "scale")
+PARTS = ("drain", "start", "accept", "dispatch", "workflows", "schedules", "shares", "idle", "cost", "scale")
 
 
 def main() -> None:
@@ -84,6 +84,8 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
         figures.tables["10,000 schedules due in a minute: seconds late"] = [late]
         figures.goal("schedules, p99 late", late["p99"], 1.0, unit="s", at_most=True)
         figures.goal("schedules, fired once", min(late["fires"], 20_000 - late["jobs"]), 10_000, unit="of 10,000")
+    if "shares" in options.only:
+        _shares(figures, ours, tell)
     if "idle" in options.only:
         tell("idle …")
         used = idle.measure(stack, 20)
@@ -135,6 +137,18 @@ def _workflows(figures: Figures, ours: Ours, bare: Bare) -> None:
         figures.add(f"fan-out and fan-in of {CHILDREN:,} (s)", side.name, fan)
         figures.add(f"chain of {CHAIN} (ms per step)", side.name, link)
     ours.clear()
+
+
+def _shares(figures: Figures, ours: Ours, tell: Callable[[str], None]) -> None:
+    rows = shares.measure(ours, tell)
+    figures.tables["rounds of the dispatcher, 100 jobs each"] = rows
+    plain, _, limited = ({row["jobs waiting"]: row for row in rows if row["who waits"] == c.name} for c in shares.CASES)
+    few, many = min(plain), max(plain)
+    figures.goal("dispatch with 50 limit keys ÷ without", limited[many]["jobs/s"] / plain[many]["jobs/s"], 0.5)
+    for case in shares.CASES:
+        by = {row["jobs waiting"]: row["ms per round"] for row in rows if row["who waits"] == case.name}
+        what = f"round with {many:,} waiting ÷ {few:,}: {case.name}"
+        figures.goal(what, by[many] / by[few], 1.5, at_most=True)
 
 
 def _judge(figures: Figures) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from jobplatform.config import settings
 from jobplatform.domain.kinds import Kind
+from jobplatform.domain.limits import is_key
 from jobplatform.domain.states import State
 from jobplatform.domain.texts import printable, without_nulls
 from jobplatform.errors import (
@@ -32,10 +33,11 @@ from jobplatform.errors import (
     Reordered,
     Retryable,
     Snooze,
+    Throttled,
 )
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
-from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, settle
+from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, hold, settle
 from jobplatform.usecases.resolve_payload import resolve_payload
 from workers.context import RunContext, open_context
 from workers.json_values import to_json_values
@@ -141,6 +143,8 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         raise
     except JobCancelled as error:
         return Settlement("cancelled", State.CANCELLED, error=_error(error, error.code, False))
+    except Throttled as error:
+        return _throttled(claimed, error)
     except Snooze as error:
         return Settlement(
             "snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=_error(error, error.code, True)
@@ -179,6 +183,16 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         usage=context.usage | _peak_memory(),
         added=context.added.as_json(),
     )
+
+
+def _throttled(claimed: Claim, error: Throttled) -> Settlement:
+    """Let nothing of the key begin meanwhile, this job neither."""
+    told = _error(error, error.code, True, {"limit_key": error.key})
+    if is_key(error.key):
+        _through_soft_limit(lambda: hold(ledger(), claimed.delivery, error.key, error.seconds, told["message"]))
+    else:
+        told["message"] += f" (not held: {error.key!r:.100} is no limit key)"
+    return Settlement("snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=told)
 
 
 def _failed(

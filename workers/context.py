@@ -17,6 +17,7 @@ from uuid import UUID
 from jobplatform.config import Settings
 from jobplatform.domain.context import UnknownEffect
 from jobplatform.domain.kinds import REGISTRY, Kind
+from jobplatform.domain.limits import MOST_UNITS, is_key
 from jobplatform.domain.workflows import Part
 from jobplatform.errors import (
     ArtifactNotFound,
@@ -141,6 +142,23 @@ class RunContext:
         except (InvalidRequest, UnknownKind) as error:
             fields = [item.as_dict() for item in getattr(error, "errors", ())]
             raise Permanent(f"add_steps: {error}", code=error.code, detail={"errors": fields}) from None
+
+    def acquire(self, key: str, units: int = 1) -> None:
+        """See `jobplatform.Context.acquire`."""
+        self._check_key(key)
+        if not (isinstance(units, int) and 1 <= units <= MOST_UNITS):
+            raise Permanent(f"acquire: expected units from 1 to {MOST_UNITS}, got {units!r}", code="invalid_limit_key")
+        execute_run.acquire(ledger(), self._delivery, key, units, self.cancelled)
+
+    def hold(self, key: str, seconds: float, reason: str = "") -> None:
+        """See `jobplatform.Context.hold`."""
+        self._check_key(key)
+        execute_run.hold(ledger(), self._delivery, key, seconds, reason or f"job {self.job_id}")
+
+    @staticmethod
+    def _check_key(key: str) -> None:
+        if not is_key(key):
+            raise Permanent(f"expected a limit key like 'provider:openai', got {key!r:.100}", code="invalid_limit_key")
 
     def record_usage(self, **amounts: float) -> None:
         """See `jobplatform.Context.record_usage`."""

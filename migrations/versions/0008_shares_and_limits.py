@@ -16,6 +16,7 @@ branch_labels = None
 depends_on = None
 
 AVAILABLE = sa.text("state = 'available'")
+ARRIVED = sa.text("state = 'available' AND attempt >= 0")
 LIMITED = sa.text("state IN ('dispatched', 'running') AND limit_keys <> '{}'")
 FUNCTIONS = (
     "look_at_queue",
@@ -24,6 +25,13 @@ FUNCTIONS = (
     "limits_of",
     "room_of_keys",
     "waiting_queues",
+    "keys_of",
+    "tenant_key",
+    "units_left",
+    "take_units",
+    "hold_key",
+    "acquire_units",
+    "refuse_run",
 )
 
 
@@ -39,9 +47,18 @@ def upgrade() -> None:
                 comment="sorted",
             ),
         )
-        op.add_column(table, sa.Column("limit_units", sa.Integer(), server_default=sa.text("1"), nullable=False))
-    op.create_check_constraint(op.f("jobs_limit_units_are_positive"), "jobs", "limit_units > 0")
-    op.create_index("ix_jobs_arrived", "jobs", ["queue", "state_at"], postgresql_where=AVAILABLE)
+        op.add_column(
+            table,
+            sa.Column(
+                "limit_units",
+                postgresql.ARRAY(sa.Integer()),
+                server_default=sa.text("'{}'"),
+                nullable=False,
+                comment="what it takes of each of them; one that is not there is 1",
+            ),
+        )
+    op.create_check_constraint(op.f("jobs_limit_units_are_positive"), "jobs", "0 < ALL (limit_units)")
+    op.create_index("ix_jobs_arrived", "jobs", ["queue", "state_at"], postgresql_where=ARRIVED)
     op.create_index(
         "ix_jobs_lines",
         "jobs",
@@ -51,6 +68,14 @@ def upgrade() -> None:
     op.create_index("ix_jobs_limited", "jobs", ["dispatched_at"], postgresql_where=LIMITED)
     op.drop_index("ix_jobs_available", table_name="jobs", postgresql_where=AVAILABLE)
 
+    op.add_column(
+        "schedules",
+        sa.Column("limit_keys", postgresql.ARRAY(sa.Text()), server_default=sa.text("'{}'"), nullable=False),
+    )
+    op.add_column(
+        "schedules",
+        sa.Column("limit_units", postgresql.ARRAY(sa.Integer()), server_default=sa.text("'{}'"), nullable=False),
+    )
     op.add_column(
         "tenants",
         sa.Column(
@@ -147,11 +172,14 @@ def downgrade() -> None:
     names = ", ".join(repr(name) for name in FUNCTIONS)
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
-        f"JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND p.proname IN ({names}) "
+        f"JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND (p.proname IN ({names}) "
+        "OR p.proname = 'accept_job' AND p.pronargs = 22) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
     for table in ("quotas", "limit_states", "limits"):
         op.drop_table(table)
+    op.drop_column("schedules", "limit_units")
+    op.drop_column("schedules", "limit_keys")
     op.drop_column("api_keys", "is_operator")
     op.drop_constraint(op.f("api_keys_max_priority_in_range"), "api_keys")
     op.drop_column("api_keys", "max_priority")
@@ -162,7 +190,7 @@ def downgrade() -> None:
     )
     op.drop_index("ix_jobs_limited", table_name="jobs", postgresql_where=LIMITED)
     op.drop_index("ix_jobs_lines", table_name="jobs", postgresql_where=AVAILABLE)
-    op.drop_index("ix_jobs_arrived", table_name="jobs", postgresql_where=AVAILABLE)
+    op.drop_index("ix_jobs_arrived", table_name="jobs", postgresql_where=ARRIVED)
     op.drop_constraint(op.f("jobs_limit_units_are_positive"), "jobs")
     for table in ("job_history", "jobs"):
         op.drop_column(table, "limit_units")

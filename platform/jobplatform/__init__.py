@@ -7,9 +7,10 @@ A team that adds its own kind of job needs only what is exported here::
 
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import kind
+from jobplatform.domain.limits import key as limit_key
 from jobplatform.domain.retry import Exponential, Fixed, Steps, read_retry_after
 from jobplatform.domain.workflows import chain, chord, group, map_over, step
-from jobplatform.errors import Permanent, Retryable, Snooze
+from jobplatform.errors import Permanent, Retryable, Snooze, Throttled
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,10 +21,12 @@ __all__ = [
     "Retryable",
     "Snooze",
     "Steps",
+    "Throttled",
     "chain",
     "chord",
     "group",
     "kind",
+    "limit_key",
     "map_over",
     "read_retry_after",
     "step",

@@ -360,3 +360,14 @@ class Snooze(JobPlatformError):
     def __init__(self, seconds: float, reason: str = "snoozed by the handler") -> None:
         super().__init__(reason)
         self.seconds = seconds
+
+
+class Throttled(Snooze):
+    """The other side said "not now" (429, a Retry-After): nothing of this limit key begins for so long, and this run does
+    not count as an attempt."""
+
+    code = "throttled"
+
+    def __init__(self, key: str, seconds: float, reason: str = "the other side said: not now") -> None:
+        super().__init__(seconds, reason)
+        self.key = key

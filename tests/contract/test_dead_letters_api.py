@@ -104,7 +104,10 @@ def test_an_explanation_tells_everything_in_order(api: Client, book: Book) -> No
     ahead = [book.submit("test.llm", priority=9) for _ in range(5)]
     book.dispatch(*ahead[:4])
     assert explained(api, job_id) == ["waiting", "window_full"]
-    assert "1 jobs of queue llm are ahead" in api.get(f"/v1/jobs/{job_id}/explain")[1]["reasons"][0]["message"]
+    assert (
+        "ahead of it in queue llm: 1 jobs of higher priority, 0 jobs of its own"
+        in api.get(f"/v1/jobs/{job_id}/explain")[1]["reasons"][0]["message"]
+    )
     assert explained(api, ahead[0]) == ["in_rabbitmq"]
 
 

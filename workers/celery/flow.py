@@ -107,6 +107,8 @@ def _errback_order(app: Celery, call: Call) -> dict[str, Any]:
         "max_attempts": 3,
         "crash_limit": 3,
         "lost_limit": 50,
+        "limit_keys": [],
+        "limit_units": [],
     }
 
 

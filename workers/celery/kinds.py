@@ -77,5 +77,8 @@ def make_kind(task: Task, queue: str) -> Kind:
         soft_limit_seconds=soft if not (soft and hard and soft >= hard) else None,
         hard_limit_seconds=hard,
         retry_timeouts=False,
+        # `@app.task(limit_keys=["provider:openai"])`: a function gets the call's args and kwargs
+        limit_keys=getattr(task, "limit_keys", ()),
+        limit_units=getattr(task, "limit_units", 1),
         free_name=True,
     )

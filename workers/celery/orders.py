@@ -50,6 +50,7 @@ def kind_of_call(call: Call) -> Kind:
 def order_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job of a step as the ledger takes it."""
     now = datetime.now(UTC)
+    limit_keys, limit_units = kind.limits_of(kind.parse(payload)) if kind.limit_keys else ((), ())
     first = not call.after
     return {
         "queue": call.queue,
@@ -60,6 +61,8 @@ def order_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, An
         "max_attempts": kind.max_attempts,
         "crash_limit": kind.crash_limit,
         "lost_limit": kind.lost_limit,
+        "limit_keys": list(limit_keys),
+        "limit_units": list(limit_units),
         "run_at": call.run_at or (in_seconds(call.delay_seconds, now) if first else None),
         "start_by": call.start_by or (in_seconds(call.start_within_seconds, now) if first else None),
     }

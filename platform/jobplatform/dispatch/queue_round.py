@@ -27,8 +27,6 @@ class RoundReport:
     closed: int = -1
     #: the highest priority of which jobs wait that a place, or another round, would take; -1: there are none
     highest: int = -1
-    #: not all that came was looked at
-    more: bool = False
     #: jobs wait for a limit key: look again in so many seconds, or when one of its jobs ends
     limited_seconds: float | None = None
     skipped: str = ""
@@ -36,12 +34,12 @@ class RoundReport:
     @property
     def waiting(self) -> bool:
         """Return whether jobs are left that a free place, or another round, would take."""
-        return self.highest >= 0 or self.more
+        return self.highest >= 0
 
     @property
     def full(self) -> bool:
         """Return whether the window, not the ledger, was the limit."""
-        return self.highest >= 0 and self.closed >= self.highest and not self.more
+        return self.highest >= 0 and self.closed >= self.highest
 
 
 #: another look at a key whose places are all taken: the end of one of its jobs is told, so this is for what is not
@@ -92,7 +90,6 @@ def run_round(
         active=sum(look.places_out),
         closed=_closed(look, sent, window),
         highest=waiting.shares.highest(),
-        more=not look.arrived_all,
         limited_seconds=_limited_seconds(waiting, keys, look),
     )
 

@@ -35,6 +35,8 @@ SLOTS_SECONDS = 1.0
 SWEPT_LINES = 500
 PROBE_SECONDS = 5.0
 NOTHING_SECONDS = 0.02
+#: a hint of this name: jobs with limit keys have ended; how long to wait for more of them before a look
+FREED, FREED_SECONDS = "!limits", 0.01
 _BROKER, _LEDGER = "broker", "ledger"
 
 
@@ -123,6 +125,7 @@ class Dispatcher:
         self._make_due()
         if self._waiting_every.due():
             self._find_waiting()
+        more |= self._sweep()
         now = time.monotonic()
         for queue in sorted(queue for queue, at in self._look_at.items() if at <= now):
             self._look(queue)
@@ -139,12 +142,26 @@ class Dispatcher:
             self._look_at.setdefault(queue, 0.0)
             self._waiting.setdefault(queue, Waiting(self._policy.weight))
         for queue, waiting in self._waiting.items():
-            waiting.sweep(partial(dispatching.sweep_lines, self._ledger, queue), SWEPT_LINES)
             if waiting.shares.highest() >= 0:
                 self._look_at.setdefault(queue, 0.0)
 
+    def _sweep(self) -> bool:
+        """Look for lines that this process does not know; returns whether there are more to look at."""
+        more = False
+        for queue, waiting in self._waiting.items():
+            before = len(waiting.shares)
+            more |= waiting.sweep(partial(dispatching.sweep_lines, self._ledger, queue), SWEPT_LINES)
+            if len(waiting.shares) > before:
+                self._look_at.setdefault(queue, 0.0)
+        return more
+
     def _note_hints(self, due: dict[str, int]) -> None:
         """Look at once where something is due; not for what has no place in a full window."""
+        if due.pop(FREED, None) is not None:
+            soon = time.monotonic() + FREED_SECONDS
+            for queue, waiting in self._waiting.items():
+                if waiting.shares.rooms:
+                    self._look_at[queue] = min(soon, self._look_at.get(queue, soon))
         for queue, priority in due.items():
             if priority > self._closed.get(queue, -1):
                 self._look_at[queue] = 0.0
@@ -163,7 +180,7 @@ class Dispatcher:
             wait = pace.seconds_until_worth_it(self._window(queue))
         elif report.waiting:
             # nothing has gone though it might have: somebody holds a job's row for a moment
-            wait = 0.0 if report.sent or report.more else NOTHING_SECONDS
+            wait = 0.0 if report.sent else NOTHING_SECONDS
         elif report.limited_seconds is not None:
             wait = report.limited_seconds
         else:

@@ -89,6 +89,18 @@ class Context(Protocol):
         """
         ...
 
+    def acquire(self, key: str, units: int = 1) -> None:
+        """Wait until a limit key has units for a call inside this run, and take them: for runs that make many (a hundred
+        thousand mails, ten thousand prompts). A key without a rate or a hold is free.
+
+        Raises `Permanent` when the key never has so many, `LeaseLost` and `JobCancelled`.
+        """
+        ...
+
+    def hold(self, key: str, seconds: float, reason: str = "") -> None:
+        """Let nothing of a limit key begin for so long (what a Retry-After says); this run goes on."""
+        ...
+
     def record_usage(self, **amounts: float) -> None:
         """Add to what this run used (tokens, bytes, …); kept with the run for reports and bills."""
         ...

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from jobplatform.domain.context import Context, UnknownEffect
+from jobplatform.domain.limits import KeysOf, UnitsOf, check_keys, keys_of, units_of
 from jobplatform.domain.retry import Exponential, RetryPolicy
 from jobplatform.errors import ConfigurationError, FieldError, InvalidPayload, UnknownKind
 
@@ -61,12 +62,23 @@ class Kind:
     unknown_effects: UnknownEffect = "hold"
     #: the handler's return annotation: what steps of a workflow may refer to is checked against it
     returns: Any = None
+    #: what limits can be set for: texts in which {field} is the payload's, or a function of the typed payload
+    limit_keys: KeysOf = ()
+    #: how many units of each of its keys a job takes, of limits per period
+    limit_units: UnitsOf = 1
     #: its name was given elsewhere, and need not look like ours: a Celery task's
     free_name: bool = False
 
     def delay_seconds(self, code: str, attempt: int, random: Callable[[], float]) -> float:
         """Return the wait after counted attempt number `attempt` failed with this error code."""
         return self.retry_codes.get(code, self.retry).delay_seconds(attempt, random)
+
+    def limits_of(self, payload: BaseModel | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
+        """Return the limit keys and their units of a job. None: its payload is not known yet."""
+        if not self.limit_keys:
+            return (), ()
+        keys = keys_of(self.limit_keys, payload)
+        return keys, units_of(self.limit_units, payload, keys)
 
     def parse(self, payload: object) -> BaseModel:
         """Return the typed payload. Raises `InvalidPayload` naming every wrong field."""
@@ -132,6 +144,7 @@ class KindRegistry:
                 f"kind {kind.name!r}: expected hard_limit_seconds of at most {LONGEST_RUN_SECONDS} (23 h), got {hard}: "
                 f"RabbitMQ takes a message back from a worker that does not acknowledge it within a day. Split the job"
             )
+        check_keys(kind.name, kind.limit_keys, kind.limit_units, kind.payload.model_fields)
         self._kinds[kind.name] = kind
 
     def get(self, name: str) -> Kind:
@@ -192,6 +205,8 @@ def kind(
     retry_codes: Mapping[str, RetryPolicy] | None = None,
     max_age_seconds: float | None = None,
     unknown_effects: UnknownEffect = "hold",
+    limit_keys: KeysOf = (),
+    limit_units: UnitsOf = 1,
 ) -> Callable[[Callable[[P, Context], Any]], Callable[[P, Context], Any]]:
     """Register the decorated handler as a kind of job.
 
@@ -226,6 +241,8 @@ def kind(
                 retry_codes=dict(retry_codes or {}),
                 max_age_seconds=max_age_seconds,
                 unknown_effects=unknown_effects,
+                limit_keys=limit_keys,
+                limit_units=limit_units,
             )
         )
         return handler

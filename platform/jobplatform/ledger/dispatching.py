@@ -141,7 +141,7 @@ class OpenRound:
         self._call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
 
-#: lines of new jobs that one look counts
+#: new jobs that one look reads
 MOST_ARRIVALS = 2000
 
 
@@ -175,11 +175,11 @@ def look_at_queue(
 
 
 #: before the first line
-_BEFORE = LineId(-1, "00000000-0000-0000-0000-000000000000")
+_BEFORE = LineId(PRIORITIES - 1, "00000000-0000-0000-0000-000000000000")
 
 
 def sweep_lines(ledger: Ledger, queue: str, after: LineId | None, limit: int) -> list[FoundLine]:
-    """Return the lines of a queue that come after one, in the order of the index: None is before the first."""
+    """Return the lines of a queue that come after one, the highest priority first: None is before the first."""
     priority, tenant, keys = after or _BEFORE
     rows = ledger.call("sweep_lines", queue, priority, tenant, _written(keys), limit)
     return [FoundLine(LineId(row[0], row[1], _read(row[2])), row[3]) for row in rows]

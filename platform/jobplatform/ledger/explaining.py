@@ -13,7 +13,7 @@ AHEAD_CAP = 10_000
 
 _STANDING = text(
     """
-    SELECT j.id, j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
+    SELECT j.id, j.tenant_id, j.limit_keys, j.limit_units, j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
            j.run_started_at, j.dispatch_no, j.run_no, j.attempt, j.max_attempts, j.error, j.progress, j.cancel_reason,
            j.cancel_requested_at, clock_timestamp() AS now, q.paused_at, q.paused_until,
            w.node AS worker, w.beat_at AS worker_beat_at
@@ -23,11 +23,15 @@ _STANDING = text(
 )
 _AHEAD = text(
     """
-    SELECT count(*)::integer FROM (
-        SELECT 1 FROM jobs
-        WHERE queue = :queue AND state = 'available' AND priority >= :priority
-            AND (priority > :priority OR state_at < :state_at)
-        LIMIT :cap) AS ahead
+    SELECT
+        (SELECT count(*)::integer FROM (
+            SELECT 1 FROM jobs WHERE queue = :queue AND state = 'available' AND priority > :priority LIMIT :cap) AS above
+        ) AS above,
+        (SELECT count(*)::integer FROM (
+            SELECT 1 FROM jobs
+            WHERE queue = :queue AND state = 'available' AND priority = :priority AND tenant_id = :tenant_id
+                AND limit_keys = :limit_keys AND state_at < :state_at
+            LIMIT :cap) AS own) AS own
     """
 )
 _OUT = text(
@@ -55,10 +59,10 @@ def standing_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Row[An
     return connection.execute(_STANDING, {"id": job_id, "tenant_id": tenant_id}).one_or_none()
 
 
-def ahead_of(connection: Connection, job: Row[Any]) -> int:
-    """Return how many available jobs of its queue come first, at most `AHEAD_CAP`."""
-    values = {"queue": job.queue, "priority": job.priority, "state_at": job.state_at, "cap": AHEAD_CAP}
-    return int(connection.execute(_AHEAD, values).scalar_one())
+def ahead_of(connection: Connection, job: Row[Any]) -> Row[Any]:
+    """Return how many available jobs come first, each at most `AHEAD_CAP`: of higher priorities, and of its own line."""
+    values = {name: getattr(job, name) for name in ("queue", "priority", "tenant_id", "limit_keys", "state_at")}
+    return connection.execute(_AHEAD, values | {"cap": AHEAD_CAP}).one()
 
 
 def out_of(connection: Connection, job: Row[Any]) -> Row[Any]:

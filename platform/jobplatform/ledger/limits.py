@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
+from uuid import UUID
 
 from sqlalchemy import Connection, text
+
+from jobplatform.ledger.session import Ledger
 
 
 def weights(connection: Connection) -> Mapping[str, float]:
@@ -19,3 +23,16 @@ def names(connection: Connection) -> frozenset[str]:
         text("SELECT name FROM limits UNION ALL SELECT key FROM limit_states WHERE held_until > clock_timestamp()")
     )
     return frozenset(row.name for row in rows)
+
+
+def acquire(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, units: int) -> tuple[str, float | None]:
+    """Call `acquire_units`; returns its verdict and how many seconds to wait."""
+    ((verdict, seconds),) = ledger.call("acquire_units", job_id, lease_id, key, units)
+    return verdict, seconds
+
+
+def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
+    """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier hold that is longer ends, too."""
+    ((until,),) = ledger.call("hold_key", key, seconds, reason, exactly)
+    found: datetime = until
+    return found

@@ -97,9 +97,8 @@ _MEASURE = text(
                count(*) FILTER (WHERE state = 'running') AS running
         FROM jobs WHERE queue = q.name AND state IN ('dispatched', 'running')) busy ON true
     LEFT JOIN LATERAL (
-        SELECT min(oldest.state_at) AS at FROM generate_series(0, 9) AS p(priority) CROSS JOIN LATERAL (
-            SELECT state_at FROM jobs WHERE queue = q.name AND state = 'available' AND priority = p.priority
-            ORDER BY state_at LIMIT 1) AS oldest) first ON true
+        SELECT state_at AS at FROM jobs WHERE queue = q.name AND state = 'available' AND attempt >= 0
+        ORDER BY state_at LIMIT 1) first ON true
     LEFT JOIN LATERAL (
         SELECT count(*) AS workers, sum(slots) AS slots FROM workers
         WHERE q.name = ANY (queues) AND stopped_at IS NULL

@@ -35,6 +35,8 @@ schedules = Table(
     Column("max_attempts", Integer, nullable=False),
     Column("crash_limit", Integer, nullable=False),
     Column("lost_limit", Integer, nullable=False),
+    Column("limit_keys", ARRAY(Text), nullable=False, server_default=text("'{}'")),
+    Column("limit_units", ARRAY(Integer), nullable=False, server_default=text("'{}'")),
     Column("start_within_seconds", Double),
     Column("jitter_seconds", Double, nullable=False),
     Column("overlap", Text, nullable=False),

@@ -80,7 +80,13 @@ def _job_columns() -> list[Column[Any]]:
         Column("error", JSONB),
         Column("workflow_id", UUID(as_uuid=True)),
         Column("limit_keys", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="sorted"),
-        Column("limit_units", Integer, nullable=False, server_default=text("1")),
+        Column(
+            "limit_units",
+            ARRAY(Integer),
+            nullable=False,
+            server_default=text("'{}'"),
+            comment="what it takes of each of them; one that is not there is 1",
+        ),
     ]
 
 
@@ -145,8 +151,10 @@ jobs = Table(
     CheckConstraint("state <> 'dead' OR error IS NOT NULL", name="jobs_dead_has_reason"),
     CheckConstraint("cancel_requested_at IS NULL OR state = 'running'", name="jobs_cancel_request_is_running"),
     CheckConstraint("result IS NULL", name="jobs_live_has_no_result"),
-    CheckConstraint("limit_units > 0", name="jobs_limit_units_are_positive"),
-    Index("ix_jobs_arrived", "queue", "state_at", postgresql_where=text("state = 'available'")),
+    CheckConstraint("0 < ALL (limit_units)", name="jobs_limit_units_are_positive"),
+    # "attempt >= 0" is always so. Only queries that say it can use this index: else one that wants a line's jobs may be
+    # planned by it (where one tenant has nearly all that waits), and read a million of others' to find a lone one
+    Index("ix_jobs_arrived", "queue", "state_at", postgresql_where=text("state = 'available' AND attempt >= 0")),
     Index(
         "ix_jobs_lines",
         "queue",

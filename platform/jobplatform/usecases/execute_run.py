@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import effects, runs
+from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown, Permanent
+from jobplatform.ledger import effects, limits, runs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
@@ -72,7 +72,7 @@ def until_answered(
 
 
 def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = never) -> Claim | str:
-    """Take the lease; returns the claim, or the verdict (gone, stale, paused, expired) when there is nothing to run."""
+    """Take the lease; returns the claim, or the verdict (gone, stale, paused, expired, limited, dead) when there is nothing to run."""
 
     def once() -> Claim | str:
         row = runs.claim_run(
@@ -114,6 +114,40 @@ def settle(
     if hints is not None:
         hints.send_all(settled.woken)
     return settled.state
+
+
+def acquire(
+    ledger: Ledger,
+    delivery: Delivery,
+    key: str,
+    units: int,
+    is_cancelled: Callable[[], bool],
+    most_seconds: float = 1.0,
+) -> float:
+    """Wait until a key has units for a call inside the run, and take them; returns the seconds it has waited.
+
+    Asks again after what the ledger says, at most `most_seconds`: a limit may be raised meanwhile. Raises `LeaseLost`,
+    `JobCancelled`, or `Permanent` when the key never has so many.
+    """
+    began = time.monotonic()
+    while True:
+        verdict, seconds = until_answered(
+            lambda: limits.acquire(ledger, delivery.job_id, delivery.lease_id, key, units), "acquire", delivery
+        )
+        if verdict == "taken":
+            return time.monotonic() - began
+        if verdict == "lost":
+            raise LeaseLost()
+        if verdict == "never":
+            raise Permanent(f"{units} units of {key!r}: its limit never has so many", code="units_above_limit")
+        if is_cancelled():
+            raise JobCancelled()
+        time.sleep(min(seconds, most_seconds))
+
+
+def hold(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: str) -> None:
+    """Let nothing of a key begin for so long. Repeated while the ledger is away."""
+    until_answered(lambda: limits.hold(ledger, key, seconds, reason), "hold", delivery)
 
 
 def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unknown: str) -> tuple[bool, Any]:

@@ -122,8 +122,11 @@ def _waited_for(connection: Connection, job_id: UUID) -> Iterator[Reason]:
 
 def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:
     ahead = explaining.ahead_of(connection, job)
-    more = " or more" if ahead >= explaining.AHEAD_CAP else ""
-    yield Reason("waiting", f"{ahead:,}{more} jobs of queue {job.queue} are ahead of it (priority {job.priority})")
+    yield Reason(
+        "waiting",
+        f"ahead of it in queue {job.queue}: {_capped(ahead.above)} of higher priority, {_capped(ahead.own)} of its own "
+        f"tenant and priority {job.priority}; tenants take turns",
+    )
     queue = config.queues.get(job.queue, QueueSettings())
     window = window_of(queue.window_min, queue.window_factor, slots)
     if out.of_this_class >= window:
@@ -132,6 +135,10 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
             f"the window of queue {job.queue} is full: {out.of_this_class} jobs of priority {job.priority} or higher "
             f"are out, {window} may be",
         )
+
+
+def _capped(jobs: int) -> str:
+    return f"{jobs:,}{' or more' if jobs >= explaining.AHEAD_CAP else ''} jobs"
 
 
 def _broker(connection: Connection, config: Settings) -> Iterator[Reason]:

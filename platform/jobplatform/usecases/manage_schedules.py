@@ -58,7 +58,7 @@ def put_schedule(
     with ledger.transaction() as connection:
         before = schedules.get_schedule(connection, tenant_id, order.name, lock=True)
         now = before.now if before is not None else schedules.database_time(connection)
-        _check_payload(order, kind.parse, now)
+        limit_keys, limit_units = kind.limits_of(_check_payload(order, kind.parse, now))
         schedule_id = before.id if before is not None else new_id()
         anchor = order.start_at or (before.anchor_at if before is not None else now)
         paused = order.paused if order.paused is not None else before is not None and before.paused_at is not None
@@ -88,6 +88,8 @@ def put_schedule(
                 "max_attempts": order.max_attempts or kind.max_attempts,
                 "crash_limit": kind.crash_limit,
                 "lost_limit": kind.lost_limit,
+                "limit_keys": list(limit_keys),
+                "limit_units": list(limit_units),
                 "start_within_seconds": order.start_within_seconds,
                 "jitter_seconds": order.jitter_seconds,
                 "overlap": order.overlap,
@@ -106,17 +108,18 @@ def put_schedule(
         return _view(_found(schedules.get_schedule(connection, tenant_id, order.name), order.name))
 
 
-def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> None:
-    """Raise `InvalidPayload` or `InvalidRequest` for a payload that no fire could use."""
+def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> Any:
+    """Return the typed payload of a fire. Raises `InvalidPayload` or `InvalidRequest` for one that no fire could use."""
     try:
         filled = fill_planned(dict(order.payload), now, order.time_zone)
     except ValueError as error:
         wrong = FieldError("payload", "a format of strftime for $planned_at, like %Y-%m-%d", str(error))
         raise InvalidRequest("the schedule can't work", (wrong,)) from None
-    parse(filled)
+    payload = parse(filled)
     if found := find_null({"payload": dict(order.payload), "tags": list(order.tags)}):
         wrong = FieldError(".".join(found), "text without U+0000", "text with it")
         raise InvalidRequest("the schedule has a NUL character", (wrong,))
+    return payload
 
 
 def _next(

@@ -10,7 +10,7 @@ import orjson
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.planning import Plan, plan_flow
-from jobplatform.domain.references import Reference, read_reference
+from jobplatform.domain.references import Reference, is_marked, read_reference
 from jobplatform.domain.result_types import ANY, Schema, check_payload, result_schema
 from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.domain.workflows import MAX_STEPS, ON_FAILURE, Part, PlannedStep, Step
@@ -170,6 +170,9 @@ def _row(kinds: KindRegistry, one: PlannedStep, defaults: Defaults, first_place:
 
 def _order(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any]:
     kind = kinds.get(step.kind)
+    # a payload that refers to results is known when its step begins, and its keys are asked for before that
+    known = kind.parse(step.payload) if kind.limit_keys and not is_marked(step.payload) else None
+    limit_keys, limit_units = kind.limits_of(known)
     return {
         "queue": kind.queue,
         "kind": kind.name,
@@ -181,6 +184,8 @@ def _order(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any
         "lost_limit": kind.lost_limit,
         "run_at": step.run_at,
         "start_by": step.start_by,
+        "limit_keys": list(limit_keys),
+        "limit_units": list(limit_units),
     }
 
 

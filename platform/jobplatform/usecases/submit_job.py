@@ -63,6 +63,8 @@ class CheckedOrder:
     kind: Kind
     command: SubmitJob
     payload: bytes
+    limit_keys: tuple[str, ...] = ()
+    limit_units: tuple[int, ...] = ()
 
     @property
     def max_attempts(self) -> int:
@@ -83,6 +85,8 @@ class CheckedOrder:
             "lost_limit": kind.lost_limit,
             "run_at": command.run_at,
             "start_by": command.start_by,
+            "limit_keys": list(self.limit_keys),
+            "limit_units": list(self.limit_units),
         }
 
     def view(self, state: str, created_at: datetime, run_at: datetime) -> JobView:
@@ -107,8 +111,8 @@ def check_order(kinds: KindRegistry, command: SubmitJob) -> CheckedOrder:
     """Check an order against its kind. Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload`."""
     kind = kinds.get(command.kind)
     _check_times(command)
-    kind.parse(command.payload)
-    return CheckedOrder(new_id(), kind, command, _encode(command))
+    payload = kind.parse(command.payload)
+    return CheckedOrder(new_id(), kind, command, _encode(command), *kind.limits_of(payload))
 
 
 def submit_job(

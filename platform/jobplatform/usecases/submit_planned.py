@@ -44,6 +44,8 @@ def submit_order(
         **dict.fromkeys(("idempotency_key", "request_hash", "idempotency_seconds")),
         **dict.fromkeys(("unique_key", "unique_seconds")),
         "unique_refuse": False,
+        "limit_keys": list(order["limit_keys"]),
+        "limit_units": list(order["limit_units"]),
     }
 
     def once(again: bool) -> bool:

@@ -16,3 +16,6 @@ DROP FUNCTION IF EXISTS tell_steps(uuid, uuid[], integer);
 DROP FUNCTION IF EXISTS cancel_job(uuid, uuid, timestamptz, text, text);
 DROP FUNCTION IF EXISTS waiting_queues(text[], integer[], timestamptz[]);
 DROP FUNCTION IF EXISTS dispatch_jobs(text, integer, integer, timestamptz[], timestamptz);
+DROP FUNCTION IF EXISTS accept_job(
+    bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
+    integer, timestamptz, timestamptz, text, double precision, boolean);

@@ -10,13 +10,13 @@ BEGIN
         id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
         crash_count, crash_limit, lost_count, lost_limit, created_at, state_at, run_at, start_by, dispatched_at,
         started_at, run_started_at, cancel_requested_at, cancel_reason, epoch, worker_id, lease_id, progress, result,
-        error, workflow_id, finished_at)
+        error, workflow_id, limit_keys, limit_units, finished_at)
     VALUES (
         j.id, j.tenant_id, j.queue, j.kind, j.state, j.priority, j.payload, j.tags, j.attempt, j.max_attempts,
         j.run_no, j.dispatch_no, j.crash_count, j.crash_limit, j.lost_count, j.lost_limit, j.created_at,
         p_finished_at, j.run_at, j.start_by, j.dispatched_at, j.started_at, j.run_started_at, j.cancel_requested_at,
         j.cancel_reason, j.epoch, NULL, NULL, j.progress, j.result, j.error, j.workflow_id,
-        p_finished_at);
+        j.limit_keys, j.limit_units, p_finished_at);
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
     VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, 1)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + 1;

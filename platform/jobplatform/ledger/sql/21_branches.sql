@@ -23,13 +23,13 @@ BEGIN
     WITH made AS (
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at)
+            created_at, state_at, run_at, limit_keys, limit_units)
         SELECT gen_step_id(), j.tenant_id, queue, kind, 'available', priority,
                jsonb_set(payload, '{headers,failed}', to_jsonb(j.id)), tags, max_attempts, crash_limit, lost_limit,
-               v_now, v_now, v_now
+               v_now, v_now, v_now, keys_of(limit_keys, j.tenant_id), coalesce(limit_units, '{}')
         FROM jsonb_to_recordset(s.errbacks) AS o (
             queue text, kind text, priority integer, payload jsonb, tags text[], max_attempts integer,
-            crash_limit integer, lost_limit integer)
+            crash_limit integer, lost_limit integer, limit_keys text[], limit_units integer[])
         RETURNING id, queue, state, priority
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
@@ -93,10 +93,10 @@ BEGIN
         INSERT INTO job_history (
             id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
             crash_count, crash_limit, lost_count, lost_limit, created_at, state_at, run_at, start_by, dispatched_at,
-            started_at, run_started_at, epoch, progress, error, workflow_id, finished_at)
+            started_at, run_started_at, epoch, progress, error, workflow_id, limit_keys, limit_units, finished_at)
         SELECT id, tenant_id, queue, kind, 'cancelled', priority, payload, tags, attempt, max_attempts, run_no,
                dispatch_no, crash_count, crash_limit, lost_count, lost_limit, created_at, v_now, run_at, start_by,
-               dispatched_at, started_at, run_started_at, epoch, progress, why, workflow_id, v_now
+               dispatched_at, started_at, run_started_at, epoch, progress, why, workflow_id, limit_keys, limit_units, v_now
         FROM gone
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)

@@ -216,14 +216,15 @@ BEGIN
     WITH made AS (
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at, start_by, workflow_id)
+            created_at, state_at, run_at, start_by, workflow_id, limit_keys, limit_units)
         SELECT id, p_tenant, queue, kind,
                CASE WHEN pending > 0 OR NOT p_open THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
                priority, payload, tags, max_attempts, crash_limit, lost_limit, v_now, v_now, coalesce(run_at, v_now),
-               start_by, p_workflow
+               start_by, p_workflow, keys_of(limit_keys, p_tenant), coalesce(limit_units, '{}')
         FROM jsonb_to_recordset(p_steps) AS o (
             id uuid, type text, pending integer, queue text, kind text, priority integer, payload jsonb, tags text[],
-            max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz)
+            max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
+            limit_keys text[], limit_units integer[])
         WHERE type = 'job'
         RETURNING id, queue, state, priority
     ), noted AS (

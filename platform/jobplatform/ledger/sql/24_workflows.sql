@@ -190,10 +190,10 @@ BEGIN
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
             crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
-            run_started_at, epoch, workflow_id)
+            run_started_at, epoch, workflow_id, limit_keys, limit_units)
         SELECT id, tenant_id, queue, kind, 'blocked', priority, payload, tags, 0, max_attempts, run_no, dispatch_no,
                crash_limit, lost_limit, created_at, v_now, run_at, CASE WHEN start_by > v_now THEN start_by END,
-               dispatched_at, started_at, run_started_at, epoch, workflow_id
+               dispatched_at, started_at, run_started_at, epoch, workflow_id, limit_keys, limit_units
         FROM back
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)

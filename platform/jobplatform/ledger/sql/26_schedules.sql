@@ -86,15 +86,17 @@ DECLARE
 BEGIN
     WITH fired AS (
         SELECT f.job_id, f.planned_at, f.payload AS filled, s.id AS schedule_id, s.name, s.tenant_id, s.queue, s.kind,
-               s.priority, s.tags, s.max_attempts, s.crash_limit, s.lost_limit, s.start_within_seconds
+               s.priority, s.tags, s.max_attempts, s.crash_limit, s.lost_limit, s.start_within_seconds,
+               s.limit_keys, s.limit_units
         FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload jsonb)
         JOIN schedules s ON s.id = f.schedule_id
     ), made AS (
         INSERT INTO jobs (
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at, start_by)
+            created_at, state_at, run_at, start_by, limit_keys, limit_units)
         SELECT job_id, tenant_id, queue, kind, 'available', priority, filled, tags, max_attempts, crash_limit,
-               lost_limit, v_now, v_now, v_now, planned_at + make_interval(secs => start_within_seconds)
+               lost_limit, v_now, v_now, v_now, planned_at + make_interval(secs => start_within_seconds),
+               keys_of(limit_keys, tenant_id), limit_units
         FROM fired
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)

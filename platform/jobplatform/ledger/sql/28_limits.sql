@@ -1,4 +1,24 @@
--- Limits on keys. A definition names a key ("provider:openai"), or all keys of a name ("domain:*"); the first goes first.
+-- Limits on keys (docs/concepts/limits.md).
+
+-- The key of a tenant. What a key can't hold is written as in a URL, as domain/limits.py does.
+CREATE OR REPLACE FUNCTION tenant_key(p_tenant uuid) RETURNS text
+LANGUAGE sql STABLE AS $$
+    SELECT left('tenant:' || string_agg(CASE
+        WHEN letter ~ '[A-Za-z0-9:@/+=._~-]' THEN letter
+        ELSE regexp_replace(upper(encode(convert_to(letter, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, ''), 200)
+    FROM tenants, regexp_split_to_table(name, '') AS letter WHERE id = p_tenant;
+$$;
+
+-- The keys of a job: "tenant" becomes its tenant's own key.
+CREATE OR REPLACE FUNCTION keys_of(p_keys text[], p_tenant uuid) RETURNS text[]
+LANGUAGE sql STABLE AS $$
+    SELECT CASE
+        WHEN 'tenant' = ANY (p_keys) THEN array_replace(p_keys, 'tenant', tenant_key(p_tenant))
+        ELSE coalesce(p_keys, '{}') END;
+$$;
+
+-- What holds for each key. A definition names a key ("provider:openai"), or all keys of a name ("domain:*"); the first
+-- goes first.
 CREATE OR REPLACE FUNCTION limits_of(p_keys text[])
 RETURNS TABLE (
     key text, place integer, max_concurrent integer, rate_units double precision, rate_seconds double precision,
@@ -12,6 +32,125 @@ LANGUAGE sql STABLE AS $$
     ) AS l ON true;
 $$;
 
+-- How many units a key has left, and in how many seconds it has p_units (0: now; NULL: never, they are more than there
+-- can be). A bucket fills steadily up to its burst. A sliding window is kept in 20 parts: what was taken in a part counts
+-- until all of it is older than the window, so there is never more than rate_units in any window, and a part less at
+-- times. `slices` are the parts as they are at p_now, the newest last.
+CREATE OR REPLACE FUNCTION units_left(
+    p_rate double precision, p_seconds double precision, p_burst double precision, p_sliding boolean,
+    s limit_states, p_units double precision, p_now timestamptz,
+    OUT units double precision, OUT seconds double precision, OUT slices double precision[]
+)
+LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    v_most double precision := coalesce(p_burst, p_rate);
+    v_width double precision := p_seconds / 20;
+    v_now double precision := extract(epoch FROM p_now);
+    v_moved integer;
+    v_need double precision;
+BEGIN
+    IF p_sliding THEN
+        v_moved := least(21, greatest(0, coalesce(floor(v_now / v_width) - floor(extract(epoch FROM s.slices_at) / v_width), 21)));
+        slices := coalesce(s.slices, array_fill(0::double precision, ARRAY[21]));
+        slices := slices[v_moved + 1:] || array_fill(0::double precision, ARRAY[v_moved]);
+        units := p_rate - (SELECT sum(u) FROM unnest(slices) AS u);
+        seconds := CASE WHEN p_units <= p_rate THEN 0 END;
+        v_need := p_units - units;
+        IF v_need > 0 AND p_units <= p_rate THEN
+            FOR n IN 1 .. 21 LOOP
+                v_need := v_need - slices[n];
+                IF v_need <= 0 THEN  -- when this part has gone
+                    seconds := (floor(v_now / v_width) + n) * v_width - v_now;
+                    EXIT;
+                END IF;
+            END LOOP;
+        END IF;
+    ELSE
+        units := least(v_most, coalesce(s.level, v_most)
+            + greatest(0, coalesce(v_now - extract(epoch FROM s.level_at), 0)) * p_rate / p_seconds);
+        seconds := CASE
+            WHEN p_units > v_most THEN NULL
+            WHEN units >= p_units THEN 0
+            ELSE (p_units - units) * p_seconds / p_rate END;
+    END IF;
+END $$;
+
+-- Take units of all these keys (one that has none in p_units: 1), or of none. `seconds`: 0 when they were taken, else how long to wait; NULL: never, as
+-- `key` has no place for so many at all. Whoever takes of a key waits for the commit of the one before.
+CREATE OR REPLACE FUNCTION take_units(p_keys text[], p_units integer[], OUT seconds double precision, OUT key text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+DECLARE
+    one record;
+    s limit_states;
+    v_left record;
+    v_now timestamptz;
+BEGIN
+    SELECT extract(epoch FROM max(held_until) - clock_timestamp()) INTO seconds FROM limit_states s
+    WHERE s.key = ANY (p_keys) AND held_until > clock_timestamp();
+    IF seconds > 0 THEN
+        RETURN;
+    END IF;
+    seconds := 0;
+    INSERT INTO limit_states (key) SELECT l.key FROM limits_of(p_keys) l
+    WHERE l.rate_units IS NOT NULL AND NOT EXISTS (SELECT 1 FROM limit_states t WHERE t.key = l.key) ORDER BY l.key
+    ON CONFLICT DO NOTHING;
+    -- in the order of the keys, which all take: locked, looked at, and taken when all have them
+    FOR one IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
+        SELECT * INTO s FROM limit_states t WHERE t.key = one.key FOR UPDATE;
+        v_now := clock_timestamp();
+        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, coalesce(p_units[one.place], 1), v_now);
+        IF v_left.seconds IS NULL THEN
+            seconds := NULL;
+            key := one.key;
+            RETURN;
+        END IF;
+        seconds := greatest(seconds, v_left.seconds);
+    END LOOP;
+    IF seconds > 0 THEN
+        RETURN;
+    END IF;
+    FOR one IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
+        SELECT * INTO s FROM limit_states t WHERE t.key = one.key;
+        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, coalesce(p_units[one.place], 1), v_now);
+        IF one.sliding THEN
+            v_left.slices[21] := v_left.slices[21] + coalesce(p_units[one.place], 1);
+            UPDATE limit_states t SET slices = v_left.slices, slices_at = v_now WHERE t.key = one.key;
+        ELSE
+            UPDATE limit_states t SET level = v_left.units - coalesce(p_units[one.place], 1), level_at = v_now WHERE t.key = one.key;
+        END IF;
+    END LOOP;
+END $$;
+
+-- Nothing of this key begins before so many seconds have passed; an earlier hold that lasts longer stays, unless p_set.
+-- 0 seconds with p_set ends a hold. Returns until when.
+CREATE OR REPLACE FUNCTION hold_key(p_key text, p_seconds double precision, p_reason text, p_set boolean DEFAULT false)
+RETURNS timestamptz
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO limit_states AS s (key, held_until, held_reason)
+    VALUES (p_key, clock_timestamp() + make_interval(secs => least(greatest(p_seconds, 0), 366 * 86400)), p_reason)
+    ON CONFLICT (key) DO UPDATE SET
+        held_reason = CASE WHEN p_set OR s.held_until IS NULL OR s.held_until < excluded.held_until
+                      THEN excluded.held_reason ELSE s.held_reason END,
+        held_until = CASE WHEN p_set THEN excluded.held_until ELSE greatest(s.held_until, excluded.held_until) END
+    RETURNING held_until;
+$$;
+
+-- Units for a call inside a run, fenced by its lease. `verdict`: taken · wait (`seconds`) · never · lost (the lease).
+CREATE OR REPLACE FUNCTION acquire_units(
+    p_job uuid, p_lease uuid, p_key text, p_units integer, OUT verdict text, OUT seconds double precision
+)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    PERFORM 1 FROM jobs WHERE id = p_job AND lease_id = p_lease;
+    IF NOT FOUND THEN
+        verdict := 'lost';
+        RETURN;
+    END IF;
+    SELECT t.seconds INTO acquire_units.seconds FROM take_units(ARRAY[p_key], ARRAY[p_units]) t;
+    verdict := CASE WHEN seconds IS NULL THEN 'never' WHEN seconds > 0 THEN 'wait' ELSE 'taken' END;
+END $$;
+
 -- How many jobs of each key may be dispatched now, and in how many seconds it is worth another look (NULL: when one of
 -- its jobs ends). Locks the keys until the transaction ends; one that another dispatcher has locked has no place now.
 --
@@ -24,24 +163,42 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     v_mine text[];
-    v_used jsonb;
+    v_now timestamptz := clock_timestamp();
     v_oldest timestamptz;
+    v_used jsonb;
 BEGIN
     SELECT array_agg(k) INTO v_mine FROM unnest(p_keys) AS k
     WHERE pg_try_advisory_xact_lock(hashtext('jobplatform.limit'), hashtext(k));
     -- a statement of its own: it sees what the last holder of the locks has committed
-    SELECT jsonb_object_agg(k, jobs), min(first) INTO v_used, v_oldest FROM (
-        SELECT k, count(*) AS jobs, min(dispatched_at) AS first
-        FROM jobs, unnest(limit_keys) AS k
+    SELECT jsonb_object_agg(k, jsonb_build_array(jobs, sent, units)), min(first) INTO v_used, v_oldest FROM (
+        SELECT k, count(*) AS jobs, count(*) FILTER (WHERE state = 'dispatched') AS sent,
+               sum(coalesce(u, 1)) FILTER (WHERE state = 'dispatched') AS units, min(dispatched_at) AS first
+        FROM jobs, unnest(limit_keys, limit_units) AS key (k, u)
         WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}'
             AND dispatched_at >= coalesce(p_mark, '-infinity')
         GROUP BY k) AS used;
     RETURN QUERY
-        SELECT l.place,
-               CASE WHEN l.key = ANY (v_mine)
-                    THEN greatest(0, coalesce(l.max_concurrent - coalesce((v_used ->> l.key)::integer, 0), 2147483647))
-                    ELSE 0 END,
-               CASE WHEN l.key = ANY (v_mine) THEN NULL ELSE 0.01::double precision END,
+        SELECT known.place,
+               CASE WHEN NOT known.mine OR known.held > 0 THEN 0
+                    ELSE greatest(0, least(
+                        2147483647, coalesce(known.max_concurrent - known.jobs, 2147483647),
+                        -- of as many units as those that are out; one at the least while there are any
+                        coalesce(floor((known.units - known.sent_units) / greatest(1, known.mean)), 2147483647)))::integer
+                    END,
+               CASE WHEN NOT known.mine THEN 0.01
+                    WHEN known.held > 0 THEN known.held
+                    WHEN known.units - known.sent_units < greatest(1, known.mean) THEN greatest(0.01, known.next)
+                    END,
                v_oldest
-        FROM limits_of(p_keys) AS l;
+        FROM (
+            SELECT l.place, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
+                   extract(epoch FROM s.held_until - v_now)::double precision AS held, u.units,
+                   coalesce((v_used -> l.key ->> 0)::integer, 0) AS jobs,
+                   coalesce((v_used -> l.key ->> 2)::double precision, 0) AS sent_units,
+                   coalesce((v_used -> l.key ->> 2)::double precision / nullif((v_used -> l.key ->> 1)::integer, 0), 1) AS mean,
+                   CASE WHEN l.rate_units IS NOT NULL THEN l.rate_seconds / l.rate_units END AS next
+            FROM limits_of(p_keys) AS l LEFT JOIN limit_states s ON s.key = l.key
+            LEFT JOIN LATERAL units_left(
+                l.rate_units, l.rate_seconds, l.burst_units, l.sliding, s, 1, v_now) AS u ON l.rate_units IS NOT NULL
+        ) AS known;
 END $$;

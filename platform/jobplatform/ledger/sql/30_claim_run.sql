@@ -6,7 +6,8 @@
 -- is read under the row's lock, as it is then.
 --
 -- verdicts: claimed · mine (my earlier commit's answer was lost) · gone · stale (another dispatch, state or kind)
---           · paused (back to available) · expired
+--           · paused (back to available) · expired · limited (scheduled, until its limit keys have units for it) · dead (it
+--           wants more units than a key has at all)
 -- Plain columns and not the whole row: taking a composite apart cost as much as the claim itself.
 CREATE OR REPLACE FUNCTION claim_run(
     p_job uuid, p_dispatch_no integer, p_kind text, p_lease uuid, p_worker uuid, p_node text,
@@ -18,6 +19,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     j jobs;
     v_now timestamptz;
+    v_units record;
 BEGIN
     LOOP
         -- the usual case without a look first, which would write the row once more
@@ -65,6 +67,13 @@ BEGIN
             verdict := 'paused';
             RETURN;
         END IF;
+        IF cardinality(j.limit_keys) > 0 THEN
+            SELECT * INTO v_units FROM take_units(j.limit_keys, j.limit_units);
+            IF v_units.seconds IS NULL OR v_units.seconds > 0 THEN
+                verdict := refuse_run(j, v_now, v_units.seconds, v_units.key);
+                RETURN;
+            END IF;
+        END IF;
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
         VALUES (p_job, j.tenant_id, 'started', 'running', j.run_no,
                 jsonb_build_object('worker', p_node, 'attempt', j.attempt));
@@ -75,4 +84,31 @@ BEGIN
     run_no := j.run_no;
     attempt := j.attempt;
     max_attempts := j.max_attempts;
+END $$;
+
+-- Take a claim back whose job has no units: scheduled until it may have them, or dead when it never can. Whoever asks next
+-- may take them first, so the times are spread a little; the dispatcher sends no more than are worth a message.
+CREATE OR REPLACE FUNCTION refuse_run(j jobs, p_claimed_at timestamptz, p_seconds double precision, p_key text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    UPDATE jobs SET
+        state = CASE WHEN p_seconds IS NULL THEN 'dead' ELSE 'scheduled' END, state_at = v_now,
+        run_at = CASE WHEN p_seconds IS NULL THEN run_at
+                 ELSE v_now + make_interval(secs => p_seconds * (1 + 0.1 * random())) END,
+        error = CASE WHEN p_seconds IS NULL THEN jsonb_build_object(
+            'code', 'units_above_limit', 'retryable', false, 'message', format(
+                'it takes %s units of %s, which never has so many: raise that limit, or split the job',
+                coalesce(j.limit_units[array_position(j.limit_keys, p_key)], 1), p_key)) ELSE error END,
+        run_no = run_no - 1, attempt = attempt - 1, lease_id = NULL, worker_id = NULL,
+        started_at = CASE WHEN started_at < p_claimed_at THEN started_at END
+    WHERE id = j.id RETURNING * INTO j;
+    PERFORM note_event(j, CASE WHEN p_seconds IS NULL THEN 'refused' ELSE 'limited' END,
+        jsonb_strip_nulls(jsonb_build_object('delay_seconds', p_seconds, 'limit_keys', j.limit_keys, 'error', j.error)));
+    IF p_seconds IS NULL AND j.workflow_id IS NOT NULL THEN
+        PERFORM step_ended(j);
+    END IF;
+    RETURN CASE WHEN p_seconds IS NULL THEN 'dead' ELSE 'limited' END;
 END $$;

@@ -12,7 +12,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_max_attempts integer, p_crash_limit integer, p_lost_limit integer,
     p_run_at timestamptz, p_start_by timestamptz,
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
-    p_unique_refuse boolean DEFAULT false,
+    p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
     OUT run_at timestamptz
 )
@@ -86,10 +86,11 @@ BEGIN
     v_now := clock_timestamp();
     INSERT INTO jobs (
         id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit, created_at,
-        state_at, run_at, start_by)
+        state_at, run_at, start_by, limit_keys, limit_units)
     VALUES (
         p_id, v_tenant, p_queue, p_kind, v_state, p_priority, p_payload, p_tags, p_max_attempts, p_crash_limit,
-        p_lost_limit, v_now, v_now, coalesce(p_run_at, v_now), p_start_by);
+        p_lost_limit, v_now, v_now, coalesce(p_run_at, v_now), p_start_by, keys_of(p_limit_keys, v_tenant),
+        p_limit_units);
     INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
     VALUES (p_id, v_tenant, 'submitted', v_state, 0);
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)

@@ -15,13 +15,15 @@ BEGIN
         WITH job AS (
             INSERT INTO jobs (
                 id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-                created_at, state_at, run_at, start_by)
+                created_at, state_at, run_at, start_by, limit_keys, limit_units)
             SELECT o.id, k.tenant_id, o.queue, o.kind, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END,
                    o.priority, o.payload, o.tags, o.max_attempts, o.crash_limit, o.lost_limit,
-                   v_now, v_now, coalesce(o.run_at, v_now), o.start_by
+                   v_now, v_now, coalesce(o.run_at, v_now), o.start_by, keys_of(o.limit_keys, k.tenant_id),
+                   coalesce(o.limit_units, '{}')
             FROM jsonb_to_recordset(p_orders) AS o (
                 key text, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[],
-                max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz)
+                max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
+                limit_keys text[], limit_units integer[])
             JOIN api_keys k ON k.key_hash = decode(o.key, 'hex') AND k.revoked_at IS NULL
             WHERE coalesce(o.run_at, v_now) >= v_oldest AND coalesce(o.start_by, v_now) >= v_oldest
             RETURNING id, tenant_id, queue, state, created_at, run_at

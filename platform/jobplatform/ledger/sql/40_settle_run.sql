@@ -126,6 +126,9 @@ BEGIN
             END IF;
         END IF;
     END IF;
+    -- a job with limit keys has given its places back: "!limits" asks for a look at whatever waits for one
     RETURN QUERY SELECT 'settled'::text, v_state, CASE
-        WHEN j.workflow_id IS NOT NULL THEN nullif(current_setting('jobplatform.woken', true), '') END;
+        WHEN j.workflow_id IS NOT NULL OR cardinality(j.limit_keys) > 0 THEN nullif(concat_ws(
+            ',', nullif(current_setting('jobplatform.woken', true), ''),
+            CASE WHEN cardinality(j.limit_keys) > 0 THEN '!limits 0' END), '') END;
 END $$;

@@ -6,7 +6,9 @@
 
 -- Lock a queue, count what is out, tell which lines got jobs lately and how much room there is for limit keys.
 --
--- p_arrived_from: jobs that became available then or later are looked at; NULL: in the last 15 seconds. p_active_mark
+-- p_arrived_from: jobs that became available then or later are looked at, the newest p_arrivals of them; NULL: in the last
+-- 15 seconds. A lone job must not be found only after a million of somebody else's: `arrived_all` says that there were
+-- more, and then the lines are to be swept. p_active_mark
 -- (of this queue), p_limited_mark (of all queues): nothing that is out was dispatched before it. All of them only save
 -- time: under a long snapshot an index keeps the entries of what is gone.
 -- p_keys: limit keys that are asked for. Each is locked first, so that no other dispatcher gives the same place away; the
@@ -15,7 +17,7 @@
 -- verdicts: ready · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
 --   places_out: how many of priority 0 … 9 are out;  oldest: the first dispatched_at of them (now, when nothing is)
 --   line_…:     the lines that got jobs: how many, and when the first one came, in seconds since 1970
---   arrived_until: what came later was not looked at;  arrived_all: nothing did
+--   arrived_until: when the newest of them came;  arrived_all: there were no more of them than were looked at
 --   key_…:      per key of p_keys how many of its jobs may go, and in how many seconds it is worth another look (NULL:
 --               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, when keys were asked for
 CREATE OR REPLACE FUNCTION look_at_queue(
@@ -64,8 +66,8 @@ BEGIN
 
     WITH arrived AS MATERIALIZED (
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
-        WHERE queue = p_queue AND jobs.state = 'available' AND state_at >= v_from
-        ORDER BY state_at LIMIT p_arrivals
+        WHERE queue = p_queue AND jobs.state = 'available' AND attempt >= 0 AND state_at >= v_from
+        ORDER BY state_at DESC LIMIT p_arrivals
     ), line AS (
         SELECT arrived.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head, max(state_at) AS last
         FROM arrived GROUP BY arrived.priority, tenant_id, limit_keys
@@ -94,7 +96,8 @@ CREATE OR REPLACE FUNCTION dispatch_lines(
     line integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz,
     next_head double precision
 )
-LANGUAGE plpgsql VOLATILE AS $$
+-- one probe of an index per line, whatever the statistics of a table say that was empty a moment ago
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_epoch uuid;
@@ -145,29 +148,35 @@ BEGIN
         FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
 END $$;
 
--- The lines of a queue after one (priority, tenant, keys), in that order, and when their first job became available. One
--- probe of the index per line, however many jobs wait in it.
+-- The lines of a queue after one (priority, tenant, keys): the highest priority first, then in the order of the index; and
+-- when their first job became available. One probe of the index per line, however many jobs wait in it.
 CREATE OR REPLACE FUNCTION sweep_lines(p_queue text, p_priority integer, p_tenant uuid, p_keys text, p_limit integer)
 RETURNS TABLE (priority integer, tenant text, keys text, head double precision)
-LANGUAGE plpgsql STABLE AS $$
+LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
-    v_priority smallint := p_priority;
     v_tenant uuid := p_tenant;
     v_keys text[] := p_keys::text[];
     v_head timestamptz;
+    v_left integer := p_limit;
 BEGIN
-    FOR n IN 1 .. p_limit LOOP
-        SELECT j.priority, j.tenant_id, j.limit_keys, j.state_at INTO v_priority, v_tenant, v_keys, v_head FROM jobs j
-        WHERE j.queue = p_queue AND j.state = 'available'
-            AND (j.priority, j.tenant_id, j.limit_keys) > (v_priority, v_tenant, v_keys)
-        ORDER BY j.priority, j.tenant_id, j.limit_keys, j.state_at LIMIT 1;
-        EXIT WHEN NOT FOUND;
-        priority := v_priority;
-        tenant := v_tenant::text;
-        keys := v_keys::text;
-        head := extract(epoch FROM v_head);
-        RETURN NEXT;
+    FOR v_priority IN REVERSE p_priority .. 0 LOOP
+        WHILE v_left > 0 LOOP
+            SELECT j.tenant_id, j.limit_keys, j.state_at INTO v_tenant, v_keys, v_head FROM jobs j
+            WHERE j.queue = p_queue AND j.state = 'available' AND j.priority = v_priority
+                AND (j.tenant_id, j.limit_keys) > (v_tenant, v_keys)
+            ORDER BY j.tenant_id, j.limit_keys, j.state_at LIMIT 1;
+            EXIT WHEN NOT FOUND;
+            v_left := v_left - 1;
+            priority := v_priority;
+            tenant := v_tenant::text;
+            keys := v_keys::text;
+            head := extract(epoch FROM v_head);
+            RETURN NEXT;
+        END LOOP;
+        EXIT WHEN v_left = 0;
+        v_tenant := '00000000-0000-0000-0000-000000000000';
+        v_keys := '{}';
     END LOOP;
 END $$;
 

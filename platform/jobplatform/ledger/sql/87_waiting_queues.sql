@@ -12,7 +12,7 @@ BEGIN
         WHERE q.paused_at IS NULL ORDER BY q.name
     LOOP
         PERFORM 1 FROM jobs
-        WHERE queue = one.name AND state = 'available' AND state_at >= coalesce(one.mark, '-infinity')
+        WHERE queue = one.name AND state = 'available' AND attempt >= 0 AND state_at >= coalesce(one.mark, '-infinity')
         ORDER BY state_at LIMIT 1;
         IF FOUND THEN
             RETURN NEXT one.name;

@@ -1,0 +1,362 @@
+"""Limits on keys: places at dispatch, units at the claim, holds; what waits for one key holds nobody else up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.broker.publisher import Publisher
+from jobplatform.dispatch.policy import Policy
+from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.dispatch.waiting import Waiting
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.errors import Permanent
+from jobplatform.ledger import dispatching, keys, limits, workers
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import open_ledger
+from jobplatform.usecases import execute_run, keep_worker
+from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.submit_job import submit_job
+from tests.support.ledgers import Anything, Book
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def publisher(broker_url: str):
+    found = Publisher(broker_url)
+    yield found
+    found.close()
+
+
+def limit(book: Book, name: str, **values: Any) -> None:
+    columns = {"name": name, "updated_by": "test", **values}
+    book.do(
+        f"INSERT INTO limits ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)}) "
+        f"ON CONFLICT (name) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns)}",
+        **columns,
+    )
+
+
+def submit(
+    book: Book, *limit_keys: str, tenant: UUID | None = None, units: int = 1, queue: str = "email", **more
+) -> UUID:
+    kinds = KindRegistry()
+    kinds.add(
+        Kind(
+            name="test.echo",
+            queue=queue,
+            payload=Anything,
+            handler=lambda payload, ctx: None,
+            limit_keys=limit_keys,
+            limit_units=units,
+        )
+    )
+    command = SubmitJob("test.echo", {}, **more)
+    return submit_job(book.ledger, None, kinds, tenant or book.tenant_id, command).job.id
+
+
+class Desk:
+    """A dispatcher that remembers."""
+
+    def __init__(self, book: Book, publisher: Publisher) -> None:
+        self.book, self.publisher = book, publisher
+        self.policy = Policy()
+        self.waiting: dict[str, Waiting] = {}
+
+    def round(self, queue: str = "email", window: int = 100) -> RoundReport:
+        self.policy.read(self.book.ledger)
+        known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
+        while known.sweep(partial(dispatching.sweep_lines, self.book.ledger, queue), 3):
+            pass
+        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500)
+
+    def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
+        """Play rounds until nothing goes; returns how many jobs went."""
+        sent = 0
+        for _ in range(most):
+            report = self.round(queue, window)
+            sent += report.sent
+            if not report.sent and not report.limited_seconds == 0.0:
+                break
+        return sent
+
+
+@pytest.fixture
+def desk(book: Book, publisher: Publisher) -> Desk:
+    return Desk(book, publisher)
+
+
+def out(book: Book, key: str) -> int:
+    (found,) = book.all(
+        "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
+    )
+    return found
+
+
+def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(book: Book, desk: Desk) -> None:
+    limit(book, "provider:x", max_concurrent=2)
+    held = [submit(book, "provider:x") for _ in range(5)]
+    free = [submit(book), submit(book, "provider:y")]
+    assert desk.rounds() == 4
+    assert out(book, "provider:x") == 2
+    assert {book.row(job_id).state for job_id in free} == {"dispatched"}
+    report = desk.round()
+    assert report.sent == 0 and not report.waiting and report.limited_seconds
+    lease = new_id()
+    book.claim(held[0], lease)
+    assert desk.round().sent == 0, "a running job has its place, too"
+    book.settle(held[0], lease)
+    assert desk.round().sent == 1
+
+
+def test_a_key_is_limited_across_queues_and_dispatchers(book: Book, publisher: Publisher, broker_url: str) -> None:
+    limit(book, "provider:*", max_concurrent=3)
+    for queue in ("email", "video") * 10:
+        submit(book, "provider:x", queue=queue)
+    desks = [Desk(book, publisher), Desk(book, Publisher(broker_url))]
+    with ThreadPoolExecutor(2) as pool:
+        for _ in range(10):
+            list(pool.map(lambda pair: pair[0].round(pair[1]), zip(desks, ("email", "video"), strict=True)))
+    assert out(book, "provider:x") == 3
+    desks[1].publisher.close()
+
+
+def test_two_dispatchers_never_give_one_place_twice(book: Book, desk: Desk) -> None:
+    """The place is counted under the key's lock: the second one sees it taken, or the key locked."""
+    limit(book, "k:1", max_concurrent=1)
+    submit(book, "k:1")
+    submit(book, "k:1", queue="video")
+    ledger = open_ledger(book.url, name="other")
+    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+        assert opened.look.key_free == [1]
+        assert desk.round().sent == 0 and desk.round().sent == 0
+    assert desk.round().sent == 1
+    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+        assert opened.look.key_free == [0]
+    ledger.close()
+
+
+@pytest.mark.parametrize("how", ["crash", "rescue", "return", "cancel", "expire"])
+def test_a_place_is_given_back_once_however_a_run_ends(book: Book, desk: Desk, how: str) -> None:
+    limit(book, "k:1", max_concurrent=1)
+    first = submit(book, "k:1")
+    submit(book, "k:1")
+    assert desk.rounds() == 1
+    lease = new_id()
+    match how:
+        case "crash":
+            book.claim(first, lease)
+            keep_worker.beat(book.ledger, book.worker, [])
+            keep_worker.beat(book.ledger, book.worker, [])
+            keep_worker.beat(book.ledger, book.worker, [])
+        case "rescue":
+            book.claim(first, lease)
+            keep_worker.sign_off(book.ledger, book.worker)
+        case "return":
+            book.do("SELECT return_job(:j, 1, 'test')", j=first)
+            book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE id = :j", j=first)
+        case "cancel":
+            book.do("SELECT cancel_job(:t, :j, now() - interval '1 day', 'x')", t=book.tenant_id, j=first)
+        case "expire":
+            book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :j", j=first)
+            dispatching.wake_jobs(book.ledger, 10, None)
+    with book.ledger.transaction() as connection:
+        workers.rescue_runs(connection, 60.0)
+    assert book.row(first).state not in ("dispatched", "running")
+    assert desk.rounds() == 1 and out(book, "k:1") == 1
+
+
+def test_a_limit_is_changed_at_run_time_and_one_key_may_have_its_own(book: Book, desk: Desk) -> None:
+    limit(book, "domain:*", max_concurrent=1)
+    for _ in range(6):
+        submit(book, "domain:a.example")
+        submit(book, "domain:b.example")
+    assert desk.rounds() == 2
+    limit(book, "domain:a.example", max_concurrent=4)
+    assert desk.rounds() == 3
+    limit(book, "domain:a.example", max_concurrent=0)
+    book.do("DELETE FROM limits WHERE name = 'domain:*'")
+    assert desk.rounds() == 5
+    assert (out(book, "domain:a.example"), out(book, "domain:b.example")) == (4, 6)
+    book.do("DELETE FROM limits")
+    assert desk.rounds() == 2
+
+
+def test_tenant_stands_for_the_jobs_own_tenant(book: Book) -> None:
+    with book.ledger.transaction() as connection:
+        tenant = keys.create_tenant(connection, "Größe & Co: 100%")
+    job_id = submit(book, "tenant", "a:1", tenant=tenant)
+    from jobplatform.domain.limits import key
+
+    assert book.row(job_id).limit_keys == ["a:1", key("tenant", "Größe & Co: 100%")]
+
+
+def test_tenants_share_a_queue_by_their_weights(book: Book, desk: Desk) -> None:
+    with book.ledger.transaction() as connection:
+        heavy, light = (keys.create_tenant(connection, name) for name in ("heavy", "light"))
+    book.do("UPDATE tenants SET weight = 3 WHERE name = 'heavy'")
+    for tenant in (heavy, light):
+        for _ in range(40):
+            submit(book, tenant=tenant)
+    assert desk.rounds(window=20) == 20
+    found = Counter(
+        book.all("SELECT t.name FROM jobs j JOIN tenants t ON t.id = j.tenant_id WHERE state = 'dispatched'")
+    )
+    assert found == {"heavy": 15, "light": 5}
+
+
+def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) -> None:
+    with book.ledger.transaction() as connection:
+        big = keys.create_tenant(connection, "big")
+    book.do(
+        "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, "
+        "run_at) SELECT gen_random_uuid(), :t, 'email', 'test.echo', 'available', 4, '{}', 3, 3, 3, now() "
+        "FROM generate_series(1, 20000)",
+        t=big,
+    )
+    book.do("VACUUM (ANALYZE) jobs")  # by these statistics all that waits is of one tenant
+    desk.rounds(window=10)
+    lone = submit(book)
+
+    def read() -> int:
+        with book.ledger.statement() as connection:
+            connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
+        desk.book.ledger.call("waiting_queues", [], [])
+        (found,) = book.all(
+            "SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        )
+        return found
+
+    book.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
+    desk.round(window=12)
+    assert desk.round(window=14).sent and book.row(lone).state == "dispatched"
+    for _ in range(8):  # plans are made anew for the first calls of a session
+        desk.round(window=16)
+        book.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched' AND tenant_id = :t", t=big)
+    submit(book)
+    before = read()
+    desk.round(window=18)
+    assert read() - before < 3000, "arrivals are looked at, 2,000 at the most, and then a probe per line"
+
+
+# --- units per period, taken at the claim
+
+
+def test_units_are_taken_at_the_claim_and_who_gets_none_is_snoozed(book: Book, desk: Desk) -> None:
+    limit(book, "mail:x", rate_units=2, rate_seconds=3600)
+    ids = [submit(book, "mail:x") for _ in range(3)]
+    book.dispatch(*ids)  # as if all of them had been worth a message
+    verdicts = [book.claim(job_id).verdict for job_id in ids]
+    assert verdicts == ["claimed", "claimed", "limited"]
+    row = book.row(ids[2])
+    assert (row.state, row.attempt, row.run_no, row.lease_id) == ("scheduled", 0, 0, None)
+    assert 1700 < (row.run_at - row.state_at).total_seconds() < 2000
+    assert book.events(ids[2])[-1] == "limited"
+    submit(book, "mail:x")
+    report = desk.round()
+    assert report.sent == 0, "no message without units"
+    book.assert_conserved()
+
+
+def test_a_pause_of_the_workers_bursts_through_no_limit(book: Book, desk: Desk) -> None:
+    limit(book, "mail:x", rate_units=5, rate_seconds=3600)
+    for _ in range(20):
+        submit(book, "mail:x")
+    sent = desk.rounds()
+    assert sent == 5, "so many are worth a message"
+    assert [book.claim(job_id).verdict for job_id in book.all("SELECT id FROM jobs WHERE state = 'dispatched'")] == [
+        "claimed"
+    ] * 5
+    assert desk.rounds() == 0
+
+
+def test_a_job_takes_units_of_all_its_keys_or_of_none(book: Book) -> None:
+    limit(book, "a:1", rate_units=10, rate_seconds=3600)
+    limit(book, "b:1", rate_units=1, rate_seconds=3600)
+    ids = [submit(book, "a:1", "b:1") for _ in range(2)]
+    book.dispatch(*ids)
+    assert [book.claim(job_id).verdict for job_id in ids] == ["claimed", "limited"]
+    (level,) = book.all("SELECT level FROM limit_states WHERE key = 'a:1'")
+    assert level == pytest.approx(9, abs=0.1)
+
+
+def test_what_wants_more_than_a_key_ever_has_needs_a_person(book: Book) -> None:
+    limit(book, "t:1", rate_units=100, rate_seconds=60)
+    job_id = submit(book, "t:1", units=101)
+    book.dispatch(job_id)
+    assert book.claim(job_id).verdict == "dead"
+    row = book.row(job_id)
+    assert (row.state, row.error["code"]) == ("dead", "units_above_limit")
+    assert "101 units of t:1" in row.error["message"]
+    book.assert_conserved()
+
+
+@pytest.mark.parametrize("sliding", [False, True], ids=["bucket", "sliding window"])
+def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(book: Book, sliding: bool) -> None:
+    """Takes as fast as it can, by the ledger's clock; a bucket holds a burst beside what flows in."""
+    units, seconds = 5, 0.5
+    values = {"sliding": True} if sliding else {"burst_units": 2}
+    limit(book, "r:1", rate_units=units, rate_seconds=seconds, **values)
+    taken: list[float] = []
+    deadline = time.monotonic() + 4 * seconds
+    while time.monotonic() < deadline:
+        ((wait, _),) = book.ledger.call("take_units", ["r:1"], [1])
+        if wait == 0:
+            taken += book.all("SELECT extract(epoch FROM clock_timestamp())::float8")
+        else:
+            time.sleep(min(wait, 0.05))
+    most = units if sliding else units + 2
+    for first in taken:
+        assert sum(first <= one < first + seconds * 0.98 for one in taken) <= most
+    assert len(taken) >= 2 * units, "and it is used"
+
+
+def test_a_hold_keeps_everything_of_a_key_back_until_it_ends(book: Book, desk: Desk) -> None:
+    waits, goes = submit(book, "provider:x"), submit(book, "provider:y")
+    other = submit(book, "provider:x")
+    book.dispatch(other)
+    limits.hold(book.ledger, "provider:x", 3600, "Retry-After")
+    assert book.claim(other).verdict == "limited"
+    assert desk.rounds() == 1 and book.row(goes).state == "dispatched"
+    report = desk.round()
+    assert report.sent == 0 and report.limited_seconds
+    limits.hold(book.ledger, "provider:x", 1, "a shorter one changes nothing")
+    assert desk.round().sent == 0
+    limits.hold(book.ledger, "provider:x", 0, "", exactly=True)
+    eventually(lambda: desk.round().sent == 1, seconds=5)
+    assert book.row(waits).state == "dispatched"
+
+
+def test_a_run_takes_units_for_each_of_its_calls(book: Book) -> None:
+    limit(book, "p:1", rate_units=2, rate_seconds=0.2)
+    job_id, lease_id = book.running()
+    delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
+    began = time.monotonic()
+    for _ in range(6):
+        execute_run.acquire(book.ledger, delivery, "p:1", 1, lambda: False)
+    assert time.monotonic() - began >= 0.35, "two at once, then one in a tenth of a second"
+    with pytest.raises(Permanent, match="never has so many"):
+        execute_run.acquire(book.ledger, delivery, "p:1", 3, lambda: False)
+    assert execute_run.acquire(book.ledger, delivery, "free:1", 1000, lambda: False) < 1
+    book.settle(job_id, lease_id)
+    from jobplatform.errors import LeaseLost
+
+    with pytest.raises(LeaseLost):
+        execute_run.acquire(book.ledger, delivery, "p:1", 1, lambda: False)
+
+
+def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(book: Book) -> None:
+    from jobplatform.ledger import runs
+    from jobplatform.ledger.runs import Settlement
+
+    job_id, lease = submit(book, "k:1"), new_id()
+    book.dispatch(job_id)
+    book.claim(job_id, lease)
+    assert runs.settle_run(book.ledger, job_id, lease, Settlement("succeeded", "succeeded")).woken == "!limits 0"
