@@ -19,12 +19,14 @@ REF = "#/components/schemas/{model}"
 PROBLEMS = {
     400: "The body is not JSON, or ended early; a header is not ASCII",
     401: "No API key, or one that is not valid",
+    403: "This API key may not do that",
     404: "No such thing for this tenant",
     409: "Not in this state, or in progress",
     413: "The body is too large",
     415: "Not application/json",
     416: "No such range",
     422: "A field is not as expected; `errors` names each",
+    429: "Too many jobs wait; Retry-After says when to try again",
     503: "The ledger can't be reached (repeat), or the outcome is unknown (repeat with the same Idempotency-Key)",
 }
 _CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")

@@ -33,12 +33,15 @@ from jobplatform.errors import (
     WorkflowNotReplayable,
 )
 from jobplatform.observe.logs import get_log
+from jobplatform.refusals import LimitNotFound, NotAllowed, QuotaExceeded
 
 log = get_log(__name__)
 
 #: error → HTTP status; the first match counts
 STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (Unauthorized, 401),
+    (NotAllowed, 403),
+    (LimitNotFound, 404),
     (JobNotFound, 404),
     (ArtifactNotFound, 404),
     (ReplayNotFound, 404),
@@ -54,6 +57,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (NotChangeable, 409),
     (IdempotencyInProgress, 409),
     (IdempotencyConflict, 422),
+    (QuotaExceeded, 429),
     (UnknownKind, 422),
     (InvalidRequest, 422),
     (NotJson, 400),
@@ -84,7 +88,9 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Res
     headers = {}
     if status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="jobplatform"'
-    if status == 503 or code == IdempotencyInProgress.code:
+    if isinstance(retry_after := more.pop("retry_after", None), int):
+        headers["Retry-After"] = str(retry_after)
+    elif status == 503 or code == IdempotencyInProgress.code:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return Response(orjson.dumps(body), status, headers, mimetype="application/problem+json")
 
@@ -100,6 +106,8 @@ def from_error(error: JobPlatformError) -> Response:
         more["errors"] = [{"field": "kind", "expected": _one_of(error), "got": error.name}]
     if isinstance(error, DuplicateJob):
         more["job_id"] = str(error.job_id)
+    if isinstance(error, QuotaExceeded):
+        more["retry_after"] = error.retry_after
     if status == 500:
         log.error("request_failed", code=error.code, error=str(error))
     return problem(status, error.code, title, str(error), **more)

@@ -18,6 +18,7 @@ def change_job(job_id: UUID) -> Response:
     """Change priority or run_at of a job that no run has; a run_at that has passed means at once."""
     has = services()
     body = read_body(ChangeBody, has.settings.max_body_bytes)
+    caller().check_priority(body.priority)
     job = usecase.change_job(
         has.ledger,
         has.hints,
@@ -38,5 +39,5 @@ OPERATION = Operation(
     "jobs",
     answer=Job,
     body=ChangeBody,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(400, 403, 404, 409, 413, 415, 422),
 )

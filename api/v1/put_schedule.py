@@ -20,6 +20,7 @@ def put_schedule(name: str) -> Response:
     """
     has = services()
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
+    caller().check_priority(order.priority)
     return answer(usecase.put_schedule(has.ledger, has.kinds, tenant_id(), order, by=caller().key_name).as_dict())
 
 
@@ -31,5 +32,5 @@ OPERATION = Operation(
     "schedules",
     answer=Schedule,
     body=ScheduleBody,
-    problems=(400, 413, 415, 422),
+    problems=(400, 403, 413, 415, 422),
 )

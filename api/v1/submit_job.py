@@ -148,5 +148,5 @@ OPERATION = Operation(
     answer=Job,
     body=SubmitBody,
     headers=(("Idempotency-Key", "makes a repetition safe; any text of yours, 1 to 255 characters"),),
-    problems=(400, 409, 413, 415, 422),
+    problems=(400, 403, 409, 413, 415, 422, 429),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response, request
 
 from api.answers import answer, read_body
-from api.auth import tenant_id
+from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.submit_job import checked_key
@@ -30,6 +30,7 @@ def submit_workflow() -> Response:
         idempotency_key=checked_key(request.headers.get("Idempotency-Key")),
         idempotency_seconds=has.settings.idempotency_seconds,
         field_name="flow" if body.flow else "steps",
+        max_priority=caller().max_priority,
     )
     headers = {"Location": f"/v1/workflows/{accepted.id}"}
     if not accepted.created:
@@ -47,5 +48,5 @@ OPERATION = Operation(
     answer=Accepted,
     body=WorkflowBody,
     headers=(("Idempotency-Key", "a repetition of the request with the same key gives the same workflow (24 h)"),),
-    problems=(400, 409, 413, 415, 422),
+    problems=(400, 403, 409, 413, 415, 422, 429),
 )

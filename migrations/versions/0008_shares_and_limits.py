@@ -26,12 +26,15 @@ FUNCTIONS = (
     "room_of_keys",
     "waiting_queues",
     "keys_of",
-    "tenant_key",
     "units_left",
     "take_units",
     "hold_key",
     "acquire_units",
     "refuse_run",
+    "quota_left",
+    "create_workflow",
+    "limits_in_use",
+    "quota_seconds",
 )
 
 
@@ -76,6 +79,23 @@ def upgrade() -> None:
         "schedules",
         sa.Column("limit_units", postgresql.ARRAY(sa.Integer()), server_default=sa.text("'{}'"), nullable=False),
     )
+    op.add_column(
+        "tenants",
+        sa.Column(
+            "limit_key",
+            sa.Text(),
+            nullable=True,
+            comment="what `tenant` stands for among a job's limit keys",
+        ),
+    )
+    # as domain/limits.py writes any value
+    op.execute(
+        "UPDATE tenants SET limit_key = left('tenant:' || (SELECT string_agg(CASE "
+        "WHEN letter ~ '[A-Za-z0-9:@+=._~-]' THEN letter "
+        "ELSE regexp_replace(upper(encode(convert_to(letter, 'UTF8'), 'hex')), '(..)', '%\\1', 'g') END, '') "
+        "FROM regexp_split_to_table(name, '') AS letter), 200)"
+    )
+    op.alter_column("tenants", "limit_key", nullable=False)
     op.add_column(
         "tenants",
         sa.Column(
@@ -157,6 +177,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("key", name=op.f("pk_limit_states")),
     )
     op.create_table(
+        "quota_samples",
+        sa.Column("tenant_id", sa.UUID(), nullable=False),
+        sa.Column("queue", sa.Text(), nullable=False),
+        sa.Column("old_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("old_finished", sa.BigInteger(), nullable=False, comment="how many jobs had ended then"),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("finished", sa.BigInteger(), nullable=False),
+        sa.PrimaryKeyConstraint("tenant_id", "queue", name=op.f("pk_quota_samples")),
+    )
+    op.create_table(
         "quotas",
         sa.Column("tenant", sa.Text(), nullable=False, comment="a name, or '*': each tenant that has none of its own"),
         sa.Column("queue", sa.Text(), nullable=False, comment="a name, or '*': each queue that has none of its own"),
@@ -176,7 +206,7 @@ def downgrade() -> None:
         "OR p.proname = 'accept_job' AND p.pronargs = 22) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
-    for table in ("quotas", "limit_states", "limits"):
+    for table in ("quotas", "quota_samples", "limit_states", "limits"):
         op.drop_table(table)
     op.drop_column("schedules", "limit_units")
     op.drop_column("schedules", "limit_keys")
@@ -185,6 +215,7 @@ def downgrade() -> None:
     op.drop_column("api_keys", "max_priority")
     op.drop_constraint(op.f("tenants_weight_is_positive"), "tenants")
     op.drop_column("tenants", "weight")
+    op.drop_column("tenants", "limit_key")
     op.create_index(
         "ix_jobs_available", "jobs", ["queue", sa.text("priority DESC"), "state_at"], postgresql_where=AVAILABLE
     )

@@ -363,8 +363,8 @@ class Snooze(JobPlatformError):
 
 
 class Throttled(Snooze):
-    """The other side said "not now" (429, a Retry-After): nothing of this limit key begins for so long, and this run does
-    not count as an attempt."""
+    """The other side said "not now" (429, a Retry-After): nothing of this limit key begins for so long, and this run
+    does not count as an attempt."""
 
     code = "throttled"
 

@@ -120,8 +120,9 @@ def test_a_prompt_is_answered_with_token_usage(platform: Platform) -> None:
 
 def test_a_model_server_that_is_busy_is_asked_again_when_it_said(platform: Platform) -> None:
     job_id = platform.submit("llm.chat", {"messages": [{"role": "user", "content": "answer with status 429"}]})
-    job = platform.wait_state(job_id, "scheduled")
-    assert job["error"]["code"] == "llm_rate_limited"
+    platform.wait_state(job_id, "scheduled")
+    snoozed = platform.api.call("GET", f"/v1/jobs/{job_id}/events")["events"][-1]
+    assert (snoozed["event"], snoozed["data"]["error"]["detail"]) == ("snoozed", {"limit_key": "provider:llm"})
     platform.api.call("POST", f"/v1/jobs/{job_id}/cancel")
     refused = platform.wait(platform.submit("llm.chat", {"messages": [{"role": "user", "content": "status 400"}]}))
     assert (refused["state"], refused["error"]["code"]) == ("dead", "llm_refused")

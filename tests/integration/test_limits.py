@@ -83,7 +83,7 @@ class Desk:
         for _ in range(most):
             report = self.round(queue, window)
             sent += report.sent
-            if not report.sent and not report.limited_seconds == 0.0:
+            if not report.sent and report.limited_seconds != 0.0:
                 break
         return sent
 
@@ -216,8 +216,8 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) 
     with book.ledger.transaction() as connection:
         big = keys.create_tenant(connection, "big")
     book.do(
-        "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, "
-        "run_at) SELECT gen_random_uuid(), :t, 'email', 'test.echo', 'available', 4, '{}', 3, 3, 3, now() "
+        "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, "
+        "lost_limit, run_at) SELECT gen_random_uuid(), :t, 'email', 'test.echo', 'available', 4, '{}', 3, 3, 3, now() "
         "FROM generate_series(1, 20000)",
         t=big,
     )

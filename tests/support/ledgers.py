@@ -86,7 +86,7 @@ class Book:
     def round(
         self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None
     ) -> Iterator[Any]:
-        """Open a round of a queue as a dispatcher of its own that knows what came lately; it commits at the end of the block.
+        """Open a round of a queue, as a dispatcher that knows what came lately; it commits at the end of the block.
 
         Yields the jobs that it has marked, and the open round.
         """

@@ -10,7 +10,7 @@ from uuid import UUID
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from jobplatform import Context, Permanent, kind
+from jobplatform import Context, Permanent, kind, limit_key
 from jobplatform.domain.retry import Exponential
 from workers.providers.mail import Attachment as MailAttachment
 from workers.providers.mail import Mail, mail_sender
@@ -93,7 +93,19 @@ class EmailSent(BaseModel):
     refused: dict[str, str]
 
 
-@kind("email.send", queue="email", max_attempts=6, retry=Exponential(base_seconds=10, cap_seconds=1800))
+def _limit_keys(payload: EmailSend) -> list[str]:
+    """The sender's relay, the tenant, and each recipient's domain."""
+    domains = {limit_key("domain", to.rpartition("@")[2].lower()) for to in payload.to}
+    return ["relay:smtp", "tenant", *sorted(domains)]
+
+
+@kind(
+    "email.send",
+    queue="email",
+    max_attempts=6,
+    retry=Exponential(base_seconds=10, cap_seconds=1800),
+    limit_keys=_limit_keys,
+)
 def send_email(payload: EmailSend, ctx: Context) -> EmailSent:
     """Send one mail over SMTP. The Message-ID is made of the job's id, so a receiver can tell a repetition."""
     text, html = payload.text, payload.html

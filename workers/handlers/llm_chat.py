@@ -6,9 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobplatform import Context, kind
+from jobplatform import Context, Retryable, Throttled, kind, limit_key
 from jobplatform.domain.retry import Exponential
-from workers.providers.chat import chat_model
+from workers.providers.chat import RATE_LIMITED, chat_model
 
 
 class Message(BaseModel):
@@ -40,21 +40,45 @@ class ChatAnswer(BaseModel):
     usage: dict[str, int]
 
 
-@kind("llm.chat", queue="llm", max_attempts=5, retry=Exponential(base_seconds=2, cap_seconds=120))
+#: limits can be set for all calls of the model server, and for the tokens that they may take
+PROVIDER, TOKENS = "provider:llm", "tokens:llm"
+#: what a call is taken to need that says nothing of it
+USUAL_TOKENS = 1000
+
+
+def _limit_keys(payload: LlmChat) -> list[str]:
+    """The provider, its tokens, the tenant, and the model that is asked for."""
+    model = [limit_key("model", payload.model)] if payload.model else []
+    return [PROVIDER, TOKENS, "tenant", *model]
+
+
+@kind(
+    "llm.chat",
+    queue="llm",
+    max_attempts=5,
+    retry=Exponential(base_seconds=2, cap_seconds=120),
+    limit_keys=_limit_keys,
+    limit_units=lambda payload: {"tokens": payload.max_tokens or USUAL_TOKENS},
+)
 def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
     """Ask the model; progress counts the pieces of the answer, the usage is what the server reports."""
 
     def tell(pieces: int, text: str) -> None:
         ctx.progress(pieces, payload.max_tokens, text[-80:])
 
-    answer = chat_model().complete(
-        [message.model_dump() for message in payload.messages],
-        model=payload.model,
-        temperature=payload.temperature,
-        max_tokens=payload.max_tokens,
-        on_piece=tell,
-        cancelled=ctx.cancelled,
-    )
+    try:
+        answer = chat_model().complete(
+            [message.model_dump() for message in payload.messages],
+            model=payload.model,
+            temperature=payload.temperature,
+            max_tokens=payload.max_tokens,
+            on_piece=tell,
+            cancelled=ctx.cancelled,
+        )
+    except Retryable as error:
+        if error.reason == RATE_LIMITED and error.after is not None:  # it says when: until then for nobody
+            raise Throttled(PROVIDER, error.after, str(error)) from None
+        raise
     ctx.record_usage(**answer.usage)
     return ChatAnswer(
         model=answer.model, content=answer.content, finish_reason=answer.finish_reason, usage=answer.usage

@@ -80,6 +80,7 @@ class VideoTranscoded(BaseModel):
 @kind(
     "video.transcode",
     queue="video",
+    limit_keys=("tenant",),
     max_attempts=3,
     retry=Exponential(base_seconds=30, cap_seconds=1800),
     soft_limit_seconds=3600,

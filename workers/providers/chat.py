@@ -11,6 +11,9 @@ from jobplatform.config import settings
 from jobplatform.domain.retry import read_retry_after
 from jobplatform.errors import JobCancelled, Permanent, Retryable
 
+#: the reason of a 429
+RATE_LIMITED = "llm_rate_limited"
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -106,7 +109,7 @@ def _judge(status: int, message: str, retry_after: str | None) -> Retryable | Pe
     """429 and 5xx (and 408, 409) may pass; other 4xx will not."""
     if status in (408, 409, 429) or status >= 500:
         after = read_retry_after(retry_after)
-        code = "llm_rate_limited" if status == 429 else "llm_unavailable"
+        code = RATE_LIMITED if status == 429 else "llm_unavailable"
         return Retryable(f"the model server answered {status}: {message}", after=after, code=code)
     return Permanent(f"the model server refused with {status}: {message}", code="llm_refused")
 

@@ -21,6 +21,8 @@ COMMANDS = {
     "workflows": ("jobplatform.cli.workflows", "workflows"),
     "schedules": ("jobplatform.cli.schedules", "schedules"),
     "dead": ("jobplatform.cli.dead", "dead"),
+    "limits": ("jobplatform.cli.limits", "limits"),
+    "tenants": ("jobplatform.cli.tenants", "tenants"),
     "queues": ("jobplatform.cli.queues", "queues"),
     "rebuild": ("jobplatform.cli.rebuild", "rebuild"),
     "audit": ("jobplatform.cli.audit", "audit"),

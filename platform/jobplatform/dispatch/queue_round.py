@@ -1,4 +1,4 @@
-"""One round for one queue: lock and look → choose → mark → publish → await confirms → commit. On any doubt roll back (I3)."""
+"""One round for one queue: lock, look → choose → mark → publish → await confirms → commit. In doubt roll back (I3)."""
 
 from __future__ import annotations
 

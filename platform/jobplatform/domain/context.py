@@ -90,8 +90,8 @@ class Context(Protocol):
         ...
 
     def acquire(self, key: str, units: int = 1) -> None:
-        """Wait until a limit key has units for a call inside this run, and take them: for runs that make many (a hundred
-        thousand mails, ten thousand prompts). A key without a rate or a hold is free.
+        """Wait until a limit key has units for a call inside this run, and take them: for runs that make many (a
+        hundred thousand mails, ten thousand prompts). A key without a rate or a hold is free.
 
         Raises `Permanent` when the key never has so many, `LeaseLost` and `JobCancelled`.
         """

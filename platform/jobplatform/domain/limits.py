@@ -1,7 +1,7 @@
-"""Limit keys: what a job names so that limits can hold for all jobs that name the same (docs/concepts/limits.md).
+"""Limit keys: what a job names, so that limits can hold for all that name the same (docs/concepts/limits.md).
 
-A key is a name, or `name:value`: `provider:openai`, `domain:example.com`. `tenant` stands for the job's own tenant. What
-can't stand in a key is written as in a URL (%20), so that it needs no quotes anywhere.
+A key is a name, or `name:value`: `provider:openai`, `domain:example.com`. `tenant` stands for the job's own tenant.
+What can't stand in a key is written as in a URL (%20), so that it needs no quotes anywhere.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from jobplatform.errors import ConfigurationError, FieldError, InvalidRequest
 TENANT = "tenant"
 MOST_KEYS, MOST_CHARACTERS = 8, 200
 MOST_UNITS = 2_000_000_000
-_PLAIN = ":@/+=.-_~"
-_KEY = re.compile(r"[a-z][a-z0-9_.\-]*(:[A-Za-z0-9:@/+=.\-_~%]*)?\Z")
-_NAME = re.compile(r"[a-z][a-z0-9_.\-]*(:(\*|[A-Za-z0-9:@/+=.\-_~%]*))?\Z")
+_PLAIN = ":@+=.-_~"
+_KEY = re.compile(r"[a-z][a-z0-9_.\-]*(:[A-Za-z0-9:@+=.\-_~%]*)?\Z")
+_NAME = re.compile(r"[a-z][a-z0-9_.\-]*(:(\*|[A-Za-z0-9:@+=.\-_~%]*))?\Z")
 _LOOKS = "a name like 'provider:openai', or 'domain:*' for all keys of a name"
 
 #: a kind's keys: texts in which {field} is the payload's, or a function of the typed payload

@@ -13,7 +13,8 @@ AHEAD_CAP = 10_000
 
 _STANDING = text(
     """
-    SELECT j.id, j.tenant_id, j.limit_keys, j.limit_units, j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
+    SELECT j.id, j.tenant_id, j.limit_keys, j.limit_units,
+           j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
            j.run_started_at, j.dispatch_no, j.run_no, j.attempt, j.max_attempts, j.error, j.progress, j.cancel_reason,
            j.cancel_requested_at, clock_timestamp() AS now, q.paused_at, q.paused_until,
            w.node AS worker, w.beat_at AS worker_beat_at
@@ -25,8 +26,8 @@ _AHEAD = text(
     """
     SELECT
         (SELECT count(*)::integer FROM (
-            SELECT 1 FROM jobs WHERE queue = :queue AND state = 'available' AND priority > :priority LIMIT :cap) AS above
-        ) AS above,
+            SELECT 1 FROM jobs WHERE queue = :queue AND state = 'available' AND priority > :priority
+            LIMIT :cap) AS above) AS above,
         (SELECT count(*)::integer FROM (
             SELECT 1 FROM jobs
             WHERE queue = :queue AND state = 'available' AND priority = :priority AND tenant_id = :tenant_id
@@ -60,7 +61,7 @@ def standing_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Row[An
 
 
 def ahead_of(connection: Connection, job: Row[Any]) -> Row[Any]:
-    """Return how many available jobs come first, each at most `AHEAD_CAP`: of higher priorities, and of its own line."""
+    """Return how many available jobs come first, each at most `AHEAD_CAP`: of higher priority, and of its own line."""
     values = {name: getattr(job, name) for name in ("queue", "priority", "tenant_id", "limit_keys", "state_at")}
     return connection.execute(_AHEAD, values | {"cap": AHEAD_CAP}).one()
 

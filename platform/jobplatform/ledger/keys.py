@@ -9,6 +9,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from jobplatform.domain.limits import MOST_CHARACTERS, TENANT
+from jobplatform.domain.limits import key as limit_key
 from jobplatform.ledger.ids import new_id
 
 #: API keys look like `jp_<43 characters>`: 256 random bits, so a plain SHA-256 is a sound way to store them
@@ -24,22 +26,33 @@ def create_tenant(connection: Connection, name: str) -> UUID:
     """Create the tenant, or find it by name."""
     tenant_id: UUID = connection.execute(
         text(
-            "INSERT INTO tenants (id, name) VALUES (:id, :name) "
+            "INSERT INTO tenants (id, name, limit_key) VALUES (:id, :name, :limit_key) "
             "ON CONFLICT (name) DO UPDATE SET name = excluded.name RETURNING id"
         ),
-        {"id": new_id(), "name": name},
+        {"id": new_id(), "name": name, "limit_key": limit_key(TENANT, name)[:MOST_CHARACTERS]},
     ).scalar_one()
     return tenant_id
 
 
-def create_key(connection: Connection, tenant_id: UUID, name: str) -> str:
+def create_key(
+    connection: Connection, tenant_id: UUID, name: str, *, max_priority: int = 9, is_operator: bool = False
+) -> str:
     """Create an API key and return it: the only time it can be read."""
     key = KEY_MARK + secrets.token_urlsafe(32)
     connection.execute(
         text(
-            "INSERT INTO api_keys (id, tenant_id, name, prefix, key_hash) VALUES (:id, :tenant, :name, :prefix, :hash)"
+            "INSERT INTO api_keys (id, tenant_id, name, prefix, key_hash, max_priority, is_operator) "
+            "VALUES (:id, :tenant, :name, :prefix, :hash, :priority, :operator)"
         ),
-        {"id": new_id(), "tenant": tenant_id, "name": name, "prefix": key[:10], "hash": hash_key(key)},
+        {
+            "id": new_id(),
+            "tenant": tenant_id,
+            "name": name,
+            "prefix": key[:10],
+            "hash": hash_key(key),
+            "priority": max_priority,
+            "operator": is_operator,
+        },
     )
     return key
 
@@ -70,18 +83,20 @@ def list_keys(connection: Connection) -> list[Row[Any]]:
     return list(
         connection.execute(
             text(
-                "SELECT k.prefix, k.name, t.name AS tenant, k.created_at, k.revoked_at "
+                "SELECT k.prefix, k.name, t.name AS tenant, k.max_priority, k.is_operator, k.created_at, k.revoked_at "
                 "FROM api_keys k JOIN tenants t ON t.id = k.tenant_id ORDER BY k.created_at"
             )
         )
     )
 
 
-_OWNER = text("SELECT tenant_id, name FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL")
+_OWNER = text(
+    "SELECT tenant_id, name, max_priority, is_operator FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL"
+)
 
 
 def owner_of(connection: Connection, key: str) -> Row[Any] | None:
-    """Return tenant_id and name of a valid key. Asked on every request: a revoked key is refused at once."""
+    """Return tenant_id, name, max_priority, is_operator of a valid key. Asked every time: revoking acts at once."""
     return connection.execute(_OWNER, {"hash": hash_key(key)}).one_or_none()
 
 

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Boolean, CheckConstraint, Column, Double, Integer, PrimaryKeyConstraint, Table, Text, text
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Double,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
 from jobplatform.ledger.columns import metadata, moment, now
 
@@ -35,6 +46,18 @@ limit_states = Table(
     moment("slices_at"),
     moment("held_until", comment="nothing of this key begins before"),
     Column("held_reason", Text),
+)
+
+quota_samples = Table(
+    "quota_samples",
+    metadata,
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("queue", Text, nullable=False),
+    moment("old_at", nullable=False),
+    Column("old_finished", BigInteger, nullable=False, comment="how many jobs had ended then"),
+    moment("at", nullable=False),
+    Column("finished", BigInteger, nullable=False),
+    PrimaryKeyConstraint("tenant_id", "queue"),
 )
 
 quotas = Table(

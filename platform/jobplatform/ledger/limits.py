@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
+from jobplatform.domain.limits import Limit
 from jobplatform.ledger.session import Ledger
 
 
@@ -32,7 +35,119 @@ def acquire(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, units: int) 
 
 
 def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
-    """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier hold that is longer ends, too."""
+    """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
     ((until,),) = ledger.call("hold_key", key, seconds, reason, exactly)
     found: datetime = until
+    return found
+
+
+_COLUMNS = "name, max_concurrent, rate_units, rate_seconds, burst_units, sliding"
+_PUT = text(
+    f"""
+    INSERT INTO limits ({_COLUMNS}, updated_by)
+    VALUES (:name, :max_concurrent, :rate_units, :rate_seconds, :burst_units, :sliding, :by)
+    ON CONFLICT (name) DO UPDATE SET
+        max_concurrent = excluded.max_concurrent, rate_units = excluded.rate_units,
+        rate_seconds = excluded.rate_seconds, burst_units = excluded.burst_units, sliding = excluded.sliding,
+        updated_at = clock_timestamp(), updated_by = excluded.updated_by
+    """
+)
+
+
+def put_limit(connection: Connection, limit: Limit, by: str) -> None:
+    """Write a limit, or put it in the place of the one with its name. What was taken of its keys stays taken."""
+    connection.execute(_PUT, asdict(limit) | {"by": by})
+
+
+def remove_limit(connection: Connection, name: str) -> bool:
+    """Remove a limit; False when there is none of this name."""
+    return connection.execute(text("DELETE FROM limits WHERE name = :n"), {"n": name}).rowcount == 1
+
+
+def list_limits(connection: Connection) -> Sequence[Row[Any]]:
+    """Return all limits as they are set."""
+    return connection.execute(text(f"SELECT {_COLUMNS}, updated_at, updated_by FROM limits ORDER BY name")).all()
+
+
+def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
+    """Call `limits_in_use`: a row per key that has jobs or a hold."""
+    return connection.execute(text("SELECT * FROM limits_in_use(:lines)"), {"lines": lines}).all()
+
+
+def room_of(connection: Connection, keys: Sequence[str]) -> Sequence[Row[Any]]:
+    """Return what holds for these keys: key, the limit's values, jobs that are out, units left, hold."""
+    return connection.execute(_ROOM, {"keys": list(keys)}).all()
+
+
+_ROOM = text(
+    """
+    SELECT l.key, l.max_concurrent, l.rate_units, l.rate_seconds, u.units AS units_left,
+           CASE WHEN s.held_until > clock_timestamp() THEN s.held_until END AS held_until, s.held_reason,
+           (SELECT count(*)::integer FROM jobs WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}'
+            AND l.key = ANY (limit_keys)) AS out
+    FROM limits_of(:keys) l LEFT JOIN limit_states s ON s.key = l.key
+    LEFT JOIN LATERAL units_left(
+        l.rate_units, l.rate_seconds, l.burst_units, l.sliding, s, 1, clock_timestamp()) u ON l.rate_units IS NOT NULL
+    ORDER BY l.place
+    """
+)
+
+
+# --- tenants and quotas
+
+
+def list_tenants(connection: Connection, after: str, limit: int) -> Sequence[Row[Any]]:
+    """Return name and weight of tenants, in the order of their names."""
+    statement = text("SELECT name, weight FROM tenants WHERE name > :after ORDER BY name LIMIT :limit")
+    return connection.execute(statement, {"after": after, "limit": limit}).all()
+
+
+def set_weight(connection: Connection, tenant: str, weight: float) -> bool:
+    """Set a tenant's weight; False when there is no tenant of this name."""
+    changed = connection.execute(
+        text("UPDATE tenants SET weight = :weight WHERE name = :name"), {"name": tenant, "weight": weight}
+    )
+    return changed.rowcount == 1
+
+
+def put_quota(connection: Connection, tenant: str, queue: str, max_waiting: int, by: str) -> None:
+    """Write a quota; `*` is each tenant, or each queue, that has none of its own."""
+    connection.execute(
+        text(
+            "INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES (:tenant, :queue, :most, :by) "
+            "ON CONFLICT (tenant, queue) DO UPDATE SET max_waiting = excluded.max_waiting, "
+            "updated_at = clock_timestamp(), updated_by = excluded.updated_by"
+        ),
+        {"tenant": tenant, "queue": queue, "most": max_waiting, "by": by},
+    )
+
+
+def remove_quota(connection: Connection, tenant: str, queue: str) -> bool:
+    """Remove a quota; False when there is none."""
+    removed = connection.execute(
+        text("DELETE FROM quotas WHERE tenant = :tenant AND queue = :queue"), {"tenant": tenant, "queue": queue}
+    )
+    return removed.rowcount == 1
+
+
+def list_quotas(connection: Connection) -> Sequence[Row[Any]]:
+    """Return all quotas."""
+    return connection.execute(
+        text("SELECT tenant, queue, max_waiting, updated_at, updated_by FROM quotas ORDER BY tenant, queue")
+    ).all()
+
+
+def quota_left(connection: Connection, tenant_id: UUID, queue: str) -> int | None:
+    """Return how many more jobs of a tenant may wait in a queue; None: there is no quota."""
+    found: int | None = connection.execute(
+        text("SELECT quota_left(:tenant, :queue)"), {"tenant": tenant_id, "queue": queue}
+    ).scalar()
+    return found
+
+
+def quota_seconds(connection: Connection, tenant_id: UUID, queue: str, over: int) -> float | None:
+    """Return when there is room for `over` jobs more, in seconds, by the measured rate; None: not known."""
+    found: float | None = connection.execute(
+        text("SELECT quota_seconds(:tenant, :queue, :over)"), {"tenant": tenant_id, "queue": queue, "over": over}
+    ).scalar()
     return found

@@ -112,18 +112,21 @@ _PUT = text(
     """
     INSERT INTO schedules (
         id, tenant_id, name, spec, kind, queue, payload, priority, tags, max_attempts, crash_limit, lost_limit,
-        limit_keys, limit_units, start_within_seconds, jitter_seconds, overlap, missed, catch_up, start_at, end_at, anchor_at, paused_at,
+        limit_keys, limit_units, start_within_seconds, jitter_seconds, overlap, missed, catch_up, start_at, end_at,
+        anchor_at, paused_at,
         next_planned_at, next_due_at, updated_by, origin)
     VALUES (
         :id, :tenant_id, :name, CAST(:spec AS jsonb), :kind, :queue, CAST(:payload AS jsonb), :priority, :tags,
         :max_attempts, :crash_limit, :lost_limit, :limit_keys, :limit_units, :start_within_seconds, :jitter_seconds,
-        :overlap, :missed, :catch_up, :start_at, :end_at, :anchor_at, CASE WHEN :paused THEN clock_timestamp() END, :next_planned_at, :next_due_at,
+        :overlap, :missed, :catch_up, :start_at, :end_at, :anchor_at,
+        CASE WHEN :paused THEN clock_timestamp() END, :next_planned_at, :next_due_at,
         :by, :origin)
     ON CONFLICT (tenant_id, name) DO UPDATE SET
         spec = excluded.spec, kind = excluded.kind, queue = excluded.queue, payload = excluded.payload,
         priority = excluded.priority, tags = excluded.tags, max_attempts = excluded.max_attempts,
         crash_limit = excluded.crash_limit, lost_limit = excluded.lost_limit, limit_keys = excluded.limit_keys,
-        limit_units = excluded.limit_units, start_within_seconds = excluded.start_within_seconds, jitter_seconds = excluded.jitter_seconds,
+        limit_units = excluded.limit_units, start_within_seconds = excluded.start_within_seconds,
+        jitter_seconds = excluded.jitter_seconds,
         overlap = excluded.overlap, missed = excluded.missed, catch_up = excluded.catch_up,
         start_at = excluded.start_at, end_at = excluded.end_at, anchor_at = excluded.anchor_at,
         paused_at = CASE WHEN :paused THEN coalesce(schedules.paused_at, excluded.paused_at) END,

@@ -95,6 +95,7 @@ tenants = Table(
     metadata,
     Column("id", UUID(as_uuid=True), primary_key=True),
     Column("name", Text, nullable=False),
+    Column("limit_key", Text, nullable=False, comment="what `tenant` stands for among a job's limit keys"),
     Column("weight", Double, nullable=False, server_default=text("1"), comment="its share of a queue, beside others'"),
     now("created_at"),
     UniqueConstraint("name"),

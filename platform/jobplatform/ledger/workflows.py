@@ -19,7 +19,9 @@ class Created(NamedTuple):
 
     verdict: str
     workflow_id: Any
+    #: of a refusal by a quota: its queue
     woken: str | None
+    allowed: float | None
 
 
 def create_workflow(

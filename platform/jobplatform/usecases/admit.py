@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from uuid import UUID
 
+from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.errors import Unauthorized
 from jobplatform.ledger import keys
 from jobplatform.ledger.session import Ledger
+from jobplatform.refusals import NotAllowed, PriorityTooHigh
 
 UNKNOWN_KEY = "this API key is not known, or was revoked"
 
@@ -26,6 +28,23 @@ class Caller:
 
     tenant_id: UUID
     key_name: str
+    #: the highest priority that it may ask for
+    max_priority: int = MAX_PRIORITY
+    #: may read and change what concerns all tenants
+    is_operator: bool = False
+
+    def check_priority(self, *priorities: int | None) -> None:
+        """Raise `PriorityTooHigh` for one that this key may not ask for."""
+        for asked in priorities:
+            if asked is not None and asked > self.max_priority:
+                raise PriorityTooHigh(asked, self.max_priority)
+
+    def check_operator(self) -> None:
+        """Raise `NotAllowed` unless this is an operator's key."""
+        if not self.is_operator:
+            raise NotAllowed(
+                "this concerns all tenants: expected an operator's key (`jobplatform keys create --operator`)"
+            )
 
 
 def admit(ledger: Ledger, authorization: str | None) -> Caller:
@@ -37,4 +56,4 @@ def admit(ledger: Ledger, authorization: str | None) -> Caller:
         owner = keys.owner_of(connection, read_key(authorization))
     if owner is None:
         raise Unauthorized(UNKNOWN_KEY)
-    return Caller(owner.tenant_id, owner.name)
+    return Caller(owner.tenant_id, owner.name, owner.max_priority, owner.is_operator)

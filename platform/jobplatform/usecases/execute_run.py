@@ -72,7 +72,7 @@ def until_answered(
 
 
 def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = never) -> Claim | str:
-    """Take the lease; returns the claim, or the verdict (gone, stale, paused, expired, limited, dead) when there is nothing to run."""
+    """Take the lease; returns the claim, or why nothing is to be run: gone, stale, paused, expired, limited, dead."""
 
     def once() -> Claim | str:
         row = runs.claim_run(

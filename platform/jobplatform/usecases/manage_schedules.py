@@ -109,7 +109,7 @@ def put_schedule(
 
 
 def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> Any:
-    """Return the typed payload of a fire. Raises `InvalidPayload` or `InvalidRequest` for one that no fire could use."""
+    """Return a fire's typed payload. Raises `InvalidPayload` or `InvalidRequest` for one that no fire could use."""
     try:
         filled = fill_planned(dict(order.payload), now, order.time_zone)
     except ValueError as error:

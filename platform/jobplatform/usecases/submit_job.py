@@ -34,6 +34,7 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.refusals import PriorityTooHigh, QuotaExceeded
 from jobplatform.usecases.admit import UNKNOWN_KEY
 
 #: callers' clocks differ from ours by this much
@@ -129,7 +130,8 @@ def submit_job(
 
     Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
-    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `LedgerUnavailable`
+    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `PriorityTooHigh` or
+    `QuotaExceeded` when the key or its tenant may not have it; `LedgerUnavailable`
     when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
     """
     order = check_order(kinds, command)
@@ -153,7 +155,7 @@ def submit_job(
             raise IdempotencyInProgress() from error
         raise
     if answer.verdict != "accepted":
-        return _explain(ledger, answer, command, idempotency_key)
+        return _explain(ledger, answer, command, order.kind.queue, idempotency_key)
     view = order.view(answer.state, answer.created_at, answer.run_at)
     if hints is not None and view.state is State.AVAILABLE:
         hints.send(view.queue, view.priority)
@@ -184,12 +186,18 @@ def submit_checked(
     return views
 
 
-def _explain(ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, idempotency_key: str | None) -> Accepted:
+def _explain(
+    ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, queue: str, idempotency_key: str | None
+) -> Accepted:
     """Return the earlier job of a repetition, or raise why the order was not accepted."""
     if answer.verdict == "unauthorized":
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
+    if answer.verdict == "priority":
+        raise PriorityTooHigh(command.priority, int(answer.allowed or 0))
+    if answer.verdict == "quota":
+        raise QuotaExceeded(queue, answer.allowed)
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:
         raise DuplicateJob(command.unique.key, answer.job_id)
     if answer.verdict == "conflict":

@@ -9,14 +9,19 @@ from uuid import UUID
 
 import orjson
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
-from jobplatform.errors import IdempotencyConflict, IdempotencyInProgress, LedgerBusy
+from jobplatform.errors import (
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    LedgerBusy,
+)
 from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.refusals import PriorityTooHigh, QuotaExceeded
 from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
 
 
@@ -39,14 +44,21 @@ def submit_workflow(
     idempotency_key: str | None = None,
     idempotency_seconds: int = 86_400,
     field_name: str = "flow",
+    max_priority: int = MAX_PRIORITY,
 ) -> AcceptedWorkflow:
     """Check the workflow and write it to the ledger.
 
-    Raises `InvalidRequest` or `UnknownKind` before anything is written; `IdempotencyConflict`, `IdempotencyInProgress`,
-    `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does.
+    `max_priority` is the highest that the caller may ask for.
+
+    Raises `InvalidRequest`, `UnknownKind`, `PriorityTooHigh` or `QuotaExceeded` before anything is written;
+    `IdempotencyConflict`, `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does.
     """
     defaults = Defaults(DEFAULT_PRIORITY if command.priority is None else command.priority, command.tags)
     written = plan_workflow(kinds, command.flow, defaults, field_name=field_name)
+    asked = (one.step.priority for one in written.plan.steps if one.step is not None)
+    highest = max((defaults.priority if one is None else one for one in asked), default=defaults.priority)
+    if highest > max_priority:
+        raise PriorityTooHigh(highest, max_priority)
     workflow_id = new_id()
     fingerprint = hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
     try:
@@ -71,6 +83,8 @@ def submit_workflow(
             f"Idempotency-Key {idempotency_key!r} was used for another request ({found.workflow_id}): "
             f"expected the same body, or a new key"
         )
+    if found.verdict == "quota":
+        raise QuotaExceeded(str(found.woken), found.allowed)
     if found.verdict == "repeated":
         earlier = UUID(str(found.workflow_id))
         with ledger.statement() as connection:

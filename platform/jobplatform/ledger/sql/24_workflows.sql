@@ -3,16 +3,18 @@
 -- Accept a workflow: its row, its steps and their jobs in one transaction (I1).
 -- p_steps: see insert_steps; p_pending: how many of them nobody waits for.
 -- verdicts: accepted · repeated (workflow_id is the earlier one) · conflict (the key was used for another request)
+--           · quota (of the queue in `woken`; `allowed` as in accept_job)
 CREATE OR REPLACE FUNCTION create_workflow(
     p_tenant uuid, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer,
     p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps jsonb,
-    OUT verdict text, OUT workflow_id uuid, OUT woken text
+    OUT verdict text, OUT workflow_id uuid, OUT woken text, OUT allowed double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     v_hash bytea;
     v_now timestamptz := clock_timestamp();
+    v_over bigint;
 BEGIN
     WHILE p_idempotency_key IS NOT NULL LOOP
         -- a second request with the key waits here until the first has committed
@@ -30,6 +32,18 @@ BEGIN
             RETURN;
         END IF;
     END LOOP;
+    IF EXISTS (SELECT 1 FROM quotas) THEN
+        SELECT o.queue, o.jobs - quota_left(p_tenant, o.queue) INTO woken, v_over
+        FROM (SELECT queue, count(*) AS jobs FROM jsonb_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
+              GROUP BY queue) AS o
+        ORDER BY 2 DESC NULLS LAST LIMIT 1;
+        IF v_over > 0 THEN  -- what is refused binds no key: its repetition is a new order
+            DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
+            verdict := 'quota';
+            allowed := quota_seconds(p_tenant, woken, v_over);
+            RETURN;
+        END IF;
+    END IF;
     INSERT INTO workflows (id, tenant_id, name, state, pending, time_limit_seconds, deadline_at)
     VALUES (p_id, p_tenant, p_name, 'running', p_pending, p_time_limit, v_now + make_interval(secs => p_time_limit));
     PERFORM insert_steps(p_tenant, p_id, p_steps);

@@ -1,19 +1,11 @@
 -- Limits on keys (docs/concepts/limits.md).
 
--- The key of a tenant. What a key can't hold is written as in a URL, as domain/limits.py does.
-CREATE OR REPLACE FUNCTION tenant_key(p_tenant uuid) RETURNS text
-LANGUAGE sql STABLE AS $$
-    SELECT left('tenant:' || string_agg(CASE
-        WHEN letter ~ '[A-Za-z0-9:@/+=._~-]' THEN letter
-        ELSE regexp_replace(upper(encode(convert_to(letter, 'UTF8'), 'hex')), '(..)', '%\1', 'g') END, ''), 200)
-    FROM tenants, regexp_split_to_table(name, '') AS letter WHERE id = p_tenant;
-$$;
-
 -- The keys of a job: "tenant" becomes its tenant's own key.
 CREATE OR REPLACE FUNCTION keys_of(p_keys text[], p_tenant uuid) RETURNS text[]
 LANGUAGE sql STABLE AS $$
     SELECT CASE
-        WHEN 'tenant' = ANY (p_keys) THEN array_replace(p_keys, 'tenant', tenant_key(p_tenant))
+        WHEN 'tenant' = ANY (p_keys) THEN array_replace(
+            p_keys, 'tenant', (SELECT limit_key FROM tenants WHERE id = p_tenant))
         ELSE coalesce(p_keys, '{}') END;
 $$;
 

@@ -4,6 +4,8 @@
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
+--           · priority (`allowed` is the highest that the key may ask for) · quota (`allowed`: seconds until it is worth another try, NULL
+--           when that is not known)
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,
@@ -14,7 +16,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
     p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
-    OUT run_at timestamptz
+    OUT run_at timestamptz, OUT allowed double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -25,13 +27,19 @@ DECLARE
     v_hash bytea;
     v_now timestamptz := clock_timestamp();
     v_oldest timestamptz := v_now - make_interval(secs => p_tolerance_seconds);
+    v_left bigint;
 BEGIN
     IF p_key_hash IS NOT NULL THEN
-        SELECT k.tenant_id INTO v_tenant FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
+        SELECT k.tenant_id, k.max_priority INTO v_tenant, allowed FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
         IF NOT FOUND THEN
             verdict := 'unauthorized';
             RETURN;
         END IF;
+        IF p_priority > allowed THEN
+            verdict := 'priority';
+            RETURN;
+        END IF;
+        allowed := NULL;
     END IF;
     tenant_id := v_tenant;
     LOOP
@@ -48,6 +56,13 @@ BEGIN
         IF p_run_at < v_oldest OR p_start_by < v_oldest THEN
             verdict := 'past';
             created_at := v_now;
+            RETURN;
+        END IF;
+        -- neither is the quota: what is there already is not refused
+        v_left := quota_left(v_tenant, p_queue);
+        IF v_left <= 0 THEN
+            verdict := 'quota';
+            allowed := quota_seconds(v_tenant, p_queue, 1 - v_left);
             RETURN;
         END IF;
         EXIT WHEN p_idempotency_key IS NULL;

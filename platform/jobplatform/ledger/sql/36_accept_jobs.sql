@@ -2,7 +2,8 @@
 -- before the commit). p_orders is a JSON array of objects; `key` is the hex of the API key's SHA-256.
 --
 -- Returns those that were accepted. An order that is not among them (a key that is not valid, a time that is over) was
--- not written: `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
+-- not written (so is one whose tenant has no room for all of them, or whose key may not ask for its priority):
+-- `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
 CREATE OR REPLACE FUNCTION accept_jobs(p_orders jsonb, p_tolerance_seconds double precision)
 RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -12,20 +13,27 @@ DECLARE
     v_oldest timestamptz := v_now - make_interval(secs => p_tolerance_seconds);
 BEGIN
     RETURN QUERY
-        WITH job AS (
-            INSERT INTO jobs (
-                id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-                created_at, state_at, run_at, start_by, limit_keys, limit_units)
-            SELECT o.id, k.tenant_id, o.queue, o.kind, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END,
-                   o.priority, o.payload, o.tags, o.max_attempts, o.crash_limit, o.lost_limit,
-                   v_now, v_now, coalesce(o.run_at, v_now), o.start_by, keys_of(o.limit_keys, k.tenant_id),
-                   coalesce(o.limit_units, '{}')
-            FROM jsonb_to_recordset(p_orders) AS o (
+        WITH asked AS MATERIALIZED (
+            SELECT k.tenant_id, o.* FROM jsonb_to_recordset(p_orders) AS o (
                 key text, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[],
                 max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
                 limit_keys text[], limit_units integer[])
             JOIN api_keys k ON k.key_hash = decode(o.key, 'hex') AND k.revoked_at IS NULL
-            WHERE coalesce(o.run_at, v_now) >= v_oldest AND coalesce(o.start_by, v_now) >= v_oldest
+                AND o.priority <= k.max_priority
+        ), crowded AS (
+            SELECT tenant_id, queue FROM (SELECT tenant_id, queue, count(*) AS jobs FROM asked GROUP BY 1, 2) AS each
+            WHERE quota_left(tenant_id, queue) < jobs
+        ), job AS (
+            INSERT INTO jobs (
+                id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
+                created_at, state_at, run_at, start_by, limit_keys, limit_units)
+            SELECT o.id, o.tenant_id, o.queue, o.kind, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END,
+                   o.priority, o.payload, o.tags, o.max_attempts, o.crash_limit, o.lost_limit,
+                   v_now, v_now, coalesce(o.run_at, v_now), o.start_by, keys_of(o.limit_keys, o.tenant_id),
+                   coalesce(o.limit_units, '{}')
+            FROM asked AS o
+            WHERE NOT EXISTS (SELECT 1 FROM crowded c WHERE c.tenant_id = o.tenant_id AND c.queue = o.queue)
+                AND coalesce(o.run_at, v_now) >= v_oldest AND coalesce(o.start_by, v_now) >= v_oldest
             RETURNING id, tenant_id, queue, state, created_at, run_at
         ), noted AS (
             INSERT INTO job_events (job_id, tenant_id, event, state, run_no)

@@ -1,0 +1,135 @@
+"""Requests and answers about limits, tenants' shares and quotas, as pydantic models."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
+
+from jobplatform.domain.limits import MOST_UNITS, Limit
+
+
+class LimitBody(BaseModel):
+    """At least `max_concurrent`, or `rate_units` and `rate_seconds`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"max_concurrent": 20}})
+
+    max_concurrent: StrictInt | None = Field(None, ge=0, le=1_000_000, description="jobs dispatched or running at once")
+    rate_units: float | None = Field(
+        None, gt=0, le=MOST_UNITS, description="units per rate_seconds, taken at the claim"
+    )
+    rate_seconds: float | None = Field(None, gt=0, le=MOST_UNITS)
+    burst_units: float | None = Field(
+        None, gt=0, le=MOST_UNITS, description="what the bucket holds; default: rate_units"
+    )
+    sliding: bool = Field(False, description="never more than rate_units in any rate_seconds, instead of a bucket")
+
+    def limit(self, name: str) -> Limit:
+        """Return the limit of this name."""
+        return Limit(name, **self.model_dump())
+
+
+class LimitKey(BaseModel):
+    """What a key is used by now."""
+
+    key: str
+    dispatched: int
+    running: int
+    waiting_lines: int = Field(description="tenants by priority and set of keys, of the first 2,000 of each queue")
+    waiting_tenants: int
+    oldest_seconds: float | None = Field(description="how long the first one waits")
+    units_left: float | None
+    held_until: datetime | None
+    held_reason: str | None
+
+
+class LimitAnswer(BaseModel):
+    """A limit, the keys that it holds for now, those with most waiting first."""
+
+    name: str | None = Field(description="null: keys that are held, without a limit")
+    max_concurrent: int | None
+    rate_units: float | None
+    rate_seconds: float | None
+    burst_units: float | None
+    sliding: bool
+    updated_at: datetime | None
+    updated_by: str | None
+    keys: list[LimitKey]
+    more_keys: bool = Field(description="there are more than are shown")
+
+
+class LimitList(BaseModel):
+    """All limits."""
+
+    limits: list[LimitAnswer]
+
+
+class HoldBody(BaseModel):
+    """For how long."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    seconds: float = Field(ge=0, le=31 * 86_400, description="0 ends a hold")
+    reason: str = Field("by an operator", max_length=500)
+
+
+class Hold(BaseModel):
+    """A hold as it is now."""
+
+    key: str
+    held_until: datetime
+
+
+class TenantBody(BaseModel):
+    """The share of a tenant."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    weight: float = Field(ge=0.001, le=1000, description="2 gets twice as much as 1 where both wait")
+
+
+class Tenant(BaseModel):
+    """A tenant and its share."""
+
+    name: str
+    weight: float
+
+
+class TenantsQuery(BaseModel):
+    """A page of tenants."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: str = Field("", max_length=1000, description="`next_cursor` of the page before")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class TenantPage(BaseModel):
+    """Tenants in the order of their names."""
+
+    tenants: list[Tenant]
+    next_cursor: str | None
+
+
+class QuotaBody(BaseModel):
+    """How many jobs may wait."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    max_waiting: StrictInt = Field(ge=0, le=MOST_UNITS, description="jobs that are available, scheduled or blocked")
+
+
+class Quota(BaseModel):
+    """A quota; `*` is each tenant, or each queue, that has none of its own."""
+
+    tenant: str
+    queue: str
+    max_waiting: int
+    updated_at: datetime
+    updated_by: str
+
+
+class QuotaList(BaseModel):
+    """All quotas."""
+
+    quotas: list[Quota]

@@ -1,0 +1,116 @@
+"""`jobplatform limits`: limits on keys, their use and who waits; holds."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from jobplatform.cli.ledger import open_commands_ledger
+
+
+@click.group()
+def limits() -> None:
+    """Show and set limits on keys (docs/concepts/limits.md). A change acts at once."""
+
+
+@limits.command("list")
+@click.option("--json", "as_json", is_flag=True, help="as GET /v1/limits has it")
+def list_all(as_json: bool) -> None:
+    """Show all limits, what uses them, and who waits."""
+    from jobplatform.usecases.manage_limits import LINES, list_limits
+
+    found = list_limits(open_commands_ledger())
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps({"limits": [one.as_dict() for one in found]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "limit", "key", "at once", "out", "per period", "units left", "held until", "tenants waiting", "oldest"
+    )
+    for view in found:
+        limit = view.limit
+        at_once = f"{limit.max_concurrent}" if limit and limit.max_concurrent is not None else ""
+        period = ""
+        if limit and limit.rate_units is not None:
+            burst = f", burst {limit.burst_units:g}" if limit.burst_units is not None else ""
+            period = f"{limit.rate_units:g} in {limit.rate_seconds:g} s{', sliding' if limit.sliding else burst}"
+        first = limit.name if limit else "(held)"
+        if not view.keys:
+            table.add_row(first, "", at_once, "0", period)
+        for use in view.keys:
+            table.add_row(
+                first,
+                use.key,
+                at_once,
+                str(use.dispatched + use.running),
+                period,
+                "" if use.units_left is None else f"{use.units_left:.1f}",
+                f"{use.held_until:%F %T} {use.held_reason or ''}".rstrip() if use.held_until else "",
+                f"{use.waiting_tenants}{' or more' if use.waiting_lines >= LINES else ''}" if use.waiting_lines else "",
+                f"{use.oldest_seconds:.0f} s" if use.oldest_seconds is not None else "",
+            )
+            first = at_once = period = ""
+        if view.more_keys:
+            table.add_row("", "…")
+    Console().print(table)
+
+
+@limits.command("set")
+@click.argument("name")
+@click.option("--max-concurrent", type=int, help="jobs dispatched or running at once")
+@click.option("--rate", type=float, help="units in --seconds, taken when a run begins")
+@click.option("--seconds", type=float, help="the period of --rate")
+@click.option("--burst", type=float, help="what the token bucket holds  [default: --rate]")
+@click.option("--sliding", is_flag=True, help="never more than --rate in any --seconds, instead of a bucket")
+def set_limit(
+    name: str,
+    max_concurrent: int | None,
+    rate: float | None,
+    seconds: float | None,
+    burst: float | None,
+    sliding: bool,
+) -> None:
+    """Set the limit of a key (provider:openai), or of each key of a name ('domain:*')."""
+    from jobplatform.domain.limits import Limit
+    from jobplatform.usecases.manage_limits import put_limit
+
+    limit = Limit(name, max_concurrent, rate, seconds, burst, sliding)
+    put_limit(open_commands_ledger(), limit, by=f"{getpass.getuser()} (command line)")
+    click.echo(f"{name} is limited; jobs that are out already go on")
+
+
+@limits.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Remove a limit."""
+    from jobplatform.usecases.manage_limits import remove_limit
+
+    remove_limit(open_commands_ledger(), name)
+    click.echo(f"{name} is not limited any more")
+
+
+@limits.command()
+@click.argument("key")
+@click.argument("seconds", type=float)
+@click.option("--reason", default="by an operator", show_default=True)
+def hold(key: str, seconds: float, reason: str) -> None:
+    """Let nothing of KEY begin for SECONDS; what runs goes on."""
+    from jobplatform.usecases.manage_limits import hold_key
+
+    until = hold_key(open_commands_ledger(), key, seconds, reason)
+    click.echo(f"{key} is held until {until:%F %T %Z}")
+
+
+@limits.command()
+@click.argument("key")
+def release(key: str) -> None:
+    """End the hold of KEY."""
+    from jobplatform.usecases.manage_limits import hold_key
+
+    hold_key(open_commands_ledger(), key, 0, "")
+    click.echo(f"{key} is not held any more")

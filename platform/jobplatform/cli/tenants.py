@@ -1,0 +1,71 @@
+"""`jobplatform tenants`: their shares and quotas."""
+
+from __future__ import annotations
+
+import getpass
+
+import click
+
+from jobplatform.cli.ledger import open_commands_ledger
+
+
+@click.group()
+def tenants() -> None:
+    """Show and set what tenants may have: weights and quotas (docs/concepts/limits.md)."""
+
+
+@tenants.command("list")
+@click.option("--after", default="", help="go on behind this name")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000))
+def list_all(after: str, limit: int) -> None:
+    """List tenants with their weights, and all quotas."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from jobplatform.usecases.manage_limits import list_quotas, list_tenants
+
+    ledger = open_commands_ledger()
+    found, more = list_tenants(ledger, after=after, limit=limit)
+    table = Table("tenant", "weight")
+    for one in found:
+        table.add_row(one["name"], f"{one['weight']:g}")
+    Console().print(table)
+    if more:
+        click.echo(f"more: --after {more}")
+    quotas = Table("tenant", "queue", "jobs that may wait", "set by", title="quotas", title_justify="left")
+    for one in list_quotas(ledger):
+        quotas.add_row(one["tenant"], one["queue"], f"{one['max_waiting']:,}", one["updated_by"])
+    if quotas.row_count:
+        Console().print(quotas)
+
+
+@tenants.command()
+@click.argument("tenant")
+@click.argument("weight", type=float)
+def weight(tenant: str, weight: float) -> None:
+    """Set the share of TENANT, beside others: 2 gets twice as much as 1 where both wait."""
+    from jobplatform.usecases.manage_limits import set_weight
+
+    set_weight(open_commands_ledger(), tenant, weight)
+    click.echo(f"{tenant} has weight {weight:g}")
+
+
+@tenants.command()
+@click.argument("tenant")
+@click.argument("queue")
+@click.argument("max_waiting", required=False, type=int)
+@click.option("--remove", is_flag=True, help="there is no quota any more")
+def quota(tenant: str, queue: str, max_waiting: int | None, remove: bool) -> None:
+    """Let at most MAX_WAITING jobs of TENANT wait in QUEUE; '*' is each that has no quota of its own."""
+    from jobplatform.config import settings
+    from jobplatform.usecases.manage_limits import put_quota, remove_quota
+
+    if remove == (max_waiting is not None):
+        raise click.UsageError("expected a number of jobs, or --remove")
+    ledger = open_commands_ledger()
+    if max_waiting is None:
+        remove_quota(ledger, tenant, queue)
+        click.echo(f"{tenant} has no quota in {queue} any more")
+        return
+    put_quota(ledger, tenant, queue, max_waiting, queues=settings().queues, by=f"{getpass.getuser()} (command line)")
+    click.echo(f"{max_waiting:,} jobs of {tenant} may wait in {queue}")

@@ -1,0 +1,53 @@
+-- Quotas of what waits, per tenant and queue (docs/concepts/limits.md). What the platform itself makes (steps that a run
+-- adds, fires of schedules, replays) is never refused.
+
+-- How many more jobs of a tenant may wait in a queue; NULL: there is no quota. Live jobs are known by the counters, and
+-- those that do not wait are few: out (bounded by the windows), dead or held.
+CREATE OR REPLACE FUNCTION quota_left(p_tenant uuid, p_queue text) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_most integer;
+    v_live bigint;
+BEGIN
+    SELECT q.max_waiting INTO v_most FROM quotas q
+    WHERE q.queue IN (p_queue, '*') AND (q.tenant = '*' OR q.tenant = (SELECT name FROM tenants WHERE id = p_tenant))
+    ORDER BY q.tenant = '*', q.queue = '*' LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    SELECT coalesce(sum(accepted - finished), 0) INTO v_live FROM queue_counters
+    WHERE tenant_id = p_tenant AND queue = p_queue;
+    IF v_live < v_most THEN  -- whatever else they do
+        RETURN v_most - v_live;
+    END IF;
+    RETURN v_most - v_live
+        + (SELECT count(*) FROM jobs WHERE queue = p_queue AND tenant_id = p_tenant
+           AND state IN ('dispatched', 'running'))
+        + (SELECT count(*) FROM jobs WHERE tenant_id = p_tenant AND queue = p_queue AND state IN ('dead', 'held'));
+END $$;
+
+-- When it is worth trying again to submit p_over jobs more than there is room for, in seconds, by the rate at which the
+-- tenant's jobs have ended in this queue since the refusals before; NULL when that is not known yet, or none has.
+CREATE OR REPLACE FUNCTION quota_seconds(p_tenant uuid, p_queue text, p_over bigint) RETURNS double precision
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_finished bigint;
+    v_since double precision;
+    s quota_samples;
+BEGIN
+    SELECT coalesce(sum(finished), 0) INTO v_finished FROM queue_counters
+    WHERE tenant_id = p_tenant AND queue = p_queue;
+    -- two samples, the older one at least a quarter of a minute before the newer: refusals may come close together
+    INSERT INTO quota_samples AS q (tenant_id, queue, old_at, old_finished, at, finished)
+    VALUES (p_tenant, p_queue, v_now, v_finished, v_now, v_finished)
+    ON CONFLICT (tenant_id, queue) DO UPDATE SET
+        old_at = q.at, old_finished = q.finished, at = v_now, finished = v_finished
+        WHERE q.at < v_now - interval '15 s';
+    SELECT * INTO s FROM quota_samples WHERE tenant_id = p_tenant AND queue = p_queue;
+    v_since := extract(epoch FROM v_now - s.old_at);
+    IF v_since < 1 OR v_since > 600 OR v_finished <= s.old_finished THEN
+        RETURN NULL;
+    END IF;
+    RETURN p_over * v_since / (v_finished - s.old_finished);
+END $$;

@@ -1,0 +1,33 @@
+-- What limit keys are used by now: jobs that are out, and lines that wait, of which p_lines are looked at per queue.
+-- Bounded by the windows and by p_lines, whatever waits (I7).
+CREATE OR REPLACE FUNCTION limits_in_use(p_lines integer)
+RETURNS TABLE (
+    key text, dispatched integer, running integer, waiting_lines integer, waiting_tenants integer,
+    oldest_seconds double precision, units_left double precision, held_until timestamptz, held_reason text
+)
+LANGUAGE sql VOLATILE AS $$
+    WITH out AS MATERIALIZED (
+        SELECT k AS key, count(*) FILTER (WHERE state = 'dispatched')::integer AS dispatched,
+               count(*) FILTER (WHERE state = 'running')::integer AS running
+        FROM jobs, unnest(limit_keys) AS k
+        WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}' GROUP BY k
+    ), waiting AS MATERIALIZED (
+        SELECT k AS key, count(*)::integer AS lines, count(DISTINCT tenant)::integer AS tenants, min(head) AS head
+        FROM queues, sweep_lines(queues.name, 9, '00000000-0000-0000-0000-000000000000', '{}', p_lines) AS line,
+             unnest(line.keys::text[]) AS k
+        GROUP BY k
+    ), held AS MATERIALIZED (
+        SELECT s.key FROM limit_states s WHERE s.held_until > clock_timestamp()
+    ), known AS (
+        SELECT key FROM out UNION SELECT key FROM waiting UNION SELECT key FROM held
+    )
+    SELECT known.key, coalesce(out.dispatched, 0), coalesce(out.running, 0), coalesce(waiting.lines, 0),
+           coalesce(waiting.tenants, 0), extract(epoch FROM clock_timestamp())::double precision - waiting.head, u.units,
+           CASE WHEN s.held_until > clock_timestamp() THEN s.held_until END,
+           CASE WHEN s.held_until > clock_timestamp() THEN s.held_reason END
+    FROM known LEFT JOIN out USING (key) LEFT JOIN waiting USING (key) LEFT JOIN limit_states s USING (key)
+    LEFT JOIN LATERAL limits_of(ARRAY[known.key]) l ON true
+    LEFT JOIN LATERAL units_left(
+        l.rate_units, l.rate_seconds, l.burst_units, l.sliding, s, 1, clock_timestamp()) u ON l.rate_units IS NOT NULL
+    ORDER BY known.key;
+$$;

@@ -1,0 +1,49 @@
+"""Errors by what operators have set: keys, limits, quotas. See `errors`."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from jobplatform.errors import JobPlatformError
+
+
+class LimitNotFound(JobPlatformError):
+    """There is no such limit, tenant or quota."""
+
+    code = "limit_not_found"
+
+
+class NotAllowed(JobPlatformError):
+    """This API key may not do that."""
+
+    code = "not_allowed"
+
+
+class PriorityTooHigh(NotAllowed):
+    """This API key may not ask for so high a priority."""
+
+    code = "priority_too_high"
+
+    def __init__(self, asked: int, highest: int) -> None:
+        super().__init__(f"expected a priority of at most {highest}, which this API key may ask for; got {asked}")
+        self.highest = highest
+
+
+class QuotaExceeded(JobPlatformError):
+    """Too many jobs of this tenant wait in this queue. Nothing was accepted."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, queue: str, retry_seconds: float | None) -> None:
+        known = retry_seconds is not None
+        #: whole seconds, from a second to an hour
+        self.retry_after = min(3600, max(1, ceil(retry_seconds))) if retry_seconds is not None else UNKNOWN_RATE_SECONDS
+        super().__init__(
+            f"as many jobs of this tenant wait in queue {queue} as its quota allows; try again in {self.retry_after} s"
+            + ("" if known else " (none of them has ended since this was asked last, so the time is a guess)")
+        )
+        self.queue = queue
+
+
+#: when to try again where nothing is known of how fast the queue moves
+UNKNOWN_RATE_SECONDS = 15

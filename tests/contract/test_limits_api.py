@@ -1,0 +1,153 @@
+"""Limits, shares and quotas over HTTP: who may, what is answered, and what it does to callers."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.ledger import keys
+from tests.contract.conftest import EMAIL, Client
+from tests.support.ledgers import Book
+
+
+@pytest.fixture
+def operator(app: Any, book: Book) -> Client:
+    with book.ledger.transaction() as connection:
+        return Client(app.test_client(), keys.create_key(connection, book.tenant_id, "operator", is_operator=True))
+
+
+@pytest.fixture
+def lowly(app: Any, book: Book) -> Client:
+    with book.ledger.transaction() as connection:
+        return Client(app.test_client(), keys.create_key(connection, book.tenant_id, "lowly", max_priority=4))
+
+
+def test_a_limit_is_set_seen_and_removed(operator: Client) -> None:
+    status, limit, _ = operator.call("PUT", "/v1/limits/domain:*", {"max_concurrent": 5})
+    assert (status, limit["name"], limit["max_concurrent"], limit["updated_by"]) == (200, "domain:*", 5, "operator")
+    operator.call("PUT", "/v1/limits/provider:openai", {"rate_units": 60, "rate_seconds": 60, "sliding": True})
+    assert [one["name"] for one in operator.get("/v1/limits")[1]["limits"]] == ["domain:*", "provider:openai"]
+    assert operator.call("DELETE", "/v1/limits/domain:*")[0] == 204
+    status, problem, _ = operator.call("DELETE", "/v1/limits/domain:*")
+    assert (status, problem["code"]) == (404, "limit_not_found") and "provider:openai" in problem["detail"]
+
+
+def test_the_list_shows_use_and_who_waits(operator: Client, book: Book) -> None:
+    operator.call("PUT", "/v1/limits/domain:*", {"max_concurrent": 1})
+    job = operator.submit()
+    operator.submit()
+    book.dispatch(UUID(job["id"]))
+    (limit,) = operator.get("/v1/limits")[1]["limits"]
+    (key,) = limit["keys"]
+    assert (key["key"], key["dispatched"], key["waiting_lines"], key["waiting_tenants"]) == (
+        "domain:example.com",
+        1,
+        1,
+        1,
+    )
+    assert key["oldest_seconds"] >= 0
+    status, hold, _ = operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 60, "reason": "moving"})
+    assert status == 200 and hold["held_until"]
+    (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
+    assert key["held_reason"] == "moving (operator)"
+    operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 0})
+    (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
+    assert key["held_until"] is None
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/limits/Bad Name", {"max_concurrent": 1}, "name"),
+        ("/v1/limits/a:1", {}, "max_concurrent"),
+        ("/v1/limits/a:1", {"rate_units": 1}, "rate_units"),
+        ("/v1/limits/a:1", {"max_concurrent": 1, "burst_units": 5}, "rate_units"),
+        ("/v1/limits/a:1", {"rate_units": 1, "rate_seconds": 1, "burst_units": 2, "sliding": True}, "burst_units"),
+        ("/v1/limits/a:1", {"max_concurrent": -1}, "max_concurrent"),
+        ("/v1/limits/a:1", {"max_concurent": 1}, "max_concurent"),
+        ("/v1/limits/a:*/hold", {"seconds": 1}, "key"),
+        ("/v1/quotas/*/nowhere", {"max_waiting": 1}, "queue"),
+        ("/v1/tenants/x", {"weight": 0}, "weight"),
+    ],
+)
+def test_what_can_not_work_is_told_by_field(operator: Client, path: str, body: Any, field: str) -> None:
+    status, problem, _ = operator.call("PUT", path, body)
+    assert status == 422, problem
+    assert field in [error["field"] for error in problem["errors"]]
+    assert operator.get("/v1/limits")[1]["limits"] == []
+
+
+def test_only_operators_see_and_change_what_concerns_all(api: Client) -> None:
+    for method, path, body in (
+        ("GET", "/v1/limits", None),
+        ("PUT", "/v1/limits/a:1", {"max_concurrent": 1}),
+        ("DELETE", "/v1/limits/a:1", None),
+        ("PUT", "/v1/limits/a:1/hold", {"seconds": 1}),
+        ("GET", "/v1/tenants", None),
+        ("PUT", "/v1/tenants/test", {"weight": 2}),
+        ("GET", "/v1/quotas", None),
+        ("PUT", "/v1/quotas/*/*", {"max_waiting": 1}),
+        ("DELETE", "/v1/quotas/*/*", None),
+    ):
+        status, problem, _ = api.call(method, path, body)
+        assert (status, problem["code"]) == (403, "not_allowed"), (method, path)
+        assert "jobplatform keys create --operator" in problem["detail"]
+
+
+def test_weights_are_set_and_listed(operator: Client, book: Book) -> None:
+    (name,) = book.all("SELECT name FROM tenants")
+    assert operator.call("PUT", f"/v1/tenants/{name}", {"weight": 2.5})[:2] == (200, {"name": name, "weight": 2.5})
+    assert operator.get("/v1/tenants")[1] == {"tenants": [{"name": name, "weight": 2.5}], "next_cursor": None}
+    assert operator.call("PUT", "/v1/tenants/nobody", {"weight": 2.5})[0] == 404
+
+
+def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, book: Book) -> None:
+    for path, body in (
+        ("/v1/jobs", {**EMAIL, "priority": 5}),
+        ("/v1/workflows", {"name": "w", "flow": {"chain": [{**EMAIL, "priority": 5}]}}),
+    ):
+        status, problem, _ = lowly.post(path, body)
+        assert (status, problem["code"]) == (403, "priority_too_high"), problem
+        assert "at most 4" in problem["detail"]
+    assert lowly.call("PUT", "/v1/schedules/s", {**EMAIL, "every_seconds": 60, "priority": 9})[0] == 403
+    job = lowly.submit(priority=4)
+    assert lowly.call("PATCH", f"/v1/jobs/{job['id']}", {"priority": 5})[0] == 403
+    assert book.all("SELECT priority FROM jobs") == [4]
+
+
+def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
+    operator: Client, api: Client, book: Book
+) -> None:
+    assert operator.call("PUT", "/v1/quotas/*/email", {"max_waiting": 2})[0] == 204
+    key = {"headers": {"Idempotency-Key": "first"}}
+    first = api.post("/v1/jobs", EMAIL, **key)[1]["id"]
+    api.submit()
+    status, problem, headers = api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})
+    assert (status, problem["code"]) == (429, "quota_exceeded") and int(headers["Retry-After"]) > 0
+    assert api.post("/v1/jobs", EMAIL, **key)[1]["id"] == first, "it is there already"
+    status, problem, _ = api.post("/v1/workflows", {"name": "w", "flow": {"chain": [EMAIL]}})
+    assert (status, problem["code"]) == (429, "quota_exceeded")
+    book.dispatch(UUID(first))
+    assert api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})[0] == 202, "one that is out waits no more"
+    (name,) = book.all("SELECT name FROM tenants")
+    operator.call("PUT", f"/v1/quotas/{name}/email", {"max_waiting": 1000})
+    api.submit()
+    assert len(operator.get("/v1/quotas")[1]["quotas"]) == 2
+    assert operator.call("DELETE", f"/v1/quotas/{name}/email")[0] == 204
+    assert operator.call("DELETE", f"/v1/quotas/{name}/email")[0] == 404
+    assert api.post("/v1/jobs", EMAIL)[0] == 429
+
+
+def test_the_time_to_try_again_is_measured(operator: Client, api: Client, book: Book) -> None:
+    operator.call("PUT", "/v1/quotas/*/*", {"max_waiting": 0})
+    assert "a guess" in api.post("/v1/jobs", EMAIL)[1]["detail"]
+    # ten jobs have ended in the last hundred seconds: six for each minute
+    book.do("UPDATE quota_samples SET old_at = old_at - interval '100 s'")
+    book.do(
+        "INSERT INTO queue_counters (tenant_id, queue, slot, finished, accepted) VALUES (:t, 'email', 0, 10, 10)",
+        t=book.tenant_id,
+    )
+    status, problem, headers = api.post("/v1/jobs", EMAIL)
+    assert status == 429 and headers["Retry-After"] in ("10", "11") and "a guess" not in problem["detail"]
