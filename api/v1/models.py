@@ -329,6 +329,8 @@ class QueueInfo(BaseModel):
     running: int
     dead: int
     dead_is_capped: bool
+    promises_kept: int = Field(description="jobs with a start_by that began before it")
+    promises_broken: int = Field(description="jobs that expired")
     workers: int
     slots: int
 

@@ -17,10 +17,14 @@ depends_on = None
 
 AVAILABLE = sa.text("state = 'available'")
 ARRIVED = sa.text("state = 'available' AND attempt >= 0")
+PROMISED = sa.text("state = 'available' AND start_by IS NOT NULL")
 LIMITED = sa.text("state IN ('dispatched', 'running') AND limit_keys <> '{}'")
 FUNCTIONS = (
     "look_at_queue",
     "dispatch_lines",
+    "dispatch_promised",
+    "mark_dispatched",
+    "note_promise",
     "sweep_lines",
     "limits_of",
     "room_of_keys",
@@ -68,6 +72,12 @@ def upgrade() -> None:
         ["queue", "priority", "tenant_id", "limit_keys", "state_at"],
         postgresql_where=AVAILABLE,
     )
+    op.create_index("ix_jobs_promised", "jobs", ["queue", "priority", "start_by"], postgresql_where=PROMISED)
+    for name, comment in (("promises_kept", "began before its start_by"), ("promises_broken", "expired")):
+        op.add_column(
+            "queue_counters",
+            sa.Column(name, sa.BigInteger(), server_default=sa.text("0"), nullable=False, comment=comment),
+        )
     op.create_index("ix_jobs_limited", "jobs", ["dispatched_at"], postgresql_where=LIMITED)
     op.drop_index("ix_jobs_available", table_name="jobs", postgresql_where=AVAILABLE)
 
@@ -199,6 +209,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("DROP VIEW IF EXISTS reporting.queues")  # shows the promises
     names = ", ".join(repr(name) for name in FUNCTIONS)
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
@@ -220,6 +231,9 @@ def downgrade() -> None:
         "ix_jobs_available", "jobs", ["queue", sa.text("priority DESC"), "state_at"], postgresql_where=AVAILABLE
     )
     op.drop_index("ix_jobs_limited", table_name="jobs", postgresql_where=LIMITED)
+    op.drop_column("queue_counters", "promises_broken")
+    op.drop_column("queue_counters", "promises_kept")
+    op.drop_index("ix_jobs_promised", table_name="jobs", postgresql_where=PROMISED)
     op.drop_index("ix_jobs_lines", table_name="jobs", postgresql_where=AVAILABLE)
     op.drop_index("ix_jobs_arrived", table_name="jobs", postgresql_where=ARRIVED)
     op.drop_constraint(op.f("jobs_limit_units_are_positive"), "jobs")

@@ -18,6 +18,7 @@ from jobplatform.domain.kinds import field_errors
 from jobplatform.errors import ConfigurationError, FieldError
 
 Pool = Literal["prefork", "threads"]
+Order = Literal["shares", "start_by"]
 QueueType = Literal["auto", "quorum", "classic"]
 
 PREFIX = "JOBPLATFORM_"
@@ -54,6 +55,11 @@ class QueueSettings(BaseModel):
     window_min: int = _setting(4, "how many may be dispatched or running at once, at least", "jobs", ge=1, le=100_000)
     window_factor: float = _setting(
         4.0, "window = max(window_min, window_factor × live slots)", "jobs per slot", gt=0, le=10_000
+    )
+    order: Order = _setting(
+        "shares",
+        "what goes first within a priority: `shares` (tenants by weight, then age), or `start_by` (jobs that have one, "
+        "the earliest first, whosever they are; then as shares)",
     )
 
 

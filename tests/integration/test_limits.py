@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -12,17 +13,20 @@ from uuid import UUID
 import pytest
 
 from jobplatform.broker.publisher import Publisher
+from jobplatform.config import Order, Settings
 from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
-from jobplatform.errors import Permanent
+from jobplatform.errors import LeaseLost, Permanent
 from jobplatform.ledger import dispatching, keys, limits, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases import execute_run, keep_worker
 from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.explain_job import explain_job
+from jobplatform.usecases.list_queues import list_queues
 from jobplatform.usecases.submit_job import submit_job
 from tests.support.ledgers import Anything, Book
 from tests.support.waiting import eventually
@@ -69,13 +73,14 @@ class Desk:
         self.book, self.publisher = book, publisher
         self.policy = Policy()
         self.waiting: dict[str, Waiting] = {}
+        self.order: Order = "shares"
 
     def round(self, queue: str = "email", window: int = 100) -> RoundReport:
         self.policy.read(self.book.ledger)
         known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
         while known.sweep(partial(dispatching.sweep_lines, self.book.ledger, queue), 3):
             pass
-        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500)
+        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
 
     def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
         """Play rounds until nothing goes; returns how many jobs went."""
@@ -346,8 +351,6 @@ def test_a_run_takes_units_for_each_of_its_calls(book: Book) -> None:
         execute_run.acquire(book.ledger, delivery, "p:1", 3, lambda: False)
     assert execute_run.acquire(book.ledger, delivery, "free:1", 1000, lambda: False) < 1
     book.settle(job_id, lease_id)
-    from jobplatform.errors import LeaseLost
-
     with pytest.raises(LeaseLost):
         execute_run.acquire(book.ledger, delivery, "p:1", 1, lambda: False)
 
@@ -360,3 +363,73 @@ def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(book: Book) -> Non
     book.dispatch(job_id)
     book.claim(job_id, lease)
     assert runs.settle_run(book.ledger, job_id, lease, Settlement("succeeded", "succeeded")).woken == "!limits 0"
+
+
+# --- start-by promises
+
+
+def in_hours(hours: float) -> datetime:
+    return datetime.now(UTC) + timedelta(hours=hours)
+
+
+def sent_in_order(book: Book) -> list[UUID]:
+    return book.all("SELECT job_id FROM job_events WHERE event = 'dispatched' ORDER BY id")
+
+
+def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(book: Book, desk: Desk) -> None:
+    with book.ledger.transaction() as connection:
+        other = keys.create_tenant(connection, "other")
+    plain = [submit(book) for _ in range(3)]
+    late, soon = submit(book, start_by=in_hours(2)), submit(book, start_by=in_hours(1), tenant=other)
+    urgent = submit(book, priority=9)
+    desk.order = "start_by"
+    while len(sent_in_order(book)) < 5:  # a round finds now and then that a line's jobs have gone by their promise
+        desk.round(window=1)
+        book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE state = 'dispatched'")
+    names = {urgent: 'urgent', soon: 'soon', late: 'late'} | {job_id: f'plain {n}' for n, job_id in enumerate(plain)}
+    assert [names[job_id] for job_id in sent_in_order(book)] == ['urgent', 'soon', 'late', 'plain 0', 'plain 1']
+
+
+def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(book: Book, desk: Desk) -> None:
+    limit(book, "k:1", max_concurrent=1)
+    limit(book, "r:1", max_concurrent=0)
+    held = [submit(book, "k:1", start_by=in_hours(1)) for _ in range(3)]
+    closed = submit(book, "r:1", start_by=in_hours(1))
+    free, plain = submit(book, start_by=in_hours(5)), submit(book, "k:1")
+    desk.order = "start_by"
+    assert desk.rounds(window=10) == 2
+    assert out(book, "k:1") == 1
+    states = {job_id: book.row(job_id).state for job_id in (*held, closed, free, plain)}
+    assert [job_id for job_id, state in states.items() if state == "dispatched"] == [held[0], free]
+
+
+def test_promises_are_counted_as_kept_or_broken(book: Book) -> None:
+    kept, broken, missed = (submit(book, start_by=in_hours(1)) for _ in range(3))
+    book.dispatch(kept, missed)
+    lease = new_id()
+    assert book.claim(kept, lease).verdict == "claimed"
+    book.settle(kept, lease, "failed")
+    book.do("UPDATE jobs SET start_by = now() - interval '1 s' WHERE id = ANY (:ids)", ids=[broken, missed])
+    assert book.claim(missed).verdict == "expired"
+    dispatching.wake_jobs(book.ledger, 10, None)
+    book.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=kept)
+    book.dispatch(kept)
+    assert book.claim(kept).verdict == "claimed", "a second run is no second promise"
+    (queue,) = (one for one in list_queues(book.ledger, book.tenant_id, 20) if one["name"] == "email")
+    assert (queue["promises_kept"], queue["promises_broken"]) == (1, 2)
+    assert book.all("SELECT promises_kept, promises_broken FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
+
+
+def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
+    limit(book, "k:1", max_concurrent=1)
+    limit(book, "r:1", rate_units=1, rate_seconds=60)
+    submit(book, "k:1", "r:1")
+    desk.rounds()
+    job_id = submit(book, "k:1", "r:1", units=1)
+    book.do("SELECT * FROM take_units('{r:1}', '{1}')")
+    limits.hold(book.ledger, "r:1", 60, "a Retry-After")
+    settings = Settings(database_url=book.url)
+    reasons = {one.code: one.message for one in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons}
+    assert "1 jobs are dispatched or running, 1 may be" in reasons["key_full"]
+    assert "a Retry-After" in reasons["key_held"]
+    assert "it gets 1 in 60 s" in reasons["key_without_units"]

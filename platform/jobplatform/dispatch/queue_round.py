@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
+from jobplatform.config import Order
 from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.waiting import Waiting, in_turn
 from jobplatform.domain.shares import Take
@@ -47,7 +48,14 @@ LIMITED_SECONDS = 0.25
 
 
 def run_round(
-    ledger: Ledger, publisher: Publisher, waiting: Waiting, policy: Policy, queue: str, window: int, batch: int
+    ledger: Ledger,
+    publisher: Publisher,
+    waiting: Waiting,
+    policy: Policy,
+    queue: str,
+    window: int,
+    batch: int,
+    order: Order = "shares",
 ) -> RoundReport:
     """Dispatch as many of the queue's jobs as fit its window and their limits, at most `batch`.
 
@@ -68,11 +76,17 @@ def run_round(
             if look.verdict != "ready":
                 return RoundReport(skipped=look.verdict)
             waiting.learn(look)
-            takes = waiting.shares.plan(places_of(look.places_out, window, batch), _free(waiting, policy, keys, look))
+            places = places_of(look.places_out, window, batch)
+            free = _free(waiting, policy, keys, look)
+            promised = _mark_promised(opened, waiting, places, free) if order == "start_by" else []
+            takes = waiting.shares.plan(places, free)
             if takes:
                 jobs, heads = _mark(opened, waiting, takes)
+            publishing = [*promised, *in_turn(takes, jobs)]
+            jobs += promised
+            if publishing:
                 receipt = publisher.publish(
-                    [Envelope(job.id, job.dispatch_no, job.kind, queue, job.priority) for job in in_turn(takes, jobs)]
+                    [Envelope(job.id, job.dispatch_no, job.kind, queue, job.priority) for job in publishing]
                 )
                 unroutable, refused = len(receipt.unroutable), len(receipt.refused)
                 unsent = {envelope.job_id for envelope in (*receipt.unroutable, *receipt.refused)}
@@ -96,6 +110,23 @@ def run_round(
 
 def _mark(opened: OpenRound, waiting: Waiting, takes: list[Take]) -> tuple[list[Dispatched], list[float | None]]:
     return opened.dispatch([(take.line.id, take.jobs) for take in takes], waiting.marks_of(takes))
+
+
+def _mark_promised(opened: OpenRound, waiting: Waiting, places: list[int], free: dict[str, int]) -> list[Dispatched]:
+    """Mark what was promised, and count it off the places, of the window and of the keys."""
+    rehearsal = waiting.shares.plan(places, free)  # how many places each priority would take
+    waiting.forgo(rehearsal)
+    above = [
+        sum(take.jobs for take in rehearsal if take.line.id.priority > priority) for priority in range(len(places))
+    ]
+    jobs, keys = opened.dispatch_promised(places, above, free)
+    for job, named in zip(jobs, keys, strict=True):
+        for key in named:
+            if key in free:
+                free[key] -= 1
+        for priority in range(job.priority + 1):
+            places[priority] -= 1
+    return jobs
 
 
 def _free(waiting: Waiting, policy: Policy, keys: list[str], look: Look) -> dict[str, int]:

@@ -232,7 +232,8 @@ class Dispatcher:
         try:
             with self._metrics.rounds.labels(queue).time():
                 waiting = self._waiting.setdefault(queue, Waiting(self._policy.weight))
-                report = run_round(self._ledger, self._publisher, waiting, self._policy, queue, window, batch)
+                order = self._settings.queues.get(queue, QueueSettings()).order
+                report = run_round(self._ledger, self._publisher, waiting, self._policy, queue, window, batch, order)
         except BrokerUnavailable as error:
             wait = self._backoff.failed(queue)
             self._metrics.failures.labels("broker").inc()

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 from jobplatform.domain.shares import LineId, Served, Shares, Take
-from jobplatform.ledger.dispatching import Dispatched, FoundLine, Look
+from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FoundLine, Look
 
 #: commits come out of order by this much, usually
 SLACK = timedelta(milliseconds=100)
@@ -96,6 +96,8 @@ class Waiting:
         """Note what became of a plan: the jobs of its lines that were published, and those that were taken back."""
         counts, first_back = [0] * len(takes), list(heads)
         for job in jobs:
+            if job.line == NO_LINE:  # its line learns of it when it asks for it
+                continue
             if job.id in unsent:
                 back = job.state_at.timestamp()
                 head = first_back[job.line]

@@ -67,11 +67,14 @@ def return_dispatched(connection: Connection, queue: str | None, before: datetim
     return int(connection.execute(_RETURN, values).scalar_one())
 
 
+NO_LINE = -1
+
+
 @dataclass(frozen=True)
 class Dispatched:
     """A job that a round has marked: publish it before the transaction commits. The id is its text."""
 
-    #: the place of its line in what was asked for
+    #: the place of its line in what was asked for; of a job that was promised: NO_LINE
     line: int
     id: str
     kind: str
@@ -134,6 +137,24 @@ class OpenRound:
         heads = {row[0]: row[6] for row in rows if row[1] is None}
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
         return jobs, [heads[place] for place in range(1, len(lines) + 1)]
+
+    def dispatch_promised(
+        self, places: Sequence[int], above: Sequence[int], free: Mapping[str, int]
+    ) -> tuple[list[Dispatched], list[tuple[str, ...]]]:
+        """Mark jobs that have a start_by, the earliest first; returns them, and the limit keys of each.
+
+        Of `places`, so many of each priority are for those `above` it.
+        """
+        names = list(free)
+        rows = self._call(
+            "dispatch_promised",
+            self._queue,
+            list(places),
+            list(above),
+            names or "{}",
+            [free[name] for name in names] or "{}",
+        )
+        return [Dispatched(NO_LINE, *row[1:6]) for row in rows], [_read(row[6]) for row in rows]
 
     def take_back(self, unsent: Sequence[Dispatched]) -> None:
         """Make jobs available again that the broker did not take."""

@@ -43,15 +43,16 @@ def set_paused(connection: Connection, name: str, paused: bool, until: datetime 
 
 
 _TOTALS = text(
-    "SELECT queue, sum(accepted)::bigint AS accepted, sum(finished)::bigint AS finished "
+    "SELECT queue, sum(accepted)::bigint AS accepted, sum(finished)::bigint AS finished, "
+    "sum(promises_kept)::bigint AS promises_kept, sum(promises_broken)::bigint AS promises_broken "
     "FROM queue_counters WHERE tenant_id = :tenant_id GROUP BY queue"
 )
 
 
-def totals_of(connection: Connection, tenant_id: UUID) -> Mapping[str, tuple[int, int]]:
-    """Return queue → (accepted, finished) from the slotted counters: exact, and cheap at any size."""
+def totals_of(connection: Connection, tenant_id: UUID) -> Mapping[str, Row[Any]]:
+    """Return queue → accepted, finished, promises_kept, promises_broken, by slotted counters: exact at any size."""
     rows = connection.execute(_TOTALS, {"tenant_id": tenant_id})
-    return {row.queue: (row.accepted, row.finished) for row in rows}
+    return {row.queue: row for row in rows}
 
 
 _ACTIVE = text(
@@ -86,12 +87,16 @@ _MEASURE = text(
     """
     SELECT q.name AS queue, (q.paused_at IS NOT NULL)::int AS paused,
            coalesce(c.accepted, 0)::bigint AS accepted, coalesce(c.finished, 0)::bigint AS finished,
+           coalesce(c.promises_kept, 0)::bigint AS promises_kept,
+           coalesce(c.promises_broken, 0)::bigint AS promises_broken,
            coalesce(busy.dispatched, 0) AS dispatched, coalesce(busy.running, 0) AS running,
            coalesce(extract(epoch FROM clock_timestamp() - first.at), 0)::double precision AS oldest_seconds,
            live.workers, coalesce(live.slots, 0) AS slots
     FROM queues q
     LEFT JOIN LATERAL (
-        SELECT sum(accepted) AS accepted, sum(finished) AS finished FROM queue_counters WHERE queue = q.name) c ON true
+        SELECT sum(accepted) AS accepted, sum(finished) AS finished, sum(promises_kept) AS promises_kept,
+               sum(promises_broken) AS promises_broken
+        FROM queue_counters WHERE queue = q.name) c ON true
     LEFT JOIN LATERAL (
         SELECT count(*) FILTER (WHERE state = 'dispatched') AS dispatched,
                count(*) FILTER (WHERE state = 'running') AS running

@@ -168,6 +168,13 @@ jobs = Table(
     Index("ix_jobs_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
     Index("ix_jobs_out", "queue", "dispatched_at", postgresql_where=text("state IN ('dispatched', 'running')")),
     Index(
+        "ix_jobs_promised",
+        "queue",
+        "priority",
+        "start_by",
+        postgresql_where=text("state = 'available' AND start_by IS NOT NULL"),
+    ),
+    Index(
         "ix_jobs_limited",
         "dispatched_at",
         postgresql_where=text("state IN ('dispatched', 'running') AND limit_keys <> '{}'"),
@@ -247,6 +254,8 @@ queue_counters = Table(
     Column("slot", SmallInteger, nullable=False, comment="backend pid modulo 64: one row would serialise submits"),
     Column("accepted", BigInteger, nullable=False, server_default=text("0")),
     Column("finished", BigInteger, nullable=False, server_default=text("0")),
+    Column("promises_kept", BigInteger, nullable=False, server_default=text("0"), comment="began before its start_by"),
+    Column("promises_broken", BigInteger, nullable=False, server_default=text("0"), comment="expired"),
     PrimaryKeyConstraint("tenant_id", "queue", "slot"),
 )
 

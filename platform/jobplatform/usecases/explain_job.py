@@ -14,7 +14,7 @@ from jobplatform.config import QueueSettings, Settings
 from jobplatform.domain.states import SETTLED, State
 from jobplatform.domain.window import window_of
 from jobplatform.errors import JobNotFound
-from jobplatform.ledger import dispatching, explaining, jobs, workflows
+from jobplatform.ledger import dispatching, explaining, jobs, limits, workflows
 from jobplatform.ledger.session import Ledger
 
 #: a dispatcher is missed after so many of its beats
@@ -85,7 +85,10 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         yield Reason("paused", f"queue {job.queue} is paused since {_time(job.paused_at)}, {until}", remedy)
     if state is State.SCHEDULED:
         why = f"attempt {job.attempt} of {job.max_attempts} failed" if job.run_no and job.error else "ordered for then"
+        if events and events[-1].event == "limited":
+            why = "a limit key had no units for it"
         yield Reason("scheduled", f"waits until {_time(job.run_at)} ({why})", "PATCH run_at, to run it at once")
+        yield from _limits(connection, job)
         return
     if state is State.BLOCKED:
         yield from _waited_for(connection, job.id)
@@ -101,6 +104,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         )
     else:
         yield from _places(connection, config, job, out, slots)
+        yield from _limits(connection, job)
     if not workers:
         remedy = f"celery -A workers.app worker -Q {job.queue} …"
         yield Reason("no_worker", f"no live worker consumes queue {job.queue}", remedy)
@@ -135,6 +139,30 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
             f"the window of queue {job.queue} is full: {out.of_this_class} jobs of priority {job.priority} or higher "
             f"are out, {window} may be",
         )
+
+
+def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
+    for place, key in enumerate(limits.room_of(connection, job.limit_keys)):
+        units = job.limit_units[place] if place < len(job.limit_units) else 1
+        if key.held_until is not None:
+            yield Reason(
+                "key_held",
+                f"limit key {key.key} is held until {_time(key.held_until)}: {key.held_reason}",
+                f"jobplatform limits release {key.key}",
+            )
+        if key.max_concurrent is not None and key.out >= key.max_concurrent:
+            yield Reason(
+                "key_full",
+                f"limit key {key.key}: {key.out} jobs are dispatched or running, {key.max_concurrent} may be",
+                "jobplatform limits list",
+            )
+        if key.units_left is not None and key.units_left < units:
+            yield Reason(
+                "key_without_units",
+                f"limit key {key.key} has {max(0.0, key.units_left):.1f} units left, this job takes {units}; "
+                f"it gets {key.rate_units:g} in {key.rate_seconds:g} s",
+                "jobplatform limits list",
+            )
 
 
 def _capped(jobs: int) -> str:

@@ -24,7 +24,8 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
         slots = workers.live_slots(connection, lease_seconds)
     found = []
     for row in rows:
-        accepted, finished = totals.get(row.name, (0, 0))
+        counted = totals.get(row.name)
+        accepted, finished = (counted.accepted, counted.finished) if counted else (0, 0)
         dispatched = active.get((row.name, "dispatched"), 0)
         running = active.get((row.name, "running"), 0)
         live = accepted - finished
@@ -39,6 +40,8 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
                 "waiting": max(0, live - dispatched - running - dead.get(row.name, 0)),
                 "dispatched": dispatched,
                 "running": running,
+                "promises_kept": counted.promises_kept if counted else 0,
+                "promises_broken": counted.promises_broken if counted else 0,
                 "dead": dead.get(row.name, 0),
                 "dead_is_capped": sum(dead.values()) >= COUNT_CAP,
                 "workers": slots.get(row.name, (0, 0))[1],

@@ -80,10 +80,13 @@ CREATE OR REPLACE VIEW reporting.queues AS
 SELECT q.name AS queue, q.paused_at, c.accepted, c.finished, c.accepted - c.finished AS live,
        coalesce(busy.dispatched, 0) AS dispatched, coalesce(busy.running, 0) AS running,
        (SELECT count(*) FROM public.workers w WHERE q.name = ANY (w.queues) AND w.stopped_at IS NULL
-            AND w.beat_at > now() - interval '1 minute') AS workers
+            AND w.beat_at > now() - interval '1 minute') AS workers,
+       c.promises_kept, c.promises_broken
 FROM public.queues q
 LEFT JOIN LATERAL (
-    SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished
+    SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished,
+           coalesce(sum(promises_kept), 0)::bigint AS promises_kept,
+           coalesce(sum(promises_broken), 0)::bigint AS promises_broken
     FROM public.queue_counters WHERE queue = q.name) AS c ON true
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE state = 'dispatched') AS dispatched, count(*) FILTER (WHERE state = 'running') AS running

@@ -6,3 +6,13 @@ BEGIN
     INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
     VALUES (j.id, j.tenant_id, p_event, j.state, j.run_no, p_data);
 END $$;
+
+-- Count a promise (start_by) of a job: kept when its first run begins, broken when it expires.
+CREATE OR REPLACE FUNCTION note_promise(p_tenant uuid, p_queue text, p_kept boolean) RETURNS void
+LANGUAGE sql VOLATILE AS $$
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, promises_kept, promises_broken)
+    VALUES (p_tenant, p_queue, pg_backend_pid() % 64, p_kept::integer, (NOT p_kept)::integer)
+    ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET
+        promises_kept = c.promises_kept + excluded.promises_kept,
+        promises_broken = c.promises_broken + excluded.promises_broken;
+$$;

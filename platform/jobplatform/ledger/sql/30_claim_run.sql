@@ -51,6 +51,7 @@ BEGIN
                 'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
             PERFORM note_event(j, 'expired');
             PERFORM finish_job(j, clock_timestamp());
+            PERFORM note_promise(j.tenant_id, j.queue, false);
             verdict := 'expired';
             RETURN;
         END IF;
@@ -73,6 +74,9 @@ BEGIN
                 verdict := refuse_run(j, v_now, v_units.seconds, v_units.key);
                 RETURN;
             END IF;
+        END IF;
+        IF j.start_by IS NOT NULL AND j.run_no = 1 THEN
+            PERFORM note_promise(j.tenant_id, j.queue, true);
         END IF;
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
         VALUES (p_job, j.tenant_id, 'started', 'running', j.run_no,

@@ -84,6 +84,43 @@ BEGIN
     END IF;
 END $$;
 
+-- Mark jobs as dispatched that this transaction has locked; p_times is when they became available. Returns them in the
+-- order in which they were given; the caller publishes, and commits when the broker has confirmed.
+CREATE OR REPLACE FUNCTION mark_dispatched(p_ids uuid[], p_times timestamptz[])
+RETURNS TABLE (
+    place integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
+)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_epoch uuid;
+    v_now timestamptz;
+BEGIN
+    -- read before publishing: the guard may make a new epoch meanwhile (rule 5)
+    SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
+    -- a mark that a crash of Postgres loses is a doubt like any other: the message out is stale or the first of two, and
+    -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
+    PERFORM set_config('synchronous_commit', 'off', true);
+    v_now := clock_timestamp();
+    RETURN QUERY
+        WITH marked AS (
+            UPDATE jobs SET
+                state = 'dispatched', state_at = v_now, dispatched_at = v_now, dispatch_no = jobs.dispatch_no + 1,
+                epoch = v_epoch
+            FROM unnest(p_ids, p_times) WITH ORDINALITY AS due (id, state_at, place)
+            WHERE jobs.id = due.id
+            RETURNING due.place, jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.state_at,
+                      jobs.limit_keys
+        ), noted AS (
+            INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+            SELECT marked.id, tenant_id, 'dispatched', 'dispatched', run_no,
+                   jsonb_build_object('dispatch_no', marked.dispatch_no) FROM marked
+        )
+        SELECT marked.place::integer, marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no,
+               marked.state_at, marked.limit_keys::text
+        FROM marked ORDER BY marked.place;
+END $$;
+
 -- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
 -- keys as text, how many, and the time (in seconds since 1970) before which nothing of it waits (NULL: not known).
 --
@@ -100,14 +137,10 @@ CREATE OR REPLACE FUNCTION dispatch_lines(
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
-    v_epoch uuid;
     v_ids uuid[];
     v_lines integer[];
     v_times timestamptz[];
-    v_now timestamptz;
 BEGIN
-    -- read before publishing: the guard may make a new epoch meanwhile (rule 5)
-    SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
     SELECT array_agg(due.id), array_agg(l.place::integer), array_agg(due.state_at) INTO v_ids, v_lines, v_times
     FROM unnest(p_priorities, p_tenants, p_keys, p_counts, p_marks)
         WITH ORDINALITY AS l (priority, tenant, keys, jobs, mark, place),
@@ -116,27 +149,9 @@ BEGIN
         WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority AND tenant_id = l.tenant
             AND limit_keys = l.keys::text[] AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
         ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due;
-    -- a mark that a crash of Postgres loses is a doubt like any other: the message out is stale or the first of two, and
-    -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
-    PERFORM set_config('synchronous_commit', 'off', true);
-    v_now := clock_timestamp();
     RETURN QUERY
-        WITH marked AS (
-            UPDATE jobs SET
-                state = 'dispatched', state_at = v_now, dispatched_at = v_now, dispatch_no = jobs.dispatch_no + 1,
-                epoch = v_epoch
-            FROM unnest(v_ids, v_lines, v_times) WITH ORDINALITY AS due (id, line, state_at, place)
-            WHERE jobs.id = due.id
-            RETURNING jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.line, due.state_at,
-                      due.place
-        ), noted AS (
-            INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-            SELECT marked.id, tenant_id, 'dispatched', 'dispatched', run_no,
-                   jsonb_build_object('dispatch_no', marked.dispatch_no) FROM marked
-        )
-        SELECT marked.line, marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no, marked.state_at,
-               NULL::double precision
-        FROM marked ORDER BY place;
+        SELECT v_lines[m.place], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
+        FROM mark_dispatched(v_ids, v_times) m;
     -- a statement of its own: it sees what was marked
     RETURN QUERY
         SELECT l.place::integer, NULL::text, NULL::text, NULL::integer, NULL::integer, NULL::timestamptz,
@@ -146,6 +161,53 @@ BEGIN
                     AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
                 ORDER BY jobs.state_at LIMIT 1)
         FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
+END $$;
+
+-- Lock, pick and mark jobs that have a start_by, the earliest first within a priority, whosever they are; for queues that
+-- are ordered so. p_places: for each priority, how many of it and of those above it may go, in all, of which p_above are for
+-- those above it; p_keys, p_free: how many jobs of a limit key may go. Of 2,000 jobs, that is: a job held by its key must not hold up others behind it, and
+-- what is left goes by turns.
+CREATE OR REPLACE FUNCTION dispatch_promised(
+    p_queue text, p_places integer[], p_above integer[], p_keys text[], p_free integer[]
+) RETURNS TABLE (
+    place integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
+)
+LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_ids uuid[] := '{}';
+    v_more uuid[];
+    v_places integer;
+BEGIN
+    FOR v_class IN REVERSE 9..0 LOOP
+        v_places := p_places[v_class + 1] - greatest(p_above[v_class + 1], cardinality(v_ids));
+        CONTINUE WHEN v_places <= 0;
+        WITH first AS MATERIALIZED (
+            SELECT j.id, j.limit_keys, j.start_by FROM jobs j
+            WHERE j.queue = p_queue AND j.state = 'available' AND j.priority = v_class AND j.start_by IS NOT NULL
+            ORDER BY j.start_by LIMIT 2000
+        ), asking AS (
+            SELECT first.id, k, row_number() OVER (PARTITION BY k ORDER BY first.start_by, first.id) AS place
+            FROM first, unnest(first.limit_keys) AS k
+        ), free AS MATERIALIZED (  -- a key that nobody has asked for has no place, if it has a limit
+            SELECT l.key, coalesce(f.free, CASE WHEN l.max_concurrent IS NOT NULL OR l.rate_units IS NOT NULL
+                OR EXISTS (SELECT 1 FROM limit_states s WHERE s.key = l.key AND held_until > clock_timestamp())
+                THEN 0 END) AS free
+            FROM limits_of(ARRAY(SELECT DISTINCT k FROM asking)) AS l
+            LEFT JOIN unnest(p_keys, p_free) AS f (key, free) ON f.key = l.key
+        )
+        SELECT array_agg(chosen.id ORDER BY chosen.start_by, chosen.id) INTO v_more FROM (
+            SELECT first.id, first.start_by FROM first
+            WHERE NOT EXISTS (SELECT 1 FROM asking JOIN free ON free.key = asking.k
+                              WHERE asking.id = first.id AND asking.place > free.free)
+            ORDER BY first.start_by, first.id LIMIT v_places) AS chosen;
+        v_ids := v_ids || ARRAY(
+            SELECT j.id FROM unnest(v_more) WITH ORDINALITY AS chosen (id, place) JOIN jobs j ON j.id = chosen.id
+            WHERE j.state = 'available' ORDER BY chosen.place FOR UPDATE OF j SKIP LOCKED);
+    END LOOP;
+    RETURN QUERY SELECT m.* FROM mark_dispatched(
+        v_ids, ARRAY(SELECT j.state_at FROM unnest(v_ids) WITH ORDINALITY AS due (id, place)
+                     JOIN jobs j ON j.id = due.id ORDER BY due.place)) m;
 END $$;
 
 -- The lines of a queue after one (priority, tenant, keys): the highest priority first, then in the order of the index; and

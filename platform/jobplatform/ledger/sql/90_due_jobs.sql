@@ -36,6 +36,7 @@ BEGIN
             'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
         PERFORM note_event(j, 'expired');
         PERFORM finish_job(j, clock_timestamp());
+        PERFORM note_promise(j.tenant_id, j.queue, false);
         v_count := v_count + 1;
     END LOOP;
     RETURN v_count;
