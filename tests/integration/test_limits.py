@@ -386,8 +386,8 @@ def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(boo
     while len(sent_in_order(book)) < 5:  # a round finds now and then that a line's jobs have gone by their promise
         desk.round(window=1)
         book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE state = 'dispatched'")
-    names = {urgent: 'urgent', soon: 'soon', late: 'late'} | {job_id: f'plain {n}' for n, job_id in enumerate(plain)}
-    assert [names[job_id] for job_id in sent_in_order(book)] == ['urgent', 'soon', 'late', 'plain 0', 'plain 1']
+    names = {urgent: "urgent", soon: "soon", late: "late"} | {job_id: f"plain {n}" for n, job_id in enumerate(plain)}
+    assert [names[job_id] for job_id in sent_in_order(book)] == ["urgent", "soon", "late", "plain 0", "plain 1"]
 
 
 def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(book: Book, desk: Desk) -> None:
