@@ -27,6 +27,7 @@ COLUMNS = {
     "held": "asked a person",
     "dead": "healthy jobs dead",
     "cut": "runs cut",
+    "above_limit": "above the limit",
     "refused": "refused",
     "unknown": "outcome unknown",
     "faults_of_ours": "not excused",

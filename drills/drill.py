@@ -8,6 +8,7 @@ from typing import Any
 
 from drills import evidence
 from drills.faults import Fault, Runs
+from drills.kinds import PLACES
 from drills.load import Accepted, Load
 from drills.world import World
 from jobplatform.devstack.processes import wait_for
@@ -35,6 +36,8 @@ class Outcome:
     dead: int
     #: runs that the fault may not end, and that ended otherwise than by success
     cut: int
+    #: jobs beyond the limit of their key that were out at one time
+    above_limit: int
     refused: int
     unknown: int
     #: orders that were given up, answers that nobody should get, and processes that ended unasked
@@ -46,7 +49,7 @@ class Outcome:
     @property
     def wrong(self) -> list[str]:
         """Return what must not be: not 0, missed, or found by the audit."""
-        zero = ["lost", "twice_journaled", "dead", "cut", "faults_of_ours"]
+        zero = ["lost", "twice_journaled", "dead", "cut", "above_limit", "faults_of_ours"]
         zero += [] if self.may_run_twice else ["twice_plain"]
         found = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
         found += [f"the fault did not hit: {name}" for name, count in self.hits.items() if not count]
@@ -150,6 +153,7 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         held=held,
         dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
         cut=cut,
+        above_limit=max(0, found[evidence.MOST_OUT] - PLACES),
         refused=load.refused,
         unknown=load.unknown,
         faults_of_ours=_tell_ours(world, load),

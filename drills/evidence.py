@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from drills.kinds import LIMITED_KIND
 from drills.load import Load
 from drills.world import World
+
+#: the figure of how many jobs with the drills' limit key were dispatched or running at one time, at the most
+MOST_OUT = "places of the limit taken"
 
 _FIGURES = """
 WITH mine AS (SELECT CAST(unnest(CAST(:ids AS text[])) AS uuid) AS id),
@@ -19,6 +23,18 @@ SELECT
     (SELECT count(*) FROM r WHERE outcome IN ('crashed', 'lost')) AS "runs crashed or lost",
     (SELECT count(*) FROM r WHERE outcome = 'released') AS "runs released",
     (SELECT count(*) FROM r WHERE outcome <> 'succeeded') AS "runs ended otherwise"
+"""
+
+
+#: each change of a job's state is an event: +1 when it takes a place, −1 when it gives it back. A place that is given
+#: back is counted before another is taken at the same microsecond
+_MOST_OUT = """
+WITH change AS (
+    SELECT at, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
+    FROM (SELECT job_id, id, at, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
+          WHERE job_id = ANY (CAST(:ids AS uuid[]))) AS event
+)
+SELECT coalesce(max(out), 0)::integer FROM (SELECT sum(places) OVER (ORDER BY at, places) AS out FROM change) AS sums
 """
 
 
@@ -41,4 +57,6 @@ def collect(world: World, load: Load) -> dict[str, int]:
     """Return the figures that a fault can name in `shows`."""
     row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
     answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
-    return {**dict(row._mapping), **answers}
+    limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
+    most_out = int(world.sql(_MOST_OUT, ids=limited)[0][0])
+    return {**dict(row._mapping), **answers, MOST_OUT: most_out}

@@ -37,7 +37,19 @@ def plain(work: Work, ctx: Context) -> Any:
     return said
 
 
-@kind("drill.journaled", queue="drill", retry=Fixed(0.2), max_attempts=20, unknown_effects="hold")
+#: half of the load has a limit key, of which so many may be dispatched or running at once
+LIMIT_KEY, PLACES = "lane:drill", 4
+LIMITED_KIND = "drill.journaled"
+
+
+@kind(
+    LIMITED_KIND,
+    queue="drill",
+    retry=Fixed(0.2),
+    max_attempts=20,
+    unknown_effects="hold",
+    limit_keys=[LIMIT_KEY],
+)
 def journaled(work: Work, ctx: Context) -> Any:
     """Do the effect under the journal: where a crash leaves it unknown, a person is asked."""
     time.sleep(work.seconds / 2)

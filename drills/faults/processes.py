@@ -16,7 +16,7 @@ from jobplatform.dispatch.rescue import GONE_BEATS
 from jobplatform.errors import ConfigurationError
 
 
-@fault("none", shows=("succeeded",))
+@fault("none", shows=("succeeded", "places of the limit taken"))
 def none(world: World, size: float) -> Hits:
     """Nothing goes wrong."""
     wait(10 * size)
