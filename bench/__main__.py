@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, cost, dispatch, idle, publish, scale, schedules, shares, workflows
+from bench import accept, chart, cost, dispatch, idle, publish, scale, schedules, shares, workflows
 from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
@@ -141,7 +141,7 @@ def _workflows(figures: Figures, ours: Ours, bare: Bare) -> None:
 
 def _shares(figures: Figures, ours: Ours, tell: Callable[[str], None]) -> None:
     rows = shares.measure(ours, tell)
-    figures.tables["rounds of the dispatcher, 100 jobs each"] = rows
+    figures.tables[chart.TABLE] = rows
     plain, _, limited = ({row["jobs waiting"]: row for row in rows if row["who waits"] == c.name} for c in shares.CASES)
     few, many = min(plain), max(plain)
     figures.goal("dispatch with 50 limit keys ÷ without", limited[many]["jobs/s"] / plain[many]["jobs/s"], 0.5)

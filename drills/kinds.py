@@ -38,7 +38,7 @@ def plain(work: Work, ctx: Context) -> Any:
 
 
 #: half of the load has a limit key, of which so many may be dispatched or running at once
-LIMIT_KEY, PLACES = "lane:drill", 4
+LIMIT_KEY, PLACES = "lane:drill", 2
 LIMITED_KIND = "drill.journaled"
 
 

@@ -148,6 +148,25 @@ def test_two_dispatchers_never_give_one_place_twice(book: Book, desk: Desk) -> N
     ledger.close()
 
 
+def test_a_round_of_another_queue_that_took_long_has_its_places_too(book: Book, desk: Desk) -> None:
+    """Its marks are older than what this dispatcher has seen out when it looked last, and come later."""
+    limit(book, "k:1", max_concurrent=1)
+    limit(book, "other:1", max_concurrent=5)
+    slow = submit(book, "k:1", queue="video")
+    ledger = open_ledger(book.url, name="other")
+    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+        (line,) = opened.look.arrivals
+        opened.dispatch([(line.id, 1)], [0.0])
+        book.do("SELECT pg_sleep(0.3)")
+        submit(book, "other:1")
+        assert desk.rounds() == 1
+        assert desk.round().sent == 0
+    submit(book, "k:1")
+    assert desk.rounds() == 0 and out(book, "k:1") == 1
+    assert book.row(slow).state == "dispatched"
+    ledger.close()
+
+
 @pytest.mark.parametrize("how", ["crash", "rescue", "return", "cancel", "expire"])
 def test_a_place_is_given_back_once_however_a_run_ends(book: Book, desk: Desk, how: str) -> None:
     limit(book, "k:1", max_concurrent=1)

@@ -99,7 +99,7 @@ class Book:
                 jobs = []
                 if opened.look.verdict == "ready" and takes:
                     chosen = [(take.line.id, take.jobs) for take in takes]
-                    jobs, _ = opened.dispatch(chosen, [None] * len(takes))
+                    jobs, _ = opened.dispatch(chosen, [0.0] * len(takes))
                 yield jobs, opened
         finally:
             if ledger is None:

@@ -8,7 +8,7 @@ from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import Order
 from jobplatform.dispatch.policy import Policy
-from jobplatform.dispatch.waiting import Waiting, in_turn
+from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
 from jobplatform.domain.shares import Take
 from jobplatform.domain.window import places_of
 from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, look_at_queue
@@ -44,7 +44,7 @@ class RoundReport:
 
 
 #: another look at a key whose places are all taken: the end of one of its jobs is told, so this is for what is not
-LIMITED_SECONDS = 0.25
+LIMITED_SECONDS, MANY_KEYS_SECONDS = 0.25, 0.02
 
 
 def run_round(
@@ -156,6 +156,6 @@ def _limited_seconds(waiting: Waiting, keys: list[str], look: Look) -> float | N
     if not rooms:
         return None
     asked = dict(zip(keys, look.key_seconds, strict=True))
-    if any(key not in asked for key in rooms):
-        return 0.0
+    if any(key not in asked for key in rooms):  # it has just come, or it is one of more than can be asked for at once
+        return 0.0 if len(rooms) <= MOST_KEYS else MANY_KEYS_SECONDS
     return min([LIMITED_SECONDS, *(seconds for key in rooms if (seconds := asked[key]) is not None)])

@@ -142,7 +142,7 @@ class Dispatcher:
             self._look_at.setdefault(queue, 0.0)
             self._waiting.setdefault(queue, Waiting(self._policy.weight))
         for queue, waiting in self._waiting.items():
-            if waiting.shares.highest() >= 0:
+            if len(waiting.shares):
                 self._look_at.setdefault(queue, 0.0)
 
     def _sweep(self) -> bool:

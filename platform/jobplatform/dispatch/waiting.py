@@ -19,6 +19,9 @@ from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FoundLine, Look
 
 #: commits come out of order by this much, usually
 SLACK = timedelta(milliseconds=100)
+#: another dispatcher's round, of another queue, may have marked jobs with limit keys that are not to be seen yet: the
+#: server ends its transaction before this. Their places are counted, or a limit would be passed
+LONGEST_ROUND = timedelta(seconds=30)
 #: how often what came lately, and what is out, is looked at without marks
 RESET_SECONDS = 5.0
 SWEEP_SECONDS = 60.0
@@ -35,7 +38,6 @@ class Waiting:
         self._arrived_from: datetime | None = None
         self._active_mark: datetime | None = None
         self._limited_mark: datetime | None = None
-        self._begin_at_zero = True
         self._reset_at = 0.0
         self._sweep_at = 0.0
         self._swept: LineId | None = None
@@ -49,7 +51,6 @@ class Waiting:
         if self._clock() >= self._reset_at:
             self._reset_at = self._clock() + RESET_SECONDS
             self._arrived_from = self._active_mark = self._limited_mark = None
-            self._begin_at_zero = True
         return self._arrived_from, self._active_mark, self._limited_mark
 
     @property
@@ -73,20 +74,16 @@ class Waiting:
         """Note what a look has found."""
         for line in look.arrivals:
             self.shares.arrive(line.id, line.head, line.size)
-        if look.arrived_until is not None:
-            self._arrived_from = look.arrived_until - SLACK
+        self._arrived_from = look.arrived_until
         if not look.arrived_all:
             self._sweep_at = 0.0
             self._sweep_again = self._swept is not None
         self._active_mark = look.oldest - SLACK if look.oldest is not None else None
         if look.limited_oldest is not None:
-            self._limited_mark = look.limited_oldest - SLACK
+            self._limited_mark = look.limited_oldest - LONGEST_ROUND
 
-    def marks_of(self, takes: Sequence[Take]) -> list[float | None]:
-        """Return for each line the time before which nothing of it waits; after a reset it is not known."""
-        if self._begin_at_zero:
-            self._begin_at_zero = False
-            return [None] * len(takes)
+    def marks_of(self, takes: Sequence[Take]) -> list[float]:
+        """Return for each line a time before which nothing of it waits, as far as one knows."""
         slack = SLACK.total_seconds()
         return [take.line.head - slack for take in takes]
 

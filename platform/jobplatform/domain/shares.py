@@ -155,6 +155,7 @@ class Shares:
         line = self._lines.get(line_id)
         if line is not None:
             line.size = max(line.size, size or 0)
+            line.head = min(line.head, head)
             return
         own = self._classes[line_id.priority]
         tenant = own.tenants.get(line_id.tenant)

@@ -101,6 +101,7 @@ class Look:
     places_out: list[int]
     oldest: datetime | None
     arrivals: list[FoundLine]
+    #: where the next look at what arrives begins
     arrived_until: datetime | None
     arrived_all: bool
     #: per key that was asked for: how many of its jobs may go, seconds until it is worth another look
@@ -118,12 +119,12 @@ class OpenRound:
         self._queue = queue
 
     def dispatch(
-        self, lines: Sequence[tuple[LineId, int]], marks: Sequence[float | None]
+        self, lines: Sequence[tuple[LineId, int]], marks: Sequence[float]
     ) -> tuple[list[Dispatched], list[float | None]]:
         """Mark up to so many jobs of each line as dispatched.
 
         Returns them, and for each line when its next job became available, in seconds since 1970. `marks`: the same,
-        or an earlier time; None is not known.
+        or an earlier time.
         """
         rows = self._call(
             "dispatch_lines",
@@ -132,7 +133,7 @@ class OpenRound:
             "{" + ",".join(line.tenant for line, _ in lines) + "}",
             [_written(line.keys) for line, _ in lines],
             [jobs for _, jobs in lines],
-            marks if any(mark is not None for mark in marks) else "{" + ",".join(["NULL"] * len(marks)) + "}",
+            list(marks),
         )
         heads = {row[0]: row[6] for row in rows if row[1] is None}
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]

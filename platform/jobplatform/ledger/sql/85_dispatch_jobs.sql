@@ -17,7 +17,7 @@
 -- verdicts: ready · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
 --   places_out: how many of priority 0 … 9 are out;  oldest: the first dispatched_at of them (now, when nothing is)
 --   line_…:     the lines that got jobs: how many, and when the first one came, in seconds since 1970
---   arrived_until: when the newest of them came;  arrived_all: there were no more of them than were looked at
+--   arrived_until: where the next look begins;  arrived_all: there were no more of them than were looked at
 --   key_…:      per key of p_keys how many of its jobs may go, and in how many seconds it is worth another look (NULL:
 --               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, when keys were asked for
 CREATE OR REPLACE FUNCTION look_at_queue(
@@ -64,19 +64,19 @@ BEGIN
     END LOOP;
     oldest := coalesce(oldest, clock_timestamp());
 
+    arrived_until := greatest(v_from, clock_timestamp() - interval '0.1 s');  -- commits come out of order
     WITH arrived AS MATERIALIZED (
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND attempt >= 0 AND state_at >= v_from
         ORDER BY state_at DESC LIMIT p_arrivals
     ), line AS (
-        SELECT arrived.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head, max(state_at) AS last
+        SELECT arrived.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head
         FROM arrived GROUP BY arrived.priority, tenant_id, limit_keys
     )
     SELECT array_agg(line.priority::integer), array_agg(tenant_id::text), array_agg(limit_keys::text),
-           array_agg(size::integer), array_agg(extract(epoch FROM head)::double precision), max(last), sum(size)
-    INTO line_priorities, line_tenants, line_keys, line_sizes, line_heads, arrived_until, v_seen FROM line;
+           array_agg(size::integer), array_agg(extract(epoch FROM head)::double precision), sum(size)
+    INTO line_priorities, line_tenants, line_keys, line_sizes, line_heads, v_seen FROM line;
     arrived_all := coalesce(v_seen, 0) < p_arrivals;
-    arrived_until := coalesce(arrived_until, v_from);
 
     IF cardinality(p_keys) > 0 THEN
         SELECT array_agg(k.free ORDER BY place), array_agg(k.seconds ORDER BY place), min(k.oldest)
@@ -122,7 +122,7 @@ BEGIN
 END $$;
 
 -- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
--- keys as text, how many, and the time (in seconds since 1970) before which nothing of it waits (NULL: not known).
+-- keys as text, how many, and a time (in seconds since 1970) before which nothing of it waits.
 --
 -- Returns a row per job, and after them a row per line without id: `next_head` is when its next job became available,
 -- NULL when there is none.
@@ -147,7 +147,7 @@ BEGIN
     LATERAL (
         SELECT jobs.id, jobs.state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority AND tenant_id = l.tenant
-            AND limit_keys = l.keys::text[] AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
+            AND limit_keys = l.keys::text[] AND jobs.state_at >= to_timestamp(l.mark)
         ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due;
     RETURN QUERY
         SELECT v_lines[m.place], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
@@ -158,7 +158,7 @@ BEGIN
                (SELECT extract(epoch FROM jobs.state_at)::double precision FROM jobs
                 WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority
                     AND tenant_id = l.tenant AND limit_keys = l.keys::text[]
-                    AND jobs.state_at >= coalesce(to_timestamp(l.mark), '-infinity')
+                    AND jobs.state_at >= to_timestamp(l.mark)
                 ORDER BY jobs.state_at LIMIT 1)
         FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
 END $$;
