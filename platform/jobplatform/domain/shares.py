@@ -21,7 +21,7 @@ from typing import NamedTuple
 PRIORITIES = 10
 #: how many jobs a line of which only the head is known is asked for; doubled whenever it has them
 FIRST_GUESS = 8
-#: turns of tenants that have gone are looked through when there are so many
+#: turns of tenants that have gone are looked through when there are so many, and then twice as many as are kept
 KEPT_TURNS = 1000
 
 
@@ -81,7 +81,7 @@ class _Room:
 class _Class:
     """One priority."""
 
-    __slots__ = ("heap", "left", "now", "rooms", "tenants")
+    __slots__ = ("heap", "left", "most_left", "now", "rooms", "tenants")
 
     def __init__(self) -> None:
         #: the turn of the job that was last chosen
@@ -92,6 +92,7 @@ class _Class:
         self.rooms: dict[str, _Room] = {}
         #: tenants without jobs whose turn is yet to come
         self.left: dict[str, float] = {}
+        self.most_left = KEPT_TURNS
 
 
 @dataclass(eq=False)
@@ -323,5 +324,6 @@ class Shares:
             del own.tenants[tenant.id]
             if tenant.turn > own.now:
                 own.left[tenant.id] = tenant.turn
-                if len(own.left) > KEPT_TURNS:
+                if len(own.left) > own.most_left:
                     own.left = {name: turn for name, turn in own.left.items() if turn > own.now}
+                    own.most_left = max(KEPT_TURNS, 2 * len(own.left))
