@@ -31,7 +31,7 @@ def draw(rows: list[dict[str, Any]], target: Path) -> None:
         mine = [row for row in rows if row["who waits"] == name]
         axes.plot([row["jobs waiting"] for row in mine], [row["ms per round"] for row in mine], marker="o", label=name)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.15 * max(row["ms per round"] for row in rows))
     axes.set_xlabel("jobs waiting")
     axes.set_ylabel("ms per round of 100 jobs (median)")
     axes.grid(alpha=0.3)

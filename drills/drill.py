@@ -135,6 +135,9 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
     clean, said = world.audit()
     if not clean:
         world.stack.tell(said)
+    if found[evidence.MOST_OUT] > PLACES:
+        for line in evidence.tell_places(world, load):
+            world.stack.tell(line)
     if cut := _count_cut(fault, found):
         for line in evidence.tell_ends(world, load):
             world.stack.tell(line)

@@ -36,6 +36,25 @@ WITH change AS (
 )
 SELECT coalesce(max(out), 0)::integer FROM (SELECT sum(places) OVER (ORDER BY at, places) AS out FROM change) AS sums
 """
+_PLACES = """
+WITH change AS (
+    SELECT job_id, at, event, state, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
+    FROM (SELECT job_id, id, at, event, state, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
+          WHERE job_id = ANY (CAST(:ids AS uuid[]))) AS event
+)
+SELECT job_id, at, event, state, sum(places) OVER (ORDER BY at, places)::integer AS out FROM change ORDER BY at, places
+"""
+
+
+def tell_places(world: World, load: Load) -> list[str]:
+    """Return a line for each change of a place around the moment at which the most were taken, 60 at most."""
+    limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
+    rows = world.sql(_PLACES, ids=limited)
+    top = max(range(len(rows)), key=lambda n: rows[n].out)
+    return [
+        f"{row.at:%H:%M:%S.%f} {row.job_id} {row.event} → {row.state}: {row.out} out"
+        for row in rows[max(0, top - 30) : top + 30]
+    ]
 
 
 _CUT = """

@@ -29,7 +29,7 @@ def resize(payload: Resize, ctx: Context) -> dict:
 MISBEHAVING = '''\
 import os, signal, time
 from pathlib import Path
-from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, kind, step
+from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, Throttled, kind, limit_key, step
 from pydantic import BaseModel
 
 
@@ -125,6 +125,38 @@ def add(numbers: Numbers, ctx: Context) -> Sum:
     if numbers.path and count(numbers.path) <= numbers.fails:
         raise Permanent("told to fail")
     return Sum(sum=sum(numbers.numbers))
+
+
+class Call(BaseModel):
+    path: str
+    region: str
+    seconds: float = 0.05
+    calls: int = 1
+
+
+@kind("acme.call", queue="gpu", limit_keys=["tenant", "region:{region}"])
+def call(order: Call, ctx: Context) -> dict:
+    """One call to a region of the outside world."""
+    time.sleep(order.seconds)
+    return {"calls": count(order.path)}
+
+
+@kind("acme.calls", queue="gpu")
+def calls(order: Call, ctx: Context) -> dict:
+    """Many calls in one job, each of which takes a unit of the region."""
+    times = []
+    for _ in range(order.calls):
+        ctx.acquire(limit_key("region", order.region))
+        times.append(time.time())
+    return {"times": times}
+
+
+@kind("acme.busy", queue="gpu", limit_keys=["region:{region}"])
+def busy(order: Call, ctx: Context) -> dict:
+    """The other side says at first: not now."""
+    if count(order.path) == 1:
+        raise Throttled("region:" + order.region, order.seconds, "429 from there")
+    return {"attempt": ctx.attempt, "run_no": ctx.run_no}
 
 
 @kind("acme.fan", queue="gpu")

@@ -9,7 +9,7 @@ from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
 from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
 from jobplatform.domain.shares import Line, LineId, Take
 from jobplatform.domain.window import places_of, window_of
-from jobplatform.ledger.dispatching import Dispatched
+from jobplatform.ledger.dispatching import Dispatched, FoundLine
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,6 +47,25 @@ def test_keys_are_asked_for_in_turn_when_there_are_too_many() -> None:
     waiting.shares.arrive(LineId(4, "a", ("free:1",)), 0.0)
     first, second = (set(waiting.keys_to_ask(lambda key: key.startswith("domain:"))) for _ in range(2))
     assert len(first) == len(second) == MOST_KEYS and len(first | second) == MOST_KEYS + 10
+
+
+def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
+    now = [0.0]
+    waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
+    lines = [FoundLine(LineId(4, tenant), 0.0) for tenant in "abcdef"]
+
+    def read(after: LineId | None, limit: int) -> list[FoundLine]:
+        return [line for line in lines if after is None or line.id > after][:limit]
+
+    while waiting.sweep(read, 2):
+        pass
+    assert len(waiting.shares) == 6
+    del lines[1:4]
+    now[0] = 60.0
+    while waiting.sweep(read, 2):
+        pass
+    assert [LineId(4, tenant) in waiting.shares for tenant in "abcdef"] == [True, False, False, False, True, True]
+    assert not waiting.sweep(read, 2), "not before a minute has passed"
 
 
 def test_jobs_are_published_by_priority_and_then_by_turns() -> None:

@@ -42,6 +42,9 @@ class Waiting:
         self._sweep_at = 0.0
         self._swept: LineId | None = None
         self._sweep_again = False
+        #: what was found since the sweep began; None: there is none under way
+        self._found: set[LineId] | None = None
+        self._looks_back = False
         self._first_key = 0
 
     # --- before a look
@@ -51,6 +54,7 @@ class Waiting:
         if self._clock() >= self._reset_at:
             self._reset_at = self._clock() + RESET_SECONDS
             self._arrived_from = self._active_mark = self._limited_mark = None
+            self._looks_back = True
         return self._arrived_from, self._active_mark, self._limited_mark
 
     @property
@@ -72,12 +76,12 @@ class Waiting:
 
     def learn(self, look: Look) -> None:
         """Note what a look has found."""
-        for line in look.arrivals:
-            self.shares.arrive(line.id, line.head, line.size)
+        self._note(look.arrivals)
         self._arrived_from = look.arrived_until
-        if not look.arrived_all:
+        if not look.arrived_all and not self._looks_back:
             self._sweep_at = 0.0
             self._sweep_again = self._swept is not None
+        self._looks_back = False
         self._active_mark = look.oldest - SLACK if look.oldest is not None else None
         if look.limited_oldest is not None:
             self._limited_mark = look.limited_oldest - LONGEST_ROUND
@@ -109,17 +113,30 @@ class Waiting:
         """Note that nothing came of a plan."""
         self.shares.served((take, Served(0, take.line.head)) for take in takes)
 
+    def _note(self, lines: Sequence[FoundLine]) -> None:
+        for line in lines:
+            self.shares.arrive(line.id, line.head, line.size)
+        if self._found is not None:
+            self._found.update(line.id for line in lines)
+
     # --- the sweep
 
     def sweep(self, read: Callable[[LineId | None, int], Sequence[FoundLine]], limit: int) -> bool:
-        """Look at the next `limit` lines, when it is time; returns whether there are more to look at at once."""
+        """Look at the next `limit` lines, when it is time; returns whether there are more to look at at once.
+
+        Lines of which nothing was found in a whole sweep are forgotten.
+        """
         if self._clock() < self._sweep_at:
             return False
+        if self._found is None:
+            self._found = set()
         found = read(self._swept, limit)
-        for line in found:
-            self.shares.arrive(line.id, line.head)
+        self._note(found)
         self._swept = found[-1].id if len(found) == limit else None
         if self._swept is None:
+            # those that another dispatcher has emptied
+            self.shares.keep(self._found)
+            self._found = None
             self._sweep_at = self._clock() + (0.0 if self._sweep_again else SWEEP_SECONDS)
             self._sweep_again = False
         return self._clock() >= self._sweep_at

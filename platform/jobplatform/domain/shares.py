@@ -12,7 +12,7 @@ the ledger. Nothing here knows a clock or a database; a dispatcher that starts a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import count
@@ -67,15 +67,22 @@ class _Tenant:
 class _Room:
     """The lines that wait for a place of one key, each at the turn that its tenant has *here*."""
 
-    __slots__ = ("heap", "now", "turns")
+    __slots__ = ("heap", "most_turns", "now", "turns")
 
     def __init__(self) -> None:
         self.heap: list[tuple[float, int, Line]] = []
         self.now = 0.0
         self.turns: dict[str, float] = {}
+        self.most_turns = KEPT_TURNS
 
     def turn_of(self, tenant: str) -> float:
         return max(self.now, self.turns.get(tenant, 0.0))
+
+    def charge(self, tenant: str, step: float) -> None:
+        self.turns[tenant] = self.turn_of(tenant) + step
+        if len(self.turns) > self.most_turns:
+            self.turns = {name: turn for name, turn in self.turns.items() if turn > self.now}
+            self.most_turns = max(KEPT_TURNS, 2 * len(self.turns))
 
 
 class _Class:
@@ -174,6 +181,11 @@ class Shares:
         else:
             self._block(own, line, crowded)
 
+    def keep(self, lines: Container[LineId]) -> None:
+        """Forget all other lines: they have no jobs."""
+        for line in [line for line in self._lines.values() if line.id not in lines]:
+            self._forget(self._classes[line.id.priority], line)
+
     def plan(self, places: Sequence[int], free: Mapping[str, int]) -> list[Take]:
         """Choose what to dispatch, in this order.
 
@@ -205,7 +217,7 @@ class Shares:
             for key in line.id.keys:
                 room = own.rooms.get(key)
                 if room is not None:
-                    room.turns[tenant.id] = room.turn_of(tenant.id) + served.jobs / weight
+                    room.charge(tenant.id, served.jobs / weight)
             if served.next_head is None:
                 self._forget(own, line)
             else:
