@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from jobplatform.domain.limits import MOST_UNITS, Limit
+from jobplatform.domain.limits import LEAST, MOST_UNITS, Limit
 
 
 class LimitBody(BaseModel):
@@ -16,12 +16,10 @@ class LimitBody(BaseModel):
 
     max_concurrent: StrictInt | None = Field(None, ge=0, le=1_000_000, description="jobs dispatched or running at once")
     rate_units: float | None = Field(
-        None, gt=0, le=MOST_UNITS, description="units per rate_seconds, taken at the claim"
+        None, ge=LEAST, le=MOST_UNITS, description="units per rate_seconds, taken at the claim"
     )
-    rate_seconds: float | None = Field(None, gt=0, le=MOST_UNITS)
-    burst_units: float | None = Field(
-        None, gt=0, le=MOST_UNITS, description="what the bucket holds; default: rate_units"
-    )
+    rate_seconds: float | None = Field(None, ge=LEAST, le=MOST_UNITS)
+    burst_units: float | None = Field(None, ge=1, le=MOST_UNITS, description="what a bucket holds; default: rate_units")
     sliding: bool = Field(False, description="never more than rate_units in any rate_seconds, instead of a bucket")
 
     def limit(self, name: str) -> Limit:

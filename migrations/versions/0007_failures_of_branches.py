@@ -72,7 +72,7 @@ def downgrade() -> None:
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND (p.proname IN "
         f"({names}) OR p.proname = 'settle_run' AND p.pronargs = 11 OR p.proname = 'tell_steps' AND p.pronargs = 6 "
-        "OR p.proname = 'cancel_job' AND p.pronargs = 6 OR p.proname = 'rescue_runs' AND p.pronargs = 4) "
+        "OR p.proname = 'cancel_job' AND p.pronargs = 6) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
     # the version before stops the whole workflow; it would open what waits for a failed step

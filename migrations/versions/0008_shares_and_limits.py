@@ -33,10 +33,10 @@ FUNCTIONS = (
     "units_left",
     "take_units",
     "hold_key",
+    "hold_by_run",
     "acquire_units",
     "refuse_run",
     "quota_left",
-    "create_workflow",
     "limits_in_use",
     "quota_seconds",
 )
@@ -214,7 +214,7 @@ def downgrade() -> None:
     op.execute(
         "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
         f"JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND (p.proname IN ({names}) "
-        "OR p.proname = 'accept_job' AND p.pronargs = 22) "
+        "OR p.proname = 'accept_job' AND p.pronargs = 22 OR p.proname = 'rescue_runs' AND p.pronargs = 4) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
     )
     for table in ("quotas", "quota_samples", "limit_states", "limits"):

@@ -47,3 +47,8 @@ class QuotaExceeded(JobPlatformError):
 
 #: when to try again where nothing is known of how fast the queue moves
 UNKNOWN_RATE_SECONDS = 15
+
+
+def quota_exceeded(queue: str, seconds: str | None) -> QuotaExceeded:
+    """Return the error for what the ledger says of a refusal: when to try again, as text, or nothing."""
+    return QuotaExceeded(queue, float(seconds) if seconds else None)

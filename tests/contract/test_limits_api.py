@@ -151,3 +151,13 @@ def test_the_time_to_try_again_is_measured(operator: Client, api: Client, book: 
     )
     status, problem, headers = api.post("/v1/jobs", EMAIL)
     assert status == 429 and headers["Retry-After"] in ("10", "11") and "a guess" not in problem["detail"]
+
+
+def test_names_that_no_ledger_can_hold_are_not_found(operator: Client) -> None:
+    for method, path, body in (
+        ("DELETE", "/v1/limits/%00", None),
+        ("DELETE", "/v1/quotas/%00/email", None),
+        ("PUT", "/v1/quotas/%00/email", {"max_waiting": 1}),
+        ("PUT", "/v1/tenants/%00", {"weight": 1}),
+    ):
+        assert operator.call(method, path, body)[0] == 404, path

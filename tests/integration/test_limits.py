@@ -15,12 +15,12 @@ import pytest
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import Order, Settings
 from jobplatform.dispatch.policy import Policy
-from jobplatform.dispatch.queue_round import RoundReport, run_round
+from jobplatform.dispatch.queue_round import SOON_SECONDS, RoundReport, run_round
 from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.jobs import SubmitJob
-from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.domain.kinds import REGISTRY, Kind, KindRegistry
 from jobplatform.errors import LeaseLost, Permanent
-from jobplatform.ledger import dispatching, keys, limits, workers
+from jobplatform.ledger import dispatching, keys, limits, queues, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases import execute_run, keep_worker
@@ -88,7 +88,7 @@ class Desk:
         for _ in range(most):
             report = self.round(queue, window)
             sent += report.sent
-            if not report.sent and report.limited_seconds != 0.0:
+            if not report.sent and report.limited_seconds != SOON_SECONDS:
                 break
         return sent
 
@@ -119,6 +119,23 @@ def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(book: Book
     assert desk.round().sent == 0, "a running job has its place, too"
     book.settle(held[0], lease)
     assert desk.round().sent == 1
+
+
+def test_a_limit_holds_from_its_commit_on_also_for_a_dispatcher_that_has_not_read_of_it(
+    book: Book, publisher: Publisher
+) -> None:
+    for _ in range(3):
+        submit(book, "k:1")
+    free = submit(book)
+    limit(book, "k:1", max_concurrent=1)
+    waiting = Waiting(lambda tenant: 1.0)
+    report = run_round(book.ledger, publisher, waiting, Policy(), "email", 10, 10)
+    assert (report.sent, book.row(free).state) == (1, "dispatched")
+    policy = Policy()
+    policy.read(book.ledger)
+    for _ in range(3):
+        run_round(book.ledger, publisher, waiting, policy, "email", 10, 10)
+    assert out(book, "k:1") == 1
 
 
 def test_a_key_is_limited_across_queues_and_dispatchers(book: Book, publisher: Publisher, broker_url: str) -> None:
@@ -449,6 +466,68 @@ def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
     limits.hold(book.ledger, "r:1", 60, "a Retry-After")
     settings = Settings(database_url=book.url)
     reasons = {one.code: one.message for one in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons}
-    assert "1 jobs are dispatched or running, 1 may be" in reasons["key_full"]
-    assert "a Retry-After" in reasons["key_held"]
+    assert "1 jobs, of all tenants" in reasons["key_full"]
+    assert "by a run or an operator" in reasons["key_held"] and "Retry-After" not in reasons["key_held"]
     assert "it gets 1 in 60 s" in reasons["key_without_units"]
+
+
+def test_promises_of_several_priorities_share_the_places_of_a_key(book: Book, desk: Desk) -> None:
+    limit(book, "k:1", max_concurrent=1)
+    for priority in range(10):
+        submit(book, "k:1", start_by=in_hours(1), priority=priority)
+    desk.order = "start_by"
+    desk.rounds(window=20)
+    assert out(book, "k:1") == 1
+
+
+def test_a_rate_below_one_is_one_in_a_longer_time(book: Book, desk: Desk) -> None:
+    limit(book, "slow:1", rate_units=0.5, rate_seconds=60)
+    ids = [submit(book, "slow:1") for _ in range(2)]
+    assert desk.rounds() == 1
+    assert book.claim(ids[0]).verdict == "claimed"
+    book.dispatch(ids[1])
+    assert book.claim(ids[1]).verdict == "limited"
+    assert 100 < (book.row(ids[1]).run_at - book.row(ids[1]).state_at).total_seconds() < 140
+
+
+def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(book: Book, publisher: Publisher) -> None:
+    now = [0.0]
+    waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
+    while waiting.sweep(partial(dispatching.sweep_lines, book.ledger, "email"), 10):
+        pass
+
+    def play() -> RoundReport:
+        return run_round(book.ledger, publisher, waiting, Policy(), "email", 10, 10)
+
+    play()
+    with book.ledger.transaction() as connection:
+        queues.set_paused(connection, "email", True)
+    submit(book)
+    # half a minute passes, for the dispatcher and for the ledger
+    for _ in range(4):
+        now[0] += 7.0
+        assert play().skipped == "paused"
+    book.do("UPDATE jobs SET state_at = state_at - interval '20 s'")
+    waiting._arrived_from -= timedelta(seconds=28)
+    with book.ledger.transaction() as connection:
+        queues.set_paused(connection, "email", False)
+    assert play().sent == 1
+
+
+def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(book: Book) -> None:
+    job_id, lease_id = book.running()
+    delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
+    execute_run.hold(book.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
+    (row,) = book.all("SELECT key, extract(epoch FROM held_until - now())::float8 FROM limit_states")
+    assert row[0].startswith("tenant:") and 86_000 < row[1] <= 86_400
+    book.settle(job_id, lease_id)
+    with pytest.raises(LeaseLost):
+        execute_run.hold(book.ledger, delivery, "tenant", 1, "")
+
+
+def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:
+    from workers.handlers.email_send import EmailSend, send_email  # noqa: F401 - registers the kind
+
+    payload = {"to": [f"a@{letter}.example.com" for letter in "abcdefghijkl"], "subject": "x", "text": "x"}
+    keys_found, _ = REGISTRY.get("email.send").limits_of(EmailSend.model_validate(payload))
+    assert len(keys_found) == 8 and {"relay:smtp", "tenant"} < set(keys_found)

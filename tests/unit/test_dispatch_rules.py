@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
 from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
-from jobplatform.domain.shares import Line, LineId, Take
+from jobplatform.domain.lines import Line, LineId, Served, Take
 from jobplatform.domain.window import places_of, window_of
 from jobplatform.ledger.dispatching import Dispatched, FoundLine
 
@@ -40,13 +40,20 @@ def test_a_more_urgent_job_has_a_place_when_the_window_is_full_of_lesser_ones() 
     assert places_of([0] * 10, 1000, 100) == [100] * 10
 
 
-def test_keys_are_asked_for_in_turn_when_there_are_too_many() -> None:
+def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_each_line_in_its_turn() -> None:
     waiting = Waiting(lambda tenant: 1.0)
-    for number in range(MOST_KEYS + 10):
-        waiting.shares.arrive(LineId(4, "a", (f"domain:{number}",)), 0.0)
-    waiting.shares.arrive(LineId(4, "a", ("free:1",)), 0.0)
-    first, second = (set(waiting.keys_to_ask(lambda key: key.startswith("domain:"))) for _ in range(2))
-    assert len(first) == len(second) == MOST_KEYS and len(first | second) == MOST_KEYS + 10
+    for number in range(1000):
+        waiting.shares.arrive(LineId(4, f"t{number}", (f"domain:{number}", "relay:smtp")), 0.0)
+    limited = lambda key: True  # noqa: E731
+    seen, rounds = set(), 0
+    while len(waiting.shares) and rounds < 60:
+        rounds += 1
+        keys = waiting.keys_to_ask(limited)
+        assert "relay:smtp" in keys and len(keys) <= MOST_KEYS + 1
+        takes = waiting.shares.plan([100] * 10, dict.fromkeys(keys, 100), limited)
+        waiting.shares.served([(take, Served(take.jobs, None)) for take in takes])
+        seen |= {take.line.id for take in takes}
+    assert len(seen) == 1000
 
 
 def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobplatform.domain.shares import LineId, Served, Shares, Take
+from jobplatform.domain.lines import LineId, Served, Take
+from jobplatform.domain.shares import Shares
 
 UNLIMITED = 10**9
 
@@ -196,6 +197,47 @@ def test_a_line_that_somebody_else_has_emptied_is_forgotten() -> None:
     hall.waiting.clear()
     assert hall.round() == []
     assert len(hall.shares) == 0 and not hall.shares.keys
+
+
+def test_a_line_that_is_always_full_does_not_starve_an_older_one_of_its_tenant() -> None:
+    hall = Hall()
+    hall.submit("a", 100, ("model:a",))
+    hall.submit("a", 1, ("model:b",))
+    for _ in range(60):
+        hall.round(10)
+        hall.out.clear()
+        hall.submit("a", 10, ("model:a",))
+    assert not hall.waiting[LineId(4, "a", ("model:b",))]
+
+
+def test_a_room_closes_with_its_last_line() -> None:
+    hall = Hall({"k": 1})
+    hall.submit("a", 1, ("k",), told=False)
+    hall.round()
+    assert len(hall.shares) == 0 and not hall.shares.rooms
+    hall.submit("b", 5, ("k",))
+    hall.round()
+    assert hall.shares.rooms
+    hall.shares.keep(set())
+    assert len(hall.shares) == 0 and not hall.shares.rooms
+
+
+def test_a_line_that_waits_for_two_keys_keeps_nobody_from_the_first() -> None:
+    hall = Hall({"relay": 1, "domain:full": 0})
+    for number in range(50):
+        hall.submit(f"t{number}", 1, ("domain:full", "relay"))
+    hall.submit("last", 1, ("domain:free", "relay"))
+    assert [line.tenant for line in hall.round()] == ["last"]
+
+
+def test_who_comes_is_next_though_somebody_took_what_the_others_left() -> None:
+    hall = Hall(weights={"a": 0.01})
+    hall.submit("a", 100_000)
+    hall.submit("b", 100_000, told=False)
+    hall.round(500)
+    hall.out.clear()
+    hall.submit("c")
+    assert "c" in {line.tenant for line in hall.round(500)}
 
 
 SUBMIT = st.tuples(

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from jobplatform.domain.kinds import REGISTRY, Kind, is_free_name
+from jobplatform.domain.references import is_marked
 from jobplatform.errors import ConfigurationError
 from workers.celery.call import Call, in_seconds
 
@@ -50,13 +51,15 @@ def kind_of_call(call: Call) -> Kind:
 def order_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job of a step as the ledger takes it."""
     now = datetime.now(UTC)
-    limit_keys, limit_units = kind.limits_of(kind.parse(payload)) if kind.limit_keys else ((), ())
+    written = payload if kind.payload is TaskCall else payload["kwargs"]
+    known = kind.parse(written) if kind.limit_keys and not is_marked(written) else None
+    limit_keys, limit_units = kind.limits_of(known)
     first = not call.after
     return {
         "queue": call.queue,
         "kind": call.name,
         "priority": call.priority,
-        "payload": payload if kind.payload is TaskCall else payload["kwargs"],
+        "payload": written,
         "tags": [],
         "max_attempts": kind.max_attempts,
         "crash_limit": kind.crash_limit,

@@ -14,6 +14,7 @@ from kombu.pools import producers
 
 from jobplatform.config import settings
 from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
+from jobplatform.refusals import QuotaExceeded
 from jobplatform.usecases.submit_planned import submit_order, submit_steps
 from workers.celery.call import Call, as_moment, as_priority, read_call, tell_published
 from workers.celery.collect import Collector, active
@@ -125,7 +126,7 @@ def _translated(action: Callable[[], T]) -> T:
     """Raise what Celery raises for a broker that is away: what calls tasks may be prepared for that."""
     try:
         return action()
-    except (LedgerUnavailable, OutcomeUnknown) as error:
+    except (LedgerUnavailable, OutcomeUnknown, QuotaExceeded) as error:
         raise OperationalError(f"the task was not accepted: {error}") from error
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import Order
 from jobplatform.dispatch.policy import Policy
-from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
-from jobplatform.domain.shares import Take
+from jobplatform.dispatch.waiting import Waiting, in_turn
+from jobplatform.domain.lines import Take
 from jobplatform.domain.window import places_of
 from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, look_at_queue
 from jobplatform.ledger.session import Ledger
@@ -44,7 +45,9 @@ class RoundReport:
 
 
 #: another look at a key whose places are all taken: the end of one of its jobs is told, so this is for what is not
-LIMITED_SECONDS, MANY_KEYS_SECONDS = 0.25, 0.02
+LIMITED_SECONDS = 0.25
+#: … where there is more to look at
+SOON_SECONDS = 0.01
 
 
 def run_round(
@@ -77,9 +80,9 @@ def run_round(
                 return RoundReport(skipped=look.verdict)
             waiting.learn(look)
             places = places_of(look.places_out, window, batch)
-            free = _free(waiting, policy, keys, look)
-            promised = _mark_promised(opened, waiting, places, free) if order == "start_by" else []
-            takes = waiting.shares.plan(places, free)
+            free = dict(zip(keys, look.key_free, strict=True))
+            promised = _mark_promised(opened, waiting, policy, places, free) if order == "start_by" else []
+            takes = waiting.shares.plan(places, free, policy.is_limited)
             if takes:
                 jobs, heads = _mark(opened, waiting, takes)
             publishing = [*promised, *in_turn(takes, jobs)]
@@ -104,7 +107,7 @@ def run_round(
         active=sum(look.places_out),
         closed=_closed(look, sent, window),
         highest=waiting.shares.highest(),
-        limited_seconds=_limited_seconds(waiting, keys, look),
+        limited_seconds=_limited_seconds(waiting, keys, look, _fell_short(takes, jobs)),
     )
 
 
@@ -112,12 +115,17 @@ def _mark(opened: OpenRound, waiting: Waiting, takes: list[Take]) -> tuple[list[
     return opened.dispatch([(take.line.id, take.jobs) for take in takes], waiting.marks_of(takes))
 
 
-def _mark_promised(opened: OpenRound, waiting: Waiting, places: list[int], free: dict[str, int]) -> list[Dispatched]:
+def _mark_promised(
+    opened: OpenRound, waiting: Waiting, policy: Policy, places: list[int], free: dict[str, int]
+) -> list[Dispatched]:
     """Mark what was promised, and count it off the places, of the window and of the keys."""
-    rehearsal = waiting.shares.plan(places, free)  # how many places each priority would take
+    shares = waiting.shares
+    rehearsal = shares.plan(places, free, policy.is_limited)  # how many places each priority would take
     waiting.forgo(rehearsal)
     above = [
-        sum(take.jobs for take in rehearsal if take.line.id.priority > priority) for priority in range(len(places))
+        # below where it broke off nobody knows how many are for those above
+        place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.line.id.priority > priority)
+        for priority, place in enumerate(places)
     ]
     jobs, keys = opened.dispatch_promised(places, above, free)
     for job, named in zip(jobs, keys, strict=True):
@@ -127,16 +135,6 @@ def _mark_promised(opened: OpenRound, waiting: Waiting, places: list[int], free:
         for priority in range(job.priority + 1):
             places[priority] -= 1
     return jobs
-
-
-def _free(waiting: Waiting, policy: Policy, keys: list[str], look: Look) -> dict[str, int]:
-    """Return limit key → how many of its jobs may go. One that was not asked for, since its line has just come, has no
-    place in this round."""
-    free = dict(zip(keys, look.key_free, strict=True))
-    for key in waiting.shares.keys:
-        if key not in free and policy.is_limited(key):
-            free[key] = 0
-    return free
 
 
 def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
@@ -151,11 +149,19 @@ def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
     return -1
 
 
-def _limited_seconds(waiting: Waiting, keys: list[str], look: Look) -> float | None:
+def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: bool) -> float | None:
     rooms = waiting.shares.rooms
     if not rooms:
         return None
+    if fell_short:  # lines that were let out had less than was thought: the next ones
+        return SOON_SECONDS
     asked = dict(zip(keys, look.key_seconds, strict=True))
     if any(key not in asked for key in rooms):  # it has just come, or it is one of more than can be asked for at once
-        return 0.0 if len(rooms) <= MOST_KEYS else MANY_KEYS_SECONDS
+        return SOON_SECONDS
     return min([LIMITED_SECONDS, *(seconds for key in rooms if (seconds := asked[key]) is not None)])
+
+
+def _fell_short(takes: list[Take], jobs: list[Dispatched]) -> bool:
+    """Return whether a line with limit keys had less than was planned."""
+    found = Counter(job.line for job in jobs)
+    return any(take.line.id.keys and found[place] < take.jobs for place, take in enumerate(takes))

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from jobplatform.domain.shares import LineId, Served, Shares, Take
+from jobplatform.domain.lines import LineId, Served, Take
+from jobplatform.domain.shares import Shares
 from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FoundLine, Look
 
 #: commits come out of order by this much, usually
@@ -24,6 +25,7 @@ SLACK = timedelta(milliseconds=100)
 LONGEST_ROUND = timedelta(seconds=30)
 #: how often what came lately, and what is out, is looked at without marks
 RESET_SECONDS = 5.0
+LOOK_BACK = timedelta(seconds=15)
 SWEEP_SECONDS = 60.0
 #: keys that one look asks for: each is an advisory lock of Postgres, of which there are some thousands for all
 MOST_KEYS = 256
@@ -45,7 +47,7 @@ class Waiting:
         #: what was found since the sweep began; None: there is none under way
         self._found: set[LineId] | None = None
         self._looks_back = False
-        self._first_key = 0
+        self._first_room = 0
 
     # --- before a look
 
@@ -53,7 +55,9 @@ class Waiting:
         """Return where the next look begins: at what arrived, at what is out, at what is out with limit keys."""
         if self._clock() >= self._reset_at:
             self._reset_at = self._clock() + RESET_SECONDS
-            self._arrived_from = self._active_mark = self._limited_mark = None
+            self._active_mark = self._limited_mark = None
+            if self._arrived_from is not None:  # it may be a minute old: the queue was paused, or another's
+                self._arrived_from -= LOOK_BACK
             self._looks_back = True
         return self._arrived_from, self._active_mark, self._limited_mark
 
@@ -63,14 +67,20 @@ class Waiting:
         return None if self._clock() >= self._reset_at else self._arrived_from
 
     def keys_to_ask(self, is_limited: Callable[[str], bool]) -> list[str]:
-        """Return the limit keys to ask for: all that have a limit or a room; when there are too many, in turn."""
-        known = [key for key in self.shares.keys if is_limited(key) or key in self.shares.rooms]
-        if len(known) <= MOST_KEYS:
-            return sorted(known)
-        self._first_key %= len(known)
-        asked = [*known[self._first_key :], *known[: self._first_key]][:MOST_KEYS]
-        self._first_key += MOST_KEYS
-        return sorted(asked)
+        """Return the limit keys to ask for: all that have a limit or a room. When there are too many, all the keys of
+        some lines that are next: a line can go only when each of its keys has room.
+        """
+        rooms = self.shares.rooms
+        asked: dict[str, None] = {}
+        if len(self.shares.keys) <= MOST_KEYS:
+            asked |= dict.fromkeys((*self.shares.keys, *rooms))
+        else:
+            for line in self.shares.next_lines(self._first_room):
+                asked |= dict.fromkeys(line.keys)
+                if len(asked) >= MOST_KEYS:
+                    break
+            self._first_room += MOST_KEYS // 4
+        return sorted(key for key in asked if is_limited(key) or key in rooms)
 
     # --- after it
 

@@ -19,6 +19,8 @@ from jobplatform.errors import ConfigurationError, FieldError, InvalidRequest
 TENANT = "tenant"
 MOST_KEYS, MOST_CHARACTERS = 8, 200
 MOST_UNITS = 2_000_000_000
+#: of a rate and of its period (s)
+LEAST = 0.001
 _PLAIN = ":@+=.-_~"
 _KEY = re.compile(r"[a-z][a-z0-9_.\-]*(:[A-Za-z0-9:@+=.\-_~%]*)?\Z")
 _NAME = re.compile(r"[a-z][a-z0-9_.\-]*(:(\*|[A-Za-z0-9:@+=.\-_~%]*))?\Z")
@@ -81,8 +83,8 @@ def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
             if names and payload is None:
                 continue
             found.append(one.format_map({name: quote(str(getattr(payload, name)), safe=_PLAIN) for name in names}))
-    # cut alike everywhere: two values that long are one key
-    return tuple(sorted({one[:MOST_CHARACTERS] for one in found})[:MOST_KEYS])
+    # the first ones: what a kind names first can't be crowded out by a payload. Values that long are cut alike
+    return tuple(sorted(list(dict.fromkeys(one[:MOST_CHARACTERS] for one in found))[:MOST_KEYS]))
 
 
 def units_of(units: UnitsOf, payload: Any, keys: Sequence[str]) -> tuple[int, ...]:
@@ -142,8 +144,12 @@ class Limit:
             refuse("max_concurrent", "a number of jobs, from 0 (nothing goes) to 1,000,000", self.max_concurrent)
         for field in ("rate_units", "rate_seconds", "burst_units"):
             value = getattr(self, field)
-            if value is not None and not 0 < value <= MOST_UNITS:
-                refuse(field, f"a number above 0, up to {MOST_UNITS}", value)
+            if value is not None and not LEAST <= value <= MOST_UNITS:
+                refuse(field, f"a number from {LEAST} to {MOST_UNITS}", value)
+        if self.burst_units is not None and self.burst_units < 1:
+            refuse("burst_units", "1 or more: a job takes a whole one", self.burst_units)
+        if self.sliding and self.rate_units is not None and self.rate_units < 1:
+            refuse("rate_units", "1 or more in a sliding window: a job takes a whole one", self.rate_units)
         if (self.rate_units is None) != (self.rate_seconds is None):
             refuse("rate_units", "rate_units and rate_seconds together", self.rate_units)
         if self.rate_units is None and (self.burst_units is not None or self.sliding):

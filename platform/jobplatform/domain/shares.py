@@ -12,113 +12,34 @@ the ledger. Nothing here knows a clock or a database; a dispatcher that starts a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from heapq import heappop, heappush
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from heapq import heappop, heappush, nsmallest
 from itertools import count
-from typing import NamedTuple
 
-PRIORITIES = 10
-#: how many jobs a line of which only the head is known is asked for; doubled whenever it has them
-FIRST_GUESS = 8
-#: turns of tenants that have gone are looked through when there are so many, and then twice as many as are kept
-KEPT_TURNS = 1000
+from jobplatform.domain.lines import (
+    FIRST_GUESS,
+    KEPT_TURNS,
+    NOWHERE,
+    PRIORITIES,
+    Line,
+    LineId,
+    PriorityClass,
+    Room,
+    Served,
+    Take,
+    TenantTurn,
+)
 
-
-class LineId(NamedTuple):
-    """A line: the waiting jobs of one priority, tenant (its id) and set of limit keys."""
-
-    priority: int
-    tenant: str
-    keys: tuple[str, ...] = ()
-
-
-class Line:
-    """What is known of a line."""
-
-    __slots__ = ("blocked_by", "head", "id", "size", "sure", "tenant")
-
-    def __init__(self, line_id: LineId, tenant: _Tenant, head: float, size: int, sure: bool) -> None:
-        self.id = line_id
-        self.tenant = tenant
-        #: when its first job became available, or earlier, in seconds since 1970
-        self.head = head
-        #: how many wait in it, or a guess
-        self.size = size
-        self.sure = sure
-        #: the key in whose room it is
-        self.blocked_by: str | None = None
-
-
-class _Tenant:
-    """A tenant within a priority."""
-
-    __slots__ = ("id", "lines", "open", "turn")
-
-    def __init__(self, tenant: str, turn: float) -> None:
-        self.id = tenant
-        self.turn = turn
-        #: how many lines it has, those in rooms too
-        self.lines = 0
-        #: those that are not, the longest waiting first: (head, number, line)
-        self.open: list[tuple[float, int, Line]] = []
-
-
-class _Room:
-    """The lines that wait for a place of one key, each at the turn that its tenant has *here*."""
-
-    __slots__ = ("heap", "most_turns", "now", "turns")
-
-    def __init__(self) -> None:
-        self.heap: list[tuple[float, int, Line]] = []
-        self.now = 0.0
-        self.turns: dict[str, float] = {}
-        self.most_turns = KEPT_TURNS
-
-    def turn_of(self, tenant: str) -> float:
-        return max(self.now, self.turns.get(tenant, 0.0))
-
-    def charge(self, tenant: str, step: float) -> None:
-        self.turns[tenant] = self.turn_of(tenant) + step
-        if len(self.turns) > self.most_turns:
-            self.turns = {name: turn for name, turn in self.turns.items() if turn > self.now}
-            self.most_turns = max(KEPT_TURNS, 2 * len(self.turns))
-
-
-class _Class:
-    """One priority."""
-
-    __slots__ = ("heap", "left", "most_left", "now", "rooms", "tenants")
-
-    def __init__(self) -> None:
-        #: the turn of the job that was last chosen
-        self.now = 0.0
-        self.tenants: dict[str, _Tenant] = {}
-        #: (turn, number, tenant): an entry counts while its turn is its tenant's
-        self.heap: list[tuple[float, int, _Tenant]] = []
-        self.rooms: dict[str, _Room] = {}
-        #: tenants without jobs whose turn is yet to come
-        self.left: dict[str, float] = {}
-        self.most_left = KEPT_TURNS
-
-
-@dataclass(eq=False)
-class Take:
-    """So many jobs of a line, to be dispatched."""
-
-    line: Line
-    jobs: int
-
-
-class Served(NamedTuple):
-    """What a take has brought: how many jobs, and when the next one of its line became available (None: no more)."""
-
-    jobs: int
-    next_head: float | None
+#: tenants whose next lines are looked at when there are more limit keys than can be asked for
+NEXT_TENANTS = 64
 
 
 def _equal(_tenant: str) -> float:
     return 1.0
+
+
+def _never(_key: str) -> bool:
+    return False
 
 
 class Shares:
@@ -126,11 +47,13 @@ class Shares:
 
     def __init__(self, weight: Callable[[str], float] = _equal) -> None:
         self._weight = weight
-        self._classes = [_Class() for _ in range(PRIORITIES)]
+        self._classes = [PriorityClass() for _ in range(PRIORITIES)]
         self._lines: dict[LineId, Line] = {}
         self._keys: dict[str, int] = {}
         self._rooms: dict[str, int] = {}
         self._numbers = count()
+        #: the priority at which the last plan broke off, since a line may have more than it was asked for; -1: none
+        self.broke_off_at = -1
 
     def __len__(self) -> int:
         return len(self._lines)
@@ -158,18 +81,28 @@ class Shares:
                 return priority
         return -1
 
+    def next_lines(self, first_room: int) -> Iterator[LineId]:
+        """Yield lines that a plan may look at, the highest priority first; of rooms those from `first_room` on."""
+        for own in reversed(self._classes):
+            for _, _, tenant in nsmallest(NEXT_TENANTS, own.heap):
+                yield from (line.id for _, number, line in nsmallest(2, tenant.heap) if number == line.entry)
+            keys = list(own.rooms)
+            first = first_room % max(1, len(keys))
+            for key in (*keys[first:], *keys[:first]):
+                yield from (line.id for _, number, line in own.rooms[key].heap[:2] if number == line.entry)
+
     def arrive(self, line_id: LineId, head: float, size: int | None = None) -> None:
         """Note that jobs came to a line, `size` of them (None: not known), the first one at `head`."""
         line = self._lines.get(line_id)
         if line is not None:
             line.size = max(line.size, size or 0)
-            line.head = min(line.head, head)
+            self._move(line, min(line.head, head))
             return
         own = self._classes[line_id.priority]
         tenant = own.tenants.get(line_id.tenant)
         if tenant is None:
             turn = max(own.now, own.left.pop(line_id.tenant, 0.0))
-            tenant = own.tenants[line_id.tenant] = _Tenant(line_id.tenant, turn)
+            tenant = own.tenants[line_id.tenant] = TenantTurn(line_id.tenant, turn)
         tenant.lines += 1
         line = self._lines[line_id] = Line(line_id, tenant, head, size or FIRST_GUESS, size is not None)
         for key in line_id.keys:
@@ -186,24 +119,27 @@ class Shares:
         for line in [line for line in self._lines.values() if line.id not in lines]:
             self._forget(self._classes[line.id.priority], line)
 
-    def plan(self, places: Sequence[int], free: Mapping[str, int]) -> list[Take]:
+    def plan(
+        self, places: Sequence[int], free: Mapping[str, int], is_limited: Callable[[str], bool] = _never
+    ) -> list[Take]:
         """Choose what to dispatch, in this order.
 
         `places`: for each priority, how many jobs of it and of those above it may go, in all. `free`: limit key → how
-        many of its jobs may go; a key that is not named has no limit, but its room, if it has one, stays shut.
+        many of its jobs may go. Of a key that is not named none may go when it is limited; its room stays shut.
         """
         takes: list[Take] = []
         left = dict(free)
         planned = 0
+        self.broke_off_at = -1
         for priority in reversed(range(PRIORITIES)):
             own = self._classes[priority]
             if own.tenants and places[priority] > planned:
-                self._let_out(own, left)
-                chosen = self._choose(own, places[priority] - planned, left)
+                chosen = self._choose(own, places[priority] - planned, left, is_limited)
                 planned += sum(take.jobs for take in chosen)
                 takes += chosen
                 if any(take.jobs >= take.line.size and not take.line.sure for take in chosen):
-                    break  # there may be more of this priority: the next round will know
+                    self.broke_off_at = priority  # there may be more of this priority: the next round will know
+                    break
         return takes
 
     def served(self, outcomes: Iterable[tuple[Take, Served]]) -> None:
@@ -220,66 +156,99 @@ class Shares:
                     room.charge(tenant.id, served.jobs / weight)
             if served.next_head is None:
                 self._forget(own, line)
-            else:
-                line.head = served.next_head
+                continue
+            self._move(line, served.next_head)
+            if served.jobs:
                 line.sure = line.sure and line.size > served.jobs
                 line.size = line.size - served.jobs if line.sure else max(FIRST_GUESS, 2 * served.jobs)
 
     # --- within a priority
 
-    def _queue(self, own: _Class, tenant: _Tenant) -> None:
+    def _queue(self, own: PriorityClass, tenant: TenantTurn) -> None:
         if tenant.open:
             heappush(own.heap, (tenant.turn, next(self._numbers), tenant))
 
-    def _open(self, own: _Class, line: Line) -> None:
+    def _move(self, line: Line, head: float) -> None:
+        """Note another time since which a line waits."""
+        if head != line.head:
+            line.head = head
+            if line.blocked_by is None and line.entry != NOWHERE:
+                self._enter(line)
+
+    def _enter(self, line: Line) -> None:
+        line.entry = next(self._numbers)
+        heappush(line.tenant.heap, (line.head, line.entry, line))
+
+    def _open(self, own: PriorityClass, line: Line) -> None:
         """Let a line take part."""
         line.blocked_by = None
         tenant = line.tenant
-        heappush(tenant.open, (line.head, next(self._numbers), line))
-        if len(tenant.open) == 1:  # who was held up does not save up
+        self._enter(line)
+        tenant.open += 1
+        if tenant.open == 1:  # who was held up does not save up
             tenant.turn = max(tenant.turn, own.now)
             self._queue(own, tenant)
 
-    def _block(self, own: _Class, line: Line, key: str) -> None:
+    def _block(self, own: PriorityClass, line: Line, key: str) -> None:
         """Set a line aside until its key has a place."""
         room = own.rooms.get(key)
         if room is None:
-            room = own.rooms[key] = _Room()
+            room = own.rooms[key] = Room()
             self._rooms[key] = self._rooms.get(key, 0) + 1
         line.blocked_by = key
-        heappush(room.heap, (room.turn_of(line.id.tenant), next(self._numbers), line))
+        room.lines += 1
+        line.entry = next(self._numbers)
+        heappush(room.heap, (room.turn_of(line.id.tenant), line.entry, line))
 
-    def _let_out(self, own: _Class, free: Mapping[str, int]) -> None:
-        """Let as many lines out of each room as its key has places, in the order of their turns."""
+    def _leave(self, own: PriorityClass, key: str) -> None:
+        """One line less in a room; the last one closes it."""
+        room = own.rooms[key]
+        room.lines -= 1
+        if not room.lines:
+            del own.rooms[key]
+            self._rooms[key] -= 1
+            if not self._rooms[key]:
+                del self._rooms[key]
+
+    def _let_out(self, own: PriorityClass, free: Mapping[str, int]) -> int:
+        """Let as many lines out of each room as its key has places, in the order of their turns; returns how many."""
+        out = 0
         for key in [key for key in free if key in own.rooms] if len(free) < len(own.rooms) else list(own.rooms):
             room, places = own.rooms[key], free.get(key, 0)
-            while places > 0 and room.heap:
+            while places > 0 and room.lines:
                 turn, number, line = heappop(room.heap)
-                if line.blocked_by != key:
-                    continue  # it is gone
+                if number != line.entry:
+                    continue
                 due = room.turn_of(line.id.tenant)
                 if room.turns.get(line.id.tenant, 0.0) > turn:  # another line of its tenant was served meanwhile
                     heappush(room.heap, (due, number, line))
                     continue
                 room.now = max(room.now, turn)
                 places -= 1
+                out += 1
+                self._leave(own, key)
                 self._open(own, line)
-            if not room.heap:
-                del own.rooms[key]
-                self._rooms[key] -= 1
-                if not self._rooms[key]:
-                    del self._rooms[key]
+        return out
 
-    def _choose(self, own: _Class, places: int, free: dict[str, int]) -> list[Take]:
+    def _choose(
+        self, own: PriorityClass, places: int, free: dict[str, int], is_limited: Callable[[str], bool]
+    ) -> list[Take]:
         """Choose up to `places` jobs by turns, and count them off `free`."""
         takes: dict[Line, Take] = {}
         #: lines of which nothing more is expected: they sit out the rest of this plan
-        spent: list[tuple[float, int, Line]] = []
-        while places > 0 and own.heap:
+        spent: list[Line] = []
+        now = own.now
+        self._let_out(own, free)
+        while places > 0:
+            if not own.heap:
+                # a line that was let out for one key may have gone to the room of another: the next one, then
+                if own.rooms and self._let_out(own, free):
+                    continue
+                break
             turn, _, tenant = heappop(own.heap)
-            if turn != tenant.turn:
+            if turn != tenant.turn or not tenant.open:
                 continue
-            line = self._next_line(own, tenant, free)
+            line = self._next_line(own, tenant, free, is_limited)
             if line is None:
                 continue
             take = takes.get(line)
@@ -295,38 +264,52 @@ class Shares:
                 if key in free:
                     free[key] -= jobs
             weight = self._weight(tenant.id)
-            own.now = max(own.now, turn + (jobs - 1) / weight)
+            now = max(now, turn + (jobs - 1) / weight)
             tenant.turn = turn + jobs / weight
             if take.jobs >= line.size:
-                spent.append(heappop(tenant.open))
+                spent.append(line)
+                line.entry = NOWHERE
+                tenant.open -= 1
             self._queue(own, tenant)
-        for entry in spent:
-            tenant = entry[2].tenant
-            heappush(tenant.open, entry)
-            if len(tenant.open) == 1:
-                self._queue(own, tenant)
+        for line in spent:
+            self._enter(line)
+            line.tenant.open += 1
+            if line.tenant.open == 1:
+                self._queue(own, line.tenant)
+        # not past anybody's turn: whoever comes now would wait until those have caught up
+        lowest = min((line.tenant.turn for line in spent), default=now)
+        while own.heap and (own.heap[0][0] != own.heap[0][2].turn or not own.heap[0][2].open):
+            heappop(own.heap)
+        own.now = max(own.now, min(now, lowest, own.heap[0][0] if own.heap else now))
         return list(takes.values())
 
-    def _next_line(self, own: _Class, tenant: _Tenant, free: Mapping[str, int]) -> Line | None:
+    def _next_line(
+        self, own: PriorityClass, tenant: TenantTurn, free: Mapping[str, int], is_limited: Callable[[str], bool]
+    ) -> Line | None:
         """Return the tenant's line that has waited longest and may go; those that may not go to their rooms."""
-        while tenant.open:
-            line = tenant.open[0][2]
-            if line.blocked_by is None:
-                closed = next((key for key in line.id.keys if free.get(key, 1) <= 0), None)
+        while tenant.heap:
+            _, number, line = tenant.heap[0]
+            if number == line.entry:
+                closed = next(
+                    (key for key in line.id.keys if (free[key] <= 0 if key in free else is_limited(key))), None
+                )
                 if closed is None:
                     return line
+                tenant.open -= 1
                 self._block(own, line, closed)
-            heappop(tenant.open)
+            heappop(tenant.heap)
         return None
 
-    def _forget(self, own: _Class, line: Line) -> None:
+    def _forget(self, own: PriorityClass, line: Line) -> None:
         """A line has no jobs."""
         if self._lines.pop(line.id, None) is None:
             return
         tenant = line.tenant
         if line.blocked_by is None:
-            tenant.open = [entry for entry in tenant.open if entry[2] is not line]
-        line.blocked_by = ""  # gone: neither open nor in a room
+            tenant.open -= 1
+        else:
+            self._leave(own, line.blocked_by)
+        line.entry = NOWHERE
         for key in line.id.keys:
             self._keys[key] -= 1
             if not self._keys[key]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.domain.shares import PRIORITIES, LineId
+from jobplatform.domain.lines import PRIORITIES, LineId
 from jobplatform.ledger.session import Call, Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
@@ -113,8 +113,9 @@ class Look:
 class OpenRound:
     """A round whose transaction is open: `look` at it, `dispatch` jobs of lines, `take_back` what was not published."""
 
-    def __init__(self, look: Look, call: Call, queue: str) -> None:
+    def __init__(self, look: Look, call: Call, queue: str, keys: Sequence[str]) -> None:
         self.look = look
+        self._keys = keys
         self._call = call
         self._queue = queue
 
@@ -134,6 +135,7 @@ class OpenRound:
             [_written(line.keys) for line, _ in lines],
             [jobs for _, jobs in lines],
             list(marks),
+            list(self._keys) or "{}",
         )
         heads = {row[0]: row[6] for row in rows if row[1] is None}
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
@@ -193,7 +195,7 @@ def look_at_queue(
             key_seconds=row[11] or [],
             limited_oldest=row[12],
         )
-        yield OpenRound(look, call, queue)
+        yield OpenRound(look, call, queue, keys)
 
 
 #: before the first line

@@ -36,7 +36,6 @@ class Accepted(NamedTuple):
     state: str
     created_at: datetime
     run_at: datetime
-    allowed: float | None = None
 
 
 def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:

@@ -34,6 +34,12 @@ def acquire(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, units: int) 
     return verdict, seconds
 
 
+def hold_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, seconds: float, reason: str) -> bool:
+    """Call `hold_by_run`; False: the lease is lost."""
+    ((held,),) = ledger.call("hold_by_run", job_id, lease_id, key, seconds, reason)
+    return bool(held)
+
+
 def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
     """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
     ((until,),) = ledger.call("hold_key", key, seconds, reason, exactly)

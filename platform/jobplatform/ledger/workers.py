@@ -49,7 +49,7 @@ def hold_beats_open(connection: Connection, wait_seconds: float) -> datetime:
     A table that somebody has locked is waited for so long, then `LedgerBusy` is raised.
     """
     connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": f"{int(wait_seconds * 1000)}ms"})
-    connection.execute(text("LOCK TABLE jobs, workers IN ROW SHARE MODE"))
+    connection.execute(text("LOCK TABLE jobs, workers IN ROW EXCLUSIVE MODE"))
     now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     return now
 

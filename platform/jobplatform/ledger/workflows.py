@@ -19,9 +19,7 @@ class Created(NamedTuple):
 
     verdict: str
     workflow_id: Any
-    #: of a refusal by a quota: its queue
     woken: str | None
-    allowed: float | None
 
 
 def create_workflow(

@@ -146,8 +146,13 @@ def acquire(
 
 
 def hold(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: str) -> None:
-    """Let nothing of a key begin for so long. Repeated while the ledger is away."""
-    until_answered(lambda: limits.hold(ledger, key, seconds, reason), "hold", delivery)
+    """Let nothing of a key begin for so long, a day at most. Repeated while the ledger is away. Raises `LeaseLost`."""
+
+    def once() -> bool:
+        return limits.hold_by_run(ledger, delivery.job_id, delivery.lease_id, key, seconds, reason)
+
+    if not until_answered(once, "hold", delivery):
+        raise LeaseLost()
 
 
 def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unknown: str) -> tuple[bool, Any]:

@@ -147,13 +147,13 @@ def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
         if key.held_until is not None:
             yield Reason(
                 "key_held",
-                f"limit key {key.key} is held until {_time(key.held_until)}: {key.held_reason}",
+                f"limit key {key.key} is held until {_time(key.held_until)}, by a run or an operator",
                 f"jobplatform limits release {key.key}",
             )
         if key.max_concurrent is not None and key.out >= key.max_concurrent:
             yield Reason(
                 "key_full",
-                f"limit key {key.key}: {key.out} jobs are dispatched or running, {key.max_concurrent} may be",
+                f"limit key {key.key} has no place: {key.max_concurrent} jobs, of all tenants, may be out at once",
                 "jobplatform limits list",
             )
         if key.units_left is not None and key.units_left < units:

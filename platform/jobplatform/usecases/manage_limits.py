@@ -65,6 +65,7 @@ def put_limit(ledger: Ledger, limit: Limit, *, by: str) -> LimitView:
 
 def remove_limit(ledger: Ledger, name: str) -> None:
     """Remove a limit. Raises `LimitNotFound`."""
+    _check_names(name)
     with ledger.transaction() as connection:
         if not limits.remove_limit(connection, name):
             raise LimitNotFound(f"no limit {name!r}: {_known(row.name for row in limits.list_limits(connection))}")
@@ -111,6 +112,7 @@ def set_weight(ledger: Ledger, tenant: str, weight: float) -> None:
     """Set the share of a tenant, beside others. Raises `InvalidRequest` or `LimitNotFound`."""
     if not 0.001 <= weight <= 1000:
         raise InvalidRequest("the weight can't work", (FieldError("weight", "from 0.001 to 1000", repr(weight)),))
+    _check_names(tenant)
     with ledger.transaction() as connection:
         if not limits.set_weight(connection, tenant, weight):
             raise LimitNotFound(f"no tenant {tenant!r}: see `jobplatform tenants list`")
@@ -129,6 +131,7 @@ def put_quota(ledger: Ledger, tenant: str, queue: str, max_waiting: int, *, queu
 
     Raises `InvalidRequest` or `LimitNotFound`.
     """
+    _check_names(tenant, queue)
     known = sorted(queues)
     wrong = []
     if queue != "*" and queue not in known:
@@ -145,6 +148,7 @@ def put_quota(ledger: Ledger, tenant: str, queue: str, max_waiting: int, *, queu
 
 def remove_quota(ledger: Ledger, tenant: str, queue: str) -> None:
     """Remove a quota. Raises `LimitNotFound`."""
+    _check_names(tenant, queue)
     with ledger.transaction() as connection:
         if not limits.remove_quota(connection, tenant, queue):
             known = _known(f"{row.tenant}/{row.queue}" for row in limits.list_quotas(connection))
@@ -155,6 +159,12 @@ def list_quotas(ledger: Ledger) -> list[dict[str, Any]]:
     """Return all quotas."""
     with ledger.statement() as connection:
         return [dict(row._mapping) for row in limits.list_quotas(connection)]
+
+
+def _check_names(*names: str) -> None:
+    """Raise `LimitNotFound` for a name that the ledger can't even be asked for."""
+    if any("\x00" in name for name in names):
+        raise LimitNotFound("no name has a NUL character")
 
 
 def _known(names: Iterable[str]) -> str:

@@ -34,7 +34,7 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
-from jobplatform.refusals import PriorityTooHigh, QuotaExceeded
+from jobplatform.refusals import PriorityTooHigh, quota_exceeded
 from jobplatform.usecases.admit import UNKNOWN_KEY
 
 #: callers' clocks differ from ours by this much
@@ -195,9 +195,9 @@ def _explain(
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
     if answer.verdict == "priority":
-        raise PriorityTooHigh(command.priority, int(answer.allowed or 0))
+        raise PriorityTooHigh(command.priority, int(answer.state))
     if answer.verdict == "quota":
-        raise QuotaExceeded(queue, answer.allowed)
+        raise quota_exceeded(queue, answer.state)
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:
         raise DuplicateJob(command.unique.key, answer.job_id)
     if answer.verdict == "conflict":

@@ -18,6 +18,7 @@ from jobplatform.ledger import jobs, workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import WITHOUT_TIME, new_id
 from jobplatform.ledger.session import Ledger
+from jobplatform.refusals import quota_exceeded
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ def submit_order(
 ) -> bool:
     """Accept one job; `order` has the keys of a planned step. Returns False when a job with this id was there already.
 
-    Raises `InvalidPayload`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
+    Raises `InvalidPayload`, `QuotaExceeded`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
     """
     values = {name: order[name] for name in ("queue", "kind", "priority", "tags", "max_attempts")}
     values |= {name: order[name] for name in ("crash_limit", "lost_limit", "run_at", "start_by")}
@@ -54,6 +55,9 @@ def submit_order(
         answer = jobs.accept_new(ledger, values)
         if answer is None:
             return again
+        if answer.verdict == "quota":
+            raise quota_exceeded(values["queue"], answer.state)
+        assert answer.verdict == "accepted", answer.verdict
         if hints is not None and answer.state == "available":
             hints.send(values["queue"], values["priority"])
         return True
@@ -71,8 +75,8 @@ def submit_steps(
 ) -> UUID:
     """Accept a workflow of planned steps in one transaction, and return its id.
 
-    Raises `InvalidPayload`, `StepIdTaken` for an id that is taken, or after some tries `LedgerUnavailable` or
-    `OutcomeUnknown`.
+    Raises `InvalidPayload`, `QuotaExceeded`, `StepIdTaken` for an id that is taken, or after some tries
+    `LedgerUnavailable` or `OutcomeUnknown`.
     """
     workflow_id = new_id()
     encoded = _encode(list(steps))
@@ -97,6 +101,9 @@ def submit_steps(
             pending=pending,
             steps=encoded,
         )
+        if found.verdict == "quota":
+            raise quota_exceeded(*str(found.woken).split(" "))
+        assert found.verdict == "accepted", found.verdict
         if hints is not None:
             hints.send_all(found.woken)
         return workflow_id

@@ -21,7 +21,7 @@ from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
-from jobplatform.refusals import PriorityTooHigh, QuotaExceeded
+from jobplatform.refusals import PriorityTooHigh, quota_exceeded
 from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
 
 
@@ -84,7 +84,7 @@ def submit_workflow(
             f"expected the same body, or a new key"
         )
     if found.verdict == "quota":
-        raise QuotaExceeded(str(found.woken), found.allowed)
+        raise quota_exceeded(*str(found.woken).split(" "))
     if found.verdict == "repeated":
         earlier = UUID(str(found.workflow_id))
         with ledger.statement() as connection:

@@ -19,5 +19,3 @@ DROP FUNCTION IF EXISTS dispatch_jobs(text, integer, integer, timestamptz[], tim
 DROP FUNCTION IF EXISTS accept_job(
     bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
     integer, timestamptz, timestamptz, text, double precision, boolean);
--- one with the same parameters that returned less
-DROP FUNCTION IF EXISTS create_workflow(uuid, text, bytea, integer, uuid, text, double precision, integer, jsonb);

@@ -3,11 +3,11 @@
 -- Accept a workflow: its row, its steps and their jobs in one transaction (I1).
 -- p_steps: see insert_steps; p_pending: how many of them nobody waits for.
 -- verdicts: accepted · repeated (workflow_id is the earlier one) · conflict (the key was used for another request)
---           · quota (of the queue in `woken`; `allowed` as in accept_job)
+--           · quota (`woken`: its queue, a blank, and the seconds as accept_job has them, or nothing)
 CREATE OR REPLACE FUNCTION create_workflow(
     p_tenant uuid, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer,
     p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps jsonb,
-    OUT verdict text, OUT workflow_id uuid, OUT woken text, OUT allowed double precision
+    OUT verdict text, OUT workflow_id uuid, OUT woken text
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -40,7 +40,7 @@ BEGIN
         IF v_over > 0 THEN  -- what is refused binds no key: its repetition is a new order
             DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
             verdict := 'quota';
-            allowed := quota_seconds(p_tenant, woken, v_over);
+            woken := woken || ' ' || coalesce(quota_seconds(p_tenant, woken, v_over)::text, '');
             RETURN;
         END IF;
     END IF;

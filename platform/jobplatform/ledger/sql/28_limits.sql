@@ -35,7 +35,7 @@ CREATE OR REPLACE FUNCTION units_left(
 )
 LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
-    v_most double precision := coalesce(p_burst, p_rate);
+    v_most double precision := greatest(1, coalesce(p_burst, p_rate));  -- "one in two minutes" is a rate, too
     v_width double precision := p_seconds / 20;
     v_now double precision := extract(epoch FROM p_now);
     v_moved integer;
@@ -128,18 +128,38 @@ LANGUAGE sql VOLATILE AS $$
     RETURNING held_until;
 $$;
 
+-- What a run says of a key: nothing of it begins for so long. A day at most: a header that was misread must not stop a
+-- provider for everybody and for long. False: the lease is lost.
+CREATE OR REPLACE FUNCTION hold_by_run(p_job uuid, p_lease uuid, p_key text, p_seconds double precision, p_reason text)
+RETURNS boolean
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_tenant uuid;
+    v_keys text[];
+BEGIN
+    SELECT tenant_id INTO v_tenant FROM jobs WHERE id = p_job AND lease_id = p_lease;
+    IF NOT FOUND THEN
+        RETURN false;
+    END IF;
+    v_keys := keys_of(ARRAY[p_key], v_tenant);
+    PERFORM hold_key(v_keys[1], least(coalesce(nullif(p_seconds, 'NaN'), 0), 86400), p_reason);
+    RETURN true;
+END $$;
+
 -- Units for a call inside a run, fenced by its lease. `verdict`: taken · wait (`seconds`) · never · lost (the lease).
 CREATE OR REPLACE FUNCTION acquire_units(
     p_job uuid, p_lease uuid, p_key text, p_units integer, OUT verdict text, OUT seconds double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_tenant uuid;
 BEGIN
-    PERFORM 1 FROM jobs WHERE id = p_job AND lease_id = p_lease;
+    SELECT tenant_id INTO v_tenant FROM jobs WHERE id = p_job AND lease_id = p_lease;
     IF NOT FOUND THEN
         verdict := 'lost';
         RETURN;
     END IF;
-    SELECT t.seconds INTO acquire_units.seconds FROM take_units(ARRAY[p_key], ARRAY[p_units]) t;
+    SELECT t.seconds INTO acquire_units.seconds FROM take_units(keys_of(ARRAY[p_key], v_tenant), ARRAY[p_units]) t;
     verdict := CASE WHEN seconds IS NULL THEN 'never' WHEN seconds > 0 THEN 'wait' ELSE 'taken' END;
 END $$;
 
@@ -162,8 +182,8 @@ BEGIN
     SELECT array_agg(k) INTO v_mine FROM unnest(p_keys) AS k
     WHERE pg_try_advisory_xact_lock(hashtext('jobplatform.limit'), hashtext(k));
     -- a statement of its own: it sees what the last holder of the locks has committed
-    SELECT jsonb_object_agg(k, jsonb_build_array(jobs, sent, units)), min(first) INTO v_used, v_oldest FROM (
-        SELECT k, count(*) AS jobs, count(*) FILTER (WHERE state = 'dispatched') AS sent,
+    SELECT jsonb_object_agg(k, jsonb_build_array(jobs, used, units)), min(first) INTO v_used, v_oldest FROM (
+        SELECT k, count(*) AS jobs, sum(coalesce(u, 1)) AS used,
                sum(coalesce(u, 1)) FILTER (WHERE state = 'dispatched') AS units, min(dispatched_at) AS first
         FROM jobs, unnest(limit_keys, limit_units) AS key (k, u)
         WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}'
@@ -174,12 +194,13 @@ BEGIN
                CASE WHEN NOT known.mine OR known.held > 0 THEN 0
                     ELSE greatest(0, least(
                         2147483647, coalesce(known.max_concurrent - known.jobs, 2147483647),
-                        -- of as many units as those that are out; one at the least while there are any
+                        -- each taken to need as many units as those that are out do
                         coalesce(floor((known.units - known.sent_units) / greatest(1, known.mean)), 2147483647)))::integer
                     END,
                CASE WHEN NOT known.mine THEN 0.01
                     WHEN known.held > 0 THEN known.held
-                    WHEN known.units - known.sent_units < greatest(1, known.mean) THEN greatest(0.01, known.next)
+                    WHEN known.units - known.sent_units < greatest(1, known.mean) 
+                        THEN greatest(0.01, (greatest(1, known.mean) - known.units + known.sent_units) * known.unit_seconds)
                     END,
                v_oldest
         FROM (
@@ -187,8 +208,8 @@ BEGIN
                    extract(epoch FROM s.held_until - v_now)::double precision AS held, u.units,
                    coalesce((v_used -> l.key ->> 0)::integer, 0) AS jobs,
                    coalesce((v_used -> l.key ->> 2)::double precision, 0) AS sent_units,
-                   coalesce((v_used -> l.key ->> 2)::double precision / nullif((v_used -> l.key ->> 1)::integer, 0), 1) AS mean,
-                   CASE WHEN l.rate_units IS NOT NULL THEN l.rate_seconds / l.rate_units END AS next
+                   coalesce((v_used -> l.key ->> 1)::double precision / (v_used -> l.key ->> 0)::integer, 1) AS mean,
+                   l.rate_seconds / l.rate_units AS unit_seconds
             FROM limits_of(p_keys) AS l LEFT JOIN limit_states s ON s.key = l.key
             LEFT JOIN LATERAL units_left(
                 l.rate_units, l.rate_seconds, l.burst_units, l.sliding, s, 1, v_now) AS u ON l.rate_units IS NOT NULL

@@ -101,7 +101,7 @@ BEGIN
     UPDATE jobs SET
         state = CASE WHEN p_seconds IS NULL THEN 'dead' ELSE 'scheduled' END, state_at = v_now,
         run_at = CASE WHEN p_seconds IS NULL THEN run_at
-                 ELSE v_now + make_interval(secs => p_seconds * (1 + 0.1 * random())) END,
+                 ELSE v_now + make_interval(secs => least(366 * 86400, p_seconds * (1 + 0.1 * random()))) END,
         error = CASE WHEN p_seconds IS NULL THEN jsonb_build_object(
             'code', 'units_above_limit', 'retryable', false, 'message', format(
                 'it takes %s units of %s, which never has so many: raise that limit, or split the job',

@@ -4,8 +4,8 @@
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
---           · priority (`allowed` is the highest that the key may ask for) · quota (`allowed`: seconds until it is worth another try, NULL
---           when that is not known)
+--           · priority (`state` is the highest that the key may ask for) · quota (`state`: seconds until it is worth another try, NULL
+--           when that is not known). No column of their own: a process of the version before reads as many as it knows
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,
@@ -16,7 +16,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
     p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
-    OUT run_at timestamptz, OUT allowed double precision
+    OUT run_at timestamptz
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -30,16 +30,16 @@ DECLARE
     v_left bigint;
 BEGIN
     IF p_key_hash IS NOT NULL THEN
-        SELECT k.tenant_id, k.max_priority INTO v_tenant, allowed FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
+        SELECT k.tenant_id, k.max_priority INTO v_tenant, v_left FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
         IF NOT FOUND THEN
             verdict := 'unauthorized';
             RETURN;
         END IF;
-        IF p_priority > allowed THEN
+        IF p_priority > v_left THEN
             verdict := 'priority';
+            state := v_left::text;
             RETURN;
         END IF;
-        allowed := NULL;
     END IF;
     tenant_id := v_tenant;
     LOOP
@@ -62,7 +62,7 @@ BEGIN
         v_left := quota_left(v_tenant, p_queue);
         IF v_left <= 0 THEN
             verdict := 'quota';
-            allowed := quota_seconds(v_tenant, p_queue, 1 - v_left);
+            state := quota_seconds(v_tenant, p_queue, 1 - v_left)::text;
             RETURN;
         END IF;
         EXIT WHEN p_idempotency_key IS NULL;

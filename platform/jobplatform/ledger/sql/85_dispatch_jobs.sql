@@ -122,13 +122,14 @@ BEGIN
 END $$;
 
 -- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
--- keys as text, how many, and a time (in seconds since 1970) before which nothing of it waits.
+-- keys as text, how many, and a time (in seconds since 1970) before which nothing of it waits. p_asked: the limit keys that
+-- look_at_queue was asked for; a line with another key that has a limit, since a moment perhaps, gets nothing.
 --
 -- Returns a row per job, and after them a row per line without id: `next_head` is when its next job became available,
 -- NULL when there is none.
 CREATE OR REPLACE FUNCTION dispatch_lines(
     p_queue text, p_priorities integer[], p_tenants uuid[], p_keys text[], p_counts integer[],
-    p_marks double precision[]
+    p_marks double precision[], p_asked text[]
 ) RETURNS TABLE (
     line integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz,
     next_head double precision
@@ -140,7 +141,14 @@ DECLARE
     v_ids uuid[];
     v_lines integer[];
     v_times timestamptz[];
+    v_closed text[] := '{}';
 BEGIN
+    IF EXISTS (SELECT 1 FROM limits) THEN
+        v_closed := ARRAY(
+            SELECT key FROM limits_of(ARRAY(
+                SELECT DISTINCT k FROM unnest(p_keys) AS written, unnest(written::text[]) AS k WHERE k <> ALL (p_asked)))
+            WHERE max_concurrent IS NOT NULL OR rate_units IS NOT NULL);
+    END IF;
     SELECT array_agg(due.id), array_agg(l.place::integer), array_agg(due.state_at) INTO v_ids, v_lines, v_times
     FROM unnest(p_priorities, p_tenants, p_keys, p_counts, p_marks)
         WITH ORDINALITY AS l (priority, tenant, keys, jobs, mark, place),
@@ -148,7 +156,8 @@ BEGIN
         SELECT jobs.id, jobs.state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority AND tenant_id = l.tenant
             AND limit_keys = l.keys::text[] AND jobs.state_at >= to_timestamp(l.mark)
-        ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due;
+        ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due
+    WHERE NOT l.keys::text[] && v_closed;
     RETURN QUERY
         SELECT v_lines[m.place], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
         FROM mark_dispatched(v_ids, v_times) m;
@@ -190,7 +199,8 @@ BEGIN
             SELECT first.id, k, row_number() OVER (PARTITION BY k ORDER BY first.start_by, first.id) AS place
             FROM first, unnest(first.limit_keys) AS k
         ), free AS MATERIALIZED (  -- a key that nobody has asked for has no place, if it has a limit
-            SELECT l.key, coalesce(f.free, CASE WHEN l.max_concurrent IS NOT NULL OR l.rate_units IS NOT NULL
+            SELECT l.key, coalesce(f.free - (SELECT count(*) FROM jobs u  -- what higher priorities have taken
+                                            WHERE u.id = ANY (v_ids) AND l.key = ANY (u.limit_keys)), CASE WHEN l.max_concurrent IS NOT NULL OR l.rate_units IS NOT NULL
                 OR EXISTS (SELECT 1 FROM limit_states s WHERE s.key = l.key AND held_until > clock_timestamp())
                 THEN 0 END) AS free
             FROM limits_of(ARRAY(SELECT DISTINCT k FROM asking)) AS l
