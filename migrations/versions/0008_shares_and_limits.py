@@ -186,6 +186,12 @@ def upgrade() -> None:
         sa.Column("held_reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_limit_states")),
     )
+    op.create_index(
+        "ix_limit_states_held_until",
+        "limit_states",
+        ["held_until"],
+        postgresql_where=sa.text("held_until IS NOT NULL"),
+    )
     op.create_table(
         "quota_samples",
         sa.Column("tenant_id", sa.UUID(), nullable=False),

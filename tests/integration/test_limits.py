@@ -23,11 +23,13 @@ from jobplatform.errors import LeaseLost, Permanent
 from jobplatform.ledger import dispatching, keys, limits, queues, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
+from jobplatform.refusals import QuotaExceeded
 from jobplatform.usecases import execute_run, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.list_queues import list_queues
 from jobplatform.usecases.submit_job import submit_job
+from jobplatform.usecases.submit_planned import submit_order, submit_steps
 from tests.support.ledgers import Anything, Book
 from tests.support.waiting import eventually
 
@@ -531,3 +533,34 @@ def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:
     payload = {"to": [f"a@{letter}.example.com" for letter in "abcdefghijkl"], "subject": "x", "text": "x"}
     keys_found, _ = REGISTRY.get("email.send").limits_of(EmailSend.model_validate(payload))
     assert len(keys_found) == 8 and {"relay:smtp", "tenant"} < set(keys_found)
+
+
+def test_what_is_kept_of_keys_goes_when_they_are_full_again(book: Book) -> None:
+    limit(book, "month:*", rate_units=1, rate_seconds=30 * 86_400)
+    book.do(
+        "INSERT INTO limit_states (key, level, level_at, held_until) VALUES "
+        "('old:1', 1, now() - interval '3 days', NULL), "
+        "('new:1', 1, now() - interval '1 h', NULL), ('held:1', NULL, NULL, now() + interval '1 h'), "
+        "('month:1', 0, now() - interval '3 days', NULL), ('was held:1', NULL, NULL, now() - interval '1 h')"
+    )
+    with book.ledger.transaction() as connection:
+        assert limits.forget_states(connection) == 2
+    assert set(book.all("SELECT key FROM limit_states")) == {"new:1", "held:1", "month:1"}
+
+
+def test_a_quota_refuses_planned_orders_too_and_loudly(book: Book) -> None:
+    """Of Celery's calls: a task that was not accepted must not look as if it were."""
+    order = {
+        "queue": "email", "kind": "test.echo", "priority": 4, "payload": {}, "tags": [], "max_attempts": 3,
+        "crash_limit": 3, "lost_limit": 3, "run_at": None, "start_by": None, "limit_keys": [], "limit_units": [],
+    }
+    step = {"name": "1", "place": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
+    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
+    assert submit_order(book.ledger, None, book.tenant_id, new_id(), order)
+    with pytest.raises(QuotaExceeded):
+        submit_order(book.ledger, None, book.tenant_id, new_id(), order)
+    with pytest.raises(QuotaExceeded):
+        submit_steps(book.ledger, None, book.tenant_id, "w", [{**step, **order, "id": str(new_id())}], 1)
+    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+    assert book.all("SELECT count(*)::int FROM workflows") == [0]
+    book.assert_conserved()

@@ -18,7 +18,17 @@ from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, queues, workers, workflows
+from jobplatform.ledger import (
+    dead_letters,
+    dead_messages,
+    dispatching,
+    effects,
+    keys,
+    limits,
+    queues,
+    workers,
+    workflows,
+)
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -162,6 +172,7 @@ class Duties:
             keys.forget_expired_locks,
             dead_messages.forget_dead_messages,
             effects.forget_effects,
+            limits.forget_states,
         ):
             with self._ledger.transaction() as connection:
                 more = forget(connection) >= 1000 or more

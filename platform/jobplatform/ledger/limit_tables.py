@@ -8,6 +8,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Double,
+    Index,
     Integer,
     PrimaryKeyConstraint,
     Table,
@@ -46,6 +47,7 @@ limit_states = Table(
     moment("slices_at"),
     moment("held_until", comment="nothing of this key begins before"),
     Column("held_reason", Text),
+    Index("ix_limit_states_held_until", "held_until", postgresql_where=text("held_until IS NOT NULL")),
 )
 
 quota_samples = Table(

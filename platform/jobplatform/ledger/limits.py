@@ -157,3 +157,21 @@ def quota_seconds(connection: Connection, tenant_id: UUID, queue: str, over: int
         text("SELECT quota_seconds(:tenant, :queue, :over)"), {"tenant": tenant_id, "queue": queue, "over": over}
     ).scalar()
     return found
+
+
+_FORGET = text(
+    """
+    DELETE FROM limit_states WHERE key IN (
+        SELECT s.key FROM limit_states s LEFT JOIN LATERAL limits_of(ARRAY[s.key]) l ON true
+        WHERE coalesce(s.held_until, '-infinity') < clock_timestamp()
+            AND coalesce(greatest(s.level_at, s.slices_at), '-infinity') < clock_timestamp() - make_interval(
+                secs => 86400 + coalesce(l.rate_seconds * greatest(1, l.burst_units / l.rate_units), 0))
+        LIMIT :limit FOR UPDATE OF s SKIP LOCKED)
+    """
+)
+
+
+def forget_states(connection: Connection, limit: int = 1000) -> int:
+    """Forget what was taken of up to `limit` keys that are full again and not held; returns how many."""
+    connection.execute(text("DELETE FROM quota_samples WHERE at < clock_timestamp() - interval '1 day'"))
+    return connection.execute(_FORGET, {"limit": limit}).rowcount
