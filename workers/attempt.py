@@ -65,6 +65,8 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
     claimed = _through_soft_limit(lambda: claim(ledger(), delivery))
     if isinstance(claimed, str):
         worker_metrics().idle.labels(claimed).inc()
+        if claimed == "dead":  # a dead letter is seen in RabbitMQ, too
+            return Ended(State.DEAD, "it wants more units than its limit ever has")
         return Ended(None, f"nothing to run: {claimed}", is_dead_message=claimed in ("gone", "stale"))
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
         log.info("run_started", kind=kind.name, attempt=claimed.attempt)

@@ -64,6 +64,9 @@ class Event(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
+    #: a claim found no units of its limit keys, or it wants more of them than there ever are
+    LIMITED = "limited"
+    REFUSED = "refused"
     HELD = "held"
     RESOLVED = "resolved"
     REPLAYED = "replayed"
@@ -95,6 +98,8 @@ TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (_S.AVAILABLE, Event.DISPATCHED): frozenset({_S.DISPATCHED}),
     (_S.DISPATCHED, Event.RETURNED): frozenset({_S.AVAILABLE}),
     (_S.DISPATCHED, Event.LOST): frozenset({_S.AVAILABLE, _S.DEAD}),
+    (_S.DISPATCHED, Event.LIMITED): frozenset({_S.SCHEDULED}),
+    (_S.DISPATCHED, Event.REFUSED): frozenset({_S.DEAD}),
     (_S.DISPATCHED, Event.STARTED): frozenset({_S.RUNNING}),
     (_S.RUNNING, Event.SUCCEEDED): frozenset({_S.SUCCEEDED}),
     (_S.RUNNING, Event.FAILED): _RUN_MAY_END_IN,
