@@ -14,9 +14,10 @@ from jobplatform.broker.publisher import Publisher
 from jobplatform.cli.main import cli
 from jobplatform.config import Settings
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.errors import JobNotFound, NotReplayable
+from jobplatform.errors import InvalidRequest, JobNotFound, NotReplayable
 from jobplatform.ledger import dead_messages, effects
 from jobplatform.ledger.ids import new_id
+from jobplatform.refusals import LimitNotFound
 from tests.support.ledgers import Book
 
 Ask = Callable[..., Result]
@@ -139,3 +140,33 @@ def test_a_rebuild_returns_what_was_dispatched(book: Book, ask: Ask) -> None:
     done = ask("rebuild", "email")
     assert done.output == "1 dispatched jobs of email go out again\n"
     assert book.row(job_id).state == "available"
+
+
+def test_limits_are_set_shown_with_who_waits_held_and_removed(book: Book, ask: Ask) -> None:
+    assert ask("limits", "set", "domain:*", "--max-concurrent", 5).exit_code == 0
+    assert ask("limits", "set", "t:1", "--rate", 10, "--seconds", 60, "--burst", 20).exit_code == 0
+    wrong = ask("limits", "set", "Bad Name", "--rate", 1).exception
+    assert isinstance(wrong, InvalidRequest) and {item.field for item in wrong.errors} == {"name", "rate_units"}
+    job_id = book.submit()
+    book.do("UPDATE jobs SET limit_keys = '{domain:a.example}' WHERE id = :id", id=job_id)
+    assert "is held until" in ask("limits", "hold", "t:1", 60, "--reason", "[moving]").output
+    shown = ask("limits", "list").output
+    for words in ("domain:*  5 at once", "10 in 60 s, burst 20", "domain:a.example", "1 tenants", "[moving]", "20.0"):
+        assert words in shown, shown
+    (first, second) = orjson.loads(ask("limits", "list", "--json").output)["limits"]
+    assert (first["keys"][0]["waiting_tenants"], second["keys"][0]["held_reason"]) == (1, "[moving]")
+    assert ask("limits", "release", "t:1").exit_code == 0
+    assert ask("limits", "remove", "t:1").exit_code == 0
+    assert isinstance(ask("limits", "remove", "t:1").exception, LimitNotFound)
+
+
+def test_weights_and_quotas_of_tenants(book: Book, ask: Ask) -> None:
+    (name,) = book.all("SELECT name FROM tenants")
+    assert ask("tenants", "weight", name, 2.5).output == f"{name} has weight 2.5\n"
+    assert ask("tenants", "quota", name, "email", 100).output == f"100 jobs of {name} may wait in email\n"
+    assert isinstance(ask("tenants", "quota", name, "nowhere", 1).exception, InvalidRequest)
+    assert isinstance(ask("tenants", "weight", "nobody", 1).exception, LimitNotFound)
+    assert ask("tenants", "quota", name, "email").exit_code == 2
+    shown = ask("tenants", "list").output
+    assert "2.5" in shown and "100" in shown
+    assert ask("tenants", "quota", name, "email", "--remove").exit_code == 0

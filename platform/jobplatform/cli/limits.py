@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import getpass
+from typing import TYPE_CHECKING
 
 import click
 
 from jobplatform.cli.ledger import open_commands_ledger
+
+if TYPE_CHECKING:
+    from jobplatform.domain.limits import Limit
 
 
 @click.group()
@@ -27,37 +31,32 @@ def list_all(as_json: bool) -> None:
         click.echo(orjson.dumps({"limits": [one.as_dict() for one in found]}))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(
-        "limit", "key", "at once", "out", "per period", "units left", "held until", "tenants waiting", "oldest"
-    )
+    table = Table("limit, and its keys", "out", "units left", "held until", "who waits")
+    table.columns[0].overflow = "fold"
     for view in found:
-        limit = view.limit
-        at_once = f"{limit.max_concurrent}" if limit and limit.max_concurrent is not None else ""
-        period = ""
-        if limit and limit.rate_units is not None:
-            burst = f", burst {limit.burst_units:g}" if limit.burst_units is not None else ""
-            period = f"{limit.rate_units:g} in {limit.rate_seconds:g} s{', sliding' if limit.sliding else burst}"
-        first = limit.name if limit else "(held)"
-        if not view.keys:
-            table.add_row(first, "", at_once, "0", period)
+        title = f"[bold]{escape(view.limit.name)}[/]  {_in_words(view.limit)}" if view.limit else "[bold]held only[/]"
+        table.add_row(title)
         for use in view.keys:
-            table.add_row(
-                first,
-                use.key,
-                at_once,
-                str(use.dispatched + use.running),
-                period,
-                "" if use.units_left is None else f"{use.units_left:.1f}",
-                f"{use.held_until:%F %T} {use.held_reason or ''}".rstrip() if use.held_until else "",
-                f"{use.waiting_tenants}{' or more' if use.waiting_lines >= LINES else ''}" if use.waiting_lines else "",
-                f"{use.oldest_seconds:.0f} s" if use.oldest_seconds is not None else "",
-            )
-            first = at_once = period = ""
+            held = f"{use.held_until:%F %T} {use.held_reason or ''}".rstrip() if use.held_until else ""
+            more = " or more" if use.waiting_lines >= LINES else ""
+            waits = f"{use.waiting_tenants}{more} tenants, {use.oldest_seconds or 0:.0f} s" if use.waiting_lines else ""
+            left = "" if use.units_left is None else f"{use.units_left:.1f}"
+            table.add_row(f"  {escape(use.key)}", str(use.dispatched + use.running), left, escape(held), waits)
         if view.more_keys:
-            table.add_row("", "…")
+            table.add_row("  …")
     Console().print(table)
+
+
+def _in_words(limit: Limit) -> str:
+    words = [f"{limit.max_concurrent} at once"] if limit.max_concurrent is not None else []
+    if limit.rate_units is not None:
+        burst = f", burst {limit.burst_units:g}" if limit.burst_units is not None else ""
+        period = f"{limit.rate_units:g} in {limit.rate_seconds:g} s"
+        words.append(f"{period}{', sliding' if limit.sliding else burst}")
+    return "; ".join(words)
 
 
 @limits.command("set")

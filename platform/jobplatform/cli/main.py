@@ -8,7 +8,7 @@ import sys
 import click
 
 from jobplatform import __version__
-from jobplatform.errors import JobPlatformError
+from jobplatform.errors import InvalidRequest, JobPlatformError
 
 #: command → (module, attribute)
 COMMANDS = {
@@ -58,11 +58,13 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; our own errors are one line on stderr."""
+    """Run the command line; our own errors are a line on stderr, and one per field that is wrong."""
     try:
         cli(standalone_mode=True)
     except JobPlatformError as error:
         click.echo(f"jobplatform: {error} [{error.code}]", err=True)
+        for item in error.errors if isinstance(error, InvalidRequest) else ():
+            click.echo(f"  {item.field}: expected {item.expected}, got {item.got or 'nothing'}", err=True)
         sys.exit(EXIT_FAILED)
 
 
