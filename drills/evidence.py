@@ -28,15 +28,7 @@ SELECT
 
 #: each change of a job's state is an event: +1 when it takes a place, −1 when it gives it back. A place that is given
 #: back is counted before another is taken at the same microsecond
-_MOST_OUT = """
-WITH change AS (
-    SELECT at, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
-    FROM (SELECT job_id, id, at, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
-          WHERE job_id = ANY (CAST(:ids AS uuid[]))) AS event
-)
-SELECT coalesce(max(out), 0)::integer FROM (SELECT sum(places) OVER (ORDER BY at, places) AS out FROM change) AS sums
-"""
-_PLACES = """
+PLACES_TAKEN = """
 WITH change AS (
     SELECT job_id, at, event, state, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
     FROM (SELECT job_id, id, at, event, state, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
@@ -49,7 +41,7 @@ SELECT job_id, at, event, state, sum(places) OVER (ORDER BY at, places)::integer
 def tell_places(world: World, load: Load) -> list[str]:
     """Return a line for each change of a place around the moment at which the most were taken, 60 at most."""
     limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
-    rows = world.sql(_PLACES, ids=limited)
+    rows = world.sql(PLACES_TAKEN, ids=limited)
     top = max(range(len(rows)), key=lambda n: rows[n].out)
     return [
         f"{row.at:%H:%M:%S.%f} {row.job_id} {row.event} → {row.state}: {row.out} out"
@@ -77,5 +69,5 @@ def collect(world: World, load: Load) -> dict[str, int]:
     row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
     answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
     limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
-    most_out = int(world.sql(_MOST_OUT, ids=limited)[0][0])
+    most_out = max((row.out for row in world.sql(PLACES_TAKEN, ids=limited)), default=0)
     return {**dict(row._mapping), **answers, MOST_OUT: most_out}

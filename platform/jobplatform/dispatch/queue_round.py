@@ -84,7 +84,8 @@ def run_round(
             promised = _mark_promised(opened, waiting, policy, places, free) if order == "start_by" else []
             takes = waiting.shares.plan(places, free, policy.is_limited)
             if takes:
-                jobs, heads = _mark(opened, waiting, takes)
+                lines = [(take.line.id, take.jobs) for take in takes]
+                jobs, heads = opened.dispatch(lines, waiting.marks_of(takes))
             publishing = [*promised, *in_turn(takes, jobs)]
             jobs += promised
             if publishing:
@@ -109,10 +110,6 @@ def run_round(
         highest=waiting.shares.highest(),
         limited_seconds=_limited_seconds(waiting, keys, look, _fell_short(takes, jobs)),
     )
-
-
-def _mark(opened: OpenRound, waiting: Waiting, takes: list[Take]) -> tuple[list[Dispatched], list[float | None]]:
-    return opened.dispatch([(take.line.id, take.jobs) for take in takes], waiting.marks_of(takes))
 
 
 def _mark_promised(
@@ -141,12 +138,7 @@ def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
     out = list(look.places_out)
     for job in sent:
         out[job.priority] += 1
-    busy = 0
-    for priority in reversed(range(len(out))):
-        busy += out[priority]
-        if busy >= window:
-            return priority
-    return -1
+    return max((priority for priority, left in enumerate(places_of(out, window, window)) if left <= 0), default=-1)
 
 
 def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: bool) -> float | None:

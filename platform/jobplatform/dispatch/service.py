@@ -135,12 +135,17 @@ class Dispatcher:
         waits = (self._settings.dispatch_poll_seconds, self._duties.seconds_until_schedules(), soonest)
         return max(0.0, min(waits))
 
+    def _memory(self, queue: str) -> Waiting:
+        if queue not in self._waiting:
+            self._waiting[queue] = Waiting(self._policy.weight)
+        return self._waiting[queue]
+
     def _find_waiting(self) -> None:
         """Look at queues that have jobs which nobody has told of, or which the memory of this process has missed."""
         marks = {queue: mark for queue, waiting in self._waiting.items() if (mark := waiting.arrived_from)}
         for queue in dispatching.waiting_queues(self._ledger, marks):
             self._look_at.setdefault(queue, 0.0)
-            self._waiting.setdefault(queue, Waiting(self._policy.weight))
+            self._memory(queue)
         for queue, waiting in self._waiting.items():
             if len(waiting.shares):
                 self._look_at.setdefault(queue, 0.0)
@@ -231,7 +236,7 @@ class Dispatcher:
         batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
         try:
             with self._metrics.rounds.labels(queue).time():
-                waiting = self._waiting.setdefault(queue, Waiting(self._policy.weight))
+                waiting = self._memory(queue)
                 order = self._settings.queues.get(queue, QueueSettings()).order
                 report = run_round(self._ledger, self._publisher, waiting, self._policy, queue, window, batch, order)
         except BrokerUnavailable as error:

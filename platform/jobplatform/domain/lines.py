@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heappop
 from typing import NamedTuple
 
 PRIORITIES = 10
@@ -55,34 +56,47 @@ class TenantTurn:
         self.heap: list[tuple[float, int, Line]] = []
 
 
+class Turns:
+    """Turns of tenants, by name; those that are over are thrown out whenever they may have become half of all."""
+
+    __slots__ = ("_most", "turns")
+
+    def __init__(self) -> None:
+        self.turns: dict[str, float] = {}
+        self._most = KEPT_TURNS
+
+    def keep(self, tenant: str, turn: float, now: float) -> None:
+        """Note a tenant's turn."""
+        self.turns[tenant] = turn
+        if len(self.turns) > self._most:
+            self.turns = {name: one for name, one in self.turns.items() if one > now}
+            self._most = max(KEPT_TURNS, 2 * len(self.turns))
+
+
 class Room:
     """The lines that wait for a place of one key, each at the turn that its tenant has *here*."""
 
-    __slots__ = ("heap", "lines", "most_turns", "now", "turns")
+    __slots__ = ("heap", "lines", "now", "turns")
 
     def __init__(self) -> None:
         self.lines = 0
         self.heap: list[tuple[float, int, Line]] = []
         self.now = 0.0
-        self.turns: dict[str, float] = {}
-        self.most_turns = KEPT_TURNS
+        self.turns = Turns()
 
     def turn_of(self, tenant: str) -> float:
         """Return the turn at which a tenant's next line stands."""
-        return max(self.now, self.turns.get(tenant, 0.0))
+        return max(self.now, self.turns.turns.get(tenant, 0.0))
 
     def charge(self, tenant: str, step: float) -> None:
         """Move a tenant's turn on."""
-        self.turns[tenant] = self.turn_of(tenant) + step
-        if len(self.turns) > self.most_turns:
-            self.turns = {name: turn for name, turn in self.turns.items() if turn > self.now}
-            self.most_turns = max(KEPT_TURNS, 2 * len(self.turns))
+        self.turns.keep(tenant, self.turn_of(tenant) + step, self.now)
 
 
 class PriorityClass:
     """One priority."""
 
-    __slots__ = ("heap", "left", "most_left", "now", "rooms", "tenants")
+    __slots__ = ("heap", "left", "now", "rooms", "tenants")
 
     def __init__(self) -> None:
         #: the turn of the job that was last chosen
@@ -92,8 +106,13 @@ class PriorityClass:
         self.heap: list[tuple[float, int, TenantTurn]] = []
         self.rooms: dict[str, Room] = {}
         #: tenants without jobs whose turn is yet to come
-        self.left: dict[str, float] = {}
-        self.most_left = KEPT_TURNS
+        self.left = Turns()
+
+    def lowest_turn(self) -> float | None:
+        """Return the lowest turn of those who may go; None: nobody may."""
+        while self.heap and (self.heap[0][0] != self.heap[0][2].turn or not self.heap[0][2].open):
+            heappop(self.heap)
+        return self.heap[0][0] if self.heap else None
 
 
 @dataclass(eq=False)

@@ -18,7 +18,6 @@ from itertools import count
 
 from jobplatform.domain.lines import (
     FIRST_GUESS,
-    KEPT_TURNS,
     NOWHERE,
     PRIORITIES,
     Line,
@@ -74,10 +73,7 @@ class Shares:
     def highest(self) -> int:
         """Return the highest priority of which something may go; -1: nothing may."""
         for priority in reversed(range(PRIORITIES)):
-            heap = self._classes[priority].heap
-            while heap and (heap[0][0] != heap[0][2].turn or not heap[0][2].open):
-                heappop(heap)
-            if heap:
+            if self._classes[priority].lowest_turn() is not None:
                 return priority
         return -1
 
@@ -101,7 +97,7 @@ class Shares:
         own = self._classes[line_id.priority]
         tenant = own.tenants.get(line_id.tenant)
         if tenant is None:
-            turn = max(own.now, own.left.pop(line_id.tenant, 0.0))
+            turn = max(own.now, own.left.turns.pop(line_id.tenant, 0.0))
             tenant = own.tenants[line_id.tenant] = TenantTurn(line_id.tenant, turn)
         tenant.lines += 1
         line = self._lines[line_id] = Line(line_id, tenant, head, size or FIRST_GUESS, size is not None)
@@ -220,7 +216,7 @@ class Shares:
                 if number != line.entry:
                     continue
                 due = room.turn_of(line.id.tenant)
-                if room.turns.get(line.id.tenant, 0.0) > turn:  # another line of its tenant was served meanwhile
+                if room.turns.turns.get(line.id.tenant, 0.0) > turn:  # another line of its tenant was served meanwhile
                     heappush(room.heap, (due, number, line))
                     continue
                 room.now = max(room.now, turn)
@@ -277,10 +273,9 @@ class Shares:
             if line.tenant.open == 1:
                 self._queue(own, line.tenant)
         # not past anybody's turn: whoever comes now would wait until those have caught up
-        lowest = min((line.tenant.turn for line in spent), default=now)
-        while own.heap and (own.heap[0][0] != own.heap[0][2].turn or not own.heap[0][2].open):
-            heappop(own.heap)
-        own.now = max(own.now, min(now, lowest, own.heap[0][0] if own.heap else now))
+        spent_turn = min((line.tenant.turn for line in spent), default=now)
+        lowest = own.lowest_turn()
+        own.now = max(own.now, min(now, spent_turn, now if lowest is None else lowest))
         return list(takes.values())
 
     def _next_line(
@@ -318,7 +313,4 @@ class Shares:
         if tenant.lines == 0:
             del own.tenants[tenant.id]
             if tenant.turn > own.now:
-                own.left[tenant.id] = tenant.turn
-                if len(own.left) > own.most_left:
-                    own.left = {name: turn for name, turn in own.left.items() if turn > own.now}
-                    own.most_left = max(KEPT_TURNS, 2 * len(own.left))
+                own.left.keep(tenant.id, tenant.turn, own.now)

@@ -143,22 +143,6 @@ def list_quotas(connection: Connection) -> Sequence[Row[Any]]:
     ).all()
 
 
-def quota_left(connection: Connection, tenant_id: UUID, queue: str) -> int | None:
-    """Return how many more jobs of a tenant may wait in a queue; None: there is no quota."""
-    found: int | None = connection.execute(
-        text("SELECT quota_left(:tenant, :queue)"), {"tenant": tenant_id, "queue": queue}
-    ).scalar()
-    return found
-
-
-def quota_seconds(connection: Connection, tenant_id: UUID, queue: str, over: int) -> float | None:
-    """Return when there is room for `over` jobs more, in seconds, by the measured rate; None: not known."""
-    found: float | None = connection.execute(
-        text("SELECT quota_seconds(:tenant, :queue, :over)"), {"tenant": tenant_id, "queue": queue, "over": over}
-    ).scalar()
-    return found
-
-
 _FORGET = text(
     """
     DELETE FROM limit_states WHERE key IN (
