@@ -26,6 +26,10 @@ class FieldError:
     expected: str
     got: str = ""
 
+    def in_words(self) -> str:
+        """Return it as a line for people."""
+        return f"{self.field}: expected {self.expected}, got {self.got or 'nothing'}"
+
     def as_dict(self) -> dict[str, str]:
         """Return the JSON form used by problem+json and the CLI."""
         return {"field": self.field, "expected": self.expected, "got": self.got}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING
 
 import click
 
+from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import open_commands_ledger
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def set_limit(
     from jobplatform.usecases.manage_limits import put_limit
 
     limit = Limit(name, max_concurrent, rate, seconds, burst, sliding)
-    put_limit(open_commands_ledger(), limit, by=f"{getpass.getuser()} (command line)")
+    put_limit(open_commands_ledger(), limit, by=who())
     click.echo(f"{name} is limited; jobs that are out already go on")
 
 

@@ -64,7 +64,7 @@ def main() -> None:
     except JobPlatformError as error:
         click.echo(f"jobplatform: {error} [{error.code}]", err=True)
         for item in error.errors if isinstance(error, InvalidRequest) else ():
-            click.echo(f"  {item.field}: expected {item.expected}, got {item.got or 'nothing'}", err=True)
+            click.echo(f"  {item.in_words()}", err=True)
         sys.exit(EXIT_FAILED)
 
 

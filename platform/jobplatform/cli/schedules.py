@@ -133,7 +133,7 @@ def put(
     try:
         found = put_schedule(ledger, kinds, find_tenant_id(ledger, tenant), order, by=who()).values
     except InvalidRequest as error:
-        lines = [f"  {item.field}: expected {item.expected}, got {item.got or 'nothing'}" for item in error.errors]
+        lines = [f"  {item.in_words()}" for item in error.errors]
         raise click.ClickException("\n".join([str(error), *lines])) from None
     click.echo(f"{name}: {found['in_words']}; next {_time(found['next_at']) or 'never'}")
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import getpass
-
 import click
 
+from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import open_commands_ledger
 
 
@@ -67,5 +66,5 @@ def quota(tenant: str, queue: str, max_waiting: int | None, remove: bool) -> Non
         remove_quota(ledger, tenant, queue)
         click.echo(f"{tenant} has no quota in {queue} any more")
         return
-    put_quota(ledger, tenant, queue, max_waiting, queues=settings().queues, by=f"{getpass.getuser()} (command line)")
+    put_quota(ledger, tenant, queue, max_waiting, queues=settings().queues, by=who())
     click.echo(f"{max_waiting:,} jobs of {tenant} may wait in {queue}")
