@@ -12,7 +12,7 @@ from jobplatform.devstack.stack import Stack
 from jobplatform.errors import ConfigurationError
 from tests.support.servers import STACK, slim_template
 
-pytest_plugins = ("tests.support.fixtures",)
+pytest_plugins = ("tests.support.fixtures", "tests.support.desk")
 READY = "JOBPLATFORM_TEST_SERVERS"
 #: why the chosen broker can't be had
 _no_broker = ""

@@ -37,6 +37,7 @@ class LimitKey(BaseModel):
     waiting_tenants: int
     oldest_seconds: float | None = Field(description="how long the first one waits")
     units_left: float | None
+    units_reserved: float | None = Field(description="of units_left, for the refused job that goes first")
     held_until: datetime | None
     held_reason: str | None
 

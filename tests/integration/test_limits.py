@@ -7,19 +7,17 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from jobplatform.broker.publisher import Publisher
-from jobplatform.config import Order, Settings
+from jobplatform.config import Settings
 from jobplatform.dispatch.audit import audit_ledger
 from jobplatform.dispatch.policy import Policy
-from jobplatform.dispatch.queue_round import SOON_SECONDS, RoundReport, run_round
+from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.waiting import Waiting
-from jobplatform.domain.jobs import SubmitJob
-from jobplatform.domain.kinds import REGISTRY, Kind, KindRegistry
+from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import LeaseLost, Permanent
 from jobplatform.ledger import dispatching, keys, limits, queues, workers
 from jobplatform.ledger.ids import new_id
@@ -29,83 +27,10 @@ from jobplatform.usecases import execute_run, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.list_queues import list_queues
-from jobplatform.usecases.submit_job import submit_job
 from jobplatform.usecases.submit_planned import submit_order, submit_steps
-from tests.support.ledgers import Anything, Book
+from tests.support.desk import Desk, limit, out, submit
+from tests.support.ledgers import Book
 from tests.support.waiting import eventually
-
-
-@pytest.fixture
-def publisher(broker_url: str):
-    found = Publisher(broker_url)
-    yield found
-    found.close()
-
-
-def limit(book: Book, name: str, **values: Any) -> None:
-    columns = {"name": name, "updated_by": "test", **values}
-    book.do(
-        f"INSERT INTO limits ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)}) "
-        f"ON CONFLICT (name) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns)}",
-        **columns,
-    )
-
-
-def submit(
-    book: Book, *limit_keys: str, tenant: UUID | None = None, units: int = 1, queue: str = "email", **more
-) -> UUID:
-    kinds = KindRegistry()
-    kinds.add(
-        Kind(
-            name="test.echo",
-            queue=queue,
-            payload=Anything,
-            handler=lambda payload, ctx: None,
-            limit_keys=limit_keys,
-            limit_units=units,
-        )
-    )
-    command = SubmitJob("test.echo", {}, **more)
-    return submit_job(book.ledger, None, kinds, tenant or book.tenant_id, command).job.id
-
-
-class Desk:
-    """A dispatcher that remembers."""
-
-    def __init__(self, book: Book, publisher: Publisher) -> None:
-        self.book, self.publisher = book, publisher
-        self.policy = Policy()
-        self.waiting: dict[str, Waiting] = {}
-        self.order: Order = "shares"
-
-    def round(self, queue: str = "email", window: int = 100) -> RoundReport:
-        self.policy.read(self.book.ledger)
-        known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
-        while known.sweep(partial(dispatching.sweep_lines, self.book.ledger, queue), 3):
-            pass
-        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
-
-    def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
-        """Play rounds until nothing goes; returns how many jobs went."""
-        sent = 0
-        for _ in range(most):
-            report = self.round(queue, window)
-            sent += report.sent
-            if not report.sent and report.limited_seconds != SOON_SECONDS:
-                break
-        return sent
-
-
-@pytest.fixture
-def desk(book: Book, publisher: Publisher) -> Desk:
-    return Desk(book, publisher)
-
-
-def out(book: Book, key: str) -> int:
-    (found,) = book.all(
-        "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
-    )
-    return found
 
 
 def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(book: Book, desk: Desk) -> None:
@@ -355,7 +280,7 @@ def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(book: Book
     taken: list[float] = []
     deadline = time.monotonic() + 4 * seconds
     while time.monotonic() < deadline:
-        ((wait, _),) = book.ledger.call("take_units", ["r:1"], [1])
+        ((wait, _),) = book.ledger.call("take_units", new_id(), 0, ["r:1"], [1])
         if wait == 0:
             taken += book.all("SELECT extract(epoch FROM clock_timestamp())::float8")
         else:
@@ -469,7 +394,7 @@ def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
     submit(book, "k:1", "r:1")
     desk.rounds()
     job_id = submit(book, "k:1", "r:1", units=1)
-    book.do("SELECT * FROM take_units('{r:1}', '{1}')")
+    book.do("SELECT * FROM take_units(gen_random_uuid(), 0, '{r:1}', '{1}')")
     limits.hold(book.ledger, "r:1", 60, "a Retry-After")
     settings = Settings(database_url=book.url)
     reasons = {one.code: one.message for one in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons}

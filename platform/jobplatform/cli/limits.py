@@ -44,6 +44,7 @@ def list_all(as_json: bool) -> None:
             more = " or more" if use.waiting_lines >= LINES else ""
             waits = f"{use.waiting_tenants}{more} tenants, {use.oldest_seconds or 0:.0f} s" if use.waiting_lines else ""
             left = "" if use.units_left is None else f"{use.units_left:.1f}"
+            left += f", {use.units_reserved:g} reserved" if use.units_reserved else ""
             table.add_row(f"  {escape(use.key)}", str(use.dispatched + use.running), left, escape(held), waits)
         if view.more_keys:
             table.add_row("  …")

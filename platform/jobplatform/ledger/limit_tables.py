@@ -47,6 +47,9 @@ limit_states = Table(
     moment("slices_at"),
     moment("held_until", comment="nothing of this key begins before"),
     Column("held_reason", Text),
+    Column("reserved_for", UUID(as_uuid=True), comment="the refused job that goes first, until it comes again"),
+    Column("reserved_units", Double),
+    moment("reserved_until"),
     Index("ix_limit_states_held_until", "held_until", postgresql_where=text("held_until IS NOT NULL")),
 )
 

@@ -80,14 +80,16 @@ def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
     return connection.execute(text("SELECT * FROM limits_in_use(:lines)"), {"lines": lines}).all()
 
 
-def room_of(connection: Connection, keys: Sequence[str]) -> Sequence[Row[Any]]:
-    """Return what holds for these keys: key, the limit's values, jobs that are out, units left, hold."""
-    return connection.execute(_ROOM, {"keys": list(keys)}).all()
+def room_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:
+    """Return what holds for a job's keys: key, the limit's values, jobs that are out, units left and kept from it, hold."""
+    values = {"keys": job.limit_keys, "job": job.id, "priority": job.priority}
+    return connection.execute(_ROOM, values).all()
 
 
 _ROOM = text(
     """
     SELECT l.key, l.max_concurrent, l.rate_units, l.rate_seconds, u.units AS units_left,
+           coalesce(units_reserved(s, :job, :priority), 0) AS units_reserved,
            CASE WHEN s.held_until > clock_timestamp() THEN s.held_until END AS held_until, s.held_reason,
            (SELECT count(*)::integer FROM jobs WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}'
             AND l.key = ANY (limit_keys)) AS out

@@ -137,6 +137,7 @@ jobs = Table(
     "jobs",
     metadata,
     *_job_columns(),
+    moment("place_at", comment="its place in its line, kept while its limit keys refuse it"),
     PrimaryKeyConstraint("id"),
     CheckConstraint(one_of("state", LIVE), name="jobs_state_is_live"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="jobs_priority_in_range"),
@@ -165,6 +166,7 @@ jobs = Table(
         "state_at",
         postgresql_where=text("state = 'available'"),
     ),
+    Index("ix_jobs_placed", "queue", postgresql_where=text("state = 'available' AND place_at IS NOT NULL")),
     Index("ix_jobs_scheduled", "run_at", postgresql_where=text("state = 'scheduled'")),
     Index("ix_jobs_out", "queue", "dispatched_at", postgresql_where=text("state IN ('dispatched', 'running')")),
     Index(

@@ -142,7 +142,7 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
 
 
 def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
-    for place, key in enumerate(limits.room_of(connection, job.limit_keys)):
+    for place, key in enumerate(limits.room_of(connection, job)):
         units = job.limit_units[place] if place < len(job.limit_units) else 1
         if key.held_until is not None:
             yield Reason(
@@ -156,10 +156,11 @@ def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
                 f"limit key {key.key} has no place: {key.max_concurrent} jobs, of all tenants, may be out at once",
                 "jobplatform limits list",
             )
-        if key.units_left is not None and key.units_left < units:
+        if key.units_left is not None and key.units_left < units + key.units_reserved:
+            reserved = f" ({key.units_reserved:g} reserved for a job before it)" if key.units_reserved else ""
             yield Reason(
                 "key_without_units",
-                f"limit key {key.key} has {max(0.0, key.units_left):.1f} units left, this job takes {units}; "
+                f"limit key {key.key} has {max(0.0, key.units_left):.1f} units left{reserved}, this job takes {units}; "
                 f"it gets {key.rate_units:g} in {key.rate_seconds:g} s",
                 "jobplatform limits list",
             )

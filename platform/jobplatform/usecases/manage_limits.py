@@ -24,7 +24,9 @@ LONGEST_HOLD_SECONDS = 31 * 86_400
 
 @dataclass(frozen=True)
 class KeyUse:
-    """What a limit key is used by now. `waiting_lines` counts tenants by priority and set of keys."""
+    """What a limit key is used by now. `waiting_lines` counts tenants by priority and set of keys; of `units_left`
+    some may be reserved for a job that was refused and goes first.
+    """
 
     key: str
     dispatched: int
@@ -33,6 +35,7 @@ class KeyUse:
     waiting_tenants: int
     oldest_seconds: float | None
     units_left: float | None
+    units_reserved: float | None
     held_until: datetime | None
     held_reason: str | None
 

@@ -67,16 +67,35 @@ BEGIN
     END IF;
 END $$;
 
--- Take units of all these keys (one that has none in p_units: 1), or of none. `seconds`: 0 when they were taken, else how long to wait; NULL: never, as
--- `key` has no place for so many at all. Whoever takes of a key waits for the commit of the one before.
-CREATE OR REPLACE FUNCTION take_units(p_keys text[], p_units integer[], OUT seconds double precision, OUT key text)
+-- How many units of a key are kept from this job: those of a job that was refused there and goes first, being of a
+-- higher priority or older. A reservation ends with its time, and when its job waits no more. p_job NULL: from whoever comes.
+CREATE OR REPLACE FUNCTION units_reserved(s limit_states, p_job uuid, p_priority integer) RETURNS double precision
+LANGUAGE sql STABLE AS $$
+    SELECT s.reserved_units FROM jobs j
+    WHERE j.id = s.reserved_for AND s.reserved_until > clock_timestamp()
+        AND j.state IN ('scheduled', 'available', 'dispatched', 'running')
+        AND (p_job IS NULL OR (-j.priority, j.id) < (-p_priority, p_job));
+$$;
+
+-- Take units of all these keys (one that has none in p_units: 1) for a job, or of none. `seconds`: 0 when they were taken, else
+-- how long to wait; NULL: never, as `key` has no place for so many at all. Whoever takes of a key waits for the commit of the one
+-- before.
+--
+-- Who finds too few reserves what it wants, else many that want little hold one that wants much up for ever. The one that goes first
+-- (units_reserved) has the reservation; nobody waits for one that stands behind him, so that no two wait for each other.
+CREATE OR REPLACE FUNCTION take_units(
+    p_job uuid, p_priority integer, p_keys text[], p_units integer[], OUT seconds double precision, OUT key text
+)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
     one record;
     s limit_states;
+    v_states limit_states[] := '{}';  -- as they are when all is taken
     v_left record;
     v_now timestamptz;
+    v_units double precision;
+    v_lack double precision;  -- beside what is reserved
 BEGIN
     SELECT extract(epoch FROM max(held_until) - clock_timestamp()) INTO seconds FROM limit_states s
     WHERE s.key = ANY (p_keys) AND held_until > clock_timestamp();
@@ -84,34 +103,53 @@ BEGIN
         RETURN;
     END IF;
     seconds := 0;
-    INSERT INTO limit_states (key) SELECT l.key FROM limits_of(p_keys) l
-    WHERE l.rate_units IS NOT NULL AND NOT EXISTS (SELECT 1 FROM limit_states t WHERE t.key = l.key) ORDER BY l.key
-    ON CONFLICT DO NOTHING;
-    -- in the order of the keys, which all take: locked, looked at, and taken when all have them
+    -- in the order of the keys, which all take
     FOR one IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
-        SELECT * INTO s FROM limit_states t WHERE t.key = one.key FOR UPDATE;
+        LOOP
+            SELECT * INTO s FROM limit_states t WHERE t.key = one.key FOR UPDATE;
+            EXIT WHEN FOUND;
+            INSERT INTO limit_states (key) VALUES (one.key) ON CONFLICT DO NOTHING;
+        END LOOP;
         v_now := clock_timestamp();
-        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, coalesce(p_units[one.place], 1), v_now);
+        v_units := coalesce(p_units[one.place], 1);
+        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, v_units, v_now);
         IF v_left.seconds IS NULL THEN
             seconds := NULL;
             key := one.key;
             RETURN;
         END IF;
-        seconds := greatest(seconds, v_left.seconds);
-    END LOOP;
-    IF seconds > 0 THEN
-        RETURN;
-    END IF;
-    FOR one IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
-        SELECT * INTO s FROM limit_states t WHERE t.key = one.key;
-        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, coalesce(p_units[one.place], 1), v_now);
-        IF one.sliding THEN
-            v_left.slices[21] := v_left.slices[21] + coalesce(p_units[one.place], 1);
-            UPDATE limit_states t SET slices = v_left.slices, slices_at = v_now WHERE t.key = one.key;
-        ELSE
-            UPDATE limit_states t SET level = v_left.units - coalesce(p_units[one.place], 1), level_at = v_now WHERE t.key = one.key;
+        v_lack := v_units + units_reserved(s, p_job, p_priority) - v_left.units;  -- NULL: it goes first
+        IF v_lack > 0 THEN
+            v_left.seconds := greatest(v_left.seconds, v_lack * one.rate_seconds / one.rate_units);
         END IF;
+        IF v_left.seconds > 0 AND v_lack IS NULL THEN
+            -- for as long as it may take to come again through its queue; it asks once more then
+            UPDATE limit_states t SET
+                reserved_for = p_job, reserved_units = v_units,
+                reserved_until = v_now + make_interval(secs => least(366 * 86400, 15 + 1.5 * v_left.seconds))
+            WHERE t.key = one.key;
+        ELSIF s.reserved_for = p_job THEN
+            s.reserved_for := NULL;
+            s.reserved_units := NULL;
+            s.reserved_until := NULL;
+        END IF;
+        seconds := greatest(seconds, v_left.seconds);
+        IF one.sliding THEN
+            v_left.slices[21] := v_left.slices[21] + v_units;
+            s.slices := v_left.slices;
+            s.slices_at := v_now;
+        ELSE
+            s.level := v_left.units - v_units;
+            s.level_at := v_now;
+        END IF;
+        v_states := v_states || s;
     END LOOP;
+    IF seconds = 0 THEN
+        UPDATE limit_states t SET
+            level = n.level, level_at = n.level_at, slices = n.slices, slices_at = n.slices_at,
+            reserved_for = n.reserved_for, reserved_units = n.reserved_units, reserved_until = n.reserved_until
+        FROM unnest(v_states) AS n WHERE t.key = n.key;
+    END IF;
 END $$;
 
 -- Nothing of this key begins before so many seconds have passed; an earlier hold that lasts longer stays, unless p_set.
@@ -153,13 +191,15 @@ CREATE OR REPLACE FUNCTION acquire_units(
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_tenant uuid;
+    v_priority integer;
 BEGIN
-    SELECT tenant_id INTO v_tenant FROM jobs WHERE id = p_job AND lease_id = p_lease;
+    SELECT tenant_id, priority INTO v_tenant, v_priority FROM jobs WHERE id = p_job AND lease_id = p_lease;
     IF NOT FOUND THEN
         verdict := 'lost';
         RETURN;
     END IF;
-    SELECT t.seconds INTO acquire_units.seconds FROM take_units(keys_of(ARRAY[p_key], v_tenant), ARRAY[p_units]) t;
+    SELECT t.seconds INTO acquire_units.seconds
+    FROM take_units(p_job, v_priority, keys_of(ARRAY[p_key], v_tenant), ARRAY[p_units]) t;
     verdict := CASE WHEN seconds IS NULL THEN 'never' WHEN seconds > 0 THEN 'wait' ELSE 'taken' END;
 END $$;
 
@@ -205,7 +245,11 @@ BEGIN
                v_oldest
         FROM (
             SELECT l.place, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
-                   extract(epoch FROM s.held_until - v_now)::double precision AS held, u.units,
+                   extract(epoch FROM s.held_until - v_now)::double precision AS held,
+                   -- what is reserved for a job that may be sent is for its message
+                   u.units - coalesce((SELECT s.reserved_units FROM jobs r
+                                       WHERE r.id = s.reserved_for AND r.state IN ('scheduled', 'running')
+                                           AND s.reserved_until > v_now), 0) AS units,
                    coalesce((v_used -> l.key ->> 0)::integer, 0) AS jobs,
                    coalesce((v_used -> l.key ->> 2)::double precision, 0) AS sent_units,
                    coalesce((v_used -> l.key ->> 1)::double precision / (v_used -> l.key ->> 0)::integer, 1) AS mean,

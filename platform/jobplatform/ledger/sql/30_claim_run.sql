@@ -69,10 +69,13 @@ BEGIN
             RETURN;
         END IF;
         IF cardinality(j.limit_keys) > 0 THEN
-            SELECT * INTO v_units FROM take_units(j.limit_keys, j.limit_units);
+            SELECT * INTO v_units FROM take_units(p_job, j.priority, j.limit_keys, j.limit_units);
             IF v_units.seconds IS NULL OR v_units.seconds > 0 THEN
                 verdict := refuse_run(j, v_now, v_units.seconds, v_units.key);
                 RETURN;
+            END IF;
+            IF j.place_at IS NOT NULL THEN
+                UPDATE jobs SET place_at = NULL WHERE id = p_job;
             END IF;
         END IF;
         IF j.start_by IS NOT NULL AND j.run_no = 1 THEN
@@ -90,8 +93,9 @@ BEGIN
     max_attempts := j.max_attempts;
 END $$;
 
--- Take a claim back whose job has no units: scheduled until it may have them, or dead when it never can. Whoever asks next
--- may take them first, so the times are spread a little; the dispatcher sends no more than are worth a message.
+-- Take a claim back whose job has no units: scheduled until it may have them, or dead when it never can. The times are spread a
+-- little; the dispatcher sends no more than are worth a message. It keeps its place in its line: behind those that came meanwhile it would
+-- lose what is reserved for it.
 CREATE OR REPLACE FUNCTION refuse_run(j jobs, p_claimed_at timestamptz, p_seconds double precision, p_key text)
 RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
@@ -107,7 +111,9 @@ BEGIN
                 'it takes %s units of %s, which never has so many: raise that limit, or split the job',
                 coalesce(j.limit_units[array_position(j.limit_keys, p_key)], 1), p_key)) ELSE error END,
         run_no = run_no - 1, attempt = attempt - 1, lease_id = NULL, worker_id = NULL,
-        started_at = CASE WHEN started_at < p_claimed_at THEN started_at END
+        started_at = CASE WHEN started_at < p_claimed_at THEN started_at END,
+        place_at = CASE WHEN p_seconds IS NOT NULL THEN coalesce(place_at, (
+            SELECT max(e.at) FROM job_events e WHERE e.job_id = j.id AND e.state = 'available')) END
     WHERE id = j.id RETURNING * INTO j;
     PERFORM note_event(j, CASE WHEN p_seconds IS NULL THEN 'refused' ELSE 'limited' END,
         jsonb_strip_nulls(jsonb_build_object('delay_seconds', p_seconds, 'limit_keys', j.limit_keys, 'error', j.error)));

@@ -7,7 +7,7 @@
 -- Lock a queue, count what is out, tell which lines got jobs lately and how much room there is for limit keys.
 --
 -- p_arrived_from: jobs that became available then or later are looked at, the newest p_arrivals of them; NULL: in the last
--- 15 seconds. A lone job must not be found only after a million of somebody else's: `arrived_all` says that there were
+-- 15 seconds. And those that came back to an old place (refuse_run). A lone job must not be found only after a million of somebody else's: `arrived_all` says that there were
 -- more, and then the lines are to be swept. p_active_mark
 -- (of this queue), p_limited_mark (of all queues): nothing that is out was dispatched before it. All of them only save
 -- time: under a long snapshot an index keeps the entries of what is gone.
@@ -69,14 +69,20 @@ BEGIN
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND attempt >= 0 AND state_at >= v_from
         ORDER BY state_at DESC LIMIT p_arrivals
+    ), placed AS (  -- back at their old places
+        SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
+        WHERE queue = p_queue AND jobs.state = 'available' AND place_at IS NOT NULL AND state_at < v_from
+        LIMIT p_arrivals
     ), line AS (
-        SELECT arrived.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head
-        FROM arrived GROUP BY arrived.priority, tenant_id, limit_keys
+        SELECT come.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head
+        FROM (SELECT * FROM arrived UNION ALL SELECT * FROM placed) AS come
+        GROUP BY come.priority, tenant_id, limit_keys
     )
     SELECT array_agg(line.priority::integer), array_agg(tenant_id::text), array_agg(limit_keys::text),
-           array_agg(size::integer), array_agg(extract(epoch FROM head)::double precision), sum(size)
+           array_agg(size::integer), array_agg(extract(epoch FROM head)::double precision),
+           (SELECT count(*) FROM arrived)
     INTO line_priorities, line_tenants, line_keys, line_sizes, line_heads, v_seen FROM line;
-    arrived_all := coalesce(v_seen, 0) < p_arrivals;
+    arrived_all := v_seen < p_arrivals;
 
     IF cardinality(p_keys) > 0 THEN
         SELECT array_agg(k.free ORDER BY place), array_agg(k.seconds ORDER BY place), min(k.oldest)

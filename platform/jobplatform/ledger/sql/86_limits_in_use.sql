@@ -3,7 +3,7 @@
 CREATE OR REPLACE FUNCTION limits_in_use(p_lines integer)
 RETURNS TABLE (
     key text, dispatched integer, running integer, waiting_lines integer, waiting_tenants integer,
-    oldest_seconds double precision, units_left double precision, held_until timestamptz, held_reason text
+    oldest_seconds double precision, units_left double precision, units_reserved double precision, held_until timestamptz, held_reason text
 )
 LANGUAGE sql VOLATILE AS $$
     WITH out AS MATERIALIZED (
@@ -23,6 +23,7 @@ LANGUAGE sql VOLATILE AS $$
     )
     SELECT known.key, coalesce(out.dispatched, 0), coalesce(out.running, 0), coalesce(waiting.lines, 0),
            coalesce(waiting.tenants, 0), extract(epoch FROM clock_timestamp())::double precision - waiting.head, u.units,
+           CASE WHEN u.units IS NOT NULL THEN units_reserved(s, NULL, NULL) END,
            CASE WHEN s.held_until > clock_timestamp() THEN s.held_until END,
            CASE WHEN s.held_until > clock_timestamp() THEN s.held_reason END
     FROM known LEFT JOIN out USING (key) LEFT JOIN waiting USING (key) LEFT JOIN limit_states s USING (key)

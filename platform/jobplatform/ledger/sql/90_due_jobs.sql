@@ -1,11 +1,11 @@
--- Scheduled jobs whose time came after p_since become available. Returns the queues that got some.
+-- Scheduled jobs whose time came after p_since become available; one that its limit keys had refused, at its old place. Returns the queues that got some.
 CREATE OR REPLACE FUNCTION make_due(p_limit integer, p_since timestamptz) RETURNS TABLE (queue text, made integer)
 LANGUAGE sql VOLATILE AS $$
     WITH due AS (
         SELECT id FROM jobs WHERE state = 'scheduled' AND run_at <= clock_timestamp() AND run_at >= p_since
         ORDER BY run_at LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), made AS (
-        UPDATE jobs j SET state = 'available', state_at = clock_timestamp()
+        UPDATE jobs j SET state = 'available', state_at = coalesce(place_at, clock_timestamp())
         FROM due WHERE j.id = due.id RETURNING j.*
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no)

@@ -1,0 +1,93 @@
+"""A dispatcher for tests of shares and limits: rounds by hand, with its memory between them."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.broker.publisher import Publisher
+from jobplatform.config import Order
+from jobplatform.dispatch.policy import Policy
+from jobplatform.dispatch.queue_round import SOON_SECONDS, RoundReport, run_round
+from jobplatform.dispatch.waiting import Waiting
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.ledger import dispatching
+from jobplatform.usecases.submit_job import submit_job
+from tests.support.ledgers import Anything, Book
+
+
+def limit(book: Book, name: str, **values: Any) -> None:
+    columns = {"name": name, "updated_by": "test", **values}
+    book.do(
+        f"INSERT INTO limits ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)}) "
+        f"ON CONFLICT (name) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns)}",
+        **columns,
+    )
+
+
+def submit(
+    book: Book, *limit_keys: str, tenant: UUID | None = None, units: int = 1, queue: str = "email", **more
+) -> UUID:
+    kinds = KindRegistry()
+    kinds.add(
+        Kind(
+            name="test.echo",
+            queue=queue,
+            payload=Anything,
+            handler=lambda payload, ctx: None,
+            limit_keys=limit_keys,
+            limit_units=units,
+        )
+    )
+    command = SubmitJob("test.echo", {}, **more)
+    return submit_job(book.ledger, None, kinds, tenant or book.tenant_id, command).job.id
+
+
+class Desk:
+    """A dispatcher that remembers."""
+
+    def __init__(self, book: Book, publisher: Publisher) -> None:
+        self.book, self.publisher = book, publisher
+        self.policy = Policy()
+        self.waiting: dict[str, Waiting] = {}
+        self.order: Order = "shares"
+
+    def round(self, queue: str = "email", window: int = 100) -> RoundReport:
+        self.policy.read(self.book.ledger)
+        known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
+        while known.sweep(partial(dispatching.sweep_lines, self.book.ledger, queue), 3):
+            pass
+        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
+
+    def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
+        """Play rounds until nothing goes; returns how many jobs went."""
+        sent = 0
+        for _ in range(most):
+            report = self.round(queue, window)
+            sent += report.sent
+            if not report.sent and report.limited_seconds != SOON_SECONDS:
+                break
+        return sent
+
+
+def out(book: Book, key: str) -> int:
+    (found,) = book.all(
+        "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
+    )
+    return found
+
+
+@pytest.fixture
+def publisher(broker_url: str):
+    found = Publisher(broker_url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def desk(book: Book, publisher: Publisher) -> Desk:
+    return Desk(book, publisher)
