@@ -81,7 +81,7 @@ def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
 
 
 def room_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:
-    """Return what holds for a job's keys: key, the limit's values, jobs that are out, units left and kept from it, hold."""
+    """Return what holds for a job's keys: key, the limit's values, jobs out, units left and kept from it, hold."""
     values = {"keys": job.limit_keys, "job": job.id, "priority": job.priority}
     return connection.execute(_ROOM, values).all()
 
