@@ -6,7 +6,7 @@ from threading import Semaphore
 
 from flask import Flask
 
-from api import auth, health, measure, pages, problems, v1
+from api import auth, health, measure, pages, problems, trail, v1
 from api.services import Services
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import load_kinds
@@ -34,7 +34,9 @@ def create_app(config: Settings | None = None) -> Flask:
     )
     measure.register(app)
     problems.register(app)
-    auth.register(app)
+    operations = {operation.endpoint.__name__: operation for operation in v1.OPERATIONS}
+    auth.register(app, operations)
+    trail.register(app, operations)
     health.register(app)
     pages.register(app)
     v1.register(app)

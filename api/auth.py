@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from uuid import UUID
 
-from flask import Flask, g, request
+from flask import Flask, Response, g, request
 
+from api.operations import Operation
 from api.services import services
 from jobplatform.usecases.admit import Caller, admit
 
@@ -17,14 +19,27 @@ OPEN_ENDPOINTS = frozenset(
 ADMITS_ITSELF = "submit_job"
 
 
-def register(app: Flask) -> None:
-    """Check the key before every endpoint that is not open."""
+def register(app: Flask, operations: Mapping[str, Operation]) -> None:
+    """Check the key, and what it may be used for, before every endpoint that is not open."""
 
     @app.before_request
     def _admit() -> None:
-        if request.endpoint is None or request.endpoint in OPEN_ENDPOINTS or request.endpoint == ADMITS_ITSELF:
+        endpoint = request.endpoint
+        if endpoint is None or endpoint in OPEN_ENDPOINTS or endpoint == ADMITS_ITSELF:
             return
         g.caller = admit(services().ledger, request.headers.get("Authorization"))
+        operation = operations[endpoint]
+        if operation.scope is None:
+            g.caller.check_operator()
+        else:
+            g.caller.check_scope(operation.scope)
+
+    @app.after_request
+    def _tell_rate(response: Response) -> Response:
+        found = g.get("caller")
+        if found is not None and found.rate is not None:
+            response.headers.update(found.rate.headers())
+        return response
 
 
 def tenant_id() -> UUID:

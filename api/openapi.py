@@ -26,7 +26,7 @@ PROBLEMS = {
     415: "Not application/json",
     416: "No such range",
     422: "A field is not as expected; `errors` names each",
-    429: "Too many jobs wait; Retry-After says when to try again",
+    429: "Too many requests with this key, or too many jobs wait; Retry-After says when to try again",
     503: "The ledger can't be reached (repeat), or the outcome is unknown (repeat with the same Idempotency-Key)",
 }
 _CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
@@ -107,7 +107,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
                     "description": PROBLEMS[status],
                     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
                 }
-                for status in sorted({401, 503, *operation.problems})
+                for status in sorted({401, 403, 429, 503, *operation.problems})
             },
         },
     }

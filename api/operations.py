@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from jobplatform.domain.access import Scope
+
 
 @dataclass(frozen=True)
 class Operation:
@@ -18,6 +20,8 @@ class Operation:
     endpoint: Callable[..., Any]
     summary: str
     tag: str
+    #: what the API key must be good for; None: an operator's key
+    scope: Scope | None
     status: int = 200
     answer: type[BaseModel] | None = None
     body: type[BaseModel] | None = None
@@ -27,5 +31,7 @@ class Operation:
     binary_body: bool = False
     binary_answer: bool = False
     body_required: bool = True
+    #: whether the audit log tells of it; what makes jobs is in their own history
+    logged: bool = True
     #: further statuses that are no problems, with what they mean
     also: tuple[tuple[int, str], ...] = ()

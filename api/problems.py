@@ -33,7 +33,8 @@ from jobplatform.errors import (
     WorkflowNotReplayable,
 )
 from jobplatform.observe.logs import get_log
-from jobplatform.refusals import LimitNotFound, NotAllowed, QuotaExceeded
+from jobplatform.refusals import KeyNotFound, LimitNotFound, NotAllowed, QuotaExceeded, RateLimited
+from jobplatform.usecases.admit import Rate
 
 log = get_log(__name__)
 
@@ -42,6 +43,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (Unauthorized, 401),
     (NotAllowed, 403),
     (LimitNotFound, 404),
+    (KeyNotFound, 404),
     (JobNotFound, 404),
     (ArtifactNotFound, 404),
     (ReplayNotFound, 404),
@@ -58,6 +60,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (IdempotencyInProgress, 409),
     (IdempotencyConflict, 422),
     (QuotaExceeded, 429),
+    (RateLimited, 429),
     (UnknownKind, 422),
     (InvalidRequest, 422),
     (NotJson, 400),
@@ -106,11 +109,14 @@ def from_error(error: JobPlatformError) -> Response:
         more["errors"] = [{"field": "kind", "expected": _one_of(error), "got": error.name}]
     if isinstance(error, DuplicateJob):
         more["job_id"] = str(error.job_id)
-    if isinstance(error, QuotaExceeded):
+    if isinstance(error, QuotaExceeded | RateLimited):
         more["retry_after"] = error.retry_after
     if status == 500:
         log.error("request_failed", code=error.code, error=str(error))
-    return problem(status, error.code, title, str(error), **more)
+    found = problem(status, error.code, title, str(error), **more)
+    if isinstance(error, RateLimited):
+        found.headers.update(Rate(error.requests, 0, error.retry_after).headers())
+    return found
 
 
 def _one_of(error: UnknownKind) -> str:

@@ -11,6 +11,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import CancelBody, Job
+from jobplatform.domain.access import Scope
 from jobplatform.domain.states import State
 from jobplatform.usecases.cancel_job import cancel_job as cancel
 
@@ -32,6 +33,7 @@ OPERATION = Operation(
     cancel_job,
     "Cancel a job",
     "jobs",
+    Scope.CONTROL,
     answer=Job,
     body=CancelBody,
     body_required=False,

@@ -12,6 +12,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.models import CancelBody
 from api.v1.workflow_models import Workflow
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import cancel_workflow as usecase
 
 
@@ -32,6 +33,7 @@ OPERATION = Operation(
     cancel_workflow,
     "Cancel a workflow",
     "workflows",
+    Scope.CONTROL,
     status=202,
     answer=Workflow,
     body=CancelBody,

@@ -11,6 +11,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import ChangeBody, Job
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import change_job as usecase
 
 
@@ -37,6 +38,7 @@ OPERATION = Operation(
     change_job,
     "Change a job's priority or time",
     "jobs",
+    Scope.CONTROL,
     answer=Job,
     body=ChangeBody,
     problems=(400, 403, 404, 409, 413, 415, 422),

@@ -7,6 +7,7 @@ from flask import Response
 from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -22,6 +23,7 @@ OPERATION = Operation(
     delete_schedule,
     "Delete a schedule",
     "schedules",
+    Scope.CONTROL,
     status=204,
     problems=(404,),
 )

@@ -12,6 +12,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.dead_letter_models import DiscardBody
 from api.v1.models import Job
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import discard_job as usecase
 
 
@@ -29,6 +30,7 @@ OPERATION = Operation(
     discard_job,
     "Throw a dead letter away",
     "dead letters",
+    Scope.CONTROL,
     answer=Job,
     body=DiscardBody,
     problems=(400, 404, 409, 413, 415, 422),

@@ -12,6 +12,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.problems import problem
 from api.services import services
+from jobplatform.domain.access import Scope
 from jobplatform.usecases.keep_artifacts import find_artifact
 
 #: in the WSGI environ: the server can send files itself; the file it is to send, as (path, start, end)
@@ -73,6 +74,7 @@ OPERATION = Operation(
     download_artifact,
     "Download a file",
     "artifacts",
+    Scope.READ,
     binary_answer=True,
     headers=(("Range", "like bytes=0-1023"),),
     problems=(404, 416),

@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import Explanation
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import explain_job as usecase
 
 
@@ -26,6 +27,7 @@ OPERATION = Operation(
     explain_job,
     "Explain where a job is",
     "jobs",
+    Scope.READ,
     answer=Explanation,
     problems=(404,),
 )

@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.workflow_models import GraphQuery, WorkflowGraph
+from jobplatform.domain.access import Scope
 from jobplatform.observe.graph_svg import draw
 from jobplatform.usecases.read_workflows import read_graph
 
@@ -37,6 +38,7 @@ OPERATION = Operation(
     get_graph,
     "Read the graph of a workflow",
     "workflows",
+    Scope.READ,
     answer=WorkflowGraph,
     query=GraphQuery,
     problems=(404, 422),

@@ -12,6 +12,7 @@ from api.ends import when_ended
 from api.operations import Operation
 from api.services import services
 from api.v1.models import Job, WaitQuery
+from jobplatform.domain.access import Scope
 from jobplatform.domain.states import SETTLED
 from jobplatform.usecases import read_jobs
 
@@ -32,6 +33,7 @@ OPERATION = Operation(
     get_job,
     "Read a job",
     "jobs",
+    Scope.READ,
     answer=Job,
     query=WaitQuery,
     problems=(404, 422),

@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.dead_letter_models import Replay
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import replay_many as usecase
 
 
@@ -20,5 +21,12 @@ def get_replay(replay_id: UUID) -> Response:
 
 
 OPERATION = Operation(
-    "GET", "/replays/<uuid:replay_id>", get_replay, "Read a replay", "dead letters", answer=Replay, problems=(404,)
+    "GET",
+    "/replays/<uuid:replay_id>",
+    get_replay,
+    "Read a replay",
+    "dead letters",
+    Scope.READ,
+    answer=Replay,
+    problems=(404,),
 )

@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import Schedule
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -23,6 +24,7 @@ OPERATION = Operation(
     get_schedule,
     "Read a schedule",
     "schedules",
+    Scope.READ,
     answer=Schedule,
     problems=(404,),
 )

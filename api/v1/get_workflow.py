@@ -13,6 +13,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.models import WaitQuery
 from api.v1.workflow_models import Workflow
+from jobplatform.domain.access import Scope
 from jobplatform.domain.workflows import WORKFLOW_ENDED
 from jobplatform.usecases import read_workflows
 
@@ -36,6 +37,7 @@ OPERATION = Operation(
     get_workflow,
     "Read a workflow",
     "workflows",
+    Scope.READ,
     answer=Workflow,
     query=WaitQuery,
     problems=(404, 422),

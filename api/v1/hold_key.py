@@ -14,7 +14,6 @@ from jobplatform.usecases import manage_limits as usecase
 
 def hold_key(key: str) -> Response:
     """Let nothing of a key begin for so long, from now on; 0 seconds end a hold. Wants an operator's key."""
-    caller().check_operator()
     has = services()
     body = read_body(HoldBody, has.settings.max_body_bytes)
     until = usecase.hold_key(has.ledger, key, body.seconds, f"{body.reason} ({caller().key_name})")
@@ -27,6 +26,7 @@ OPERATION = Operation(
     hold_key,
     "Hold a key",
     "limits",
+    None,
     answer=Hold,
     body=HoldBody,
     problems=(400, 403, 413, 415, 422),

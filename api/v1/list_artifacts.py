@@ -12,6 +12,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import ArtifactList
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import read_jobs
 
 
@@ -33,6 +34,7 @@ OPERATION = Operation(
     list_artifacts,
     "List a job's artifacts",
     "artifacts",
+    Scope.READ,
     answer=ArtifactList,
     problems=(404,),
 )

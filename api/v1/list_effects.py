@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import EffectList
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import resolve_effect as usecase
 
 
@@ -25,6 +26,7 @@ OPERATION = Operation(
     list_effects,
     "List a job's effects",
     "jobs",
+    Scope.READ,
     answer=EffectList,
     problems=(404,),
 )

@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import EventList, EventsQuery
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import read_jobs
 
 
@@ -26,6 +27,7 @@ OPERATION = Operation(
     list_events,
     "List a job's events",
     "jobs",
+    Scope.READ,
     answer=EventList,
     query=EventsQuery,
     problems=(404, 422),

@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import FireList, FiresQuery
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -25,6 +26,7 @@ OPERATION = Operation(
     list_fires,
     "List the fires of a schedule",
     "schedules",
+    Scope.READ,
     answer=FireList,
     query=FiresQuery,
     problems=(404, 422),

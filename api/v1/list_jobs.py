@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import JobPage, ListQuery
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import read_jobs
 from jobplatform.usecases.read_jobs import JobFilter
 
@@ -29,4 +30,6 @@ def list_jobs() -> Response:
     return answer({"jobs": [job.as_dict() for job in jobs], "next_cursor": cursor})
 
 
-OPERATION = Operation("GET", "/jobs", list_jobs, "List jobs", "jobs", answer=JobPage, query=ListQuery, problems=(422,))
+OPERATION = Operation(
+    "GET", "/jobs", list_jobs, "List jobs", "jobs", Scope.READ, answer=JobPage, query=ListQuery, problems=(422,)
+)

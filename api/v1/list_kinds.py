@@ -8,6 +8,7 @@ from api.answers import answer
 from api.operations import Operation
 from api.services import services
 from api.v1.models import KindList
+from jobplatform.domain.access import Scope
 
 
 def list_kinds() -> Response:
@@ -30,4 +31,4 @@ def list_kinds() -> Response:
     )
 
 
-OPERATION = Operation("GET", "/kinds", list_kinds, "List kinds", "catalogue", answer=KindList)
+OPERATION = Operation("GET", "/kinds", list_kinds, "List kinds", "catalogue", Scope.READ, answer=KindList)

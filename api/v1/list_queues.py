@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import QueueList
+from jobplatform.domain.access import Scope
 from jobplatform.usecases.list_queues import list_queues as read_queues
 
 
@@ -18,4 +19,4 @@ def list_queues() -> Response:
     return answer({"queues": read_queues(has.ledger, tenant_id(), has.settings.lease_seconds)})
 
 
-OPERATION = Operation("GET", "/queues", list_queues, "List queues", "catalogue", answer=QueueList)
+OPERATION = Operation("GET", "/queues", list_queues, "List queues", "catalogue", Scope.READ, answer=QueueList)

@@ -11,6 +11,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.models import RunList
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import read_jobs
 
 
@@ -20,5 +21,12 @@ def list_runs(job_id: UUID) -> Response:
 
 
 OPERATION = Operation(
-    "GET", "/jobs/<uuid:job_id>/runs", list_runs, "List a job's runs", "jobs", answer=RunList, problems=(404,)
+    "GET",
+    "/jobs/<uuid:job_id>/runs",
+    list_runs,
+    "List a job's runs",
+    "jobs",
+    Scope.READ,
+    answer=RunList,
+    problems=(404,),
 )

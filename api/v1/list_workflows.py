@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.workflow_models import WorkflowPage, WorkflowsQuery
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import read_workflows
 
 
@@ -27,6 +28,7 @@ OPERATION = Operation(
     list_workflows,
     "List workflows",
     "workflows",
+    Scope.READ,
     answer=WorkflowPage,
     query=WorkflowsQuery,
     problems=(422,),

@@ -10,6 +10,7 @@ from api.answers import answer, read_body, read_query
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import Preview, PreviewQuery, ScheduleBody
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -29,8 +30,10 @@ OPERATION = Operation(
     preview_order,
     "Preview an order for a schedule",
     "schedules",
+    Scope.READ,
     answer=Preview,
     body=ScheduleBody,
     query=PreviewQuery,
     problems=(400, 413, 415, 422),
+    logged=False,
 )

@@ -9,6 +9,7 @@ from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import Preview, PreviewQuery
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -25,6 +26,7 @@ OPERATION = Operation(
     preview_schedule,
     "Preview a schedule",
     "schedules",
+    Scope.READ,
     answer=Preview,
     query=PreviewQuery,
     problems=(404, 422),

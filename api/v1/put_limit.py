@@ -16,7 +16,6 @@ def put_limit(name: str) -> Response:
     """Set the limit of a key (`provider:openai`), or of each key of a name (`domain:*`). It acts at once; jobs that are
     out go on. Wants an operator's key.
     """
-    caller().check_operator()
     has = services()
     limit = read_body(LimitBody, has.settings.max_body_bytes).limit(name)
     return answer(usecase.put_limit(has.ledger, limit, by=caller().key_name).as_dict())
@@ -28,6 +27,7 @@ OPERATION = Operation(
     put_limit,
     "Set a limit",
     "limits",
+    None,
     answer=LimitAnswer,
     body=LimitBody,
     problems=(400, 403, 413, 415, 422),

@@ -9,6 +9,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import Schedule, ScheduleBody, checked_name
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -21,6 +22,7 @@ def put_schedule(name: str) -> Response:
     has = services()
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
     caller().check_priority(order.priority)
+    caller().check_kinds([order.kind])
     return answer(usecase.put_schedule(has.ledger, has.kinds, tenant_id(), order, by=caller().key_name).as_dict())
 
 
@@ -30,6 +32,7 @@ OPERATION = Operation(
     put_schedule,
     "Put a schedule",
     "schedules",
+    Scope.SUBMIT,
     answer=Schedule,
     body=ScheduleBody,
     problems=(400, 403, 413, 415, 422),

@@ -12,6 +12,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.dead_letter_models import ReplayBody
 from api.v1.models import Job
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import replay_job as usecase
 
 
@@ -29,6 +30,7 @@ OPERATION = Operation(
     replay_job,
     "Run a job again",
     "dead letters",
+    Scope.CONTROL,
     status=202,
     answer=Job,
     body=ReplayBody,

@@ -9,6 +9,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.dead_letter_models import Replay, ReplayManyBody
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import replay_many as usecase
 
 
@@ -40,6 +41,7 @@ OPERATION = Operation(
     replay_many,
     "Run many dead letters again",
     "dead letters",
+    Scope.CONTROL,
     status=202,
     answer=Replay,
     body=ReplayManyBody,

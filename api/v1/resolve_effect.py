@@ -12,6 +12,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.dead_letter_models import ResolveBody
 from api.v1.models import Job
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import resolve_effect as usecase
 
 
@@ -38,6 +39,7 @@ OPERATION = Operation(
     resolve_effect,
     "Resolve an unknown effect",
     "dead letters",
+    Scope.CONTROL,
     status=202,
     answer=Job,
     body=ResolveBody,

@@ -9,6 +9,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import Schedule
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -24,6 +25,7 @@ OPERATION = Operation(
     resume_schedule,
     "Resume a schedule",
     "schedules",
+    Scope.CONTROL,
     answer=Schedule,
     problems=(404,),
 )

@@ -9,6 +9,7 @@ from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.schedule_models import RunNow
+from jobplatform.domain.access import Scope
 from jobplatform.usecases import manage_schedules as usecase
 
 
@@ -25,6 +26,7 @@ OPERATION = Operation(
     run_schedule,
     "Run a schedule now",
     "schedules",
+    Scope.SUBMIT,
     status=202,
     answer=RunNow,
     problems=(404,),

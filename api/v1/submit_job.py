@@ -11,6 +11,7 @@ from api.measure import harmless
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
+from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob, Unique
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import (
@@ -23,6 +24,7 @@ from jobplatform.errors import (
     Unauthorized,
 )
 from jobplatform.observe.metrics import api_metrics
+from jobplatform.refusals import NotAllowed, RateLimited
 from jobplatform.usecases.admit import admit, read_key
 from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit
@@ -65,12 +67,15 @@ def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str
     key = read_key(order.authorization)
     try:
         accepted = _accept(has, ApiKey(key), order)
-    except (Unauthorized, LedgerUnavailable, OutcomeUnknown):
+    except (Unauthorized, NotAllowed, RateLimited, LedgerUnavailable, OutcomeUnknown):
         raise
     except JobPlatformError:
-        admit(has.ledger, order.authorization)
+        admit(has.ledger, order.authorization).check_scope(Scope.SUBMIT)
         raise
-    return reply_to(accepted.job, created=accepted.created)
+    status, body, headers = reply_to(accepted.job, created=accepted.created)
+    if accepted.caller is not None and accepted.caller.rate is not None:
+        headers += accepted.caller.rate.headers().items()
+    return status, body, headers
 
 
 def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str, str]]]:
@@ -144,9 +149,11 @@ OPERATION = Operation(
     submit_job,
     "Submit a job",
     "jobs",
+    Scope.SUBMIT,
     status=202,
     answer=Job,
     body=SubmitBody,
     headers=(("Idempotency-Key", "makes a repetition safe; any text of yours, 1 to 255 characters"),),
     problems=(400, 403, 409, 413, 415, 422, 429),
+    logged=False,
 )

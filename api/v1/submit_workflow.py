@@ -10,6 +10,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.submit_job import checked_key
 from api.v1.workflow_models import Accepted, WorkflowBody
+from jobplatform.domain.access import Scope
 from jobplatform.usecases.submit_workflow import submit_workflow as submit
 
 
@@ -30,7 +31,7 @@ def submit_workflow() -> Response:
         idempotency_key=checked_key(request.headers.get("Idempotency-Key")),
         idempotency_seconds=has.settings.idempotency_seconds,
         field_name="flow" if body.flow else "steps",
-        max_priority=caller().max_priority,
+        caller=caller(),
     )
     headers = {"Location": f"/v1/workflows/{accepted.id}"}
     if not accepted.created:
@@ -44,9 +45,11 @@ OPERATION = Operation(
     submit_workflow,
     "Submit a workflow",
     "workflows",
+    Scope.SUBMIT,
     status=202,
     answer=Accepted,
     body=WorkflowBody,
     headers=(("Idempotency-Key", "a repetition of the request with the same key gives the same workflow (24 h)"),),
     problems=(400, 403, 409, 413, 415, 422, 429),
+    logged=False,
 )

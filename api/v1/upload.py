@@ -10,6 +10,7 @@ from api.operations import Operation
 from api.services import services
 from api.v1.list_artifacts import public
 from api.v1.models import Artifact, UploadQuery
+from jobplatform.domain.access import Scope
 from jobplatform.errors import FieldError, InvalidRequest
 from jobplatform.usecases.keep_artifacts import keep_upload
 
@@ -42,6 +43,7 @@ OPERATION = Operation(
     upload,
     "Upload a file",
     "artifacts",
+    Scope.SUBMIT,
     status=201,
     answer=Artifact,
     query=UploadQuery,

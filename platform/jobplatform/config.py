@@ -156,6 +156,7 @@ class Settings(BaseSettings):
     history_days: int = _setting(
         90, "history, outputs and workflows are kept so long after their end; 0: for ever", "days", ge=0
     )
+    audit_log_days: int = _setting(400, "what API keys have changed is told so long; 0: for ever", "days", ge=0)
     upload_days: int = _setting(30, "an upload is kept so long", "days", ge=1)
     beat_schedule: str | None = _setting(
         None, "Celery's beat_schedule to read, by `celery -A workers.app beat`, like acme.settings:BEAT_SCHEDULE"

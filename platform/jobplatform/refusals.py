@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import ceil
 
 from jobplatform.errors import JobPlatformError
@@ -27,6 +28,35 @@ class PriorityTooHigh(NotAllowed):
     def __init__(self, asked: int, highest: int) -> None:
         super().__init__(f"expected a priority of at most {highest}, which this API key may ask for; got {asked}")
         self.highest = highest
+
+
+class KindNotAllowed(NotAllowed):
+    """This API key may not submit jobs of this kind."""
+
+    code = "kind_not_allowed"
+
+    def __init__(self, kind: str, allowed: Iterable[str]) -> None:
+        super().__init__(f"expected one of the kinds that this API key may submit ({', '.join(allowed)}); got {kind}")
+
+
+class KeyNotFound(JobPlatformError):
+    """There is no such API key."""
+
+    code = "key_not_found"
+
+
+class RateLimited(JobPlatformError):
+    """Too many requests with this API key."""
+
+    code = "rate_limited"
+
+    def __init__(self, requests: int, seconds: float) -> None:
+        #: whole seconds
+        self.retry_after = max(1, ceil(seconds))
+        self.requests = requests
+        super().__init__(
+            f"expected at most {requests} requests a minute with this API key; try again in {self.retry_after} s"
+        )
 
 
 class QuotaExceeded(JobPlatformError):

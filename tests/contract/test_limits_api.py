@@ -15,13 +15,17 @@ from tests.support.ledgers import Book
 @pytest.fixture
 def operator(app: Any, book: Book) -> Client:
     with book.ledger.transaction() as connection:
-        return Client(app.test_client(), keys.create_key(connection, book.tenant_id, "operator", is_operator=True))
+        return Client(
+            app.test_client(), keys.create_key(connection, book.tenant_id, "operator", keys.Grants(is_operator=True))
+        )
 
 
 @pytest.fixture
 def lowly(app: Any, book: Book) -> Client:
     with book.ledger.transaction() as connection:
-        return Client(app.test_client(), keys.create_key(connection, book.tenant_id, "lowly", max_priority=4))
+        return Client(
+            app.test_client(), keys.create_key(connection, book.tenant_id, "lowly", keys.Grants(max_priority=4))
+        )
 
 
 def test_a_limit_is_set_seen_and_removed(operator: Client) -> None:

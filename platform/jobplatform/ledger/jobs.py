@@ -61,7 +61,7 @@ def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict
 _ACCEPT = (
     *("key_hash", "tenant", "idempotency_key", "request_hash", "idempotency_seconds", "tolerance_seconds"),
     *("id", "queue", "kind", "priority", "payload", "tags", "max_attempts", "crash_limit", "lost_limit"),
-    *("run_at", "start_by", "unique_key", "unique_seconds", "unique_refuse", "limit_keys", "limit_units"),
+    *("run_at", "start_by", "unique_key", "unique_seconds", "unique_refuse", "limit_keys", "limit_units", "by"),
 )
 
 _LIVE = f"SELECT {_VIEW}, CAST(NULL AS timestamptz) AS finished_at FROM jobs WHERE id = :id"

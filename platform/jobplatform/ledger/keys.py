@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import secrets
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
+from jobplatform.domain.access import PREFIX_CHARACTERS, USUAL_SCOPES, Scope, new_key
 from jobplatform.domain.limits import MOST_CHARACTERS, TENANT
 from jobplatform.domain.limits import key as limit_key
 from jobplatform.ledger.ids import new_id
-
-#: API keys look like `jp_<43 characters>`: 256 random bits, so a plain SHA-256 is a sound way to store them
-KEY_MARK = "jp_"
+from jobplatform.ledger.session import Ledger
 
 
 def hash_key(key: str) -> bytes:
-    """Return what the ledger keeps of an API key."""
+    """Return what the ledger keeps of an API key: of so many random bits a plain SHA-256 is sound."""
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -34,35 +35,113 @@ def create_tenant(connection: Connection, name: str) -> UUID:
     return tenant_id
 
 
+@dataclass(frozen=True)
+class Grants:
+    """What a key may do."""
+
+    scopes: tuple[Scope, ...] = USUAL_SCOPES
+    #: kinds that it may submit, or patterns of them (`email.*`); None: all
+    kinds: tuple[str, ...] | None = None
+    #: the highest that it may ask for
+    max_priority: int = 9
+    #: may read and change what concerns all tenants
+    is_operator: bool = False
+    requests_per_minute: int | None = None
+    expires_at: datetime | None = None
+
+
+class KeyOwner(NamedTuple):
+    """What `admit_key` answers."""
+
+    key_id: str
+    tenant_id: str
+    name: str
+    max_priority: int
+    is_operator: bool
+    scopes: list[str]
+    kinds: list[str] | None
+    rate: int | None
+    rate_left: float | None
+    rate_seconds: float | None
+
+
+def admit_key(ledger: Ledger, key: str) -> KeyOwner | None:
+    """Call `admit_key.sql`: whose key it is, None when it is not valid. Takes a request of its rate."""
+    found = ledger.call("admit_key", hash_key(key))
+    return KeyOwner(*found[0]) if found else None
+
+
+_COLUMNS = (
+    "k.id, k.tenant_id, k.prefix, k.name, t.name AS tenant, k.scopes, k.kinds, k.max_priority, k.is_operator, "
+    "k.requests_per_minute, k.created_at, k.created_by, k.expires_at, k.last_used_at, k.revoked_at, k.replaces"
+)
+_FROM = f"SELECT {_COLUMNS} FROM api_keys k JOIN tenants t ON t.id = k.tenant_id"
+
+
 def create_key(
-    connection: Connection, tenant_id: UUID, name: str, *, max_priority: int = 9, is_operator: bool = False
+    connection: Connection,
+    tenant_id: UUID,
+    name: str,
+    grants: Grants = Grants(),
+    *,
+    by: str = "",
+    replaces: UUID | None = None,
 ) -> str:
     """Create an API key and return it: the only time it can be read."""
-    key = KEY_MARK + secrets.token_urlsafe(32)
+    return make_key(connection, tenant_id, name, grants, by=by, replaces=replaces)[1]
+
+
+def make_key(
+    connection: Connection, tenant_id: UUID, name: str, grants: Grants, *, by: str, replaces: UUID | None = None
+) -> tuple[UUID, str]:
+    """Create an API key; returns its id and the key itself."""
+    key, key_id = new_key(), new_id()
+    values = asdict(grants) | {"scopes": [str(scope) for scope in grants.scopes]}
+    values["kinds"] = list(grants.kinds) if grants.kinds is not None else None
     connection.execute(
         text(
-            "INSERT INTO api_keys (id, tenant_id, name, prefix, key_hash, max_priority, is_operator) "
-            "VALUES (:id, :tenant, :name, :prefix, :hash, :priority, :operator)"
+            "INSERT INTO api_keys (id, tenant_id, name, prefix, key_hash, scopes, kinds, max_priority, is_operator, "
+            "requests_per_minute, expires_at, created_by, replaces) VALUES (:id, :tenant, :name, :prefix, :hash, "
+            ":scopes, :kinds, :max_priority, :is_operator, :requests_per_minute, :expires_at, :by, :replaces)"
         ),
         {
-            "id": new_id(),
+            "id": key_id,
             "tenant": tenant_id,
             "name": name,
-            "prefix": key[:10],
+            "prefix": key[:PREFIX_CHARACTERS],
             "hash": hash_key(key),
-            "priority": max_priority,
-            "operator": is_operator,
+            "by": by,
+            "replaces": replaces,
+            **values,
         },
     )
-    return key
+    return key_id, key
 
 
 def revoke_keys(connection: Connection, prefix: str) -> int:
     """Revoke the keys that begin with `prefix`; returns how many. Acts with the next request."""
     return connection.execute(
         text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE prefix = :p AND revoked_at IS NULL"),
-        {"p": prefix[:10]},
+        {"p": prefix[:PREFIX_CHARACTERS]},
     ).rowcount
+
+
+def revoke_key(connection: Connection, key_id: UUID) -> None:
+    """Revoke a key. Acts with the next request."""
+    connection.execute(
+        text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id AND revoked_at IS NULL"), {"id": key_id}
+    )
+
+
+def end_key(connection: Connection, key_id: UUID, seconds: float) -> None:
+    """Let a key end after so long, or before when it would have."""
+    connection.execute(
+        text(
+            "UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + make_interval(secs => :seconds)) "
+            "WHERE id = :id"
+        ),
+        {"id": key_id, "seconds": seconds},
+    )
 
 
 def revoke_named(connection: Connection, name: str) -> int:
@@ -78,26 +157,33 @@ def find_tenant(connection: Connection, name: str) -> UUID | None:
     return found
 
 
-def list_keys(connection: Connection) -> list[Row[Any]]:
-    """Return all keys with their tenants, without what could be used as one."""
-    return list(
-        connection.execute(
-            text(
-                "SELECT k.prefix, k.name, t.name AS tenant, k.max_priority, k.is_operator, k.created_at, k.revoked_at "
-                "FROM api_keys k JOIN tenants t ON t.id = k.tenant_id ORDER BY k.created_at"
-            )
-        )
-    )
+def get_key(connection: Connection, key_id: UUID, tenant_id: UUID | None, *, lock: bool = False) -> Row[Any] | None:
+    """Return a key, without what could be used as one; of this tenant, None: of any."""
+    lock_clause = " FOR UPDATE OF k" if lock else ""
+    return connection.execute(
+        text(f"{_FROM} WHERE k.id = :id AND (CAST(:tenant AS uuid) IS NULL OR k.tenant_id = :tenant){lock_clause}"),
+        {"id": key_id, "tenant": tenant_id},
+    ).one_or_none()
 
 
-_OWNER = text(
-    "SELECT tenant_id, name, max_priority, is_operator FROM api_keys WHERE key_hash = :hash AND revoked_at IS NULL"
-)
+def find_keys(connection: Connection, prefix: str) -> Sequence[Row[Any]]:
+    """Return the valid keys that begin with `prefix`."""
+    return connection.execute(
+        text(f"{_FROM} WHERE k.prefix = :prefix AND k.revoked_at IS NULL"), {"prefix": prefix[:PREFIX_CHARACTERS]}
+    ).all()
 
 
-def owner_of(connection: Connection, key: str) -> Row[Any] | None:
-    """Return tenant_id, name, max_priority, is_operator of a valid key. Asked every time: revoking acts at once."""
-    return connection.execute(_OWNER, {"hash": hash_key(key)}).one_or_none()
+def list_keys(
+    connection: Connection, tenant_id: UUID | None = None, *, after: UUID | None = None, limit: int | None = None
+) -> Sequence[Row[Any]]:
+    """Return keys with their tenants in the order in which they were made, without what could be used as one."""
+    return connection.execute(
+        text(
+            f"{_FROM} WHERE (CAST(:tenant AS uuid) IS NULL OR k.tenant_id = :tenant) "
+            "AND (CAST(:after AS uuid) IS NULL OR k.id > :after) ORDER BY k.id LIMIT :limit"
+        ),
+        {"tenant": tenant_id, "after": after, "limit": limit},
+    ).all()
 
 
 def forget_expired_locks(connection: Connection, limit: int = 1000) -> int:

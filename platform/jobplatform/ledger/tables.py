@@ -116,8 +116,43 @@ api_keys = Table(
         "max_priority", SmallInteger, nullable=False, server_default=text("9"), comment="the highest it can ask for"
     ),
     Column("is_operator", Boolean, nullable=False, server_default=text("false"), comment="may change limits"),
+    Column("scopes", ARRAY(Text), nullable=False, server_default=text("'{jobs:submit,jobs:read,jobs:control}'")),
+    Column("kinds", ARRAY(Text), comment="kinds that it may submit, or patterns of them; NULL: all"),
+    Column("requests_per_minute", Integer, comment="NULL: as many as it likes"),
+    moment("expires_at"),
+    moment("last_used_at", comment="to a minute"),
+    Column("created_by", Text, nullable=False, server_default=text("''")),
+    Column("replaces", UUID(as_uuid=True), comment="the key in whose place it was made"),
     UniqueConstraint("key_hash"),
     CheckConstraint("max_priority BETWEEN 0 AND 9", name="api_keys_max_priority_in_range"),
+    CheckConstraint("requests_per_minute > 0", name="api_keys_rate_is_positive"),
+    Index("ix_api_keys_tenant", "tenant_id", "id"),
+)
+
+key_rates = Table(
+    "key_rates",
+    metadata,
+    Column("key_id", UUID(as_uuid=True), primary_key=True),
+    Column("level", Double, nullable=False, comment="requests left at level_at; below 0: the last one was refused"),
+    moment("level_at", nullable=False),
+    prefixes=["UNLOGGED"],
+)
+
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    now("at"),
+    Column("tenant_id", UUID(as_uuid=True), nullable=False),
+    Column("key_id", UUID(as_uuid=True), nullable=False),
+    Column("key_name", Text, nullable=False),
+    Column("action", Text, nullable=False, comment="the operation of /openapi.json"),
+    Column("path", Text, nullable=False),
+    Column("address", Text, comment="of the caller, as the server saw it"),
+    Column("status", SmallInteger, comment="of the answer; NULL: it was never finished"),
+    Column("code", Text, comment="of the problem"),
+    Index("ix_audit_log_tenant", "tenant_id", "id"),
+    Index("ix_audit_log_at", "at"),
 )
 
 queues = Table(

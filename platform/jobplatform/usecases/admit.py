@@ -1,25 +1,46 @@
-"""Who calls: the tenant behind an API key."""
+"""Who calls: the tenant behind an API key, and what the key may do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from jobplatform.domain.access import USUAL_SCOPES, Scope, allows, is_mistyped
 from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.errors import Unauthorized
 from jobplatform.ledger import keys
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import NotAllowed, PriorityTooHigh
+from jobplatform.refusals import KindNotAllowed, NotAllowed, PriorityTooHigh, RateLimited
 
-UNKNOWN_KEY = "this API key is not known, or was revoked"
+UNKNOWN_KEY = "this API key is not known, has expired, or was revoked"
 
 
 def read_key(authorization: str | None) -> str:
-    """Return the API key in the value of an Authorization header. Raises `Unauthorized` when there is none."""
+    """Return the API key in the value of an Authorization header. Raises `Unauthorized` when it can be none."""
     scheme, _, key = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not key.strip():
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
         raise Unauthorized()
-    return key.strip()
+    if is_mistyped(key):
+        raise Unauthorized("this API key is mistyped: its check sum is wrong")
+    return key
+
+
+@dataclass(frozen=True)
+class Rate:
+    """The rate of a key: so many requests in a minute, how many are left, and in how many seconds all are again."""
+
+    requests: int
+    left: int
+    seconds: float
+
+    def headers(self) -> dict[str, str]:
+        """Return the header fields RateLimit and RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10)."""
+        return {
+            "RateLimit-Policy": f'"key";q={self.requests};w=60',
+            "RateLimit": f'"key";r={self.left};t={round(self.seconds)}',
+        }
 
 
 @dataclass(frozen=True)
@@ -32,12 +53,29 @@ class Caller:
     max_priority: int = MAX_PRIORITY
     #: may read and change what concerns all tenants
     is_operator: bool = False
+    scopes: frozenset[str] = frozenset(USUAL_SCOPES)
+    #: patterns of the kinds that it may submit; None: all
+    kinds: tuple[str, ...] | None = None
+    key_id: UUID | None = None
+    rate: Rate | None = None
+
+    def check_scope(self, scope: Scope) -> None:
+        """Raise `NotAllowed` for what this key may not be used for."""
+        if scope not in self.scopes:
+            has = ", ".join(sorted(self.scopes)) or "none"
+            raise NotAllowed(f"this wants a key with the scope {scope}; this key has {has}")
 
     def check_priority(self, *priorities: int | None) -> None:
         """Raise `PriorityTooHigh` for one that this key may not ask for."""
         for asked in priorities:
             if asked is not None and asked > self.max_priority:
                 raise PriorityTooHigh(asked, self.max_priority)
+
+    def check_kinds(self, kinds: Iterable[str]) -> None:
+        """Raise `KindNotAllowed` for one that this key may not submit."""
+        for kind in kinds:
+            if not allows(self.kinds, kind):
+                raise KindNotAllowed(kind, self.kinds or ())
 
     def check_operator(self) -> None:
         """Raise `NotAllowed` unless this is an operator's key."""
@@ -48,12 +86,30 @@ class Caller:
 
 
 def admit(ledger: Ledger, authorization: str | None) -> Caller:
-    """Return who calls by the value of an Authorization header. Raises `Unauthorized`.
+    """Return who calls by the value of an Authorization header. Raises `Unauthorized` or `RateLimited`."""
+    return admit_key(ledger, read_key(authorization))
+
+
+def admit_key(ledger: Ledger, key: str) -> Caller:
+    """Return who calls by an API key, and count the request. Raises `Unauthorized` or `RateLimited`.
 
     The ledger is asked every time, so that revoking a key acts with the next request.
     """
-    with ledger.statement() as connection:
-        owner = keys.owner_of(connection, read_key(authorization))
+    owner = keys.admit_key(ledger, key)
     if owner is None:
         raise Unauthorized(UNKNOWN_KEY)
-    return Caller(owner.tenant_id, owner.name, owner.max_priority, owner.is_operator)
+    rate = None
+    if owner.rate is not None and owner.rate_left is not None and owner.rate_seconds is not None:
+        rate = Rate(owner.rate, max(0, int(owner.rate_left)), owner.rate_seconds)
+        if owner.rate_left < 0:
+            raise RateLimited(owner.rate, owner.rate_seconds)
+    return Caller(
+        tenant_id=UUID(owner.tenant_id),
+        key_name=owner.name,
+        max_priority=owner.max_priority,
+        is_operator=owner.is_operator,
+        scopes=frozenset(owner.scopes),
+        kinds=tuple(owner.kinds) if owner.kinds is not None else None,
+        key_id=UUID(owner.key_id),
+        rate=rate,
+    )

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import orjson
 
+from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
@@ -34,8 +35,8 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
-from jobplatform.refusals import PriorityTooHigh, quota_exceeded
-from jobplatform.usecases.admit import UNKNOWN_KEY
+from jobplatform.refusals import quota_exceeded
+from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
 
 #: callers' clocks differ from ours by this much
 CLOCK_TOLERANCE = timedelta(seconds=5)
@@ -47,6 +48,8 @@ class Accepted:
 
     job: JobView
     created: bool
+    #: who ordered it, where that had to be looked at more closely
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,16 @@ def submit_job(
     *,
     idempotency_key: str | None = None,
     idempotency_seconds: int = 86_400,
+    by: str | None = None,
 ) -> Accepted:
     """Check the order against its kind and write it to the ledger, for a tenant or for whoever has an API key.
 
     Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
-    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `PriorityTooHigh` or
-    `QuotaExceeded` when the key or its tenant may not have it; `LedgerUnavailable`
-    when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
+    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `NotAllowed`,
+    `RateLimited` or `QuotaExceeded` when the key or its tenant may not have it; `LedgerUnavailable` when nothing was
+    written, `OutcomeUnknown` when the ledger's answer was lost. `by` is who orders, for the job's history; a key's name
+    is known.
     """
     order = check_order(kinds, command)
     values = order.values() | {
@@ -146,6 +151,7 @@ def submit_job(
         "unique_key": command.unique.key if command.unique else None,
         "unique_seconds": command.unique.seconds if command.unique else None,
         "unique_refuse": bool(command.unique and command.unique.refuse),
+        "by": by,
     }
     try:
         answer = jobs.accept_job(ledger, values)
@@ -154,6 +160,22 @@ def submit_job(
         if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
             raise IdempotencyInProgress() from error
         raise
+    if answer.verdict == "admit" and isinstance(caller, ApiKey):
+        known = admit_key(ledger, caller.key)
+        known.check_scope(Scope.SUBMIT)
+        known.check_priority(command.priority)
+        known.check_kinds([command.kind])
+        again = submit_job(
+            ledger,
+            hints,
+            kinds,
+            known.tenant_id,
+            command,
+            idempotency_key=idempotency_key,
+            idempotency_seconds=idempotency_seconds,
+            by=known.key_name,
+        )
+        return replace(again, caller=known)
     if answer.verdict != "accepted":
         return _explain(ledger, answer, command, order.kind.queue, idempotency_key)
     view = order.view(answer.state, answer.created_at, answer.run_at)
@@ -194,8 +216,6 @@ def _explain(
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
-    if answer.verdict == "priority":
-        raise PriorityTooHigh(command.priority, int(answer.state))
     if answer.verdict == "quota":
         raise quota_exceeded(queue, answer.state)
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:

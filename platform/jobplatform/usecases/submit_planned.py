@@ -43,7 +43,7 @@ def submit_order(
         "tenant": tenant_id,
         "tolerance_seconds": NO_TOLERANCE_NEEDED,
         **dict.fromkeys(("idempotency_key", "request_hash", "idempotency_seconds")),
-        **dict.fromkeys(("unique_key", "unique_seconds")),
+        **dict.fromkeys(("unique_key", "unique_seconds", "by")),
         "unique_refuse": False,
         "limit_keys": list(order["limit_keys"]),
         "limit_units": list(order["limit_units"]),

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import orjson
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
 from jobplatform.errors import (
@@ -21,7 +21,8 @@ from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
-from jobplatform.refusals import PriorityTooHigh, quota_exceeded
+from jobplatform.refusals import quota_exceeded
+from jobplatform.usecases.admit import Caller
 from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
 
 
@@ -44,21 +45,22 @@ def submit_workflow(
     idempotency_key: str | None = None,
     idempotency_seconds: int = 86_400,
     field_name: str = "flow",
-    max_priority: int = MAX_PRIORITY,
+    caller: Caller | None = None,
 ) -> AcceptedWorkflow:
     """Check the workflow and write it to the ledger.
 
-    `max_priority` is the highest that the caller may ask for.
+    `caller`: what its key may not ask for is refused.
 
-    Raises `InvalidRequest`, `UnknownKind`, `PriorityTooHigh` or `QuotaExceeded` before anything is written;
+    Raises `InvalidRequest`, `UnknownKind`, `NotAllowed` or `QuotaExceeded` before anything is written;
     `IdempotencyConflict`, `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does.
     """
     defaults = Defaults(DEFAULT_PRIORITY if command.priority is None else command.priority, command.tags)
     written = plan_workflow(kinds, command.flow, defaults, field_name=field_name)
     asked = (one.step.priority for one in written.plan.steps if one.step is not None)
     highest = max((defaults.priority if one is None else one for one in asked), default=defaults.priority)
-    if highest > max_priority:
-        raise PriorityTooHigh(highest, max_priority)
+    if caller is not None:
+        caller.check_priority(highest)
+        caller.check_kinds({one.step.kind for one in written.plan.steps if one.step is not None})
     workflow_id = new_id()
     fingerprint = hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
     try:

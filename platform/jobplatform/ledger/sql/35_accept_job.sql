@@ -4,7 +4,7 @@
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
---           · priority (`state` is the highest that the key may ask for) · quota (`state`: seconds until it is worth another try, NULL
+--           · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
 --           when that is not known). No column of their own: a process of the version before reads as many as it knows
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
@@ -15,6 +15,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_run_at timestamptz, p_start_by timestamptz,
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
     p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
+    p_by text DEFAULT NULL,
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
     OUT run_at timestamptz
 )
@@ -28,18 +29,26 @@ DECLARE
     v_now timestamptz := clock_timestamp();
     v_oldest timestamptz := v_now - make_interval(secs => p_tolerance_seconds);
     v_left bigint;
+    v_key api_keys;
+    v_by text := p_by;
 BEGIN
     IF p_key_hash IS NOT NULL THEN
-        SELECT k.tenant_id, k.max_priority INTO v_tenant, v_left FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL;
+        SELECT * INTO v_key FROM api_keys k WHERE k.key_hash = p_key_hash AND k.revoked_at IS NULL
+            AND (k.expires_at IS NULL OR k.expires_at > v_now);
         IF NOT FOUND THEN
             verdict := 'unauthorized';
             RETURN;
         END IF;
-        IF p_priority > v_left THEN
-            verdict := 'priority';
-            state := v_left::text;
+        -- what the caller has to look at more closely, and then asks for the tenant by itself
+        IF p_priority > v_key.max_priority OR v_key.requests_per_minute IS NOT NULL
+            OR 'jobs:submit' <> ALL (v_key.scopes) OR NOT key_allows(v_key.kinds, p_kind)
+        THEN
+            verdict := 'admit';
             RETURN;
         END IF;
+        PERFORM touch_key(v_key.id, v_key.last_used_at);
+        v_tenant := v_key.tenant_id;
+        v_by := v_key.name;
     END IF;
     tenant_id := v_tenant;
     LOOP
@@ -106,8 +115,8 @@ BEGIN
         p_id, v_tenant, p_queue, p_kind, v_state, p_priority, p_payload, p_tags, p_max_attempts, p_crash_limit,
         p_lost_limit, v_now, v_now, coalesce(p_run_at, v_now), p_start_by, keys_of(p_limit_keys, v_tenant),
         p_limit_units);
-    INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
-    VALUES (p_id, v_tenant, 'submitted', v_state, 0);
+    INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+    VALUES (p_id, v_tenant, 'submitted', v_state, 0, CASE WHEN v_by IS NOT NULL THEN jsonb_build_object('by', v_by) END);
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
     VALUES (v_tenant, p_queue, pg_backend_pid() % 64, 1)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1;

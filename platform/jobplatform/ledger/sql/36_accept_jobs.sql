@@ -2,7 +2,7 @@
 -- before the commit). p_orders is a JSON array of objects; `key` is the hex of the API key's SHA-256.
 --
 -- Returns those that were accepted. An order that is not among them (a key that is not valid, a time that is over) was
--- not written (so is one whose tenant has no room for all of them, or whose key may not ask for its priority):
+-- not written (so is one whose tenant has no room for all of them, or whose key may not ask for it, or has a rate):
 -- `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
 CREATE OR REPLACE FUNCTION accept_jobs(p_orders jsonb, p_tolerance_seconds double precision)
 RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
@@ -14,12 +14,13 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH asked AS MATERIALIZED (
-            SELECT k.tenant_id, o.* FROM jsonb_to_recordset(p_orders) AS o (
+            SELECT k.tenant_id, k.name AS by, k.id AS key_id, k.last_used_at AS used_at, o.* FROM jsonb_to_recordset(p_orders) AS o (
                 key text, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[],
                 max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
                 limit_keys text[], limit_units integer[])
             JOIN api_keys k ON k.key_hash = decode(o.key, 'hex') AND k.revoked_at IS NULL
-                AND o.priority <= k.max_priority
+                AND (k.expires_at IS NULL OR k.expires_at > v_now) AND o.priority <= k.max_priority
+                AND k.requests_per_minute IS NULL AND 'jobs:submit' = ANY (k.scopes) AND key_allows(k.kinds, o.kind)
         ), crowded AS (
             SELECT tenant_id, queue FROM (SELECT tenant_id, queue, count(*) AS jobs FROM asked GROUP BY 1, 2) AS each
             WHERE quota_left(tenant_id, queue) < jobs
@@ -36,8 +37,14 @@ BEGIN
                 AND coalesce(o.run_at, v_now) >= v_oldest AND coalesce(o.start_by, v_now) >= v_oldest
             RETURNING id, tenant_id, queue, state, created_at, run_at
         ), noted AS (
-            INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
-            SELECT job.id, tenant_id, 'submitted', job.state, 0 FROM job
+            INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+            SELECT job.id, job.tenant_id, 'submitted', job.state, 0, jsonb_build_object('by', asked.by)
+            FROM job JOIN asked ON asked.id = job.id
+        ), touched AS (  -- as touch_key
+            UPDATE api_keys SET last_used_at = v_now WHERE id IN (
+                SELECT k.id FROM api_keys k WHERE k.id IN (
+                    SELECT key_id FROM asked WHERE used_at IS NULL OR used_at < v_now - interval '1 min')
+                FOR NO KEY UPDATE SKIP LOCKED)
         ), counted AS (
             INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
             -- in one order for all callers: two that share a slot must not wait for each other
