@@ -16,6 +16,8 @@ M = TypeVar("M", bound=BaseModel)
 
 #: in the WSGI environ: what the server found wrong with a request before the application saw it
 TROUBLE = "jobplatform.trouble"
+#: the media type of a stream
+EVENTS = "text/event-stream"
 
 
 class NotJson(JobPlatformError):
@@ -42,6 +44,12 @@ class IncompleteBody(JobPlatformError):
     code = "incomplete_body"
 
 
+class NoStreams(JobPlatformError):
+    """This server can't stream: it has no event loop."""
+
+    code = "no_streams"
+
+
 class HeaderNotAscii(JobPlatformError):
     """A header has characters that are not ASCII."""
 
@@ -56,6 +64,12 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
 def as_json(value: Any) -> bytes:
     """Return the JSON of an answer; times as RFC 3339 in UTC."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)
+
+
+def refuse_stream() -> None:
+    """Raise `NoStreams` where a stream is asked for: a server that can has taken the request before (api.streams)."""
+    if EVENTS in request.headers.get("Accept", ""):
+        raise NoStreams("expected Accept: application/json; streams want the API to run under granian")
 
 
 def check_length(limit: int) -> None:

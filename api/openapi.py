@@ -21,6 +21,7 @@ PROBLEMS = {
     401: "No API key, or one that is not valid",
     403: "This API key may not do that",
     404: "No such thing for this tenant",
+    406: "This server can't stream: it has no event loop (gunicorn)",
     409: "Not in this state, or in progress",
     413: "The body is too large",
     415: "Not application/json",
@@ -91,6 +92,8 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
     content: dict[str, Any] = {}
     if operation.answer is not None:
         content = {"application/json": {"schema": schemas[operation.answer]}}
+    if operation.streams:
+        content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-Sent Events"}}
     if operation.binary_answer:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
     found: dict[str, Any] = {
@@ -101,7 +104,10 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         "parameters": parameters,
         "responses": {
             str(operation.status): {"description": operation.summary, "content": content},
-            **{str(status): {"description": text, "content": content} for status, text in operation.also},
+            **{
+                str(status): {"description": text, "content": {} if status == 204 else content}
+                for status, text in operation.also
+            },
             **{
                 str(status): {
                     "description": PROBLEMS[status],

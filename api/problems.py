@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NotJson, WrongMediaType
+from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NoStreams, NotJson, WrongMediaType
 from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
@@ -33,7 +33,7 @@ from jobplatform.errors import (
     WorkflowNotReplayable,
 )
 from jobplatform.observe.logs import get_log
-from jobplatform.refusals import KeyNotFound, LimitNotFound, NotAllowed, QuotaExceeded, RateLimited
+from jobplatform.refusals import KeyNotFound, LimitNotFound, NotAllowed, QuotaExceeded, RateLimited, TooManyStreams
 from jobplatform.usecases.admit import Rate
 
 log = get_log(__name__)
@@ -67,6 +67,8 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (IncompleteBody, 400),
     (HeaderNotAscii, 400),
     (WrongMediaType, 415),
+    (NoStreams, 406),
+    (TooManyStreams, 503),
     (BodyTooLarge, 413),
     (LedgerUnavailable, 503),
     (OutcomeUnknown, 503),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,9 @@ from urllib.parse import unquote_to_bytes
 from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody
 from api.app import create_app
 from api.express import Express
+from api.hub import MOST_EVENTS, Hub
+from api.services import Services
+from api.streams import Streams
 from api.threads import RequestThreads
 from api.v1.download_artifact import CAN_SEND_FILE, FILE
 from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
@@ -26,7 +30,8 @@ from jobplatform.config import settings
 from jobplatform.errors import JobPlatformError
 from jobplatform.observe.logs import set_up_logs
 from jobplatform.observe.metrics import make_shared_folder
-from jobplatform.usecases.admit import admit
+from jobplatform.usecases import read_feed
+from jobplatform.usecases.admit import admit, valid_keys
 from jobplatform.usecases.read_jobs import find_ended
 
 #: bodies up to this many bytes stay in memory, in and out
@@ -57,8 +62,9 @@ class Bridge:
         room: WaitRoom,
         admit: Callable[[str | None], object],
         express: Express,
+        streams: Streams,
         *,
-        threads: int,
+        threads: RequestThreads,
         max_body: int,
         max_upload: int,
     ) -> None:
@@ -66,14 +72,26 @@ class Bridge:
         self._admit = admit
         self._room = room
         self._express = express
-        self._threads = RequestThreads(threads)
+        self._streams = streams
+        self._threads = threads
         self._max_body, self._max_upload = max_body, max_upload
+
+    def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the streams when the process is told to go: granian waits for all that is open.
+
+        Beside the loop's own handler of the signal, which is called too (by the wake-up descriptor of the loop).
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._streams.end))
 
     async def __call__(self, scope: Any, protocol: Any) -> None:
         """Answer one request."""
         if scope.proto != "http":
             return
         body, trouble = await self._read(scope, protocol)
+        if trouble is None and self._streams.takes(scope):
+            await self._streams.answer(scope, protocol)
+            return
         reply = await self._express.answer(scope, body) if trouble is None else None
         if reply is not None:
             protocol.response_bytes(*reply)
@@ -238,13 +256,20 @@ def build() -> Bridge:
     set_up_logs(config.log_level, config.log_format)
     make_shared_folder()
     flask = create_app(config)
-    ledger = flask.extensions["services"].ledger
+    has: Services = flask.extensions["services"]
+    ledger, threads = has.ledger, RequestThreads(config.api_threads)
+    hub = Hub(
+        lambda behind, named: read_feed.follow(ledger, behind, MOST_EVENTS, named),
+        lambda job_ids: read_feed.progress_of(ledger, job_ids),
+        lambda key_ids: valid_keys(ledger, key_ids),
+    )
     return Bridge(
         flask.wsgi_app,
         WaitRoom(lambda ids: find_ended(ledger, ids)),
         lambda authorization: admit(ledger, authorization),
-        Express(flask.extensions["services"]),
-        threads=config.api_threads,
+        Express(has),
+        Streams(has, threads, hub, config.api_streams),
+        threads=threads,
         max_body=config.max_body_bytes,
         max_upload=config.max_upload_bytes,
     )

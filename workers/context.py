@@ -18,6 +18,7 @@ from jobplatform.config import Settings
 from jobplatform.domain.context import UnknownEffect
 from jobplatform.domain.kinds import REGISTRY, Kind
 from jobplatform.domain.limits import MOST_UNITS, is_key
+from jobplatform.domain.states import Event
 from jobplatform.domain.workflows import Part
 from jobplatform.errors import (
     ArtifactNotFound,
@@ -28,6 +29,7 @@ from jobplatform.errors import (
     Retryable,
     UnknownKind,
 )
+from jobplatform.ledger import runs
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import execute_run
 from jobplatform.usecases.add_steps import AddedSteps
@@ -39,6 +41,9 @@ from workers.process import ledger
 #: progress is written at most this often; the last word of a run is always written
 PROGRESS_SECONDS = 0.25
 CANCEL_POLL_SECONDS = 1.0
+#: what is streamed is written at most this often, and so many characters of it per run
+OUTPUT_SECONDS = 0.25
+MOST_OUTPUT = 1_000_000
 
 
 #: an effect's key
@@ -73,6 +78,10 @@ class RunContext:
         self._written_at = 0.0
         self._unwritten: dict[str, Any] | None = None
         self._asked_at = 0.0
+        #: streamed and not written yet; how much was streamed in all
+        self._output: list[str] = []
+        self._output_size = 0
+        self._output_at = 0.0
         self._cancelled = False
 
     @cached_property
@@ -107,7 +116,8 @@ class RunContext:
         self._unwritten = None
 
     def finish(self) -> None:
-        """Write the last progress. A cancel that comes now is too late: the first commit wins."""
+        """Write the last progress and output. A cancel that comes now is too late: the first commit wins."""
+        self._flush_output()
         if self._unwritten is not None:
             try:
                 self._flush()
@@ -116,7 +126,31 @@ class RunContext:
 
     def log(self, message: str, **fields: Any) -> None:
         """See `jobplatform.Context.log`."""
-        execute_run.write_log(ledger(), self._delivery, {"message": message, **fields})
+        execute_run.write_remark(ledger(), self._delivery, Event.LOG, {"message": message, **fields})
+
+    def output(self, text: str) -> None:
+        """See `jobplatform.Context.output`."""
+        room = MOST_OUTPUT - self._output_size
+        if room <= 0 or not text:
+            return
+        self._output.append(text[:room])
+        self._output_size += len(text[:room])
+        now = time.monotonic()
+        if now - self._output_at >= OUTPUT_SECONDS or self._output_size >= MOST_OUTPUT:
+            self._output_at = now
+            self._flush_output()
+
+    def _flush_output(self) -> None:
+        """Write what was streamed since the last time. A ledger that is away costs a piece of it, not the run."""
+        text, self._output = "".join(self._output), []
+        if not text:
+            return
+        try:
+            with ledger().statement() as connection:
+                data = {"text": text.replace("\x00", "\ufffd")}
+                runs.write_remark(connection, self.job_id, self._delivery.lease_id, Event.OUTPUT, data)
+        except LedgerUnavailable:
+            pass
 
     def artifact(self, name: str, source: Path | bytes, content_type: str | None = None) -> Mapping[str, Any]:
         """See `jobplatform.Context.artifact`."""

@@ -118,6 +118,7 @@ class Settings(BaseSettings):
     idempotency_seconds: int = _setting(86_400, "how long an Idempotency-Key is remembered", "s", ge=60)
     api_database_connections: int = _setting(8, "ledger connections per pool and API process", ge=1)
     api_threads: int = _setting(4, "request threads per API process (granian)", ge=1)
+    api_streams: int = _setting(1000, "streams of events that one API process holds open at most", "streams", ge=1)
     blocking_waits: int = _setting(2, "waits that may hold a thread where the server can't park them", ge=0)
 
     # liveness

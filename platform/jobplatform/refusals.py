@@ -59,6 +59,15 @@ class RateLimited(JobPlatformError):
         )
 
 
+class TooManyStreams(JobPlatformError):
+    """This API process has as many open streams as it may."""
+
+    code = "too_many_streams"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"as many streams are open in this process as may be ({most}); try again in a moment")
+
+
 class QuotaExceeded(JobPlatformError):
     """Too many jobs of this tenant wait in this queue. Nothing was accepted."""
 

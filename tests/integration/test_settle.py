@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from jobplatform.domain.states import LIVE, State
+from jobplatform.domain.states import LIVE, Event, State
 from jobplatform.ledger import jobs
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.cancel_job import cancel_job
@@ -106,9 +106,9 @@ def test_progress_and_log_are_refused_once_the_lease_is_lost(book: Book) -> None
     job_id, lease_id = book.running()
     with book.ledger.statement() as connection:
         assert runs.write_progress(connection, job_id, lease_id, {"current": 1}) is False
-        assert runs.write_log(connection, job_id, lease_id, {"message": "hello"})
+        assert runs.write_remark(connection, job_id, lease_id, Event.LOG, {"message": "hello"})
         assert runs.write_progress(connection, job_id, new_id(), {"current": 2}) is None
-        assert not runs.write_log(connection, job_id, new_id(), {"message": "ghost"})
+        assert not runs.write_remark(connection, job_id, new_id(), Event.LOG, {"message": "ghost"})
     assert book.row(job_id).progress == {"current": 1}
     assert book.events(job_id).count("log") == 1
 

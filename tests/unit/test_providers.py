@@ -124,4 +124,4 @@ def test_a_model_server_that_is_away_is_retryable() -> None:
     model = chat.OpenAIChat("http://127.0.0.1:1/v1", "k", "m", 1)
     with pytest.raises(Retryable):
         model.complete([{"role": "user", "content": "x"}], model=None, temperature=None, max_tokens=None,
-                       on_piece=lambda n, text: None, cancelled=lambda: False)  # fmt: skip
+                       on_piece=lambda piece: None, cancelled=lambda: False)  # fmt: skip

@@ -61,10 +61,14 @@ def _limit_keys(payload: LlmChat) -> list[str]:
     limit_units=lambda payload: {"tokens": payload.max_tokens or USUAL_TOKENS},
 )
 def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
-    """Ask the model; progress counts the pieces of the answer, the usage is what the server reports."""
+    """Ask the model; its pieces are streamed and counted as progress, the usage is what the server reports."""
+    pieces, tail = 0, ""
 
-    def tell(pieces: int, text: str) -> None:
-        ctx.progress(pieces, payload.max_tokens, text[-80:])
+    def tell(piece: str) -> None:
+        nonlocal pieces, tail
+        pieces, tail = pieces + 1, (tail + piece)[-80:]
+        ctx.output(piece)
+        ctx.progress(pieces, payload.max_tokens, tail)
 
     try:
         answer = chat_model().complete(

@@ -35,10 +35,10 @@ class ChatModel(Protocol):
         model: str | None,
         temperature: float | None,
         max_tokens: int | None,
-        on_piece: Callable[[int, str], None],
+        on_piece: Callable[[str], None],
         cancelled: Callable[[], bool],
     ) -> Answer:
-        """Answer; `on_piece` gets the number of pieces so far and the text so far."""
+        """Answer; `on_piece` gets each piece of it as it comes."""
         ...
 
 
@@ -60,7 +60,7 @@ class OpenAIChat:
         model: str | None,
         temperature: float | None,
         max_tokens: int | None,
-        on_piece: Callable[[int, str], None],
+        on_piece: Callable[[str], None],
         cancelled: Callable[[], bool],
     ) -> Answer:
         """See `ChatModel`."""
@@ -78,9 +78,7 @@ class OpenAIChat:
         except self._errors.OpenAIError as error:
             raise Retryable(f"the model server's answer can't be read: {error}", code="llm_bad_answer") from None
 
-    def _stream(
-        self, wanted: dict[str, Any], on_piece: Callable[[int, str], None], cancelled: Callable[[], bool]
-    ) -> Answer:
+    def _stream(self, wanted: dict[str, Any], on_piece: Callable[[str], None], cancelled: Callable[[], bool]) -> Answer:
         pieces: list[str] = []
         finish_reason, usage, model = None, {}, wanted["model"]
         stream = self._client.chat.completions.create(**wanted, stream=True, stream_options={"include_usage": True})
@@ -99,7 +97,7 @@ class OpenAIChat:
                     finish_reason = chunk.choices[0].finish_reason or finish_reason
                     if chunk.choices[0].delta.content:
                         pieces.append(chunk.choices[0].delta.content)
-                        on_piece(len(pieces), "".join(pieces[-20:]))
+                        on_piece(pieces[-1])
         if finish_reason is None:
             raise Retryable("the model server ended its answer in the middle", code="llm_cut_off")
         return Answer(model, "".join(pieces), finish_reason, usage)
@@ -124,7 +122,7 @@ class NullChat:
         model: str | None,
         temperature: float | None,
         max_tokens: int | None,
-        on_piece: Callable[[int, str], None],
+        on_piece: Callable[[str], None],
         cancelled: Callable[[], bool],
     ) -> Answer:
         """See `ChatModel`."""

@@ -48,6 +48,12 @@ class Context(Protocol):
         """Append a line to the job's history, to be seen in `GET /v1/jobs/{id}/events`."""
         ...
 
+    def output(self, text: str) -> None:
+        """Stream a piece of the result (a model's tokens, a tool's lines) to those who follow the job; written at most
+        four times a second, a million characters per run. The result is what the handler returns, as ever.
+        """
+        ...
+
     def artifact(self, name: str, source: Path | bytes, content_type: str | None = None) -> Mapping[str, Any]:
         """Keep a file as output of the job; returns `{id, name, size, sha256, content_type}`."""
         ...

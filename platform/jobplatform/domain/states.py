@@ -74,6 +74,12 @@ class Event(StrEnum):
     DISCARDED = "discarded"
     CHANGED = "changed"
     LOG = "log"
+    #: a piece of what the handler streams
+    OUTPUT = "output"
+
+
+#: lines of a history that are no change of state
+REMARKS = frozenset({Event.LOG, Event.OUTPUT})
 
 
 FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.EXPIRED, State.DISCARDED})

@@ -45,7 +45,7 @@ _SLICE = text(
     ), lines AS (
         SELECT job_id, id, event, state, lag(state) OVER of_job AS before,
                lead(id) OVER of_job IS NULL AS is_last
-        FROM job_events WHERE job_id >= :lowest AND job_id < :beyond AND at >= :since AND event <> 'log'
+        FROM job_events WHERE job_id >= :lowest AND job_id < :beyond AND at >= :since AND event NOT IN ('log', 'output')
         WINDOW of_job AS (PARTITION BY job_id ORDER BY id)
     ), told AS (
         SELECT job_id, max(state) FILTER (WHERE is_last) AS state,

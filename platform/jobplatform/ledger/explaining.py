@@ -51,7 +51,8 @@ _WORKERS = text(
     """
 )
 _EVENTS = text(
-    "SELECT at, event, state, data FROM job_events WHERE job_id = :id AND event <> 'log' ORDER BY id LIMIT 5000"
+    "SELECT at, event, state, data FROM job_events WHERE job_id = :id AND event NOT IN ('log', 'output') "
+    "ORDER BY id LIMIT 5000"
 )
 
 

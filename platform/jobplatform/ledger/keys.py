@@ -186,6 +186,15 @@ def list_keys(
     ).all()
 
 
+def valid_keys(connection: Connection, key_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these keys are valid."""
+    statement = text(
+        "SELECT id FROM api_keys WHERE id = ANY (:ids) AND revoked_at IS NULL "
+        "AND (expires_at IS NULL OR expires_at > clock_timestamp())"
+    )
+    return set(connection.execute(statement, {"ids": list(key_ids)}).scalars())
+
+
 def forget_expired_locks(connection: Connection, limit: int = 1000) -> int:
     """Delete up to `limit` unique locks whose period is over."""
     return connection.execute(

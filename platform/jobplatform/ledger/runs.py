@@ -10,6 +10,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
+from jobplatform.domain.states import Event
 from jobplatform.ledger.jobs import earliest_end
 from jobplatform.ledger.session import Ledger
 
@@ -123,21 +124,23 @@ def cancel_requested(connection: Connection, job_id: UUID, lease_id: UUID) -> bo
     return connection.execute(_LEASE, {"job_id": job_id, "lease_id": lease_id}).scalar_one_or_none()
 
 
-# FOR SHARE: the line belongs to a run that still holds its lease when it is committed
+# locked: the line belongs to a run that still holds its lease when it is committed; and lines of one job, of several
+# threads perhaps, become visible in the order of their ids (read_feed)
 _LOG = text(
     """
     WITH mine AS (
-        SELECT id, tenant_id, state, run_no FROM jobs WHERE id = :job_id AND lease_id = :lease_id FOR SHARE
+        SELECT id, tenant_id, state, run_no FROM jobs WHERE id = :job_id AND lease_id = :lease_id FOR NO KEY UPDATE
     )
     INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-    SELECT id, tenant_id, 'log', state, run_no, CAST(:data AS jsonb) FROM mine
+    SELECT id, tenant_id, :event, state, run_no, CAST(:data AS jsonb) FROM mine
     """
 )
 
 
-def write_log(connection: Connection, job_id: UUID, lease_id: UUID, data: dict[str, Any]) -> bool:
-    """Append a log line to the job's history; False when the lease is lost."""
-    return connection.execute(_LOG, {"job_id": job_id, "lease_id": lease_id, "data": _json(data)}).rowcount == 1
+def write_remark(connection: Connection, job_id: UUID, lease_id: UUID, event: Event, data: dict[str, Any]) -> bool:
+    """Append a line that is no change of state to the job's history; False when the lease is lost."""
+    values = {"job_id": job_id, "lease_id": lease_id, "event": str(event), "data": _json(data)}
+    return connection.execute(_LOG, values).rowcount == 1
 
 
 _RETURN = text("SELECT return_job(:job_id, :dispatch_no, :reason)")

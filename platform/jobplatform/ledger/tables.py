@@ -279,7 +279,14 @@ job_events = Table(
     Column("state", Text, nullable=False, comment="the state after it"),
     Column("run_no", Integer, nullable=False),
     Column("data", JSONB),
+    Column(
+        "tx",
+        BigInteger,
+        server_default=text("(pg_current_xact_id())::text::bigint"),
+        comment="the transaction that wrote it: the order of feeds (read_feed)",
+    ),
     PrimaryKeyConstraint("job_id", "id", "at"),
+    Index("ix_job_events_feed", "tenant_id", "tx", "id"),
     postgresql_partition_by="RANGE (at)",
 )
 

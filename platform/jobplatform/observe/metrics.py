@@ -76,6 +76,7 @@ class ApiMetrics:
         self.requests = _counter("http_requests_total", "Requests answered", "endpoint", "method", "status")
         self.seconds = _histogram("http_request_seconds", "Time to answer", "endpoint", buckets=REQUESTS)
         self.accepted = _counter("jobs_accepted_total", "Jobs accepted, by this API process", "queue", "kind")
+        self.streams = _gauge("open_streams", "Streams of events that are open")
 
 
 class DispatcherMetrics:

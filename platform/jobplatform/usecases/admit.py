@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -83,6 +83,12 @@ class Caller:
             raise NotAllowed(
                 "this concerns all tenants: expected an operator's key (`jobplatform keys create --operator`)"
             )
+
+
+def valid_keys(ledger: Ledger, key_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which of these keys are valid still."""
+    with ledger.statement() as connection:
+        return keys.valid_keys(connection, key_ids)
 
 
 def admit(ledger: Ledger, authorization: str | None) -> Caller:

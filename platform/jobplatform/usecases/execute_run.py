@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from jobplatform.domain.states import Event
 from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown, Permanent
 from jobplatform.ledger import effects, limits, runs
 from jobplatform.ledger.hints import HintSender
@@ -21,7 +22,7 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-__all__ = ["Claim", "Delivery", "Settlement", "claim", "settle", "write_progress", "write_log", "is_cancelled"]
+__all__ = ["Claim", "Delivery", "Settlement", "claim", "settle", "write_progress", "write_remark", "is_cancelled"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any])
         _raise_if_over(runs.write_progress(connection, delivery.job_id, delivery.lease_id, progress))
 
 
-def write_log(ledger: Ledger, delivery: Delivery, data: dict[str, Any]) -> None:
+def write_remark(ledger: Ledger, delivery: Delivery, event: Event, data: dict[str, Any]) -> None:
     """Append a line to the job's history; twice, should the first answer be lost. Waits for the ledger.
 
     Raises `LeaseLost`.
@@ -207,9 +208,9 @@ def write_log(ledger: Ledger, delivery: Delivery, data: dict[str, Any]) -> None:
 
     def once() -> bool:
         with ledger.statement() as connection:
-            return runs.write_log(connection, delivery.job_id, delivery.lease_id, data)
+            return runs.write_remark(connection, delivery.job_id, delivery.lease_id, event, data)
 
-    if not until_answered(once, "write_log", delivery):
+    if not until_answered(once, f"write_{event}", delivery):
         raise LeaseLost()
 
 

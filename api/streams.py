@@ -1,0 +1,271 @@
+"""Server-Sent Events: `GET /v1/jobs/{id}/events` and `GET /v1/events` with `Accept: text/event-stream`.
+
+A stream holds no thread: it stands on the event loop, and the hub tells it what happens. It first reads what happened
+behind `Last-Event-ID`, and then, without a gap between, what is told (docs/howto/follow-jobs.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from api import problems
+from api.answers import EVENTS, as_json, check
+from api.hub import Follower, Hub
+from api.measure import count_request, harmless
+from api.services import Services
+from api.threads import RequestThreads
+from api.v1.feed_models import FeedQuery
+from api.v1.models import EventsQuery
+from jobplatform.domain.access import Scope
+from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
+from jobplatform.domain.jobs import JobView
+from jobplatform.domain.states import SETTLED
+from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
+from jobplatform.observe.metrics import api_metrics
+from jobplatform.refusals import TooManyStreams
+from jobplatform.usecases import read_feed, read_jobs
+from jobplatform.usecases.admit import Caller, admit
+
+_JOB = re.compile(r"/v1/jobs/([0-9a-fA-F-]{36})/events/?\Z")
+_FEED = re.compile(r"/v1/events/?\Z")
+HEAD = [
+    ("content-type", f"{EVENTS}; charset=utf-8"),
+    ("cache-control", "no-store"),
+    ("x-accel-buffering", "no"),  # nginx would hold a stream back
+]
+#: a line that says nothing keeps proxies from closing a quiet stream, and finds out who has gone
+PING_SECONDS = 15.0
+#: then a stream ends, and the caller comes again: no process is bound to a stream for ever
+LONGEST_SECONDS = 3600.0
+RETRY_MS = 2000
+PAGE = 1000
+
+
+class Streams:
+    """The streams of one process."""
+
+    def __init__(self, services: Services, threads: RequestThreads, hub: Hub, most: int) -> None:
+        self._services, self._threads, self._hub, self._most = services, threads, hub, most
+        self._ending = False
+
+    def end(self) -> None:
+        """End all streams, and begin none: the process is told to go, and callers come again elsewhere."""
+        self._ending = True
+        self._hub.end_all()
+
+    def takes(self, scope: Any) -> bool:
+        """Return whether this request asks for a stream."""
+        return (
+            scope.method == "GET"
+            and EVENTS in (scope.headers.get("accept") or "")
+            and bool(_JOB.match(scope.path) or _FEED.match(scope.path))
+        )
+
+    async def answer(self, scope: Any, protocol: Any) -> None:
+        """Answer one such request; returns when the stream has ended."""
+        began = time.perf_counter()
+        of_job = _JOB.match(scope.path)
+        endpoint = "list_events" if of_job else "list_feed"
+        try:
+            caller = await self._threads.run(admit, self._services.ledger, scope.headers.get("authorization"))
+            caller.check_scope(Scope.READ)
+            if self._ending or len(self._hub) >= self._most:
+                raise TooManyStreams(self._most)
+            parts = await self._of_job(caller, scope, of_job[1]) if of_job else await self._of_feed(caller, scope)
+        except JobPlatformError as error:
+            self._refuse(protocol, endpoint, problems.from_error(error), began)
+            return
+        except Exception as error:
+            self._refuse(protocol, endpoint, problems.from_bug(error, scope.path), began)
+            return
+        if parts is None:
+            count_request(endpoint, "GET", 204, time.perf_counter() - began)
+            protocol.response_empty(204, [])
+            return
+        count_request(endpoint, "GET", 200, time.perf_counter() - began)
+        with harmless():
+            api_metrics().streams.inc()
+        try:
+            await self._send(protocol, parts)
+        finally:
+            with harmless():
+                api_metrics().streams.dec()
+
+    def _refuse(self, protocol: Any, endpoint: str, problem: Any, began: float) -> None:
+        count_request(endpoint, "GET", problem.status_code, time.perf_counter() - began)
+        head = [(name.lower(), value) for name, value in problem.headers.items() if name.lower() != "content-length"]
+        protocol.response_bytes(problem.status_code, head, problem.get_data())
+
+    async def _send(self, protocol: Any, parts: AsyncIterator[bytes]) -> None:
+        """Send a stream until it ends, or until the caller has gone."""
+        transport = protocol.response_stream(200, HEAD)
+
+        async def send() -> None:
+            async for part in parts:
+                await transport.send_bytes(part)
+
+        sending = asyncio.ensure_future(send())
+        leaving = asyncio.ensure_future(protocol.client_disconnect())
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            leaving.cancel()
+            sending.cancel()
+            try:
+                await sending
+            except (asyncio.CancelledError, RuntimeError, JobPlatformError):
+                pass  # he has gone, or the ledger has: he comes again, with the last id that he has had
+            await parts.aclose()  # type: ignore[attr-defined]
+
+    # --- a job
+
+    async def _of_job(self, caller: Caller, scope: Any, job_text: str) -> AsyncIterator[bytes] | None:
+        try:
+            job_id = UUID(job_text)
+        except ValueError:
+            raise InvalidRequest("not as expected: job_id", (FieldError("job_id", "a UUID", job_text),)) from None
+        last = _last_id(scope)
+        if last is not None and not last.isdigit():
+            raise InvalidRequest(
+                "not as expected: Last-Event-ID", (FieldError("Last-Event-ID", "the id of an event", last[:100]),)
+            )
+        query = check(EventsQuery, _query(scope))
+        after = min(int(last), 2**62) if last is not None else query.after
+        ledger, tenant = self._services.ledger, caller.tenant_id
+        job = await self._threads.run(read_jobs.get_job, ledger, tenant, job_id)
+        if last is not None and job.state in SETTLED:
+            rest = await self._threads.run(read_jobs.list_events, ledger, tenant, job_id, after, 1)
+            if not rest:
+                return None
+        return self._job_stream(_follower(caller, job_id), after)
+
+    async def _job_stream(self, follower: Follower, after: int) -> AsyncIterator[bytes]:
+        ledger, tenant, job_id = self._services.ledger, follower.tenant_id, follower.job_id
+        assert job_id is not None
+        now = await self._threads.run(read_feed.now_in, ledger, tenant)
+        follower.behind = Place(0, after)
+        # from here on the hub tells: what it tells while the past is read waits in the queue
+        self._hub.add(follower, now)
+        try:
+            yield f"retry: {RETRY_MS}\n\n".encode()
+            sent = after
+            while page := await self._threads.run(read_jobs.list_events, ledger, tenant, job_id, sent, PAGE):
+                yield b"".join(_event(one["event"], one, one["id"]) for one in page)
+                sent = page[-1]["id"]
+                if len(page) < PAGE:
+                    break
+            job = await self._ended(tenant, job_id)
+            ends_at = time.monotonic() + LONGEST_SECONDS
+            while job is None and time.monotonic() < ends_at:
+                try:
+                    item = await asyncio.wait_for(follower.unread.get(), PING_SECONDS)
+                except TimeoutError:
+                    yield b": still here\n\n"
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, FeedEvent):
+                    if item.place.id > sent:
+                        sent = item.place.id
+                        yield _event(item.event, item.of_job(), sent)
+                        if item.state in SETTLED:
+                            job = await self._ended(tenant, job_id)
+                else:
+                    yield _event("progress", item)
+            if job is None:
+                return
+            # what came between the last look and the end
+            for one in await self._threads.run(read_jobs.list_events, ledger, tenant, job_id, sent, PAGE):
+                yield _event(one["event"], one, one["id"])
+            yield _event("end", job.as_dict())
+        finally:
+            self._hub.remove(follower)
+
+    async def _ended(self, tenant: UUID, job_id: UUID) -> JobView | None:
+        job = await self._threads.run(read_jobs.get_job, self._services.ledger, tenant, job_id)
+        return job if job.state in SETTLED else None
+
+    # --- a tenant's feed
+
+    async def _of_feed(self, caller: Caller, scope: Any) -> AsyncIterator[bytes]:
+        query = check(FeedQuery, _query(scope))
+        last = _last_id(scope)
+        place = read_place(last) if last is not None else query.place() if "after" in query.model_fields_set else None
+        if last is not None and place is None:
+            raise InvalidRequest(
+                "not as expected: Last-Event-ID",
+                (FieldError("Last-Event-ID", "the id of an event, like 123-456", last[:100]),),
+            )
+        if place is None:
+            place = await self._threads.run(read_feed.now_in, self._services.ledger, caller.tenant_id)
+        return self._feed_stream(_follower(caller), place, query.wanted())
+
+    async def _feed_stream(self, follower: Follower, behind: Place, wanted: Wanted) -> AsyncIterator[bytes]:
+        ledger, tenant = self._services.ledger, follower.tenant_id
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        added = False
+        try:
+            while True:
+                if not added:
+                    now = await self._threads.run(read_feed.now_in, ledger, tenant)
+                events, behind, more = await self._threads.run(
+                    read_feed.read_page, ledger, tenant, behind, wanted, PAGE
+                )
+                yield _feed_events(events) + _mark(behind)
+                if not more:
+                    if added:
+                        break
+                    # nearly there: what the hub tells from `now` on and what is read once more overlap
+                    follower.behind = behind
+                    self._hub.add(follower, now)
+                    added = True
+            follower.behind = max(follower.behind, behind)
+            ends_at = time.monotonic() + LONGEST_SECONDS
+            while time.monotonic() < ends_at:
+                try:
+                    item = await asyncio.wait_for(follower.unread.get(), PING_SECONDS)
+                except TimeoutError:
+                    yield _mark(behind) or b": still here\n\n"
+                    continue
+                if item is None:
+                    return
+                if isinstance(item, FeedEvent) and item.place > behind:
+                    behind = item.place
+                    if wanted.fits(item):
+                        yield _feed_events([item])
+        finally:
+            self._hub.remove(follower)
+
+
+def _feed_events(events: list[FeedEvent]) -> bytes:
+    return b"".join(_event(one.event, one.as_dict(), one.place) for one in events)
+
+
+def _mark(behind: Place) -> bytes:
+    """Let the caller know a place without an event: what he does not want need not be looked through again."""
+    return f"id: {behind}\n: still here\n\n".encode()
+
+
+def _event(name: str, data: Any, event_id: object = None) -> bytes:
+    """Return an event in the form of the HTML standard, 9.2."""
+    head = f"event: {name}\n" if event_id is None else f"id: {event_id}\nevent: {name}\n"
+    return head.encode() + b"data: " + as_json(data) + b"\n\n"
+
+
+def _follower(caller: Caller, job_id: UUID | None = None) -> Follower:
+    assert caller.key_id is not None
+    return Follower(caller.tenant_id, caller.key_id, job_id)
+
+
+def _last_id(scope: Any) -> str | None:
+    return (scope.headers.get("last-event-id") or "").strip() or None
+
+
+def _query(scope: Any) -> dict[str, str]:
+    return dict(parse_qsl(scope.query_string, keep_blank_values=True))

@@ -1,0 +1,82 @@
+"""A place in a tenant's feed of events, and what somebody wants of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from jobplatform.domain.states import State
+
+_PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
+
+
+class Place(NamedTuple):
+    """Behind an event: its transaction and its id. Feeds go on in this order."""
+
+    tx: int = 0
+    id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.tx}-{self.id}"
+
+
+def read_place(text: str) -> Place | None:
+    """Return the place that an event's id in a feed names; None when it is none."""
+    found = _PLACE.match(text)
+    return Place(int(found[1]), int(found[2])) if found else None
+
+
+@dataclass(frozen=True)
+class FeedEvent:
+    """An event of a tenant's feed. `kind` and `queue` are None where nobody asked, or the job is gone."""
+
+    place: Place
+    job_id: UUID
+    at: datetime
+    event: str
+    state: State
+    run_no: int
+    data: Any
+    kind: str | None = None
+    queue: str | None = None
+
+    def of_job(self) -> dict[str, Any]:
+        """Return the JSON form in a job's own history."""
+        return {
+            "id": self.place.id,
+            "at": self.at,
+            "event": self.event,
+            "state": self.state.value,
+            "run_no": self.run_no,
+            "data": self.data,
+        }
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the JSON form in a feed."""
+        told = {"job_id": self.job_id, "kind": self.kind, "queue": self.queue}
+        return self.of_job() | {"id": str(self.place)} | told
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What somebody wants of a feed; None is "any". Lines that are no change of state come only when they are named."""
+
+    events: frozenset[str] | None = None
+    kinds: frozenset[str] | None = None
+    queues: frozenset[str] | None = None
+
+    def fits(self, event: FeedEvent) -> bool:
+        """Return whether it is wanted."""
+        return (
+            (event.event in self.events if self.events is not None else event.event not in ("log", "output"))
+            and (self.kinds is None or event.kind in self.kinds)
+            and (self.queues is None or event.queue in self.queues)
+        )
+
+
+def moment_of(seconds: float) -> datetime:
+    """Return a time given in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, tz=UTC)

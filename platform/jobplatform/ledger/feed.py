@@ -1,0 +1,82 @@
+"""Events of tenants in an order without gaps; see `sql/96_event_feed.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, text
+
+from jobplatform.domain.feeds import FeedEvent, Place, moment_of
+from jobplatform.domain.states import State
+from jobplatform.ledger.ids import time_of
+from jobplatform.ledger.jobs import CLOCK_MARGIN
+from jobplatform.ledger.session import Ledger
+
+#: whoever follows a feed looks at partitions of this age only: no transaction that writes events lasts so long
+FOLLOW_BACK = timedelta(days=1)
+
+
+def read_feed(
+    ledger: Ledger, behind: Mapping[UUID, Place], limit: int, *, since: datetime | None = None
+) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+    """Return the horizon, and up to `limit` events of each tenant behind its place.
+
+    Nothing can come any more before an event whose transaction is below the horizon. `since`: nothing older is looked
+    at, None: at everything that is kept.
+    """
+    tenants = list(behind)
+    rows = ledger.call(
+        "read_feed",
+        "{" + ",".join(map(str, tenants)) + "}",
+        [behind[one].tx for one in tenants],
+        [behind[one].id for one in tenants],
+        since or datetime(1970, 1, 1, tzinfo=UTC),
+        limit,
+    )
+    found: dict[UUID, list[FeedEvent]] = {one: [] for one in tenants}
+    horizon = 0
+    for horizon, tenant, tx, event_id, job_id, at, event, state, run_no, data in rows:  # noqa: B007 - the last is wanted
+        if event_id is not None:
+            found[UUID(tenant)].append(
+                FeedEvent(
+                    place=Place(tx, event_id),
+                    job_id=UUID(job_id),
+                    at=moment_of(at),
+                    event=event,
+                    state=State(state),
+                    run_no=run_no,
+                    data=orjson.loads(data) if data is not None else None,
+                )
+            )
+    return horizon, found
+
+
+_KINDS = text(
+    """
+    SELECT id, kind, queue FROM jobs WHERE id = ANY (:ids)
+    UNION ALL SELECT id, kind, queue FROM job_history WHERE id = ANY (:ids) AND finished_at >= :since
+    """
+)
+
+
+def kinds_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tuple[str, str]]:
+    """Return id → (kind, queue) of these jobs, live or in history."""
+    if not job_ids:
+        return {}
+    dated = [time_of(one) for one in job_ids if one.version == 7]
+    since = min(dated) - CLOCK_MARGIN if len(dated) == len(job_ids) else datetime(1970, 1, 1, tzinfo=UTC)
+    rows = connection.execute(_KINDS, {"ids": list(job_ids), "since": since})
+    return {row.id: (row.kind, row.queue) for row in rows}
+
+
+def progress_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Any]:
+    """Return id → progress of those of these jobs that run and have told any."""
+    rows = connection.execute(
+        text("SELECT id, progress FROM jobs WHERE id = ANY (:ids) AND progress IS NOT NULL AND state = 'running'"),
+        {"ids": list(job_ids)},
+    )
+    return {row.id: row.progress for row in rows}

@@ -1,0 +1,68 @@
+"""A tenant's feed of events: pages of it, and what comes now. Nothing is left out, and nothing comes twice."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from jobplatform.domain.feeds import FeedEvent, Place, Wanted
+from jobplatform.ledger import feed
+from jobplatform.ledger.session import Ledger
+
+#: events that one page looks at: it may be short, or empty, and still have a next one (I7)
+MOST_EXAMINED = 2000
+#: above all transactions, and all ids of events
+BEHIND_ALL = 10**17
+
+
+def read_page(
+    ledger: Ledger, tenant_id: UUID, behind: Place, wanted: Wanted, limit: int
+) -> tuple[list[FeedEvent], Place, bool]:
+    """Return the events behind a place, oldest first, where the next page begins, and whether there is more by now."""
+    horizon, found = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
+    seen = with_kinds(ledger, [one for one in found[tenant_id] if one.place.tx < horizon])
+    page: list[FeedEvent] = []
+    for event in seen:
+        if wanted.fits(event):
+            page.append(event)
+        behind = event.place
+        if len(page) == limit:
+            return page, behind, event is not seen[-1] or len(found[tenant_id]) == MOST_EXAMINED
+    return page, behind, len(found[tenant_id]) == MOST_EXAMINED and bool(seen)
+
+
+def now_in(ledger: Ledger, tenant_id: UUID) -> Place:
+    """Return the place of what comes next: behind everything that is in the feed by now."""
+    horizon, _ = feed.read_feed(ledger, {tenant_id: Place(BEHIND_ALL, 0)}, 1)
+    return Place(horizon - 1, BEHIND_ALL)
+
+
+def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
+    """Return events with kind and queue of their jobs."""
+    ids = list({one.job_id for one in events})
+    with ledger.statement() as connection:
+        known = feed.kinds_of(connection, ids)
+    return [
+        replace(one, kind=known[one.job_id][0], queue=known[one.job_id][1]) if one.job_id in known else one
+        for one in events
+    ]
+
+
+def follow(
+    ledger: Ledger, behind: Mapping[UUID, Place], limit: int, named: Container[UUID]
+) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+    """Return what `ledger.feed.read_feed` does, of lately only; of the tenants in `named` with kinds and queues."""
+    horizon, found = feed.read_feed(ledger, behind, limit, since=datetime.now(UTC) - feed.FOLLOW_BACK)
+    for tenant_id, events in found.items():
+        if events and tenant_id in named:
+            found[tenant_id] = with_kinds(ledger, events)
+    return horizon, found
+
+
+def progress_of(ledger: Ledger, job_ids: Sequence[UUID]) -> dict[UUID, Any]:
+    """Return id → progress of those of these jobs that run and have told any."""
+    with ledger.statement() as connection:
+        return feed.progress_of(connection, job_ids)

@@ -1,0 +1,202 @@
+"""The hub: who follows gets each event once, in order, and the slow and the revoked are sent away."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from api import hub as hub_module
+from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, next_place
+from jobplatform.domain.feeds import FeedEvent, Place
+from jobplatform.domain.states import State
+from jobplatform.errors import LedgerUnavailable
+
+TENANT, KEY = uuid4(), uuid4()
+
+
+def event(tx: int, number: int, job_id: UUID | None = None) -> FeedEvent:
+    return FeedEvent(Place(tx, number), job_id or uuid4(), datetime.now(UTC), "due", State.AVAILABLE, 0, None)
+
+
+class Ledger:
+    """What the hub reads: lines in any order of visibility, and a horizon."""
+
+    def __init__(self) -> None:
+        self.lines: list[FeedEvent] = []
+        self.horizon = 1
+        self.progress: dict[UUID, Any] = {}
+        self.valid = {KEY}
+        self.is_away = False
+        self.polls = 0
+
+    def follow(self, behind: Mapping[UUID, Place], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+        self.polls += 1
+        if self.is_away:
+            raise LedgerUnavailable()
+        lines = sorted(self.lines, key=lambda one: one.place)
+        return self.horizon, {
+            tenant: [one for one in lines if one.place > place][:MOST_EVENTS] for tenant, place in behind.items()
+        }
+
+
+def play(scene: Callable[[Hub, Ledger], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub_module, "POLL_SECONDS", 0.001)
+    monkeypatch.setattr(hub_module, "PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr(hub_module, "KEYS_SECONDS", 0.0)
+    ledger = Ledger()
+    hub = Hub(ledger.follow, lambda ids: ledger.progress, lambda ids: ledger.valid)
+
+    async def whole() -> None:
+        try:
+            await scene(hub, ledger)
+        finally:
+            for follower in list(hub._followers):
+                hub.remove(follower)
+            if hub._poll is not None:
+                await hub._poll  # a thread that answers a loop that is closed is the next test's trouble
+
+    asyncio.run(whole())
+
+
+async def polled(ledger: Ledger, times: int = 2) -> None:
+    until = ledger.polls + times
+    while ledger.polls < until:
+        await asyncio.sleep(0.001)
+
+
+def unread(follower: Follower) -> list[Item]:
+    found = []
+    while not follower.unread.empty():
+        found.append(follower.unread.get_nowait())
+    return found
+
+
+def numbers(follower: Follower) -> list[int]:
+    return [one.place.id for one in unread(follower) if isinstance(one, FeedEvent)]
+
+
+def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        job = uuid4()
+        feed, of_job, other = Follower(TENANT, KEY), Follower(TENANT, KEY, job), Follower(TENANT, KEY, uuid4())
+        for one in (feed, of_job, other):
+            hub.add(one, Place(0, 0))
+        ledger.horizon = 5
+        ledger.lines.append(event(6, 2, job))
+        await polled(ledger)
+        assert (numbers(feed), numbers(of_job)) == ([], [2])
+        ledger.lines.append(event(5, 1))
+        ledger.horizon = 7
+        await polled(ledger)
+        assert numbers(feed) == [1, 2]
+        ledger.lines.append(event(7, 3, job))
+        ledger.horizon = 8
+        await polled(ledger, 4)
+        assert (numbers(feed), numbers(of_job), numbers(other)) == ([3], [3], []), "each once, however often it is read"
+
+    play(scene, monkeypatch)
+
+
+def test_who_comes_later_gets_only_what_he_has_not_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        hub.add(Follower(TENANT, KEY), Place(0, 0))
+        ledger.lines += [event(1, 1), event(2, 2), event(3, 3)]
+        late = Follower(TENANT, KEY, behind=Place(2, 2))
+        hub.add(late, Place(3, 0))
+        ledger.horizon = 4
+        await polled(ledger)
+        assert numbers(late) == [3]
+
+    play(scene, monkeypatch)
+
+
+def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        slow = Follower(TENANT, KEY)
+        hub.add(slow, Place(0, 0))
+        ledger.horizon = 10_000
+        ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 50)]
+        await polled(ledger)
+        items = unread(slow)
+        assert items[-1] is None and len(items) <= MOST_UNREAD + 1
+
+    play(scene, monkeypatch)
+
+
+def test_progress_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        job = uuid4()
+        follower = Follower(TENANT, KEY, job)
+        hub.add(follower, Place(0, 0))
+        for current in (1, 1, 2):
+            ledger.progress = {job: {"current": current}}
+            await polled(ledger, 3)
+        assert unread(follower) == [{"current": 1}, {"current": 2}]
+
+    play(scene, monkeypatch)
+
+
+def test_a_key_that_is_not_valid_any_more_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        mine, others = Follower(TENANT, KEY), Follower(TENANT, uuid4())
+        ledger.valid |= {others.key_id}
+        hub.add(mine, Place(0, 0))
+        hub.add(others, Place(0, 0))
+        ledger.valid.discard(KEY)
+        await polled(ledger)
+        assert None in unread(mine) and unread(others) == []
+
+    play(scene, monkeypatch)
+
+
+def test_a_ledger_that_is_away_costs_time_and_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        monkeypatch.setattr(hub_module, "AWAY_SECONDS", 0.001)
+        follower = Follower(TENANT, KEY)
+        hub.add(follower, Place(0, 0))
+        ledger.is_away = True
+        ledger.lines, ledger.horizon = [event(1, 1)], 2
+        await polled(ledger)
+        ledger.is_away = False
+        await polled(ledger)
+        assert numbers(follower) == [1]
+
+    play(scene, monkeypatch)
+
+
+def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        first = Follower(TENANT, KEY)
+        hub.add(first, Place(0, 0))
+        await polled(ledger)
+        hub.remove(first)
+        await asyncio.sleep(0.02)
+        polls = ledger.polls
+        await asyncio.sleep(0.02)
+        assert ledger.polls == polls and len(hub) == 0
+        again = Follower(TENANT, KEY)
+        ledger.lines, ledger.horizon = [event(1, 1), event(5, 5)], 6
+        hub.add(again, Place(4, 0))
+        await polled(ledger)
+        assert numbers(again) == [5]
+
+    play(scene, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("behind", "events", "horizon", "found"),
+    [
+        (Place(1, 1), [], 9, Place(8, 10**17)),
+        (Place(8, 10**17), [], 9, Place(8, 10**17)),
+        (Place(1, 1), [event(3, 3)], 9, Place(8, 10**17)),
+        (Place(1, 1), [event(3, 3)] * MOST_EVENTS, 9, Place(3, 3)),
+        (Place(1, 1), [event(9, 3)] * MOST_EVENTS, 9, Place(8, 10**17)),
+    ],
+)
+def test_where_the_next_poll_begins(behind: Place, events: Sequence[FeedEvent], horizon: int, found: Place) -> None:
+    assert next_place(behind, events, horizon) == found
