@@ -61,6 +61,19 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(as_json(value), status, headers, mimetype="application/json")
 
 
+def only(fields: list[str] | None, found: dict[str, Any]) -> dict[str, Any]:
+    """Return these fields of an answer; None: all."""
+    return found if fields is None else {name: found[name] for name in fields}
+
+
+def if_changed(response: Response) -> Response:
+    """Give an answer its ETag; 304 without a body where the caller has the same one (RFC 9110, 13.1.2)."""
+    response.add_etag(weak=True)
+    response.headers["Cache-Control"] = "private, no-cache"
+    response.make_conditional(request)
+    return response
+
+
 def as_json(value: Any) -> bytes:
     """Return the JSON of an answer; times as RFC 3339 in UTC."""
     return orjson.dumps(value, option=orjson.OPT_UTC_Z)

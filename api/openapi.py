@@ -105,7 +105,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         "responses": {
             str(operation.status): {"description": operation.summary, "content": content},
             **{
-                str(status): {"description": text, "content": {} if status == 204 else content}
+                str(status): {"description": text, "content": {} if status in (204, 304) else content}
                 for status, text in operation.also
             },
             **{
@@ -122,6 +122,9 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
             "required": operation.body_required,
             "content": {"application/json": {"schema": schemas[operation.body]}},
         }
+        if operation.ndjson:
+            lines = {"type": "string", "description": "a JSON value of the array per line"}
+            found["requestBody"]["content"]["application/x-ndjson"] = {"schema": lines}
     if operation.binary_body:
         found["requestBody"] = {
             "required": True,

@@ -31,6 +31,8 @@ class Operation:
     binary_body: bool = False
     binary_answer: bool = False
     body_required: bool = True
+    #: takes a JSON value per line, too
+    ndjson: bool = False
     #: answers a stream of Server-Sent Events where that is asked for (api.streams)
     streams: bool = False
     #: whether the audit log tells of it; what makes jobs is in their own history

@@ -37,6 +37,7 @@ from jobplatform.usecases.read_jobs import find_ended
 #: bodies up to this many bytes stay in memory, in and out
 IN_MEMORY_BYTES = 1024 * 1024
 UPLOADS = "/v1/uploads"
+BATCH = "/v1/jobs/batch"
 
 
 @dataclass
@@ -66,6 +67,7 @@ class Bridge:
         *,
         threads: RequestThreads,
         max_body: int,
+        max_batch: int,
         max_upload: int,
     ) -> None:
         self._wsgi = wsgi
@@ -74,7 +76,7 @@ class Bridge:
         self._express = express
         self._streams = streams
         self._threads = threads
-        self._max_body, self._max_upload = max_body, max_upload
+        self._max_body, self._max_batch, self._max_upload = max_body, max_batch, max_upload
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams when the process is told to go: granian waits for all that is open.
@@ -129,7 +131,7 @@ class Bridge:
         declared = scope.headers.get("content-length")
         size = int(declared) if declared and declared.isdigit() else None
         uploading = scope.path.rstrip("/") == UPLOADS
-        limit = self._max_upload if uploading else self._max_body
+        limit = self._max_upload if uploading else self._max_batch if scope.path == BATCH else self._max_body
         if size == 0 or (size is None and "transfer-encoding" not in scope.headers):
             return b"", None
         if size is not None and size > limit:
@@ -271,6 +273,7 @@ def build() -> Bridge:
         Streams(has, threads, hub, config.api_streams),
         threads=threads,
         max_body=config.max_body_bytes,
+        max_batch=config.max_batch_bytes,
         max_upload=config.max_upload_bytes,
     )
 

@@ -53,6 +53,7 @@ from api.v1 import (
     revoke_key,
     rotate_key,
     run_schedule,
+    submit_batch,
     submit_job,
     submit_workflow,
     upload,
@@ -60,6 +61,7 @@ from api.v1 import (
 
 OPERATIONS: tuple[Operation, ...] = (
     submit_job.OPERATION,
+    submit_batch.OPERATION,
     list_jobs.OPERATION,
     get_job.OPERATION,
     cancel_job.OPERATION,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from flask import Response
 
-from api.answers import answer, read_query
+from api.answers import answer, if_changed, only, read_query
 from api.auth import tenant_id
 from api.ends import when_ended
 from api.operations import Operation
@@ -18,13 +18,16 @@ from jobplatform.usecases import read_jobs
 
 
 def get_job(job_id: UUID) -> Response:
-    """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the answer comes when the job has ended or died."""
+    """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the answer comes when the job has ended or died.
+
+    The answer has an `ETag`; with `If-None-Match` a job that is as it was is answered 304.
+    """
     query = read_query(WaitQuery)
     ledger, tenant = services().ledger, tenant_id()
     job = when_ended(
         job_id, query.wait, lambda: read_jobs.get_job(ledger, tenant, job_id), lambda one: one.state in SETTLED
     )
-    return answer(job.as_dict())
+    return if_changed(answer(only(query.fields, job.as_dict())))
 
 
 OPERATION = Operation(
@@ -36,5 +39,7 @@ OPERATION = Operation(
     Scope.READ,
     answer=Job,
     query=WaitQuery,
+    headers=(("If-None-Match", "the ETag of the answer that you have"),),
+    also=((304, "It is as it was"),),
     problems=(404, 422),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Response
 
-from api.answers import answer, read_query
+from api.answers import answer, only, read_query
 from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
@@ -15,7 +15,7 @@ from jobplatform.usecases.read_jobs import JobFilter
 
 
 def list_jobs() -> Response:
-    """List jobs, newest first, by state, kind, queue, tag and time of creation. Go on with `next_cursor`.
+    """List jobs, newest first, by state, kind, queue, tag, code of error, time of creation. Go on with `next_cursor`.
 
     A page looks at a bounded number of jobs: it may be short, or empty, and still have a next one.
     """
@@ -23,11 +23,19 @@ def list_jobs() -> Response:
     jobs, cursor = read_jobs.list_jobs(
         services().ledger,
         tenant_id(),
-        JobFilter(query.state, query.kind, query.queue, query.tag, query.created_after, query.created_before),
+        JobFilter(
+            state=query.state,
+            kind=query.kind,
+            queue=query.queue,
+            tag=query.tag,
+            error_code=query.error_code,
+            created_after=query.created_after,
+            created_before=query.created_before,
+        ),
         cursor=query.cursor,
         limit=query.limit,
     )
-    return answer({"jobs": [job.as_dict() for job in jobs], "next_cursor": cursor})
+    return answer({"jobs": [only(query.fields, job.as_dict()) for job in jobs], "next_cursor": cursor})
 
 
 OPERATION = Operation(

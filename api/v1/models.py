@@ -103,11 +103,31 @@ class ChangeBody(BaseModel):
         return self
 
 
+def _known_fields(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = [one.strip() for one in value.split(",")]
+    if unknown := [name for name in names if name not in Job.model_fields]:
+        raise ValueError(f"fields of a job, with commas between ({', '.join(Job.model_fields)}); not {unknown[0]!r}")
+    return names
+
+
+Fields = Annotated[
+    list[str] | None,
+    BeforeValidator(_known_fields),
+    Field(
+        description="only these fields, with commas between",
+        json_schema_extra={"type": "string", "example": "id,state"},
+    ),
+]
+
+
 class WaitQuery(BaseModel):
-    """How long to wait for the job to end."""
+    """How long to wait for the job to end, and what to tell of it."""
 
     model_config = ConfigDict(extra="forbid")
 
+    fields: Fields = None
     wait: float = Field(
         0, ge=0, le=60, description="seconds; the answer comes when the job has ended, at the latest then"
     )
@@ -122,6 +142,8 @@ class ListQuery(BaseModel):
     kind: str | None = None
     queue: str | None = None
     tag: str | None = None
+    error_code: str | None = Field(None, max_length=200, description="of why it failed, or its last run did")
+    fields: Fields = None
     created_after: Moment | None = None
     created_before: Moment | None = None
     limit: int = Field(50, ge=1, le=200)

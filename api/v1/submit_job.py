@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from flask import Response, request
 
-from api.answers import as_json, check, check_length, parse_object
+from api.answers import NotJson, as_json, check, check_length, parse_object
 from api.measure import harmless
 from api.operations import Operation
 from api.services import Services, services
@@ -14,6 +15,7 @@ from api.v1.models import Job, SubmitBody
 from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob, Unique
 from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.texts import ESCAPED
 from jobplatform.errors import (
     FieldError,
     InvalidPayload,
@@ -103,9 +105,19 @@ def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
 
 def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
     """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
-    found = parse_object(order.body, order.media_type)
+    return read_order(kinds, parse_object(order.body, order.media_type), order.body)
+
+
+def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJob:
+    """Return the command in JSON values; see `read_command` and `answers.check`. Raises `NotJson`, `InvalidRequest`."""
+    if not isinstance(found, dict):
+        raise NotJson(
+            f"expected a JSON object, got {found[:40]!r}"
+            if isinstance(found, bytes)
+            else f"expected a JSON object, got {type(found).__name__}"
+        )
     try:
-        body = check(SubmitBody, found, order.body)
+        body = check(SubmitBody, found, raw)
     except InvalidRequest as error:
         kind, payload = found.get("kind"), found.get("payload")
         if isinstance(kind, str) and kind in kinds and isinstance(payload, dict):

@@ -110,6 +110,7 @@ class Settings(BaseSettings):
 
     # API
     max_body_bytes: int = _setting(1_048_576, "largest JSON body", "bytes", ge=1024)
+    max_batch_bytes: int = _setting(32 * 1024**2, "largest body of POST /v1/jobs/batch", "bytes", ge=1024)
     max_upload_bytes: int = _setting(2 * 1024**3, "largest upload", "bytes", ge=1024)
     max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
     max_payload_bytes: int = _setting(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from uuid import UUID
 
 import pytest
 
+from jobplatform.ledger.ids import new_id
 from tests.contract.conftest import EMAIL, Client
 from tests.support.ledgers import Book
 
@@ -179,6 +181,34 @@ def test_cancel_is_at_once_idempotent_and_too_late_is_a_409(api: Client, book: B
     status, told, _ = api.post(f"/v1/jobs/{running}/cancel")
     assert (status, told["state"]) == (202, "running") and told["cancel_requested_at"]
     assert api.post(f"/v1/jobs/{running}/cancel", {"colour": 1})[0] == 422
+
+
+def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Client, book: Book) -> None:
+    dead = api.submit()["id"]
+    api.submit()
+    book.dispatch(UUID(dead))
+    lease = new_id()
+    book.claim(UUID(dead), lease)
+    book.settle(UUID(dead), lease, "failed", "dead", error={"code": "bad_smell", "message": "x", "retryable": False})
+    _, page, _ = api.get("/v1/jobs?error_code=bad_smell&fields=id,error")
+    assert page["jobs"] == [{"id": dead, "error": {"code": "bad_smell", "message": "x", "retryable": False}}]
+    assert api.get("/v1/jobs?error_code=none")[1]["jobs"] == []
+    assert api.get(f"/v1/jobs/{dead}?fields=state, status")[1] == {"state": "dead", "status": "failed"}
+    status, problem, _ = api.get("/v1/jobs?fields=id,payload")
+    assert (status, problem["errors"][0]["field"]) == (422, "fields") and "'payload'" in str(problem["errors"])
+
+
+def test_a_job_that_is_as_it_was_is_not_sent_again(api: Client) -> None:
+    job = api.submit()
+    path = f"/v1/jobs/{job['id']}"
+    _, _, headers = api.get(path)
+    tag = {"If-None-Match": headers["ETag"]}
+    status, body, again = api.get(path, headers=tag)
+    assert (status, body, again["ETag"]) == (304, b"", headers["ETag"])
+    api.post(f"{path}/cancel")
+    status, found, changed = api.get(path, headers=tag)
+    assert (status, found["state"]) == (200, "cancelled") and changed["ETag"] != headers["ETag"]
+    assert "private" in changed["Cache-Control"]
 
 
 def test_lists_filter_and_page(api: Client, stranger: Client) -> None:

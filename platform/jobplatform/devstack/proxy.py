@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 class Proxy:
     """Forwards connections to a port of this machine."""
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, port: int = 0) -> None:
         self._target_port = target_port
-        self._server = socket.create_server(("127.0.0.1", 0))
+        self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
         #: while set, what the server answers is thrown away, with its connection
         self.losing_answers = threading.Event()

@@ -58,6 +58,38 @@ def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict
     return {row[0]: row[1:] for row in rows}
 
 
+def accept_batch(
+    ledger: Ledger,
+    *,
+    tenant_id: UUID,
+    by: str,
+    idempotency_key: str | None,
+    request_hash: bytes | None,
+    idempotency_seconds: int,
+    batch_id: UUID,
+    orders: bytes,
+    tolerance_seconds: float,
+    all_or_nothing: bool,
+) -> tuple[str, Any, dict[int, tuple[str, str, Any]]]:
+    """Call `accept_batch.sql`, one transaction; `orders` is its JSON.
+
+    Returns its verdict, the id of the batch, and place → (verdict, job id, state or seconds).
+    """
+    ((verdict, found_id, answer),) = ledger.call(
+        "accept_batch",
+        tenant_id,
+        by,
+        idempotency_key,
+        request_hash,
+        idempotency_seconds,
+        batch_id,
+        orders.decode(),
+        tolerance_seconds,
+        all_or_nothing,
+    )
+    return verdict, found_id, {one[0]: (one[1], one[2], one[3]) for one in orjson.loads(answer or "[]")}
+
+
 _ACCEPT = (
     *("key_hash", "tenant", "idempotency_key", "request_hash", "idempotency_seconds", "tolerance_seconds"),
     *("id", "queue", "kind", "priority", "payload", "tags", "max_attempts", "crash_limit", "lost_limit"),
@@ -139,6 +171,7 @@ def list_jobs(
     kind: str | None = None,
     queue: str | None = None,
     tag: str | None = None,
+    error_code: str | None = None,
 ) -> tuple[Sequence[JobView], UUID | None]:
     """Return one page of jobs, newest first, and the id to go on below; None when there is no more.
 
@@ -163,6 +196,9 @@ def list_jobs(
     if tag is not None:
         filters.append(":tag = ANY (tags)")
         values["tag"] = tag
+    if error_code is not None:
+        filters.append("error ->> 'code' = :error_code")
+        values["error_code"] = error_code
 
     rows: list[Row[Any]] = []
     frontiers: list[UUID] = []

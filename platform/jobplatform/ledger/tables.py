@@ -309,9 +309,10 @@ idempotency_keys = Table(
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
     Column("key", Text, nullable=False),
     Column("request_hash", LargeBinary, nullable=False),
-    Column("job_id", UUID(as_uuid=True), nullable=False),
+    Column("job_id", UUID(as_uuid=True), nullable=False, comment="of the job, the workflow, or the batch"),
     now("created_at"),
     moment("expires_at", nullable=False),
+    Column("answer", JSONB, comment="of a batch: what became of each of its orders"),
     PrimaryKeyConstraint("tenant_id", "key"),
     Index("ix_idempotency_keys_expires_at", "expires_at"),
 )

@@ -24,6 +24,7 @@ class JobFilter:
     kind: str | None = None
     queue: str | None = None
     tag: str | None = None
+    error_code: str | None = None
     created_after: datetime | None = None
     created_before: datetime | None = None
 
@@ -55,6 +56,7 @@ def list_jobs(
             kind=wanted.kind,
             queue=wanted.queue,
             tag=wanted.tag,
+            error_code=wanted.error_code,
         )
 
 

@@ -1,0 +1,50 @@
+"""The Python client of the HTTP API, sync and async (docs/howto/python-client.md)::
+
+    from jobplatform.client import Client
+
+    with Client("http://jobs.internal", key) as jobs:
+        job = jobs.submit("email.send", {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"})
+        print(jobs.wait(job.id).result)
+
+It needs httpx2 and nothing else of the platform.
+"""
+
+from jobplatform.client.asynchronous import AsyncClient
+from jobplatform.client.failures import (
+    ClientError,
+    Conflict,
+    Forbidden,
+    Invalid,
+    JobFailed,
+    NoAnswer,
+    NotFound,
+    Problem,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    WaitTimeout,
+)
+from jobplatform.client.sync import Client
+from jobplatform.client.views import Artifact, Job, JobEvent, Order, TenantEvent
+
+__all__ = [
+    "Artifact",
+    "AsyncClient",
+    "Client",
+    "ClientError",
+    "Conflict",
+    "Forbidden",
+    "Invalid",
+    "Job",
+    "JobEvent",
+    "JobFailed",
+    "NoAnswer",
+    "NotFound",
+    "Order",
+    "Problem",
+    "TenantEvent",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "WaitTimeout",
+]

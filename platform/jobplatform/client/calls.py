@@ -1,0 +1,122 @@
+"""Requests as data, and when one is repeated: what both clients have in common, without any I/O."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+from uuid import UUID, uuid4
+
+from jobplatform.client.failures import ClientError, NoAnswer, TooManyRequests, Unavailable
+from jobplatform.client.views import Order
+
+#: a wait is asked for in pieces, so that no proxy ends it
+WAIT_SECONDS = 30.0
+#: pauses between tries: from this, doubled, up to that
+FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
+#: streams are quiet for 15 s at most: the server says that it is there
+STREAM_TIMEOUT = 45.0
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request. `safe`: carrying it out twice is the same as once, so it may be repeated when no answer came."""
+
+    method: str
+    path: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    content: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    safe: bool = True
+    #: seconds to wait for the answer beyond the client's own
+    extra_seconds: float = 0.0
+
+
+def next_pause(call: Call, failure: ClientError, tries: int, seconds_left: float) -> float | None:
+    """Return how long to wait before the request is repeated; None: it is not.
+
+    Repeated is what may pass by itself (no answer, 429, 502 to 504) while there is time; what is not safe only when the
+    API says that nothing was done. The API's own Retry-After comes first, else the pauses double, each with a random
+    part: callers that were cut off together must not come again together.
+    """
+    if isinstance(failure, TooManyRequests | Unavailable):
+        nothing_done = failure.status == 429 or (
+            failure.status == 503 and failure.code not in ("outcome_unknown", "unknown")
+        )
+        if not (call.safe or nothing_done):
+            return None
+    elif not (isinstance(failure, NoAnswer) and call.safe):
+        return None
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2**tries) * (0.5 + random.random() / 2)
+    asked = getattr(failure, "retry_after", None)
+    pause = max(pause, asked) if asked is not None else pause
+    return pause if pause < seconds_left else None
+
+
+def given(**values: Any) -> dict[str, Any]:
+    """Return query parameters without those that are None; times and lists as the API reads them."""
+    found = {}
+    for name, value in values.items():
+        if value is None:
+            continue
+        if isinstance(value, datetime):
+            value = value.isoformat()
+        elif not isinstance(value, str) and isinstance(value, Iterable):
+            value = ",".join(map(str, value))
+        found[name] = value
+    return found
+
+
+def encode(value: Any) -> bytes:
+    """Return the JSON of a value."""
+    return json.dumps(value, separators=(",", ":"), default=_encode_more).encode()
+
+
+def _encode_more(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, UUID):
+        return str(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"expected JSON values, got {type(value).__name__}: {value!r}")
+
+
+def submit(order: Order, idempotency_key: str | None) -> Call:
+    """`POST /v1/jobs`. The key is made once: whatever happens to the answer, a repetition is the same order."""
+    key = {"Idempotency-Key": idempotency_key or str(uuid4())}
+    return Call("POST", "/v1/jobs", content=encode(order.as_json()), headers=JSON | key)
+
+
+def submit_batch(orders: Iterable[Order], idempotency_key: str | None = None) -> Call:
+    """`POST /v1/jobs/batch`: all of them, or none."""
+    lines = b"\n".join(encode(one.as_json()) for one in orders)
+    key = {"Idempotency-Key": idempotency_key or str(uuid4())}
+    return Call("POST", "/v1/jobs/batch", content=lines, headers=NDJSON | key, extra_seconds=60)
+
+
+def get(job_id: UUID | str, wait: float = 0.0) -> Call:
+    """`GET /v1/jobs/{id}`."""
+    params = {"wait": f"{wait:.3f}"} if wait else {}
+    return Call("GET", job_path(job_id), params, extra_seconds=wait)
+
+
+def control(job_id: UUID | str, action: str, body: Mapping[str, Any], *, safe: bool) -> Call:
+    """`POST /v1/jobs/{id}/{action}`."""
+    return Call("POST", f"{job_path(job_id)}/{action}", content=encode(body), headers=JSON, safe=safe)
+
+
+def job_path(job_id: UUID | str, more: str = "") -> str:
+    """Return the path of a job, or of something below it."""
+    return f"/v1/jobs/{quote(str(job_id), safe='')}{more}"
+
+
+def artifact_path(artifact_id: UUID | str) -> str:
+    """Return the path of a file's content."""
+    return f"/v1/artifacts/{quote(str(artifact_id), safe='')}"

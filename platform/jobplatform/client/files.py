@@ -1,0 +1,91 @@
+"""Files up and down, without any I/O of a network: where one is in them, and whether they came whole."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from jobplatform.client.failures import ClientError
+from jobplatform.client.views import Artifact
+
+CHUNK = 256 * 1024
+#: slower than this is taken for dead (bytes/s)
+SLOWEST = 100_000
+PARTIAL_CONTENT = 206
+
+#: gets the bytes that have gone, and how many there are
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file on its way up; opened anew for each try."""
+
+    name: str
+    size: int
+    open: Callable[[], IO[bytes]]
+
+    @property
+    def patience(self) -> float:
+        """How long its sending may take (s)."""
+        return self.size / SLOWEST
+
+    def sent(self, count: int, on_progress: Progress | None) -> None:
+        """Tell how much has gone."""
+        if on_progress is not None:
+            on_progress(count, self.size)
+
+
+def open_upload(source: Path | bytes, filename: str | None) -> Upload:
+    """Return an upload of a file, or of bytes. Raises `OSError` when the file can't be read."""
+    if isinstance(source, bytes):
+        return Upload(filename or "upload", len(source), lambda: io.BytesIO(source))
+    return Upload(filename or source.name, source.stat().st_size, lambda: source.open("rb"))
+
+
+class Download:
+    """A file on its way down, beside its target until it is whole."""
+
+    def __init__(self, artifact: Artifact, target: Path) -> None:
+        self._artifact, self._target = artifact, target
+        self._part = target.with_name(target.name + ".part")
+        self._part.unlink(missing_ok=True)
+        self._came = 0
+        self._ended = False
+
+    @property
+    def done(self) -> bool:
+        """Whether all of it is there."""
+        return self._ended or (self._came >= self._artifact.size > 0)
+
+    def headers(self) -> dict[str, str]:
+        """Return what to ask for: the rest of it."""
+        return {"Range": f"bytes={self._came}-"} if self._came else {}
+
+    def open(self, status: int) -> IO[bytes]:
+        """Open what is there for the rest, or for all of it when the server sends that."""
+        if status != PARTIAL_CONTENT:
+            self._came = 0
+        self._ended = self._artifact.size == 0
+        return self._part.open("ab" if status == PARTIAL_CONTENT else "wb")
+
+    def came(self, count: int, on_progress: Progress | None) -> None:
+        """Note how much is there."""
+        self._came = count
+        if on_progress is not None:
+            on_progress(count, self._artifact.size)
+
+    def finish(self) -> Path:
+        """Put it into its place. Raises `ClientError` when it is not what was kept."""
+        with self._part.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != self._artifact.sha256:
+            raise ClientError(
+                f"{self._artifact.name}: expected the SHA-256 {self._artifact.sha256}, got {digest}; "
+                f"it is left as {self._part}"
+            )
+        return self._part.replace(self._target)

@@ -1,0 +1,207 @@
+"""Accept many jobs at once: one transaction for all of them, or none; or each that can be (I1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.states import State
+from jobplatform.errors import (
+    DuplicateJob,
+    FieldError,
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    InvalidRequest,
+    JobPlatformError,
+    LedgerBusy,
+    UnknownKind,
+)
+from jobplatform.ledger import jobs
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.refusals import QuotaExceeded
+from jobplatform.usecases.admit import Caller
+from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedOrder, check_order
+
+MOST_JOBS = 10_000
+#: fields that one answer names
+MOST_ERRORS = 100
+
+#: an order, or what was found wrong with it before
+Ordered = SubmitJob | JobPlatformError
+
+
+@dataclass(frozen=True)
+class BatchItem:
+    """What became of one order: its job, or why there is none."""
+
+    job_id: UUID | None = None
+    kind: str | None = None
+    queue: str | None = None
+    #: of a job that was made just now
+    state: State | None = None
+    problem: JobPlatformError | None = None
+
+
+@dataclass(frozen=True)
+class AcceptedBatch:
+    """What became of a batch, order by order, and whether this very request made it."""
+
+    id: UUID
+    items: list[BatchItem]
+    created: bool
+
+
+def submit_batch(
+    ledger: Ledger,
+    hints: HintSender | None,
+    kinds: KindRegistry,
+    caller: Caller,
+    orders: Sequence[Ordered],
+    *,
+    all_or_nothing: bool = True,
+    idempotency_key: str | None = None,
+    request_hash: bytes | None = None,
+    idempotency_seconds: int = 86_400,
+) -> AcceptedBatch:
+    """Check orders against their kinds and write them to the ledger in one transaction.
+
+    All or nothing: raises what is wrong with the first of them, `InvalidRequest` with the fields of all that are not as
+    expected (`3.payload.to`). Else each has its own outcome. Further raises `IdempotencyConflict`,
+    `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does. `request_hash` is what tells
+    one request from another.
+    """
+    checked = [_check(kinds, caller, one) for one in orders]
+    if all_or_nothing:
+        _raise_first(checked)
+    batch_id = new_id()
+    rows = [
+        one.values()
+        | {
+            "place": place,
+            "payload": orjson.Fragment(one.payload),
+            **(
+                {
+                    "unique_key": one.command.unique.key,
+                    "unique_seconds": one.command.unique.seconds,
+                    "unique_refuse": one.command.unique.refuse,
+                }
+                if one.command.unique is not None
+                else {}
+            ),
+        }
+        for place, one in enumerate(checked)
+        if isinstance(one, CheckedOrder)
+    ]
+    try:
+        verdict, found_id, answers = jobs.accept_batch(
+            ledger,
+            tenant_id=caller.tenant_id,
+            by=caller.key_name,
+            idempotency_key=idempotency_key,
+            request_hash=request_hash,
+            idempotency_seconds=idempotency_seconds,
+            batch_id=batch_id,
+            orders=orjson.dumps(rows),
+            tolerance_seconds=CLOCK_TOLERANCE.total_seconds(),
+            all_or_nothing=all_or_nothing,
+        )
+    except LedgerBusy as error:
+        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
+            raise IdempotencyInProgress() from error
+        raise
+    if verdict == "conflict":
+        raise IdempotencyConflict(
+            f"Idempotency-Key {idempotency_key!r} was used for another request: expected the same body, or a new key"
+        )
+    items = [
+        _outcome(orders[place], one, *answers[place]) if place in answers else BatchItem(problem=_problem(one))
+        for place, one in enumerate(checked)
+    ]
+    if verdict == "refused":
+        _raise_first([one.problem for one in items])
+        raise AssertionError("refused without a reason")
+    if verdict == "accepted" and hints is not None:
+        _wake(hints, checked, items)
+    return AcceptedBatch(UUID(str(found_id)), items, created=verdict == "accepted")
+
+
+def _check(kinds: KindRegistry, caller: Caller, order: Ordered) -> CheckedOrder | JobPlatformError:
+    if isinstance(order, JobPlatformError):
+        return order
+    try:
+        caller.check_kinds([order.kind])
+        caller.check_priority(order.priority)
+        return check_order(kinds, order)
+    except JobPlatformError as error:
+        return error
+
+
+def _raise_first(found: Sequence[object]) -> None:
+    """Raise what is wrong: of wrong fields those of all, of other things the first."""
+    errors: list[FieldError] = []
+    places = []
+    for place, one in enumerate(found):
+        if isinstance(one, UnknownKind):
+            expected = f"{one.suggestion!r}?" if one.suggestion else f"one of {', '.join(one.known)}"
+            some: tuple[FieldError, ...] = (FieldError("kind", expected, one.name),)
+        elif isinstance(one, InvalidRequest):
+            some = one.errors or (FieldError("job", "a job as in POST /v1/jobs", str(one)),)
+        elif isinstance(one, JobPlatformError):
+            raise one
+        else:
+            continue
+        places.append(place)
+        errors += [FieldError(f"{place}.{item.field}", item.expected, item.got) for item in some]
+    if errors:
+        named = ", ".join(map(str, places[:10])) + (", …" if len(places) > 10 else "")
+        raise InvalidRequest(
+            f"nothing was accepted: {len(places)} of {len(found)} orders are not as expected ({named})",
+            tuple(errors[:MOST_ERRORS]),
+        )
+
+
+def _problem(found: CheckedOrder | JobPlatformError) -> JobPlatformError:
+    assert isinstance(found, JobPlatformError)
+    return found
+
+
+def _outcome(
+    command: Ordered, order: CheckedOrder | JobPlatformError, verdict: str, job_id: str, more: str | float | None
+) -> BatchItem:
+    """Return what the ledger has made of an order, perhaps a day ago: it may not fit its kind any more."""
+    assert isinstance(command, SubmitJob)
+    kind, queue = command.kind, order.kind.queue if isinstance(order, CheckedOrder) else None
+    problem: JobPlatformError
+    if verdict == "accepted":
+        return BatchItem(UUID(job_id), kind, queue, State(str(more)))
+    if verdict == "existing":
+        return BatchItem(UUID(job_id), kind, queue)
+    if verdict == "duplicate":
+        problem = DuplicateJob(command.unique.key if command.unique else "", UUID(job_id))
+    elif verdict == "quota":
+        problem = QuotaExceeded(queue or "", float(more) if more is not None else None)
+    else:
+        late = [
+            FieldError(name, "a time in the future", moment.isoformat())
+            for name, moment in (("run_at", command.run_at), ("start_by", command.start_by))
+            if moment is not None
+        ]
+        problem = InvalidRequest("the times of the job can't work", tuple(late))
+    return BatchItem(problem=problem)
+
+
+def _wake(hints: HintSender, checked: Sequence[CheckedOrder | JobPlatformError], items: Sequence[BatchItem]) -> None:
+    due: dict[str, int] = {}
+    for order, item in zip(checked, items, strict=True):
+        if isinstance(order, CheckedOrder) and item.state is State.AVAILABLE:
+            queue = order.kind.queue
+            due[queue] = max(order.command.priority, due.get(queue, 0))
+    for queue, priority in due.items():
+        hints.send(queue, priority)

@@ -1,0 +1,169 @@
+"""The client's rules: what is repeated and what is not, keys made once, problems by kind; both clients alike."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx2
+import pytest
+
+from jobplatform import client as package
+from jobplatform.client import AsyncClient, Client, Invalid, NoAnswer, Order, Problem, TooManyRequests, Unavailable
+from jobplatform.client.calls import LONGEST_PAUSE, Call, next_pause
+from jobplatform.client.failures import problem_of
+
+JOB = {
+    "id": "01890000-0000-7000-8000-000000000000",
+    **dict.fromkeys(("kind", "queue"), "x"),
+    "state": "available",
+    "status": "pending",
+    **dict.fromkeys(("priority", "attempt", "max_attempts"), 1),
+    **dict.fromkeys(("progress", "result", "error", "started_at", "completed_at")),
+    "tags": [],
+    **dict.fromkeys(("created_at", "run_at"), "2026-01-01T00:00:00Z"),
+}
+DOWN = problem_of(503, {"code": "ledger_unavailable"}, None)
+UNKNOWN = problem_of(503, {"code": "outcome_unknown"}, None)
+PROXY = problem_of(502, "<html>", None)
+BUSY = problem_of(429, {"code": "rate_limited"}, "7")
+SAFE, UNSAFE = Call("GET", "/"), Call("POST", "/", safe=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "failure", "is_repeated"),
+    [
+        (SAFE, NoAnswer(), True),
+        (SAFE, DOWN, True),
+        (SAFE, UNKNOWN, True),
+        (SAFE, PROXY, True),
+        (SAFE, BUSY, True),
+        (UNSAFE, NoAnswer(), False),
+        (UNSAFE, DOWN, True),
+        (UNSAFE, UNKNOWN, False),
+        (UNSAFE, PROXY, False),
+        (UNSAFE, BUSY, True),
+        (SAFE, problem_of(500, {"code": "internal_error"}, None), False),
+        (SAFE, problem_of(404, {"code": "job_not_found"}, None), False),
+        (SAFE, problem_of(409, {"code": "not_cancellable"}, None), False),
+        (SAFE, problem_of(422, {"code": "invalid_request"}, None), False),
+    ],
+)
+def test_what_is_repeated(call: Call, failure: Any, is_repeated: bool) -> None:
+    assert (next_pause(call, failure, 0, 30.0) is not None) is is_repeated
+
+
+def test_pauses_double_and_the_api_s_own_come_first() -> None:
+    pauses = [next_pause(SAFE, NoAnswer(), tries, 30.0) for tries in range(10)]
+    for tries, pause in enumerate(pauses):
+        longest = min(LONGEST_PAUSE, 0.2 * 2**tries)
+        assert pause is not None and longest / 2 <= pause <= longest
+    assert next_pause(SAFE, BUSY, 0, 30.0) == 7
+    assert next_pause(SAFE, BUSY, 0, 6.9) is None, "there is no time for it"
+
+
+def answers(*found: Any) -> tuple[Client, list[httpx2.Request]]:
+    seen: list[httpx2.Request] = []
+    left = list(found)
+
+    def handle(request: httpx2.Request) -> httpx2.Response:
+        seen.append(request)
+        one = left.pop(0)
+        if isinstance(one, Exception):
+            raise one
+        return one
+
+    return Client("http://jobs", "jp_x", transport=httpx2.MockTransport(handle)), seen
+
+
+def test_a_submit_is_one_order_however_often_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    gone = httpx2.ReadTimeout("gone")
+    unknown = httpx2.Response(503, json={"code": "outcome_unknown"})
+    client, seen = answers(gone, unknown, httpx2.ConnectError("no"), httpx2.Response(202, json=JOB))
+    assert client.submit("x", {"a": 1}).state == "available"
+    assert len(seen) == 4
+    assert len({(one.headers["Idempotency-Key"], one.content) for one in seen}) == 1
+    client, again = answers(httpx2.Response(202, json=JOB), httpx2.Response(202, json=JOB))
+    client.submit("x")
+    client.submit("x", idempotency_key="mine")
+    assert again[0].headers["Idempotency-Key"] != again[1].headers["Idempotency-Key"] == "mine"
+
+
+def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = httpx2.Response(202, json={"jobs": [{"id": JOB["id"]}, {"id": JOB["id"]}]})
+    client, seen = answers(
+        batch, httpx2.Response(422, json={"code": "invalid_request", "errors": [{"field": "0.kind"}]})
+    )
+    taken = []
+
+    def orders():
+        for number in range(5):
+            taken.append(number)
+            yield Order("x", {"n": number})
+
+    ids = client.submit_many(orders(), batch_size=2)
+    assert taken == [], "nothing is sent before the first id is asked for"
+    next(ids), next(ids)
+    assert taken == [0, 1], "and no more is taken than has to be"
+    with pytest.raises(Invalid, match=r"0\.kind"):
+        next(ids)
+    assert seen[0].content.count(b"\n") == 1 and len({one.headers["Idempotency-Key"] for one in seen}) == 2
+
+
+def test_time_for_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    client, _ = answers(*[httpx2.Response(429, json={"code": "quota_exceeded"}, headers={"Retry-After": "31"})])
+    with pytest.raises(TooManyRequests) as caught:
+        client.submit("x")
+    assert caught.value.retry_after == 31
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (503, {"code": "ledger_unavailable", "detail": "away"}, Unavailable),
+        (502, "<html>a proxy</html>", Unavailable),
+        (418, {"code": "teapot"}, Problem),
+        (422, {"code": "invalid_request", "errors": [{"field": "a", "expected": "b", "got": "c"}]}, Invalid),
+    ],
+)
+def test_problems_by_kind(status: int, body: Any, kind: type[Problem]) -> None:
+    found = problem_of(status, body, None)
+    assert type(found) is kind and found.status == status
+    if isinstance(body, dict) and body.get("errors"):
+        assert "a: expected b; got c" in str(found)
+
+
+def test_what_can_not_be_json_is_told_before_anything_is_sent() -> None:
+    client, seen = answers()
+    with pytest.raises(TypeError, match="expected JSON values"):
+        client.submit("x", {"a": object()})
+    assert seen == []
+
+
+def test_both_clients_have_the_same_methods() -> None:
+    def methods(kind: type) -> dict[str, Callable[..., Any]]:
+        return {name: found for name, found in vars(kind).items() if inspect.isfunction(found) and name[0] != "_"}
+
+    def shape(function: Callable[..., Any]) -> Any:
+        return [(one.name, one.kind, one.default) for one in inspect.signature(function).parameters.values()]
+
+    plain, awaited = methods(Client), methods(AsyncClient)
+    assert set(plain) == set(awaited)
+    for name, function in plain.items():
+        assert shape(function) == shape(awaited[name]), name
+        assert function.__doc__ == awaited[name].__doc__, name
+    assert {"Client", "AsyncClient"} <= set(package.__all__)
+
+
+def test_the_client_needs_nothing_else_of_the_platform() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, jobplatform.client\n"
+        "heavy = {'sqlalchemy', 'celery', 'flask', 'psycopg2', 'kombu'} & set(sys.modules)\nsys.exit(bool(heavy))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
