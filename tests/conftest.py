@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -10,7 +11,7 @@ from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.rabbitmq_server import CHOICE, choose_server
 from jobplatform.devstack.stack import Stack
 from jobplatform.errors import ConfigurationError
-from tests.support.servers import STACK, slim_template
+from tests.support.servers import STACK, keep_in_memory, slim_template
 
 pytest_plugins = ("tests.support.fixtures", "tests.support.desk")
 READY = "JOBPLATFORM_TEST_SERVERS"
@@ -33,7 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
     hold = taken(STACK)
     hold.__enter__()
     stack = Stack(open_place(STACK), tell=lambda line: print(line, flush=True), durable=False)
-    config.add_cleanup(lambda: (stack.stop(gently=False), stack.forget(), hold.__exit__(None, None, None)))
+    stack.clean_up()
+    memory = keep_in_memory(stack)
+
+    def clean() -> None:
+        stack.stop(gently=False)
+        stack.forget()
+        if memory is not None:
+            shutil.rmtree(memory, ignore_errors=True)
+        hold.__exit__(None, None, None)
+
+    config.add_cleanup(clean)
     stack.start_servers()
     slim_template(stack)
     os.environ[READY] = "1"

@@ -188,7 +188,7 @@ def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Clien
     api.submit()
     book.dispatch(UUID(dead))
     lease = new_id()
-    book.claim(UUID(dead), lease)
+    book.claim(UUID(dead), lease, kind="email.send")
     book.settle(UUID(dead), lease, "failed", "dead", error={"code": "bad_smell", "message": "x", "retryable": False})
     _, page, _ = api.get("/v1/jobs?error_code=bad_smell&fields=id,error")
     assert page["jobs"] == [{"id": dead, "error": {"code": "bad_smell", "message": "x", "retryable": False}}]

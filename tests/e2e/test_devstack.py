@@ -64,6 +64,8 @@ def machine() -> dict[str, object]:
         "modes": {str(path): oct(stat.S_IMODE(path.stat().st_mode)) for path in parents},
         "listening": listening,
         "servers": sorted(running),
+        # what a killed Postgres leaves, and no folder shows
+        "shared memory": sorted(path.name for path in Path("/dev/shm").glob("PostgreSQL.*")),
         "policy": Path("/usr/sbin/policy-rc.d").exists(),
     }
 

@@ -50,6 +50,8 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
         "max_connections": "200",
         "shared_buffers": "128MB",
         "fsync": "on" if durable else "off",
+        # in its own folder: one that is killed would leave segments in /dev/shm, for nobody to find
+        "dynamic_shared_memory_type": "mmap",
         "timezone": "UTC",
         "log_timezone": "UTC",
     }
