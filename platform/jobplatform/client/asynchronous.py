@@ -200,7 +200,7 @@ class AsyncClient:
     async def upload(
         self, source: Path | bytes, *, filename: str | None = None, on_progress: Progress | None = None
     ) -> Artifact:
-        """Put up a file to be used by jobs, as `{"artifact": id}` in a payload. `on_progress` gets bytes sent, and of."""
+        """Put up a file to be used by jobs, as `{"artifact": id}` in a payload. `on_progress` gets (sent, of)."""
         upload = open_upload(source, filename)
 
         async def parts() -> AsyncIterator[bytes]:
