@@ -41,6 +41,7 @@ def build_openapi(kinds: KindRegistry) -> dict[str, Any]:
     models: dict[Any, Literal["validation", "serialization"]] = {Problem: "serialization"}
     models |= {operation.body: "validation" for operation in OPERATIONS if operation.body is not None}
     models |= {operation.answer: "serialization" for operation in OPERATIONS if operation.answer is not None}
+    models |= {model: "serialization" for operation in OPERATIONS for model in operation.also_answers.values()}
     refs, definitions = models_json_schema(
         list(models.items()),
         ref_template=REF,
@@ -105,7 +106,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         "responses": {
             str(operation.status): {"description": operation.summary, "content": content},
             **{
-                str(status): {"description": text, "content": {} if status in (204, 304) else content}
+                str(status): {"description": text, "content": _content_also(operation, status, content, schemas)}
                 for status, text in operation.also
             },
             **{
@@ -136,6 +137,14 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
             },
         }
     return found
+
+
+def _content_also(operation: Operation, status: int, usual: dict[str, Any], schemas: dict[Any, Any]) -> dict[str, Any]:
+    if status in (204, 304):
+        return {}
+    if status in operation.also_answers:
+        return {"application/json": {"schema": schemas[operation.also_answers[status]]}}
+    return usual
 
 
 def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pydantic import BaseModel
@@ -39,3 +39,5 @@ class Operation:
     logged: bool = True
     #: further statuses that are no problems, with what they mean
     also: tuple[tuple[int, str], ...] = ()
+    #: what these answer, where it is something else
+    also_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, chart, cost, dispatch, idle, publish, scale, schedules, shares, workflows
+from bench import accept, batches, chart, cost, dispatch, idle, publish, scale, schedules, shares, streams, workflows
 from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
@@ -23,7 +23,13 @@ POOLS = (Pool("prefork", 2), Pool("threads", 8))
 DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
 #: children of a fan-out, steps of a chain
 CHILDREN, CHAIN = 1000, 100
-PARTS = ("drain", "start", "accept", "dispatch", "workflows", "schedules", "shares", "idle", "cost", "scale")
+PARTS = (
+    *("drain", "start", "accept", "batch", "streams", "dispatch", "workflows", "schedules", "shares", "idle", "cost"),
+    "scale",
+)
+#: jobs handed over in batches, and tasks published one by one
+BATCHED, PUBLISHED = 20_000, 2000
+STREAMS = 500
 
 
 def main() -> None:
@@ -70,6 +76,8 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
         "drain": partial(_drain, figures, ours, bare, options),
         "start": partial(_start, figures, ours, bare, options),
         "accept": partial(_accept, figures, stack, ours, bare, options),
+        "batch": partial(_batch, figures, stack, ours, bare),
+        "streams": partial(_streams, figures, stack, ours, options),
         "dispatch": partial(_dispatch, figures, stack, ours),
         "workflows": partial(_workflows, figures, ours, bare),
     }
@@ -123,6 +131,17 @@ def _accept(figures: Figures, stack: Stack, ours: Ours, bare: Bare, options: arg
     ours.clear()
 
 
+def _batch(figures: Figures, stack: Stack, ours: Ours, bare: Bare) -> None:
+    figures.add("jobs handed over by one process (jobs/s)", ours.name, batches.measure_ours(stack, ours, BATCHED))
+    figures.add("jobs handed over by one process (jobs/s)", bare.name, batches.measure_bare(stack, bare, PUBLISHED))
+
+
+def _streams(figures: Figures, stack: Stack, ours: Ours, options: argparse.Namespace) -> None:
+    for work, by in streams.measure(stack, ours, STREAMS, options.seconds).items():
+        for case, value in by.items():
+            figures.add(work, case, value)
+
+
 def _dispatch(figures: Figures, stack: Stack, ours: Ours) -> None:
     ours.clear()
     ours.load(20_000)
@@ -165,6 +184,14 @@ def _judge(figures: Figures) -> None:
     work = "accept, 16 clients (req/s)"
     for what, mine, theirs, limit in accept.PAIRS if work in figures.all else ():
         figures.goal(what, figures.median(work, mine) / figures.median(work, theirs), limit)
+    work = "jobs handed over by one process (jobs/s)"
+    if work in figures.all:
+        ratio = figures.median(work, Ours.name) / figures.median(work, Bare.name)
+        figures.goal("batches ÷ Celery's confirmed publish, one process each", ratio, 10.0)
+    for work in ("accept beside streams (req/s)", "status read beside streams (req/s)"):
+        if work in figures.all:
+            ratio = figures.median(work, f"{STREAMS} streams") / figures.median(work, "no stream")
+            figures.goal(f"{work.removesuffix(' (req/s)')}: {STREAMS} ÷ none", ratio, 0.9)
     work = f"fan-out and fan-in of {CHILDREN:,} (s)"
     if work in figures.all:
         ratio = figures.median(work, Bare.name) / figures.median(work, Ours.name)

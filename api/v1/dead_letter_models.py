@@ -45,9 +45,9 @@ class ReplayManyBody(BaseModel):
     filter: DeadLetterFilter = Field(default_factory=DeadLetterFilter)
     preview: bool = Field(False, strict=True, description="only tell what it would take")
     limit: StrictInt = Field(1000, ge=1, le=10_000, description="the oldest ones first")
-    rate_per_second: float | None = Field(None, gt=0, le=10_000, description="none: all at once")
+    rate_per_second: float | None = Field(None, ge=0.001, le=10_000, description="none: all at once")
     stop_after: StrictInt | None = Field(
-        10, ge=1, description="stop when so many have died again: what has not run goes back; null: never"
+        10, ge=1, le=10_000, description="stop when so many have died again: what has not run goes back; null: never"
     )
 
 
@@ -57,6 +57,24 @@ class DiscardBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(min_length=1, max_length=500, description="kept with the job")
+
+
+class ReplayGroup(BaseModel):
+    """Dead letters of one kind, queue and code."""
+
+    kind: str
+    queue: str
+    code: str | None
+    jobs: int
+    first_died_at: datetime
+    last_died_at: datetime
+
+
+class ReplayPreview(BaseModel):
+    """What a replay would take."""
+
+    jobs: int
+    groups: list[ReplayGroup]
 
 
 class ResolveBody(BaseModel):

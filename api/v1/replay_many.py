@@ -8,7 +8,7 @@ from api.answers import answer, read_body
 from api.auth import caller, tenant_id
 from api.operations import Operation
 from api.services import services
-from api.v1.dead_letter_models import Replay, ReplayManyBody
+from api.v1.dead_letter_models import Replay, ReplayManyBody, ReplayPreview
 from jobplatform.domain.access import Scope
 from jobplatform.usecases import replay_many as usecase
 
@@ -46,5 +46,6 @@ OPERATION = Operation(
     answer=Replay,
     body=ReplayManyBody,
     also=((200, "The preview: jobs, and groups by kind, queue and error code"),),
+    also_answers={200: ReplayPreview},
     problems=(400, 413, 415, 422),
 )

@@ -79,6 +79,8 @@ def interrupted_demo(number: signal.Signals) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=CHECKOUT,
+        # tests that were started in the background ignore it, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     for line in process.stdout:

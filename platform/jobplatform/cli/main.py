@@ -25,6 +25,7 @@ COMMANDS = {
     "tenants": ("jobplatform.cli.tenants", "tenants"),
     "queues": ("jobplatform.cli.queues", "queues"),
     "rebuild": ("jobplatform.cli.rebuild", "rebuild"),
+    "doctor": ("jobplatform.cli.doctor", "doctor"),
     "audit": ("jobplatform.cli.audit", "audit"),
     "reporting": ("jobplatform.cli.reporting", "reporting"),
     "settings": ("jobplatform.cli.settings", "settings"),

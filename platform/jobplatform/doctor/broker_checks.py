@@ -1,0 +1,117 @@
+"""RabbitMQ: reachable, without alarms, with the topology as this version declares it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, build_opener
+
+from jobplatform.broker.connection import connected, server_version
+from jobplatform.broker.declare import count_ready, epoch_queue, queue_exists
+from jobplatform.broker.topology import Topology, build_topology, choose_queue_type
+from jobplatform.config import Settings
+from jobplatform.doctor.finding import Finding, failed, ok, warning
+from jobplatform.errors import BrokerUnavailable, LedgerUnavailable
+from jobplatform.ledger.dispatching import current_epoch
+from jobplatform.ledger.session import Ledger
+
+APPLY = "jobplatform broker apply"
+
+
+def check_broker(ledger: Ledger, config: Settings) -> Iterator[Finding]:
+    """Yield lines on RabbitMQ; only the first one when it can't be reached."""
+    url = config.broker_url.get_secret_value()
+    try:
+        with connected(url, name="jobplatform doctor") as connection:
+            version = server_version(connection)
+            kind = choose_queue_type(config.queue_type, version)
+            yield ok("rabbitmq", f"version {version} answers; queues of jobs are {kind}")
+            topology = build_topology(config.queues, kind)
+            missing = [queue.name for queue in topology.queues if not queue_exists(connection, queue.name)]
+            yield from _epoch(connection, ledger)
+            records = count_ready(connection, "jobs.dead.records") or 0
+    except BrokerUnavailable as error:
+        yield failed("rabbitmq", str(error), "start RabbitMQ, or mend JOBPLATFORM_BROKER_URL")
+        return
+    if missing:
+        yield failed("topology", f"queues are missing: {', '.join(missing)}", APPLY)
+    if records > 1000:
+        yield warning(
+            "dead messages", f"{records:,} wait for the recorder: does a dispatcher run?", "jobplatform dispatch"
+        )
+    if config.management_url is None:
+        yield warning(
+            "management",
+            "JOBPLATFORM_MANAGEMENT_URL is not set: alarms and the arguments of queues were not looked at",
+            "set it to http://user@host:15672",
+        )
+        return
+    try:
+        yield from _managed(config.management_url.get_secret_value(), url, topology, set(missing))
+    except (URLError, OSError, ValueError) as error:
+        yield warning(
+            "management", f"RabbitMQ's management API can't be read: {error}", "mend JOBPLATFORM_MANAGEMENT_URL"
+        )
+
+
+def _epoch(connection: Any, ledger: Ledger) -> Iterator[Finding]:
+    try:
+        with ledger.statement() as session:
+            epoch = current_epoch(session)
+    except LedgerUnavailable:
+        return
+    if epoch is None:
+        yield warning("epoch", "the ledger has none yet: a dispatcher makes the first one", "jobplatform dispatch")
+    elif queue_exists(connection, epoch_queue(epoch)):
+        yield ok("epoch", "the sentinel of this broker's life is there: it was not wiped")
+    else:
+        yield failed(
+            "epoch",
+            "the sentinel is gone: this broker was wiped, or it is another one; a dispatcher notices",
+            "jobplatform dispatch",
+        )
+
+
+def _managed(management: str, broker: str, topology: Topology, missing: set[str]) -> Iterator[Finding]:
+    nodes = _read(management, "/api/nodes")
+    alarms = [
+        f"{name} on {node.get('name')}"
+        for node in nodes
+        for field, name in (("mem_alarm", "memory"), ("disk_free_alarm", "disk"))
+        if node.get(field)
+    ]
+    if alarms:
+        yield failed("alarms", f"RabbitMQ blocks publishers: {', '.join(alarms)}", "free memory or disk of that node")
+    else:
+        yield ok("alarms", f"none on {len(nodes)} nodes")
+    vhost = unquote(urlsplit(broker).path.lstrip("/")) or "/"
+    stand = {queue["name"]: queue for queue in _read(management, f"/api/queues/{quote(vhost, safe='')}")}
+    wrong = []
+    for queue in topology.queues:
+        if queue.name in missing or queue.name not in stand:
+            continue
+        has = dict(stand[queue.name].get("arguments") or {})
+        wanted = {"x-queue-type": "classic", **queue.arguments}
+        has.setdefault("x-queue-type", str(stand[queue.name].get("type", "classic")))
+        differs = sorted(name for name in {*has, *wanted} if has.get(name) != wanted.get(name))
+        if differs:
+            told = ", ".join(f"{name} is {has.get(name)!r}, expected {wanted.get(name)!r}" for name in differs)
+            wrong.append(f"{queue.name} ({told})")
+    if wrong:
+        yield failed(
+            "topology", f"queues stand with other arguments: {'; '.join(wrong)}", f"drain and delete them, then {APPLY}"
+        )
+    elif not missing:
+        yield ok("topology", f"{len(topology.queues)} queues as declared, each with its dead-letter exchange")
+
+
+def _read(management: str, path: str) -> Any:
+    parts = urlsplit(management)
+    address = f"{parts.scheme}://{parts.hostname}:{parts.port or 15672}{parts.path.rstrip('/')}"
+    passwords = HTTPPasswordMgrWithDefaultRealm()
+    passwords.add_password(None, address, unquote(parts.username or "guest"), unquote(parts.password or "guest"))
+    with build_opener(HTTPBasicAuthHandler(passwords)).open(address + path, timeout=5) as answer:
+        return json.load(answer)

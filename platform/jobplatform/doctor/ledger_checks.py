@@ -1,0 +1,197 @@
+"""The ledger: reachable, of this version, with room and no old snapshots; and what it knows of the processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from jobplatform.config import Settings
+from jobplatform.doctor.finding import Finding, failed, ok, warning
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.errors import LedgerUnavailable
+from jobplatform.ledger import dispatching, queues
+from jobplatform.ledger.schema import head, revision_of
+from jobplatform.ledger.session import Ledger
+
+#: dispatchers are missed after so many of their beats
+DISPATCHER_BEATS = 3
+#: s: callers' clocks may differ from the ledger's by five, before orders with times are refused
+SKEW_SECONDS = 2.0
+OLD_SNAPSHOT_SECONDS = 600
+#: of all connections
+CROWDED = 0.8
+#: s: waits that somebody should know of, where a slot is free
+WAITS_SECONDS = 60.0
+OVERDUE_SECONDS = 30.0
+
+
+def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
+    """Yield lines on Postgres itself; only the first one when it can't be reached."""
+    began = time.perf_counter()
+    try:
+        with ledger.statement() as connection:
+            version = connection.execute(text("SHOW server_version")).scalar_one()
+            yield ok("database", f"Postgres {version} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
+            yield from _revision(connection)
+            yield from _clock(connection)
+            yield from _room(connection)
+    except LedgerUnavailable as error:
+        cause = str(error.__cause__ or error).strip().splitlines()[0]
+        yield failed("database", f"it can't be reached: {cause}", "start Postgres, or mend JOBPLATFORM_DATABASE_URL")
+
+
+def _revision(connection: Connection) -> Iterator[Finding]:
+    found, newest = revision_of(connection), head()
+    if found == newest:
+        yield ok("migrated", f"the ledger has revision {found}, as this version has")
+    elif found is None or found < newest:
+        yield failed(
+            "migrated", f"the ledger has revision {found or 'none'}, this version {newest}", "jobplatform migrate"
+        )
+    else:
+        yield failed(
+            "migrated",
+            f"the ledger has revision {found}, this version only {newest}",
+            "deploy the version it belongs to",
+        )
+
+
+def _clock(connection: Connection) -> Iterator[Finding]:
+    before = datetime.now(UTC)
+    theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    after = datetime.now(UTC)
+    skew = (theirs - before - (after - before) / 2).total_seconds()
+    if abs(skew) <= SKEW_SECONDS:
+        yield ok("clock", f"Postgres and this machine agree to {abs(skew):.2f} s")
+    else:
+        yield warning("clock", f"Postgres' clock is {skew:+.1f} s off from this machine's", "timedatectl set-ntp true")
+
+
+def _room(connection: Connection) -> Iterator[Finding]:
+    row = connection.execute(
+        text(
+            """
+            SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
+                   current_setting('max_connections')::integer AS most,
+                   (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = to_regclass('jobs')) AS dead,
+                   (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = to_regclass('jobs')) AS live
+            """
+        )
+    ).one()
+    share = row.used / row.most
+    say = warning if share > CROWDED else ok
+    line = f"{row.used} of {row.most} connections are in use"
+    yield (
+        say("connections", line, "raise max_connections, or use a pooler")
+        if say is warning
+        else ok("connections", line)
+    )
+    old = connection.execute(
+        text(
+            """
+            SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::integer AS seconds
+            FROM pg_stat_activity
+            WHERE backend_xmin IS NOT NULL AND datname = current_database() AND xact_start IS NOT NULL
+            ORDER BY xact_start LIMIT 1
+            """
+        )
+    ).one_or_none()
+    if old is not None and old.seconds > OLD_SNAPSHOT_SECONDS:
+        yield warning(
+            "snapshots",
+            f"{old.application_name or 'a session'} (pid {old.pid}) has a transaction open since {old.seconds} s: "
+            "nothing is cleaned up meanwhile",
+            f"SELECT pg_terminate_backend({old.pid})",
+        )
+    else:
+        yield ok("snapshots", "no transaction is older than ten minutes")
+    if row.dead is not None and row.dead > 100_000 + 5 * row.live:
+        yield warning("bloat", f"jobs has {row.dead:,} dead rows beside {row.live:,}", "VACUUM (ANALYZE) jobs")
+    else:
+        yield ok("bloat", f"jobs has {row.dead or 0:,} dead rows beside {row.live or 0:,}")
+
+
+def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None) -> Iterator[Finding]:
+    """Yield lines on what runs, as the ledger knows it: dispatchers, workers of every queue and kind, what waits."""
+    with ledger.statement() as connection:
+        yield from _dispatchers(connection, config)
+        for row in queues.measure_queues(connection, config.lease_seconds):
+            yield _queue(row, config)
+        for missing in sorted(set(config.queues) - {row.name for row in queues.list_queues(connection)}):
+            yield failed(
+                f"queue {missing}",
+                "the ledger does not know it yet: a dispatcher writes it when it starts",
+                "jobplatform dispatch",
+            )
+        if kinds is not None:
+            yield from _kinds(connection, config, kinds)
+        overdue = queues.overdue_seconds(connection)
+        if overdue > OVERDUE_SECONDS:
+            yield failed("scheduled", f"a scheduled job is overdue since {overdue:.0f} s", "jobplatform dispatch")
+        else:
+            yield ok("scheduled", "no scheduled job is overdue")
+        if dead := queues.dead_letters(connection):
+            more = " or more" if dead >= queues.COUNT_CAP else ""
+            yield warning("dead letters", f"{dead:,}{more} jobs need a person", "jobplatform dead list")
+        else:
+            yield ok("dead letters", "none")
+
+
+def _dispatchers(connection: Connection, config: Settings) -> Iterator[Finding]:
+    found = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
+    if not found:
+        yield failed(
+            "dispatcher", "none is alive: nothing is published, and nothing becomes due", "jobplatform dispatch"
+        )
+        return
+    broken = [one for one in found if one.broker_error]
+    if len(broken) == len(found):
+        yield failed("dispatcher", f"it can't use RabbitMQ: {broken[0].broker_error}", "see the lines on RabbitMQ")
+    else:
+        yield ok("dispatcher", f"{len(found)} alive: {', '.join(f'{one.host} (pid {one.pid})' for one in found)}")
+
+
+def _queue(row: Any, config: Settings) -> Finding:
+    check, remedy = f"queue {row.queue}", f"celery -A workers.app worker -Q {row.queue}"
+    waits = f"the first job waits since {row.oldest_seconds:.0f} s" if row.oldest_seconds else "no job waits"
+    if row.queue not in config.queues:
+        text_of = f"the ledger has it, JOBPLATFORM_QUEUES has not; {waits}"
+        return warning(check, text_of, "add it to JOBPLATFORM_QUEUES, or drain it")
+    if row.paused:
+        return warning(check, f"it is paused; {waits}", f"jobplatform queues resume {row.queue}")
+    if not row.workers:
+        say = failed if row.oldest_seconds or row.dispatched else warning
+        return say(check, f"no live worker consumes it; {waits}", remedy)
+    busy = f"{row.workers} workers, {row.running} of {row.slots} slots busy"
+    if row.oldest_seconds > WAITS_SECONDS and row.running < row.slots:
+        return warning(
+            check, f"{waits}, and slots are free ({busy})", "jobplatform limits list; jobplatform doctor JOB_ID"
+        )
+    if row.oldest_seconds > WAITS_SECONDS:
+        return warning(check, f"{waits}; {busy}", f"more workers: {remedy}")
+    return ok(check, f"{busy}; {waits}")
+
+
+def _kinds(connection: Connection, config: Settings, kinds: KindRegistry) -> Iterator[Finding]:
+    rows = connection.execute(
+        text(
+            "SELECT DISTINCT queue, kind FROM workers, unnest(queues) AS queue, unnest(kinds) AS kind "
+            "WHERE stopped_at IS NULL AND beat_at > clock_timestamp() - make_interval(secs => :seconds)"
+        ),
+        {"seconds": config.lease_seconds},
+    )
+    known = {(row.queue, row.kind) for row in rows}
+    staffed = {queue for queue, _ in known}
+    missing = [kind for kind in kinds if kind.queue in staffed and (kind.queue, kind.name) not in known]
+    for kind in missing:
+        yield failed(
+            f"kind {kind.name}",
+            f"no live worker of queue {kind.queue} knows it",
+            "deploy it to the workers, restart them",
+        )
+    if not missing:
+        yield ok("kinds", f"all {len(list(kinds))} are known to the workers of their queues")

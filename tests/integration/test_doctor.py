@@ -1,0 +1,245 @@
+"""The doctor: what keeps jobs from running is found, each thing with the command that mends it."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from jobplatform.broker.connection import connected
+from jobplatform.cli.main import cli
+from jobplatform.config import QueueSettings, Settings, settings
+from jobplatform.devstack import rabbitmq
+from jobplatform.devstack.place import Place
+from jobplatform.doctor.broker_checks import check_broker
+from jobplatform.doctor.examine import examine
+from jobplatform.doctor.finding import Finding
+from jobplatform.doctor.ledger_checks import check_ledger, check_processes
+from jobplatform.doctor.outside_checks import check_outside, check_settings
+from jobplatform.domain.kinds import Kind, KindRegistry, load_kinds
+from jobplatform.ledger import dispatching
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import open_ledger
+from jobplatform.usecases.keep_worker import register
+from tests.support.desk import submit
+from tests.support.ledgers import Anything, Book, card
+
+
+@pytest.fixture
+def config(book: Book, broker_url: str, place: Place, tmp_path: Path) -> Settings:
+    return Settings(
+        database_url=book.url,
+        broker_url=broker_url,
+        management_url=f"http://{rabbitmq.USER}:{place.secret}@127.0.0.1:{place.ports['management']}",
+        artifact_url=(tmp_path / "artifacts").as_uri(),
+    )
+
+
+def by_check(found: Iterator[Finding]) -> dict[str, Finding]:
+    return {one.check: one for one in found}
+
+
+def registry(*kinds: tuple[str, str]) -> KindRegistry:
+    found = KindRegistry()
+    for name, queue in kinds:
+        found.add(Kind(name=name, queue=queue, payload=Anything, handler=lambda payload, ctx: None))
+    return found
+
+
+def beat(book: Book, error: str | None = None) -> None:
+    with book.ledger.statement() as connection:
+        dispatching.beat_dispatcher(connection, new_id(), "host", 1, error)
+
+
+# --- the ledger
+
+
+def test_a_ledger_as_it_should_be(book: Book, config: Settings) -> None:
+    found = by_check(check_ledger(book.ledger, config))
+    assert set(found) == {"database", "migrated", "clock", "connections", "snapshots", "bloat"}
+    assert {one.level for one in found.values()} == {"ok"}
+
+
+def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
+    ledger = open_ledger("postgresql+psycopg2://x:y@127.0.0.1:9/none", name="doctor")
+    (one,) = check_ledger(ledger, config)
+    assert (one.check, one.level) == ("database", "failed") and "JOBPLATFORM_DATABASE_URL" in one.remedy
+
+
+@pytest.mark.parametrize(("revision", "remedy"), [("0008", "jobplatform migrate"), ("9999", "deploy the version")])
+def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str, remedy: str) -> None:
+    book.do("UPDATE alembic_version SET version_num = :r", r=revision)
+    found = by_check(check_ledger(book.ledger, config))["migrated"]
+    assert found.level == "failed" and found.remedy.startswith(remedy)
+
+
+def test_a_snapshot_that_is_old_is_named(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobplatform.doctor.ledger_checks.OLD_SNAPSHOT_SECONDS", -1)
+    with book.ledger.transaction() as connection:
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("SELECT 1")
+        pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        found = by_check(check_ledger(book.ledger, config))["snapshots"]
+    assert found.level == "warning" and str(pid) in found.remedy
+
+
+# --- processes
+
+
+def test_processes_as_they_should_be(book: Book, config: Settings) -> None:
+    beat(book)
+    register(book.ledger, card())
+    kinds = registry(("test.echo", "email"))
+    config = config.model_copy(update={"queues": {"email": QueueSettings(), "video": QueueSettings()}})
+    found = by_check(check_processes(book.ledger, config, kinds))
+    assert found.pop("queue llm").level == "warning", "the ledger has it, the settings have not"
+    assert {one.level for one in found.values()} == {"ok"}, found
+
+
+def test_no_dispatcher_and_one_without_a_broker(book: Book, config: Settings) -> None:
+    found = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+    assert (found.level, found.remedy) == ("failed", "jobplatform dispatch")
+    beat(book, "no route to host")
+    found = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+    assert found.level == "failed" and "no route to host" in found.message
+    beat(book)
+    assert by_check(check_processes(book.ledger, config, None))["dispatcher"].level == "ok"
+
+
+def test_what_waits_and_for_whom(book: Book, config: Settings) -> None:
+    def queue(name: str) -> Finding:
+        kinds = registry(("test.echo", "email"), ("new.one", "email"))
+        return by_check(check_processes(book.ledger, config, kinds))[name]
+
+    assert queue("queue llm").level == "warning", "nobody consumes it, and nothing waits"
+    job_id = submit(book, queue="llm")
+    found = queue("queue llm")
+    assert found.level == "failed" and "-Q llm" in found.remedy
+    book.do("UPDATE jobs SET queue = 'email', state_at = state_at - interval '5 min' WHERE id = :id", id=job_id)
+    found = queue("queue email")
+    assert found.level == "warning" and "slots are free" in found.message
+    book.do("UPDATE queues SET paused_at = now() WHERE name = 'email'")
+    assert queue("queue email").remedy == "jobplatform queues resume email"
+    assert queue("kind new.one").level == "failed"
+    book.do("UPDATE jobs SET state = 'scheduled', run_at = now() - interval '1 h' WHERE id = :id", id=job_id)
+    assert queue("scheduled").level == "failed"
+    book.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
+    assert "1 jobs need a person" in queue("dead letters").message
+    book.do("DELETE FROM queues WHERE name = 'video'")
+    assert queue("queue video").level == "failed"
+
+
+# --- RabbitMQ
+
+
+def test_a_broker_as_it_should_be(book: Book, config: Settings) -> None:
+    found = by_check(check_broker(book.ledger, config))
+    assert {name: one.level for name, one in found.items()} == {
+        "rabbitmq": "ok",
+        "epoch": "failed",  # no dispatcher has declared the sentinel of this test's vhost
+        "alarms": "ok",
+        "topology": "ok",
+    }
+
+
+def test_a_broker_that_is_not_there_is_one_line(book: Book, config: Settings) -> None:
+    (one,) = check_broker(book.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
+    assert (one.check, one.level) == ("rabbitmq", "failed")
+
+
+def secret(text: str) -> Any:
+    from pydantic import SecretStr
+
+    return SecretStr(text)
+
+
+def test_a_queue_that_is_missing_and_one_with_other_arguments(book: Book, config: Settings) -> None:
+    url = config.broker_url.get_secret_value()
+    with connected(url, name="test") as connection:
+        connection.channel().queue_delete("video")
+    found = by_check(check_broker(book.ledger, config))["topology"]
+    assert (found.level, found.remedy) == ("failed", "jobplatform broker apply") and "video" in found.message
+    with connected(url, name="test") as connection:
+        connection.channel().queue_declare("video", durable=True, auto_delete=False)
+    found = by_check(check_broker(book.ledger, config))["topology"]
+    assert found.level == "failed" and "x-dead-letter-exchange is None, expected 'jobs.dead'" in found.message
+
+
+def test_without_the_management_api_it_says_what_was_not_looked_at(book: Book, config: Settings) -> None:
+    found = by_check(check_broker(book.ledger, config.model_copy(update={"management_url": None})))
+    assert found["management"].level == "warning" and "topology" not in found
+
+
+# --- outside, settings
+
+
+def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
+    kinds = load_kinds(("workers.handlers",), config.pools)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+    closed = config.model_copy(
+        update={
+            "smtp_url": secret(f"smtp://127.0.0.1:{port}"),
+            "llm_base_url": f"http://127.0.0.1:{port}/v1",
+            "artifact_url": "file:///proc/nowhere",
+        }
+    )
+    found = by_check(check_outside(closed, kinds))
+    assert {name: one.level for name, one in found.items() if name != "ffmpeg"} == {
+        "storage": "failed",
+        "mail": "failed",
+        "model server": "failed",
+    }
+    assert by_check(check_outside(config, registry()))["storage"].level == "ok"
+    assert list((tmp_path / "artifacts").iterdir()) == [], "it leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    ("kind", "queue", "words"),
+    [
+        ({"hard_limit_seconds": 50_000.0}, {"prefetch": 2}, "RabbitMQ takes a message back"),
+        ({"hard_limit_seconds": 7200.0}, {"prefetch": 2}, "jobs of hours"),
+    ],
+)
+def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue: Any, words: str) -> None:
+    kinds = KindRegistry()
+    kinds.add(Kind(name="a.b", queue="slow", payload=Anything, handler=lambda payload, ctx: None, **kind))
+    changed = config.model_copy(update={"queues": {"slow": QueueSettings(**queue)}})
+    assert any(one.level == "warning" and words in one.message for one in check_settings(changed, kinds))
+    assert [one.level for one in check_settings(config, registry(("x.y", "email")))] == ["ok"]
+
+
+# --- all of it
+
+
+def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(book: Book, config: Settings) -> None:
+    found = by_check(examine(book.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
+    assert found["kinds"].level == "failed" and "no.such.module" in found["kinds"].message
+    assert {"database", "rabbitmq", "dispatcher"} <= set(found)
+
+
+def test_the_command_answers_for_a_job(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    job_id = book.submit()
+    for name in ("database_url", "broker_url", "management_url", "artifact_url"):
+        value: Any = getattr(config, name)
+        monkeypatch.setenv(f"JOBPLATFORM_{name.upper()}", str(getattr(value, "get_secret_value", lambda v=value: v)()))
+    settings.cache_clear()
+    try:
+        done = CliRunner().invoke(cli, ["doctor", str(job_id)])
+        told = CliRunner().invoke(cli, ["doctor", "--json", str(new_id())])
+    finally:
+        settings.cache_clear()
+    assert done.exit_code == 1
+    for words in (
+        "✗ dispatcher: none is alive",
+        "→ jobplatform dispatch",
+        "✓ database",
+        "job: ahead of it",
+        "failed",
+    ):
+        assert words in done.output, done.output
+    assert '"code": "job_not_found"' in told.output
