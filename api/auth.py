@@ -15,6 +15,8 @@ from jobplatform.usecases.admit import Caller, admit
 OPEN_ENDPOINTS = frozenset(
     {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
 )
+#: in the WSGI environ: who calls, where the server has asked already
+CALLER = "jobplatform.caller"
 #: asks for the key in the transaction of its own work: one round trip instead of two
 ADMITS_ITSELF = "submit_job"
 
@@ -27,7 +29,8 @@ def register(app: Flask, operations: Mapping[str, Operation]) -> None:
         endpoint = request.endpoint
         if endpoint is None or endpoint in OPEN_ENDPOINTS or endpoint == ADMITS_ITSELF:
             return
-        g.caller = admit(services().ledger, request.headers.get("Authorization"))
+        known: Caller | None = request.environ.get(CALLER)
+        g.caller = known or admit(services().ledger, request.headers.get("Authorization"))
         operation = operations[endpoint]
         if operation.scope is None:
             g.caller.check_operator()

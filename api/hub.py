@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -30,11 +31,19 @@ AWAY_SECONDS = 1.0
 KEYS_SECONDS = 5.0
 #: events of a tenant that one poll reads
 MOST_EVENTS = 2000
-#: who has so many unread is too slow: the stream ends, and goes on where it was when the caller comes again
-MOST_UNREAD = 1000
+#: who has so many unread is too slow: the stream ends, and goes on where it was when the caller comes again. More than
+#: one poll can bring: nobody reads while it is told
+MOST_UNREAD = 2 * MOST_EVENTS
 
-#: what a follower finds in his queue: an event, the progress of his job, or the end
-Item = FeedEvent | Mapping[str, Any] | None
+
+class Look(Enum):
+    """What a follower of a job finds in his queue when he has to look into its history by himself."""
+
+    AGAIN = "again"
+
+
+#: what a follower finds in his queue: an event, the progress of his job, that he has to look, or the end
+Item = FeedEvent | Mapping[str, Any] | Look | None
 Follow = Callable[[Mapping[UUID, Place], set[UUID]], tuple[int, dict[UUID, list[FeedEvent]]]]
 
 
@@ -49,23 +58,28 @@ class Follower:
     behind: Place = field(default_factory=Place)
     unread: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(MOST_UNREAD + 1))
     progress: Any = None
+    is_over: bool = False
 
     def has_had(self, event: FeedEvent) -> bool:
         """Return whether he has had this event."""
         return event.place.id <= self.behind.id if self.job_id is not None else event.place <= self.behind
 
     def offer(self, item: Item) -> None:
-        """Put something into the queue; who does not read it is sent away."""
+        """Put something into the queue; who does not read it is sent away, and hears nothing more: behind a hole nobody
+        could go on.
+        """
+        if self.is_over:
+            return
         if self.unread.qsize() < MOST_UNREAD:
             self.unread.put_nowait(item)
         else:
             self.end()
 
     def end(self) -> None:
-        """Send him away."""
-        while self.unread.full():
-            self.unread.get_nowait()
-        self.unread.put_nowait(None)
+        """Send him away, once he has read what he has."""
+        if not self.is_over:
+            self.is_over = True
+            self.unread.put_nowait(None)
 
 
 class Hub:
@@ -130,11 +144,13 @@ class Hub:
             else:
                 of_jobs.setdefault(one.job_id, []).append(one)
         for tenant_id, events in found.items():
+            _tell_jobs(tenant_id, events, of_jobs)
+            feeds = of_feeds.get(tenant_id, ())
+            if feeds and tenant_id not in with_kinds:
+                continue  # the first one has come during this poll: the next one is asked for kinds, too
             for event in events:
-                for one in of_jobs.get(event.job_id, ()):
-                    _tell(one, event)
                 if event.place.tx < horizon:
-                    for one in of_feeds.get(tenant_id, ()):
+                    for one in feeds:
                         _tell(one, event)
             if tenant_id in self._places:
                 self._places[tenant_id] = next_place(behind[tenant_id], events, horizon)
@@ -160,6 +176,22 @@ class Hub:
         for one in list(self._followers):
             if one.key_id not in valid:
                 one.end()
+
+
+def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UUID | None, Sequence[Follower]]) -> None:
+    """Tell those who follow jobs, in the order of ids: lines of one job become visible in that order.
+
+    Of a page that is full there may be more with lower ids: then they look by themselves.
+    """
+    if len(events) >= MOST_EVENTS:
+        for followers in of_jobs.values():
+            for one in followers:
+                if one.tenant_id == tenant_id:
+                    one.offer(Look.AGAIN)
+        return
+    for event in sorted(events, key=lambda event: event.place.id):
+        for one in of_jobs.get(event.job_id, ()):
+            _tell(one, event)
 
 
 def _tell(follower: Follower, event: FeedEvent) -> None:

@@ -19,6 +19,7 @@ from urllib.parse import unquote_to_bytes
 
 from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody
 from api.app import create_app
+from api.auth import CALLER
 from api.express import Express
 from api.hub import MOST_EVENTS, Hub
 from api.services import Services
@@ -90,7 +91,10 @@ class Bridge:
         """Answer one request."""
         if scope.proto != "http":
             return
-        body, trouble = await self._read(scope, protocol)
+        caller, refused = None, None
+        if scope.path.rstrip("/") == UPLOADS:  # asked before anything of it is read
+            caller, refused = await self._threads.run(self._admission, scope.headers.get("authorization"))
+        body, trouble = (b"", refused) if refused is not None else await self._read(scope, protocol)
         if trouble is None and self._streams.takes(scope):
             await self._streams.answer(scope, protocol)
             return
@@ -98,11 +102,11 @@ class Bridge:
         if reply is not None:
             protocol.response_bytes(*reply)
             return
-        answer = await self._threads.run(self._answer, scope, body, trouble, False)
+        answer = await self._threads.run(self._answer, scope, body, trouble, False, caller)
         if answer.wait is not None:
             if not await self._parked(answer.wait, protocol):
                 return
-            answer = await self._threads.run(self._answer, scope, body, trouble, True)
+            answer = await self._threads.run(self._answer, scope, body, trouble, True, None)
         if answer.file is not None:  # granian reads it as fast as the caller takes it
             path, start, end = answer.file
             protocol.response_file_range(answer.status, answer.headers, path, start, end)
@@ -126,7 +130,7 @@ class Bridge:
     async def _read(self, scope: Any, protocol: Any) -> tuple[IO[bytes] | bytes, JobPlatformError | None]:
         """Read the body, large ones to a file; what is wrong with it is for the application to answer.
 
-        Nothing is read of a body over the limit, nor of an upload whose key is not valid.
+        Nothing is read of a body over the limit.
         """
         declared = scope.headers.get("content-length")
         size = int(declared) if declared and declared.isdigit() else None
@@ -136,11 +140,7 @@ class Bridge:
             return b"", None
         if size is not None and size > limit:
             return b"", BodyTooLarge(f"the body may have at most {limit} bytes, got {size}")
-        if uploading:
-            refused = await self._threads.run(self._refusal, scope.headers.get("authorization"))
-            if refused is not None:
-                return b"", refused
-        elif size is not None and size <= IN_MEMORY_BYTES:
+        if not uploading and size is not None and size <= IN_MEMORY_BYTES:
             try:
                 whole = await protocol()
             except RuntimeError:  # granian's RSGIProtocolClosed: the caller has gone
@@ -164,15 +164,18 @@ class Bridge:
         spool.seek(0)
         return spool, None
 
-    def _refusal(self, authorization: str | None) -> JobPlatformError | None:
+    def _admission(self, authorization: str | None) -> tuple[object, JobPlatformError | None]:
+        """Return who calls, or what is wrong with his key. A valid one is not asked for, nor counted, again."""
         try:
-            self._admit(authorization)
+            return self._admit(authorization), None
         except JobPlatformError as error:
-            return error
-        return None
+            return None, error
 
-    def _answer(self, scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None, parked: bool) -> Answer:
+    def _answer(
+        self, scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None, parked: bool, caller: object
+    ) -> Answer:
         environ = build_environ(scope, body, trouble)
+        environ[CALLER] = caller
         if parked:
             environ[PARKED] = True
         said: dict[str, Any] = {}

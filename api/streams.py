@@ -16,7 +16,7 @@ from uuid import UUID
 
 from api import problems
 from api.answers import EVENTS, as_json, check
-from api.hub import Follower, Hub
+from api.hub import Follower, Hub, Look
 from api.measure import count_request, harmless
 from api.services import Services
 from api.threads import RequestThreads
@@ -155,14 +155,12 @@ class Streams:
         try:
             yield f"retry: {RETRY_MS}\n\n".encode()
             sent = after
-            while page := await self._threads.run(read_jobs.list_events, ledger, tenant, job_id, sent, PAGE):
-                yield b"".join(_event(one["event"], one, one["id"]) for one in page)
-                sent = page[-1]["id"]
-                if len(page) < PAGE:
-                    break
+            async for one in self._past(tenant, job_id, sent):
+                sent = one["id"]
+                yield _event(one["event"], one, sent)
             job = await self._ended(tenant, job_id)
             ends_at = time.monotonic() + LONGEST_SECONDS
-            while job is None and time.monotonic() < ends_at:
+            while job is None and time.monotonic() < ends_at and not self._ending:
                 try:
                     item = await asyncio.wait_for(follower.unread.get(), PING_SECONDS)
                 except TimeoutError:
@@ -170,7 +168,12 @@ class Streams:
                     continue
                 if item is None:
                     return
-                if isinstance(item, FeedEvent):
+                if item is Look.AGAIN:
+                    async for one in self._past(tenant, job_id, sent):
+                        sent = one["id"]
+                        yield _event(one["event"], one, sent)
+                    job = await self._ended(tenant, job_id)
+                elif isinstance(item, FeedEvent):
                     if item.place.id > sent:
                         sent = item.place.id
                         yield _event(item.event, item.of_job(), sent)
@@ -181,11 +184,21 @@ class Streams:
             if job is None:
                 return
             # what came between the last look and the end
-            for one in await self._threads.run(read_jobs.list_events, ledger, tenant, job_id, sent, PAGE):
+            async for one in self._past(tenant, job_id, sent):
                 yield _event(one["event"], one, one["id"])
             yield _event("end", job.as_dict())
         finally:
             self._hub.remove(follower)
+
+    async def _past(self, tenant: UUID, job_id: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
+        """Yield what is in a job's history behind an event."""
+        while True:
+            page = await self._threads.run(read_jobs.list_events, self._services.ledger, tenant, job_id, after, PAGE)
+            for one in page:
+                yield one
+            if len(page) < PAGE or self._ending:
+                return
+            after = page[-1]["id"]
 
     async def _ended(self, tenant: UUID, job_id: UUID) -> JobView | None:
         job = await self._threads.run(read_jobs.get_job, self._services.ledger, tenant, job_id)
@@ -211,7 +224,7 @@ class Streams:
         yield f"retry: {RETRY_MS}\n\n".encode()
         added = False
         try:
-            while True:
+            while not self._ending:
                 if not added:
                     now = await self._threads.run(read_feed.now_in, ledger, tenant)
                 events, behind, more = await self._threads.run(
@@ -227,7 +240,7 @@ class Streams:
                     added = True
             follower.behind = max(follower.behind, behind)
             ends_at = time.monotonic() + LONGEST_SECONDS
-            while time.monotonic() < ends_at:
+            while time.monotonic() < ends_at and not (self._ending and follower.unread.empty()):
                 try:
                     item = await asyncio.wait_for(follower.unread.get(), PING_SECONDS)
                 except TimeoutError:

@@ -15,8 +15,13 @@ from jobplatform.usecases import manage_schedules as usecase
 
 def run_schedule(name: str) -> Response:
     """Fire a schedule now, once, beside its times; also when it is paused."""
-    has = services()
-    job_id = usecase.run_now(has.ledger, has.hints, tenant_id(), name, by=caller().key_name)
+    has, who = services(), caller()
+
+    def check(kind: str, priority: int) -> None:
+        who.check_kinds([kind])
+        who.check_priority(priority)
+
+    job_id = usecase.run_now(has.ledger, has.hints, tenant_id(), name, by=who.key_name, check=check)
     return answer({"job_id": job_id}, 202, {"Location": f"/v1/jobs/{job_id}"})
 
 

@@ -71,8 +71,9 @@ def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str
         accepted = _accept(has, ApiKey(key), order)
     except (Unauthorized, NotAllowed, RateLimited, LedgerUnavailable, OutcomeUnknown):
         raise
-    except JobPlatformError:
-        admit(has.ledger, order.authorization).check_scope(Scope.SUBMIT)
+    except JobPlatformError as error:
+        if not error.caller_is_known:
+            admit(has.ledger, order.authorization).check_scope(Scope.SUBMIT)
         raise
     status, body, headers = reply_to(accepted.job, created=accepted.created)
     if accepted.caller is not None and accepted.caller.rate is not None:

@@ -43,6 +43,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP FUNCTION IF EXISTS take_units(uuid, integer, text[], integer[])")
     op.execute("DROP FUNCTION IF EXISTS units_reserved(limit_states, uuid, integer)")
+    op.execute("DROP FUNCTION IF EXISTS limit_uses(integer)")
     op.drop_index("ix_jobs_placed", table_name="jobs", postgresql_where=PLACED)
     op.drop_column("jobs", "place_at")
     for name in ("reserved_until", "reserved_units", "reserved_for"):

@@ -1,7 +1,8 @@
 """What API keys may do, until when, and how often; the audit log of what was done with them.
 
 Compatible with the running code: new columns with defaults (all keys may do what they could), new tables. A process of
-the version before does not know of scopes and rates: exchange the API before keys with less are made.
+the version before does not know of scopes, kinds and rates, and answers 500 where it meets them: exchange the API
+before keys with less are made. Taken back, keys that may not do everything are revoked.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ def downgrade() -> None:
         "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() AND (p.proname IN "
         f"({names}) OR p.proname = 'accept_job' AND p.pronargs = 23) "
         "LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
+    )
+    # the version before knows none of this: what may not do everything, or not for ever, may do nothing any more
+    op.execute(
+        "UPDATE api_keys SET revoked_at = clock_timestamp() WHERE revoked_at IS NULL AND (expires_at IS NOT NULL "
+        "OR kinds IS NOT NULL OR requests_per_minute IS NOT NULL "
+        "OR NOT scopes @> '{jobs:submit,jobs:read,jobs:control}')"
     )
     op.drop_table("audit_log")
     op.drop_table("key_rates")

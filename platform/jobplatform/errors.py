@@ -10,6 +10,8 @@ class JobPlatformError(Exception):
     """Something went wrong in the job platform."""
 
     code: ClassVar[str] = "internal_error"
+    #: the caller's key was found good, and counted, before this came of his request
+    caller_is_known = False
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])

@@ -137,6 +137,16 @@ def test_a_key_submits_the_kinds_that_it_may(app: Any, book: Book) -> None:
     assert book.all("SELECT kind FROM jobs") == ["email.send"]
 
 
+def test_a_schedule_is_run_by_who_may_order_its_jobs(app: Any, book: Book, admin: Client) -> None:
+    schedule = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}, "every_seconds": 3600}
+    assert admin.call("PUT", "/v1/schedules/s", {**schedule, "priority": 8})[0] == 200
+    for grants, code in (({"kinds": ("email.*",)}, "kind_not_allowed"), ({"max_priority": 7}, "priority_too_high")):
+        status, problem, _ = client_of(app, book, **grants).post("/v1/schedules/s/run")
+        assert (status, problem["code"]) == (403, code)
+    assert book.all("SELECT count(*) FROM jobs") == [0]
+    assert admin.post("/v1/schedules/s/run")[0] == 202
+
+
 def test_the_history_of_a_job_tells_who_ordered_it(app: Any, book: Book) -> None:
     caller = client_of(app, book, name="shop")
     job = caller.submit()
@@ -177,6 +187,14 @@ def test_asking_again_and_again_does_not_make_the_wait_longer(app: Any, book: Bo
     eventually(lambda: caller.get("/v1/kinds")[0] == 200, seconds=5)
 
 
+def test_what_is_refused_for_another_reason_is_counted_once(app: Any, book: Book) -> None:
+    caller = client_of(app, book, requests_per_minute=1)
+    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
+    status, problem, _ = caller.post("/v1/jobs", EMAIL)
+    assert (status, problem["code"]) == (429, "quota_exceeded"), "the true reason, not the rate"
+    assert caller.get("/v1/kinds")[1]["code"] == "rate_limited"
+
+
 # --- expiry, exchange
 
 
@@ -211,6 +229,14 @@ def test_both_keys_are_good_for_the_overlap(app: Any, book: Book, admin: Client)
     assert [caller.post("/v1/jobs", EMAIL)[0] for caller in callers] == [202, 401]
     status, problem, _ = admin.post(f"/v1/keys/{new['id']}/rotate")
     assert (status, problem["code"]) == (404, "key_not_found"), "one that has ended has no successor"
+
+
+def test_exchanging_a_key_again_makes_none_that_ends_unannounced(admin: Client) -> None:
+    """The answer to the first time was lost: the old key has an end by now, which the new one must not inherit."""
+    _, old, _ = admin.post("/v1/keys", {"name": "shop"})
+    for _ in range(2):
+        status, new, _ = admin.post(f"/v1/keys/{old['id']}/rotate", {"overlap_seconds": 3600})
+        assert (status, new["expires_at"]) == (201, None)
 
 
 def test_no_key_makes_one_that_may_more(app: Any, book: Book) -> None:

@@ -145,6 +145,28 @@ def test_a_quota_counts_every_order(api: Client, book: Book) -> None:
     book.assert_conserved()
 
 
+def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -> None:
+    key = {"Idempotency-Key": "hopeless"}
+    first = api.post(f"{PATH}?per_item=true", [WRONG, WRONG], headers=key)
+    again = api.post(f"{PATH}?per_item=true", [WRONG, WRONG], headers=key)
+    assert (first[0], again[0]) == (202, 202) and first[1] == again[1]
+    assert again[2]["Idempotent-Replayed"] == "true"
+
+
+def test_a_twin_of_an_order_without_a_place_has_none_either(api: Client, book: Book) -> None:
+    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
+    orders = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
+    _, answer, _ = api.post(f"{PATH}?per_item=true", orders)
+    assert [one["problem"]["code"] for one in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
+
+
+def test_many_orders_whose_keys_are_held(api: Client, book: Book) -> None:
+    orders = [mail(n, unique={"key": f"k{n}"}) for n in range(1000)]
+    first, again = api.post(PATH, orders)[1], api.post(PATH, orders)[1]
+    assert ids(first) == ids(again) and again["accepted"] == 1000
+    assert book.all("SELECT count(*) FROM jobs") == [1000]
+
+
 def test_a_key_that_may_not(app: Any, book: Book) -> None:
     small = client_of(app, book, kinds=("email.*",), max_priority=5)
     llm = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}

@@ -216,6 +216,14 @@ def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue:
 # --- all of it
 
 
+def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(book: Book, config: Settings) -> None:
+    book.do("DROP TABLE alembic_version")
+    book.do("DROP TABLE broker_epochs CASCADE")
+    found = by_check(examine(book.ledger, config))
+    assert found["migrated"].remedy == "jobplatform migrate"
+    assert "epoch" not in found and found["rabbitmq"].level == "ok"
+
+
 def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(book: Book, config: Settings) -> None:
     found = by_check(examine(book.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
     assert found["kinds"].level == "failed" and "no.such.module" in found["kinds"].message

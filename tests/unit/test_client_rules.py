@@ -12,7 +12,7 @@ import pytest
 
 from jobplatform import client as package
 from jobplatform.client import AsyncClient, Client, Invalid, NoAnswer, Order, Problem, TooManyRequests, Unavailable
-from jobplatform.client.calls import LONGEST_PAUSE, Call, next_pause
+from jobplatform.client.calls import LONGEST_PAUSE, Call, Trouble, next_pause
 from jobplatform.client.failures import problem_of
 
 JOB = {
@@ -45,6 +45,7 @@ SAFE, UNSAFE = Call("GET", "/"), Call("POST", "/", safe=False)
         (UNSAFE, UNKNOWN, False),
         (UNSAFE, PROXY, False),
         (UNSAFE, BUSY, True),
+        (SAFE, problem_of(409, {"code": "idempotency_in_progress"}, "2"), True),
         (SAFE, problem_of(500, {"code": "internal_error"}, None), False),
         (SAFE, problem_of(404, {"code": "job_not_found"}, None), False),
         (SAFE, problem_of(409, {"code": "not_cancellable"}, None), False),
@@ -111,6 +112,39 @@ def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.Monk
     with pytest.raises(Invalid, match=r"0\.kind"):
         next(ids)
     assert seen[0].content.count(b"\n") == 1 and len({one.headers["Idempotency-Key"] for one in seen}) == 2
+
+
+def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that breaks after half a minute is repeated as one that breaks at once is."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    trouble = Trouble(30.0)
+    now[0] += 3600
+    assert trouble.pause(SAFE, NoAnswer()) < 1
+    now[0] += 29
+    assert trouble.pause(SAFE, NoAnswer()) < 1
+    now[0] += 2
+    with pytest.raises(NoAnswer):
+        trouble.pause(SAFE, NoAnswer())
+    trouble.over()
+    assert trouble.pause(SAFE, NoAnswer()) < 1
+
+
+def test_a_stream_that_was_followed_to_its_end_ends_with_the_job() -> None:
+    client, seen = answers(httpx2.Response(204), httpx2.Response(200, json=JOB))
+    (end,) = client.stream(JOB["id"], last_id="7")
+    assert end.name == "end" and end.job is not None and str(end.job.id) == JOB["id"]
+    assert seen[0].headers["Last-Event-ID"] == "7"
+
+
+def test_a_server_that_can_not_wait_is_not_asked_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    done = httpx2.Response(200, json={**JOB, "status": "completed", "state": "succeeded"})
+    client, _ = answers(httpx2.Response(200, json=JOB), httpx2.Response(200, json=JOB), done)
+    assert client.wait(JOB["id"]).succeeded
+    assert len(pauses) == 2 and min(pauses) > 0.1
 
 
 def test_time_for_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:

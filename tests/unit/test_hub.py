@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from api import hub as hub_module
-from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, next_place
+from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, Look, next_place
 from jobplatform.domain.feeds import FeedEvent, Place
 from jobplatform.domain.states import State
 from jobplatform.errors import LedgerUnavailable
@@ -120,10 +120,81 @@ def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.M
         slow = Follower(TENANT, KEY)
         hub.add(slow, Place(0, 0))
         ledger.horizon = 10_000
-        ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 50)]
-        await polled(ledger)
+        ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 500)]
+        await polled(ledger, 4)
         items = unread(slow)
-        assert items[-1] is None and len(items) <= MOST_UNREAD + 1
+        had = [one.place.id for one in items if isinstance(one, FeedEvent)]
+        assert had == list(range(1, len(had) + 1)), "no hole: he comes again behind the last one"
+        assert len(had) == MOST_UNREAD and items[MOST_UNREAD:] == [None]
+
+    play(scene, monkeypatch)
+
+
+def test_who_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        quick = Follower(TENANT, KEY)
+        hub.add(quick, Place(0, 0))
+        ledger.horizon = 100_000
+        ledger.lines = [event(n, n) for n in range(1, 3 * MOST_EVENTS)]
+        had: list[int] = []
+        while len(had) < len(ledger.lines):
+            item = await quick.unread.get()
+            assert isinstance(item, FeedEvent)
+            had.append(item.place.id)
+        assert had == [one.place.id for one in ledger.lines]
+
+    play(scene, monkeypatch)
+
+
+def test_lines_of_a_job_are_told_by_their_ids_whatever_their_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction may have begun before another one, and written its line of this job after it."""
+
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        job = uuid4()
+        follower = Follower(TENANT, KEY, job)
+        hub.add(follower, Place(0, 0))
+        ledger.lines, ledger.horizon = [event(100, 60, job), event(101, 50, job)], 102
+        await polled(ledger)
+        assert numbers(follower) == [50, 60]
+
+    play(scene, monkeypatch)
+
+
+def test_of_a_page_that_is_full_who_follows_a_job_looks_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        job = uuid4()
+        follower, stranger = Follower(TENANT, KEY, job), Follower(uuid4(), KEY, uuid4())
+        hub.add(follower, Place(0, 0))
+        hub.add(stranger, Place(10**9, 0))
+        ledger.horizon = 100_000
+        ledger.lines = [event(1, 10**6, job), *(event(n, n) for n in range(2, MOST_EVENTS + 5))]
+        await polled(ledger)
+        assert Look.AGAIN in unread(follower) and unread(stranger) == []
+
+    play(scene, monkeypatch)
+
+
+def test_a_feed_that_comes_during_a_poll_that_was_not_asked_for_kinds_waits_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scene(hub: Hub, ledger: Ledger) -> None:
+        asked: list[set[UUID]] = []
+        feed = Follower(TENANT, KEY)
+        plain = ledger.follow
+
+        def follow(behind: Mapping[UUID, Place], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+            asked.append(set(named))
+            if len(asked) == 1:
+                loop.call_soon_threadsafe(hub.add, feed, Place(0, 0))
+            return plain(behind, named)
+
+        loop = asyncio.get_running_loop()
+        hub._follow = follow
+        hub.add(Follower(TENANT, KEY, uuid4()), Place(0, 0))
+        ledger.lines, ledger.horizon = [event(1, 1)], 2
+        await polled(ledger, 3)
+        assert asked[0] == set() and asked[-1] == {TENANT}
+        assert numbers(feed) == [1]
 
     play(scene, monkeypatch)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -11,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
-from jobplatform.client.failures import ClientError, NoAnswer, TooManyRequests, Unavailable
+from jobplatform.client.failures import ClientError, Conflict, NoAnswer, Problem, TooManyRequests, Unavailable
 from jobplatform.client.views import Order
 
 #: a wait is asked for in pieces, so that no proxy ends it
@@ -45,7 +46,11 @@ def next_pause(call: Call, failure: ClientError, tries: int, seconds_left: float
     API says that nothing was done. The API's own Retry-After comes first, else the pauses double, each with a random
     part: callers that were cut off together must not come again together.
     """
-    if isinstance(failure, TooManyRequests | Unavailable):
+    in_progress = (
+        isinstance(failure, Conflict) and failure.code == "idempotency_in_progress"
+    )  # the first one, of this key
+    if isinstance(failure, TooManyRequests | Unavailable) or in_progress:
+        assert isinstance(failure, Problem)
         nothing_done = failure.status == 429 or (
             failure.status == 503 and failure.code not in ("outcome_unknown", "unknown")
         )
@@ -57,6 +62,29 @@ def next_pause(call: Call, failure: ClientError, tries: int, seconds_left: float
     asked = getattr(failure, "retry_after", None)
     pause = max(pause, asked) if asked is not None else pause
     return pause if pause < seconds_left else None
+
+
+class Trouble:
+    """How long something has failed: from the first failure since it last went well, however long that took."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+        self._tries = 0
+
+    def over(self) -> None:
+        """It goes well."""
+        self._since, self._tries = None, 0
+
+    def pause(self, call: Call, failure: ClientError) -> float:
+        """Return how long to wait before the next try. Raises the failure when there is none."""
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        pause = next_pause(call, failure, self._tries, self._seconds - (now - self._since))
+        if pause is None:
+            raise failure
+        self._tries += 1
+        return pause
 
 
 def given(**values: Any) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from uuid import UUID
 import httpx2
 
 from jobplatform.client import calls
-from jobplatform.client.calls import Call, given
+from jobplatform.client.calls import Call, Trouble, given
 from jobplatform.client.failures import ClientError, NoAnswer, Problem, WaitTimeout, problem_of
 from jobplatform.client.files import CHUNK, Download, Progress, open_upload
 from jobplatform.client.views import (
@@ -94,12 +94,15 @@ class Client:
         """Wait until a job has ended or died, and return it. Raises `WaitTimeout`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
+            asked_at = time.monotonic()
             left = calls.WAIT_SECONDS if deadline is None else min(calls.WAIT_SECONDS, deadline - time.monotonic())
             job = read_job(self._ask(calls.get(job_id, max(left, 0.0))).json())
             if job.ended:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeout(f"job {job_id} is {job.state} after {timeout} s")
+            if time.monotonic() - asked_at < min(left, calls.FIRST_PAUSE):  # a server that can't wait answers at once
+                time.sleep(calls.FIRST_PAUSE)
 
     def cancel(self, job_id: UUID | str, reason: str | None = None) -> Job:
         """Call a job off. A running one is told, and killed after a grace. Raises `Conflict` when it has ended."""
@@ -145,6 +148,8 @@ class Client:
             yield JobEvent(name, data, event_id)
             if name == "end":
                 return
+        # it was followed to its end before, and that is all that the API has to say
+        yield JobEvent("end", self.get(job_id).raw)
 
     def follow(
         self,
@@ -164,19 +169,20 @@ class Client:
     def _follow(
         self, path: str, params: Mapping[str, Any], last_id: str | None
     ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-        call, tries, last = Call("GET", path, params), 0, last_id
-        failed_at = time.monotonic()
+        call, last, trouble = Call("GET", path, params), last_id, Trouble(self._retry_seconds)
         while True:
             headers = {"Last-Event-ID": last} if last else {}
             try:
-                with self._http.sse(path, params=params, headers=headers, timeout=calls.STREAM_TIMEOUT) as source:
+                with self._http.sse(
+                    path, params=params, headers=headers, timeout=calls.STREAM_TIMEOUT, max_event_size=None
+                ) as source:
                     if source.response.status_code == 204:
                         return
                     if source.response.status_code >= 400:
                         source.response.read()
                         raise problem_in(source.response)
+                    trouble.over()
                     for one in source:
-                        tries, failed_at = 0, time.monotonic()
                         known, last = last, one.id or last
                         if one.data:
                             yield one.event, one.id if one.id != known else None, one.json()  # type: ignore[misc]
@@ -185,11 +191,7 @@ class Client:
                 failure: ClientError = NoAnswer(f"the stream at {path} broke: {error!r}")
             except Problem as error:
                 failure = error
-            pause = calls.next_pause(call, failure, tries, self._retry_seconds - (time.monotonic() - failed_at))
-            if pause is None:
-                raise failure
-            time.sleep(pause)
-            tries += 1
+            time.sleep(trouble.pause(call, failure))
 
     # --- files
 
@@ -217,7 +219,7 @@ class Client:
 
     def download(self, artifact: Artifact, target: Path, *, on_progress: Progress | None = None) -> Path:
         """Bring a file down to `target`; goes on where it was when the connection breaks, and checks the SHA-256."""
-        download, tries, began = Download(artifact, target), 0, time.monotonic()
+        download, trouble = Download(artifact, target), Trouble(self._retry_seconds)
         call = Call("GET", calls.artifact_path(artifact.id))
         while not download.done:
             try:
@@ -228,18 +230,14 @@ class Client:
                     with download.open(response.status_code) as file:
                         for part in response.iter_bytes(CHUNK):
                             file.write(part)
-                            began, tries = time.monotonic(), 0
+                            trouble.over()
                             download.came(file.tell(), on_progress)
                 continue
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the download broke: {error!r}")
             except Problem as error:
                 failure = error
-            pause = calls.next_pause(call, failure, tries, self._retry_seconds - (time.monotonic() - began))
-            if pause is None:
-                raise failure
-            time.sleep(pause)
-            tries += 1
+            time.sleep(trouble.pause(call, failure))
         return download.finish()
 
     # --- a call
@@ -251,7 +249,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
         """Carry a call out, again where that may help; returns an answer that is no error."""
-        began, tries = time.monotonic(), 0
+        trouble = Trouble(self._retry_seconds)
         while True:
             try:
                 response = self._http.request(
@@ -267,11 +265,7 @@ class Client:
                 failure: ClientError = problem_in(response)
             except httpx2.TransportError as error:
                 failure = NoAnswer(f"{call.method} {call.path}: {error!r}")
-            pause = calls.next_pause(call, failure, tries, self._retry_seconds - (time.monotonic() - began))
-            if pause is None:
-                raise failure
-            time.sleep(pause)
-            tries += 1
+            time.sleep(trouble.pause(call, failure))
 
 
 def problem_in(response: httpx2.Response) -> Problem:

@@ -21,8 +21,8 @@ from jobplatform.ledger.session import Ledger
 APPLY = "jobplatform broker apply"
 
 
-def check_broker(ledger: Ledger, config: Settings) -> Iterator[Finding]:
-    """Yield lines on RabbitMQ; only the first one when it can't be reached."""
+def check_broker(ledger: Ledger | None, config: Settings) -> Iterator[Finding]:
+    """Yield lines on RabbitMQ; only the first one when it can't be reached. `ledger` None: it can't be asked."""
     url = config.broker_url.get_secret_value()
     try:
         with connected(url, name="jobplatform doctor") as connection:
@@ -31,7 +31,8 @@ def check_broker(ledger: Ledger, config: Settings) -> Iterator[Finding]:
             yield ok("rabbitmq", f"version {version} answers; queues of jobs are {kind}")
             topology = build_topology(config.queues, kind)
             missing = [queue.name for queue in topology.queues if not queue_exists(connection, queue.name)]
-            yield from _epoch(connection, ledger)
+            if ledger is not None:
+                yield from _epoch(connection, ledger)
             records = count_ready(connection, "jobs.dead.records") or 0
     except BrokerUnavailable as error:
         yield failed("rabbitmq", str(error), "start RabbitMQ, or mend JOBPLATFORM_BROKER_URL")

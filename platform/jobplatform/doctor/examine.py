@@ -33,6 +33,6 @@ def examine(ledger: Ledger, config: Settings) -> Iterator[Finding]:
             yield from check_processes(ledger, config, kinds)
         except JobPlatformError as error:
             yield failed("database", str(error), "look at Postgres")
-    yield from check_broker(ledger, config)
+    yield from check_broker(ledger if usable else None, config)
     if kinds is not None:
         yield from check_outside(config, kinds)

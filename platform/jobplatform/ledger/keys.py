@@ -166,6 +166,13 @@ def get_key(connection: Connection, key_id: UUID, tenant_id: UUID | None, *, loc
     ).one_or_none()
 
 
+def successor_of(connection: Connection, key_id: UUID) -> Row[Any] | None:
+    """Return the first key that was made in the place of this one."""
+    return connection.execute(
+        text(f"{_FROM} WHERE k.replaces = :id ORDER BY k.id LIMIT 1"), {"id": key_id}
+    ).one_or_none()
+
+
 def find_keys(connection: Connection, prefix: str) -> Sequence[Row[Any]]:
     """Return the valid keys that begin with `prefix`."""
     return connection.execute(

@@ -76,8 +76,8 @@ def list_limits(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
-    """Call `limits_in_use`: a row per key that has jobs or a hold."""
-    return connection.execute(text("SELECT * FROM limits_in_use(:lines)"), {"lines": lines}).all()
+    """Call `limit_uses`: a row per key that has jobs or a hold."""
+    return connection.execute(text("SELECT * FROM limit_uses(:lines)"), {"lines": lines}).all()
 
 
 def room_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:

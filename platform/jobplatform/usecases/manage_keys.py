@@ -75,8 +75,11 @@ def rotate_key(
         grants = _grants(old)
         if caller is not None:
             check_grants(caller, grants)
-        if old.expires_at is not None:  # as long again as the old one was made for
-            grants = replace(grants, expires_at=datetime.now(UTC) + (old.expires_at - old.created_at))
+        # as long again as the old one was made for; of one that was exchanged before (the answer was lost, say) the new
+        # one knows how long that was
+        model = keys.successor_of(connection, key_id) or old
+        if model.expires_at is not None:
+            grants = replace(grants, expires_at=datetime.now(UTC) + (model.expires_at - model.created_at))
         made = _create(connection, old.tenant_id, old.name, grants, by=by, replaces=key_id)
         keys.end_key(connection, key_id, overlap_seconds)
         return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -185,10 +185,23 @@ def pause_schedule(ledger: Ledger, tenant_id: UUID, name: str, paused: bool, *, 
         return _view(_found(schedules.get_schedule(connection, tenant_id, name), name))
 
 
-def run_now(ledger: Ledger, hints: HintSender | None, tenant_id: UUID, name: str, *, by: str) -> UUID:
-    """Fire a schedule once, beside its times, also when it is paused; returns the job. Raises `ScheduleNotFound`."""
+def run_now(
+    ledger: Ledger,
+    hints: HintSender | None,
+    tenant_id: UUID,
+    name: str,
+    *,
+    by: str,
+    check: Callable[[str, int], None] | None = None,
+) -> UUID:
+    """Fire a schedule once, beside its times, also when it is paused; returns the job.
+
+    `check` gets its kind and priority, and raises what the caller may not order. Raises `ScheduleNotFound`.
+    """
     with ledger.transaction() as connection:
         row = _found(schedules.get_schedule(connection, tenant_id, name, lock=True), name)
+        if check is not None:
+            check(row.kind, row.priority)
         fire = fire_of(row, row.now, by)
         woken = schedules.fire_schedules(connection, [fire])
     if hints is not None:

@@ -27,6 +27,7 @@ from jobplatform.errors import (
     InvalidPayload,
     InvalidRequest,
     JobNotFound,
+    JobPlatformError,
     LedgerBusy,
     Unauthorized,
 )
@@ -35,7 +36,7 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
-from jobplatform.refusals import quota_exceeded
+from jobplatform.refusals import PriorityTooHigh, quota_exceeded
 from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
 
 #: callers' clocks differ from ours by this much
@@ -165,16 +166,20 @@ def submit_job(
         known.check_scope(Scope.SUBMIT)
         known.check_priority(command.priority)
         known.check_kinds([command.kind])
-        again = submit_job(
-            ledger,
-            hints,
-            kinds,
-            known.tenant_id,
-            command,
-            idempotency_key=idempotency_key,
-            idempotency_seconds=idempotency_seconds,
-            by=known.key_name,
-        )
+        try:
+            again = submit_job(
+                ledger,
+                hints,
+                kinds,
+                known.tenant_id,
+                command,
+                idempotency_key=idempotency_key,
+                idempotency_seconds=idempotency_seconds,
+                by=known.key_name,
+            )
+        except JobPlatformError as error:
+            error.caller_is_known = True  # counted by the key's rate: whoever tells him must not count him twice
+            raise
         return replace(again, caller=known)
     if answer.verdict != "accepted":
         return _explain(ledger, answer, command, order.kind.queue, idempotency_key)
@@ -216,6 +221,8 @@ def _explain(
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
+    if answer.verdict == "priority":
+        raise PriorityTooHigh(command.priority, int(answer.state))
     if answer.verdict == "quota":
         raise quota_exceeded(queue, answer.state)
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:

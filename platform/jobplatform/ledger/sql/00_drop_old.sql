@@ -20,7 +20,6 @@ DROP FUNCTION IF EXISTS accept_job(
     bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
     integer, timestamptz, timestamptz, text, double precision, boolean);
 DROP FUNCTION IF EXISTS take_units(text[], integer[]);
-DROP FUNCTION IF EXISTS limits_in_use(integer);
 DROP FUNCTION IF EXISTS accept_job(
     bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
     integer, timestamptz, timestamptz, text, double precision, boolean, text[], integer[]);

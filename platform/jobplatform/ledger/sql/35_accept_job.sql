@@ -4,7 +4,7 @@
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
---           · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
+--           · priority (`state` is the highest that the key may ask for) · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
 --           when that is not known). No column of their own: a process of the version before reads as many as it knows
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
@@ -39,8 +39,13 @@ BEGIN
             verdict := 'unauthorized';
             RETURN;
         END IF;
+        IF p_priority > v_key.max_priority AND v_key.requests_per_minute IS NULL AND 'jobs:submit' = ANY (v_key.scopes) THEN
+            verdict := 'priority';
+            state := v_key.max_priority::text;
+            RETURN;
+        END IF;
         -- what the caller has to look at more closely, and then asks for the tenant by itself
-        IF p_priority > v_key.max_priority OR v_key.requests_per_minute IS NOT NULL
+        IF v_key.requests_per_minute IS NOT NULL
             OR 'jobs:submit' <> ALL (v_key.scopes) OR NOT key_allows(v_key.kinds, p_kind)
         THEN
             verdict := 'admit';

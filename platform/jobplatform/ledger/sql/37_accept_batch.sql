@@ -16,7 +16,9 @@ DECLARE
     v_oldest timestamptz := clock_timestamp() - make_interval(secs => p_tolerance_seconds);
     v_hash bytea;
     v_answer jsonb;
-    v_held jsonb := '{}';  -- order → the job that holds its unique key
+    v_held jsonb;  -- order → the job that holds its unique key
+    v_waiting text[] := '{}';
+    v_holding text[] := '{}';
     v_places integer[];
     v_refused uuid[];
     one record;
@@ -56,11 +58,13 @@ BEGIN
             EXIT WHEN FOUND;
             SELECT u.job_id INTO v_job FROM unique_locks u WHERE u.tenant_id = p_tenant AND u.key = one.unique_key;
             IF FOUND THEN
-                v_held := jsonb_set(v_held, ARRAY[one.id::text], to_jsonb(v_job));
+                v_waiting := v_waiting || one.id::text;
+                v_holding := v_holding || v_job::text;
                 EXIT;
             END IF;
         END LOOP;
     END LOOP;
+    v_held := jsonb_object(v_waiting, v_holding);
 
     -- when they became available is when they are written, not when this request began to wait for another
     v_now := clock_timestamp();
@@ -83,7 +87,7 @@ BEGIN
     ), judged AS MATERIALIZED (
         SELECT f.place, f.id, f.queue, f.run_at,
                -- another order of the batch has its unique key, and no place
-               CASE WHEN f.verdict = 'existing' AND EXISTS (
+               CASE WHEN f.verdict IN ('existing', 'duplicate') AND EXISTS (
                    SELECT 1 FROM first o WHERE o.id::text = v_held ->> f.id::text AND o.verdict = 'quota')
                THEN 'quota' ELSE f.verdict END AS verdict
         FROM first f
@@ -133,7 +137,7 @@ BEGIN
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
     SELECT p_tenant, queue, pg_backend_pid() % 64, count(*) FROM job GROUP BY queue ORDER BY queue
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted;
-    UPDATE idempotency_keys k SET answer = v_answer
+    UPDATE idempotency_keys k SET answer = coalesce(v_answer, '[]')
     WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
     verdict := 'accepted';
     batch_id := p_id;

@@ -1,6 +1,6 @@
 -- What limit keys are used by now: jobs that are out, and lines that wait, of which p_lines are looked at per queue.
--- Bounded by the windows and by p_lines, whatever waits (I7).
-CREATE OR REPLACE FUNCTION limits_in_use(p_lines integer)
+-- (limits_in_use is what the version before calls.) Bounded by the windows and by p_lines, whatever waits (I7).
+CREATE OR REPLACE FUNCTION limit_uses(p_lines integer)
 RETURNS TABLE (
     key text, dispatched integer, running integer, waiting_lines integer, waiting_tenants integer,
     oldest_seconds double precision, units_left double precision, units_reserved double precision, held_until timestamptz, held_reason text
