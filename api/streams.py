@@ -131,7 +131,7 @@ class Streams:
         except ValueError:
             raise InvalidRequest("not as expected: job_id", (FieldError("job_id", "a UUID", job_text),)) from None
         last = _last_id(scope)
-        if last is not None and not last.isdigit():
+        if last is not None and not (last.isascii() and last.isdigit()):
             raise InvalidRequest(
                 "not as expected: Last-Event-ID", (FieldError("Last-Event-ID", "the id of an event", last[:100]),)
             )
@@ -244,7 +244,7 @@ class Streams:
                 try:
                     item = await asyncio.wait_for(follower.unread.get(), PING_SECONDS)
                 except TimeoutError:
-                    yield _mark(behind) or b": still here\n\n"
+                    yield _mark(behind)
                     continue
                 if item is None:
                     return
