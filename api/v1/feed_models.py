@@ -36,7 +36,13 @@ class FeedFilter(BaseModel):
         None,
         max_length=50,
         description="only these, with commas between; `log` and `output` come only when they are named",
-        json_schema_extra={"type": "string", "example": "succeeded,failed"},
+        json_schema_extra={"type": "string", "example": "started,succeeded"},
+    )
+    state: Annotated[list[State], BeforeValidator(_split)] | None = Field(
+        None,
+        max_length=50,
+        description="only those after which the job is in one of these states, with commas between",
+        json_schema_extra={"type": "string", "example": "succeeded,dead"},
     )
     kind: Names | None = Field(
         None, max_length=50, description="of these kinds, with commas between", json_schema_extra={"type": "string"}
@@ -51,6 +57,7 @@ class FeedFilter(BaseModel):
             frozenset(self.event) if self.event is not None else None,
             frozenset(self.kind) if self.kind is not None else None,
             frozenset(self.queue) if self.queue is not None else None,
+            frozenset(self.state) if self.state is not None else None,
         )
 
 

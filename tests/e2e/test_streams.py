@@ -109,6 +109,7 @@ def test_a_stream_ends_soon_when_its_key_is_revoked(platform: Platform) -> None:
         (f"/v1/jobs/{uuid.uuid4()}/events", None, 404, "job_not_found"),
         ("/v1/events?kind=", None, 422, "invalid_request"),
         ("/v1/events?event=exploded", None, 422, "invalid_request"),
+        ("/v1/events?state=exploded", None, 422, "invalid_request"),
         ("/v1/events?after=x", None, 422, "invalid_request"),
         ("/v1/events?no=1", None, 422, "invalid_request"),
         ("/v1/events", "12", 422, "invalid_request"),

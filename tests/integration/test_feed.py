@@ -175,6 +175,7 @@ def test_what_is_wanted_of_a_feed(book: Book) -> None:
     assert (end.job_id, end.kind, end.queue) == (job_id, "test.echo", "email"), "also when it is history"
     assert [one.event for one in events(Wanted(events=frozenset({"log", "output"})))] == ["log", "output"]
     assert events(Wanted(kinds=frozenset({"none"}))) == []
+    assert [one.event for one in events(Wanted(states=frozenset({"running", "succeeded"})))] == ["started", "succeeded"]
     assert len(events(Wanted(queues=frozenset({"email"})))) == len(events(Wanted()))
     with book.ledger.transaction() as connection:
         stranger = keys.create_tenant(connection, "other")

@@ -160,14 +160,18 @@ class AsyncClient:
         *,
         after: str | None = None,
         event: Sequence[str] | None = None,
+        state: Sequence[str] | None = None,
         kind: Sequence[str] | None = None,
         queue: Sequence[str] | None = None,
     ) -> AsyncIterator[TenantEvent]:
         """Yield the events of all the tenant's jobs, without an end: behind `after`, an event's id, or from now on.
 
+        `state` is that of the job after the event: `["succeeded", "dead"]` are the ends that callers care for.
         Keep the id of the last one that you have handled, and nothing is missed however long you are away.
         """
-        async for _, _, data in self._follow("/v1/events", given(event=event, kind=kind, queue=queue), after):
+        async for _, _, data in self._follow(
+            "/v1/events", given(event=event, state=state, kind=kind, queue=queue), after
+        ):
             yield read_event(data)
 
     async def _follow(

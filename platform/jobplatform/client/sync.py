@@ -156,14 +156,16 @@ class Client:
         *,
         after: str | None = None,
         event: Sequence[str] | None = None,
+        state: Sequence[str] | None = None,
         kind: Sequence[str] | None = None,
         queue: Sequence[str] | None = None,
     ) -> Iterator[TenantEvent]:
         """Yield the events of all the tenant's jobs, without an end: behind `after`, an event's id, or from now on.
 
+        `state` is that of the job after the event: `["succeeded", "dead"]` are the ends that callers care for.
         Keep the id of the last one that you have handled, and nothing is missed however long you are away.
         """
-        for _, _, data in self._follow("/v1/events", given(event=event, kind=kind, queue=queue), after):
+        for _, _, data in self._follow("/v1/events", given(event=event, state=state, kind=kind, queue=queue), after):
             yield read_event(data)
 
     def _follow(

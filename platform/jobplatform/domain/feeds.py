@@ -67,6 +67,8 @@ class Wanted:
     events: frozenset[str] | None = None
     kinds: frozenset[str] | None = None
     queues: frozenset[str] | None = None
+    #: in which the job is after the event
+    states: frozenset[str] | None = None
 
     def fits(self, event: FeedEvent) -> bool:
         """Return whether it is wanted."""
@@ -74,6 +76,7 @@ class Wanted:
             (event.event in self.events if self.events is not None else event.event not in ("log", "output"))
             and (self.kinds is None or event.kind in self.kinds)
             and (self.queues is None or event.queue in self.queues)
+            and (self.states is None or event.state in self.states)
         )
 
 

@@ -1,0 +1,104 @@
+"""README and how-tos as a newcomer uses them: by copy and paste."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from jobplatform.client import Client
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands(page: str, heading: str) -> list[str]:
+    """The commands of the first console block behind a heading, as they would be typed."""
+    text = (ROOT / page).read_text().split(heading, 1)[1]
+    block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    found, typed = [], ""
+    for line in block[1].splitlines():
+        if line.startswith("$ ") or typed:
+            typed += line.removeprefix("$ ").removesuffix("\\")
+            if not line.endswith("\\"):
+                found.append(typed)
+                typed = ""
+    return found
+
+
+def typed(platform: Platform, command: str, **variables: str) -> Any:
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "JOBPLATFORM_URL": platform.stack.local_url("api"),
+        "JOBPLATFORM_API_KEY": platform.api._key,
+        **variables,
+    }
+    done = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+def test_the_readme_submits_a_job_and_reads_its_result(platform: Platform) -> None:
+    up, submit, read = commands("README.md", "## Submit a job")
+    assert up == "make up && . .local/env", "the test's own stack stands for it"
+    job = orjson.loads(typed(platform, submit))
+    assert (job["kind"], job["state"]) == ("email.send", "available")
+    again = orjson.loads(typed(platform, submit))
+    assert again["id"] == job["id"], "the Idempotency-Key in it makes a repetition safe"
+    ended = orjson.loads(typed(platform, re.sub(r"/v1/jobs/[0-9a-f-]{36}", f"/v1/jobs/{job['id']}", read)))
+    assert (ended["state"], ended["result"]["accepted"]) == ("succeeded", ["ada@example.com"])
+
+
+def test_the_page_on_following_follows(platform: Platform) -> None:
+    page = (ROOT / "docs/howto/follow-jobs.md").read_text()
+    of_one, of_all = re.findall(r"^curl .*$", page, re.MULTILINE)
+    job_id = platform.submit("acme.resize", {"width": 2, "height": 2})
+    came = typed(platform, of_one, ID=job_id)
+    assert [line.removeprefix("event: ") for line in came.splitlines() if line.startswith("event: ")][-1] == "end"
+    assert f'"id":"{job_id}"' in came
+    said = typed(platform, f"timeout 20 {of_all} & sleep 1; {_submit(platform)}; wait || true")
+    assert "event: succeeded" in said and '"kind":"email.send"' in said
+
+
+def _submit(platform: Platform) -> str:
+    submit = commands("README.md", "## Submit a job")[1].replace("order-4711", "order-4712")
+    # the stream ends when its reader has seen enough
+    return f"{submit} >/dev/null; sleep 2; kill $!"
+
+
+def test_the_page_of_the_python_client_runs(platform: Platform) -> None:
+    page = (ROOT / "docs/howto/python-client.md").read_text()
+    code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
+    begin = platform.api.call("GET", "/v1/events?after=now")["next"]
+    handled: list[Any] = []
+
+    class Enough(Exception):
+        pass
+
+    def handle(event: Any) -> None:
+        handled.append(event)
+        if len(handled) == 3:
+            raise Enough
+
+    names = {
+        "url": platform.stack.local_url("api"),
+        "key": platform.api._key,
+        "addresses": [f"reader{n}@example.com" for n in range(2)],
+        "text": "News",
+        "last_id": begin,
+        "handle": handle,
+    }
+    try:
+        exec(compile(code, "python-client.md", "exec"), names)
+    except Enough:
+        pass
+    assert {event.kind for event in handled} == {"email.send"} and len({event.job_id for event in handled}) == 3
+    with Client(names["url"], names["key"]) as jobs:
+        eventually(lambda: jobs.get(handled[0].job_id).succeeded)
