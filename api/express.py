@@ -14,6 +14,7 @@ from typing import IO, Any
 
 from api import problems
 from api.measure import count_request
+from api.problems import Reply
 from api.services import Services
 from api.threads import RequestThreads
 from api.v1.submit_job import Order, read_command, reply_to
@@ -28,8 +29,6 @@ JSON = ("content-type", "application/json")
 PLAIN_BYTES = 16_384
 #: how many jobs one commit takes
 BATCH = 200
-
-Reply = tuple[int, list[tuple[str, str]], bytes]
 
 
 class Express:
@@ -66,9 +65,9 @@ class Express:
             status, content, more = reply_to(job, created=True)
             reply = status, [JSON, *more], content
         except JobPlatformError as error:
-            reply = _problem(problems.from_error(error))
+            reply = problems.as_reply(problems.from_error(error))
         except Exception as error:
-            reply = _problem(problems.from_bug(error, PATH))
+            reply = problems.as_reply(problems.from_bug(error, PATH))
         count_request("submit_job", "POST", reply[0], time.perf_counter() - began)
         return reply
 
@@ -97,8 +96,3 @@ class Express:
             for (_, _, future), job in zip(batch, jobs, strict=True):
                 if not future.done():
                     future.set_result(job)
-
-
-def _problem(response: Any) -> Reply:
-    headers = [(name.lower(), value) for name, value in response.headers.items() if name.lower() != "content-length"]
-    return response.status_code, headers, response.get_data()

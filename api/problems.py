@@ -75,6 +75,9 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
 )
 RETRY_AFTER_SECONDS = 2
 
+#: status, headers and body
+Reply = tuple[int, list[tuple[str, str]], bytes]
+
 
 def codes() -> list[tuple[str, int, str]]:
     """Return (code, status, meaning) of every error that the API can answer with."""
@@ -119,6 +122,12 @@ def from_error(error: JobPlatformError) -> Response:
     if isinstance(error, RateLimited):
         found.headers.update(Rate(error.requests, 0, error.retry_after).headers())
     return found
+
+
+def as_reply(response: Response) -> Reply:
+    """Return a problem as granian takes it, for what is answered without Flask."""
+    headers = [(name.lower(), value) for name, value in response.headers.items() if name.lower() != "content-length"]
+    return response.status_code, headers, response.get_data()
 
 
 def _one_of(error: UnknownKind) -> str:

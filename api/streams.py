@@ -99,8 +99,7 @@ class Streams:
 
     def _refuse(self, protocol: Any, endpoint: str, problem: Any, began: float) -> None:
         count_request(endpoint, "GET", problem.status_code, time.perf_counter() - began)
-        head = [(name.lower(), value) for name, value in problem.headers.items() if name.lower() != "content-length"]
-        protocol.response_bytes(problem.status_code, head, problem.get_data())
+        protocol.response_bytes(*problems.as_reply(problem))
 
     async def _send(self, protocol: Any, parts: AsyncIterator[bytes]) -> None:
         """Send a stream until it ends, or until the caller has gone."""

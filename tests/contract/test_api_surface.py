@@ -40,7 +40,7 @@ def test_every_route_asks_for_a_key_unless_it_is_listed_as_open(app) -> None:
 def test_revoking_a_key_acts_with_the_next_request(api: Client, book: Book) -> None:
     assert api.get("/v1/kinds")[0] == 200
     with book.ledger.transaction() as connection:
-        assert keys.revoke_keys(connection, api.key) == 1
+        assert keys.revoke_named(connection, "test") == 1
     assert api.get("/v1/kinds")[0] == 401
 
 

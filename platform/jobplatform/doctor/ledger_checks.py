@@ -16,9 +16,8 @@ from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.schema import head, revision_of
 from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.explain_job import DISPATCHER_BEATS
 
-#: dispatchers are missed after so many of their beats
-DISPATCHER_BEATS = 3
 #: s: callers' clocks may differ from the ledger's by five, before orders with times are refused
 SKEW_SECONDS = 2.0
 OLD_SNAPSHOT_SECONDS = 600

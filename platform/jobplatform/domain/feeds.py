@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from jobplatform.domain.states import State
+from jobplatform.domain.states import REMARKS, State
 
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
 
@@ -73,7 +73,7 @@ class Wanted:
     def fits(self, event: FeedEvent) -> bool:
         """Return whether it is wanted."""
         return (
-            (event.event in self.events if self.events is not None else event.event not in ("log", "output"))
+            (event.event in self.events if self.events is not None else event.event not in REMARKS)
             and (self.kinds is None or event.kind in self.kinds)
             and (self.queues is None or event.queue in self.queues)
             and (self.states is None or event.state in self.states)

@@ -118,14 +118,6 @@ def make_key(
     return key_id, key
 
 
-def revoke_keys(connection: Connection, prefix: str) -> int:
-    """Revoke the keys that begin with `prefix`; returns how many. Acts with the next request."""
-    return connection.execute(
-        text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE prefix = :p AND revoked_at IS NULL"),
-        {"p": prefix[:PREFIX_CHARACTERS]},
-    ).rowcount
-
-
 def revoke_key(connection: Connection, key_id: UUID) -> None:
     """Revoke a key. Acts with the next request."""
     connection.execute(

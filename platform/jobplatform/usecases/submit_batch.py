@@ -14,19 +14,17 @@ from jobplatform.domain.states import State
 from jobplatform.errors import (
     DuplicateJob,
     FieldError,
-    IdempotencyConflict,
-    IdempotencyInProgress,
     InvalidRequest,
     JobPlatformError,
-    LedgerBusy,
     UnknownKind,
 )
 from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
-from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.ledger.session import Ledger
 from jobplatform.refusals import QuotaExceeded
 from jobplatform.usecases.admit import Caller
+from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedOrder, check_order
 
 MOST_JOBS = 10_000
@@ -99,7 +97,7 @@ def submit_batch(
         for place, one in enumerate(checked)
         if isinstance(one, CheckedOrder)
     ]
-    try:
+    with one_at_a_time(idempotency_key):
         verdict, found_id, answers = jobs.accept_batch(
             ledger,
             tenant_id=caller.tenant_id,
@@ -112,14 +110,8 @@ def submit_batch(
             tolerance_seconds=CLOCK_TOLERANCE.total_seconds(),
             all_or_nothing=all_or_nothing,
         )
-    except LedgerBusy as error:
-        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
-            raise IdempotencyInProgress() from error
-        raise
     if verdict == "conflict":
-        raise IdempotencyConflict(
-            f"Idempotency-Key {idempotency_key!r} was used for another request: expected the same body, or a new key"
-        )
+        raise key_conflict(idempotency_key)
     items = [
         _outcome(orders[place], one, *answers[place]) if place in answers else BatchItem(problem=_problem(one))
         for place, one in enumerate(checked)

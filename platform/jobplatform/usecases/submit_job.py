@@ -22,22 +22,20 @@ from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.errors import (
     DuplicateJob,
     FieldError,
-    IdempotencyConflict,
-    IdempotencyInProgress,
     InvalidPayload,
     InvalidRequest,
     JobNotFound,
     JobPlatformError,
-    LedgerBusy,
     Unauthorized,
 )
 from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
-from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.ledger.session import Ledger
 from jobplatform.refusals import PriorityTooHigh, quota_exceeded
 from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
+from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 
 #: callers' clocks differ from ours by this much
 CLOCK_TOLERANCE = timedelta(seconds=5)
@@ -154,13 +152,8 @@ def submit_job(
         "unique_refuse": bool(command.unique and command.unique.refuse),
         "by": by,
     }
-    try:
+    with one_at_a_time(idempotency_key):
         answer = jobs.accept_job(ledger, values)
-    except LedgerBusy as error:
-        # the first request with this key holds its row: lock_timeout ended our wait for it
-        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
-            raise IdempotencyInProgress() from error
-        raise
     if answer.verdict == "admit" and isinstance(caller, ApiKey):
         known = admit_key(ledger, caller.key)
         known.check_scope(Scope.SUBMIT)
@@ -228,10 +221,7 @@ def _explain(
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:
         raise DuplicateJob(command.unique.key, answer.job_id)
     if answer.verdict == "conflict":
-        raise IdempotencyConflict(
-            f"Idempotency-Key {idempotency_key!r} was used for another request (job {answer.job_id}): "
-            f"expected the same body, or a new key"
-        )
+        raise key_conflict(idempotency_key, f"job {answer.job_id}")
     with ledger.statement() as connection:
         job = jobs.get_job(connection, UUID(str(answer.tenant_id)), UUID(str(answer.job_id)))
     if job is None:

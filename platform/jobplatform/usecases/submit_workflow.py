@@ -12,17 +12,13 @@ import orjson
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
-from jobplatform.errors import (
-    IdempotencyConflict,
-    IdempotencyInProgress,
-    LedgerBusy,
-)
 from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
-from jobplatform.ledger.session import LOCK_NOT_AVAILABLE, Ledger
+from jobplatform.ledger.session import Ledger
 from jobplatform.refusals import quota_exceeded
 from jobplatform.usecases.admit import Caller
+from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
 
 
@@ -63,7 +59,7 @@ def submit_workflow(
         caller.check_kinds({one.step.kind for one in written.plan.steps if one.step is not None})
     workflow_id = new_id()
     fingerprint = hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
-    try:
+    with one_at_a_time(idempotency_key):
         found = workflows.create_workflow(
             ledger,
             tenant_id=tenant_id,
@@ -76,15 +72,8 @@ def submit_workflow(
             pending=written.pending,
             steps=written.steps,
         )
-    except LedgerBusy as error:
-        if idempotency_key is not None and getattr(error.__cause__, "pgcode", None) == LOCK_NOT_AVAILABLE:
-            raise IdempotencyInProgress() from error
-        raise
     if found.verdict == "conflict":
-        raise IdempotencyConflict(
-            f"Idempotency-Key {idempotency_key!r} was used for another request ({found.workflow_id}): "
-            f"expected the same body, or a new key"
-        )
+        raise key_conflict(idempotency_key, str(found.workflow_id))
     if found.verdict == "quota":
         raise quota_exceeded(*str(found.woken).split(" "))
     if found.verdict == "repeated":
