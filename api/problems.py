@@ -33,7 +33,16 @@ from jobplatform.errors import (
     WorkflowNotReplayable,
 )
 from jobplatform.observe.logs import get_log
-from jobplatform.refusals import KeyNotFound, LimitNotFound, NotAllowed, QuotaExceeded, RateLimited, TooManyStreams
+from jobplatform.refusals import (
+    KeyNotFound,
+    LimitNotFound,
+    MessageGone,
+    NotAllowed,
+    QuotaExceeded,
+    RateLimited,
+    TooManyStreams,
+    WebhookNotFound,
+)
 from jobplatform.usecases.admit import Rate
 
 log = get_log(__name__)
@@ -49,6 +58,8 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (ReplayNotFound, 404),
     (WorkflowNotFound, 404),
     (ScheduleNotFound, 404),
+    (WebhookNotFound, 404),
+    (MessageGone, 409),
     (NotCancellable, 409),
     (WorkflowHasEnded, 409),
     (WorkflowNotReplayable, 409),

@@ -1,4 +1,4 @@
-"""What a stack costs that has nothing to do: API, one dispatcher, three workers, with the settings of production."""
+"""What a stack costs that has nothing to do: each service once, with the settings of production."""
 
 from __future__ import annotations
 

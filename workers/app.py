@@ -10,7 +10,7 @@ from celery import Celery
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.observe.metrics import share_between_processes
-from workers import maintenance
+from workers import maintenance, webhooks
 from workers.celery.kinds import Body
 from workers.celery.worker import prepare_worker
 from workers.task import LedgerTask, TracedByKind
@@ -23,6 +23,7 @@ app = Celery("jobplatform", task_cls=LedgerTask)
 app.config_from_object("workers.celery.config")
 kinds = load_kinds(_settings.kind_modules, _settings.pools)
 maintenance.register(kinds, _settings)
+webhooks.register(kinds, _settings)
 
 
 def _register_kinds() -> None:

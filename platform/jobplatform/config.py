@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -33,10 +34,14 @@ OTHER_VARIABLES = frozenset(
     )
 )
 
+#: the queue of webhooks, where nobody says another
+WEBHOOKS = "webhooks"
+
 DEFAULT_QUEUES: dict[str, dict[str, Any]] = {
     "email": {"pool": "threads", "prefetch": 4},
     "video": {"pool": "prefork", "prefetch": 1},
     "llm": {"pool": "threads", "prefetch": 2},
+    WEBHOOKS: {"pool": "threads", "prefetch": 4},
 }
 
 
@@ -152,6 +157,22 @@ class Settings(BaseSettings):
     llm_model: str = _setting("local", "the model when a job names none")
     llm_timeout_seconds: float = _setting(120.0, "longest silence of that server", "s", gt=0)
 
+    # webhooks
+    webhook_queue: str | None = _setting(
+        None, "the queue whose workers deliver webhooks; none: `webhooks` where there is one, or the maintenance queue"
+    )
+    webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = _setting(
+        (),
+        "networks besides the public internet that webhooks may call, plain http as well: 10.0.0.0/8, separated by "
+        "commas",
+    )
+    webhook_timeout_seconds: float = _setting(
+        15.0, "how long a receiver has to answer, from the connection on; 0: nothing is sent", "s", ge=0, le=120
+    )
+    webhook_patience_seconds: float = _setting(
+        5 * 86_400.0, "an endpoint that takes nothing for so long is disabled, and its contact is told", "s", gt=0
+    )
+
     # keeping house
     builtin_schedules: bool = _setting(True, "the platform's own: clean-up at night, queue health every 15 minutes")
     maintenance_queue: str | None = _setting(None, "where these run; none: the first queue")
@@ -205,6 +226,12 @@ class Settings(BaseSettings):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value
 
+    @field_validator("webhook_networks", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        """`10.0.0.0/8,fd00::/8`."""
+        return cls._read_modules(value)
+
     @field_validator("queues", mode="before")
     @classmethod
     def _read_queues(cls, value: object) -> object:
@@ -238,9 +265,11 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
-    def _check_maintenance_queue(self) -> Settings:
-        if self.maintenance_queue is not None and self.maintenance_queue not in self.queues:
-            raise ValueError(f"maintenance_queue: one of {', '.join(self.queues)}, got {self.maintenance_queue}")
+    def _check_own_queues(self) -> Settings:
+        for name in ("maintenance_queue", "webhook_queue"):
+            value = getattr(self, name)
+            if value is not None and value not in self.queues:
+                raise ValueError(f"{name}: one of {', '.join(self.queues)}, got {value}")
         return self
 
     @model_validator(mode="after")
@@ -266,6 +295,11 @@ class Settings(BaseSettings):
     def own_queue(self) -> str:
         """The queue of the platform's own jobs."""
         return self.maintenance_queue or next(iter(self.queues))
+
+    @property
+    def webhook_jobs_queue(self) -> str:
+        """The queue of the jobs that deliver webhooks."""
+        return self.webhook_queue or (WEBHOOKS if WEBHOOKS in self.queues else self.own_queue)
 
     @property
     def pools(self) -> dict[str, str]:

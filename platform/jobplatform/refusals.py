@@ -45,6 +45,21 @@ class KeyNotFound(JobPlatformError):
     code = "key_not_found"
 
 
+class WebhookNotFound(JobPlatformError):
+    """There is no such webhook, or no such message of it."""
+
+    code = "webhook_not_found"
+
+
+class MessageGone(JobPlatformError):
+    """What the message said is not kept any more."""
+
+    code = "message_gone"
+
+    def __init__(self, message_id: object) -> None:
+        super().__init__(f"what message {message_id} said is not kept any more: the job that delivered it is too old")
+
+
 class RateLimited(JobPlatformError):
     """Too many requests with this API key."""
 

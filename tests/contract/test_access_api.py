@@ -53,7 +53,13 @@ def things_of(api: Client, admin: Client) -> dict[str, Any]:
     assert status == 201, upload
     status, key, _ = admin.post("/v1/keys", {"name": "mine"})
     assert status == 201, key
+    status, hook, _ = admin.post("/v1/webhooks", {"url": "https://example.com/hook"})
+    assert status == 201, hook
+    status, message, _ = admin.post(f"/v1/webhooks/{hook['id']}/test")
+    assert status == 202, message
     return {
+        "webhook_id": hook["id"],
+        "message_id": message["id"],
         "job_id": job["id"],
         "workflow_id": workflow["id"],
         "artifact_id": upload["id"],
@@ -72,6 +78,7 @@ OF_ONES_OWN = frozenset({"put_schedule", "create_key", "list_actions"})
 #: bodies that are as expected, where {} is not
 BODIES: dict[str, Any] = {
     "change_job": {"priority": 1},
+    "replay_webhook": {"since": "2026-01-31T12:00:00Z"},
     "discard_job": {"reason": "no"},
     "resolve_effect": {"effect": "x", "happened": True},
 }
@@ -95,7 +102,7 @@ def test_nobody_sees_or_touches_what_another_tenant_has(app: Any, book: Book, ap
             nothing = path_of(operation, things | {"job_id": things["replay_id"], "name": "none", **NOBODYS})
             again = stranger.call(operation.method, nothing, body)
             assert (again[0], again[1]["code"]) == (status, answer["code"]), f"{where} tells that it is there"
-        for value in (things["job_id"], things["workflow_id"], things["key_id"]):
+        for value in (things["job_id"], things["workflow_id"], things["key_id"], things["webhook_id"]):
             assert value not in str(answer) or value in path, where
     assert seen >= 25
     assert api.get(f"/v1/jobs/{things['job_id']}")[1] == before
@@ -103,7 +110,7 @@ def test_nobody_sees_or_touches_what_another_tenant_has(app: Any, book: Book, ap
     assert [one["revoked_at"] for one in admin.get("/v1/keys")[1]["keys"]] == [None] * 3
 
 
-NOBODYS = dict.fromkeys(("workflow_id", "artifact_id", "key_id"), "01890000-0000-7000-8000-000000000000")
+NOBODYS = dict.fromkeys(("workflow_id", "artifact_id", "key_id", "webhook_id"), "01890000-0000-7000-8000-000000000000")
 
 
 def test_every_operation_wants_its_scope(app: Any, book: Book, api: Client, admin: Client) -> None:

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from jobplatform.config import DEFAULT_QUEUES
+from jobplatform.devstack.compose import worker_names
 from jobplatform.devstack.demo import Caller
 from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.processes import marked
@@ -25,6 +26,8 @@ from tests.support.waiting import eventually
 
 STACK = "test-e2e-next" if os.environ.get(CHOICE) else "test-e2e"
 BEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
+#: those of docker-compose.yml, and one for the team's queue
+WORKERS = len(worker_names()) + 1
 
 
 @dataclass
@@ -121,7 +124,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
             stack.start_servers()
             stack.start_platform()
             stack.start_celery("worker-gpu", "gpu", "-c", "4")
-            stack.wait_for_workers(4)
+            stack.wait_for_workers(WORKERS)
             yield Platform(stack, Caller(stack.local_url("api"), stack.create_api_key()), scratch)
         finally:
             stack.stop(gently=False)

@@ -12,7 +12,7 @@ from jobplatform.broker.connection import connected, server_version
 from jobplatform.broker.topology import JOBS_EXCHANGE, job_queue_arguments
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.rabbitmq_server import CHOICE
-from tests.e2e.conftest import Platform
+from tests.e2e.conftest import WORKERS, Platform
 from tests.support.waiting import eventually
 
 
@@ -92,7 +92,7 @@ def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platf
     eventually(lambda: head not in platform.pids("worker-gpu"), 30, "the worker ends itself")
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
     assert platform.wait(job_id)["status"] == "completed"
-    platform.stack.wait_for_workers(4)
+    platform.stack.wait_for_workers(WORKERS)
 
 
 def test_a_run_that_takes_too_long_for_rabbitmq_goes_on_once_and_its_worker_takes_more(platform: Platform) -> None:

@@ -21,7 +21,7 @@ from celery.exceptions import ChordError, SoftTimeLimitExceeded, TaskRevokedErro
 from jobplatform import config
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
-from tests.e2e.conftest import Platform
+from tests.e2e.conftest import WORKERS, Platform
 from tests.support.waiting import eventually
 
 SECONDS = 30
@@ -47,7 +47,7 @@ class Shop:
 def shop(platform: Platform) -> Iterator[Shop]:
     """The calling side, in this process, with the settings of a team's own web server."""
     platform.stack.start_celery("worker-shop", "shop", "-c", "3", app="shop")
-    platform.stack.wait_for_workers(5)
+    platform.stack.wait_for_workers(WORKERS + 1)
     environment = platform.stack.environment()
     before, kinds = dict(os.environ), dict(REGISTRY._kinds)
     os.environ.update({name: value for name, value in environment.items() if name.startswith("JOBPLATFORM_")})

@@ -7,7 +7,7 @@ import signal
 
 import psutil
 
-from tests.e2e.conftest import Platform
+from tests.e2e.conftest import WORKERS, Platform
 from tests.support.waiting import eventually
 
 #: whether a job's worker has beaten twice in its run
@@ -80,7 +80,7 @@ def test_a_warm_shutdown_finishes_what_runs(platform: Platform) -> None:
     eventually(lambda: not platform.pids("worker-gpu"), 20, "the worker ends")
     assert platform.sql("SELECT count(*)::int FROM workers WHERE pid = :p AND stopped_at IS NOT NULL", p=head) == [1]
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
-    platform.stack.wait_for_workers(4)
+    platform.stack.wait_for_workers(WORKERS)
 
 
 def test_a_shutdown_gives_back_what_takes_too_long(platform: Platform) -> None:
@@ -94,7 +94,7 @@ def test_a_shutdown_gives_back_what_takes_too_long(platform: Platform) -> None:
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")
     job = platform.wait(job_id)
     assert (job["state"], job["attempt"], platform.outcomes(job_id)) == ("succeeded", 1, ["released", "succeeded"])
-    platform.stack.wait_for_workers(4)
+    platform.stack.wait_for_workers(WORKERS)
 
 
 def test_a_cancelled_run_that_does_not_listen_is_killed_after_the_grace(platform: Platform) -> None:

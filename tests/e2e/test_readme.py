@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from jobplatform.client import Client
+from jobplatform.domain.webhooks import sign
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
@@ -71,6 +73,20 @@ def _submit(platform: Platform) -> str:
     submit = commands("README.md", "## Submit a job")[1].replace("order-4711", "order-4712")
     # the stream ends when its reader has seen enough
     return f"{submit} >/dev/null; sleep 2; kill $!"
+
+
+def test_the_page_on_webhooks_makes_one_and_reads_what_it_gets(platform: Platform) -> None:
+    (create,) = commands("docs/howto/webhooks.md", "# Webhooks")
+    hook = orjson.loads(typed(platform, create))
+    platform.api.call("DELETE", f"/v1/webhooks/{hook['id']}")
+    page = (ROOT / "docs/howto/webhooks.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    handled: list[Any] = []
+    names: dict[str, Any] = {"seen": set().__contains__, "handle": lambda *told: handled.append(told)}
+    exec(compile(code, "webhooks.md", "exec"), names)
+    body = b'{"type":"job.dead","data":{}}'
+    names["receive"](sign((hook["secret"],), "msg_1", datetime.now(UTC), body), body, hook["secret"])
+    assert handled == [("job.dead", {})]
 
 
 def test_the_page_of_the_python_client_runs(platform: Platform) -> None:

@@ -43,5 +43,6 @@ def test_a_rebuild_dispatches_again_what_is_out_and_leaves_what_runs(book: Book,
     assert [book.row(job_id).state for job_id in (out, other, running)] == ["available", "dispatched", "running"]
     assert book.claim(out, dispatch_no=1).verdict == "stale"
     assert (
-        CliRunner().invoke(rebuild.rebuild, ["emial"]).output == "Error: no queue 'emial'; queues: email, llm, video\n"
+        CliRunner().invoke(rebuild.rebuild, ["emial"]).output
+        == "Error: no queue 'emial'; queues: email, llm, video, webhooks\n"
     )

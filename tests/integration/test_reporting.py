@@ -77,7 +77,7 @@ def test_the_views_tell_what_happened(history: Book) -> None:
     (wait,) = history.all("SELECT ledger_seconds, broker_seconds, wait_seconds FROM reporting.waits")
     assert all(part >= 0 for part in wait) and abs(wait[0] + wait[1] - wait[2]) < 0.001
     queues = {row[0]: row[1:] for row in history.all("SELECT queue, live::int, workers::int FROM reporting.queues")}
-    assert queues == {"email": (2, 1), "video": (1, 1), "llm": (0, 0)}
+    assert queues == {"email": (2, 1), "video": (1, 1), "llm": (0, 0), "webhooks": (0, 0)}
 
 
 def test_every_view_and_the_schema_say_what_they_are(history: Book) -> None:

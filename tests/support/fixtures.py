@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.place import Place, open_place
 from tests.support.ledgers import Book, new_book
@@ -38,6 +39,6 @@ def broker_url(place: Place) -> Iterator[str]:
     url = rabbitmq.url(place, name)
     with connected(url, name="test") as connection:
         kind = choose_queue_type("auto", server_version(connection))
-        declare_topology(connection, build_topology(("email", "video", "llm"), kind))
+        declare_topology(connection, build_topology(DEFAULT_QUEUES, kind))
     yield url
     rabbitmq.call_management(place, f"/api/vhosts/{name}", "DELETE")

@@ -13,6 +13,7 @@ import psycopg2
 from pydantic import BaseModel
 from sqlalchemy import text
 
+from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
@@ -184,7 +185,7 @@ def new_book(place: Any) -> Iterator[Book]:
             tenant_id = keys.create_tenant(connection, "acme")
             epoch = new_id()
             dispatching.put_epoch(connection, epoch)
-            for queue in ("email", "video", "llm"):
+            for queue in DEFAULT_QUEUES:
                 queues.put_queue(connection, queue, 4, 4.0)
         worker = card()
         register(ledger, worker)

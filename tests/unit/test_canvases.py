@@ -150,9 +150,9 @@ def test_traces_may_add_headers_as_in_celery(app: Celery) -> None:
 
 
 def test_a_queue_that_is_not_on_the_ledger_is_refused(app: Celery) -> None:
-    with pytest.raises(ConfigurationError, match="Expected one of email, llm, video"):
+    with pytest.raises(ConfigurationError, match="Expected one of email, llm, video, webhooks"):
         add(app, 1, 1).apply_async(queue="nowhere")
-    assert set(settings().queues) == {"email", "video", "llm"}
+    assert set(settings().queues) == {"email", "video", "llm", "webhooks"}
 
 
 @pytest.mark.parametrize(

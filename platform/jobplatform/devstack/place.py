@@ -41,6 +41,7 @@ PORT_NAMES = (
     "metrics-worker-email",
     "metrics-worker-video",
     "metrics-worker-llm",
+    "metrics-worker-webhooks",
 )
 
 

@@ -16,7 +16,8 @@ from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.compose import services, worker_names
 from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
-from jobplatform.ledger.keys import create_key, create_tenant, revoke_named
+from jobplatform.domain.access import Scope
+from jobplatform.ledger.keys import Grants, create_key, create_tenant, revoke_named
 from jobplatform.ledger.session import Ledger, open_ledger
 
 #: in `.local/env`: the folder of the stack whose addresses it names
@@ -88,6 +89,7 @@ class Stack:
             "JOBPLATFORM_SMTP_URL": f"smtp://127.0.0.1:{self.place.ports['smtp']}",
             "JOBPLATFORM_LLM_BASE_URL": self.local_url("model", "/v1"),
             "JOBPLATFORM_LLM_MODEL": "local-demo",
+            "JOBPLATFORM_WEBHOOK_NETWORKS": "127.0.0.0/8,::1/128",
             **self.extra,
         }
 
@@ -135,7 +137,7 @@ class Stack:
 
     def start_platform(self) -> None:
         """Start mail sink, model server, and our services of docker-compose.yml; wait until each answers."""
-        self.tell("starting API, dispatcher, three workers, Flower, mail and model server …")
+        self.tell("starting API, dispatcher, workers, Flower, mail and model server …")
         ports, python = self.place.ports, sys.executable
         self._start("mail", [python, "-m", "jobplatform.devstack.mailsink", "--smtp-port", str(ports["smtp"]),
                              "--http-port", str(ports["mail"])])  # fmt: skip
@@ -229,11 +231,11 @@ class Stack:
         return open_ledger(url, name="dev", connections=2)
 
     def create_api_key(self) -> str:
-        """Create an API key of the tenant "default"; the one of an earlier start is revoked."""
+        """Create an API key of the tenant "default", with every scope; the one of an earlier start is revoked."""
         ledger = self.open_ledger()
         with ledger.transaction() as connection:
             revoke_named(connection, "dev stack")
-            key = create_key(connection, create_tenant(connection, "default"), "dev stack")
+            key = create_key(connection, create_tenant(connection, "default"), "dev stack", Grants(scopes=tuple(Scope)))
         ledger.close()
         return key
 

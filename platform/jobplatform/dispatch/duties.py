@@ -17,6 +17,7 @@ from jobplatform.config import Settings
 from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.recorder import Recorder
+from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import (
     dead_letters,
@@ -35,7 +36,9 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.maintain import declare_schedules
+from jobplatform.usecases.manage_webhooks import delivering
 from jobplatform.usecases.stop_workflows import stop_some
+from jobplatform.usecases.tell_webhooks import tell_webhooks
 
 log = get_log(__name__)
 
@@ -44,6 +47,8 @@ HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS, WORKFLOWS_SECONDS = 3600.0, 1.0,
 STOP_LIMIT, STOP_SECONDS = 250, 0.3
 #: how often schedules are looked at that nobody knew of at the last look, and how many in one transaction
 SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
+#: how often the feeds of tenants with webhooks are looked at, and how many events of each at a time
+WEBHOOKS_SECONDS, WEBHOOKS_LIMIT = 0.5, 500
 #: after a failure that is no outage of the ledger
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
@@ -69,6 +74,7 @@ class Duties:
             "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
             "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
+            "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
         }
@@ -143,6 +149,14 @@ class Duties:
         soon = SCHEDULES_SECONDS if fired.seconds is None else min(SCHEDULES_SECONDS, max(0.02, fired.seconds))
         self._duties["schedules"][0].again(0.0 if fired.more else soon)
         return fired.more
+
+    def _tell_webhooks(self) -> bool:
+        """Make the jobs that deliver webhooks."""
+        kind = delivering(self._settings)
+        told = tell_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
+        if told.messages:
+            self.woken = ",".join(filter(None, (self.woken, f"{kind.queue} {DEFAULT_PRIORITY}")))
+        return told.more
 
     def _stop_workflows(self) -> bool:
         """Call off what is left of workflows that have failed, were cancelled, or took too long."""

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
-from jobplatform.ledger import delivery_tables, limit_tables, schedule_tables, workflow_tables
+from jobplatform.ledger import delivery_tables, limit_tables, schedule_tables, webhook_tables, workflow_tables
 from jobplatform.ledger.columns import metadata, moment, now, one_of
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "limit_tables",
     "metadata",
     "schedule_tables",
+    "webhook_tables",
     "workflow_tables",
 ]
 

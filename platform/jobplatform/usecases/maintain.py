@@ -11,7 +11,7 @@ from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.maintenance import SCHEDULES, TENANT, CleanUp, QueueHealth, maintenance_kind
 from jobplatform.errors import LedgerBusy
-from jobplatform.ledger import audit_log, keys, queues, retention, schedules, workflows
+from jobplatform.ledger import audit_log, keys, queues, retention, schedules, webhooks, workflows
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.manage_schedules import put_schedule
@@ -77,6 +77,7 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
         tell("workflows")
         workflows_gone = _all(ledger, lambda c: workflows.forget_workflows(c, settings.history_days, FEW), FEW)
     fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
+    _all(ledger, lambda c: webhooks.forget_messages(c, settings.history_days or 90, BATCH))
     idempotency_keys = _all(ledger, keys.forget_expired_keys)
     if settings.audit_log_days:
         _all(ledger, lambda c: audit_log.forget_actions(c, settings.audit_log_days, BATCH))

@@ -146,7 +146,7 @@ def _check(name: str, grants: Grants) -> None:
         wrong.append(FieldError("name", f"1 to {MOST_NAME_CHARACTERS} printable characters", repr(name)[:200]))
     if not grants.scopes and not grants.is_operator:
         wrong.append(FieldError("scopes", f"some of {', '.join(Scope)}", "none"))
-    wrong += _wrong_kinds(grants.kinds)
+    wrong += wrong_kinds(grants.kinds)
     if not 0 <= grants.max_priority <= MAX_PRIORITY:
         wrong.append(FieldError("max_priority", f"from 0 to {MAX_PRIORITY}", repr(grants.max_priority)))
     if grants.requests_per_minute is not None and not 1 <= grants.requests_per_minute <= MOST_REQUESTS:
@@ -157,7 +157,8 @@ def _check(name: str, grants: Grants) -> None:
         raise InvalidRequest("the key can't work", tuple(wrong))
 
 
-def _wrong_kinds(kinds: Sequence[str] | None) -> list[FieldError]:
+def wrong_kinds(kinds: Sequence[str] | None) -> list[FieldError]:
+    """Return what is wrong with a list of kinds and patterns of them; None fits all kinds."""
     if kinds is None:
         return []
     if not 0 < len(kinds) <= MOST_KINDS:

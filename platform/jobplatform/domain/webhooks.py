@@ -1,0 +1,200 @@
+"""Webhooks: what is told of jobs, the signature (Standard Webhooks 1.0), and which addresses may be called.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import ipaddress
+import secrets
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+from jobplatform.domain.feeds import FeedEvent
+from jobplatform.domain.kinds import Kind
+from jobplatform.domain.limits import key as limit_key
+from jobplatform.domain.retry import Steps
+from jobplatform.domain.states import Event, State
+
+#: the kind of job that delivers; its own events are told to nobody
+DELIVER = "webhook.deliver"
+#: what a test delivery says
+TEST_TYPE = "webhook.test"
+#: what can be told: type → what has happened to the job
+TYPES = {
+    "job.submitted": "it was accepted",
+    "job.started": "a run has begun",
+    "job.retrying": "a run has failed, and there will be another",
+    "job.succeeded": "it has succeeded",
+    "job.dead": "its attempts are used up, or it can't succeed: it waits for a person",
+    "job.held": "it is not known whether an effect has taken place: it waits for a person",
+    "job.cancelled": "it was called off",
+    "job.expired": "its start_by has passed before a run began",
+    "job.discarded": "a person has thrown it away",
+    "job.replayed": "a person lets it run again",
+}
+USUAL_TYPES = ("job.succeeded", "job.dead", "job.cancelled", "job.expired")
+
+_BY_STATE = {
+    State.SUCCEEDED: "job.succeeded",
+    State.DEAD: "job.dead",
+    State.CANCELLED: "job.cancelled",
+    State.EXPIRED: "job.expired",
+    State.DISCARDED: "job.discarded",
+}
+_BY_EVENT = {
+    Event.SUBMITTED: "job.submitted",
+    Event.STARTED: "job.started",
+    Event.HELD: "job.held",
+    Event.REPLAYED: "job.replayed",
+}
+_ENDS_OF_RUNS = frozenset({Event.FAILED, Event.TIMED_OUT, Event.CRASHED, Event.LOST})
+
+#: waits between attempts (s), those of the specification: ten attempts in a good three days
+WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+MAX_ATTEMPTS = len(WAITS) + 1
+#: no attempt begins later, however often the receiver has said "not now" (s)
+MAX_AGE_SECONDS = 5 * 86_400.0
+
+SECRET_MARK = "whsec_"
+SECRET_BYTES = 32
+
+
+class Delivery(BaseModel):
+    """The payload of the job that delivers: where to, which message, and what it says."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    endpoint: UUID
+    message: UUID
+    body: dict[str, Any]
+
+
+class Delivered(BaseModel):
+    """How the receiver has answered; `skipped` says why nobody was asked."""
+
+    status: int | None = None
+    seconds: float | None = None
+    skipped: str | None = None
+
+
+def type_of(event: FeedEvent) -> str | None:
+    """Return the type by which webhooks tell of an event; None: they don't."""
+    if event.event == Event.LOG or event.event == Event.OUTPUT:
+        return None
+    if event.event in _ENDS_OF_RUNS and event.state in (State.SCHEDULED, State.AVAILABLE):
+        return "job.retrying"
+    return _BY_STATE.get(event.state) or _BY_EVENT.get(Event(event.event))
+
+
+def body_of(event: FeedEvent, told: str) -> dict[str, Any]:
+    """Return the message about an event: its type, when it was, and the event as in `GET /v1/events`."""
+    return {"type": told, "timestamp": event.at, "data": event.as_dict()}
+
+
+def new_secret() -> str:
+    """Return a new signing secret."""
+    return SECRET_MARK + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
+def sign(secrets_: Sequence[str], message_id: str, moment: datetime, body: bytes) -> dict[str, str]:
+    """Return the three headers of a message, signed with each of the secrets (two while one is exchanged)."""
+    seconds = str(int(moment.timestamp()))
+    signed = f"{message_id}.{seconds}.".encode() + body
+    signatures = (
+        base64.b64encode(hmac.new(_key_of(secret), signed, hashlib.sha256).digest()).decode() for secret in secrets_
+    )
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": seconds,
+        "webhook-signature": " ".join(f"v1,{one}" for one in signatures),
+    }
+
+
+def _key_of(secret: str) -> bytes:
+    return base64.b64decode(secret.removeprefix(SECRET_MARK))
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+_TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+
+
+def may_call(address: str, allowed: Collection[Network]) -> bool:
+    """Return whether webhooks may go to an IP address: one of the public internet, or of the allowed networks.
+
+    What an IPv6 address carries of an IPv4 one counts: `::ffff:169.254.169.254` is that of a cloud's metadata.
+    """
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    inner = found
+    if isinstance(found, ipaddress.IPv6Address):
+        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or found
+        if found in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
+    if any(one.version == each.version and one in each for each in allowed for one in (found, inner)):
+        return True
+    return all(one.is_global and not one.is_multicast for one in (found, inner))
+
+
+def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
+    """Return what was expected of an endpoint's URL, as far as it can be told without asking DNS; None: it is good.
+
+    Plain http goes to the allowed networks only: outside of one's own network nobody should read along.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "a URL like https://example.com/hooks"
+    host = parts.hostname or ""
+    if parts.scheme not in ("https", "http") or not host or port == 0 or not url.isascii() or not url.isprintable():
+        return "a URL like https://example.com/hooks"
+    if " " in url or parts.username is not None or parts.password is not None or parts.fragment:
+        return "a URL without spaces, user, password and fragment: the signature is what tells who calls"
+    literal = _is_address(host)
+    if literal and not may_call(host, allowed):
+        return "a public address (others: JOBPLATFORM_WEBHOOK_NETWORKS)"
+    if parts.scheme == "http" and not allowed:
+        return "https:// (plain http within JOBPLATFORM_WEBHOOK_NETWORKS only)"
+    if parts.scheme == "http" and literal and not any(ipaddress.ip_address(host) in one for one in allowed):
+        return "https:// (plain http within JOBPLATFORM_WEBHOOK_NETWORKS only)"
+    return None
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def endpoint_key(endpoint_id: UUID) -> str:
+    """Return the limit key of an endpoint: holds and limits of it are set by this."""
+    return limit_key("webhook", endpoint_id)
+
+
+def deliver_kind(queue: str, handler: Callable[[Any, Any], Any]) -> Kind:
+    """Return the kind of job that delivers, on the queue that is to run it."""
+    return Kind(
+        name=DELIVER,
+        queue=queue,
+        payload=Delivery,
+        handler=handler,
+        description=(handler.__doc__ or "").strip(),
+        retry=Steps(*WAITS, jitter=0.1),
+        max_attempts=MAX_ATTEMPTS,
+        max_age_seconds=MAX_AGE_SECONDS,
+        limit_keys=lambda payload: [endpoint_key(payload.endpoint)],
+        returns=Delivered,
+    )

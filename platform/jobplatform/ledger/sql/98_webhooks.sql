@@ -1,0 +1,105 @@
+-- Webhooks (docs/concepts/webhooks.md). A message is what an endpoint is told of an event; a job delivers it.
+
+-- Write messages and the jobs that deliver them. A message that is there gets another job: its id is the same.
+--
+-- p_messages: [{"tenant", "endpoint", "message", "event_id", "type", "about", "job_id", "body"}]
+-- p_job: {"queue", "kind", "max_attempts", "crash_limit", "lost_limit"}. Returns how many.
+CREATE OR REPLACE FUNCTION send_webhooks(p_messages jsonb, p_job jsonb) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_count integer;
+BEGIN
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(p_messages) AS a (
+            tenant uuid, endpoint uuid, message uuid, event_id bigint, type text, about uuid, job_id uuid, body jsonb)
+    ), written AS (
+        INSERT INTO webhook_messages AS m (id, endpoint_id, event_id, type, about, job_id)
+        SELECT message, endpoint, event_id, type, about, job_id FROM asked ORDER BY endpoint, message
+        ON CONFLICT (endpoint_id, id) DO UPDATE SET job_id = excluded.job_id, replays = m.replays + 1
+    ), made AS (
+        INSERT INTO jobs (
+            id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, created_at,
+            state_at, run_at, limit_keys)
+        SELECT job_id, tenant, p_job ->> 'queue', p_job ->> 'kind', 'available', 4,
+               jsonb_build_object('endpoint', endpoint, 'message', message, 'body', body),
+               (p_job ->> 'max_attempts')::integer, (p_job ->> 'crash_limit')::integer,
+               (p_job ->> 'lost_limit')::integer, v_now, v_now, v_now, ARRAY['webhook:' || endpoint]
+        FROM asked
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT job_id, tenant, 'submitted', 'available', 0, jsonb_build_object('by', 'webhook ' || endpoint) FROM asked
+    ), counted AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
+        SELECT tenant, p_job ->> 'queue', pg_backend_pid() % 64, count(*) FROM asked GROUP BY tenant ORDER BY tenant
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
+    )
+    SELECT count(*) INTO v_count FROM asked;
+    RETURN v_count;
+END $$;
+
+-- Move endpoints on in the feed and write the messages of what they have passed: both or neither, so that an event
+-- is told once, whoever dies when. An endpoint whose cursor another one has moved meanwhile is left to him.
+--
+-- p_moved: [{"endpoint", "from_tx", "from_id", "tx", "id", "at"}]; p_messages: as send_webhooks, without the tenant.
+-- Of a replay (up to again_tx, again_id) what was delivered is left out, unless all of it is wanted, and what is on
+-- its way in any case.
+CREATE OR REPLACE FUNCTION tell_webhooks(p_moved jsonb, p_messages jsonb, p_job jsonb) RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_messages jsonb;
+BEGIN
+    WITH mine AS MATERIALIZED (
+        SELECT w.id, w.tenant_id, w.again_all, m.tx, m.id AS event_id, m.at
+        FROM jsonb_to_recordset(p_moved) AS m (
+            endpoint uuid, from_tx bigint, from_id bigint, tx bigint, id bigint, at timestamptz)
+        JOIN webhook_endpoints w ON w.id = m.endpoint
+        WHERE w.disabled_at IS NULL AND (w.cursor_tx, w.cursor_id) = (m.from_tx, m.from_id)
+        FOR UPDATE OF w SKIP LOCKED
+    ), moved AS (
+        UPDATE webhook_endpoints w SET cursor_tx = mine.tx, cursor_id = mine.event_id, cursor_at = mine.at
+        FROM mine WHERE w.id = mine.id
+    )
+    SELECT jsonb_agg(jsonb_build_object(
+        'tenant', mine.tenant_id, 'endpoint', a.endpoint, 'message', coalesce(told.id, a.message), 'event_id', a.event_id,
+        'type', a.type, 'about', a.about, 'job_id', a.job_id, 'body', a.body))
+    INTO v_messages
+    FROM jsonb_to_recordset(p_messages) AS a (
+        endpoint uuid, message uuid, event_id bigint, type text, about uuid, job_id uuid, body jsonb)
+    JOIN mine ON mine.id = a.endpoint
+    LEFT JOIN webhook_messages told ON told.endpoint_id = a.endpoint AND told.event_id = a.event_id
+    WHERE told.id IS NULL
+        OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = told.job_id AND j.state <> 'dead') AND (mine.again_all OR NOT EXISTS (
+            SELECT 1 FROM job_history h WHERE h.id = told.job_id AND h.state = 'succeeded'
+                AND h.finished_at >= told.created_at - interval '1 hour'));
+    RETURN CASE WHEN v_messages IS NULL THEN 0 ELSE send_webhooks(v_messages, p_job) END;
+END $$;
+
+-- Note how an endpoint has answered. One that delivers nothing for longer than p_patience seconds, or says that it is
+-- gone, is disabled; returns why, when that was now.
+CREATE OR REPLACE FUNCTION webhook_answered(p_endpoint uuid, p_error text, p_gone boolean, p_patience double precision)
+RETURNS TABLE (reason text)
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    IF p_error IS NULL THEN  -- at most once a minute, and never waiting for whoever notes the same
+        UPDATE webhook_endpoints SET delivered_at = v_now, failing_since = NULL WHERE id = (
+            SELECT w.id FROM webhook_endpoints w WHERE w.id = p_endpoint
+                AND (w.failing_since IS NOT NULL OR w.delivered_at IS NULL OR w.delivered_at < v_now - interval '1 min')
+            FOR NO KEY UPDATE SKIP LOCKED);
+        RETURN;
+    END IF;
+    UPDATE webhook_endpoints SET failing_since = coalesce(failing_since, v_now), last_error = left(p_error, 500)
+    WHERE id = (
+        SELECT w.id FROM webhook_endpoints w WHERE w.id = p_endpoint
+            AND (w.failing_since IS NULL OR w.last_error IS DISTINCT FROM left(p_error, 500))
+        FOR NO KEY UPDATE SKIP LOCKED);
+    RETURN QUERY
+        UPDATE webhook_endpoints w SET disabled_at = v_now,
+            disabled_reason = CASE WHEN p_gone THEN 'it answered 410: gone'
+                ELSE 'nothing was delivered since ' || to_char(w.failing_since AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI "UTC"') END
+        WHERE w.id = p_endpoint AND w.disabled_at IS NULL
+            AND (p_gone OR w.failing_since < v_now - make_interval(secs => p_patience))
+        RETURNING w.disabled_reason;
+END $$;

@@ -1,0 +1,232 @@
+"""Endpoints of webhooks, and the messages that were told to them; see `sql/98_webhooks.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, Row, text
+
+from jobplatform.domain.feeds import Place
+from jobplatform.ledger.session import Ledger
+
+_ENDPOINT = (
+    "id, tenant_id, url, description, events, kinds, contact, created_at, created_by, delivered_at, failing_since, "
+    "last_error, disabled_at, disabled_reason, (cursor_tx, cursor_id) < (again_tx, again_id) AS replaying"
+)
+
+
+def add_endpoint(connection: Connection, values: Mapping[str, Any], place: Place) -> None:
+    """Write an endpoint; it is told of what comes behind a place in the tenant's feed."""
+    connection.execute(
+        text(
+            "INSERT INTO webhook_endpoints (id, tenant_id, url, description, events, kinds, contact, secret, "
+            "created_by, cursor_tx, cursor_id, cursor_at) VALUES (:id, :tenant_id, :url, :description, :events, "
+            ":kinds, :contact, :secret, :by, :cursor_tx, :cursor_id, clock_timestamp())"
+        ),
+        {**values, "cursor_tx": place.tx, "cursor_id": place.id},
+    )
+
+
+def count_endpoints(connection: Connection, tenant_id: UUID) -> int:
+    """Return how many a tenant has."""
+    return int(
+        connection.execute(
+            text("SELECT count(*) FROM webhook_endpoints WHERE tenant_id = :t"), {"t": tenant_id}
+        ).scalar_one()
+    )
+
+
+def get_endpoint(connection: Connection, tenant_id: UUID, endpoint_id: UUID, *, lock: bool = False) -> Row[Any] | None:
+    """Return an endpoint of a tenant, without its secrets."""
+    statement = f"SELECT {_ENDPOINT} FROM webhook_endpoints WHERE id = :id AND tenant_id = :tenant"
+    return connection.execute(
+        text(statement + (" FOR UPDATE" if lock else "")), {"id": endpoint_id, "tenant": tenant_id}
+    ).one_or_none()
+
+
+def list_endpoints(connection: Connection, tenant_id: UUID) -> Sequence[Row[Any]]:
+    """Return a tenant's endpoints, oldest first."""
+    statement = f"SELECT {_ENDPOINT} FROM webhook_endpoints WHERE tenant_id = :tenant ORDER BY id"
+    return connection.execute(text(statement), {"tenant": tenant_id}).all()
+
+
+def change_endpoint(connection: Connection, endpoint_id: UUID, changes: Mapping[str, Any]) -> None:
+    """Change some of url, description, events, kinds, contact."""
+    settings = ", ".join(f"{name} = :{name}" for name in changes)
+    connection.execute(text(f"UPDATE webhook_endpoints SET {settings} WHERE id = :id"), {**changes, "id": endpoint_id})
+
+
+def enable_endpoint(connection: Connection, endpoint_id: UUID, place: Place) -> None:
+    """Tell an endpoint again, of what comes behind a place: what was missed comes by a replay."""
+    connection.execute(
+        text(
+            "UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, "
+            "cursor_tx = :tx, cursor_id = :event_id, cursor_at = clock_timestamp(), again_tx = 0, again_id = 0, "
+            "again_all = false WHERE id = :id AND disabled_at IS NOT NULL"
+        ),
+        {"id": endpoint_id, "tx": place.tx, "event_id": place.id},
+    )
+
+
+def disable_endpoint(connection: Connection, endpoint_id: UUID, reason: str) -> None:
+    """Tell an endpoint nothing any more."""
+    connection.execute(
+        text(
+            "UPDATE webhook_endpoints SET disabled_at = clock_timestamp(), disabled_reason = :reason "
+            "WHERE id = :id AND disabled_at IS NULL"
+        ),
+        {"id": endpoint_id, "reason": reason},
+    )
+
+
+def delete_endpoint(connection: Connection, endpoint_id: UUID) -> None:
+    """Take an endpoint away; the clean-up takes its messages."""
+    connection.execute(text("DELETE FROM webhook_endpoints WHERE id = :id"), {"id": endpoint_id})
+
+
+def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, overlap_seconds: float) -> None:
+    """Sign with another secret from now on, and with the one before for so long."""
+    connection.execute(
+        text(
+            "UPDATE webhook_endpoints SET old_secret = secret, secret = :secret, "
+            "old_secret_until = clock_timestamp() + make_interval(secs => :seconds) WHERE id = :id"
+        ),
+        {"id": endpoint_id, "secret": secret, "seconds": overlap_seconds},
+    )
+
+
+def replay_from(connection: Connection, endpoint_id: UUID, place: Place, since: datetime, everything: bool) -> None:
+    """Move an endpoint back to a place in the feed: what it has passed is looked at again."""
+    connection.execute(
+        text(
+            "UPDATE webhook_endpoints SET "
+            "again_tx = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_tx ELSE cursor_tx END), "
+            "again_id = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_id ELSE cursor_id END), "
+            "again_all = :everything, cursor_tx = :tx, cursor_id = :event_id, cursor_at = :since "
+            "WHERE id = :id AND (cursor_tx, cursor_id) > (:tx, :event_id)"
+        ),
+        {"id": endpoint_id, "tx": place.tx, "event_id": place.id, "since": since, "everything": everything},
+    )
+
+
+def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> int | None:
+    """Return the first transaction in a tenant's feed that wrote at a time or later; None: there was none."""
+    found: int | None = connection.execute(
+        text("SELECT min(tx) FROM job_events WHERE tenant_id = :tenant AND at >= :since"),
+        {"tenant": tenant_id, "since": since},
+    ).scalar()
+    return found
+
+
+class Follower:
+    """An endpoint that is told of events."""
+
+    def __init__(self, row: Row[Any]) -> None:
+        self.id: UUID = row.id
+        self.tenant_id: UUID = row.tenant_id
+        self.events = frozenset(row.events)
+        self.kinds: tuple[str, ...] | None = tuple(row.kinds) if row.kinds is not None else None
+        self.place = Place(row.cursor_tx, row.cursor_id)
+        self.at: datetime = row.cursor_at
+        self.replaying: bool = row.replaying
+
+
+def followers(connection: Connection) -> list[Follower]:
+    """Return the endpoints of all tenants that are told of events, and how far each is."""
+    rows = connection.execute(
+        text(
+            "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, "
+            "(cursor_tx, cursor_id) < (again_tx, again_id) AS replaying "
+            "FROM webhook_endpoints WHERE disabled_at IS NULL ORDER BY id"
+        )
+    )
+    return [Follower(row) for row in rows]
+
+
+def tell_webhooks(ledger: Ledger, moved: list[dict[str, Any]], messages: list[dict[str, Any]], job: bytes) -> int:
+    """Call `tell_webhooks`: returns how many messages were written."""
+    ((count,),) = ledger.call("tell_webhooks", _json(moved), _json(messages), job.decode())
+    return int(count)
+
+
+def send_webhooks(connection: Connection, messages: list[dict[str, Any]], job: bytes) -> None:
+    """Call `send_webhooks`."""
+    connection.execute(
+        text("SELECT send_webhooks(CAST(:messages AS jsonb), CAST(:job AS jsonb))"),
+        {"messages": _json(messages), "job": job.decode()},
+    )
+
+
+def webhook_answered(ledger: Ledger, endpoint_id: UUID, error: str | None, gone: bool, patience: float) -> str | None:
+    """Call `webhook_answered`: returns why the endpoint was disabled just now."""
+    found = ledger.call("webhook_answered", endpoint_id, error, gone, patience)
+    return str(found[0][0]) if found else None
+
+
+def target_of(connection: Connection, endpoint_id: UUID) -> Row[Any] | None:
+    """Return where messages of an endpoint go, and the secrets that sign them."""
+    return connection.execute(
+        text(
+            "SELECT w.tenant_id, w.url, w.contact, w.disabled_reason, w.failing_since, clock_timestamp() AS now, "
+            "CASE WHEN w.old_secret_until > clock_timestamp() THEN ARRAY[w.secret, w.old_secret] "
+            "ELSE ARRAY[w.secret] END AS secrets FROM webhook_endpoints w WHERE w.id = :id"
+        ),
+        {"id": endpoint_id},
+    ).one_or_none()
+
+
+_MESSAGES = """
+    SELECT m.id, m.type, m.about, m.job_id, m.replays, m.created_at, coalesce(j.state, h.state) AS state,
+           coalesce(j.attempt, h.attempt) AS attempts, CASE WHEN j.state = 'scheduled' THEN j.run_at END AS next_at,
+           h.result, coalesce(j.error, h.error) AS error
+    FROM (SELECT * FROM webhook_messages
+          WHERE endpoint_id = :endpoint AND (CAST(:before AS uuid) IS NULL OR id < :before)
+              AND (CAST(:id AS uuid) IS NULL OR id = :id)
+          ORDER BY id DESC LIMIT :limit) AS m
+    LEFT JOIN jobs j ON j.id = m.job_id
+    LEFT JOIN LATERAL (
+        SELECT * FROM job_history k
+        WHERE j.id IS NULL AND k.id = m.job_id AND k.finished_at >= m.created_at - interval '1 hour'
+        LIMIT 1) AS h ON true
+    ORDER BY m.id DESC
+"""
+
+
+def list_messages(
+    connection: Connection, endpoint_id: UUID, *, before: UUID | None = None, one: UUID | None = None, limit: int = 1
+) -> Sequence[Row[Any]]:
+    """Return messages of an endpoint, newest first, each with how its delivery goes; or `one` of them."""
+    return connection.execute(
+        text(_MESSAGES), {"endpoint": endpoint_id, "before": before, "id": one, "limit": limit}
+    ).all()
+
+
+def body_of(connection: Connection, job_id: UUID, since: datetime) -> Any | None:
+    """Return what a message says, by the job that delivers it or has; None: it is not kept any more."""
+    return connection.execute(
+        text(
+            "SELECT payload -> 'body' FROM jobs WHERE id = :id UNION ALL "
+            "SELECT payload -> 'body' FROM job_history WHERE id = :id AND finished_at >= :since"
+        ),
+        {"id": job_id, "since": since},
+    ).scalar()
+
+
+def forget_messages(connection: Connection, days: int, limit: int) -> int:
+    """Delete up to `limit` messages that are older than so many days, or whose endpoint is gone; returns how many."""
+    return connection.execute(
+        text(
+            "DELETE FROM webhook_messages WHERE ctid IN (SELECT ctid FROM webhook_messages m "
+            "WHERE created_at < clock_timestamp() - make_interval(days => :days) "
+            "OR NOT EXISTS (SELECT 1 FROM webhook_endpoints w WHERE w.id = m.endpoint_id) LIMIT :limit)"
+        ),
+        {"days": days, "limit": limit},
+    ).rowcount
+
+
+def _json(value: object) -> str:
+    return orjson.dumps(value).decode()

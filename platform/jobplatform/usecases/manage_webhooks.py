@@ -1,0 +1,293 @@
+"""Webhooks as people manage them: endpoints, their secrets, what was told to them, and telling it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import orjson
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import Connection, Row
+
+from jobplatform.config import Settings
+from jobplatform.domain.feeds import Place
+from jobplatform.domain.kinds import Kind
+from jobplatform.domain.webhooks import TEST_TYPE, TYPES, USUAL_TYPES, deliver_kind, new_secret, wrong_with
+from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.ledger import webhooks
+from jobplatform.ledger.ids import new_id
+from jobplatform.ledger.session import Ledger
+from jobplatform.refusals import MessageGone, WebhookNotFound
+from jobplatform.usecases.manage_keys import wrong_kinds
+from jobplatform.usecases.read_feed import BEHIND_ALL, now_in
+
+MOST_ENDPOINTS = 50
+MOST_URL_CHARACTERS = 2000
+USUAL_OVERLAP_SECONDS = 86_400.0
+LONGEST_OVERLAP_SECONDS = 31 * 86_400.0
+#: transactions that began so long before a time may have written events after it
+REPLAY_MARGIN = timedelta(hours=1)
+DISABLED_BY_HAND = "disabled by hand"
+
+
+@dataclass(frozen=True)
+class NewEndpoint:
+    """What an endpoint is to be."""
+
+    url: str
+    events: tuple[str, ...] = USUAL_TYPES
+    #: kinds of jobs that it is told of, or patterns of them; None: all
+    kinds: tuple[str, ...] | None = None
+    description: str = ""
+    #: an e-mail address that is told when it is disabled
+    contact: str | None = None
+
+
+def create_endpoint(
+    ledger: Ledger, settings: Settings, tenant_id: UUID, order: NewEndpoint, *, by: str
+) -> dict[str, Any]:
+    """Make an endpoint; returns its view with the secret, which is shown this once. Raises `InvalidRequest`."""
+    values = {
+        "url": order.url,
+        "events": list(dict.fromkeys(order.events)),
+        "kinds": list(order.kinds) if order.kinds is not None else None,
+        "description": order.description,
+        "contact": order.contact,
+    }
+    _check(settings, values)
+    endpoint_id, secret = new_id(), new_secret()
+    place = now_in(ledger, tenant_id)
+    with ledger.transaction() as connection:
+        if webhooks.count_endpoints(connection, tenant_id) >= MOST_ENDPOINTS:
+            raise InvalidRequest(f"a tenant has at most {MOST_ENDPOINTS} webhooks: delete one that nobody needs")
+        row = {**values, "id": endpoint_id, "tenant_id": tenant_id, "secret": secret, "by": by}
+        webhooks.add_endpoint(connection, row, place)
+        return view_of(_found(connection, tenant_id, endpoint_id)) | {"secret": secret}
+
+
+def list_endpoints(ledger: Ledger, tenant_id: UUID) -> list[dict[str, Any]]:
+    """Return a tenant's endpoints, oldest first, without their secrets."""
+    with ledger.statement() as connection:
+        return [view_of(row) for row in webhooks.list_endpoints(connection, tenant_id)]
+
+
+def get_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> dict[str, Any]:
+    """Return an endpoint. Raises `WebhookNotFound`."""
+    with ledger.statement() as connection:
+        return view_of(_found(connection, tenant_id, endpoint_id))
+
+
+def change_endpoint(
+    ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, changes: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Change what is named of url, events, kinds, description, contact and `enabled`; the secret stays.
+
+    Enabled again it is told of what comes from now on: what it has missed comes by `replay_since`. Raises
+    `WebhookNotFound` or `InvalidRequest`.
+    """
+    wanted = dict(changes)
+    enabled = wanted.pop("enabled", None)
+    _check(settings, wanted)
+    place = now_in(ledger, tenant_id)
+    with ledger.transaction() as connection:
+        _found(connection, tenant_id, endpoint_id, lock=True)
+        if wanted:
+            webhooks.change_endpoint(connection, endpoint_id, wanted)
+        if enabled:
+            webhooks.enable_endpoint(connection, endpoint_id, place)
+        elif enabled is not None:
+            webhooks.disable_endpoint(connection, endpoint_id, DISABLED_BY_HAND)
+        return view_of(_found(connection, tenant_id, endpoint_id))
+
+
+def delete_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> None:
+    """Take an endpoint away; what is on its way to it is not delivered. Raises `WebhookNotFound`."""
+    with ledger.transaction() as connection:
+        _found(connection, tenant_id, endpoint_id, lock=True)
+        webhooks.delete_endpoint(connection, endpoint_id)
+
+
+def rotate_secret(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, overlap_seconds: float) -> dict[str, Any]:
+    """Sign with a new secret; the old one signs beside it for so long. Returns the view with the new secret.
+
+    Raises `WebhookNotFound`.
+    """
+    secret = new_secret()
+    with ledger.transaction() as connection:
+        found = _found(connection, tenant_id, endpoint_id, lock=True)
+        webhooks.exchange_secret(connection, endpoint_id, secret, overlap_seconds)
+        return view_of(found) | {"secret": secret}
+
+
+def send_test(ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, by: str) -> dict[str, Any]:
+    """Send a message that says nothing, in one attempt, to an endpoint that may be disabled; returns the message.
+
+    Raises `WebhookNotFound`.
+    """
+    message_id, now = new_id(), datetime.now(UTC)
+    body = {"type": TEST_TYPE, "timestamp": now, "data": {"endpoint_id": str(endpoint_id), "by": by}}
+    with ledger.transaction() as connection:
+        _found(connection, tenant_id, endpoint_id)
+        _send(connection, settings, tenant_id, endpoint_id, message_id, TEST_TYPE, body, attempts=1)
+        return _message(connection, endpoint_id, message_id)
+
+
+def list_messages(
+    ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, *, before: UUID | None, limit: int
+) -> tuple[list[dict[str, Any]], UUID | None]:
+    """Return a page of what an endpoint was told, newest first, and the id to go on below. Raises `WebhookNotFound`."""
+    with ledger.statement() as connection:
+        _found(connection, tenant_id, endpoint_id)
+        rows = webhooks.list_messages(connection, endpoint_id, before=before, limit=limit + 1)
+    return [message_view(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
+
+
+def replay_message(
+    ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, message_id: UUID
+) -> dict[str, Any]:
+    """Deliver one message again, with the same id; one that is on its way stays as it is. Returns the message.
+
+    Raises `WebhookNotFound` and `MessageGone`.
+    """
+    with ledger.transaction() as connection:
+        _found(connection, tenant_id, endpoint_id, lock=True)
+        rows = webhooks.list_messages(connection, endpoint_id, one=message_id)
+        if not rows:
+            raise WebhookNotFound(f"webhook {endpoint_id} was told no message {message_id}")
+        (row,) = rows
+        if row.state not in (None, "succeeded", "dead", "cancelled", "expired", "discarded"):
+            return message_view(row)
+        body = webhooks.body_of(connection, row.job_id, row.created_at - REPLAY_MARGIN)
+        if body is None:
+            raise MessageGone(message_id)
+        _send(connection, settings, tenant_id, endpoint_id, message_id, row.type, body)
+        return _message(connection, endpoint_id, message_id)
+
+
+def replay_since(
+    ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, since: datetime, *, everything: bool
+) -> dict[str, Any]:
+    """Tell an endpoint again of what has happened since a time, and it was not delivered (or all of it).
+
+    What it was not told because it was disabled then is told now. Goes on in the background (`replaying`). Raises
+    `WebhookNotFound`, and `InvalidRequest` for an endpoint that is disabled.
+    """
+    with ledger.transaction() as connection:
+        found = _found(connection, tenant_id, endpoint_id, lock=True)
+        if found.disabled_at is not None:
+            raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({found.disabled_reason})")
+        first = webhooks.place_at(connection, tenant_id, since)
+        if first is not None:
+            place = Place(first - 1, BEHIND_ALL)
+            webhooks.replay_from(connection, endpoint_id, place, since - REPLAY_MARGIN, everything)
+        return view_of(_found(connection, tenant_id, endpoint_id))
+
+
+def view_of(row: Row[Any]) -> dict[str, Any]:
+    """Return the JSON form of an endpoint."""
+    found = {name: value for name, value in row._mapping.items() if name != "tenant_id"}
+    return found | {"enabled": row.disabled_at is None}
+
+
+def message_view(row: Row[Any]) -> dict[str, Any]:
+    """Return the JSON form of a message and how its delivery goes."""
+    return {
+        "id": row.id,
+        "type": row.type,
+        "about": row.about,
+        "job_id": row.job_id,
+        "created_at": row.created_at,
+        "replays": row.replays,
+        "state": row.state,
+        "attempts": row.attempts,
+        "next_at": row.next_at,
+        "answer": row.result,
+        "error": row.error if row.state != "succeeded" else None,
+    }
+
+
+def job_of(kind: Kind, attempts: int | None = None) -> bytes:
+    """Return what the ledger wants to know of the jobs that deliver."""
+    return orjson.dumps(
+        {
+            "queue": kind.queue,
+            "kind": kind.name,
+            "max_attempts": attempts or kind.max_attempts,
+            "crash_limit": kind.crash_limit,
+            "lost_limit": kind.lost_limit,
+        }
+    )
+
+
+def delivering(settings: Settings) -> Kind:
+    """Return the kind of job that delivers, for those who order it and don't run it."""
+    return deliver_kind(settings.webhook_jobs_queue, _elsewhere)
+
+
+def _elsewhere(_payload: Any, _ctx: Any) -> None:
+    raise NotImplementedError("webhooks are delivered by workers")
+
+
+def _send(
+    connection: Connection,
+    settings: Settings,
+    tenant_id: UUID,
+    endpoint_id: UUID,
+    message_id: UUID,
+    told: str,
+    body: Any,
+    attempts: int | None = None,
+) -> None:
+    message = {
+        "tenant": tenant_id,
+        "endpoint": endpoint_id,
+        "message": message_id,
+        "type": told,
+        "job_id": new_id(),
+        "body": body,
+    }
+    webhooks.send_webhooks(connection, [message], job_of(delivering(settings), attempts))
+
+
+def _message(connection: Connection, endpoint_id: UUID, message_id: UUID) -> dict[str, Any]:
+    (row,) = webhooks.list_messages(connection, endpoint_id, one=message_id)
+    return message_view(row)
+
+
+def _found(connection: Connection, tenant_id: UUID, endpoint_id: UUID, *, lock: bool = False) -> Row[Any]:
+    row = webhooks.get_endpoint(connection, tenant_id, endpoint_id, lock=lock)
+    if row is None:
+        raise WebhookNotFound(f"no webhook {endpoint_id}")
+    return row
+
+
+def _check(settings: Settings, values: Mapping[str, Any]) -> None:
+    wrong: list[FieldError] = []
+    if "url" in values:
+        url = values["url"]
+        expected = wrong_with(url, settings.webhook_networks)
+        if len(url) > MOST_URL_CHARACTERS:
+            expected = f"at most {MOST_URL_CHARACTERS} characters"
+        if expected:
+            wrong.append(FieldError("url", expected, repr(url)[:200]))
+    events = values.get("events")
+    if events is not None:
+        wrong += [
+            FieldError(f"events.{place}", f"one of {', '.join(TYPES)}", repr(one)[:200])
+            for place, one in enumerate(events)
+            if one not in TYPES
+        ]
+        if not events:
+            wrong.append(FieldError("events", f"some of {', '.join(TYPES)}", "none"))
+    wrong += wrong_kinds(values.get("kinds"))
+    contact = values.get("contact")
+    if contact is not None:
+        try:
+            validate_email(contact, check_deliverability=False, globally_deliverable=False, test_environment=True)
+        except EmailNotValidError as error:
+            wrong.append(FieldError("contact", f"an e-mail address: {error}", repr(contact)[:200]))
+    if wrong:
+        raise InvalidRequest("the webhook can't work", tuple(wrong))

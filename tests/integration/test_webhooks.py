@@ -1,0 +1,328 @@
+"""Messages of webhooks: each event once, whoever looks, and again from a time on."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from jobplatform.config import Settings
+from jobplatform.domain.webhooks import DELIVER
+from jobplatform.errors import InvalidRequest
+from jobplatform.ledger import keys, webhooks
+from jobplatform.ledger.ids import new_id
+from jobplatform.usecases import maintain, manage_webhooks
+from jobplatform.usecases.deliver_webhook import find_target, note_answer
+from jobplatform.usecases.manage_webhooks import NewEndpoint, delivering
+from jobplatform.usecases.tell_webhooks import tell_webhooks
+from tests.support.ledgers import Book, registry
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def config(book: Book) -> Settings:
+    return Settings(database_url=book.url)
+
+
+class Hooks:
+    """Endpoints of the book's tenant, and what they were told."""
+
+    def __init__(self, book: Book, config: Settings) -> None:
+        self.book, self.config = book, config
+
+    def add(self, *events: str, tenant: UUID | None = None, **more: Any) -> UUID:
+        order = NewEndpoint("https://example.com/hook", **({"events": events} if events else {}), **more)
+        made = manage_webhooks.create_endpoint(
+            self.book.ledger, self.config, tenant or self.book.tenant_id, order, by="test"
+        )
+        return made["id"]
+
+    def look(self, limit: int = 500) -> int:
+        """Look until all that has happened was told: other databases of the server have transactions, too."""
+        count = 0
+        last = "SELECT DISTINCT ON (tenant_id) tenant_id, tx, id FROM job_events ORDER BY tenant_id, tx DESC, id DESC"
+        ends = {row[0]: row[1:] for row in self.book.all(last)}
+
+        def done() -> bool:
+            nonlocal count
+            told = tell_webhooks(self.book.ledger, delivering(self.config), limit)
+            count += told.messages
+            places = self.book.all(
+                "SELECT tenant_id, cursor_tx, cursor_id FROM webhook_endpoints WHERE disabled_at IS NULL"
+            )
+            return all(tuple(place) >= tuple(ends.get(tenant, (0, 0))) for tenant, *place in places)
+
+        eventually(done, what="told")
+        return count
+
+    def told(self, endpoint: UUID) -> list[tuple[str, UUID]]:
+        return self.book.all(
+            "SELECT type, about FROM webhook_messages WHERE endpoint_id = :id ORDER BY event_id", id=endpoint
+        )
+
+    def deliver(self, endpoint: UUID, *, well: bool = True) -> None:
+        """Let all messages of an endpoint that wait end."""
+        for job_id in self.book.all(
+            "SELECT job_id FROM webhook_messages m JOIN jobs j ON j.id = m.job_id "
+            "WHERE m.endpoint_id = :id AND j.state = 'available'",
+            id=endpoint,
+        ):
+            self.end(job_id, well)
+
+    def end(self, job_id: UUID, well: bool) -> None:
+        """Run a job that delivers."""
+        lease = new_id()
+        self.book.dispatch(job_id)
+        assert self.book.claim(job_id, lease, kind=DELIVER).verdict == "claimed"
+        self.book.settle(job_id, lease, "succeeded" if well else "failed", None if well else "dead")
+
+
+@pytest.fixture
+def hooks(book: Book, config: Settings) -> Hooks:
+    return Hooks(book, config)
+
+
+def finish(book: Book, **order: Any) -> UUID:
+    job_id, lease = book.running(**order)
+    book.settle(job_id, lease)
+    return job_id
+
+
+def test_an_endpoint_is_told_of_what_it_wants_from_now_on(book: Book, hooks: Hooks) -> None:
+    finish(book)
+    mine, all_of_it = hooks.add("job.succeeded"), hooks.add("job.submitted", "job.started", "job.succeeded")
+    other_kind = hooks.add("job.succeeded", kinds=("other.*",))
+    first, second = finish(book), finish(book)
+    assert hooks.look() == 8
+    assert hooks.told(mine) == [("job.succeeded", first), ("job.succeeded", second)]
+    assert hooks.told(all_of_it) == [
+        (name, job) for job in (first, second) for name in ("job.submitted", "job.started", "job.succeeded")
+    ]
+    assert hooks.told(other_kind) == []
+    (payload,) = book.all(
+        "SELECT payload FROM jobs WHERE id = "
+        "(SELECT job_id FROM webhook_messages WHERE endpoint_id = :id AND about = :job)",
+        id=mine,
+        job=first,
+    )
+    body = payload["body"]
+    assert body["type"] == "job.succeeded" and body["data"]["job_id"] == str(first)
+    assert body["data"]["kind"] == "test.echo" and body["data"]["state"] == "succeeded"
+    assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
+    assert hooks.look() == 0
+
+
+def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(book: Book, hooks: Hooks) -> None:
+    with book.ledger.transaction() as connection:
+        other = keys.create_tenant(connection, "other")
+    everything = ("job.submitted", "job.started", "job.succeeded", "job.dead")
+    mine, others = hooks.add(*everything), hooks.add(*everything, tenant=other)
+    finish(book)
+    assert hooks.look() == 3
+    hooks.deliver(mine)
+    assert hooks.look() == 0, "its own deliveries are no news"
+    assert hooks.told(others) == []
+
+
+def test_the_words_for_failures(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add("job.retrying", "job.dead", "job.cancelled", "job.succeeded")
+    job_id, lease = book.running()
+    book.settle(job_id, lease, "failed", "scheduled")
+    dead, lease = book.running()
+    book.settle(dead, lease, "failed", "dead")
+    hooks.look()
+    assert hooks.told(mine) == [("job.retrying", job_id), ("job.dead", dead)]
+
+
+@pytest.mark.parametrize("limit", [1, 7, 500])
+def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks: Hooks, limit: int) -> None:
+    endpoints = [hooks.add("job.submitted") for _ in range(3)]
+    jobs = [book.submit() for _ in range(20)]
+    stop = threading.Event()
+    errors: list[Exception] = []
+
+    def look() -> None:
+        while not stop.is_set():
+            try:
+                tell_webhooks(book.ledger, delivering(hooks.config), limit)
+            except Exception as error:
+                errors.append(error)
+                return
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for one in threads:
+        one.start()
+    jobs += [book.submit() for _ in range(20)]
+    try:
+        eventually(
+            lambda: errors or book.all("SELECT count(*) FROM webhook_messages") == [120], seconds=30, what="messages"
+        )
+    finally:
+        stop.set()
+        for one in threads:
+            one.join()
+    assert errors == []
+    for endpoint in endpoints:
+        assert [job for _, job in hooks.told(endpoint)] == jobs
+    assert book.all("SELECT count(*) FROM jobs WHERE kind = :kind", kind=DELIVER) == [120]
+
+
+def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add("job.submitted")
+    job_id = book.submit()
+    with book.ledger.statement() as connection:
+        (before,) = webhooks.followers(connection)
+    hooks.look()
+    moved = {
+        "endpoint": mine,
+        "from_tx": before.place.tx,
+        "from_id": before.place.id,
+        "tx": 1,
+        "id": 1,
+        "at": before.at,
+    }
+    message = {
+        "endpoint": mine,
+        "message": mine,
+        "event_id": 1,
+        "type": "x",
+        "about": job_id,
+        "job_id": mine,
+        "body": {},
+    }
+    written = webhooks.tell_webhooks(book.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config)))
+    assert written == 0, "whoever saw an older cursor writes nothing"
+    assert hooks.told(mine) == [("job.submitted", job_id)]
+
+
+def test_a_replay_tells_what_was_not_delivered(book: Book, hooks: Hooks) -> None:
+    mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
+    good, bad = finish(book), finish(book)
+    hooks.look()
+    messages = dict(book.all("SELECT about, id FROM webhook_messages"))
+    for job, well in ((good, True), (bad, False)):
+        (job_id,) = book.all("SELECT job_id FROM webhook_messages WHERE about = :job", job=job)
+        hooks.end(job_id, well)
+    view = manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    assert view["replaying"]
+    assert hooks.look() == 1
+    assert dict(book.all("SELECT about, id FROM webhook_messages")) == messages, "the same ids: receivers know them"
+    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {good: 0, bad: 1}
+    assert not manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)["replaying"]
+    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)
+    assert hooks.look() == 1, "the other one is on its way"
+    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {good: 1, bad: 1}
+
+
+def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(book: Book, hooks: Hooks) -> None:
+    mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
+
+    def change(**values: Any) -> dict[str, Any]:
+        return manage_webhooks.change_endpoint(book.ledger, hooks.config, book.tenant_id, mine, values)
+
+    assert change(enabled=False)["disabled_reason"] == "disabled by hand"
+    missed = finish(book)
+    hooks.look()
+    eventually(lambda: change(enabled=True)["enabled"])
+    later = finish(book)
+    hooks.look()
+    assert later in [job for _, job in hooks.told(mine)]
+    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    hooks.look()
+    assert {job for _, job in hooks.told(mine)} == {missed, later}
+    assert book.all("SELECT count(*) FROM webhook_messages") == [2]
+
+
+def test_a_message_is_delivered_again_with_its_id(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add("job.succeeded")
+    finish(book)
+    hooks.look()
+    ((message,), _) = manage_webhooks.list_messages(book.ledger, book.tenant_id, mine, before=None, limit=10)
+
+    def replay() -> dict[str, Any]:
+        return manage_webhooks.replay_message(book.ledger, hooks.config, book.tenant_id, mine, message["id"])
+
+    assert replay() == message, "it is on its way"
+    hooks.deliver(mine)
+    again = replay()
+    assert (again["id"], again["replays"], again["state"]) == (message["id"], 1, "available")
+    assert again["job_id"] != message["job_id"]
+    (first, second) = book.all("SELECT payload FROM job_history UNION ALL SELECT payload FROM jobs")[-2:]
+    assert first["body"] == second["body"]
+
+
+def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_told(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add("job.succeeded", contact="ops@example.com")
+    kinds = registry()
+    kinds.add(registry_email())
+
+    def answer(error: str | None, *, gone: bool = False) -> dict[str, Any]:
+        target = find_target(book.ledger, mine)
+        assert target is not None
+        note_answer(book.ledger, kinds, target, error, gone=gone, patience_seconds=60)
+        return manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+
+    assert answer("500")["failing_since"] is not None
+    assert answer(None)["failing_since"] is None, "one that is delivered is enough"
+    answer("500")
+    assert answer("503: overloaded")["last_error"] == "503: overloaded"
+    book.do("UPDATE webhook_endpoints SET failing_since = failing_since - interval '2 min'")
+    found = answer("500")
+    assert not found["enabled"] and "nothing was delivered since" in found["disabled_reason"]
+    assert answer("500")["disabled_at"] == found["disabled_at"]
+    (mail,) = book.all("SELECT payload FROM jobs WHERE kind = 'email.send'")
+    assert mail["to"] == ["ops@example.com"] and str(mine) in mail["text"] and "500" in mail["text"]
+    target = find_target(book.ledger, mine)
+    assert target is not None and target.disabled_reason
+
+
+def registry_email() -> Any:
+    from jobplatform.domain.kinds import REGISTRY
+    from workers.handlers import email_send
+
+    assert email_send
+    return REGISTRY.get("email.send")
+
+
+def test_gone_is_gone(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add()
+    target = find_target(book.ledger, mine)
+    assert target is not None
+    note_answer(book.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
+    found = manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+    assert found["disabled_reason"] == "it answered 410: gone"
+
+
+def test_secrets_overlap(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add()
+    (first,) = book.all("SELECT secret FROM webhook_endpoints")
+    made = manage_webhooks.rotate_secret(book.ledger, book.tenant_id, mine, 3600)
+    target = find_target(book.ledger, mine)
+    assert target is not None and target.secrets == (made["secret"], first)
+    manage_webhooks.rotate_secret(book.ledger, book.tenant_id, mine, 0)
+    target = find_target(book.ledger, mine)
+    assert target is not None and len(target.secrets) == 1 and first not in target.secrets
+
+
+def test_the_clean_up_takes_old_messages_and_those_of_nobody(book: Book, hooks: Hooks, config: Settings) -> None:
+    kept, gone = hooks.add("job.submitted"), hooks.add("job.submitted")
+    book.submit(), book.submit()
+    hooks.look()
+    manage_webhooks.delete_endpoint(book.ledger, book.tenant_id, gone)
+    book.do(
+        "UPDATE webhook_messages SET created_at = created_at - interval '91 days' "
+        "WHERE id = (SELECT min(id::text)::uuid FROM webhook_messages WHERE endpoint_id = :id)",
+        id=kept,
+    )
+    maintain.clean_up(book.ledger, config, lambda _: None, 0)
+    assert book.all("SELECT endpoint_id FROM webhook_messages") == [kept]
+    assert find_target(book.ledger, gone) is None
+
+
+def test_there_is_an_end_to_endpoints(hooks: Hooks) -> None:
+    with pytest.raises(InvalidRequest, match="at most 50 webhooks"):
+        for _ in range(51):
+            hooks.add()

@@ -1,0 +1,79 @@
+"""The handler of the platform's own jobs that deliver webhooks. It knows the ledger; no tenant can order it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import orjson
+
+from jobplatform.config import Settings, settings
+from jobplatform.domain.context import Context
+from jobplatform.domain.kinds import REGISTRY, KindRegistry
+from jobplatform.domain.retry import read_retry_after
+from jobplatform.domain.webhooks import TEST_TYPE, Delivered, Delivery, deliver_kind, endpoint_key, sign
+from jobplatform.errors import JobPlatformError, Permanent, Retryable, Throttled
+from jobplatform.usecases.deliver_webhook import Target, find_target, note_answer
+from workers.process import ledger
+from workers.providers.post import AddressRefused, Answer, NoAnswer, poster
+
+#: "not now" is believed for so long (s)
+LONGEST_PAUSE = 3600.0
+#: an endpoint that does not answer gets nothing for a tenth of the time for which it has not, from 10 s to 10 min: its
+#: messages would hold the places of all others' while they wait for it
+LEAST_HOLD, LONGEST_HOLD = 10.0, 600.0
+
+
+def deliver_webhook(payload: Delivery, ctx: Context) -> Delivered:
+    """Tell an endpoint of something that has happened to a job."""
+    is_test = payload.body["type"] == TEST_TYPE
+    target = find_target(ledger(), payload.endpoint)
+    if target is None:
+        return Delivered(skipped="the endpoint was deleted")
+    if target.disabled_reason is not None and not is_test:
+        raise Permanent(f"the endpoint is disabled: {target.disabled_reason}", code="webhook_disabled")
+    answer, error = _ask(target, payload, ctx)
+    if not is_test:
+        gone = answer is not None and answer.status == 410
+        told = str(error) if error is not None else None
+        note_answer(ledger(), REGISTRY, target, told, gone=gone, patience_seconds=settings().webhook_patience_seconds)
+    if error is not None:
+        raise error
+    assert answer is not None
+    return Delivered(status=answer.status, seconds=round(answer.seconds, 3))
+
+
+def _ask(target: Target, payload: Delivery, ctx: Context) -> tuple[Answer | None, JobPlatformError | None]:
+    body = orjson.dumps(payload.body)
+    try:
+        answer = poster().post(
+            target.url, sign(target.secrets, f"msg_{payload.message}", datetime.now(UTC), body), body
+        )
+    except NoAnswer as error:
+        seconds = min(LONGEST_HOLD, max(LEAST_HOLD, (target.failing_seconds or 0) / 10))
+        ctx.hold(endpoint_key(target.id), seconds, "the receiver does not answer")
+        return None, Retryable(str(error), code="webhook_not_reached")
+    except AddressRefused as error:
+        return None, Permanent(str(error), code="webhook_address_refused")
+    return answer, _judge(target, answer)
+
+
+def _judge(target: Target, answer: Answer) -> JobPlatformError | None:
+    """Every answer but 2xx is a failure, a redirect as well; 410 is the last one."""
+    if 200 <= answer.status < 300:
+        return None
+    told = f"the receiver answered {answer.status}" + (f": {answer.text}" if answer.text else "")
+    detail = {"status": answer.status, "seconds": round(answer.seconds, 3)}
+    if answer.status == 410:
+        return Permanent(told, code="webhook_gone", detail=detail)
+    if 300 <= answer.status < 400:
+        told = f"the receiver answered {answer.status}: redirects are not followed, change the URL"
+        return Retryable(told, code="webhook_redirected", detail=detail)
+    after = read_retry_after(answer.retry_after)
+    if answer.status == 429 and after is not None:
+        return Throttled(endpoint_key(target.id), min(after, LONGEST_PAUSE), told)
+    return Retryable(told, code="webhook_refused", detail=detail)
+
+
+def register(kinds: KindRegistry, config: Settings) -> None:
+    """Add the kind of job that delivers, on its queue."""
+    kinds.add(deliver_kind(config.webhook_jobs_queue, deliver_webhook))
