@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from sqlalchemy import create_engine, make_url, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from jobplatform.client import Client
 from jobplatform.domain.webhooks import sign
@@ -87,6 +89,34 @@ def test_the_page_on_webhooks_makes_one_and_reads_what_it_gets(platform: Platfor
     body = b'{"type":"job.dead","data":{}}'
     names["receive"](sign((hook["secret"],), "msg_1", datetime.now(UTC), body), body, hook["secret"])
     assert handled == [("job.dead", {})]
+
+
+def test_the_page_on_transactions_orders_in_one(platform: Platform) -> None:
+    """By a login that may do nothing but that."""
+    page = (ROOT / "docs/howto/own-transaction.md").read_text()
+    (grant,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    platform_ledger = platform.stack.open_ledger()
+    with platform_ledger.transaction() as connection:
+        connection.execute(text("CREATE ROLE shop LOGIN PASSWORD 'x'"))
+        connection.execute(text(grant))
+        connection.execute(text("CREATE TABLE shop_orders (id integer PRIMARY KEY)"))
+        connection.execute(text("GRANT ALL ON shop_orders TO shop"))
+    platform_ledger.close()
+    engine = create_engine(make_url(platform.stack.database_url).set(username="shop", password="x"))
+
+    class Base(DeclarativeBase):
+        pass
+
+    class ShopOrder(Base):
+        __tablename__ = "shop_orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    names: dict[str, Any] = {"Session": Session, "engine": engine, "order": ShopOrder(id=1), "key": platform.api._key}
+    exec(compile(code, "own-transaction.md", "exec"), names)
+    engine.dispose()
+    assert names["job"].created
+    assert platform.wait(str(names["job"].id))["result"]["accepted"] == ["ada@example.com"]
 
 
 def test_the_page_of_the_python_client_runs(platform: Platform) -> None:

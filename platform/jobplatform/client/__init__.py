@@ -6,7 +6,8 @@
         job = jobs.submit("email.send", {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"})
         print(jobs.wait(job.id).result)
 
-It needs httpx2 and nothing else of the platform.
+It needs httpx2 and nothing else of the platform. `submit(session, …)` orders in a transaction of one's own
+(docs/howto/own-transaction.md), and needs SQLAlchemy.
 """
 
 from jobplatform.client.asynchronous import AsyncClient
@@ -25,6 +26,7 @@ from jobplatform.client.failures import (
     WaitTimeout,
 )
 from jobplatform.client.sync import Client
+from jobplatform.client.transaction import Ordered, submit, submit_async
 from jobplatform.client.views import Artifact, Job, JobEvent, Order, TenantEvent
 
 __all__ = [
@@ -41,10 +43,13 @@ __all__ = [
     "NoAnswer",
     "NotFound",
     "Order",
+    "Ordered",
     "Problem",
     "TenantEvent",
     "TooManyRequests",
     "Unauthorized",
     "Unavailable",
     "WaitTimeout",
+    "submit",
+    "submit_async",
 ]

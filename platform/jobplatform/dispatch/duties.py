@@ -18,6 +18,7 @@ from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
+from jobplatform.domain.kinds import KindRegistry, load_kinds
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import (
     dead_letters,
@@ -26,6 +27,7 @@ from jobplatform.ledger import (
     effects,
     keys,
     limits,
+    orders,
     queues,
     workers,
     workflows,
@@ -34,6 +36,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
+from jobplatform.usecases.check_orders import check_orders
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.maintain import declare_schedules
 from jobplatform.usecases.manage_webhooks import delivering
@@ -49,6 +52,9 @@ STOP_LIMIT, STOP_SECONDS = 250, 0.3
 SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
 #: how often the feeds of tenants with webhooks are looked at, and how many events of each at a time
 WEBHOOKS_SECONDS, WEBHOOKS_LIMIT = 0.5, 500
+#: how often orders of others' transactions are looked at, and how many in one transaction; and for how long a kind can
+#: be ordered that no dispatcher knows any more
+ORDERS_SECONDS, ORDERS_LIMIT, KINDS_SECONDS = 0.25, 500, 2 * 86_400.0
 #: after a failure that is no outage of the ledger
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
@@ -66,6 +72,8 @@ class Duties:
         self.woken = ""
         #: of the workflows that stop, the one that was looked at last
         self._stopped: UUID | None = None
+        #: read once: a process that knows other kinds is another process
+        self._kinds: KindRegistry | None = None
         self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
         #: name → when, what (returns whether there is more to do at once), and how long after a failure
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
@@ -74,6 +82,8 @@ class Duties:
             "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
             "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
+            "kinds": (Every(HOUSE_SECONDS), self._put_kinds, LONG_RETRY_SECONDS),
+            "orders": (Every(ORDERS_SECONDS), self._check_orders, RETRY_SECONDS),
             "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
@@ -149,6 +159,24 @@ class Duties:
         soon = SCHEDULES_SECONDS if fired.seconds is None else min(SCHEDULES_SECONDS, max(0.02, fired.seconds))
         self._duties["schedules"][0].again(0.0 if fired.more else soon)
         return fired.more
+
+    def _put_kinds(self) -> bool:
+        """Note the kinds that can be ordered in transactions of others."""
+        if self._kinds is None:
+            self._kinds = load_kinds(self._settings.kind_modules, self._settings.pools)
+        with self._ledger.transaction() as connection:
+            orders.put_kinds(connection, self._kinds)
+            orders.forget_kinds(connection, KINDS_SECONDS)
+        with self._ledger.transaction() as connection:
+            return orders.fold_counters(connection) >= 1000
+
+    def _check_orders(self) -> bool:
+        """Look at what was ordered in transactions of others, and let it go."""
+        if self._kinds is None:
+            return False
+        looked = check_orders(self._ledger, self._kinds, ORDERS_LIMIT)
+        self.woken = ",".join(filter(None, (self.woken, looked.woken)))
+        return looked.more
 
     def _tell_webhooks(self) -> bool:
         """Make the jobs that deliver webhooks."""

@@ -12,7 +12,7 @@ from enum import StrEnum
 class State(StrEnum):
     """Where a job is."""
 
-    #: a step of a workflow that waits for others
+    #: a step of a workflow that waits for others, or a job whose payload is looked at first
     BLOCKED = "blocked"
     #: waits for its run_at: the first run, a retry, or a snooze
     SCHEDULED = "scheduled"
@@ -99,6 +99,7 @@ _RUN_MAY_END_IN = frozenset({_S.SCHEDULED, _S.DEAD, _S.CANCELLED})
 #: (state before, event) → the states it may lead to. `None` is "does not exist yet".
 TRANSITIONS: dict[tuple[State | None, Event], frozenset[State]] = {
     (None, Event.SUBMITTED): frozenset({_S.BLOCKED, _S.SCHEDULED, _S.AVAILABLE}),
+    (_S.BLOCKED, Event.REFUSED): frozenset({_S.DEAD}),
     (_S.BLOCKED, Event.UNBLOCKED): frozenset({_S.SCHEDULED, _S.AVAILABLE}),
     (_S.SCHEDULED, Event.DUE): frozenset({_S.AVAILABLE}),
     (_S.AVAILABLE, Event.DISPATCHED): frozenset({_S.DISPATCHED}),

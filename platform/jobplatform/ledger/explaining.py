@@ -13,7 +13,7 @@ AHEAD_CAP = 10_000
 
 _STANDING = text(
     """
-    SELECT j.id, j.tenant_id, j.limit_keys, j.limit_units,
+    SELECT j.id, j.tenant_id, j.workflow_id, j.limit_keys, j.limit_units,
            j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
            j.run_started_at, j.dispatch_no, j.run_no, j.attempt, j.max_attempts, j.error, j.progress, j.cancel_reason,
            j.cancel_requested_at, clock_timestamp() AS now, q.paused_at, q.paused_until,

@@ -130,6 +130,17 @@ api_keys = Table(
     Index("ix_api_keys_tenant", "tenant_id", "id"),
 )
 
+kinds = Table(
+    "kinds",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("queue", Text, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("crash_limit", Integer, nullable=False),
+    Column("lost_limit", Integer, nullable=False),
+    now("seen_at"),
+)
+
 key_rates = Table(
     "key_rates",
     metadata,
@@ -225,6 +236,7 @@ jobs = Table(
         postgresql_where=text("start_by IS NOT NULL AND state IN ('blocked', 'scheduled', 'available', 'dispatched')"),
     ),
     Index("ix_jobs_tenant", "tenant_id", "id"),
+    Index("ix_jobs_unchecked", "id", postgresql_where=text("state = 'blocked' AND workflow_id IS NULL")),
 )
 
 job_history = Table(
@@ -296,7 +308,12 @@ queue_counters = Table(
     metadata,
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
     Column("queue", Text, nullable=False),
-    Column("slot", SmallInteger, nullable=False, comment="backend pid modulo 64: one row would serialise submits"),
+    Column(
+        "slot",
+        Integer,
+        nullable=False,
+        comment="backend pid modulo 64: one row would serialise submits; negative: a transaction's own",
+    ),
     Column("accepted", BigInteger, nullable=False, server_default=text("0")),
     Column("finished", BigInteger, nullable=False, server_default=text("0")),
     Column("promises_kept", BigInteger, nullable=False, server_default=text("0"), comment="began before its start_by"),

@@ -91,7 +91,11 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         yield from _limits(connection, job)
         return
     if state is State.BLOCKED:
-        yield from _waited_for(connection, job.id)
+        if job.workflow_id is not None:
+            yield from _waited_for(connection, job.id)
+        else:
+            remedy = "a dispatcher that knows its kind has to run (JOBPLATFORM_KIND_MODULES)"
+            yield Reason("unchecked", "its payload is looked at first: it was ordered in a transaction", remedy)
         return
     workers = explaining.workers_of(connection, job, config.lease_seconds)
     slots = sum(worker.slots for worker in workers)

@@ -19,6 +19,9 @@ DROP FUNCTION IF EXISTS dispatch_jobs(text, integer, integer, timestamptz[], tim
 DROP FUNCTION IF EXISTS accept_job(
     bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
     integer, timestamptz, timestamptz, text, double precision, boolean);
+DROP FUNCTION IF EXISTS accept_job(
+    bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,
+    integer, timestamptz, timestamptz, text, double precision, boolean, text[], integer[], text);
 DROP FUNCTION IF EXISTS take_units(text[], integer[]);
 DROP FUNCTION IF EXISTS accept_job(
     bytea, uuid, text, bytea, integer, double precision, uuid, text, text, integer, jsonb, text[], integer, integer,

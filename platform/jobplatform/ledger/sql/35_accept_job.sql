@@ -6,6 +6,8 @@
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
 --           · priority (`state` is the highest that the key may ask for) · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
 --           when that is not known). No column of their own: a process of the version before reads as many as it knows
+-- p_unchecked: its payload was not looked at yet, by who knows its kind: the job is blocked until a dispatcher has
+-- (`release_orders`). p_key_id is the key that orders it then.
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,
@@ -15,7 +17,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_run_at timestamptz, p_start_by timestamptz,
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,
     p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
-    p_by text DEFAULT NULL,
+    p_by text DEFAULT NULL, p_unchecked boolean DEFAULT false, p_key_id uuid DEFAULT NULL,
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
     OUT run_at timestamptz
 )
@@ -76,7 +78,8 @@ BEGIN
         v_left := quota_left(v_tenant, p_queue);
         IF v_left <= 0 THEN
             verdict := 'quota';
-            state := quota_seconds(v_tenant, p_queue, 1 - v_left)::text;
+            -- its samples would keep others waiting for somebody else's transaction
+            state := CASE WHEN NOT p_unchecked THEN quota_seconds(v_tenant, p_queue, 1 - v_left)::text END;
             RETURN;
         END IF;
         EXIT WHEN p_idempotency_key IS NULL;
@@ -110,7 +113,7 @@ BEGIN
         END IF;
     END LOOP;
 
-    v_state := CASE WHEN p_run_at > v_now THEN 'scheduled' ELSE 'available' END;
+    v_state := CASE WHEN p_unchecked THEN 'blocked' WHEN p_run_at > v_now THEN 'scheduled' ELSE 'available' END;
     -- when it became available is when it is written, not when this request began to wait for another
     v_now := clock_timestamp();
     INSERT INTO jobs (
@@ -121,9 +124,13 @@ BEGIN
         p_lost_limit, v_now, v_now, coalesce(p_run_at, v_now), p_start_by, keys_of(p_limit_keys, v_tenant),
         p_limit_units);
     INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-    VALUES (p_id, v_tenant, 'submitted', v_state, 0, CASE WHEN v_by IS NOT NULL THEN jsonb_build_object('by', v_by) END);
+    VALUES (
+        p_id, v_tenant, 'submitted', v_state, 0,
+        CASE WHEN p_key_id IS NOT NULL THEN jsonb_build_object('by', v_by, 'key_id', p_key_id)
+             WHEN v_by IS NOT NULL THEN jsonb_build_object('by', v_by) END);
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-    VALUES (v_tenant, p_queue, pg_backend_pid() % 64, 1)
+    -- the transaction of somebody else may be long: nobody shares its row, and waits for it (`fold_counters`)
+    VALUES (v_tenant, p_queue, CASE WHEN p_unchecked THEN -pg_backend_pid() ELSE pg_backend_pid() % 64 END, 1)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1;
     verdict := 'accepted';
     tenant_id := NULL;  -- ids that the caller knows, or does not need, are not worth their decoding

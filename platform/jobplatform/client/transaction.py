@@ -1,0 +1,142 @@
+"""Submit in a transaction of one's own: the job is accepted if and only if that commits.
+
+See docs/howto/own-transaction.md.
+
+The ledger has to stand in the same database as one's own tables. It needs SQLAlchemy, and nothing else of the platform.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from jobplatform.client.failures import problem_of
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, TextClause
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
+    from sqlalchemy.orm import Session
+
+_STATUSES = {
+    "unauthorized": 401,
+    "not_allowed": 403,
+    "kind_not_allowed": 403,
+    "priority_too_high": 403,
+    "duplicate_job": 409,
+    "quota_exceeded": 429,
+    "internal_error": 500,
+}
+
+
+@dataclass(frozen=True)
+class Ordered:
+    """A job that is there when the transaction commits; `created` False: an earlier order with its key has made it."""
+
+    id: UUID
+    created: bool
+
+
+def submit(
+    session: Session | Connection,
+    kind: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    key: str,
+    priority: int = 4,
+    run_at: datetime | None = None,
+    start_by: datetime | None = None,
+    max_attempts: int | None = None,
+    tags: Sequence[str] = (),
+    unique: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    schema: str | None = None,
+) -> Ordered:
+    """Order a job in the transaction of this session or connection.
+
+    `key` is an API key: its tenant, scopes, kinds and quotas hold as in the API. What does not fit the kind's schema is
+    a dead letter (`invalid_payload`) soon after the commit. `schema`: where the ledger stands, when the search path
+    does not say it.
+
+    Raises `Unauthorized`, `Forbidden`, `Invalid`, `Conflict` or `TooManyRequests`, with nothing ordered; the
+    transaction goes on and may be committed all the same.
+    """
+    values = _values(key, kind, payload, priority, run_at, start_by, max_attempts, tags, unique, idempotency_key)
+    return _read(session.execute(_statement(schema), values).one())
+
+
+async def submit_async(
+    session: AsyncSession | AsyncConnection,
+    kind: str,
+    payload: Mapping[str, Any] | None = None,
+    *,
+    key: str,
+    priority: int = 4,
+    run_at: datetime | None = None,
+    start_by: datetime | None = None,
+    max_attempts: int | None = None,
+    tags: Sequence[str] = (),
+    unique: Mapping[str, Any] | None = None,
+    idempotency_key: str | None = None,
+    schema: str | None = None,
+) -> Ordered:
+    """Do what `submit` does, in an async session or connection."""
+    values = _values(key, kind, payload, priority, run_at, start_by, max_attempts, tags, unique, idempotency_key)
+    return _read((await session.execute(_statement(schema), values)).one())
+
+
+def _statement(schema: str | None) -> TextClause:
+    from sqlalchemy import text
+
+    where = f'"{schema.replace(chr(34), chr(34) * 2)}".' if schema else ""
+    return text(
+        f"SELECT job_id, created, code, detail FROM {where}order_job("
+        "CAST(:key AS text), CAST(:kind AS text), CAST(:payload AS jsonb), CAST(:priority AS integer), "
+        "CAST(:run_at AS timestamptz), CAST(:start_by AS timestamptz), CAST(:max_attempts AS integer), "
+        "CAST(:tags AS text[]), CAST(:idempotency_key AS text), CAST(:unique_key AS text), "
+        "CAST(:unique_seconds AS double precision), CAST(:unique_refuse AS boolean))"
+    )
+
+
+def _values(
+    key: str,
+    kind: str,
+    payload: Mapping[str, Any] | None,
+    priority: int,
+    run_at: datetime | None,
+    start_by: datetime | None,
+    max_attempts: int | None,
+    tags: Sequence[str],
+    unique: Mapping[str, Any] | None,
+    idempotency_key: str | None,
+) -> dict[str, Any]:
+    for name, moment in (("run_at", run_at), ("start_by", start_by)):
+        if moment is not None and moment.tzinfo is None:
+            raise ValueError(f"{name}: expected a time with a zone, got {moment.isoformat()}")
+    wanted = dict(unique or {})
+    values = {
+        "key": key,
+        "kind": kind,
+        "payload": json.dumps(payload or {}),
+        "priority": priority,
+        "run_at": run_at,
+        "start_by": start_by,
+        "max_attempts": max_attempts,
+        "tags": list(tags),
+        "idempotency_key": idempotency_key,
+        "unique_key": wanted.pop("key", None),
+        "unique_seconds": wanted.pop("seconds", None),
+        "unique_refuse": wanted.pop("on_conflict", "existing") == "refuse",
+    }
+    if wanted or (unique is not None and values["unique_key"] is None):
+        raise ValueError(f"unique: expected key, and seconds and on_conflict if need be; got {dict(unique or {})}")
+    return values
+
+
+def _read(row: Any) -> Ordered:
+    if row.code is not None:
+        raise problem_of(_STATUSES.get(row.code, 422), {"code": row.code, "detail": row.detail}, None)
+    return Ordered(UUID(str(row.job_id)), row.created)

@@ -1,0 +1,80 @@
+"""Jobs that were ordered in transactions of others, and the kinds that can be; see `sql/38_order_job.sql`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+from sqlalchemy import Connection, text
+
+from jobplatform.domain.kinds import Kind
+
+_PUT = text(
+    """
+    INSERT INTO kinds AS k (name, queue, max_attempts, crash_limit, lost_limit)
+    SELECT * FROM jsonb_to_recordset(CAST(:kinds AS jsonb)) AS given (
+        name text, queue text, max_attempts integer, crash_limit integer, lost_limit integer)
+    ORDER BY name
+    ON CONFLICT (name) DO UPDATE SET
+        queue = excluded.queue, max_attempts = excluded.max_attempts, crash_limit = excluded.crash_limit,
+        lost_limit = excluded.lost_limit, seen_at = excluded.seen_at
+    """
+)
+
+
+def put_kinds(connection: Connection, kinds: Iterable[Kind]) -> None:
+    """Note the kinds that can be ordered, as they are now."""
+    given = [
+        {
+            "name": kind.name,
+            "queue": kind.queue,
+            "max_attempts": kind.max_attempts,
+            "crash_limit": kind.crash_limit,
+            "lost_limit": kind.lost_limit,
+        }
+        for kind in kinds
+    ]
+    connection.execute(_PUT, {"kinds": orjson.dumps(given).decode()})
+
+
+def forget_kinds(connection: Connection, seconds: float) -> int:
+    """Forget kinds that nobody has known for so long; returns how many."""
+    return connection.execute(
+        text("DELETE FROM kinds WHERE seen_at < clock_timestamp() - make_interval(secs => :s)"), {"s": seconds}
+    ).rowcount
+
+
+class Unchecked(NamedTuple):
+    """A job whose payload nobody has looked at, and the API key that has ordered it."""
+
+    id: UUID
+    kind: str
+    payload: Any
+    key_id: UUID | None
+
+
+def unchecked_orders(connection: Connection, kinds: Sequence[str], limit: int) -> list[Unchecked]:
+    """Return such jobs of these kinds, locked for this transaction."""
+    rows = connection.execute(
+        text("SELECT * FROM unchecked_orders(CAST(:kinds AS text[]), :limit)"), {"kinds": list(kinds), "limit": limit}
+    )
+    return [
+        Unchecked(UUID(row.job_id), row.kind, orjson.loads(row.payload), UUID(row.key_id) if row.key_id else None)
+        for row in rows
+    ]
+
+
+def release_orders(connection: Connection, checked: list[dict[str, Any]], keys: Iterable[UUID]) -> str:
+    """Call `release_orders`: returns "queue priority,…" that got jobs."""
+    found: str | None = connection.execute(
+        text("SELECT release_orders(CAST(:checked AS jsonb), CAST(:keys AS uuid[]))"),
+        {"checked": orjson.dumps(checked).decode(), "keys": list(keys)},
+    ).scalar()
+    return found or ""
+
+
+def fold_counters(connection: Connection) -> int:
+    """Call `fold_counters`: returns how many rows were added up."""
+    return int(connection.execute(text("SELECT fold_counters()")).scalar_one())

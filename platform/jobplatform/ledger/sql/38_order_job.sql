@@ -1,0 +1,181 @@
+-- Order a job in a transaction of one's own: it is accepted if and only if that commits (docs/howto/own-transaction.md).
+--
+-- Runs with the rights of the ledger's owner, so that who orders needs the right to call it and none to any table. What
+-- it can't tell, as Python alone knows it, is whether the payload fits its kind and which limits hold: the job is
+-- blocked until a dispatcher has looked (`release_orders`).
+--
+-- Nobody waits for this transaction: it locks what its keys name (p_idempotency_key, p_unique_key) and nothing else.
+-- `code` is that of the API's problem, with `detail`; NULL: the job is there, `created` tells whether by this order.
+CREATE OR REPLACE FUNCTION order_job(
+    p_key text, p_kind text, p_payload jsonb, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
+    p_start_by timestamptz DEFAULT NULL, p_max_attempts integer DEFAULT NULL, p_tags text[] DEFAULT '{}',
+    p_idempotency_key text DEFAULT NULL, p_unique_key text DEFAULT NULL,
+    p_unique_seconds double precision DEFAULT NULL, p_unique_refuse boolean DEFAULT false,
+    OUT job_id uuid, OUT created boolean, OUT code text, OUT detail text
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
+#variable_conflict use_column
+DECLARE
+    k api_keys;
+    v_kind kinds;
+    v_id uuid := gen_step_id();
+    v_hash bytea;
+    a record;
+BEGIN
+    SELECT * INTO k FROM api_keys WHERE key_hash = sha256(convert_to(p_key, 'UTF8')) AND revoked_at IS NULL
+        AND (expires_at IS NULL OR expires_at > clock_timestamp());
+    IF NOT FOUND THEN
+        code := 'unauthorized';
+        detail := 'this API key is not known, has expired, or was revoked';
+    ELSIF 'jobs:submit' <> ALL (k.scopes) THEN
+        code := 'not_allowed';
+        detail := format('this wants a key with the scope jobs:submit; this key has %s', array_to_string(k.scopes, ', '));
+    ELSIF k.requests_per_minute IS NOT NULL THEN
+        code := 'not_allowed';
+        detail := 'a key with a rate can not order within a transaction, as others would wait for that: use one without';
+    ELSIF NOT key_allows(k.kinds, p_kind) THEN
+        code := 'kind_not_allowed';
+        detail := format('expected one of the kinds that this API key may submit (%s); got %s',
+            array_to_string(k.kinds, ', '), p_kind);
+    ELSIF p_priority > k.max_priority THEN
+        code := 'priority_too_high';
+        detail := format('expected a priority of at most %s, which this API key may ask for; got %s',
+            k.max_priority, p_priority);
+    ELSIF p_priority NOT BETWEEN 0 AND 9 OR p_max_attempts NOT BETWEEN 1 AND 100 OR cardinality(p_tags) > 20
+        OR jsonb_typeof(p_payload) <> 'object' OR p_start_by <= p_run_at
+        OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
+        OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
+        OR p_unique_seconds <= 0
+    THEN
+        code := 'invalid_request';
+        detail := 'expected a payload that is an object, a priority from 0 to 9, max_attempts from 1 to 100, at most 20 '
+            'tags and keys of 1 to 255 characters, unique.seconds above 0, and start_by after run_at';
+    ELSE
+        SELECT * INTO v_kind FROM kinds WHERE name = p_kind;
+        IF NOT FOUND THEN
+            code := 'unknown_kind';
+            detail := format('unknown kind %L: known kinds: %s', p_kind,
+                coalesce((SELECT string_agg(name, ', ' ORDER BY name) FROM kinds), 'none; does a dispatcher run?'));
+        END IF;
+    END IF;
+    IF code IS NOT NULL THEN
+        RETURN;
+    END IF;
+    -- not the API's hash: what one has ordered is a conflict for the other
+    v_hash := sha256(convert_to(concat_ws(
+        '|', 'transaction', p_kind, p_payload, p_priority, p_run_at, p_start_by, p_max_attempts, p_tags, p_unique_key,
+        p_unique_seconds, p_unique_refuse), 'UTF8'));
+    SELECT * INTO a FROM accept_job(
+        NULL, k.tenant_id, p_idempotency_key, v_hash, 86400, 5, v_id, v_kind.queue, p_kind, p_priority, p_payload,
+        p_tags, coalesce(p_max_attempts, v_kind.max_attempts), v_kind.crash_limit, v_kind.lost_limit, p_run_at,
+        p_start_by, p_unique_key, p_unique_seconds, p_unique_refuse, '{}', '{}', k.name, true, k.id);
+    created := a.verdict = 'accepted';
+    job_id := CASE a.verdict WHEN 'accepted' THEN v_id WHEN 'repeated' THEN a.job_id WHEN 'duplicate' THEN a.job_id END;
+    IF a.verdict = 'conflict' THEN
+        code := 'idempotency_conflict';
+        detail := format('the Idempotency-Key %L was used for another request, job %s', p_idempotency_key, a.job_id);
+    ELSIF a.verdict = 'duplicate' AND p_unique_refuse THEN
+        code := 'duplicate_job';
+        detail := format('job %s holds the unique key %L', a.job_id, p_unique_key);
+    ELSIF a.verdict = 'past' THEN
+        code := 'invalid_request';
+        detail := format('expected run_at and start_by in the future (it is %s)', a.created_at);
+    ELSIF a.verdict = 'quota' THEN
+        code := 'quota_exceeded';
+        detail := format('too many jobs of this tenant wait in queue %s', v_kind.queue);
+    ELSIF job_id IS NULL THEN
+        code := 'internal_error';
+        detail := a.verdict;
+    END IF;
+END $$;
+
+-- Whoever calls it has the rights of its owner while it runs: names in it are those of the ledger, and nobody's
+-- temporary tables. Who may is said by role.
+DO $$
+DECLARE
+    v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'order_job' AND pronamespace = current_schema()::regnamespace);
+BEGIN
+    EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', v_function, current_schema());
+    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', v_function);
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_ordering') THEN
+        BEGIN
+            CREATE ROLE jobplatform_ordering NOLOGIN;
+        EXCEPTION
+            WHEN insufficient_privilege THEN
+                RAISE WARNING 'role jobplatform_ordering was not made: an administrator has to (docs/howto/own-transaction.md)';
+                RETURN;
+            WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
+                NULL;
+        END;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO jobplatform_ordering', current_schema());
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_ordering', v_function);
+END $$;
+
+-- Jobs that were ordered in transactions of others, and whose payloads nobody has looked at; of kinds that the caller knows.
+CREATE OR REPLACE FUNCTION unchecked_orders(p_kinds text[], p_limit integer)
+RETURNS TABLE (job_id text, kind text, payload text, key_id text)
+LANGUAGE plpgsql VOLATILE AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+        WITH mine AS MATERIALIZED (
+            SELECT j.id, j.kind, j.payload FROM jobs j
+            WHERE j.state = 'blocked' AND j.workflow_id IS NULL AND j.kind = ANY (p_kinds)
+            ORDER BY j.id LIMIT p_limit FOR UPDATE SKIP LOCKED)
+        SELECT mine.id::text, mine.kind, mine.payload::text,
+               (SELECT e.data ->> 'key_id' FROM job_events e WHERE e.job_id = mine.id AND e.event = 'submitted' LIMIT 1)
+        FROM mine;
+END $$;
+
+-- Let jobs go that were looked at, or bury those that can't run. In the transaction that holds them (`unchecked_orders`).
+-- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have ordered them.
+-- Returns "queue priority,…" that got jobs.
+CREATE OR REPLACE FUNCTION release_orders(p_checked jsonb, p_keys uuid[]) RETURNS text
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_woken text;
+BEGIN
+    PERFORM touch_key(k.id, k.last_used_at) FROM api_keys k WHERE k.id = ANY (p_keys);
+    WITH checked AS (
+        SELECT * FROM jsonb_to_recordset(p_checked) AS c (id uuid, limit_keys text[], limit_units integer[], error jsonb)
+    ), made AS (
+        UPDATE jobs j SET
+            state = CASE WHEN c.error IS NOT NULL THEN 'dead' WHEN j.run_at > v_now THEN 'scheduled' ELSE 'available' END,
+            state_at = v_now, error = c.error, limit_keys = keys_of(coalesce(c.limit_keys, '{}'), j.tenant_id),
+            limit_units = coalesce(c.limit_units, '{}')
+        FROM checked c WHERE j.id = c.id AND j.state = 'blocked'
+        RETURNING j.id, j.tenant_id, j.queue, j.priority, j.state, j.run_no, j.error
+    ), noted AS (
+        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
+        SELECT id, tenant_id, CASE WHEN state = 'dead' THEN 'refused' ELSE 'unblocked' END, state, run_no,
+               CASE WHEN state = 'dead' THEN jsonb_build_object('error', error) END
+        FROM made
+    )
+    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') FILTER (WHERE state = 'available') INTO v_woken FROM made;
+    RETURN v_woken;
+END $$;
+
+-- Add up the rows of counters that transactions of others have had to themselves.
+CREATE OR REPLACE FUNCTION fold_counters() RETURNS integer
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_count integer;
+BEGIN
+    WITH gone AS (
+        DELETE FROM queue_counters WHERE (tenant_id, queue, slot) IN (
+            SELECT tenant_id, queue, slot FROM queue_counters WHERE slot < 0 LIMIT 1000 FOR UPDATE SKIP LOCKED)
+        RETURNING *
+    ), added AS (
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted, finished, promises_kept, promises_broken)
+        SELECT tenant_id, queue, pg_backend_pid() % 64, sum(accepted), sum(finished), sum(promises_kept), sum(promises_broken)
+        FROM gone GROUP BY tenant_id, queue ORDER BY tenant_id, queue
+        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET
+            accepted = c.accepted + excluded.accepted, finished = c.finished + excluded.finished,
+            promises_kept = c.promises_kept + excluded.promises_kept,
+            promises_broken = c.promises_broken + excluded.promises_broken
+    )
+    SELECT count(*) INTO v_count FROM gone;
+    RETURN v_count;
+END $$;

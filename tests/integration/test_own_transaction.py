@@ -1,0 +1,343 @@
+"""Jobs that are ordered in a transaction of somebody else: accepted if and only if it commits; nobody waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg2
+import pytest
+from pydantic import BaseModel
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from jobplatform.client import Conflict, Forbidden, Invalid, Ordered, TooManyRequests, Unauthorized, submit
+from jobplatform.config import Settings
+from jobplatform.dispatch.audit import audit_ledger
+from jobplatform.domain.access import Scope
+from jobplatform.domain.kinds import Kind, KindRegistry
+from jobplatform.ledger import keys, orders
+from jobplatform.ledger.keys import Grants
+from jobplatform.usecases.check_orders import check_orders
+from jobplatform.usecases.explain_job import explain_job
+from tests.support.ledgers import Book
+
+
+class Page(BaseModel):
+    number: int
+    site: str = "example.com"
+
+
+class Fails(BaseModel):
+    pass
+
+
+def broken(_payload: Fails) -> list[str]:
+    raise ZeroDivisionError
+
+
+@pytest.fixture
+def kinds(book: Book) -> KindRegistry:
+    found = KindRegistry()
+    for name, payload, limit_keys in (
+        ("acme.page", Page, lambda page: [f"site:{page.site}"]),
+        ("acme.broken", Fails, broken),
+    ):
+        found.add(Kind(name, "email", payload, lambda p, c: None, max_attempts=7, limit_keys=limit_keys))
+    with book.ledger.transaction() as connection:
+        orders.put_kinds(connection, found)
+    return found
+
+
+@pytest.fixture
+def team(book: Book, kinds: KindRegistry) -> Iterator[Engine]:
+    """A team's own login: it has a table of its own, and may order jobs."""
+    name = f"team_{uuid.uuid4().hex[:8]}"
+    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_ordering")
+    book.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+    place, database = book.url.rsplit("@", 1)[1].rsplit("/", 1)
+    engine = create_engine(f"postgresql+psycopg2://{name}:x@{place}/{database}")
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE TABLE {name}.orders (n integer)"))
+    yield engine
+    engine.dispose()
+    book.do(f"DROP SCHEMA {name} CASCADE")
+    book.do(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def key(book: Book) -> str:
+    return make_key(book)
+
+
+def make_key(book: Book, **grants: Any) -> str:
+    with book.ledger.transaction() as connection:
+        return keys.create_key(connection, book.tenant_id, "shop", Grants(**grants))
+
+
+def order(session: Any, key: str, number: int = 1, **more: Any) -> Ordered:
+    return submit(session, more.pop("kind", "acme.page"), more.pop("payload", {"number": number}), key=key, **more)
+
+
+def table(engine: Engine) -> str:
+    return f"{engine.url.username}.orders"
+
+
+def test_the_job_and_the_teams_row_come_together_or_not_at_all(
+    book: Book, team: Engine, kinds: KindRegistry, key: str
+) -> None:
+    with Session(team) as session:
+        session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
+        lost = order(session, key)
+        session.rollback()
+    assert book.all("SELECT count(*) FROM jobs") == [0] and book.all("SELECT count(*) FROM job_events") == [0]
+    with Session(team) as session, session.begin():
+        session.execute(text(f"INSERT INTO {table(team)} VALUES (2)"))
+        kept = order(session, key, tags=["shop"], priority=6)
+        assert check_orders(book.ledger, kinds, 10).jobs == 0, "nobody sees it before"
+    assert kept.created and kept.id != lost.id and kept.id.version == 7
+    assert book.row(kept.id).state == "blocked"
+    looked = check_orders(book.ledger, kinds, 10)
+    assert (looked.jobs, looked.woken, looked.more) == (1, "email 6", False)
+    row = book.row(kept.id)
+    assert (row.state, row.tags, row.max_attempts, row.queue) == ("available", ["shop"], 7, "email")
+    assert row.limit_keys == ["site:example.com"] and row.payload == {"number": 1}
+    assert book.events(kept.id) == ["submitted", "unblocked"]
+    assert book.all("SELECT data ->> 'by' FROM job_events WHERE event = 'submitted'") == ["shop"]
+    assert book.all("SELECT last_used_at IS NOT NULL FROM api_keys") == [True]
+    book.assert_conserved()
+
+
+def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
+    book: Book, team: Engine, kinds: KindRegistry, key: str
+) -> None:
+    with Session(team) as session, session.begin():
+        bad = order(session, key, payload={"number": "many"})
+        good = order(session, key)
+        bug = order(session, key, kind="acme.broken", payload={})
+    check_orders(book.ledger, kinds, 10)
+    assert book.row(good.id).state == "available"
+    row = book.row(bad.id)
+    assert (row.state, row.error["code"]) == ("dead", "invalid_payload")
+    assert row.error["errors"] == [
+        {"field": "payload.number", "expected": row.error["errors"][0]["expected"], "got": "'many'"}
+    ]
+    assert book.events(bad.id) == ["submitted", "refused"]
+    assert (book.row(bug.id).state, book.row(bug.id).error["code"]) == ("dead", "bad_kind")
+    book.assert_conserved()
+
+
+def test_times_are_those_of_the_order(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
+    later = datetime.now(UTC) + timedelta(hours=1)
+    with team.begin() as connection:  # a plain connection does as well
+        job = order(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
+    check_orders(book.ledger, kinds, 10)
+    row = book.row(job.id)
+    assert (row.state, row.run_at, row.max_attempts) == ("scheduled", later, 2)
+
+
+@pytest.mark.parametrize(
+    ("grants", "more", "error", "said"),
+    [
+        ({"scopes": (Scope.READ,)}, {}, Forbidden, "jobs:submit"),
+        ({"kinds": ("other.*",)}, {}, Forbidden, "other.*"),
+        ({"max_priority": 3}, {"priority": 4}, Forbidden, "at most 3"),
+        ({"requests_per_minute": 5}, {}, Forbidden, "a key with a rate"),
+        ({}, {"kind": "acme.pag"}, Invalid, "known kinds: acme.broken, acme.page"),
+        ({}, {"payload": [1]}, Invalid, "an object"),
+        ({}, {"priority": 10}, Forbidden, "at most 9"),
+        ({}, {"priority": -1}, Invalid, "priority from 0 to 9"),
+        ({}, {"max_attempts": 0}, Invalid, "max_attempts"),
+        ({}, {"tags": [""]}, Invalid, "tags"),
+        ({}, {"run_at": datetime(2020, 1, 1, tzinfo=UTC)}, Invalid, "in the future"),
+        ({}, {"unique": {"key": "x", "seconds": -1}}, Invalid, "above 0"),
+    ],
+)
+def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
+    book: Book, team: Engine, grants: Any, more: Any, error: type[Exception], said: str
+) -> None:
+    key = make_key(book, **grants)
+    with Session(team) as session, session.begin():
+        session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
+        with pytest.raises(error, match=said.replace("*", r"\*")):
+            order(session, key, **more)
+    with team.connect() as connection:
+        assert connection.execute(text(f"SELECT count(*) FROM {table(team)}")).scalar() == 1
+    assert book.all("SELECT count(*) FROM jobs") == [0]
+
+
+def test_a_key_that_is_none(book: Book, team: Engine, key: str) -> None:
+    with Session(team) as session, session.begin():
+        for wrong in ("", "nonsense", key[:-1]):
+            with pytest.raises(Unauthorized):
+                order(session, wrong)
+        book.do("UPDATE api_keys SET revoked_at = now()")
+        with pytest.raises(Unauthorized):
+            order(session, key)
+
+
+def test_the_quota_holds(book: Book, team: Engine, key: str) -> None:
+    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 2, 'test')")
+    with Session(team) as session, session.begin():
+        order(session, key), order(session, key)
+        with pytest.raises(TooManyRequests, match="wait in queue email"):
+            order(session, key)
+
+
+def test_keys_of_the_order_are_those_of_the_api(book: Book, team: Engine, key: str) -> None:
+    unique = {"key": "u", "on_conflict": "refuse"}
+    with Session(team) as session, session.begin():
+        first = order(session, key, idempotency_key="k")
+        again = order(session, key, idempotency_key="k")
+        assert (again.id, again.created) == (first.id, False)
+        with pytest.raises(Invalid, match="used for another request"):
+            order(session, key, 2, idempotency_key="k")
+        alone = order(session, key, unique={"key": "u"})
+        assert order(session, key, 2, unique={"key": "u"}) == Ordered(alone.id, False)
+        with pytest.raises(Conflict, match=str(alone.id)):
+            order(session, key, 2, unique=unique)
+    for wrong in ({"seconds": 1}, {"key": "u", "second": 1}):
+        with pytest.raises(ValueError, match="unique: expected"):
+            order(None, key, unique=wrong)
+    with pytest.raises(ValueError, match="a time with a zone"):
+        order(None, key, run_at=datetime(2030, 1, 1))
+
+
+def test_nobody_waits_for_a_transaction_that_stays_open(
+    book: Book, team: Engine, kinds: KindRegistry, key: str
+) -> None:
+    """The API accepts with the same key, revokes it, finishes jobs and refuses by quota, while it is open."""
+    with Session(team) as session:
+        ordered = order(session, key)
+        done = threading.Event()
+
+        def others() -> None:
+            for _ in range(3):
+                job_id, lease = book.running()
+                book.settle(job_id, lease)
+            (key_id,) = book.all("SELECT id FROM api_keys")
+            assert keys.admit_key(book.ledger, key) is not None
+            with book.ledger.transaction() as connection:
+                keys.revoke_key(connection, key_id)
+            with book.ledger.transaction() as connection:
+                orders.fold_counters(connection)
+            done.set()
+
+        thread = threading.Thread(target=others)
+        thread.start()
+        thread.join(20)
+        assert done.is_set()
+        session.commit()
+    assert check_orders(book.ledger, kinds, 10).jobs == 1
+    assert book.row(ordered.id).state == "available"
+
+
+def test_counters_are_added_up(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
+    for _ in range(3):
+        with Session(team) as session, session.begin():
+            order(session, key)
+    assert book.all("SELECT count(*) FROM queue_counters WHERE slot < 0") == [1]
+    with book.ledger.transaction() as connection:
+        assert orders.fold_counters(connection) == 1
+    assert book.all("SELECT slot >= 0, accepted::int FROM queue_counters") == [(True, 3)]
+    book.assert_conserved()
+
+
+def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
+    book: Book, team: Engine, kinds: KindRegistry, key: str
+) -> None:
+    with Session(team) as session, session.begin():
+        ids = [order(session, key, n).id for n in range(30)]
+    assert check_orders(book.ledger, KindRegistry(), 10).jobs == 0
+    looked: list[int] = []
+
+    def look() -> None:
+        while found := check_orders(book.ledger, kinds, 7).jobs:
+            looked.append(found)
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join()
+    while found := check_orders(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
+        looked.append(found)
+    assert sum(looked) == 30
+    assert set(book.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
+    book.assert_conserved()
+
+
+def test_it_can_be_called_off_before_anybody_has_looked(
+    book: Book, team: Engine, key: str, kinds: KindRegistry
+) -> None:
+    from jobplatform.usecases.cancel_job import cancel_job
+
+    with Session(team) as session, session.begin():
+        job = order(session, key)
+    reasons = explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, job.id).reasons
+    assert [one.code for one in reasons] == ["unchecked"]
+    cancel_job(book.ledger, book.tenant_id, job.id, reason=None, by="test")
+    assert check_orders(book.ledger, kinds, 10).jobs == 0
+    assert book.row(job.id).state == "cancelled"
+    book.assert_conserved()
+
+
+def test_the_audit_is_content(book: Book, team: Engine, key: str, kinds: KindRegistry) -> None:
+    with Session(team) as session, session.begin():
+        order(session, key), order(session, key, payload={"number": None})
+    check_orders(book.ledger, kinds, 1)
+    assert audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
+
+
+def test_who_may_order_may_do_nothing_else(book: Book, team: Engine, key: str) -> None:
+    with team.connect() as connection:
+        for forbidden in (
+            "SELECT * FROM public.jobs",
+            "SELECT key_hash FROM public.api_keys",
+            "SELECT * FROM public.kinds",
+            "SELECT release_orders('[]', '{}')",
+        ):
+            with pytest.raises(DBAPIError) as caught:
+                connection.execute(text(forbidden))
+            assert isinstance(caught.value.orig, psycopg2.errors.InsufficientPrivilege)
+            connection.rollback()
+    name = f"nobody_{uuid.uuid4().hex[:8]}"
+    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    engine = create_engine(team.url.set(username=name))
+    with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
+        order(connection, key)
+    assert isinstance(caught.value.orig, psycopg2.errors.InsufficientPrivilege), "a key alone is not enough"
+    engine.dispose()
+    book.do(f"DROP ROLE {name}")
+
+
+def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(book: Book, team: Engine, key: str) -> None:
+    """It runs with the owner's rights: what the caller calls api_keys must not say who he is."""
+    with team.connect() as connection:
+        connection.execute(text("CREATE TEMP TABLE api_keys AS SELECT 1 AS id"))
+        connection.execute(text(f"CREATE TABLE {team.url.username}.kinds (name text)"))
+        connection.execute(text(f"SET search_path = {team.url.username}, pg_temp, public"))
+        assert order(connection, key, schema="public").created
+
+
+def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statement and its answer are those of `submit`; a driver of asyncio is not among our packages."""
+    from jobplatform.client import submit_async
+
+    class Answer:
+        def one(self) -> Any:
+            return type("Row", (), {"code": None, "detail": None, "job_id": UUID(int=1), "created": True})
+
+    class Async:
+        async def execute(self, statement: Any, values: dict[str, Any]) -> Answer:
+            assert "order_job(" in str(statement) and values["key"] == "k"
+            return Answer()
+
+    found = asyncio.run(submit_async(Async(), "acme.page", {}, key="k"))  # type: ignore[arg-type]
+    assert found == Ordered(UUID(int=1), True)
