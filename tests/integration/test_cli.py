@@ -28,6 +28,7 @@ def ask(book: Book, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Ask:
     config = Settings(database_url=book.url, broker_url=broker_url)
     monkeypatch.setattr("jobplatform.config.settings", lambda: config)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("JOBPLATFORM_API_KEY", raising=False)
 
     def run(*arguments: object) -> Result:
         return CliRunner().invoke(cli, [str(one) for one in arguments])
@@ -80,13 +81,15 @@ def test_a_held_job_is_resolved(book: Book, ask: Ask) -> None:
 
 def test_dead_letters_are_shown_first_and_replayed_when_told_to(book: Book, ask: Ask) -> None:
     ids = [dead(book, tags=["a"]), dead(book, tags=["b"])]
-    preview = ask("dead", "replay", "acme", "--tag", "a")
+    preview = ask("dead", "replay", "--tenant", "acme", "--tag", "a")
     assert "1 dead letters" in preview.output and "smtp_refused" in preview.output
     assert {book.row(one).state for one in ids} == {"dead"}
-    assert ask("dead", "replay", "nobody").exit_code == 1
-    assert "1 jobs" in ask("dead", "replay", "acme", "--tag", "a", "--yes").output
+    assert ask("dead", "replay", "--tenant", "nobody").exit_code == 1
+    assert "1 jobs" in ask("dead", "replay", "--tenant", "acme", "--tag", "a", "--yes").output
     assert [book.row(one).state for one in ids] == ["available", "dead"]
-    assert "1 jobs" in ask("dead", "replay", "acme", "--code", "smtp_refused", "--rate", "1", "--yes").output
+    assert (
+        "1 jobs" in ask("dead", "replay", "--tenant", "acme", "--code", "smtp_refused", "--rate", "1", "--yes").output
+    )
 
 
 def test_dead_messages_are_listed_and_shown(book: Book, ask: Ask) -> None:

@@ -14,7 +14,14 @@ from click.testing import CliRunner, Result
 from jobplatform.cli.main import cli
 from jobplatform.config import Settings
 from jobplatform.domain.workflows import chain, group, step
-from jobplatform.errors import ScheduleNotFound, UnknownKind, WorkflowHasEnded, WorkflowNotFound, WorkflowNotReplayable
+from jobplatform.errors import (
+    InvalidRequest,
+    ScheduleNotFound,
+    UnknownKind,
+    WorkflowHasEnded,
+    WorkflowNotFound,
+    WorkflowNotReplayable,
+)
 from tests.support.flows import failing, look, play, submit
 from tests.support.ledgers import Book
 
@@ -26,6 +33,7 @@ def ask(book: Book, monkeypatch: pytest.MonkeyPatch) -> Ask:
     config = Settings(database_url=book.url)
     monkeypatch.setattr("jobplatform.config.settings", lambda: config)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.delenv("JOBPLATFORM_API_KEY", raising=False)
 
     def run(*arguments: Any) -> Result:
         return CliRunner().invoke(cli, [str(one) for one in arguments])
@@ -42,7 +50,7 @@ def test_a_workflow_is_shown_drawn_replayed_and_cancelled(book: Book, ask: Ask, 
     look(book)
     shown = ask("workflows", "show", workflow).output
     assert f"{workflow} is failed" in shown and "why: step s3 is dead" in shown
-    assert "s0, s1, s2 and 2 more" in shown
+    assert "s0 … s4" in shown and "4 succeeded, 1 dead" in shown and "5 alike" in shown
     assert orjson.loads(ask("workflows", "show", workflow, "--json").output)["workflow"]["state"] == "failed"
     picture = tmp_path / "graph.svg"
     assert ask("workflows", "show", workflow, "--svg", picture).exit_code == 0
@@ -58,22 +66,27 @@ def test_a_workflow_is_shown_drawn_replayed_and_cancelled(book: Book, ask: Ask, 
 
 def test_schedules_from_put_to_delete(book: Book, ask: Ask) -> None:
     mail = '{"to": ["a@example.com"], "subject": {"$planned_at": "%Y"}, "text": "x"}'
-    put = ("schedules", "put", "acme", "report", "email.send", "--payload", mail)
+    put = ("schedules", "put", "--tenant", "acme", "report", "email.send", "--payload", mail)
     made = ask(*put, "--cron", "0 7 * * mon-fri", "--time-zone", "Europe/Berlin")
     assert made.output.startswith("report: At 07:00 on Monday through Friday (Europe/Berlin); next 20"), made.output
-    assert "At 07:00" in ask("schedules", "list", "acme").output
-    shown = ask("schedules", "preview", "acme", "report", "--count", 3).output
+    assert "At 07:00" in ask("schedules", "list", "--tenant", "acme").output
+    shown = ask("schedules", "preview", "--tenant", "acme", "report", "--count", 3).output
     assert shown.count("07:00:00 CE") == 3
-    assert ask("schedules", "pause", "acme", "report").output == "report is paused\n"
-    assert "paused" in ask("schedules", "list", "acme").output
-    assert ask("schedules", "run", "acme", "report").output.startswith("job ")
-    assert "cli:" in ask("schedules", "fires", "acme", "report").output
-    assert ask("schedules", "resume", "acme", "report").output.startswith("report is resumed; next 20")
+    assert ask("schedules", "pause", "--tenant", "acme", "report").output == "report is paused\n"
+    assert "paused" in ask("schedules", "list", "--tenant", "acme").output
+    assert ask("schedules", "run", "--tenant", "acme", "report").output.startswith("job ")
+    assert "cli:" in ask("schedules", "fires", "--tenant", "acme", "report").output
+    assert ask("schedules", "resume", "--tenant", "acme", "report").output.startswith("report is resumed; next 20")
     wrong = ask(*put, "--cron", "61 * * * *")
-    assert wrong.exit_code == 1 and "cron: expected five fields" in wrong.output
-    assert "payload.to: expected a value" in ask("schedules", "put", "acme", "r", "email.send", "--every", 60).output
-    assert ask("schedules", "put", "acme", "r", "email.send", "--every", 60, "--payload", "[]").exit_code == 2
-    assert isinstance(ask("schedules", "put", "acme", "r", "email.sned", "--every", 60).exception, UnknownKind)
-    assert ask("schedules", "delete", "acme", "report").output == "report is gone\n"
-    assert isinstance(ask("schedules", "pause", "acme", "report").exception, ScheduleNotFound)
-    assert "no tenant 'nobody'" in ask("schedules", "list", "nobody").output
+    assert isinstance(wrong.exception, InvalidRequest) and wrong.exception.errors[0].field == "cron"
+    unfit = ask("schedules", "put", "--tenant", "acme", "r", "email.send", "--every", 60).exception
+    assert isinstance(unfit, InvalidRequest) and "payload.to: expected a value" in unfit.errors[0].in_words()
+    assert (
+        ask("schedules", "put", "--tenant", "acme", "r", "email.send", "--every", 60, "--payload", "[]").exit_code == 2
+    )
+    assert isinstance(
+        ask("schedules", "put", "--tenant", "acme", "r", "email.sned", "--every", 60).exception, UnknownKind
+    )
+    assert ask("schedules", "delete", "--tenant", "acme", "report").output == "report is gone\n"
+    assert isinstance(ask("schedules", "pause", "--tenant", "acme", "report").exception, ScheduleNotFound)
+    assert "no tenant 'nobody'" in ask("schedules", "list", "--tenant", "nobody").output

@@ -15,7 +15,7 @@ from jobplatform.cli.ledger import open_commands_ledger
 @click.option("--without-broker", is_flag=True, help="the ledger alone")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> None:
-    """Hold records that were written apart against each other; exit 0 when all add up, 1 when not.
+    """Hold records that were written apart against each other; exit 0 when all add up, 1 when not (database).
 
     accepted = finished + live from counters and rows; each job against its history and runs; what is dispatched
     against RabbitMQ's messages.

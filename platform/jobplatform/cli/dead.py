@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import click
 
-from jobplatform.cli.jobs import MOMENT, who
+from jobplatform.cli import door
+from jobplatform.cli.door import MOMENT
+from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
 
 
 @click.group()
 def dead() -> None:
-    """Replay many dead letters; look at dead messages."""
+    """Replay many dead letters (over HTTP, or of a --tenant by the database); look at dead messages (database)."""
 
 
 @dead.command()
-@click.argument("tenant")
 @click.option("--kind")
 @click.option("--queue")
 @click.option("--code", help="of the error, like smtp_refused")
@@ -27,8 +29,8 @@ def dead() -> None:
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second; else all at once")
 @click.option("--stop-after", default=10, show_default=True, help="stop when so many have died again; 0: never")
 @click.option("--yes", is_flag=True, help="do it; without, only show what it would take")
+@door.tenant_option
 def replay(
-    tenant: str,
     kind: str | None,
     queue: str | None,
     code: str | None,
@@ -39,35 +41,54 @@ def replay(
     rate: float | None,
     stop_after: int,
     yes: bool,
+    tenant: str | None,
 ) -> None:
-    """Run the dead letters of TENANT again that fit; shows which, and does it with --yes."""
-    from rich.console import Console
-    from rich.table import Table
+    """Run the dead letters again that fit; shows which, and does it with --yes.
 
+    `jobplatform jobs list --state dead` lists them one by one.
+    """
+    wanted = (kind, queue, code, tag, died_after, died_before)
+    if tenant is None:
+        names = ("kind", "queue", "code", "tag", "died_after", "died_before")
+        chosen = {name: value for name, value in zip(names, wanted, strict=True) if value is not None}
+        body = {"filter": chosen, "limit": limit, "rate_per_second": rate, "stop_after": stop_after or None}
+        _tell(door.ask("POST", "/v1/dead-letters/replay", body={**body, "preview": not yes}))
+        return
     from jobplatform.usecases.replay_many import DeadLetterFilter, preview_replay, replay_many
 
     ledger = open_commands_ledger()
     tenant_id = find_tenant_id(ledger, tenant)
-    wanted = DeadLetterFilter(kind, queue, code, tag, died_after, died_before)
+    filtered = DeadLetterFilter(*wanted)
     if not yes:
-        found = preview_replay(ledger, tenant_id, wanted, limit)
-        table = Table("kind", "queue", "error", "jobs", "first died", "last died")
-        for group in found["groups"]:
-            first, last = f"{group['first_died_at']:%F %T}", f"{group['last_died_at']:%F %T}"
-            table.add_row(group["kind"], group["queue"], group["code"], f"{group['jobs']:,}", first, last)
-        Console().print(table)
-        click.echo(f"{found['jobs']:,} dead letters; run it again with --yes to replay them")
+        _tell(preview_replay(ledger, tenant_id, filtered, limit))
+    else:
+        _tell(
+            replay_many(
+                ledger,
+                tenant_id,
+                filtered,
+                limit=limit,
+                rate_per_second=rate,
+                stop_after=stop_after or None,
+                by=who(),
+            )
+        )
+
+
+def _tell(found: dict[str, Any]) -> None:
+    """Tell of a replay, or of the preview of one."""
+    from rich.table import Table
+
+    if "id" in found:
+        click.echo(f"replay {found['id']}: {found['chosen']:,} jobs; follow it with GET /v1/replays/{found['id']}")
         return
-    done = replay_many(
-        ledger,
-        tenant_id,
-        wanted,
-        limit=limit,
-        rate_per_second=rate,
-        stop_after=stop_after or None,
-        by=who(),
-    )
-    click.echo(f"replay {done['id']}: {done['chosen']:,} jobs; follow it with GET /v1/replays/{done['id']}")
+    table = Table("kind", "queue", "error", "jobs", "first died", "last died")
+    for group in found["groups"]:
+        first, last = door.when(group["first_died_at"]), door.when(group["last_died_at"])
+        row = (group["kind"], group["queue"], group["code"], f"{group['jobs']:,}", first, last)
+        table.add_row(*map(door.plain, row))
+    door.print_table(table)
+    click.echo(f"{found['jobs']:,} dead letters; run it again with --yes to replay them")
 
 
 @dead.command()
@@ -75,8 +96,7 @@ def replay(
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--below", type=int, help="go on below this number")
 def messages(reason: str | None, limit: int, below: int | None) -> None:
-    """List dead messages, newest first: what came from RabbitMQ and belonged to no live dispatch."""
-    from rich.console import Console
+    """List dead messages, newest first: what came from RabbitMQ and belonged to no live dispatch (database)."""
     from rich.table import Table
 
     from jobplatform.ledger.dead_messages import list_dead_messages
@@ -85,14 +105,15 @@ def messages(reason: str | None, limit: int, below: int | None) -> None:
         rows = list_dead_messages(connection, below, limit, reason)
     table = Table("number", "at", "queue", "reason", "what", "bytes")
     for row in rows:
-        table.add_row(str(row.id), f"{row.at:%F %T}", row.queue, row.reason, row.detail, f"{row.body_bytes:,}")
-    Console().print(table)
+        shown = (row.id, f"{row.at:%F %T}", row.queue, row.reason, row.detail, f"{row.body_bytes:,}")
+        table.add_row(*map(door.plain, shown))
+    door.print_table(table)
 
 
 @dead.command()
 @click.argument("number", type=int)
 def message(number: int) -> None:
-    """Show one dead message: headers, properties, and the beginning of its body."""
+    """Show one dead message: headers, properties, and the beginning of its body (database)."""
     import orjson
 
     from jobplatform.ledger.dead_messages import get_dead_message

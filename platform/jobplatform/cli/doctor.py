@@ -21,7 +21,7 @@ MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/
 @click.argument("job_id", type=click.UUID, required=False)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def doctor(job_id: UUID | None, as_json: bool) -> None:
-    """Look at everything that keeps jobs from running: one line per check, with the command that mends it.
+    """Look at everything that keeps jobs from running: one line per check, with the command that mends it (database).
 
     With JOB_ID it also tells why that job is where it is. Exit 0 when nothing has failed, 1 when something has.
     Needs the database, RabbitMQ and the settings that dispatcher and workers have.

@@ -1,26 +1,37 @@
-"""`jobplatform jobs`: look at one job, and do what a person may do to it."""
+"""`jobplatform jobs`: submit and follow jobs, and do what a person may do to one."""
 
 from __future__ import annotations
 
 import getpass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
+from jobplatform.cli import door
+from jobplatform.cli.door import MOMENT
 from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.listing import events, list_jobs, show
+from jobplatform.cli.submit import submit, submit_many
+from jobplatform.cli.watch import watch
 
 if TYPE_CHECKING:
     from jobplatform.domain.jobs import JobView
     from jobplatform.ledger.session import Ledger
 
-MOMENT = click.DateTime(["%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M%z"])
-
 
 @click.group()
 def jobs() -> None:
-    """Explain, cancel, replay, discard or change a job, of any tenant."""
+    """Submit, list, show and watch jobs; explain, cancel, replay, discard, change or resolve one.
+
+    Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY. Without a key, or with --database, what is done to one job
+    is done by the database, whoever's it is.
+    """
+
+
+for _command in (submit, submit_many, list_jobs, show, watch, events):
+    jobs.add_command(_command)
 
 
 def who() -> str:
@@ -44,42 +55,59 @@ def _tell(job: JobView) -> None:
     click.echo(f"{job.id} is {job.state.value}")
 
 
+def _over_http(database: bool, method: str, path: str, **body: Any) -> bool:
+    """Do it over HTTP and tell of the job, where there is a key and nobody wants the database; returns whether."""
+    if database or not door.has_key():
+        return False
+    job = door.ask(method, f"/v1/jobs/{path}", body={name: value for name, value in body.items() if value is not None})
+    click.echo(f"{job['id']} is {job['state']}")
+    return True
+
+
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True, help="print JSON")
-def explain(job_id: UUID, as_json: bool) -> None:
+@door.database_option
+@door.json_option
+def explain(job_id: UUID, database: bool, as_json: bool) -> None:
     """Tell why a job is where it is, in order, and how long it was in each state."""
-    import orjson
-    from rich.console import Console
     from rich.table import Table
 
+    found = _explanation(job_id, database)
+    if as_json:
+        door.print_json(found)
+        return
+    click.echo(f"{job_id} is {found['state']}")
+    reasons = Table("why", "", "what to do")
+    for reason in found["reasons"]:
+        reasons.add_row(*(door.plain(reason[name]) for name in ("code", "message", "remedy")))
+    door.print_table(reasons)
+    times = Table("state", "seconds in it")
+    for state, seconds in found["seconds_in"].items():
+        times.add_row(state, f"{seconds:,.3f}")
+    door.print_table(times)
+
+
+def _explanation(job_id: UUID, database: bool) -> dict[str, Any]:
+    if door.has_key() and not database:
+        found: dict[str, Any] = door.ask("GET", f"/v1/jobs/{job_id}/explain")
+        return found
     from jobplatform.config import settings
     from jobplatform.usecases.explain_job import explain_job
 
     ledger = open_commands_ledger()
-    found = explain_job(ledger, settings(), tenant_of(ledger, job_id), job_id)
-    if as_json:
-        click.echo(orjson.dumps(found.as_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
-        return
-    console = Console()
-    console.print(f"[bold]{job_id}[/] is [bold]{found.state.value}[/]")
-    reasons = Table("why", "", "what to do")
-    for reason in found.reasons:
-        reasons.add_row(reason.code, reason.message, reason.remedy)
-    console.print(reasons)
-    times = Table("state", "seconds in it")
-    for state, seconds in found.seconds_in.items():
-        times.add_row(state, f"{seconds:,.3f}")
-    console.print(times)
+    return explain_job(ledger, settings(), tenant_of(ledger, job_id), job_id).as_dict()
 
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", help="kept with the job")
-def cancel(job_id: UUID, reason: str | None) -> None:
+@door.database_option
+def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
     """Call a job off: at once unless it runs; a running one is told, and killed after a grace."""
     from jobplatform.usecases.cancel_job import cancel_job
 
+    if _over_http(database, "POST", f"{job_id}/cancel", reason=reason):
+        return
     ledger = open_commands_ledger()
     _tell(cancel_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
 
@@ -87,10 +115,13 @@ def cancel(job_id: UUID, reason: str | None) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", help="kept in its history")
-def replay(job_id: UUID, reason: str | None) -> None:
+@door.database_option
+def replay(job_id: UUID, reason: str | None, database: bool) -> None:
     """Run a job again that is dead, cancelled or expired."""
     from jobplatform.usecases.replay_job import replay_job
 
+    if _over_http(database, "POST", f"{job_id}/replay", reason=reason):
+        return
     ledger = open_commands_ledger()
     _tell(replay_job(ledger, None, tenant_of(ledger, job_id), job_id, by=who(), reason=reason))
 
@@ -98,10 +129,13 @@ def replay(job_id: UUID, reason: str | None) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", required=True, help="kept with the job")
-def discard(job_id: UUID, reason: str) -> None:
+@door.database_option
+def discard(job_id: UUID, reason: str, database: bool) -> None:
     """Throw a dead letter away, or a job that is held; it stays in history."""
     from jobplatform.usecases.discard_job import discard_job
 
+    if _over_http(database, "POST", f"{job_id}/discard", reason=reason):
+        return
     ledger = open_commands_ledger()
     _tell(discard_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
 
@@ -110,12 +144,15 @@ def discard(job_id: UUID, reason: str) -> None:
 @click.argument("job_id", type=click.UUID)
 @click.option("--priority", type=click.IntRange(0, 9))
 @click.option("--run-at", type=MOMENT, help="like 2026-01-31T12:00:00Z; one that has passed means at once")
-def change(job_id: UUID, priority: int | None, run_at: datetime | None) -> None:
+@door.database_option
+def change(job_id: UUID, priority: int | None, run_at: datetime | None, database: bool) -> None:
     """Change priority or time of a job that no run has."""
     from jobplatform.usecases.change_job import change_job
 
     if priority is None and run_at is None:
         raise click.UsageError("expected --priority, --run-at, or both")
+    if _over_http(database, "PATCH", str(job_id), priority=priority, run_at=run_at):
+        return
     ledger = open_commands_ledger()
     tenant_id = tenant_of(ledger, job_id)
     _tell(change_job(ledger, None, tenant_id, job_id, priority=priority, run_at=run_at, by=who()))
@@ -126,7 +163,8 @@ def change(job_id: UUID, priority: int | None, run_at: datetime | None) -> None:
 @click.argument("effect")
 @click.option("--happened/--not-happened", required=True, help="did it take place?")
 @click.option("--receipt", help="JSON: what the other side said, for the runs to come")
-def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None) -> None:
+@door.database_option
+def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None, database: bool) -> None:
     """Say what became of the EFFECT that holds a job; it runs again."""
     import orjson
 
@@ -136,6 +174,8 @@ def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None) -> N
         value = orjson.loads(receipt) if receipt is not None else None
     except orjson.JSONDecodeError as error:
         raise click.UsageError(f"--receipt: expected JSON, got {receipt!r}: {error}") from None
+    if _over_http(database, "POST", f"{job_id}/resolve", effect=effect, happened=happened, receipt=value):
+        return
     ledger = open_commands_ledger()
     tenant_id = tenant_of(ledger, job_id)
     _tell(resolve_effect(ledger, None, tenant_id, job_id, effect, happened=happened, receipt=value, by=who()))

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def limits() -> None:
-    """Show and set limits on keys (docs/concepts/limits.md). A change acts at once."""
+    """Show and set limits on keys (docs/concepts/limits.md); a change acts at once. Needs the database."""
 
 
 @limits.command("list")

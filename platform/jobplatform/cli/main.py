@@ -8,32 +8,35 @@ import sys
 import click
 
 from jobplatform import __version__
-from jobplatform.errors import InvalidRequest, JobPlatformError
+from jobplatform.cli.door import EXIT_FAILED, EXIT_NO_ANSWER
+from jobplatform.errors import InvalidRequest, JobPlatformError, LedgerUnavailable, OutcomeUnknown
 
 #: command → (module, attribute)
 COMMANDS = {
-    "migrate": ("jobplatform.cli.migrate", "migrate"),
-    "broker": ("jobplatform.cli.broker", "broker"),
-    "dispatch": ("jobplatform.cli.dispatch", "dispatch"),
-    "keys": ("jobplatform.cli.keys", "keys"),
-    "kinds": ("jobplatform.cli.kinds", "kinds"),
     "jobs": ("jobplatform.cli.jobs", "jobs"),
     "workflows": ("jobplatform.cli.workflows", "workflows"),
     "schedules": ("jobplatform.cli.schedules", "schedules"),
     "dead": ("jobplatform.cli.dead", "dead"),
+    "webhooks": ("jobplatform.cli.webhooks", "webhooks"),
+    "queues": ("jobplatform.cli.queues", "queues"),
     "limits": ("jobplatform.cli.limits", "limits"),
     "tenants": ("jobplatform.cli.tenants", "tenants"),
-    "queues": ("jobplatform.cli.queues", "queues"),
+    "keys": ("jobplatform.cli.keys", "keys"),
+    "kinds": ("jobplatform.cli.kinds", "kinds"),
+    "workers": ("jobplatform.cli.workers", "workers"),
+    "dispatch": ("jobplatform.cli.dispatch", "dispatch"),
+    "migrate": ("jobplatform.cli.migrate", "migrate"),
+    "db": ("jobplatform.cli.db", "db"),
+    "broker": ("jobplatform.cli.broker", "broker"),
     "rebuild": ("jobplatform.cli.rebuild", "rebuild"),
     "doctor": ("jobplatform.cli.doctor", "doctor"),
     "audit": ("jobplatform.cli.audit", "audit"),
     "reporting": ("jobplatform.cli.reporting", "reporting"),
     "settings": ("jobplatform.cli.settings", "settings"),
     "states": ("jobplatform.cli.states", "states"),
+    "completion": ("jobplatform.cli.completion", "completion"),
     "dev": ("jobplatform.cli.dev", "dev"),
 }
-
-EXIT_FAILED = 1
 
 
 class LazyGroup(click.Group):
@@ -52,7 +55,11 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup)
+@click.group(
+    cls=LazyGroup,
+    epilog="Over HTTP with JOBPLATFORM_URL and JOBPLATFORM_API_KEY; what needs the database says so. Exit codes: "
+    "1 refused, 2 wrong usage, 3 what was followed has not succeeded, 4 no answer: try again.",
+)
 @click.version_option(__version__)
 def cli() -> None:
     """The job platform: the ledger decides, RabbitMQ carries."""
@@ -66,7 +73,15 @@ def main() -> None:
         click.echo(f"jobplatform: {error} [{error.code}]", err=True)
         for item in error.errors if isinstance(error, InvalidRequest) else ():
             click.echo(f"  {item.in_words()}", err=True)
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_NO_ANSWER if isinstance(error, LedgerUnavailable | OutcomeUnknown) else EXIT_FAILED)
+    except Exception as error:
+        # looked at by its name first: who never went by HTTP has not imported the client
+        if not any(kind.__name__ == "ClientError" for kind in type(error).__mro__):
+            raise
+        from jobplatform.client import NoAnswer, Unavailable
+
+        click.echo(f"jobplatform: {error}", err=True)
+        sys.exit(EXIT_NO_ANSWER if isinstance(error, NoAnswer | Unavailable) else EXIT_FAILED)
 
 
 if __name__ == "__main__":

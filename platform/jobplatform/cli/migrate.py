@@ -11,7 +11,7 @@ from jobplatform.errors import ConfigurationError
 @click.option("--revision", default="head", show_default=True, help="the revision to go to")
 @click.option("--down", is_flag=True, help="go back to --revision; what only newer revisions hold is lost")
 def migrate(revision: str, down: bool) -> None:
-    """Bring the ledger to the newest schema. Safe to run twice, and from two places at once.
+    """Bring the ledger to the newest schema (database). Safe to run twice, and from two places at once.
 
     `--down --revision 0002` goes back, in emergencies: stop everything before. Then run `migrate` of the version that
     the revision belongs to, which has its functions.

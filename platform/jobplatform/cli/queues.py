@@ -1,4 +1,4 @@
-"""`jobplatform queues`: pause and resume."""
+"""`jobplatform queues`: list them over HTTP; pause and resume by the database."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ from datetime import UTC, datetime
 
 import click
 
-from jobplatform.cli.jobs import MOMENT
+from jobplatform.cli import door
+from jobplatform.cli.door import MOMENT
 from jobplatform.cli.ledger import open_commands_ledger
 
 
 @click.group()
 def queues() -> None:
-    """Pause and resume queues."""
+    """List queues (over HTTP); pause and resume them (database)."""
+
+
+@queues.command("list")
+@door.json_option
+def list_queues(as_json: bool) -> None:
+    """List queues: what waits and runs of yours, and who works on it."""
+    from rich.table import Table
+
+    found = door.ask("GET", "/v1/queues")["queues"]
+    if as_json:
+        door.print_json(found)
+        return
+    table = Table("queue", "waiting", "dispatched", "running", "dead", "accepted", "finished", "workers", "slots", "")
+    for one in found:
+        counts = [f"{one[name]:,}" for name in ("waiting", "dispatched", "running")]
+        counts += [f"{one['dead']:,}{' or more' if one['dead_is_capped'] else ''}"]
+        counts += [f"{one[name]:,}" for name in ("accepted", "finished", "workers", "slots")]
+        until = f" until {door.when(one['paused_until'])}" if one["paused_until"] else ""
+        table.add_row(door.plain(one["name"]), *counts, f"[yellow]paused{until}[/]" if one["paused"] else "")
+    door.print_table(table)
 
 
 def _set(name: str, paused: bool, until: datetime | None = None) -> None:

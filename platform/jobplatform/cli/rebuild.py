@@ -12,7 +12,7 @@ BATCH = 1000
 @click.command()
 @click.argument("queue", required=False)
 def rebuild(queue: str | None) -> None:
-    """Dispatch again what is dispatched, of QUEUE or of all: after somebody has emptied a queue by hand, say.
+    """Dispatch again what is dispatched, of QUEUE or of all: after somebody has emptied a queue by hand (database).
 
     Safe at any time: messages that are still there are stale then, and run nothing. A wiped broker and lost messages
     are found without it.

@@ -11,7 +11,7 @@ from jobplatform.cli.ledger import open_commands_ledger
 
 @click.group()
 def reporting() -> None:
-    """Ask the ledger, and let others ask it by SQL."""
+    """Ask the ledger, and let others ask it by SQL; needs the database."""
 
 
 @reporting.command()

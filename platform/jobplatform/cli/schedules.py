@@ -1,4 +1,4 @@
-"""`jobplatform schedules`: manage what runs when."""
+"""`jobplatform schedules`: manage what runs when; over HTTP, or of a tenant by the database."""
 
 from __future__ import annotations
 
@@ -7,69 +7,99 @@ from typing import Any
 
 import click
 
+from jobplatform.cli import door
+from jobplatform.cli.door import when
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
+from jobplatform.cli.payload import parse_object, read_source
 
 
 @click.group()
 def schedules() -> None:
-    """List, put, preview, pause, resume, run or delete schedules of TENANT."""
+    """List, put, preview, pause, resume, run or delete schedules.
+
+    Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY; with --tenant by the database, of that tenant.
+    """
+
+
+def _path(name: str, more: str = "") -> str:
+    from urllib.parse import quote
+
+    return f"/v1/schedules/{quote(name, safe='')}{more}"
 
 
 @schedules.command("list")
-@click.argument("tenant")
-def list_(tenant: str) -> None:
-    """List the schedules of TENANT with their next times."""
-    from rich.console import Console
+@door.tenant_option
+@door.json_option
+def list_(tenant: str | None, as_json: bool) -> None:
+    """List schedules with their next times."""
     from rich.table import Table
 
+    found = _read_all(tenant)
+    if as_json:
+        door.print_json(found)
+        return
+    table = Table("name", "when", "kind", "next", "last", "overlap", "missed", "put by")
+    for one in found:
+        soon = "paused" if one["paused"] else when(one["next_at"]) or "no more"
+        last = when(one["last_at"])
+        row = (one["name"], one["in_words"], one["kind"], soon, last, one["overlap"], one["missed"], one["updated_by"])
+        table.add_row(*map(door.plain, row))
+    door.print_table(table)
+
+
+def _read_all(tenant: str | None) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    following: str | None = ""
+    if tenant is None:
+        with door.connect() as client:
+            while following is not None:
+                page = client.call("GET", "/v1/schedules", params={"cursor": following, "limit": 200})
+                found, following = found + page["schedules"], page["next_cursor"]
+        return found
     from jobplatform.usecases.manage_schedules import list_schedules
 
     ledger = open_commands_ledger()
-    tenant_id, after = find_tenant_id(ledger, tenant), ""
-    table = Table("name", "when", "kind", "next", "last", "overlap", "missed", "put by")
-    while True:
-        page, following = list_schedules(ledger, tenant_id, after=after, limit=200)
-        for one in page:
-            values = one.values
-            soon = "paused" if values["paused"] else _time(values["next_at"]) or "no more"
-            last = _time(values["last_at"])
-            row = (values["in_words"], values["kind"], soon, last, values["overlap"], values["missed"])
-            table.add_row(values["name"], *row, values["updated_by"])
-        if following is None:
-            break
-        after = following
-    Console().print(table)
+    tenant_id = find_tenant_id(ledger, tenant)
+    while following is not None:
+        some, following = list_schedules(ledger, tenant_id, after=following, limit=200)
+        found += [one.as_dict() for one in some]
+    return found
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
 @click.option("--count", default=20, show_default=True, type=click.IntRange(1, 1000))
-def preview(tenant: str, name: str, count: int) -> None:
+@door.tenant_option
+def preview(name: str, count: int, tenant: str | None) -> None:
     """Print the next planned times of a schedule, in its time zone and in UTC."""
     from zoneinfo import ZoneInfo
 
-    from rich.console import Console
     from rich.table import Table
 
-    from jobplatform.usecases.manage_schedules import preview_schedule
+    if tenant is None:
+        values = door.ask("GET", _path(name))
+        times = door.ask("GET", _path(name, "/preview"), params={"count": count})["times"]
+        moments = [datetime.fromisoformat(one) for one in times]
+    else:
+        from jobplatform.usecases.manage_schedules import preview_schedule
 
-    ledger = open_commands_ledger()
-    found, times = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
-    values = found.values
+        ledger = open_commands_ledger()
+        found, moments = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
+        values = found.values
     table = Table(values["time_zone"], "UTC", title=values["in_words"], title_justify="left")
-    for moment in times:
+    for moment in moments:
         local = moment.astimezone(ZoneInfo(values["time_zone"]))
         table.add_row(f"{local:%a %F %T %Z}", f"{moment.astimezone(UTC):%F %T}")
-    Console().print(table)
+    door.print_table(table)
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
 @click.argument("kind")
-@click.option("--payload", default="{}", help='JSON; {"$planned_at": "%Y-%m-%d"} is the planned time')
+@click.option(
+    "-p", "--payload", default="{}", metavar="JSON|@FILE|-", help='{"$planned_at": "%Y-%m-%d"} is the planned time'
+)
 @click.option("--cron", help="five fields, or six with seconds first")
 @click.option("--every", type=click.FloatRange(1), help="seconds")
 @click.option("--time-zone", default="UTC", show_default=True)
@@ -78,8 +108,8 @@ def preview(tenant: str, name: str, count: int) -> None:
 @click.option("--catch-up", default=1, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--jitter", default=0.0, type=click.FloatRange(0, 86_400), help="seconds")
 @click.option("--priority", default=4, show_default=True, type=click.IntRange(0, 9))
+@door.tenant_option
 def put(
-    tenant: str,
     name: str,
     kind: str,
     payload: str,
@@ -91,82 +121,83 @@ def put(
     catch_up: int,
     jitter: float,
     priority: int,
+    tenant: str | None,
 ) -> None:
     """Make a schedule, or put it in the place of the one with its NAME.
 
     \b
-    jobplatform schedules put acme report acme.report --cron "0 7 * * mon-fri" --time-zone Europe/Berlin
+    jobplatform schedules put report acme.report --cron "0 7 * * mon-fri" --time-zone Europe/Berlin
     """
-    import orjson
+    values: dict[str, Any] = {
+        "kind": kind,
+        "payload": parse_object(read_source(payload), "--payload"),
+        "cron": cron,
+        "every_seconds": every,
+        "time_zone": time_zone,
+        "overlap": overlap,
+        "missed": missed,
+        "catch_up": catch_up,
+        "jitter_seconds": jitter,
+        "priority": priority,
+    }
+    if tenant is None:
+        found = door.ask("PUT", _path(name), body={key: one for key, one in values.items() if one is not None})
+    else:
+        found = _put_by_database(tenant, name, values)
+    click.echo(f"{name}: {found['in_words']}; next {when(found['next_at']) or 'never'}")
 
+
+def _put_by_database(tenant: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
     from jobplatform.config import settings
     from jobplatform.domain.kinds import load_kinds
     from jobplatform.domain.maintenance import TENANT
     from jobplatform.domain.schedules import ScheduleOrder
-    from jobplatform.errors import InvalidRequest
     from jobplatform.usecases.maintain import add_kinds
     from jobplatform.usecases.manage_schedules import put_schedule
 
-    try:
-        value = orjson.loads(payload)
-        if not isinstance(value, dict):
-            raise ValueError(f"got {type(value).__name__}")
-    except ValueError as error:
-        raise click.UsageError(f"--payload: expected a JSON object: {error}") from None
     config, ledger = settings(), open_commands_ledger()
-    order = ScheduleOrder(
-        name,
-        kind,
-        value,
-        cron=cron,
-        every_seconds=every,
-        time_zone=time_zone,
-        overlap=overlap,
-        missed=missed,
-        catch_up=catch_up,
-        jitter_seconds=jitter,
-        priority=priority,
-    )
     kinds = load_kinds(config.kind_modules, config.pools)
     if tenant == TENANT:
         add_kinds(kinds, config)
-    try:
-        found = put_schedule(ledger, kinds, find_tenant_id(ledger, tenant), order, by=who()).values
-    except InvalidRequest as error:
-        lines = [f"  {item.in_words()}" for item in error.errors]
-        raise click.ClickException("\n".join([str(error), *lines])) from None
-    click.echo(f"{name}: {found['in_words']}; next {_time(found['next_at']) or 'never'}")
+    tenant_id = find_tenant_id(ledger, tenant)
+    return put_schedule(ledger, kinds, tenant_id, ScheduleOrder(name, **values), by=who()).values
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
-def pause(tenant: str, name: str) -> None:
+@door.tenant_option
+def pause(name: str, tenant: str | None) -> None:
     """Pause a schedule: it fires no more until it is resumed."""
-    _pause(tenant, name, True)
+    _pause(name, tenant, True)
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
-def resume(tenant: str, name: str) -> None:
+@door.tenant_option
+def resume(name: str, tenant: str | None) -> None:
     """Resume a schedule; what was planned meanwhile is not made up for."""
-    _pause(tenant, name, False)
+    _pause(name, tenant, False)
 
 
-def _pause(tenant: str, name: str, paused: bool) -> None:
-    from jobplatform.usecases.manage_schedules import pause_schedule
+def _pause(name: str, tenant: str | None, paused: bool) -> None:
+    if tenant is None:
+        found = door.ask("POST", _path(name, "/pause" if paused else "/resume"))
+    else:
+        from jobplatform.usecases.manage_schedules import pause_schedule
 
-    ledger = open_commands_ledger()
-    found = pause_schedule(ledger, find_tenant_id(ledger, tenant), name, paused, by=who()).values
-    click.echo(f"{name} is paused" if paused else f"{name} is resumed; next {_time(found['next_at']) or 'never'}")
+        ledger = open_commands_ledger()
+        found = pause_schedule(ledger, find_tenant_id(ledger, tenant), name, paused, by=who()).values
+    click.echo(f"{name} is paused" if paused else f"{name} is resumed; next {when(found['next_at']) or 'never'}")
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
-def run(tenant: str, name: str) -> None:
+@door.tenant_option
+def run(name: str, tenant: str | None) -> None:
     """Fire a schedule now, once, beside its times."""
+    if tenant is None:
+        click.echo(f"job {door.ask('POST', _path(name, '/run'))['job_id']}")
+        return
     from jobplatform.usecases.manage_schedules import run_now
 
     ledger = open_commands_ledger()
@@ -174,36 +205,47 @@ def run(tenant: str, name: str) -> None:
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-def fires(tenant: str, name: str, limit: int) -> None:
+@door.tenant_option
+@door.json_option
+def fires(name: str, limit: int, tenant: str | None, as_json: bool) -> None:
     """List what became of a schedule's planned times, newest first."""
-    from rich.console import Console
     from rich.table import Table
 
-    from jobplatform.usecases.manage_schedules import list_fires
+    if tenant is None:
+        found = door.ask("GET", _path(name, "/fires"), params={"limit": limit})["fires"]
+    else:
+        from jobplatform.usecases.manage_schedules import list_fires
 
-    ledger = open_commands_ledger()
+        ledger = open_commands_ledger()
+        found = list_fires(ledger, find_tenant_id(ledger, tenant), name, before=None, limit=limit)
+    if as_json:
+        door.print_json(found)
+        return
     table = Table("planned", "late by", "outcome", "job", "by")
-    for one in list_fires(ledger, find_tenant_id(ledger, tenant), name, before=None, limit=limit):
-        late = (one["at"] - one["planned_at"]).total_seconds()
-        what = one["outcome"] + (f" until {_time(one['missed_until'])}" if one["missed_until"] else "")
-        table.add_row(_time(one["planned_at"]), f"{late:.2f} s", what, str(one["job_id"] or ""), one["by"] or "")
-    Console().print(table)
+    for one in found:
+        late = (_moment(one["at"]) - _moment(one["planned_at"])).total_seconds()
+        what = one["outcome"] + (f" until {when(one['missed_until'])}" if one["missed_until"] else "")
+        row = (when(one["planned_at"]), f"{late:.2f} s", what, one["job_id"], one["by"])
+        table.add_row(*map(door.plain, row))
+    door.print_table(table)
+
+
+def _moment(value: Any) -> datetime:
+    return value if isinstance(value, datetime) else datetime.fromisoformat(value)
 
 
 @schedules.command()
-@click.argument("tenant")
 @click.argument("name")
-def delete(tenant: str, name: str) -> None:
+@door.tenant_option
+def delete(name: str, tenant: str | None) -> None:
     """Take a schedule away; the jobs that it has made stay."""
-    from jobplatform.usecases.manage_schedules import delete_schedule
+    if tenant is None:
+        door.ask("DELETE", _path(name))
+    else:
+        from jobplatform.usecases.manage_schedules import delete_schedule
 
-    ledger = open_commands_ledger()
-    delete_schedule(ledger, find_tenant_id(ledger, tenant), name)
+        ledger = open_commands_ledger()
+        delete_schedule(ledger, find_tenant_id(ledger, tenant), name)
     click.echo(f"{name} is gone")
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%F %T}Z" if moment is not None else ""

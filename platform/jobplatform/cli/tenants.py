@@ -10,7 +10,7 @@ from jobplatform.cli.ledger import open_commands_ledger
 
 @click.group()
 def tenants() -> None:
-    """Show and set what tenants may have: weights and quotas (docs/concepts/limits.md)."""
+    """Show and set what tenants may have: weights and quotas (docs/concepts/limits.md). Needs the database."""
 
 
 @tenants.command("list")

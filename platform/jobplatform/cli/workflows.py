@@ -1,27 +1,38 @@
-"""`jobplatform workflows`: look at a workflow, and do what a person may do to it."""
+"""`jobplatform workflows`: submit, follow and draw workflows, and do what a person may do to one."""
 
 from __future__ import annotations
 
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
+from jobplatform.cli import door
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.listing import coloured
+from jobplatform.cli.payload import parse_object, read_source
 
 if TYPE_CHECKING:
     from jobplatform.ledger.session import Ledger
-    from jobplatform.usecases.read_workflows import WorkflowView
 
 #: steps that `show` prints
 SHOWN = 200
+POLL_SECONDS = 0.5
 
 
 @click.group()
 def workflows() -> None:
-    """Show, draw, cancel or replay a workflow, of any tenant."""
+    """Submit, list, show, draw, watch, cancel or replay workflows.
+
+    Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY. Without a key, or with --database, `show`, `cancel` and
+    `replay` go by the database, whoever's it is.
+    """
 
 
 def _tenant_of(ledger: Ledger, workflow_id: UUID) -> UUID:
@@ -35,67 +46,187 @@ def _tenant_of(ledger: Ledger, workflow_id: UUID) -> UUID:
     return tenant_id
 
 
-def _tell(found: WorkflowView) -> None:
-    counts = ", ".join(f"{count:,} {state}" for state, count in found.steps.items())
-    click.echo(f"{found.id} is {found.state.value}, {found.progress:.0%}: {counts}")
+def _by_http(database: bool) -> bool:
+    return door.has_key() and not database
+
+
+def _tell(found: Mapping[str, Any]) -> None:
+    counts = ", ".join(f"{count:,} {state}" for state, count in found["steps"].items())
+    click.echo(f"{found['id']} is {found['state']}, {found['progress']:.0%}: {counts}")
+
+
+@workflows.command()
+@click.argument("order", metavar="JSON|@FILE|-")
+@click.option("--idempotency-key", help="makes a repetition of this command the same order")
+@click.option("--watch", "watching", is_flag=True, help="follow it to its end; exit code 3 when it does not succeed")
+@door.json_option
+def submit(order: str, idempotency_key: str | None, watching: bool, as_json: bool) -> None:
+    """Submit a workflow, as `POST /v1/workflows` takes it, and print its id.
+
+    \b
+    jobplatform workflows submit @welcome.json --watch
+    """
+    from uuid import uuid4
+
+    body = parse_object(read_source(order), "the workflow")
+    with door.connect() as client:
+        found = client.call("POST", "/v1/workflows", body=body, idempotency_key=idempotency_key or str(uuid4()))
+    if watching:
+        _watch(UUID(found["id"]), as_json)
+    elif as_json:
+        door.print_json(found)
+    else:
+        click.echo(found["id"])
+
+
+@workflows.command("list")
+@click.option("--state", type=click.Choice(["running", "stopping", "succeeded", "failed", "cancelled"]))
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
+@door.json_option
+def list_workflows(state: str | None, limit: int, as_json: bool) -> None:
+    """List workflows, newest first."""
+    from rich.table import Table
+
+    found = door.ask("GET", "/v1/workflows", params={"state": state, "limit": limit})["workflows"]
+    if as_json:
+        door.print_json(found)
+        return
+    table = Table("id", "name", "state", "accepted", "why")
+    for one in found:
+        why = (one["error"] or {}).get("message")
+        row = (
+            one["id"],
+            door.plain(one["name"]),
+            coloured(one["state"]),
+            door.when(one["created_at"]),
+            door.plain(why),
+        )
+        table.add_row(*row)
+    door.print_table(table)
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True, help="print the graph as JSON")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write its picture there")
-def show(workflow_id: UUID, as_json: bool, svg: Path | None) -> None:
-    """Show a workflow: its progress, and its steps with what they wait for."""
-    import orjson
-    from rich.console import Console
-    from rich.table import Table
-
-    from jobplatform.observe.graph_svg import draw
-    from jobplatform.usecases.read_workflows import read_graph
-
-    ledger = open_commands_ledger()
-    graph = read_graph(ledger, _tenant_of(ledger, workflow_id), workflow_id)
+@door.database_option
+@door.json_option
+def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> None:
+    """Show a workflow: its progress, and the graph of its steps."""
+    graph = _graph(workflow_id, database)
     if svg is not None:
-        svg.write_text(draw(graph.as_dict()))
+        from jobplatform.observe.graph_svg import draw
+
+        svg.write_text(draw(graph))
         click.echo(f"written: {svg}")
         return
     if as_json:
-        click.echo(orjson.dumps(graph.as_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
+        door.print_json(graph)
         return
-    _tell(graph.workflow)
-    if graph.workflow.error:
-        click.echo(f"why: {graph.workflow.error.get('message')}")
-    names = {node.id: node.name for node in graph.nodes}
-    waits: dict[UUID, list[str]] = {}
-    for parent, child in graph.edges:
-        waits.setdefault(child, []).append(names[parent])
-    table = Table("step", "kind", "state", "attempt", "after")
-    for node in graph.nodes[:SHOWN]:
-        before = waits.get(node.id, [])
-        after = ", ".join(before[:3]) + (f" and {len(before) - 3:,} more" if len(before) > 3 else "")
-        table.add_row(node.name, node.kind or f"({node.type})", node.state, str(node.attempt or ""), after)
-    Console().print(table)
-    if len(graph.nodes) > SHOWN:
-        click.echo(f"and {len(graph.nodes) - SHOWN:,} more steps: --json or --svg has them")
+    _tell(graph["workflow"])
+    if graph["workflow"]["error"]:
+        click.echo(f"why: {graph['workflow']['error'].get('message')}")
+    _draw(graph)
+
+
+def _graph(workflow_id: UUID, database: bool) -> dict[str, Any]:
+    if _by_http(database):
+        found: dict[str, Any] = door.ask("GET", f"/v1/workflows/{workflow_id}/graph")
+        return found
+    from jobplatform.usecases.read_workflows import read_graph
+
+    ledger = open_commands_ledger()
+    return read_graph(ledger, _tenant_of(ledger, workflow_id), workflow_id).as_dict()
+
+
+def _draw(graph: Mapping[str, Any]) -> None:
+    from rich.table import Table
+
+    from jobplatform.observe.graph_text import draw_lines
+
+    lines = draw_lines(graph)
+    if lines is None:
+        click.echo("its graph is too wide for a terminal: --svg draws it")
+        lines = [("●", [node]) for node in graph["nodes"]]
+    table = Table.grid(padding=(0, 2))
+    for lanes, nodes in lines[:SHOWN]:
+        table.add_row(lanes, *(_line(nodes) if nodes else ()))
+    door.print_table(table)
+    if len(lines) > SHOWN:
+        click.echo(f"and {len(lines) - SHOWN:,} more lines: --json or --svg has them")
+
+
+def _line(nodes: list[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name, kind, state, attempt or progress of a step, or of many that are alike."""
+    first = nodes[0]
+    kind = door.plain(first["kind"] or f"({first['type']})")
+    if len(nodes) == 1:
+        attempt = f"attempt {first['attempt']}" if (first["attempt"] or 0) > 1 else ""
+        why = (first["error"] or {}).get("message") if first["state"] in ("dead", "failed", "held") else ""
+        return door.plain(first["name"]), kind, coloured(first["state"]), attempt or door.plain(why)
+    counts = Counter(node["state"] for node in nodes)
+    states = ", ".join(f"{count:,} {coloured(state)}" for state, count in counts.most_common())
+    return door.plain(f"{first['name']} … {nodes[-1]['name']}"), kind, states, f"{len(nodes):,} alike"
+
+
+@workflows.command()
+@click.argument("workflow_id", type=click.UUID)
+@door.json_option
+def watch(workflow_id: UUID, as_json: bool) -> None:
+    """Follow a workflow to its end; exit code 3 when it does not succeed."""
+    _watch(workflow_id, as_json)
+
+
+def _watch(workflow_id: UUID, as_json: bool) -> None:
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    interactive = sys.stdout.isatty() and not as_json
+    columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    told = ""
+    with door.connect() as client, Progress(*columns, disable=not interactive) as bar:
+        task = bar.add_task("…", total=1.0)
+        while True:
+            found = client.call("GET", f"/v1/workflows/{workflow_id}")
+            counts = ", ".join(f"{count:,} {state}" for state, count in found["steps"].items())
+            bar.update(task, completed=found["progress"], description=f"{found['state']}: {counts}")
+            if not interactive and not as_json and told != (told := f"{found['state']} {found['progress']:.0%}"):
+                click.echo(f"{workflow_id} {told}: {counts}")
+            if found["completed_at"]:
+                break
+            time.sleep(POLL_SECONDS)
+    if as_json:
+        door.print_json(found)
+    elif found["error"]:
+        click.echo(f"why: {found['error'].get('message')}")
+    if found["state"] != "succeeded":
+        sys.exit(door.EXIT_NO_SUCCESS)
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
 @click.option("--reason", help="kept in its error and its jobs' histories")
-def cancel(workflow_id: UUID, reason: str | None) -> None:
+@door.database_option
+def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Call a workflow off: what waits at once, what runs by its worker."""
+    if _by_http(database):
+        _tell(door.ask("POST", f"/v1/workflows/{workflow_id}/cancel", body={"reason": reason} if reason else {}))
+        return
     from jobplatform.usecases.cancel_workflow import cancel_workflow
 
     ledger = open_commands_ledger()
-    _tell(cancel_workflow(ledger, _tenant_of(ledger, workflow_id), workflow_id, reason=reason, by=who()))
+    _tell(cancel_workflow(ledger, _tenant_of(ledger, workflow_id), workflow_id, reason=reason, by=who()).as_dict())
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
 @click.option("--reason", help="kept in its jobs' histories")
-def replay(workflow_id: UUID, reason: str | None) -> None:
+@door.database_option
+def replay(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Run a workflow again from the steps that failed: what is done stays done."""
+    if _by_http(database):
+        _tell(door.ask("POST", f"/v1/workflows/{workflow_id}/replay", body={"reason": reason} if reason else {}))
+        return
     from jobplatform.usecases.replay_workflow import replay_workflow
 
     ledger = open_commands_ledger()
-    _tell(replay_workflow(ledger, None, _tenant_of(ledger, workflow_id), workflow_id, by=who(), reason=reason))
+    found = replay_workflow(ledger, None, _tenant_of(ledger, workflow_id), workflow_id, by=who(), reason=reason)
+    _tell(found.as_dict())

@@ -248,6 +248,25 @@ class AsyncClient:
             await asyncio.sleep(trouble.pause(call, failure))
         return download.finish()
 
+    # --- whatever else there is
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        body: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Call any operation of the API (`/docs` has them all) and return its JSON; None when it has none.
+
+        Repeated like the others: GET, PUT, DELETE and what has a key whatever went wrong, the rest when nothing was
+        done.
+        """
+        response = await self._ask(calls.other(method, path, given(**(params or {})), body, idempotency_key))
+        return response.json() if response.content else None
+
     # --- a call
 
     async def _ask(

@@ -140,6 +140,20 @@ def control(job_id: UUID | str, action: str, body: Mapping[str, Any], *, safe: b
     return Call("POST", f"{job_path(job_id)}/{action}", content=encode(body), headers=JSON, safe=safe)
 
 
+def other(
+    method: str,
+    path: str,
+    params: Mapping[str, Any],
+    body: Mapping[str, Any] | None,
+    idempotency_key: str | None,
+) -> Call:
+    """Any operation."""
+    content = encode(body) if body is not None else None
+    headers = (JSON if body is not None else {}) | ({"Idempotency-Key": idempotency_key} if idempotency_key else {})
+    safe = method in ("GET", "PUT", "DELETE") or idempotency_key is not None
+    return Call(method, path, params, content=content, headers=headers, safe=safe)
+
+
 def job_path(job_id: UUID | str, more: str = "") -> str:
     """Return the path of a job, or of something below it."""
     return f"/v1/jobs/{quote(str(job_id), safe='')}{more}"

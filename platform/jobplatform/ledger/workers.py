@@ -80,6 +80,24 @@ def forget_stopped(connection: Connection, days: int = 7) -> int:
     ).rowcount
 
 
+_LIST = text(
+    """
+    SELECT id, node, host, pid, pool, slots, queues, kinds, started_at, beat_at,
+           (SELECT count(*)::integer FROM jobs j WHERE j.worker_id = w.id AND j.state = 'running') AS running,
+           extract(epoch FROM clock_timestamp() - beat_at)::double precision AS silent_seconds,
+           CASE WHEN stopped_at IS NOT NULL THEN 'ended'
+                WHEN beat_at > clock_timestamp() - make_interval(secs => :lease_seconds) THEN 'alive'
+                ELSE 'lost' END AS state
+    FROM workers w WHERE :everyone OR stopped_at IS NULL ORDER BY stopped_at NULLS FIRST, node, started_at DESC
+    """
+)
+
+
+def list_workers(connection: Connection, lease_seconds: float, *, everyone: bool) -> Sequence[Row[Any]]:
+    """Return the workers with what they run, how long they are silent (s), and whether they live, or are lost."""
+    return connection.execute(_LIST, {"lease_seconds": lease_seconds, "everyone": everyone}).all()
+
+
 _LIVE_SLOTS = text(
     """
     SELECT queue, sum(slots)::integer AS slots, count(*)::integer AS workers

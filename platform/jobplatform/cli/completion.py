@@ -1,0 +1,24 @@
+"""`jobplatform completion`: the shell completes commands and options."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the completion of SHELL, to be read by it at start.
+
+    \b
+    bash:  eval "$(jobplatform completion bash)"      in ~/.bashrc
+    zsh:   eval "$(jobplatform completion zsh)"       in ~/.zshrc
+    fish:  jobplatform completion fish > ~/.config/fish/completions/jobplatform.fish
+    """
+    from click.shell_completion import get_completion_class
+
+    from jobplatform.cli.main import cli
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "jobplatform", "_JOBPLATFORM_COMPLETE").source())

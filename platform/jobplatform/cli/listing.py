@@ -1,0 +1,137 @@
+"""`jobplatform jobs list`, `show` and `events`: read jobs over HTTP."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from jobplatform.cli import door
+from jobplatform.cli.door import MOMENT
+
+COLOURS = {
+    "succeeded": "green",
+    "dead": "red",
+    "running": "cyan",
+    "held": "yellow",
+    "cancelled": "dim",
+    "expired": "dim",
+}
+
+
+@click.command("list")
+@click.option("--state", help="like dead")
+@click.option("--kind")
+@click.option("--queue")
+@click.option("--tag")
+@click.option("--error-code", help="of the last error, like smtp_refused")
+@click.option("--created-after", type=MOMENT)
+@click.option("--created-before", type=MOMENT)
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
+@click.option("-q", "--quiet", is_flag=True, help="print ids only")
+@door.json_option
+def list_jobs(
+    state: str | None,
+    kind: str | None,
+    queue: str | None,
+    tag: str | None,
+    error_code: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    limit: int,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """List jobs, newest first.
+
+    \b
+    jobplatform jobs list --state dead --error-code smtp_refused
+    jobplatform jobs list --kind video.transcode --quiet | xargs jobplatform jobs watch
+    """
+    from itertools import islice
+
+    from rich.table import Table
+
+    wanted: dict[str, Any] = {
+        "state": state,
+        "kind": kind,
+        "queue": queue,
+        "tag": tag,
+        "error_code": error_code,
+        "created_after": created_after,
+        "created_before": created_before,
+    }
+    with door.connect() as client:
+        found = list(islice(client.iter_jobs(page_size=min(limit, 200), **wanted), limit))
+    if quiet:
+        for one in found:
+            click.echo(one.id)
+        return
+    if as_json:
+        door.print_json([one.raw for one in found])
+        return
+    table = Table("id", "kind", "state", "attempt", "created", "why")
+    for one in found:
+        why = (one.error or {}).get("code") if one.state != "succeeded" else None
+        attempt = f"{one.attempt} of {one.max_attempts}"
+        table.add_row(str(one.id), one.kind, coloured(one.state), attempt, door.when(one.created_at), door.plain(why))
+    door.print_table(table)
+
+
+@click.command()
+@click.argument("job_id", type=click.UUID)
+@door.json_option
+def show(job_id: UUID, as_json: bool) -> None:
+    """Show a job: where it is, its runs, and its result."""
+    from rich.table import Table
+
+    job = door.ask("GET", f"/v1/jobs/{job_id}")
+    if as_json:
+        door.print_json(job)
+        return
+    runs = door.ask("GET", f"/v1/jobs/{job_id}/runs")["runs"]
+    click.echo(f"{job['id']}  {job['kind']}  priority {job['priority']}  {' '.join(job['tags'])}".rstrip())
+    table = Table.grid(padding=(0, 2))
+    table.add_row("state", coloured(job["state"]))
+    for name in ("created_at", "run_at", "start_by", "started_at", "completed_at", "workflow_id"):
+        value = job.get(name)
+        if value is not None:
+            table.add_row(name.removesuffix("_at"), door.when(value) if name != "workflow_id" else value)
+    if job["error"] and job["state"] != "succeeded":
+        table.add_row("error", door.plain(f"{job['error'].get('code')}: {job['error'].get('message')}"))
+    door.print_table(table)
+    if runs:
+        shown = Table("run", "attempt", "outcome", "began", "seconds", "why")
+        for run in runs:
+            seconds = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
+            why = (run["error"] or {}).get("message")
+            began = door.when(run["started_at"])
+            row = (run["run_no"], run["attempt"], run["outcome"], began, f"{seconds.total_seconds():.3f}", why)
+            shown.add_row(*map(door.plain, row))
+        door.print_table(shown)
+    if job["result"] is not None:
+        door.print_json(job["result"])
+
+
+@click.command()
+@click.argument("job_id", type=click.UUID)
+@door.json_option
+def events(job_id: UUID, as_json: bool) -> None:
+    """Print the history of a job, a line for each thing that has happened to it."""
+    import orjson
+
+    with door.connect() as client:
+        found = client.events(job_id)
+    if as_json:
+        door.print_json(found)
+        return
+    for one in found:
+        data = orjson.dumps(one["data"]).decode() if one["data"] else ""
+        click.echo(f"{one['at']}  {one['event']:<16} {one['state']:<11} {data}".rstrip())
+
+
+def coloured(state: str) -> str:
+    """Return a state as rich shows it."""
+    return f"[{COLOURS[state]}]{state}[/]" if state in COLOURS else state

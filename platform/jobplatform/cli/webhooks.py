@@ -1,0 +1,159 @@
+"""`jobplatform webhooks`: be told of jobs; over HTTP, with a key that has the scope admin."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from jobplatform.cli import door
+from jobplatform.cli.door import MOMENT
+from jobplatform.cli.listing import coloured
+
+TEST_SECONDS = 30.0
+
+
+@click.group()
+def webhooks() -> None:
+    """Make, list, change, test and replay webhooks (docs/howto/webhooks.md); wants a key with the scope admin."""
+
+
+@webhooks.command()
+@click.argument("url")
+@click.option("--event", "events", multiple=True, help="like job.dead, given as often as needed")
+@click.option("--kind", "kinds", multiple=True, help="kinds that it is told of: email.send, 'email.*'  [default: all]")
+@click.option("--description", default="")
+@click.option("--contact", help="an e-mail address that is told when it is disabled")
+@door.json_option
+def create(
+    url: str, events: tuple[str, ...], kinds: tuple[str, ...], description: str, contact: str | None, as_json: bool
+) -> None:
+    """Make a webhook, and print its id and its secret: the only time it can be read."""
+    body: dict[str, Any] = {"url": url, "description": description}
+    body |= {"events": list(events)} if events else {}
+    body |= {"kinds": list(kinds)} if kinds else {}
+    body |= {"contact": contact} if contact else {}
+    made = door.ask("POST", "/v1/webhooks", body=body)
+    if as_json:
+        door.print_json(made)
+    else:
+        click.echo(f"{made['id']} {made['secret']}")
+
+
+@webhooks.command("list")
+@door.json_option
+def list_webhooks(as_json: bool) -> None:
+    """List webhooks, and whether they take what they are told."""
+    from rich.table import Table
+
+    found = door.ask("GET", "/v1/webhooks")["webhooks"]
+    if as_json:
+        door.print_json(found)
+        return
+    table = Table("id", "url", "events", "kinds", "delivered", "trouble")
+    for one in found:
+        failing = (
+            f"failing since {door.when(one['failing_since'])}: {one['last_error']}" if one["failing_since"] else ""
+        )
+        trouble = f"disabled: {one['disabled_reason']}" if not one["enabled"] else failing
+        kinds = ", ".join(one["kinds"] or ["all"])
+        delivered = door.when(one["delivered_at"]) or "never"
+        table.add_row(one["id"], *map(door.plain, (one["url"], ", ".join(one["events"]), kinds, delivered, trouble)))
+    door.print_table(table)
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
+@door.json_option
+def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
+    """List what a webhook was told, and how that went."""
+    from rich.table import Table
+
+    found = door.ask("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
+    if as_json:
+        door.print_json(found)
+        return
+    table = Table("message", "type", "job", "told", "state", "attempts", "answer")
+    for one in found:
+        said = (one["error"] or {}).get("message") or (one["answer"] or {}).get("status")
+        row = (one["id"], one["type"], one["about"] or "", door.when(one["created_at"]), coloured(one["state"] or "?"))
+        table.add_row(*row, door.plain(one["attempts"]), door.plain(said))
+    door.print_table(table)
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+@door.json_option
+def test(webhook_id: UUID, as_json: bool) -> None:
+    """Send a test message and tell how it was answered; exit code 3 when it was not taken."""
+    with door.connect() as client:
+        made = client.call("POST", f"/v1/webhooks/{webhook_id}/test")
+        job = client.wait(made["job_id"], timeout=TEST_SECONDS)
+    if as_json:
+        door.print_json(job.raw)
+    elif job.succeeded:
+        click.echo(f"taken: {job.result['status']} in {job.result['seconds']} s")
+    else:
+        click.echo(f"not taken: {(job.error or {}).get('message')}", err=True)
+    if not job.succeeded:
+        sys.exit(door.EXIT_NO_SUCCESS)
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+@click.option("--since", type=MOMENT, help="all since then that was not delivered, like 2026-01-31T12:00:00Z")
+@click.option("--everything", is_flag=True, help="with --since: what was delivered, too")
+@click.option("--message", type=click.UUID, help="this message alone")
+def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: UUID | None) -> None:
+    """Tell a webhook again: one message, or what has happened since a time."""
+    if (since is None) == (message is None):
+        raise click.UsageError("expected --since or --message")
+    if message is not None:
+        found = door.ask("POST", f"/v1/webhooks/{webhook_id}/messages/{message}/replay")
+        click.echo(f"{message} is delivered again by job {found['job_id']}")
+        return
+    with door.connect() as client:
+        path = f"/v1/webhooks/{webhook_id}"
+        found = client.call("POST", f"{path}/replay", body={"since": since, "everything": everything})
+        while found["replaying"]:
+            time.sleep(0.3)
+            found = client.call("GET", path)
+    click.echo("all that has happened since then is on its way; `jobplatform webhooks messages` shows it")
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+@click.option("--enable/--disable", default=None, help="enabled it is told of what comes from now on")
+@click.option("--url")
+@click.option("--contact")
+def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str | None) -> None:
+    """Enable or disable a webhook, or change its URL or contact."""
+    given = {"enabled": enable, "url": url, "contact": contact}
+    body = {name: value for name, value in given.items() if value is not None}
+    if not body:
+        raise click.UsageError("expected something to change: --enable, --disable, --url or --contact")
+    found = door.ask("PATCH", f"/v1/webhooks/{webhook_id}", body=body)
+    click.echo(f"{webhook_id} is {'enabled' if found['enabled'] else 'disabled'}: {found['url']}")
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+@click.option("--overlap-hours", type=click.FloatRange(0, 31 * 24), default=24, show_default=True, help="both sign")
+def rotate(webhook_id: UUID, overlap_hours: float) -> None:
+    """Exchange the secret and print the new one."""
+    click.echo(
+        door.ask("POST", f"/v1/webhooks/{webhook_id}/rotate", body={"overlap_seconds": overlap_hours * 3600})["secret"]
+    )
+
+
+@webhooks.command()
+@click.argument("webhook_id", type=click.UUID)
+def delete(webhook_id: UUID) -> None:
+    """Take a webhook away."""
+    door.ask("DELETE", f"/v1/webhooks/{webhook_id}")
+    click.echo(f"{webhook_id} is gone")

@@ -1,0 +1,121 @@
+"""Draw the graph of a workflow with lines of text: a step per line, its lanes beside it, as `git log --graph` does."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+#: so many alike, with the same parents and children, are one line
+STACK_FROM = 4
+#: a graph that wants more lanes is no picture any more
+MOST_LANES = 24
+
+Names = tuple[str, ...]
+
+
+def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]] | None:
+    """Return (lanes, nodes) for each line, top to bottom: the nodes of that line, none where lanes only meet or part.
+
+    `graph` has the form of `GET /v1/workflows/{id}/graph`. None: it is too wide to be drawn.
+    """
+    stacks, children = _stacked(graph["nodes"], [(str(one["from"]), str(one["to"])) for one in graph["edges"]])
+    lines: list[tuple[str, list[Mapping[str, Any]]]] = []
+    lanes: list[str | None] = []
+    for name in _in_order(stacks, children):
+        mine = [place for place, wanted in enumerate(lanes) if wanted == name]
+        if not mine:
+            mine = [_free(lanes)]
+            lanes[mine[0]] = name
+        first = mine[0]
+        if len(mine) > 1:
+            lines.append((_join(lanes, first, mine[1:], "┴╯"), []))
+            for place in mine[1:]:
+                lanes[place] = None
+        row = ["●" if place == first else _lane(wanted) for place, wanted in enumerate(lanes)]
+        lines.append((" ".join(row).rstrip(), stacks[name]))
+        lanes[first] = None
+        # a lane for each of those that wait for it; the first one goes on in its own
+        opened: list[int] = []
+        for child in sorted(children[name]):
+            place = first if not opened else _free(lanes)
+            lanes[place] = child
+            opened.append(place)
+        if len(lanes) > MOST_LANES:
+            return None
+        if len(opened) > 1:
+            lines.append((_join(lanes, first, opened[1:], "┬╮"), []))
+        while lanes and lanes[-1] is None:
+            lanes.pop()
+    return lines
+
+
+def _stacked(
+    nodes: Sequence[Mapping[str, Any]], edges: Iterable[tuple[str, str]]
+) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, set[str]]]:
+    """Return the lines by a name of their own, each with the nodes that are alike, and whom each leads to."""
+    parents: dict[str, set[str]] = defaultdict(set)
+    children: dict[str, set[str]] = defaultdict(set)
+    for before, after in edges:
+        parents[after].add(before)
+        children[before].add(after)
+    alike: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for node in nodes:
+        key = str(node["id"])
+        alike[frozenset(parents[key]), frozenset(children[key]), node["type"]].append(node)
+    line_of: dict[str, str] = {}
+    stacks: dict[str, list[Mapping[str, Any]]] = {}
+    for group in alike.values():
+        for together in [group] if len(group) >= STACK_FROM else [[one] for one in group]:
+            name = f"{len(stacks):06}"
+            stacks[name] = together
+            line_of |= {str(node["id"]): name for node in together}
+    leads: dict[str, set[str]] = {
+        name: {line_of[child] for node in group for child in children[str(node["id"])] if child in line_of}
+        for name, group in stacks.items()
+    }
+    return stacks, leads
+
+
+def _in_order(stacks: dict[str, Any], children: Mapping[str, set[str]]) -> Iterable[str]:
+    """Yield lines so that each comes after those it waits for; what has just begun is gone on with."""
+    waiting = Counter(child for each in children.values() for child in each)
+    ready = [name for name in reversed(stacks) if not waiting[name]]
+    while ready:
+        name = ready.pop()
+        yield name
+        for child in sorted(children[name], reverse=True):
+            waiting[child] -= 1
+            if not waiting[child]:
+                ready.append(child)
+
+
+def _free(lanes: list[str | None]) -> int:
+    """Return an empty lane behind which there is none that is taken, so that lines never cross."""
+    while lanes and lanes[-1] is None:
+        lanes.pop()
+    lanes.append(None)
+    return len(lanes) - 1
+
+
+def _lane(wanted: str | None) -> str:
+    return "│" if wanted is not None else " "
+
+
+def _join(lanes: Sequence[str | None], first: int, others: Sequence[int], turns: str) -> str:
+    """Return the line in which lanes meet in the first one, or part from it."""
+    between, last = turns[0], turns[1]
+    row = []
+    for place, wanted in enumerate(lanes):
+        if place == first:
+            row.append("├")
+        elif place in others:
+            row.append(last if place == max(others) else between)
+        elif first < place < max(others):
+            row.append("┼" if wanted is not None else "─")
+        else:
+            row.append(_lane(wanted))
+    text = ""
+    for place, mark in enumerate(row):
+        text += mark + ("─" if first <= place < max(others) else " ")
+    return text.rstrip()
