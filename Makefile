@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 # what faces the broker: run a second time on RabbitMQ 4.3
-BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_rubbish.py
+BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_ingress.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_rubbish.py
 # has a stack of its own, and plays beside them
 DRILL_TESTS := tests/e2e/test_drills.py
 
@@ -30,7 +30,10 @@ down: setup ## stop the stack; its data stays
 status: setup ## show what runs, and where
 	@$(BIN)/jobplatform dev status
 
-test: setup ## run all tests on a private stack
+.local/node/.installed: deploy/setup-node.sh $(wildcard tests/node/*)
+	@sh deploy/setup-node.sh
+
+test: setup .local/node/.installed ## run all tests on a private stack
 	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/model tests/integration tests/contract $(PYTEST_ARGS)
 	@$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) $(PYTEST_ARGS)
 	@mkdir -p .local; JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS) >.local/next.txt 2>&1 & \

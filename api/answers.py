@@ -6,11 +6,11 @@ from typing import Any, TypeVar
 
 import orjson
 from flask import Response, request
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from jobplatform.domain.kinds import field_errors
-from jobplatform.domain.texts import ESCAPED, find_null
-from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
+from jobplatform.domain.orders import check
+from jobplatform.errors import JobPlatformError
+from jobplatform.refusals import NotJson
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -18,12 +18,6 @@ M = TypeVar("M", bound=BaseModel)
 TROUBLE = "jobplatform.trouble"
 #: the media type of a stream
 EVENTS = "text/event-stream"
-
-
-class NotJson(JobPlatformError):
-    """The body is not JSON."""
-
-    code = "not_json"
 
 
 class WrongMediaType(JobPlatformError):
@@ -124,22 +118,6 @@ def parse_object(raw: bytes, media_type: str) -> dict[str, Any]:
 def read_query(model: type[M]) -> M:
     """Return the checked query parameters. Raises `InvalidRequest`; unknown parameters are named."""
     return check(model, request.args.to_dict())
-
-
-def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
-    """Validate against a model. Raises `InvalidRequest` with every wrong field.
-
-    `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
-    """
-    if ESCAPED in raw and (found := find_null(value)):
-        field = ".".join(found)
-        raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
-    try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        errors = field_errors(error)
-        named = ", ".join(item.field for item in errors[:5])
-        raise InvalidRequest(f"not as expected: {named}", errors) from None
 
 
 def _shorten(raw: bytes) -> str:

@@ -8,7 +8,7 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NoStreams, NotJson, WrongMediaType
+from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NoStreams, WrongMediaType
 from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
@@ -38,6 +38,7 @@ from jobplatform.refusals import (
     LimitNotFound,
     MessageGone,
     NotAllowed,
+    NotJson,
     QuotaExceeded,
     RateLimited,
     TooManyStreams,

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from uuid import UUID
 
 from api import problems
-from api.answers import EVENTS, as_json, check
+from api.answers import EVENTS, as_json
 from api.hub import Follower, Hub, Look
 from api.measure import count_request, harmless
 from api.services import Services
@@ -25,6 +25,7 @@ from api.v1.models import EventsQuery
 from jobplatform.domain.access import Scope
 from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
 from jobplatform.domain.jobs import JobView
+from jobplatform.domain.orders import check
 from jobplatform.domain.states import SETTLED
 from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
 from jobplatform.observe.metrics import api_metrics

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import (
-    AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -18,66 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
+from jobplatform.domain.jobs import MAX_PRIORITY
+from jobplatform.domain.orders import Moment, SubmitBody, Tag, UniqueBody
 from jobplatform.domain.states import State, Status
 
-Tag = Annotated[str, Field(min_length=1, max_length=100)]
-
-
-def _text_only(value: object) -> object:
-    """Numbers would be read as seconds since 1970, or milliseconds: nobody should have to guess."""
-    if not isinstance(value, str) or not _RFC3339.match(value):
-        raise ValueError("a time as text with a zone, like 2026-01-31T12:00:00Z")
-    return value
-
-
-def _in_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time before the year 10000") from None
-
-
-_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
-Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc)]
-
-
-class UniqueBody(BaseModel):
-    """Makes a job the only one of its key: while it is live, or for a period."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    key: str = Field(min_length=1, max_length=255, description="any text of yours; a key per tenant")
-    seconds: float | None = Field(
-        None, gt=0, le=366 * 86_400, description="how long, from acceptance; none: while the job has not ended"
-    )
-    on_conflict: Literal["existing", "refuse"] = Field(
-        "existing", description="answer with the job that is there, or with 409 duplicate_job"
-    )
-
-
-class SubmitBody(BaseModel):
-    """An order for a job."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        json_schema_extra={
-            "example": {
-                "kind": "email.send",
-                "payload": {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"},
-                "tags": ["welcome"],
-            }
-        },
-    )
-
-    kind: str = Field(min_length=1, max_length=200, description="what to do: see GET /v1/kinds")
-    payload: dict[str, Any] = Field(description="fits the kind's schema")
-    priority: StrictInt = Field(DEFAULT_PRIORITY, ge=0, le=MAX_PRIORITY, description="9 is the most urgent")
-    run_at: Moment | None = Field(None, description="not before this time")
-    start_by: Moment | None = Field(None, description="expires when no run has begun by this time")
-    max_attempts: StrictInt | None = Field(None, ge=1, le=100, description="default: the kind's")
-    tags: list[Tag] = Field(default_factory=list, max_length=20)
-    unique: UniqueBody | None = Field(None, description="at most one such job")
+__all__ = ["Moment", "SubmitBody", "Tag", "UniqueBody"]
 
 
 class CancelBody(BaseModel):

@@ -8,19 +8,21 @@ from typing import Any
 import orjson
 from flask import Response, request
 
-from api.answers import NotJson, WrongMediaType, answer, check_length, read_query
+from api.answers import WrongMediaType, answer, check_length, read_query
 from api.auth import caller
 from api.measure import harmless
 from api.operations import Operation
 from api.problems import from_error
 from api.services import services
 from api.v1.batch_models import Batch, BatchBody, BatchQuery
-from api.v1.submit_job import checked_key, read_order
+from api.v1.submit_job import checked_key
 from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.orders import read_order
 from jobplatform.domain.texts import ESCAPED
 from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
 from jobplatform.observe.metrics import api_metrics
+from jobplatform.refusals import NotJson
 from jobplatform.usecases.submit_batch import MOST_JOBS, AcceptedBatch, BatchItem
 from jobplatform.usecases.submit_batch import submit_batch as submit
 

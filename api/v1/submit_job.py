@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from flask import Response, request
 
-from api.answers import NotJson, as_json, check, check_length, parse_object
+from api.answers import as_json, check_length, parse_object
 from api.measure import harmless
 from api.operations import Operation
 from api.services import Services, services
 from api.v1.models import Job, SubmitBody
 from jobplatform.domain.access import Scope
-from jobplatform.domain.jobs import JobView, SubmitJob, Unique
+from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import KindRegistry
-from jobplatform.domain.texts import ESCAPED
+from jobplatform.domain.orders import read_order
 from jobplatform.errors import (
     FieldError,
-    InvalidPayload,
     InvalidRequest,
     JobPlatformError,
     LedgerUnavailable,
@@ -107,40 +105,6 @@ def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
 def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
     """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
     return read_order(kinds, parse_object(order.body, order.media_type), order.body)
-
-
-def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJob:
-    """Return the command in JSON values; see `read_command` and `answers.check`. Raises `NotJson`, `InvalidRequest`."""
-    if not isinstance(found, dict):
-        raise NotJson(
-            f"expected a JSON object, got {found[:40]!r}"
-            if isinstance(found, bytes)
-            else f"expected a JSON object, got {type(found).__name__}"
-        )
-    try:
-        body = check(SubmitBody, found, raw)
-    except InvalidRequest as error:
-        kind, payload = found.get("kind"), found.get("payload")
-        if isinstance(kind, str) and kind in kinds and isinstance(payload, dict):
-            try:
-                kinds.get(kind).parse(payload)
-            except InvalidPayload as also:
-                errors = error.errors + also.errors
-                named = ", ".join(item.field for item in errors[:5])
-                raise InvalidRequest(f"not as expected: {named}", errors) from None
-        raise
-    return SubmitJob(
-        kind=body.kind,
-        payload=body.payload,
-        priority=body.priority,
-        run_at=body.run_at,
-        start_by=body.start_by,
-        max_attempts=body.max_attempts,
-        tags=tuple(body.tags),
-        unique=(
-            Unique(body.unique.key, body.unique.seconds, body.unique.on_conflict == "refuse") if body.unique else None
-        ),
-    )
 
 
 def checked_key(key: str | None) -> str | None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from flask import Response, request
 
-from api.answers import answer, check, check_length, read_query
+from api.answers import answer, check_length, read_query
 from api.auth import tenant_id
 from api.operations import Operation
 from api.services import services
 from api.v1.list_artifacts import public
 from api.v1.models import Artifact, UploadQuery
 from jobplatform.domain.access import Scope
+from jobplatform.domain.orders import check
 from jobplatform.errors import FieldError, InvalidRequest
 from jobplatform.usecases.keep_artifacts import keep_upload
 

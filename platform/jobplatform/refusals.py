@@ -8,6 +8,24 @@ from math import ceil
 from jobplatform.errors import JobPlatformError
 
 
+class NotJson(JobPlatformError):
+    """The body is not JSON."""
+
+    code = "not_json"
+
+
+class OrderWithoutName(JobPlatformError):
+    """An order as a message has to have user_id and message_id."""
+
+    code = "order_without_name"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "expected the properties user_id (the user of the connection, whose name is the tenant's) and message_id "
+            "(1 to 250 characters: a message with the same one is the same order)"
+        )
+
+
 class LimitNotFound(JobPlatformError):
     """There is no such limit, tenant or quota."""
 
@@ -18,6 +36,15 @@ class NotAllowed(JobPlatformError):
     """This API key may not do that."""
 
     code = "not_allowed"
+
+
+class TenantUnknown(NotAllowed):
+    """There is no tenant of this name."""
+
+    code = "tenant_unknown"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"expected a RabbitMQ user with the name of a tenant; there is no tenant {name!r}")
 
 
 class PriorityTooHigh(NotAllowed):

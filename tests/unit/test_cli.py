@@ -31,7 +31,7 @@ def test_definitions_have_a_user_per_role_and_no_password_in_clear(tmp_path: Pat
     found = orjson.loads(output.read_bytes())
     rights = {p["user"]: (p["configure"], p["write"], p["read"]) for p in found["permissions"]}
     assert set(rights) == {"operator", "dispatcher", "worker", "monitor"}
-    assert rights["dispatcher"][1:] == ("^jobs$", r"^jobs\.dead\.records$")
+    assert rights["dispatcher"][1:] == (r"^(jobs|amq\.default)$", r"^jobs\.(dead\.records|submit)$")
     assert {p["vhost"] for p in found["permissions"]} == {"jobplatform"}
     assert "secret-of" not in output.read_text() + done.output
     assert {q["arguments"].get("x-queue-type") for q in found["queues"] if q["name"] in ("email", "llm")} == {"quorum"}

@@ -14,6 +14,8 @@ DEAD_EXCHANGE = "jobs.dead"
 DEAD_RECORDS = "jobs.dead.records"
 #: copies of dead messages for those who look at RabbitMQ's page: some days, bounded
 DEAD_COPIES = "jobs.dead.copies"
+#: exchange and queue of orders that come as messages (docs/howto/submit-over-amqp.md)
+ORDERS = "jobs.submit"
 #: a durable queue without consumers; when it is gone, the broker was wiped (docs/concepts/delivery.md, "Epoch")
 EPOCH_PREFIX = "jobs.epoch."
 
@@ -86,9 +88,14 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
     """Return the topology for these queues; `queue_type` is "quorum" or "classic"."""
     names = sorted(queues)
     return Topology(
-        exchanges=(Exchange(JOBS_EXCHANGE, "direct"), Exchange(DEAD_EXCHANGE, "fanout")),
+        exchanges=(
+            Exchange(JOBS_EXCHANGE, "direct"),
+            Exchange(DEAD_EXCHANGE, "fanout"),
+            Exchange(ORDERS, "fanout"),
+        ),
         queues=(
             *(Queue(name, job_queue_arguments(queue_type)) for name in names),
+            Queue(ORDERS, {"x-queue-type": queue_type, "x-dead-letter-exchange": DEAD_EXCHANGE}),
             Queue(DEAD_RECORDS, {"x-queue-type": queue_type}),
             Queue(
                 DEAD_COPIES,
@@ -97,6 +104,7 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         ),
         bindings=(
             *(Binding(JOBS_EXCHANGE, name, name) for name in names),
+            Binding(ORDERS, ORDERS, ""),
             Binding(DEAD_EXCHANGE, DEAD_RECORDS, ""),
             Binding(DEAD_EXCHANGE, DEAD_COPIES, ""),
         ),

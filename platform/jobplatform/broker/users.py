@@ -4,7 +4,7 @@ of https://www.rabbitmq.com/docs/access-control).
 | role | does | may |
 |---|---|---|
 | operator | `jobplatform broker apply`, RabbitMQ's page | everything |
-| dispatcher | publishes jobs, keeps the sentinel, records dead messages | write `jobs`, read `jobs.dead.records` |
+| dispatcher | publishes jobs, keeps the sentinel; records dead messages; orders | write `jobs`, answers; read two |
 | worker | consumes job queues, answers Celery's remote control | read all but `jobs*`; Celery's own queues |
 | monitor | Flower, and people who look | Celery's events and control; read RabbitMQ's page |
 """
@@ -31,7 +31,7 @@ class Role:
 
 ROLES = (
     Role("operator", ("administrator",), EVERYTHING, EVERYTHING, EVERYTHING),
-    Role("dispatcher", (), r"^jobs\.epoch\..*$", r"^jobs$", r"^jobs\.dead\.records$"),
+    Role("dispatcher", (), r"^jobs\.epoch\..*$", r"^(jobs|amq\.default)$", r"^jobs\.(dead\.records|submit)$"),
     # queues have no dots in their names, and a new one must not need new rights
     Role("worker", (), _CELERY, _CELERY, r"^(?!jobs(\.|$)).*$"),
     Role("monitor", ("monitoring",), _CELERY, _CELERY, _CELERY),

@@ -12,9 +12,11 @@ from contextlib import suppress
 from uuid import UUID
 
 from jobplatform.broker.dead_letters import DeadLetterReader
+from jobplatform.broker.orders import OrderReader
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import Settings
 from jobplatform.dispatch.every import Every
+from jobplatform.dispatch.ingress import Ingress
 from jobplatform.dispatch.markers import look_for_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
@@ -74,7 +76,9 @@ class Duties:
         self._stopped: UUID | None = None
         #: read once: a process that knows other kinds is another process
         self._kinds: KindRegistry | None = None
-        self._recorder = Recorder(ledger, DeadLetterReader(settings.broker_url.get_secret_value()))
+        url = settings.broker_url.get_secret_value()
+        self._recorder = Recorder(ledger, DeadLetterReader(url))
+        self._ingress = Ingress(settings, ledger, OrderReader(url))
         #: name → when, what (returns whether there is more to do at once), and how long after a failure
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
             "house": (Every(HOUSE_SECONDS), self._keep_house, LONG_RETRY_SECONDS),
@@ -84,6 +88,7 @@ class Duties:
             "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
             "kinds": (Every(HOUSE_SECONDS), self._put_kinds, LONG_RETRY_SECONDS),
             "orders": (Every(ORDERS_SECONDS), self._check_orders, RETRY_SECONDS),
+            "ingress": (Every(ORDERS_SECONDS), self._take_orders, RETRY_SECONDS),
             "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
@@ -127,6 +132,7 @@ class Duties:
         with suppress(LedgerUnavailable, OutcomeUnknown), self._ledger.statement() as connection:
             dispatching.forget_dispatcher(connection, self._id)
         self._recorder.close()
+        self._ingress.close()
 
     def _beat(self) -> bool:
         """Let the ledger know, for those who ask why a job does not run."""
@@ -177,6 +183,10 @@ class Duties:
         looked = check_orders(self._ledger, self._kinds, ORDERS_LIMIT)
         self.woken = ",".join(filter(None, (self.woken, looked.woken)))
         return looked.more
+
+    def _take_orders(self) -> bool:
+        """Make jobs of orders that came as messages."""
+        return self._kinds is not None and self._ingress.poll(self._kinds)
 
     def _tell_webhooks(self) -> bool:
         """Make the jobs that deliver webhooks."""

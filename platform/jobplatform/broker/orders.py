@@ -1,0 +1,118 @@
+"""Orders for jobs that come as messages: take them, answer them (docs/howto/submit-over-amqp.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import amqp
+
+from jobplatform.broker.connection import FAILURES, close, connect
+from jobplatform.broker.dead_letters import as_json
+from jobplatform.broker.topology import ORDERS
+from jobplatform.errors import BrokerUnavailable, ConfigurationError
+
+
+@dataclass(frozen=True)
+class OrderMessage:
+    """An order as it came."""
+
+    tag: int
+    #: who has published it: RabbitMQ refuses a message that says another user than the connection's
+    user_id: str | None
+    message_id: str | None
+    body: bytes
+    #: where the answer goes, and by what the other side knows it
+    reply_to: str | None
+    correlation_id: str | None
+    #: headers and properties as JSON values
+    message: Mapping[str, Any]
+
+
+class OrderReader:
+    """Takes orders on a connection of its own, and answers them on it. Not thread-safe; made after any fork."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 2.0) -> None:
+        self._url, self._timeout_seconds = url, timeout_seconds
+        self._connection: Any = None
+        self._channel: Any = None
+        #: a right that is missing for answers must not take the orders' channel with it
+        self._replies: Any = None
+
+    def take(self, limit: int) -> list[OrderMessage]:
+        """Return at most `limit` orders; they are RabbitMQ's until `done`.
+
+        Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there, or not allowed.
+        """
+        found: list[OrderMessage] = []
+        try:
+            channel = self._open()
+            while len(found) < limit and (message := channel.basic_get(ORDERS)) is not None:
+                found.append(read_order_message(message))
+        except (amqp.exceptions.NotFound, amqp.exceptions.AccessRefused) as error:
+            self.close()
+            raise ConfigurationError(
+                f"orders can't be taken from RabbitMQ's queue {ORDERS}: {error.reply_text}. Run `jobplatform broker "
+                f"apply`, and set the rights of the user `dispatcher` (docs/operations/upgrade.md)"
+            ) from None
+        except FAILURES as error:
+            self.close()
+            raise BrokerUnavailable(f"RabbitMQ went away while orders were read: {error!r}") from None
+        except BaseException:
+            self.close()
+            raise
+        return found
+
+    def done(self, order: OrderMessage, answer: bytes | None, *, accepted: bool) -> None:
+        """Answer an order, unless that is None, and acknowledge it. Raises `BrokerUnavailable`."""
+        try:
+            if answer is not None:
+                self._reply(order, answer, accepted)
+            self._open().basic_ack(order.tag)
+        except FAILURES as error:
+            self.close()
+            raise BrokerUnavailable(f"RabbitMQ went away while orders were answered: {error!r}") from None
+
+    def _reply(self, order: OrderMessage, answer: bytes, accepted: bool) -> None:
+        reply = amqp.Message(
+            answer,
+            content_type="application/json" if accepted else "application/problem+json",
+            content_encoding="utf-8",
+            delivery_mode=2,
+        )
+        correlation_id = order.correlation_id or order.message_id
+        if correlation_id is not None:
+            reply.properties["correlation_id"] = correlation_id
+        # not mandatory: a queue of somebody who has gone is nobody's fault
+        self._replies.basic_publish(reply, exchange="", routing_key=order.reply_to)
+
+    def _open(self) -> Any:
+        if self._connection is None:
+            self._connection = connect(
+                self._url, name="jobplatform orders", timeout_seconds=self._timeout_seconds, heartbeat_seconds=30
+            )
+            self._channel, self._replies = self._connection.channel(), self._connection.channel()
+        return self._channel
+
+    def close(self) -> None:
+        """Throw the connection away; what was not acknowledged comes again."""
+        connection, self._connection, self._channel, self._replies = self._connection, None, None, None
+        if connection is not None:
+            close(connection)
+
+
+def read_order_message(message: Any) -> OrderMessage:
+    """Read a message whatever is in it."""
+    properties = dict(message.properties or {})
+    headers = properties.pop("application_headers", None) or {}
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
+    return OrderMessage(
+        tag=message.delivery_tag,
+        user_id=properties.get("user_id"),
+        message_id=properties.get("message_id"),
+        body=body,
+        reply_to=properties.get("reply_to"),
+        correlation_id=properties.get("correlation_id"),
+        message={"headers": as_json(headers), "properties": as_json(properties)},
+    )

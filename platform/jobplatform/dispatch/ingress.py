@@ -1,0 +1,84 @@
+"""Orders that come as messages become jobs; what is none of it becomes a dead message, with the reason (I6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobplatform.broker.dead_letters import BODY_BYTES
+from jobplatform.broker.orders import OrderMessage, OrderReader
+from jobplatform.broker.topology import JOBS_EXCHANGE, ORDERS
+from jobplatform.config import Settings
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.ledger import dead_messages
+from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
+from jobplatform.observe.metrics import dispatcher_metrics
+from jobplatform.usecases.take_order import Answer, take_order
+
+log = get_log(__name__)
+
+#: of one look: jobs go out in between
+BATCH = 50
+
+
+class Ingress:
+    """Any number of them may work at once: RabbitMQ gives each message to one."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, reader: OrderReader) -> None:
+        self._settings, self._ledger, self._reader = settings, ledger, reader
+
+    def poll(self, kinds: KindRegistry) -> bool:
+        """Take what is there, at most a batch; returns whether there may be more.
+
+        An order is acknowledged when its job is committed: after a crash in between it comes again, and is the same
+        order by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
+        """
+        orders = self._reader.take(BATCH)
+        try:
+            for order in orders:
+                self._take(kinds, order)
+        except BaseException:
+            self._reader.close()  # what is left comes again
+            raise
+        return len(orders) == BATCH
+
+    def _take(self, kinds: KindRegistry, order: OrderMessage) -> None:
+        answer = take_order(
+            self._ledger,
+            None,
+            kinds,
+            user_id=order.user_id,
+            message_id=order.message_id,
+            body=order.body,
+            max_body_bytes=self._settings.max_body_bytes,
+            idempotency_seconds=self._settings.idempotency_seconds,
+        )
+        if not answer.accepted:
+            with self._ledger.transaction() as connection:
+                dead_messages.put_dead_messages(connection, [_dead_message(order, answer)])
+            log.warning("order_refused", user=order.user_id, message_id=order.message_id, detail=answer.detail)
+        self._reader.done(order, answer.body if self._may_answer(order) else None, accepted=answer.accepted)
+        dispatcher_metrics().orders.labels("accepted" if answer.accepted else "refused").inc()
+
+    def _may_answer(self, order: OrderMessage) -> bool:
+        """Whether somebody waits for the answer, at a place of his own: it is no job."""
+        place = order.reply_to or ""
+        return bool(place) and place not in self._settings.queues and not place.startswith(f"{JOBS_EXCHANGE}.")
+
+    def close(self) -> None:
+        """Close the connection to RabbitMQ."""
+        self._reader.close()
+
+
+def _dead_message(order: OrderMessage, answer: Answer) -> dict[str, Any]:
+    return {
+        "queue": ORDERS,
+        "reason": answer.reason,
+        "detail": answer.detail[:1000].replace("\x00", "\ufffd"),
+        "job_id": None,
+        "dispatch_no": None,
+        "kind": None,
+        "message": order.message,
+        "body": order.body[:BODY_BYTES],
+        "body_bytes": len(order.body),
+    }

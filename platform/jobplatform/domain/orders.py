@@ -1,0 +1,139 @@
+"""An order for a job as JSON: what it has to look like, wherever it comes in."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+)
+
+from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY, SubmitJob, Unique
+from jobplatform.domain.kinds import KindRegistry, field_errors
+from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
+from jobplatform.refusals import NotJson
+
+M = TypeVar("M", bound=BaseModel)
+
+Tag = Annotated[str, Field(min_length=1, max_length=100)]
+
+
+def _text_only(value: object) -> object:
+    """Numbers would be read as seconds since 1970, or milliseconds: nobody should have to guess."""
+    if not isinstance(value, str) or not _RFC3339.match(value):
+        raise ValueError("a time as text with a zone, like 2026-01-31T12:00:00Z")
+    return value
+
+
+def _in_utc(value: datetime) -> datetime:
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("a time before the year 10000") from None
+
+
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_in_utc)]
+
+
+class UniqueBody(BaseModel):
+    """Makes a job the only one of its key: while it is live, or for a period."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(min_length=1, max_length=255, description="any text of yours; a key per tenant")
+    seconds: float | None = Field(
+        None, gt=0, le=366 * 86_400, description="how long, from acceptance; none: while the job has not ended"
+    )
+    on_conflict: Literal["existing", "refuse"] = Field(
+        "existing", description="answer with the job that is there, or with 409 duplicate_job"
+    )
+
+
+class SubmitBody(BaseModel):
+    """An order for a job."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        json_schema_extra={
+            "example": {
+                "kind": "email.send",
+                "payload": {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"},
+                "tags": ["welcome"],
+            }
+        },
+    )
+
+    kind: str = Field(min_length=1, max_length=200, description="what to do: see GET /v1/kinds")
+    payload: dict[str, Any] = Field(description="fits the kind's schema")
+    priority: StrictInt = Field(DEFAULT_PRIORITY, ge=0, le=MAX_PRIORITY, description="9 is the most urgent")
+    run_at: Moment | None = Field(None, description="not before this time")
+    start_by: Moment | None = Field(None, description="expires when no run has begun by this time")
+    max_attempts: StrictInt | None = Field(None, ge=1, le=100, description="default: the kind's")
+    tags: list[Tag] = Field(default_factory=list, max_length=20)
+    unique: UniqueBody | None = Field(None, description="at most one such job")
+
+    def command(self) -> SubmitJob:
+        """Return the order as the domain has it."""
+        unique = self.unique
+        return SubmitJob(
+            kind=self.kind,
+            payload=self.payload,
+            priority=self.priority,
+            run_at=self.run_at,
+            start_by=self.start_by,
+            max_attempts=self.max_attempts,
+            tags=tuple(self.tags),
+            unique=Unique(unique.key, unique.seconds, unique.on_conflict == "refuse") if unique else None,
+        )
+
+
+def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
+    """Validate against a model. Raises `InvalidRequest` with every wrong field.
+
+    `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
+    """
+    if ESCAPED in raw and (found := find_null(value)):
+        field = ".".join(found)
+        raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        errors = field_errors(error)
+        named = ", ".join(item.field for item in errors[:5])
+        raise InvalidRequest(f"not as expected: {named}", errors) from None
+
+
+def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJob:
+    """Return the checked command in JSON values; when it is wrong, the error names the wrong fields of its payload too.
+
+    Raises `NotJson`, `InvalidRequest`. `raw` as in `check`.
+    """
+    if not isinstance(found, dict):
+        raise NotJson(
+            f"expected a JSON object, got {found[:40]!r}"
+            if isinstance(found, bytes)
+            else f"expected a JSON object, got {type(found).__name__}"
+        )
+    try:
+        return check(SubmitBody, found, raw).command()
+    except InvalidRequest as error:
+        kind, payload = found.get("kind"), found.get("payload")
+        if isinstance(kind, str) and kind in kinds and isinstance(payload, dict):
+            try:
+                kinds.get(kind).parse(payload)
+            except InvalidPayload as also:
+                errors = error.errors + also.errors
+                named = ", ".join(item.field for item in errors[:5])
+                raise InvalidRequest(f"not as expected: {named}", errors) from None
+        raise

@@ -1,0 +1,99 @@
+"""Accept an order that came as a message: whose it is says the broker, what it orders is as in the API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.orders import read_order
+from jobplatform.errors import DuplicateJob, InvalidRequest, JobPlatformError, LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger import keys
+from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.session import Ledger
+from jobplatform.refusals import NotJson, OrderWithoutName, QuotaExceeded, TenantUnknown
+from jobplatform.usecases.submit_job import submit_job
+
+#: what is longer could not be kept as an Idempotency-Key
+MOST_ID_CHARACTERS = 250
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of an order: the body of the answer, and why it was not accepted, for the dead messages."""
+
+    body: bytes
+    accepted: bool
+    reason: Literal["malformed", "refused"] = "refused"
+    detail: str = ""
+
+
+def take_order(
+    ledger: Ledger,
+    hints: HintSender | None,
+    kinds: KindRegistry,
+    *,
+    user_id: str | None,
+    message_id: str | None,
+    body: bytes,
+    max_body_bytes: int,
+    idempotency_seconds: int,
+) -> Answer:
+    """Accept an order, or say why not. Repeating it is harmless: the message's id makes it one order.
+
+    Raises `LedgerUnavailable` or `OutcomeUnknown`: then it has to come again.
+    """
+    try:
+        if not user_id or not message_id or not 0 < len(message_id) <= MOST_ID_CHARACTERS:
+            raise OrderWithoutName()
+        if len(body) > max_body_bytes:
+            raise InvalidRequest(f"an order may have at most {max_body_bytes} bytes, got {len(body)}")
+        command = read_order(kinds, _parse(body), body)
+        with ledger.statement() as connection:
+            tenant_id = keys.find_tenant(connection, user_id)
+        if tenant_id is None:
+            raise TenantUnknown(user_id)
+        found = submit_job(
+            ledger,
+            hints,
+            kinds,
+            tenant_id,
+            command,
+            idempotency_key=f"amqp:{message_id}",
+            idempotency_seconds=idempotency_seconds,
+            by=f"amqp {user_id}",
+        )
+    except (LedgerUnavailable, OutcomeUnknown):
+        raise
+    except JobPlatformError as error:
+        malformed = isinstance(error, NotJson | OrderWithoutName)
+        detail = f"{error} [{error.code}]"
+        return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
+    return Answer(orjson.dumps(found.job.as_dict(), option=orjson.OPT_UTC_Z), True)
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"expected a JSON object, got {body[:40]!r}: {error}") from None
+
+
+def _problem(error: JobPlatformError) -> bytes:
+    """Return a problem as the API has it, without what is HTTP's alone."""
+    title = (type(error).__doc__ or "").strip().splitlines()[0]
+    told: dict[str, Any] = {
+        "type": f"/docs/errors#{error.code}",
+        "title": title,
+        "code": error.code,
+        "detail": str(error),
+    }
+    if isinstance(error, InvalidRequest) and error.errors:
+        told["errors"] = [item.as_dict() for item in error.errors]
+    if isinstance(error, DuplicateJob):
+        told["job_id"] = str(error.job_id)
+    if isinstance(error, QuotaExceeded):
+        told["retry_after"] = error.retry_after
+    return orjson.dumps(told)

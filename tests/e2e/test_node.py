@@ -1,0 +1,129 @@
+"""Callers in another language: Node.js, with amqplib over AMQP and with fetch over HTTP."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import orjson
+import pytest
+
+from jobplatform.devstack import rabbitmq
+from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
+
+NODE = Path(__file__).resolve().parents[2] / ".local" / "node"
+RESIZE = {"kind": "acme.resize", "payload": {"width": 2, "height": 4}}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> None:
+    if not (NODE / ".installed").exists():
+        subprocess.run(["sh", str(NODE.parents[1] / "deploy" / "setup-node.sh")], check=True)
+
+
+def play(program: str, *arguments: str, stdin: Any = None, **variables: str) -> Any:
+    done = subprocess.run(
+        ["node", str(NODE / program), *arguments],
+        env={**os.environ, **variables},
+        input=orjson.dumps(stdin) if stdin is not None else None,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    return orjson.loads(done.stdout)
+
+
+@pytest.fixture
+def producer(platform: Platform) -> Iterator[str]:
+    """The AMQP URL of a user with the name of a tenant, who may publish orders and nothing else."""
+    place = platform.stack.place
+    vhost = urlsplit(platform.stack.broker_url).path.lstrip("/")
+    rabbitmq.call_management(place, "/api/users/default", "PUT", {"password": "x", "tags": ""})
+    rights = {"configure": "^$", "write": r"^jobs\.submit$", "read": "^$"}
+    rabbitmq.call_management(place, f"/api/permissions/{quote(vhost, safe='')}/default", "PUT", rights)
+    yield f"amqp://default:x@127.0.0.1:{place.ports['amqp']}/{quote(vhost, safe='')}"
+    rabbitmq.call_management(place, "/api/users/default", "DELETE")
+
+
+def order(order: Any = RESIZE, **properties: Any) -> dict[str, Any]:
+    return {"properties": {"userId": "default", "messageId": str(uuid.uuid4()), **properties}, "order": order}
+
+
+def test_orders_over_amqp(platform: Platform, producer: str) -> None:
+    good, twice = order(), order(priority=9)
+    unfit = order({**RESIZE, "payload": {"width": "x"}})
+    unknown, no_json = order({"kind": "acme.resise", "payload": {}}), order("{")
+    orders = [good, twice, unfit, unknown, no_json]
+    answers = play("over_amqp.mjs", stdin=orders, AMQP_URL=producer)
+    of = {name: answers[one["properties"]["messageId"]] for name, one in (
+        ("good", good), ("twice", twice), ("unfit", unfit), ("unknown", unknown), ("no_json", no_json))}  # fmt: skip
+    assert of["good"]["accepted"] and of["good"]["state"] == "available"
+    assert platform.wait(of["good"]["id"])["result"] == {"width": 1, "height": 2}
+    events = platform.api.call("GET", f"/v1/jobs/{of['good']['id']}/events")["events"]
+    assert events[0]["data"] == {"by": "amqp default"}
+    again = play("over_amqp.mjs", stdin=[twice], AMQP_URL=producer)
+    assert again[twice["properties"]["messageId"]]["id"] == of["twice"]["id"], "one message_id, one order"
+    assert [of[name]["code"] for name in ("unfit", "unknown", "no_json")] == [
+        "invalid_payload",
+        "unknown_kind",
+        "not_json",
+    ]
+    assert {one["field"] for one in of["unfit"]["errors"]} == {"payload.width", "payload.height"}
+    assert "did you mean 'acme.resize'?" in of["unknown"]["detail"]
+    dead = platform.sql("SELECT reason, detail FROM dead_messages WHERE queue = 'jobs.submit' ORDER BY id")
+    assert [reason for reason, _ in dead][-3:] == ["refused", "refused", "malformed"]
+
+
+def test_who_says_nothing_of_himself_is_refused(platform: Platform, producer: str) -> None:
+    nobody = order(userId=None)
+    nameless = order(messageId=None, correlationId="nameless")
+    answers = play("over_amqp.mjs", stdin=[nobody, nameless], AMQP_URL=producer)
+    assert {one["code"] for one in answers.values()} == {"order_without_name"}
+    with pytest.raises(AssertionError, match="user_id property set to 'payments' but authenticated user was 'default'"):
+        play("over_amqp.mjs", stdin=[order(userId="payments")], AMQP_URL=producer)
+
+
+def test_a_user_without_a_tenant_is_refused(platform: Platform) -> None:
+    place = platform.stack.place
+    url = platform.stack.broker_url
+    name = urlsplit(url).username or ""
+    answers = play("over_amqp.mjs", stdin=[order(userId=name)], AMQP_URL=url)
+    assert [one["code"] for one in answers.values()] == ["tenant_unknown"], place
+
+
+def test_an_answer_does_not_go_into_the_queues_of_jobs(platform: Platform, producer: str) -> None:
+    before = platform.sql("SELECT count(*) FROM dead_messages WHERE queue = 'email'")
+    lost, told = order(replyTo="email"), order()
+    play_without_answer = [lost, told]
+    answers = play("over_amqp.mjs", stdin=[told], AMQP_URL=producer)
+    assert len(answers) == 1
+    program = (
+        "import amqp from 'amqplib'; const c = await amqp.connect(process.env.AMQP_URL); "
+        "const h = await c.createConfirmChannel(); const [o] = JSON.parse(process.argv[1]); "
+        "h.publish('jobs.submit', '', Buffer.from(JSON.stringify(o.order)), o.properties); "
+        "await h.waitForConfirms(); await c.close()"
+    )
+    done = subprocess.run(
+        ["node", "--input-type=module", "-e", program, orjson.dumps(play_without_answer).decode()],
+        cwd=NODE, env={**os.environ, "AMQP_URL": producer}, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    key = f"amqp:{lost['properties']['messageId']}"
+    (job_id,) = eventually(lambda: platform.sql("SELECT job_id FROM idempotency_keys WHERE key = :key", key=key))
+    platform.wait(str(job_id))
+    assert platform.sql("SELECT count(*) FROM dead_messages WHERE queue = 'email'") == before
+
+
+def test_over_http(platform: Platform) -> None:
+    where = {"JOBPLATFORM_URL": platform.stack.local_url("api"), "JOBPLATFORM_API_KEY": platform.api._key}
+    done = play("over_http.mjs", orjson.dumps(RESIZE).decode(), **where)
+    assert (done["status"], done["job"]["result"]) == (202, {"width": 1, "height": 2})
+    refused = play("over_http.mjs", '{"kind": "acme.resize"}', **where)
+    assert (refused["status"], refused["problem"]["code"]) == (422, "invalid_request")

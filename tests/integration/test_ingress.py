@@ -1,0 +1,172 @@
+"""Orders that come as messages: each is one job, whatever breaks, and what is none of it is kept with the reason."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import amqp
+import orjson
+import pytest
+
+from jobplatform.broker.connection import connected
+from jobplatform.broker.declare import count_ready
+from jobplatform.broker.orders import OrderReader
+from jobplatform.broker.topology import ORDERS
+from jobplatform.config import Settings
+from jobplatform.devstack import rabbitmq
+from jobplatform.dispatch import ingress
+from jobplatform.dispatch.ingress import Ingress
+from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from jobplatform.ledger import keys
+from tests.support.ledgers import Book, registry
+from tests.support.waiting import eventually
+
+ORDER = {"kind": "test.echo", "payload": {"n": 1}, "priority": 7}
+
+
+class Producer:
+    """A tenant's process that publishes orders, and reads the answers."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.answers = f"answers-{uuid.uuid4().hex[:6]}"
+        with connected(url, name="producer") as connection:
+            connection.channel().queue_declare(self.answers, durable=True, auto_delete=False)
+
+    def publish(self, body: Any = ORDER, **properties: Any) -> str:
+        message_id = str(uuid.uuid4())
+        given = {"user_id": rabbitmq.USER, "message_id": message_id, "reply_to": self.answers, **properties}
+        with connected(self.url, name="producer") as connection:
+            channel = connection.channel()
+            channel.confirm_select()
+            content = body if isinstance(body, bytes) else orjson.dumps(body)
+            known = {name: value for name, value in given.items() if value is not None}
+            channel.basic_publish_confirm(amqp.Message(content, **known), exchange=ORDERS, routing_key="any")
+        return message_id
+
+    def read(self) -> tuple[str, Any]:
+        """Return content type and body of the next answer."""
+        with connected(self.url, name="producer") as connection:
+            channel = connection.channel()
+            found = eventually(lambda: channel.basic_get(self.answers, no_ack=True), what="an answer")
+            body = found.body if isinstance(found.body, bytes) else found.body.encode()
+            return found.properties["content_type"], orjson.loads(body)
+
+    def left(self) -> int | None:
+        with connected(self.url, name="producer") as connection:
+            return count_ready(connection, ORDERS)
+
+
+@pytest.fixture
+def producer(broker_url: str, book: Book) -> Producer:
+    with book.ledger.transaction() as connection:
+        keys.create_tenant(connection, rabbitmq.USER)
+    return Producer(broker_url)
+
+
+def taker(book: Book, url: str) -> Ingress:
+    return Ingress(Settings(database_url=book.url, broker_url=url, max_body_bytes=2000), book.ledger, OrderReader(url))
+
+
+def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Producer, broker_url: str) -> None:
+    producer.publish()
+    taking = taker(book, broker_url)
+    assert not taking.poll(registry())
+    content_type, job = producer.read()
+    taking.close()
+    assert content_type == "application/json"
+    (row,) = book.all("SELECT id::text, kind, priority, payload FROM jobs")
+    assert tuple(row) == (job["id"], "test.echo", 7, {"n": 1})
+    assert book.all("SELECT name FROM tenants t JOIN jobs j ON j.tenant_id = t.id") == [rabbitmq.USER]
+    assert producer.left() == 0 and book.all("SELECT count(*) FROM dead_messages") == [0]
+
+
+@pytest.mark.parametrize(
+    ("body", "properties", "reason", "code"),
+    [
+        (b"{", {}, "malformed", "not_json"),
+        (b"[]", {}, "malformed", "not_json"),
+        (ORDER, {"user_id": None}, "malformed", "order_without_name"),
+        (ORDER, {"message_id": None}, "malformed", "order_without_name"),
+        (ORDER, {"message_id": "x" * 251}, "malformed", "order_without_name"),
+        ({**ORDER, "kind": "test.ecko"}, {}, "refused", "unknown_kind"),
+        ({**ORDER, "priority": 10}, {}, "refused", "invalid_request"),
+        ({**ORDER, "run_at": "2020-01-01T00:00:00Z"}, {}, "refused", "invalid_request"),
+        ({**ORDER, "payload": {"text": "x" * 2000}}, {}, "refused", "invalid_request"),
+        (b'{"kind": "test.echo", "payload": {"a": "\\u0000"}}', {}, "refused", "invalid_request"),
+    ],
+)
+def test_what_is_refused_is_answered_and_kept(
+    book: Book, producer: Producer, broker_url: str, body: Any, properties: Any, reason: str, code: str
+) -> None:
+    producer.publish(body, **properties)
+    taking = taker(book, broker_url)
+    taking.poll(registry())
+    content_type, problem = producer.read()
+    taking.close()
+    assert (content_type, problem["code"]) == ("application/problem+json", code)
+    ((kept, detail, queue),) = book.all("SELECT reason, detail, queue FROM dead_messages")
+    assert (kept, queue) == (reason, ORDERS) and code in detail
+    assert book.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
+
+
+def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
+    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer.publish()
+    taking = taker(book, broker_url)
+    with monkeypatch.context() as broken:
+        broken.setattr(OrderReader, "done", lambda *_, **__: (_ for _ in ()).throw(BrokerUnavailable("gone")))
+        with pytest.raises(BrokerUnavailable):
+            taking.poll(registry())
+    eventually(lambda: producer.left() == 1, what="it came again")
+    taking.poll(registry())
+    taking.close()
+    _, job = producer.read()
+    assert book.all("SELECT id::text FROM jobs") == [job["id"]]
+
+
+def test_while_the_ledger_is_away_orders_wait(
+    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        producer.publish()
+    taking = taker(book, broker_url)
+    real, tries = ingress.take_order, []
+
+    def away(*arguments: Any, **named: Any) -> Any:
+        tries.append(1)
+        if len(tries) == 2:
+            raise LedgerUnavailable()
+        return real(*arguments, **named)
+
+    monkeypatch.setattr(ingress, "take_order", away)
+    with pytest.raises(LedgerUnavailable):
+        taking.poll(registry())
+    eventually(lambda: producer.left() == 2, what="the others are back")
+    taking.poll(registry())
+    taking.close()
+    assert book.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
+
+
+def test_many_are_taken_a_batch_at_a_time(book: Book, producer: Producer, broker_url: str) -> None:
+    with connected(broker_url, name="producer") as connection:
+        channel = connection.channel()
+        channel.confirm_select()
+        for number in range(ingress.BATCH + 5):
+            message = amqp.Message(orjson.dumps(ORDER), user_id=rabbitmq.USER, message_id=str(number))
+            channel.basic_publish_confirm(message, exchange=ORDERS)
+    taking = taker(book, broker_url)
+    assert taking.poll(registry()) and not taking.poll(registry())
+    taking.close()
+    assert book.all("SELECT count(*) FROM jobs") == [ingress.BATCH + 5]
+
+
+def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(book: Book, broker_url: str, place: Any) -> None:
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_delete(ORDERS)
+    with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
+        taker(book, broker_url).poll(registry())
+    with pytest.raises(ConfigurationError, match="set the rights of the user `dispatcher`"):
+        OrderReader(rabbitmq.url(place, role="worker")).take(1)

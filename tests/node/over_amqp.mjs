@@ -1,0 +1,33 @@
+// Submits the orders on standard input (a JSON array of {properties, order}) over AMQP, and prints the answers by the
+// ids of their messages. AMQP_URL is that of a user whose name is the tenant's.
+import { readFileSync } from 'node:fs'
+import amqp from 'amqplib'
+
+const connection = await amqp.connect(process.env.AMQP_URL)
+const channel = await connection.createConfirmChannel()
+const orders = JSON.parse(readFileSync(0, 'utf8'))
+const answers = {}
+const enough = new Promise((resolve) => {
+  // RabbitMQ's own queue for answers: nothing has to be declared, and no right is needed
+  channel.consume('amq.rabbitmq.reply-to', (message) => {
+    answers[message.properties.correlationId] = {
+      accepted: message.properties.contentType === 'application/json',
+      ...JSON.parse(message.content.toString())
+    }
+    if (Object.keys(answers).length === orders.length) resolve()
+  }, { noAck: true })
+})
+for (const { properties, order } of orders) {
+  const body = typeof order === 'string' ? order : JSON.stringify(order)
+  channel.publish('jobs.submit', '', Buffer.from(body), {
+    contentType: 'application/json',
+    persistent: true,
+    replyTo: 'amq.rabbitmq.reply-to',
+    correlationId: properties.messageId ?? properties.correlationId,
+    ...properties
+  })
+}
+await channel.waitForConfirms()
+await enough
+await connection.close()
+console.log(JSON.stringify(answers))
