@@ -115,7 +115,11 @@ class QuotaBody(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    max_waiting: StrictInt = Field(ge=0, le=MOST_UNITS, description="jobs that are available, scheduled or blocked")
+    max_waiting: StrictInt = Field(
+        ge=0,
+        le=MOST_UNITS,
+        description="jobs that are available, scheduled or blocked; of the queue `+` those that live",
+    )
 
 
 class Quota(BaseModel):

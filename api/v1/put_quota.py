@@ -13,8 +13,10 @@ from jobplatform.usecases import manage_limits as usecase
 
 
 def put_quota(tenant: str, queue: str) -> Response:
-    """Let at most so many jobs of a tenant wait in a queue; `*` is each that has no quota of its own. What is more is
-    refused with 429 and a Retry-After. Wants an operator's key.
+    """Let at most so many jobs of a tenant wait in a queue; `*` is each that has no quota of its own.
+
+    The queue `+` is all of them together: so many may live, dead letters too. What is more is refused with 429 and a
+    Retry-After. Wants an operator's key.
     """
     has = services()
     most = read_body(QuotaBody, has.settings.max_body_bytes).max_waiting

@@ -13,7 +13,7 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
-FUNCTIONS = ("order_job", "unchecked_orders", "release_orders", "fold_counters")
+FUNCTIONS = ("order_job", "unchecked_orders", "release_orders", "fold_counters", "live_left", "waiting_left")
 
 
 def upgrade() -> None:

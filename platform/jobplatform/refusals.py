@@ -111,7 +111,7 @@ class TooManyStreams(JobPlatformError):
 
 
 class QuotaExceeded(JobPlatformError):
-    """Too many jobs of this tenant wait in this queue. Nothing was accepted."""
+    """Too many jobs of this tenant wait in this queue, or live in all of them. Nothing was accepted."""
 
     code = "quota_exceeded"
 
@@ -120,7 +120,8 @@ class QuotaExceeded(JobPlatformError):
         #: whole seconds, from a second to an hour
         self.retry_after = min(3600, max(1, ceil(retry_seconds))) if retry_seconds is not None else UNKNOWN_RATE_SECONDS
         super().__init__(
-            f"as many jobs of this tenant wait in queue {queue} as its quota allows; try again in {self.retry_after} s"
+            f"as many jobs of this tenant wait in queue {queue}, or live in all queues, as its quotas allow; try again "
+            f"in {self.retry_after} s"
             + ("" if known else " (none of them has ended since this was asked last, so the time is a guess)")
         )
         self.queue = queue

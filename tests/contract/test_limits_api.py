@@ -144,6 +144,31 @@ def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
     assert api.post("/v1/jobs", EMAIL)[0] == 429
 
 
+def test_what_lives_over_all_queues_has_a_quota_of_its_own(operator: Client, api: Client, book: Book) -> None:
+    """Whatever their state: what waits, what is out, what is dead; and whichever way they are ordered."""
+    chat = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
+    assert operator.call("PUT", "/v1/quotas/*/+", {"max_waiting": 4})[0] == 204
+    job = api.submit()
+    assert api.post("/v1/jobs", chat)[0] == 202
+    batch = [EMAIL, chat, chat, EMAIL]
+    status, problem, _ = api.post("/v1/jobs/batch", batch)
+    assert (status, problem["code"]) == (429, "quota_exceeded"), problem
+    status, answer, _ = api.post("/v1/jobs/batch?per_item=true", batch)
+    assert status == 202 and ["problem" in one for one in answer["jobs"]] == [False, False, True, True], answer
+    status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL]}})
+    assert (status, problem["code"]) == (429, "quota_exceeded") and "live in all queues" in problem["detail"]
+    book.dispatch(UUID(job["id"]))
+    assert api.post("/v1/jobs", chat)[0] == 429, "one that is out lives still"
+    assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] in (200, 202)
+    assert api.post("/v1/jobs", chat)[0] == 202
+    (name,) = book.all("SELECT name FROM tenants")
+    assert operator.call("PUT", f"/v1/quotas/{name}/+", {"max_waiting": 6})[0] == 204
+    status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat, EMAIL]}})
+    assert status == 429, "no queue gets too many of them, but all together do"
+    assert api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat]}})[0] == 202
+    book.assert_conserved()
+
+
 def test_the_time_to_try_again_is_measured(operator: Client, api: Client, book: Book) -> None:
     operator.call("PUT", "/v1/quotas/*/*", {"max_waiting": 0})
     assert "a guess" in api.post("/v1/jobs", EMAIL)[1]["detail"]

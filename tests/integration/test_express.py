@@ -108,3 +108,13 @@ def test_a_ledger_that_is_away_is_503_with_when_to_come_back(book: Book, key: st
     ((status, headers, content),) = play(express, [(scope(key), body())])
     assert (status, orjson.loads(content)["code"]) == (503, LedgerUnavailable.code)
     assert dict(headers)["retry-after"]
+
+
+def test_a_quota_of_what_lives_holds_for_those_of_several_queues_together(book: Book, key: str) -> None:
+    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', '+', 3, 'test')")
+    express = lane(book.ledger)
+    play(express, [(scope(key), body(kind=kind)) for kind in ("test.echo", "test.video", "test.llm") for _ in range(4)])
+    assert book.all("SELECT count(*) <= 3 FROM jobs") == [True], "what goes the usual way asks again"
+    play(express, [(scope(key), body()) for _ in range(5)])
+    assert book.all("SELECT count(*) <= 3 FROM jobs") == [True]
+    book.assert_conserved()

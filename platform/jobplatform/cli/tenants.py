@@ -55,7 +55,10 @@ def weight(tenant: str, weight: float) -> None:
 @click.argument("max_waiting", required=False, type=int)
 @click.option("--remove", is_flag=True, help="there is no quota any more")
 def quota(tenant: str, queue: str, max_waiting: int | None, remove: bool) -> None:
-    """Let at most MAX_WAITING jobs of TENANT wait in QUEUE; '*' is each that has no quota of its own."""
+    """Let at most MAX_WAITING jobs of TENANT wait in QUEUE; '*' is each that has no quota of its own.
+
+    The queue '+' is all of them together: so many may live there, dead letters too.
+    """
     from jobplatform.config import settings
     from jobplatform.usecases.manage_limits import put_quota, remove_quota
 
@@ -67,4 +70,5 @@ def quota(tenant: str, queue: str, max_waiting: int | None, remove: bool) -> Non
         click.echo(f"{tenant} has no quota in {queue} any more")
         return
     put_quota(ledger, tenant, queue, max_waiting, queues=settings().queues, by=who())
-    click.echo(f"{max_waiting:,} jobs of {tenant} may wait in {queue}")
+    where = "live, in all queues together" if queue == "+" else f"wait in {queue}"
+    click.echo(f"{max_waiting:,} jobs of {tenant} may {where}")

@@ -132,13 +132,15 @@ def list_tenants(ledger: Ledger, *, after: str = "", limit: int = 100) -> tuple[
 def put_quota(ledger: Ledger, tenant: str, queue: str, max_waiting: int, *, queues: Iterable[str], by: str) -> None:
     """Let at most so many jobs of a tenant wait in a queue; `*` is each that has no quota of its own.
 
+    The queue `+` is all of them together: so many may live there, dead letters too.
+
     Raises `InvalidRequest` or `LimitNotFound`.
     """
     _check_names(tenant, queue)
     known = sorted(queues)
     wrong = []
-    if queue != "*" and queue not in known:
-        wrong.append(FieldError("queue", f"'*' or one of {', '.join(known)}", repr(queue)[:200]))
+    if queue not in ("*", "+", *known):
+        wrong.append(FieldError("queue", f"'*', '+' or one of {', '.join(known)}", repr(queue)[:200]))
     if not 0 <= max_waiting <= MOST_UNITS:
         wrong.append(FieldError("max_waiting", f"a number of jobs, from 0 to {MOST_UNITS}", repr(max_waiting)))
     if wrong:

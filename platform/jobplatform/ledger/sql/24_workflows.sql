@@ -33,8 +33,8 @@ BEGIN
         END IF;
     END LOOP;
     IF EXISTS (SELECT 1 FROM quotas) THEN
-        SELECT o.queue, o.jobs - quota_left(p_tenant, o.queue) INTO woken, v_over
-        FROM (SELECT queue, count(*) AS jobs FROM jsonb_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
+        SELECT o.queue, greatest(o.jobs - quota_left(p_tenant, o.queue), o.of_all - live_left(p_tenant)) INTO woken, v_over
+        FROM (SELECT queue, count(*) AS jobs, sum(count(*)) OVER ()::bigint AS of_all FROM jsonb_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
               GROUP BY queue) AS o
         ORDER BY 2 DESC NULLS LAST LIMIT 1;
         IF v_over > 0 THEN  -- what is refused binds no key: its repetition is a new order

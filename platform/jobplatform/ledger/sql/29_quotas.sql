@@ -1,9 +1,24 @@
--- Quotas of what waits, per tenant and queue (docs/concepts/limits.md). What the platform itself makes (steps that a run
+-- Quotas of what waits, per tenant and queue, and of what lives, per tenant: the queue '+' (docs/concepts/limits.md). What the platform itself makes (steps that a run
 -- adds, fires of schedules, replays) is never refused.
+
+-- How many more jobs of a tenant may live, over all queues; NULL: there is no quota.
+CREATE OR REPLACE FUNCTION live_left(p_tenant uuid) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    v_most integer;
+BEGIN
+    SELECT q.max_waiting INTO v_most FROM quotas q
+    WHERE q.queue = '+' AND (q.tenant = '*' OR q.tenant = (SELECT name FROM tenants WHERE id = p_tenant))
+    ORDER BY q.tenant = '*' LIMIT 1;
+    IF NOT FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN v_most - (SELECT coalesce(sum(accepted - finished), 0) FROM queue_counters WHERE tenant_id = p_tenant);
+END $$;
 
 -- How many more jobs of a tenant may wait in a queue; NULL: there is no quota. Live jobs are known by the counters, and
 -- those that do not wait are few: out (bounded by the windows), dead or held.
-CREATE OR REPLACE FUNCTION quota_left(p_tenant uuid, p_queue text) RETURNS bigint
+CREATE OR REPLACE FUNCTION waiting_left(p_tenant uuid, p_queue text) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     v_most integer;
@@ -24,6 +39,13 @@ BEGIN
         + (SELECT count(*) FROM jobs WHERE queue = p_queue AND tenant_id = p_tenant
            AND state IN ('dispatched', 'running'))
         + (SELECT count(*) FROM jobs WHERE tenant_id = p_tenant AND queue = p_queue AND state IN ('dead', 'held'));
+END $$;
+
+-- How many more jobs of a tenant a queue takes, by both quotas; NULL: there is none.
+CREATE OR REPLACE FUNCTION quota_left(p_tenant uuid, p_queue text) RETURNS bigint
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN least(waiting_left(p_tenant, p_queue), live_left(p_tenant));
 END $$;
 
 -- When it is worth trying again to submit p_over jobs more than there is room for, in seconds, by the rate at which the

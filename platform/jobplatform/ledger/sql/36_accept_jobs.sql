@@ -22,8 +22,10 @@ BEGIN
                 AND (k.expires_at IS NULL OR k.expires_at > v_now) AND o.priority <= k.max_priority
                 AND k.requests_per_minute IS NULL AND 'jobs:submit' = ANY (k.scopes) AND key_allows(k.kinds, o.kind)
         ), crowded AS (
-            SELECT tenant_id, queue FROM (SELECT tenant_id, queue, count(*) AS jobs FROM asked GROUP BY 1, 2) AS each
-            WHERE quota_left(tenant_id, queue) < jobs
+            SELECT tenant_id, queue FROM (
+                SELECT tenant_id, queue, count(*) AS jobs, sum(count(*)) OVER (PARTITION BY tenant_id) AS of_tenant
+                FROM asked GROUP BY 1, 2) AS each
+            WHERE quota_left(tenant_id, queue) < jobs OR of_tenant > jobs AND live_left(tenant_id) < of_tenant
         ), job AS (
             INSERT INTO jobs (
                 id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,

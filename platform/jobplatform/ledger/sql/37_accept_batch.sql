@@ -79,10 +79,11 @@ BEGIN
         SELECT queue, quota_left(p_tenant, queue) AS jobs FROM (SELECT DISTINCT queue FROM asked) AS named
     ), ranked AS (
         SELECT asked.*, room.jobs AS room,
-               count(*) FILTER (WHERE fault IS NULL) OVER (PARTITION BY asked.queue ORDER BY place) AS rank
-        FROM asked JOIN room ON room.queue = asked.queue
+               count(*) FILTER (WHERE fault IS NULL) OVER (PARTITION BY asked.queue ORDER BY place) AS rank,
+               count(*) FILTER (WHERE fault IS NULL) OVER (ORDER BY place) AS rank_of_all, alive.room AS room_of_all
+        FROM asked JOIN room ON room.queue = asked.queue CROSS JOIN (SELECT live_left(p_tenant) AS room) AS alive
     ), first AS MATERIALIZED (
-        SELECT place, id, queue, run_at, coalesce(fault, CASE WHEN rank > room THEN 'quota' ELSE 'accepted' END) AS verdict
+        SELECT place, id, queue, run_at, coalesce(fault, CASE WHEN rank > room OR rank_of_all > room_of_all THEN 'quota' ELSE 'accepted' END) AS verdict
         FROM ranked
     ), judged AS MATERIALIZED (
         SELECT f.place, f.id, f.queue, f.run_at,

@@ -82,7 +82,7 @@ BEGIN
         detail := format('expected run_at and start_by in the future (it is %s)', a.created_at);
     ELSIF a.verdict = 'quota' THEN
         code := 'quota_exceeded';
-        detail := format('too many jobs of this tenant wait in queue %s', v_kind.queue);
+        detail := format('as many jobs of this tenant wait in queue %s, or live in all queues, as its quotas allow', v_kind.queue);
     ELSIF job_id IS NULL THEN
         code := 'internal_error';
         detail := a.verdict;
