@@ -98,7 +98,7 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
         tell("idle …")
         used = idle.measure(stack, 20)
         figures.tables["idle: percent of one core"] = [{"process": k, "percent": v} for k, v in used.items()]
-        figures.goal("idle stack: API, dispatcher, 3 workers", used["all"], 3.0, unit="% of a core", at_most=True)
+        figures.goal("idle stack: API, dispatcher, 4 workers", used["all"], 3.0, unit="% of a core", at_most=True)
     if "cost" in options.only:
         tell("cost per job …")
         figures.tables["cost per job"] = [cost.measure(stack, side, 1000) for side in (ours, bare)]

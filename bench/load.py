@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,13 @@ class Load:
     p99_ms: float
 
 
-def run_wrk(folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "") -> Load:
-    """Load a URL. Raises `ConfigurationError` without wrk, `RuntimeError` when an answer was not a 2xx."""
+def run_wrk(
+    folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "", paths: Sequence[str] = ()
+) -> Load:
+    """Load a URL, or `paths` below it by turns.
+
+    Raises `ConfigurationError` without wrk, `RuntimeError` when an answer was not a 2xx.
+    """
     if shutil.which("wrk") is None:
         raise ConfigurationError("please install wrk: apt-get install wrk | dnf install wrk | brew install wrk")
     lines = [f'wrk.headers["Authorization"] = "Bearer {key}"'] if key else []
@@ -32,6 +38,12 @@ def run_wrk(folder: Path, url: str, seconds: int, *, body: bytes | None = None, 
             'wrk.method = "POST"',
             'wrk.headers["Content-Type"] = "application/json"',
             f"wrk.body = [==[{body.decode()}]==]",
+        ]
+    if paths:
+        listed = ", ".join(f'"{path}"' for path in paths)
+        lines += [
+            f"local paths, turn = {{{listed}}}, 0",
+            "request = function() turn = turn % #paths + 1; return wrk.format(nil, paths[turn]) end",
         ]
     script = folder / "load.lua"
     script.write_text("\n".join(lines) + "\n")

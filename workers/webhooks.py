@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import orjson
 
@@ -10,8 +10,17 @@ from jobplatform.config import Settings, settings
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import REGISTRY, KindRegistry
 from jobplatform.domain.retry import read_retry_after
-from jobplatform.domain.webhooks import TEST_TYPE, Delivered, Delivery, deliver_kind, endpoint_key, sign
+from jobplatform.domain.webhooks import (
+    MAX_AGE_SECONDS,
+    TEST_TYPE,
+    Delivered,
+    Delivery,
+    deliver_kind,
+    endpoint_key,
+    sign,
+)
 from jobplatform.errors import JobPlatformError, Permanent, Retryable, Throttled
+from jobplatform.ledger.ids import time_of
 from jobplatform.usecases.deliver_webhook import Target, find_target, note_answer
 from workers.process import ledger
 from workers.providers.post import AddressRefused, Answer, NoAnswer, poster
@@ -30,7 +39,7 @@ def deliver_webhook(payload: Delivery, ctx: Context) -> Delivered:
     if target is None:
         return Delivered(skipped="the endpoint was deleted")
     if target.disabled_reason is not None and not is_test:
-        raise Permanent(f"the endpoint is disabled: {target.disabled_reason}", code="webhook_disabled")
+        return Delivered(skipped=f"the endpoint is disabled: {target.disabled_reason}")
     answer, error = _ask(target, payload, ctx)
     if not is_test:
         gone = answer is not None and answer.status == 410
@@ -49,15 +58,16 @@ def _ask(target: Target, payload: Delivery, ctx: Context) -> tuple[Answer | None
             target.url, sign(target.secrets, f"msg_{payload.message}", datetime.now(UTC), body), body
         )
     except NoAnswer as error:
-        seconds = min(LONGEST_HOLD, max(LEAST_HOLD, (target.failing_seconds or 0) / 10))
-        ctx.hold(endpoint_key(target.id), seconds, "the receiver does not answer")
+        if payload.body["type"] != TEST_TYPE:
+            seconds = min(LONGEST_HOLD, max(LEAST_HOLD, (target.failing_seconds or 0) / 10))
+            ctx.hold(endpoint_key(target.id), seconds, "the receiver does not answer")
         return None, Retryable(str(error), code="webhook_not_reached")
     except AddressRefused as error:
         return None, Permanent(str(error), code="webhook_address_refused")
-    return answer, _judge(target, answer)
+    return answer, _judge(target, answer, datetime.now(UTC) - time_of(ctx.job_id))
 
 
-def _judge(target: Target, answer: Answer) -> JobPlatformError | None:
+def _judge(target: Target, answer: Answer, age: timedelta) -> JobPlatformError | None:
     """Every answer but 2xx is a failure, a redirect as well; 410 is the last one."""
     if 200 <= answer.status < 300:
         return None
@@ -69,6 +79,8 @@ def _judge(target: Target, answer: Answer) -> JobPlatformError | None:
         told = f"the receiver answered {answer.status}: redirects are not followed, change the URL"
         return Retryable(told, code="webhook_redirected", detail=detail)
     after = read_retry_after(answer.retry_after)
+    if age.total_seconds() > MAX_AGE_SECONDS:  # however often it has said "not now", which counts as no attempt
+        return Permanent(told, code="webhook_too_old", detail=detail)
     if answer.status == 429 and after is not None:
         return Throttled(endpoint_key(target.id), min(after, LONGEST_PAUSE), told)
     return Retryable(told, code="webhook_refused", detail=detail)

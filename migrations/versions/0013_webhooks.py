@@ -45,6 +45,7 @@ def upgrade() -> None:
             comment="up to here it is a replay",
         ),
         sa.Column("again_id", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("again_from", sa.DateTime(timezone=True), nullable=True, comment="nothing older is told again"),
         sa.Column(
             "again_all",
             sa.Boolean(),

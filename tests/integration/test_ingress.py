@@ -17,9 +17,10 @@ from jobplatform.config import Settings
 from jobplatform.devstack import rabbitmq
 from jobplatform.dispatch import ingress
 from jobplatform.dispatch.ingress import Ingress
-from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerUnavailable
+from jobplatform.domain.kinds import Kind
+from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable
 from jobplatform.ledger import keys
-from tests.support.ledgers import Book, registry
+from tests.support.ledgers import Anything, Book, registry
 from tests.support.waiting import eventually
 
 ORDER = {"kind": "test.echo", "payload": {"n": 1}, "priority": 7}
@@ -30,7 +31,7 @@ class Producer:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.answers = f"answers-{uuid.uuid4().hex[:6]}"
+        self.answers = f"{rabbitmq.USER}.answers-{uuid.uuid4().hex[:6]}"
         with connected(url, name="producer") as connection:
             connection.channel().queue_declare(self.answers, durable=True, auto_delete=False)
 
@@ -87,9 +88,10 @@ def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Pro
     [
         (b"{", {}, "malformed", "not_json"),
         (b"[]", {}, "malformed", "not_json"),
-        (ORDER, {"user_id": None}, "malformed", "order_without_name"),
         (ORDER, {"message_id": None}, "malformed", "order_without_name"),
         (ORDER, {"message_id": "x" * 251}, "malformed", "order_without_name"),
+        (ORDER, {"message_id": "a\x00b"}, "malformed", "order_without_name"),
+        ({**ORDER, "kind": "test.bug"}, {}, "refused", "internal_error"),
         ({**ORDER, "kind": "test.ecko"}, {}, "refused", "unknown_kind"),
         ({**ORDER, "priority": 10}, {}, "refused", "invalid_request"),
         ({**ORDER, "run_at": "2020-01-01T00:00:00Z"}, {}, "refused", "invalid_request"),
@@ -102,13 +104,28 @@ def test_what_is_refused_is_answered_and_kept(
 ) -> None:
     producer.publish(body, **properties)
     taking = taker(book, broker_url)
-    taking.poll(registry())
+    kinds = registry()
+    kinds.add(Kind("test.bug", "email", Anything, lambda p, c: None, limit_keys=lambda p: [1 / 0]))
+    taking.poll(kinds)
     content_type, problem = producer.read()
     taking.close()
     assert (content_type, problem["code"]) == ("application/problem+json", code)
     ((kept, detail, queue),) = book.all("SELECT reason, detail, queue FROM dead_messages")
     assert (kept, queue) == (reason, ORDERS) and code in detail
     assert book.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
+
+
+def test_who_does_not_say_who_he_is_gets_an_answer_by_rabbitmqs_own_queue_only(
+    book: Book, producer: Producer, broker_url: str
+) -> None:
+    producer.publish(user_id=None)
+    taking = taker(book, broker_url)
+    taking.poll(registry())
+    taking.close()
+    with connected(broker_url, name="test") as connection:
+        assert count_ready(connection, producer.answers) == 0
+    ((reason, detail),) = book.all("SELECT reason, detail FROM dead_messages")
+    assert reason == "malformed" and "order_without_name" in detail
 
 
 def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
@@ -148,6 +165,44 @@ def test_while_the_ledger_is_away_orders_wait(
     taking.poll(registry())
     taking.close()
     assert book.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
+
+
+def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
+    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ingress.take_order
+
+    def held(*arguments: Any, **named: Any) -> Any:
+        if b"held" in named["body"]:
+            raise LedgerBusy()
+        return real(*arguments, **named)
+
+    producer.publish({**ORDER, "payload": {"n": "held"}})
+    producer.publish()
+    taking = taker(book, broker_url)
+    with monkeypatch.context() as waiting:
+        waiting.setattr(ingress, "take_order", held)
+        with pytest.raises(LedgerBusy):
+            taking.poll(registry())
+    assert book.all("SELECT payload FROM jobs") == [{"n": 1}]
+    eventually(lambda: producer.left() == 1, what="it is back")
+    taking.poll(registry())
+    taking.close()
+    assert book.all("SELECT count(*) FROM jobs") == [2]
+
+
+def test_no_answer_goes_to_a_place_of_somebody_else(book: Book, producer: Producer, broker_url: str) -> None:
+    """It would come with the dispatcher's rights: an order of one's own must not look accepted to another."""
+    with connected(broker_url, name="test") as connection:
+        connection.channel().queue_declare("payments.answers", durable=True, auto_delete=False)
+    producer.publish(reply_to="payments.answers")
+    producer.publish(reply_to="email")
+    taking = taker(book, broker_url)
+    taking.poll(registry())
+    taking.close()
+    with connected(broker_url, name="test") as connection:
+        assert [count_ready(connection, name) for name in ("payments.answers", "email")] == [0, 0]
+    assert book.all("SELECT count(*) FROM jobs") == [2]
 
 
 def test_many_are_taken_a_batch_at_a_time(book: Book, producer: Producer, broker_url: str) -> None:

@@ -307,19 +307,54 @@ def test_secrets_overlap(book: Book, hooks: Hooks) -> None:
     assert target is not None and len(target.secrets) == 1 and first not in target.secrets
 
 
-def test_the_clean_up_takes_old_messages_and_those_of_nobody(book: Book, hooks: Hooks, config: Settings) -> None:
+def test_the_clean_up_takes_old_messages(book: Book, hooks: Hooks, config: Settings) -> None:
     kept, gone = hooks.add("job.submitted"), hooks.add("job.submitted")
-    book.submit(), book.submit()
+    book.submit()
     hooks.look()
+    book.do("UPDATE webhook_messages SET created_at = created_at - interval '91 days' WHERE endpoint_id = :id", id=gone)
     manage_webhooks.delete_endpoint(book.ledger, book.tenant_id, gone)
-    book.do(
-        "UPDATE webhook_messages SET created_at = created_at - interval '91 days' "
-        "WHERE id = (SELECT min(id::text)::uuid FROM webhook_messages WHERE endpoint_id = :id)",
-        id=kept,
-    )
     maintain.clean_up(book.ledger, config, lambda _: None, 0)
     assert book.all("SELECT endpoint_id FROM webhook_messages") == [kept]
     assert find_target(book.ledger, gone) is None
+
+
+def test_a_replay_ends_also_when_there_is_nothing_to_tell(book: Book, hooks: Hooks) -> None:
+    finish(book)
+    mine = hooks.add("job.dead")
+    since = datetime.now(UTC) - timedelta(minutes=1)
+
+    def view() -> dict[str, Any]:
+        return manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+
+    assert manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)["replaying"]
+    eventually(lambda: hooks.look() == 0 and not view()["replaying"])
+    nothing = manage_webhooks.replay_since(
+        book.ledger, book.tenant_id, mine, datetime.now(UTC) + timedelta(days=1), everything=True
+    )
+    assert not nothing["replaying"]
+
+
+def test_a_replay_begins_at_its_time(book: Book, hooks: Hooks) -> None:
+    mine = hooks.add("job.submitted")
+    early, late = book.submit(), book.submit()
+    hooks.look()
+    (since,) = book.all("SELECT at FROM job_events WHERE job_id = :id", id=late)
+    for job_id in book.all("SELECT job_id FROM webhook_messages"):
+        hooks.end(job_id, True)
+    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)
+    hooks.look()
+    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {early: 0, late: 1}
+
+
+def test_what_was_skipped_while_it_was_disabled_was_not_delivered(book: Book, hooks: Hooks) -> None:
+    mine, since = hooks.add("job.submitted"), datetime.now(UTC) - timedelta(minutes=1)
+    book.submit()
+    hooks.look()
+    ((job_id,),) = [book.all("SELECT job_id FROM webhook_messages")]
+    hooks.end(job_id, True)
+    book.do('UPDATE job_history SET result = \'{"skipped": "it is disabled"}\'')
+    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    assert hooks.look() == 1
 
 
 def test_there_is_an_end_to_endpoints(hooks: Hooks) -> None:

@@ -87,6 +87,11 @@ def test_every_change_of_state_has_one_word_or_none() -> None:
         "64:ff9b::a9fe:a9fe",
         "2002:a9fe:a9fe::1",
         "2002:7f00:1::",
+        "64:ff9b:1::7f00:1",
+        "fec0::2",
+        "192.0.0.192",
+        "::7f00:1",
+        "::ffff:0:7f00:1",
         "not an address",
     ],
 )
@@ -213,6 +218,14 @@ def test_nobody_listens() -> None:
         HttpPoster(LOOPBACK, 2).post(url, {}, b"{}")
     with pytest.raises(NoAnswer, match="can't be resolved"):
         HttpPoster((), 2).post("https://nobody.invalid/", {}, b"{}")
+
+
+def test_a_name_server_that_does_not_answer_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(post.socket, "getaddrinfo", lambda *_, **__: time.sleep(2))
+    began = time.monotonic()
+    with pytest.raises(NoAnswer, match="was not resolved in time"):
+        HttpPoster((), 0.3).post("https://hook.test/", {}, b"{}")
+    assert time.monotonic() - began < 1.5
 
 
 def test_an_answer_that_is_no_http(receiving: Any) -> None:

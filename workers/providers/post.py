@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -104,11 +105,7 @@ class _Backend(httpcore2.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
-        try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            raise httpcore2.ConnectError(f"the name {host} can't be resolved: {error}") from None
-        addresses = list(dict.fromkeys(str(one[4][0]) for one in found))
+        addresses = _resolve(host, port, self._deadline - time.monotonic())
         good = [one for one in addresses if may_call(one, self._allowed)]
         if self._plain:  # within the allowed networks only
             good = [one for one in good if wrong_with(f"http://{_in_url(one)}/", self._allowed) is None]
@@ -125,6 +122,26 @@ class _Backend(httpcore2.NetworkBackend):
                 if place == len(good) - 1 or time.monotonic() >= self._deadline:
                     raise
         raise AssertionError("unreachable")
+
+
+def _resolve(host: str, port: int, seconds: float) -> list[str]:
+    """Return the addresses of a name, within a time: the system's resolver has one of its own, and a long one."""
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        except (OSError, UnicodeError) as error:
+            found.append(error)
+
+    thread = threading.Thread(target=ask, daemon=True, name=f"resolve {host}")
+    thread.start()
+    thread.join(min(max(seconds, 0.01), CONNECT_SECONDS))
+    if not found:
+        raise httpcore2.ConnectTimeout(f"the name {host} was not resolved in time")
+    if isinstance(found[0], Exception):
+        raise httpcore2.ConnectError(f"the name {host} can't be resolved: {found[0]}")
+    return list(dict.fromkeys(str(one[4][0]) for one in found[0]))
 
 
 class HttpPoster:

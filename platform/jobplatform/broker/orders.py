@@ -74,6 +74,14 @@ class OrderReader:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while orders were answered: {error!r}") from None
 
+    def put_back(self, order: OrderMessage) -> None:
+        """Give an order back to RabbitMQ. Raises `BrokerUnavailable`."""
+        try:
+            self._open().basic_reject(order.tag, requeue=True)
+        except FAILURES as error:
+            self.close()
+            raise BrokerUnavailable(f"RabbitMQ went away while an order was put back: {error!r}") from None
+
     def _reply(self, order: OrderMessage, answer: bytes, accepted: bool) -> None:
         reply = amqp.Message(
             answer,

@@ -84,7 +84,7 @@ def submit_many(file: Path, batch_size: int) -> None:
 
     source = click.open_file(str(file), encoding="utf-8")
     total = None
-    if str(file) != "-":
+    if file.is_file():  # of a pipe there would be nothing left
         with file.open("rb") as counted:
             total = sum(1 for line in counted if line.strip())
     # on stderr: the ids are the output

@@ -91,9 +91,15 @@ def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
 @door.json_option
 def test(webhook_id: UUID, as_json: bool) -> None:
     """Send a test message and tell how it was answered; exit code 3 when it was not taken."""
+    from jobplatform.client import WaitTimeout
+
     with door.connect() as client:
         made = client.call("POST", f"/v1/webhooks/{webhook_id}/test")
-        job = client.wait(made["job_id"], timeout=TEST_SECONDS)
+        try:
+            job = client.wait(made["job_id"], timeout=TEST_SECONDS)
+        except WaitTimeout as error:
+            click.echo(f"not taken yet: {error}", err=True)
+            sys.exit(door.EXIT_NO_SUCCESS)
     if as_json:
         door.print_json(job.raw)
     elif job.succeeded:
@@ -120,9 +126,11 @@ def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: 
     with door.connect() as client:
         path = f"/v1/webhooks/{webhook_id}"
         found = client.call("POST", f"{path}/replay", body={"since": since, "everything": everything})
-        while found["replaying"]:
+        while found["replaying"] and found["enabled"]:
             time.sleep(0.3)
             found = client.call("GET", path)
+    if not found["enabled"]:
+        raise click.ClickException(f"it was disabled meanwhile: {found['disabled_reason']}")
     click.echo("all that has happened since then is on its way; `jobplatform webhooks messages` shows it")
 
 

@@ -7,6 +7,7 @@ The ledger has to stand in the same database as one's own tables. It needs SQLAl
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ def _statement(schema: str | None) -> TextClause:
     where = f'"{schema.replace(chr(34), chr(34) * 2)}".' if schema else ""
     return text(
         f"SELECT job_id, created, code, detail FROM {where}order_job("
-        "CAST(:key AS text), CAST(:kind AS text), CAST(:payload AS jsonb), CAST(:priority AS integer), "
+        "CAST(:key_hash AS text), CAST(:kind AS text), CAST(:payload AS jsonb), CAST(:priority AS integer), "
         "CAST(:run_at AS timestamptz), CAST(:start_by AS timestamptz), CAST(:max_attempts AS integer), "
         "CAST(:tags AS text[]), CAST(:idempotency_key AS text), CAST(:unique_key AS text), "
         "CAST(:unique_seconds AS double precision), CAST(:unique_refuse AS boolean))"
@@ -117,8 +118,9 @@ def _values(
         if moment is not None and moment.tzinfo is None:
             raise ValueError(f"{name}: expected a time with a zone, got {moment.isoformat()}")
     wanted = dict(unique or {})
-    values = {
-        "key": key,
+    values: dict[str, Any] = {
+        # the key itself would stand in the server's logs, and in the message of every error
+        "key_hash": hashlib.sha256(key.encode()).hexdigest(),
         "kind": kind,
         "payload": json.dumps(payload or {}),
         "priority": priority,
@@ -129,10 +131,14 @@ def _values(
         "idempotency_key": idempotency_key,
         "unique_key": wanted.pop("key", None),
         "unique_seconds": wanted.pop("seconds", None),
-        "unique_refuse": wanted.pop("on_conflict", "existing") == "refuse",
     }
-    if wanted or (unique is not None and values["unique_key"] is None):
-        raise ValueError(f"unique: expected key, and seconds and on_conflict if need be; got {dict(unique or {})}")
+    on_conflict = wanted.pop("on_conflict", "existing")
+    if wanted or on_conflict not in ("existing", "refuse") or (unique is not None and values["unique_key"] is None):
+        raise ValueError(
+            "unique: expected key, and seconds and on_conflict (existing or refuse) if need be; got "
+            f"{dict(unique or {})}"
+        )
+    values["unique_refuse"] = on_conflict == "refuse"
     return values
 
 

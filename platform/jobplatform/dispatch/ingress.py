@@ -6,9 +6,10 @@ from typing import Any
 
 from jobplatform.broker.dead_letters import BODY_BYTES
 from jobplatform.broker.orders import OrderMessage, OrderReader
-from jobplatform.broker.topology import JOBS_EXCHANGE, ORDERS
+from jobplatform.broker.topology import ORDERS
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
+from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import dead_messages
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -17,6 +18,8 @@ from jobplatform.usecases.take_order import Answer, take_order
 
 log = get_log(__name__)
 
+#: RabbitMQ's own queue for answers, https://www.rabbitmq.com/docs/direct-reply-to
+DIRECT_REPLY = "amq.rabbitmq.reply-to"
 #: of one look: jobs go out in between
 BATCH = 50
 
@@ -34,12 +37,19 @@ class Ingress:
         order by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
         """
         orders = self._reader.take(BATCH)
+        busy: LedgerBusy | None = None
         try:
             for order in orders:
-                self._take(kinds, order)
+                try:
+                    self._take(kinds, order)
+                except LedgerBusy as error:  # somebody holds its keys: it comes again, and keeps no other one waiting
+                    self._reader.put_back(order)
+                    busy = error
         except BaseException:
             self._reader.close()  # what is left comes again
             raise
+        if busy is not None:
+            raise busy
         return len(orders) == BATCH
 
     def _take(self, kinds: KindRegistry, order: OrderMessage) -> None:
@@ -61,9 +71,9 @@ class Ingress:
         dispatcher_metrics().orders.labels("accepted" if answer.accepted else "refused").inc()
 
     def _may_answer(self, order: OrderMessage) -> bool:
-        """Whether somebody waits for the answer, at a place of his own: it is no job."""
+        """Whether the answer goes to a place of who has ordered: we may write everywhere, and he may not."""
         place = order.reply_to or ""
-        return bool(place) and place not in self._settings.queues and not place.startswith(f"{JOBS_EXCHANGE}.")
+        return place.startswith((DIRECT_REPLY, f"{order.user_id}."))
 
     def close(self) -> None:
         """Close the connection to RabbitMQ."""

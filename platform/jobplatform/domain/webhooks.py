@@ -125,6 +125,12 @@ def _key_of(secret: str) -> bytes:
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
+#: what `is_global` lets pass in some versions of Python: local NAT64, site-local, IETF's own (a cloud's metadata is in
+#: it), IPv4 in forms that are not used any more
+_NOBODYS = tuple(
+    ipaddress.ip_network(one)
+    for one in ("64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24", "::/96", "::ffff:0:0:0/96", "100::/64", "2001:db8::/32")
+)
 
 
 def may_call(address: str, allowed: Collection[Network]) -> bool:
@@ -136,6 +142,8 @@ def may_call(address: str, allowed: Collection[Network]) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
+    if any(one.version == found.version and found in one for one in _NOBODYS):
+        return any(one.version == found.version and found in one for one in allowed)
     inner = found
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or found

@@ -51,18 +51,18 @@ class Unchecked(NamedTuple):
 
     id: UUID
     kind: str
-    payload: Any
+    #: its JSON, as Postgres has it: it may hold what orjson does not read
+    payload: str
     key_id: UUID | None
 
 
 def unchecked_orders(connection: Connection, kinds: Sequence[str], limit: int) -> list[Unchecked]:
-    """Return such jobs of these kinds, locked for this transaction."""
+    """Return such jobs of these kinds, oldest first."""
     rows = connection.execute(
         text("SELECT * FROM unchecked_orders(CAST(:kinds AS text[]), :limit)"), {"kinds": list(kinds), "limit": limit}
     )
     return [
-        Unchecked(UUID(row.job_id), row.kind, orjson.loads(row.payload), UUID(row.key_id) if row.key_id else None)
-        for row in rows
+        Unchecked(UUID(row.job_id), row.kind, row.payload, UUID(row.key_id) if row.key_id else None) for row in rows
     ]
 
 

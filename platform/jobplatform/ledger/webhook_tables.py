@@ -37,6 +37,7 @@ webhook_endpoints = Table(
     moment("cursor_at", nullable=False, comment="no older partition is looked at"),
     Column("again_tx", BigInteger, nullable=False, server_default=text("0"), comment="up to here it is a replay"),
     Column("again_id", BigInteger, nullable=False, server_default=text("0")),
+    moment("again_from", comment="nothing older is told again"),
     Column("again_all", Boolean, nullable=False, server_default=text("false"), comment="of what was delivered, too"),
     now("created_at"),
     Column("created_by", Text, nullable=False),

@@ -84,7 +84,7 @@ def disable_endpoint(connection: Connection, endpoint_id: UUID, reason: str) -> 
 
 
 def delete_endpoint(connection: Connection, endpoint_id: UUID) -> None:
-    """Take an endpoint away; the clean-up takes its messages."""
+    """Take an endpoint away; its messages go when they are old."""
     connection.execute(text("DELETE FROM webhook_endpoints WHERE id = :id"), {"id": endpoint_id})
 
 
@@ -100,26 +100,43 @@ def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, over
 
 
 def replay_from(connection: Connection, endpoint_id: UUID, place: Place, since: datetime, everything: bool) -> None:
-    """Move an endpoint back to a place in the feed: what it has passed is looked at again."""
+    """Move an endpoint back to a place in the feed: what it has passed since a time is looked at again."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET "
             "again_tx = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_tx ELSE cursor_tx END), "
             "again_id = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_id ELSE cursor_id END), "
-            "again_all = :everything, cursor_tx = :tx, cursor_id = :event_id, cursor_at = :since "
+            "again_all = :everything, again_from = :since, cursor_tx = :tx, cursor_id = :event_id, cursor_at = :since "
             "WHERE id = :id AND (cursor_tx, cursor_id) > (:tx, :event_id)"
         ),
         {"id": endpoint_id, "tx": place.tx, "event_id": place.id, "since": since, "everything": everything},
     )
 
 
-def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> int | None:
-    """Return the first transaction in a tenant's feed that wrote at a time or later; None: there was none."""
-    found: int | None = connection.execute(
-        text("SELECT min(tx) FROM job_events WHERE tenant_id = :tenant AND at >= :since"),
-        {"tenant": tenant_id, "since": since},
-    ).scalar()
-    return found
+_FIRST = text(
+    "SELECT tx, at FROM job_events WHERE tenant_id = :tenant AND tx >= :tx ORDER BY tenant_id, tx, id LIMIT 1"
+)
+_LAST = text("SELECT max(tx) FROM job_events WHERE tenant_id = :tenant")
+
+
+def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> Place | None:
+    """Return a place in a tenant's feed before all that was written at a time or later; None: nothing was.
+
+    By bisection: times rise with transactions, but for how long these last, which the caller has to allow for. An index
+    by time would cost every event that is written.
+    """
+    last = connection.execute(_LAST, {"tenant": tenant_id}).scalar()
+    if last is None:
+        return None
+    low, high = 0, int(last) + 1
+    while low < high:
+        middle = (low + high) // 2
+        found = connection.execute(_FIRST, {"tenant": tenant_id, "tx": middle}).one_or_none()
+        if found is None or found.at >= since:
+            high = middle
+        else:
+            low = found.tx + 1
+    return Place(low, 0) if low <= last else None
 
 
 class Follower:
@@ -132,16 +149,23 @@ class Follower:
         self.kinds: tuple[str, ...] | None = tuple(row.kinds) if row.kinds is not None else None
         self.place = Place(row.cursor_tx, row.cursor_id)
         self.at: datetime = row.cursor_at
-        self.replaying: bool = row.replaying
+        self.created_at: datetime = row.created_at
+        #: up to there it is a replay, of what is not older than this
+        self.again = Place(row.again_tx, row.again_id)
+        self.again_from: datetime | None = row.again_from
+
+    @property
+    def replaying(self) -> bool:
+        """Whether events of before are being looked at again."""
+        return self.place < self.again
 
 
 def followers(connection: Connection) -> list[Follower]:
     """Return the endpoints of all tenants that are told of events, and how far each is."""
     rows = connection.execute(
         text(
-            "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, "
-            "(cursor_tx, cursor_id) < (again_tx, again_id) AS replaying "
-            "FROM webhook_endpoints WHERE disabled_at IS NULL ORDER BY id"
+            "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, created_at, again_tx, "
+            "again_id, again_from FROM webhook_endpoints WHERE disabled_at IS NULL ORDER BY id"
         )
     )
     return [Follower(row) for row in rows]
@@ -217,12 +241,11 @@ def body_of(connection: Connection, job_id: UUID, since: datetime) -> Any | None
 
 
 def forget_messages(connection: Connection, days: int, limit: int) -> int:
-    """Delete up to `limit` messages that are older than so many days, or whose endpoint is gone; returns how many."""
+    """Delete up to `limit` messages that are older than so many days; returns how many."""
     return connection.execute(
         text(
-            "DELETE FROM webhook_messages WHERE ctid IN (SELECT ctid FROM webhook_messages m "
-            "WHERE created_at < clock_timestamp() - make_interval(days => :days) "
-            "OR NOT EXISTS (SELECT 1 FROM webhook_endpoints w WHERE w.id = m.endpoint_id) LIMIT :limit)"
+            "DELETE FROM webhook_messages WHERE ctid IN (SELECT ctid FROM webhook_messages "
+            "WHERE created_at < clock_timestamp() - make_interval(days => :days) ORDER BY created_at LIMIT :limit)"
         ),
         {"days": days, "limit": limit},
     ).rowcount

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, NamedTuple
 
+import orjson
+
 from jobplatform.domain.kinds import Kind, KindRegistry
-from jobplatform.errors import InvalidRequest
+from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
 from jobplatform.ledger import orders
 from jobplatform.ledger.orders import Unchecked
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
+
+#: of one look: a kind's own code is called here, and dispatching waits for it
+LOOK_SECONDS = 0.5
+#: wrong fields that a dead letter names
+MOST_ERRORS = 20
 
 
 class Looked(NamedTuple):
@@ -23,26 +31,49 @@ class Looked(NamedTuple):
 
 
 def check_orders(ledger: Ledger, kinds: KindRegistry, limit: int) -> Looked:
-    """Look at up to `limit` jobs of kinds that this process knows, in one transaction."""
-    with ledger.transaction() as connection:
+    """Look at up to `limit` jobs of kinds that this process knows.
+
+    Outside of any transaction: of two that look at one, the second finds it gone. Kinds are somebody's code, and may
+    take their time.
+    """
+    with ledger.statement() as connection:
         found = orders.unchecked_orders(connection, [kind.name for kind in kinds], limit)
-        if not found:
-            return Looked(0, "", False)
-        checked = [_look(kinds.get(one.kind), one) for one in found]
-        keys = {one.key_id for one in found if one.key_id is not None}
+    if not found:
+        return Looked(0, "", False)
+    until = time.monotonic() + LOOK_SECONDS
+    checked: list[dict[str, Any]] = []
+    for one in found:
+        checked.append(_look(kinds.get(one.kind), one))
+        if time.monotonic() >= until:
+            break
+    keys = {one.key_id for one in found[: len(checked)] if one.key_id is not None}
+    with ledger.transaction() as connection:
         woken = orders.release_orders(connection, checked, keys)
-    return Looked(len(found), woken, len(found) == limit)
+        orders.fold_counters(connection)
+    return Looked(len(checked), woken, len(checked) < len(found) or len(found) == limit)
 
 
 def _look(kind: Kind, order: Unchecked) -> dict[str, Any]:
     try:
-        limit_keys, limit_units = kind.limits_of(kind.parse(order.payload))
+        limit_keys, limit_units = kind.limits_of(kind.parse(_parse(order.payload)))
     except InvalidRequest as error:  # its payload, or what its limit keys are made of
-        return {"id": order.id, "error": _error(error.code, str(error), errors=[one.as_dict() for one in error.errors])}
+        errors = [one.as_dict() for one in error.errors[:MOST_ERRORS]]
+        return {"id": order.id, "error": _error(error.code, str(error), errors=errors)}
     except Exception as error:  # a bug in the kind's code: it must not hold up the others
         log.exception("order_not_checked", job_id=str(order.id), kind=kind.name)
-        return {"id": order.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}")}
+        return {"id": order.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}"[:500])}
     return {"id": order.id, "limit_keys": list(limit_keys), "limit_units": list(limit_units)}
+
+
+def _parse(payload: str) -> Any:
+    """Return the payload. Raises `InvalidPayload` for JSON that Postgres can hold and nobody here can."""
+    try:
+        value = orjson.loads(payload)
+        orjson.dumps(value)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        wrong = FieldError("payload", "JSON of at most 250 levels, with numbers of 64 bits", str(error)[:200])
+        raise InvalidPayload("the payload can't be read", (wrong,)) from None
+    return value
 
 
 def _error(code: str, message: str, **more: Any) -> dict[str, Any]:

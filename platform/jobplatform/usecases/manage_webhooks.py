@@ -13,7 +13,6 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection, Row
 
 from jobplatform.config import Settings
-from jobplatform.domain.feeds import Place
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.webhooks import TEST_TYPE, TYPES, USUAL_TYPES, deliver_kind, new_secret, wrong_with
 from jobplatform.errors import FieldError, InvalidRequest
@@ -22,7 +21,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.refusals import MessageGone, WebhookNotFound
 from jobplatform.usecases.manage_keys import wrong_kinds
-from jobplatform.usecases.read_feed import BEHIND_ALL, now_in
+from jobplatform.usecases.read_feed import now_in
 
 MOST_ENDPOINTS = 50
 MOST_URL_CHARACTERS = 2000
@@ -175,14 +174,15 @@ def replay_since(
     What it was not told because it was disabled then is told now. Goes on in the background (`replaying`). Raises
     `WebhookNotFound`, and `InvalidRequest` for an endpoint that is disabled.
     """
+    with ledger.statement() as connection:
+        _found(connection, tenant_id, endpoint_id)
+        place = webhooks.place_at(connection, tenant_id, since - REPLAY_MARGIN)
     with ledger.transaction() as connection:
         found = _found(connection, tenant_id, endpoint_id, lock=True)
         if found.disabled_at is not None:
             raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({found.disabled_reason})")
-        first = webhooks.place_at(connection, tenant_id, since)
-        if first is not None:
-            place = Place(first - 1, BEHIND_ALL)
-            webhooks.replay_from(connection, endpoint_id, place, since - REPLAY_MARGIN, everything)
+        if place is not None:
+            webhooks.replay_from(connection, endpoint_id, place, since, everything)
         return view_of(_found(connection, tenant_id, endpoint_id))
 
 

@@ -13,8 +13,11 @@ from jobplatform.errors import DuplicateJob, InvalidRequest, JobPlatformError, L
 from jobplatform.ledger import keys
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.session import Ledger
+from jobplatform.observe.logs import get_log
 from jobplatform.refusals import NotJson, OrderWithoutName, QuotaExceeded, TenantUnknown
 from jobplatform.usecases.submit_job import submit_job
+
+log = get_log(__name__)
 
 #: what is longer could not be kept as an Idempotency-Key
 MOST_ID_CHARACTERS = 250
@@ -46,7 +49,9 @@ def take_order(
     Raises `LedgerUnavailable` or `OutcomeUnknown`: then it has to come again.
     """
     try:
-        if not user_id or not message_id or not 0 < len(message_id) <= MOST_ID_CHARACTERS:
+        if not user_id or not message_id or len(message_id) > MOST_ID_CHARACTERS:
+            raise OrderWithoutName()
+        if not (user_id.isprintable() and message_id.isprintable()):  # NUL, lone surrogates: no ledger holds them
             raise OrderWithoutName()
         if len(body) > max_body_bytes:
             raise InvalidRequest(f"an order may have at most {max_body_bytes} bytes, got {len(body)}")
@@ -71,6 +76,14 @@ def take_order(
         malformed = isinstance(error, NotJson | OrderWithoutName)
         detail = f"{error} [{error.code}]"
         return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
+    except Exception as error:  # a bug in the kind's code, or ours: it must not hold up the others, and come for ever
+        log.exception("order_not_taken", user=user_id, message_id=message_id)
+        return Answer(
+            _problem(JobPlatformError("a bug on our side; it was logged")),
+            False,
+            "refused",
+            f"{error!r} [internal_error]",
+        )
     return Answer(orjson.dumps(found.job.as_dict(), option=orjson.OPT_UTC_Z), True)
 
 

@@ -20,6 +20,8 @@ from jobplatform.usecases.read_feed import with_kinds
 
 #: clocks and long transactions: an event may be so much older than one before it in the feed
 LATE = timedelta(days=1)
+#: that one look makes, of all endpoints together
+MOST_MESSAGES = 5000
 
 
 class Told(NamedTuple):
@@ -58,6 +60,8 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
     for one in endpoints:
         behind[one.tenant_id] = min(one.place, behind.get(one.tenant_id, one.place))
     since = min(one.at for one in endpoints) - LATE
+    # messages of one transaction: jobs go out in between
+    limit = max(1, min(limit, MOST_MESSAGES // len(endpoints)))
     horizon, found = feed.read_feed(ledger, behind, limit, since=since)
     more = any(len(events) == limit and events[-1].place.tx < horizon for events in found.values())
     safe = {tenant: [one for one in events if one.place.tx < horizon] for tenant, events in found.items()}
@@ -66,9 +70,12 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
     messages: list[dict[str, Any]] = []
     for endpoint in endpoints:
         events = [one for one in kinds_known.get(endpoint.tenant_id, []) if one.place > endpoint.place]
-        if not events:
+        place = events[-1].place if events else endpoint.place
+        if len(found[endpoint.tenant_id]) < limit and endpoint.again.tx < horizon:
+            place = max(place, endpoint.again)  # there is nothing more behind it: the replay is over
+        if place == endpoint.place:
             continue
-        moved.append(_moved(endpoint, events[-1].place, max(one.at for one in events)))
+        moved.append(_moved(endpoint, place, max((one.at for one in events), default=endpoint.at)))
         for event in events:
             told = type_of(event)
             if told is not None and _wants(endpoint, event, told):
@@ -80,6 +87,9 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
 
 def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
     if event.kind is None or event.kind == DELIVER:  # gone by now; or it would tell of its own messages for ever
+        return False
+    # transactions were under way when it was made, or a replay was asked for
+    if event.at < (endpoint.again_from if endpoint.replaying else endpoint.created_at):
         return False
     return told in endpoint.events and allows(endpoint.kinds, event.kind)
 

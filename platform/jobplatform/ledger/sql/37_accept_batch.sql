@@ -76,15 +76,19 @@ BEGIN
         FROM jsonb_to_recordset(p_orders) AS o (
             place integer, id uuid, queue text, run_at timestamptz, start_by timestamptz, unique_refuse boolean)
     ), room AS MATERIALIZED (
-        SELECT queue, quota_left(p_tenant, queue) AS jobs FROM (SELECT DISTINCT queue FROM asked) AS named
+        SELECT queue, waiting_left(p_tenant, queue) AS jobs FROM (SELECT DISTINCT queue FROM asked) AS named
     ), ranked AS (
         SELECT asked.*, room.jobs AS room,
                count(*) FILTER (WHERE fault IS NULL) OVER (PARTITION BY asked.queue ORDER BY place) AS rank,
-               count(*) FILTER (WHERE fault IS NULL) OVER (ORDER BY place) AS rank_of_all, alive.room AS room_of_all
+               alive.room AS room_of_all
         FROM asked JOIN room ON room.queue = asked.queue CROSS JOIN (SELECT live_left(p_tenant) AS room) AS alive
-    ), first AS MATERIALIZED (
-        SELECT place, id, queue, run_at, coalesce(fault, CASE WHEN rank > room OR rank_of_all > room_of_all THEN 'quota' ELSE 'accepted' END) AS verdict
+    ), counted AS (  -- what its queue has no place for takes none of all
+        SELECT *, count(*) FILTER (WHERE fault IS NULL AND rank <= coalesce(room, rank)) OVER (ORDER BY place) AS rank_of_all
         FROM ranked
+    ), first AS MATERIALIZED (
+        SELECT place, id, queue, run_at,
+               coalesce(fault, CASE WHEN rank > room OR rank_of_all > room_of_all THEN 'quota' ELSE 'accepted' END) AS verdict
+        FROM counted
     ), judged AS MATERIALIZED (
         SELECT f.place, f.id, f.queue, f.run_at,
                -- another order of the batch has its unique key, and no place

@@ -5,9 +5,10 @@
 -- blocked until a dispatcher has looked (`release_orders`).
 --
 -- Nobody waits for this transaction: it locks what its keys name (p_idempotency_key, p_unique_key) and nothing else.
+-- p_key_hash is the SHA-256 of the API key in hex: the key itself would stand in logs and in pg_stat_activity.
 -- `code` is that of the API's problem, with `detail`; NULL: the job is there, `created` tells whether by this order.
 CREATE OR REPLACE FUNCTION order_job(
-    p_key text, p_kind text, p_payload jsonb, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
+    p_key_hash text, p_kind text, p_payload jsonb, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
     p_start_by timestamptz DEFAULT NULL, p_max_attempts integer DEFAULT NULL, p_tags text[] DEFAULT '{}',
     p_idempotency_key text DEFAULT NULL, p_unique_key text DEFAULT NULL,
     p_unique_seconds double precision DEFAULT NULL, p_unique_refuse boolean DEFAULT false,
@@ -22,7 +23,8 @@ DECLARE
     v_hash bytea;
     a record;
 BEGIN
-    SELECT * INTO k FROM api_keys WHERE key_hash = sha256(convert_to(p_key, 'UTF8')) AND revoked_at IS NULL
+    SELECT * INTO k FROM api_keys
+    WHERE key_hash = CASE WHEN p_key_hash ~ '^[0-9a-f]{64}$' THEN decode(p_key_hash, 'hex') END AND revoked_at IS NULL
         AND (expires_at IS NULL OR expires_at > clock_timestamp());
     IF NOT FOUND THEN
         code := 'unauthorized';
@@ -41,15 +43,17 @@ BEGIN
         code := 'priority_too_high';
         detail := format('expected a priority of at most %s, which this API key may ask for; got %s',
             k.max_priority, p_priority);
-    ELSIF p_priority NOT BETWEEN 0 AND 9 OR p_max_attempts NOT BETWEEN 1 AND 100 OR cardinality(p_tags) > 20
-        OR jsonb_typeof(p_payload) <> 'object' OR p_start_by <= p_run_at
+    ELSIF p_priority IS NULL OR p_payload IS NULL OR p_tags IS NULL OR p_unique_refuse IS NULL
+        OR p_priority NOT BETWEEN 0 AND 9 OR p_max_attempts NOT BETWEEN 1 AND 100 OR cardinality(p_tags) > 20
+        OR jsonb_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > 1048576 OR p_start_by <= p_run_at
         OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
         OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
-        OR p_unique_seconds <= 0
+        OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400
     THEN
         code := 'invalid_request';
-        detail := 'expected a payload that is an object, a priority from 0 to 9, max_attempts from 1 to 100, at most 20 '
-            'tags and keys of 1 to 255 characters, unique.seconds above 0, and start_by after run_at';
+        detail := 'expected a payload that is an object of at most 1 MiB, a priority from 0 to 9, max_attempts from 1 to '
+            '100, at most 20 tags of 1 to 100 characters, keys of 1 to 255, unique.seconds above 0 and of at most a '
+            'year, and start_by after run_at';
     ELSE
         SELECT * INTO v_kind FROM kinds WHERE name = p_kind;
         IF NOT FOUND THEN
@@ -62,9 +66,9 @@ BEGIN
         RETURN;
     END IF;
     -- not the API's hash: what one has ordered is a conflict for the other
-    v_hash := sha256(convert_to(concat_ws(
-        '|', 'transaction', p_kind, p_payload, p_priority, p_run_at, p_start_by, p_max_attempts, p_tags, p_unique_key,
-        p_unique_seconds, p_unique_refuse), 'UTF8'));
+    v_hash := sha256(convert_to(jsonb_build_array(
+        'transaction', p_kind, p_payload, p_priority, extract(epoch FROM p_run_at), extract(epoch FROM p_start_by),
+        p_max_attempts, p_tags, p_unique_key, p_unique_seconds, p_unique_refuse)::text, 'UTF8'));
     SELECT * INTO a FROM accept_job(
         NULL, k.tenant_id, p_idempotency_key, v_hash, 86400, 5, v_id, v_kind.queue, p_kind, p_priority, p_payload,
         p_tags, coalesce(p_max_attempts, v_kind.max_attempts), v_kind.crash_limit, v_kind.lost_limit, p_run_at,
@@ -112,23 +116,24 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_ordering', v_function);
 END $$;
 
--- Jobs that were ordered in transactions of others, and whose payloads nobody has looked at; of kinds that the caller knows.
+-- Jobs that were ordered in transactions of others, and whose payloads nobody has looked at; of kinds that the caller
+-- knows. Nobody holds them meanwhile: `release_orders` asks again.
 CREATE OR REPLACE FUNCTION unchecked_orders(p_kinds text[], p_limit integer)
 RETURNS TABLE (job_id text, kind text, payload text, key_id text)
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
         WITH mine AS MATERIALIZED (
             SELECT j.id, j.kind, j.payload FROM jobs j
             WHERE j.state = 'blocked' AND j.workflow_id IS NULL AND j.kind = ANY (p_kinds)
-            ORDER BY j.id LIMIT p_limit FOR UPDATE SKIP LOCKED)
+            ORDER BY j.id LIMIT p_limit)
         SELECT mine.id::text, mine.kind, mine.payload::text,
                (SELECT e.data ->> 'key_id' FROM job_events e WHERE e.job_id = mine.id AND e.event = 'submitted' LIMIT 1)
         FROM mine;
 END $$;
 
--- Let jobs go that were looked at, or bury those that can't run. In the transaction that holds them (`unchecked_orders`).
+-- Let jobs go that were looked at, or bury those that can't run.
 -- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have ordered them.
 -- Returns "queue priority,…" that got jobs.
 CREATE OR REPLACE FUNCTION release_orders(p_checked jsonb, p_keys uuid[]) RETURNS text
@@ -139,7 +144,8 @@ DECLARE
 BEGIN
     PERFORM touch_key(k.id, k.last_used_at) FROM api_keys k WHERE k.id = ANY (p_keys);
     WITH checked AS (
-        SELECT * FROM jsonb_to_recordset(p_checked) AS c (id uuid, limit_keys text[], limit_units integer[], error jsonb)
+        SELECT c.* FROM jsonb_to_recordset(p_checked) AS c (id uuid, limit_keys text[], limit_units integer[], error jsonb)
+        JOIN jobs j ON j.id = c.id AND j.state = 'blocked' ORDER BY c.id FOR UPDATE OF j
     ), made AS (
         UPDATE jobs j SET
             state = CASE WHEN c.error IS NOT NULL THEN 'dead' WHEN j.run_at > v_now THEN 'scheduled' ELSE 'available' END,

@@ -71,7 +71,14 @@ BEGIN
         RETURN QUERY SELECT * FROM ended_job(p_tenant, p_job, p_since);
         RETURN;
     END IF;
-    IF j.workflow_id IS NOT NULL AND step_is_blocked(j.id) THEN
+    IF j.workflow_id IS NOT NULL AND step_is_blocked(j.id)
+        -- ordered in a transaction, and nobody has let it go: its payload has to be looked at first (`release_orders`)
+        OR j.workflow_id IS NULL AND j.run_no = 0 AND EXISTS (
+            SELECT 1 FROM job_events e
+            WHERE e.job_id = p_job AND e.at >= p_since AND e.event = 'submitted' AND e.state = 'blocked')
+        AND NOT EXISTS (
+            SELECT 1 FROM job_events e WHERE e.job_id = p_job AND e.at >= p_since AND e.event = 'unblocked')
+    THEN
         UPDATE jobs SET state = 'blocked' WHERE id = p_job RETURNING * INTO j;
     END IF;
     PERFORM note_event(j, 'replayed', p_data);
