@@ -4,8 +4,13 @@ SHELL := /bin/sh
 BIN := .venv/bin
 # what faces the broker: run a second time on RabbitMQ 4.3
 BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_ingress.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_rubbish.py
-# has a stack of its own, and plays beside them
+# have stacks of their own, and play beside others
 DRILL_TESTS := tests/e2e/test_drills.py
+DEVSTACK_TESTS := tests/e2e/test_devstack.py
+# $(1) in the background, told of when $(2) has ended
+define beside
+mkdir -p .local; $(1) >.local/beside.txt 2>&1 & $(2); mine=$$?; wait $$!; other=$$?; cat .local/beside.txt; exit $$((mine ? mine : other))
+endef
 
 .PHONY: help setup demo up down status test lint format bench drills celery-suite clean
 
@@ -35,10 +40,10 @@ status: setup ## show what runs, and where
 
 test: setup .local/node/.installed ## run all tests on a private stack
 	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/model tests/integration tests/contract $(PYTEST_ARGS)
-	@$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) $(PYTEST_ARGS)
-	@mkdir -p .local; JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS) >.local/next.txt 2>&1 & \
-	$(BIN)/python -m pytest $(DRILL_TESTS) $(PYTEST_ARGS); drills=$$?; wait $$!; next=$$?; \
-	cat .local/next.txt; exit $$((drills ? drills : next))
+	@$(call beside,$(BIN)/python -m pytest $(DEVSTACK_TESTS) $(PYTEST_ARGS),\
+		$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) --ignore $(DEVSTACK_TESTS) $(PYTEST_ARGS))
+	@$(call beside,JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS),\
+		$(BIN)/python -m pytest $(DRILL_TESTS) $(PYTEST_ARGS))
 
 lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff format --check .

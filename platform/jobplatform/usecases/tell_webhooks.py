@@ -89,7 +89,8 @@ def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
     if event.kind is None or event.kind == DELIVER:  # gone by now; or it would tell of its own messages for ever
         return False
     # transactions were under way when it was made, or a replay was asked for
-    if event.at < (endpoint.again_from if endpoint.replaying else endpoint.created_at):
+    since = endpoint.again_from if endpoint.replaying else None
+    if event.at < (since or endpoint.created_at):
         return False
     return told in endpoint.events and allows(endpoint.kinds, event.kind)
 
