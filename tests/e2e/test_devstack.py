@@ -17,6 +17,7 @@ import pytest
 
 from jobplatform.devstack import place as places
 from jobplatform.devstack import system
+from jobplatform.devstack.compose import worker_names
 from jobplatform.devstack.place import CHECKOUT, NAME_VARIABLE, open_place
 from jobplatform.devstack.processes import MARK, marked, script
 from jobplatform.errors import ConfigurationError
@@ -153,6 +154,7 @@ def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None
         assert sourced.returncode == 0 and "starting" not in sourced.stdout, "its own addresses are not foreign ones"
         status = run("status")
         assert "up" in status.stdout and "down" not in status.stdout
+        assert all(name in status.stdout for name in worker_names())
     finally:
         stopped = run("down")
     assert stopped.returncode == 0

@@ -111,7 +111,7 @@ def test_an_endpoint_is_told_of_what_it_wants_from_now_on(book: Book, hooks: Hoo
     body = payload["body"]
     assert body["type"] == "job.succeeded" and body["data"]["job_id"] == str(first)
     assert body["data"]["kind"] == "test.echo" and body["data"]["state"] == "succeeded"
-    assert datetime.fromisoformat(body["timestamp"]).tzinfo is not None
+    assert body["timestamp"].endswith("Z") and datetime.fromisoformat(body["timestamp"]).tzinfo is not None
     assert hooks.look() == 0
 
 

@@ -19,7 +19,18 @@ ENV_FILE = CHECKOUT / ".local" / ("env" if STACK == "dev" else f"env-{STACK}")
 SHARED = ("JOBPLATFORM_ARTIFACT", "JOBPLATFORM_MEDIA", "JOBPLATFORM_SMTP", "JOBPLATFORM_LLM")
 
 #: processes of a whole stack, in the order in which they are shown
-PROCESSES = ("api", "dispatcher", "worker-email", "worker-video", "worker-llm", "flower", "mail", "model", "rabbitmq")
+PROCESSES = (
+    "api",
+    "dispatcher",
+    "worker-email",
+    "worker-video",
+    "worker-llm",
+    "worker-webhooks",
+    "flower",
+    "mail",
+    "model",
+    "rabbitmq",
+)
 
 
 def up() -> None:

@@ -24,7 +24,17 @@ from jobplatform.ledger.session import Ledger, open_ledger
 ENV_STACK = "JOBPLATFORM_ENV_OF"
 
 #: ended in this order: who asks before who answers
-STOP_ORDER = ("api", "flower", "worker-email", "worker-video", "worker-llm", "dispatcher", "model", "mail")
+STOP_ORDER = (
+    "api",
+    "flower",
+    "worker-email",
+    "worker-video",
+    "worker-llm",
+    "worker-webhooks",
+    "dispatcher",
+    "model",
+    "mail",
+)
 
 
 @dataclass

@@ -252,4 +252,4 @@ def forget_messages(connection: Connection, days: int, limit: int) -> int:
 
 
 def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()
