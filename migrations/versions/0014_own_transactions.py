@@ -13,7 +13,15 @@ down_revision = "0013"
 branch_labels = None
 depends_on = None
 
-FUNCTIONS = ("order_job", "unchecked_orders", "release_orders", "fold_counters", "live_left", "waiting_left")
+FUNCTIONS = (
+    "order_job",
+    "unchecked_orders",
+    "release_orders",
+    "fold_counters",
+    "live_left",
+    "waiting_left",
+    "find_job",
+)
 
 
 def upgrade() -> None:

@@ -96,10 +96,7 @@ _ACCEPT = (
     *("run_at", "start_by", "unique_key", "unique_seconds", "unique_refuse", "limit_keys", "limit_units", "by"),
 )
 
-_LIVE = f"SELECT {_VIEW}, CAST(NULL AS timestamptz) AS finished_at FROM jobs WHERE id = :id"
-_FINAL = f"SELECT {_VIEW}, finished_at FROM job_history WHERE id = :id AND finished_at >= :since"
-_GET_LIVE, _GET_FINAL = text(f"{_LIVE} AND tenant_id = :tenant_id"), text(f"{_FINAL} AND tenant_id = :tenant_id")
-_FIND_LIVE, _FIND_FINAL = text(_LIVE), text(_FINAL)
+_FIND = text("SELECT * FROM find_job(CAST(:tenant_id AS uuid), CAST(:id AS uuid), CAST(:since AS timestamptz))")
 
 
 def earliest_end(job_id: UUID) -> datetime:
@@ -117,12 +114,12 @@ def earliest_end(job_id: UUID) -> datetime:
 
 def get_job(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobView | None:
     """Return a job of the tenant wherever it stands, live or in history."""
-    return _look_up(connection, _GET_LIVE, _GET_FINAL, {"id": job_id, "tenant_id": tenant_id})
+    return _look_up(connection, tenant_id, job_id)
 
 
 def find_job(connection: Connection, job_id: UUID) -> JobView | None:
     """Return a job of any tenant; for the platform's own processes, never for a caller."""
-    return _look_up(connection, _FIND_LIVE, _FIND_FINAL, {"id": job_id})
+    return _look_up(connection, None, job_id)
 
 
 def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
@@ -144,10 +141,9 @@ def payload_of(connection: Connection, job_id: UUID, finished_at: datetime | Non
     ).scalar_one_or_none()
 
 
-def _look_up(connection: Connection, live: TextClause, final: TextClause, values: dict[str, Any]) -> JobView | None:
-    row = connection.execute(live, values).one_or_none()
-    if row is None and values["id"].version in (7, WITHOUT_TIME):
-        row = connection.execute(final, {**values, "since": earliest_end(values["id"])}).one_or_none()
+def _look_up(connection: Connection, tenant_id: UUID | None, job_id: UUID) -> JobView | None:
+    since = earliest_end(job_id) if job_id.version in (7, WITHOUT_TIME) else None
+    row = connection.execute(_FIND, {"tenant_id": tenant_id, "id": job_id, "since": since}).one_or_none()
     return view_of(row) if row is not None else None
 
 
