@@ -6,7 +6,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from api.v1.models import Problem, SubmitBody
+from api.v1.models import Problem
+from jobplatform.domain.orders import SubmitBody
 from jobplatform.domain.states import State
 from jobplatform.usecases.submit_batch import MOST_JOBS
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from api.v1.models import Moment, Tag
+from jobplatform.domain.orders import Moment, Tag
 
 
 class ReplayBody(BaseModel):

@@ -16,10 +16,8 @@ from pydantic import (
 )
 
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.domain.orders import Moment, SubmitBody, Tag, UniqueBody
+from jobplatform.domain.orders import Moment
 from jobplatform.domain.states import State, Status
-
-__all__ = ["Moment", "SubmitBody", "Tag", "UniqueBody"]
 
 
 class CancelBody(BaseModel):

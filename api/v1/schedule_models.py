@@ -9,8 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from api.v1.models import Moment, Tag
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
+from jobplatform.domain.orders import Moment, Tag
 from jobplatform.domain.schedules import MAX_CATCH_UP, Missed, Overlap, ScheduleOrder
 from jobplatform.errors import FieldError, InvalidRequest
 

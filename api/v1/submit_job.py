@@ -10,11 +10,11 @@ from api.answers import as_json, check_length, parse_object
 from api.measure import harmless
 from api.operations import Operation
 from api.services import Services, services
-from api.v1.models import Job, SubmitBody
+from api.v1.models import Job
 from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import KindRegistry
-from jobplatform.domain.orders import read_order
+from jobplatform.domain.orders import SubmitBody, read_order
 from jobplatform.errors import (
     FieldError,
     InvalidRequest,

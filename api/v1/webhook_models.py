@@ -8,15 +8,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from api.v1.models import Moment
+from jobplatform.domain.orders import Moment
 from jobplatform.domain.states import State
 from jobplatform.domain.webhooks import TYPES, USUAL_TYPES
-from jobplatform.usecases.manage_webhooks import (
-    LONGEST_OVERLAP_SECONDS,
-    MOST_URL_CHARACTERS,
-    USUAL_OVERLAP_SECONDS,
-    NewEndpoint,
-)
+from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, USUAL_OVERLAP_SECONDS
+from jobplatform.usecases.manage_webhooks import MOST_URL_CHARACTERS, NewEndpoint
 
 _EVENTS = f"types of messages: {', '.join(TYPES)}"
 _KINDS = "kinds of jobs that it is told of, or patterns of them (`email.*`); null: all"

@@ -8,8 +8,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
-from api.v1.models import Failure, Moment, Tag
+from api.v1.models import Failure
 from jobplatform.domain.jobs import MAX_PRIORITY
+from jobplatform.domain.orders import Moment, Tag
 from jobplatform.domain.workflows import (
     MAX_STEPS,
     Chain,

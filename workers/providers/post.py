@@ -20,7 +20,7 @@ import httpcore2
 
 from jobplatform import __version__
 from jobplatform.config import settings
-from jobplatform.domain.webhooks import Network, may_call, wrong_with
+from jobplatform.domain.webhooks import Network, is_within, may_call, wrong_with
 from jobplatform.errors import JobPlatformError
 
 #: of an answer's text, for the log of deliveries
@@ -108,7 +108,7 @@ class _Backend(httpcore2.NetworkBackend):
         addresses = _resolve(host, port, self._deadline - time.monotonic())
         good = [one for one in addresses if may_call(one, self._allowed)]
         if self._plain:  # within the allowed networks only
-            good = [one for one in good if wrong_with(f"http://{_in_url(one)}/", self._allowed) is None]
+            good = [one for one in good if is_within(one, self._allowed)]
         if not good:
             raise AddressRefused(
                 f"{host} is {', '.join(addresses)}: expected a public address, or with plain http one of "
@@ -192,10 +192,6 @@ def _beginning(response: httpcore2.Response) -> str:
         pass
     words = read[:MOST_ANSWER_BYTES].decode("utf-8", "replace")
     return "".join(one if one.isprintable() else " " for one in words).strip()[:MOST_TEXT]
-
-
-def _in_url(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
 
 
 class NullPoster:

@@ -90,15 +90,21 @@ class DeadLetterReader:
             close(connection)
 
 
-def read_dead_letter(message: Any) -> DeadLetter:
-    """Read a message whatever is in it."""
+def take_apart(message: Any) -> tuple[dict[str, Any], Any, bytes]:
+    """Return properties, headers and body of a message, whatever is in them."""
     properties = dict(message.properties or {})
     headers = properties.pop("application_headers", None) or {}
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
+    return properties, headers, body
+
+
+def read_dead_letter(message: Any) -> DeadLetter:
+    """Read a message whatever is in it."""
+    properties, headers, body = take_apart(message)
     deaths = headers.get("x-death") if isinstance(headers, Mapping) else None
     first: Mapping[str, Any] = (
         deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else {}
     )
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
     try:
         dispatch, fault = read_headers(headers), ""
     except MalformedMessage as error:

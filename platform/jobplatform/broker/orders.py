@@ -9,7 +9,7 @@ from typing import Any
 import amqp
 
 from jobplatform.broker.connection import FAILURES, close, connect
-from jobplatform.broker.dead_letters import as_json
+from jobplatform.broker.dead_letters import as_json, take_apart
 from jobplatform.broker.topology import ORDERS
 from jobplatform.errors import BrokerUnavailable, ConfigurationError
 
@@ -112,9 +112,7 @@ class OrderReader:
 
 def read_order_message(message: Any) -> OrderMessage:
     """Read a message whatever is in it."""
-    properties = dict(message.properties or {})
-    headers = properties.pop("application_headers", None) or {}
-    body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
+    properties, headers, body = take_apart(message)
     return OrderMessage(
         tag=message.delivery_tag,
         user_id=properties.get("user_id"),

@@ -21,6 +21,7 @@ db.add_command(migrate)
 @door.json_option
 def status(as_json: bool) -> None:
     """Show the ledger's revision, and its tables by size."""
+    from rich.filesize import decimal
     from rich.table import Table
 
     from jobplatform.ledger import schema, sizes
@@ -33,12 +34,6 @@ def status(as_json: bool) -> None:
     click.echo(f"revision {revision or 'none'}, this version knows {schema.head()}")
     table = Table("table", "rows, about", "size", "of it indexes", "partitions", "dead rows", "vacuumed")
     for one in tables:
-        row = (one["name"], f"{one['rows']:,}", _bytes(one["bytes"]), _bytes(one["index_bytes"]), one["partitions"])
+        row = (one["name"], f"{one['rows']:,}", decimal(one["bytes"]), decimal(one["index_bytes"]), one["partitions"])
         table.add_row(*map(door.plain, row), f"{one['dead_rows']:,}", door.when(one["vacuumed_at"]))
     door.print_table(table)
-
-
-def _bytes(count: int) -> str:
-    from rich.filesize import decimal
-
-    return decimal(count)

@@ -142,14 +142,14 @@ def may_call(address: str, allowed: Collection[Network]) -> bool:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if any(one.version == found.version and found in one for one in _NOBODYS):
-        return any(one.version == found.version and found in one for one in allowed)
+    if _within(found, _NOBODYS):
+        return _within(found, allowed)
     inner = found
     if isinstance(found, ipaddress.IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or found
         if found in _TRANSLATED:
             inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    if any(one.version == each.version and one in each for each in allowed for one in (found, inner)):
+    if _within(found, allowed) or _within(inner, allowed):
         return True
     return all(one.is_global and not one.is_multicast for one in (found, inner))
 
@@ -174,9 +174,18 @@ def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
         return "a public address (others: JOBPLATFORM_WEBHOOK_NETWORKS)"
     if parts.scheme == "http" and not allowed:
         return "https:// (plain http within JOBPLATFORM_WEBHOOK_NETWORKS only)"
-    if parts.scheme == "http" and literal and not any(ipaddress.ip_address(host) in one for one in allowed):
+    if parts.scheme == "http" and literal and not is_within(host, allowed):
         return "https:// (plain http within JOBPLATFORM_WEBHOOK_NETWORKS only)"
     return None
+
+
+def is_within(address: str, networks: Collection[Network]) -> bool:
+    """Return whether an IP address is of one of the networks."""
+    return _within(ipaddress.ip_address(address), networks)
+
+
+def _within(found: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Collection[Network]) -> bool:
+    return any(one.version == found.version and found in one for one in networks)
 
 
 def _is_address(host: str) -> bool:

@@ -25,8 +25,6 @@ from jobplatform.usecases.read_feed import now_in
 
 MOST_ENDPOINTS = 50
 MOST_URL_CHARACTERS = 2000
-USUAL_OVERLAP_SECONDS = 86_400.0
-LONGEST_OVERLAP_SECONDS = 31 * 86_400.0
 #: transactions that began so long before a time may have written events after it
 REPLAY_MARGIN = timedelta(hours=1)
 DISABLED_BY_HAND = "disabled by hand"
