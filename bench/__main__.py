@@ -17,6 +17,7 @@ from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
 from jobplatform.devstack.place import CHECKOUT, open_place, taken
 from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.system import require_programs
 
 POOLS = (Pool("prefork", 2), Pool("threads", 8))
 #: what the drain is to reach, by pool
@@ -27,6 +28,8 @@ PARTS = (
     *("drain", "start", "accept", "batch", "streams", "dispatch", "workflows", "schedules", "shares", "idle", "cost"),
     "scale",
 )
+#: parts whose load wrk makes
+WRK_PARTS = {"accept", "streams", "scale"}
 #: jobs handed over in batches, and tasks published one by one
 BATCHED, PUBLISHED = 20_000, 2000
 STREAMS = 500
@@ -44,6 +47,8 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     figures = Figures()
+    if WRK_PARTS & set(options.only):
+        require_programs("wrk")
     with taken("bench"):
         extra = {
             "JOBPLATFORM_KIND_MODULES": "bench.kinds",
@@ -58,13 +63,21 @@ def main() -> None:
             stack.start_servers()
             postgres.create_database(stack.place, "bare")
             measure(stack, figures, options, tell)
-        finally:
+        finally:  # the figures that there are, also when a later part fails or the run is interrupted
+            _judge(figures)
+            report(figures, console, options.json)
             stack.stop(gently=False)
             stack.forget()
+
+
+def report(figures: Figures, console: Console, file: Path) -> None:
+    """Print the figures and write them as JSON; nothing is written before the first one."""
+    if figures.is_empty:
+        return
     figures.show(console)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_bytes(orjson.dumps(figures.as_dict(), option=orjson.OPT_INDENT_2))
-    console.print(f"JSON: {options.json}")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(orjson.dumps(figures.as_dict(), option=orjson.OPT_INDENT_2))
+    console.print(f"JSON: {file}")
 
 
 def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: Callable[[str], None]) -> None:
@@ -107,7 +120,6 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
         for work, by in scale.measure(stack, ours, bare, tell, options.rows, number).items():
             for ledger, value in by.items():
                 figures.add(work, f"{ledger} ledger", value)
-    _judge(figures)
 
 
 def _drain(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
@@ -171,41 +183,34 @@ def _shares(figures: Figures, ours: Ours, tell: Callable[[str], None]) -> None:
 
 
 def _judge(figures: Figures) -> None:
-    """Hold the medians against what is to be reached."""
+    """Compare the medians with the goals, for everything that was measured."""
     for pool, limit in DRAIN_GOALS.items():
-        work = f"drain, {pool} (jobs/s)"
-        if work in figures.all:
-            ratio = figures.median(work, Ours.name) / figures.median(work, Bare.name)
-            figures.goal(f"drain, {pool} ÷ bare Celery", ratio, limit)
+        figures.ratio_goal(f"drain, {pool} ÷ bare Celery", f"drain, {pool} (jobs/s)", Ours.name, Bare.name, limit)
     for name, limit in (("p50", 6.0), ("p99", 30.0)):
         work = f"accept → started at 100/s, {name} (ms)"
-        if work in figures.all:
+        if Ours.name in figures.all.get(work, {}):
             figures.goal(work, figures.median(work, Ours.name), limit, unit="ms", at_most=True)
-    work = "accept, 16 clients (req/s)"
-    for what, mine, theirs, limit in accept.PAIRS if work in figures.all else ():
-        figures.goal(what, figures.median(work, mine) / figures.median(work, theirs), limit)
+    for what, mine, theirs, limit in accept.PAIRS:
+        figures.ratio_goal(what, "accept, 16 clients (req/s)", mine, theirs, limit)
     work = "jobs handed over by one process (jobs/s)"
-    if work in figures.all:
-        ratio = figures.median(work, Ours.name) / figures.median(work, Bare.name)
-        figures.goal("batches ÷ Celery's confirmed publish, one process each", ratio, 10.0)
+    figures.ratio_goal("batches ÷ Celery's confirmed publish, one process each", work, Ours.name, Bare.name, 10.0)
     for work in ("accept beside streams (req/s)", "status read beside streams (req/s)"):
-        if work in figures.all:
-            ratio = figures.median(work, f"{STREAMS} streams") / figures.median(work, "no stream")
-            figures.goal(f"{work.removesuffix(' (req/s)')}: {STREAMS} ÷ none", ratio, 0.9)
+        what = f"{work.removesuffix(' (req/s)')}: {STREAMS} ÷ none"
+        figures.ratio_goal(what, work, f"{STREAMS} streams", "no stream", 0.9)
     work = f"fan-out and fan-in of {CHILDREN:,} (s)"
-    if work in figures.all:
-        ratio = figures.median(work, Bare.name) / figures.median(work, Ours.name)
-        figures.goal(f"bare Celery's chord ÷ fan-out and fan-in of {CHILDREN:,}", ratio, 5.0)
-        link = figures.median(f"chain of {CHAIN} (ms per step)", Ours.name)
-        figures.goal(f"chain of {CHAIN}, per step", link, 6.0, unit="ms", at_most=True)
+    figures.ratio_goal(f"bare Celery's chord ÷ fan-out and fan-in of {CHILDREN:,}", work, Bare.name, Ours.name, 5.0)
+    work = f"chain of {CHAIN} (ms per step)"
+    if Ours.name in figures.all.get(work, {}):
+        what = f"chain of {CHAIN}, per step"
+        figures.goal(what, figures.median(work, Ours.name), 6.0, unit="ms", at_most=True)
     work = "dispatch, one dispatcher (jobs/s)"
-    if work in figures.all:
+    if Ours.name in figures.all.get(work, {}):
         figures.goal(work, figures.median(work, Ours.name), 5000, unit="jobs/s")
     for work, sides in figures.all.items():
         for side in sides if work.startswith("big ledger") else ():
             if side != "empty ledger":
-                ratio = figures.median(work, side) / figures.median(work, "empty ledger")
-                figures.goal(f"{work}, {side.removesuffix(' ledger')} ÷ empty", ratio, 0.8)
+                what = f"{work}, {side.removesuffix(' ledger')} ÷ empty"
+                figures.ratio_goal(what, work, side, "empty ledger", 0.8)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,11 @@ class Figures:
     goals: list[dict[str, Any]] = field(default_factory=list)
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was measured."""
+        return not (self.all or self.tables)
+
     def add(self, work: str, side: str, value: float) -> None:
         """Note one measurement."""
         self.all.setdefault(work, {}).setdefault(side, []).append(value)
@@ -25,6 +30,19 @@ class Figures:
     def median(self, work: str, side: str) -> float:
         """Return the median of all rounds."""
         return statistics.median(self.all[work][side])
+
+    def ratio(self, work: str, numerator: str, denominator: str) -> float | None:
+        """Return the ratio of two sides' medians; None when a side was not measured (a run that was ended early)."""
+        sides = self.all.get(work, {})
+        if not (sides.get(numerator) and sides.get(denominator)):
+            return None
+        return self.median(work, numerator) / self.median(work, denominator)
+
+    def ratio_goal(self, what: str, work: str, numerator: str, denominator: str, limit: float) -> None:
+        """Note a ratio of two sides that has a limit to reach, where both were measured."""
+        ratio = self.ratio(work, numerator, denominator)
+        if ratio is not None:
+            self.goal(what, ratio, limit)
 
     def goal(self, what: str, value: float, limit: float, *, unit: str = "×", at_most: bool = False) -> None:
         """Note a figure that has a limit to reach."""

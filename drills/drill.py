@@ -71,6 +71,7 @@ def play(world: World, fault: Fault, size: float) -> Outcome:
         seconds_each=WORK_SECONDS,
     )
     long = _start_long_run(world, load)
+    world.load = load
     load.start()
     try:
         time.sleep(CALM_SECONDS * max(size, 0.25))

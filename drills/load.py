@@ -82,14 +82,17 @@ class Load:
             due = max(due + pause, time.monotonic() - 1.0)  # an outage is not made up for by a flood
             self._stop.wait(max(0.0, due - time.monotonic()))
 
-    def submit(self, kind: str | None = None) -> Accepted | None:
-        """Submit one job, or a workflow, and repeat until it is accepted or patience ends."""
+    def submit(self, kind: str | None = None, seconds: float | None = None) -> Accepted | None:
+        """Submit one job, or a workflow, and repeat until it is accepted or patience ends.
+
+        `seconds`: how long the job works; the load's own duration when omitted.
+        """
         number = next(self._numbers)
         key = f"{self.name}-{number}"
         if kind is None and number % WORKFLOW_EVERY == 0:
             return self._submit_workflow(key)
         kind = kind or KINDS[number % len(KINDS)]
-        said = self._post("/v1/jobs", key, self._order(key, kind))
+        said = self._post("/v1/jobs", key, self._order(key, kind, seconds))
         if said is None:
             return None
         found = Accepted(said["id"], key, kind)
@@ -110,8 +113,9 @@ class Load:
             self.workflows.append(said["id"])
         return made[0]
 
-    def _order(self, key: str, kind: str) -> dict[str, Any]:
-        return {"kind": kind, "payload": {"sink": self.sink_url, "key": key, "seconds": self.seconds_each}}
+    def _order(self, key: str, kind: str, seconds: float | None = None) -> dict[str, Any]:
+        work_seconds = self.seconds_each if seconds is None else seconds
+        return {"kind": kind, "payload": {"sink": self.sink_url, "key": key, "seconds": work_seconds}}
 
     def _post(self, path: str, key: str, order: dict[str, Any]) -> Any:
         """Return what was answered with the 202; None when patience ended, or when nobody should get the answer."""

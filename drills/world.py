@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
@@ -21,6 +21,7 @@ import psutil
 from sqlalchemy import text
 
 from drills.kinds import LIMIT_KEY, PLACES
+from drills.load import Load
 from drills.sink import Sink
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.demo import Caller
@@ -30,7 +31,7 @@ from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 2.5, 3.0, 1.0
+BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 4.0, 3.0, 1.0
 #: how soon a process that ended is started again
 RESTART_SECONDS = 0.3
 SLOTS = 3
@@ -59,6 +60,8 @@ class World:
             "PYTHONPATH": str(CHECKOUT),
         }
         self.sink = sink
+        #: the load of the drill that is played
+        self.load: Load | None = None
         left = Stack(
             open_place(name), tell=tell
         )  # of a run that was killed: another ledger, perhaps of another version
@@ -237,6 +240,36 @@ class World:
         """Stop Postgres."""
         postgres.stop_postgres(self.place)
 
+    # --- something for the fault to hit
+
+    def submit_backlog(self, jobs: int, seconds_each: float) -> None:
+        """Submit more jobs than the workers prefetch, so that messages wait in RabbitMQ. The drill counts them."""
+        assert self.load is not None, "a drill is played"
+        for _ in range(jobs):
+            self.load.submit("drill.plain", seconds_each)
+
+    def failed_answers(self) -> int:
+        """Return how many submissions were refused or had an unknown outcome so far in this drill."""
+        assert self.load is not None, "a drill is played"
+        return self.load.refused + self.load.unknown
+
+    def longest_wait_seconds(self) -> float:
+        """Return the age of the oldest `drill.plain` job that has not started, in seconds; 0.0 when there is none."""
+        rows = self.sql(
+            "SELECT coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0) FROM jobs "
+            "WHERE kind = 'drill.plain' AND started_at IS NULL AND state IN ('available', 'dispatched')"
+        )
+        return float(rows[0][0])
+
+    def runs_on(self, name: str) -> int:
+        """Return how many runs a worker process of ours has at this moment."""
+        rows = self.sql(
+            "SELECT count(*) FROM jobs j JOIN workers w ON w.id = j.worker_id "
+            "WHERE j.state = 'running' AND w.pid = :pid",
+            pid=self.head(name),
+        )
+        return int(rows[0][0])
+
     # --- what became of it
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
@@ -315,6 +348,11 @@ class World:
         self.stack.stop(gently=False)
         if not os.environ.get("KEEP_STACK"):
             self.stack.forget()
+
+    def count_log_lines(self, names: Iterable[str], text: str) -> int:
+        """Return how many lines of these processes' logs have a text in them."""
+        lines = (line for name in names for line in self.log_of(name).read_text(errors="replace").splitlines())
+        return sum(text in line for line in lines)
 
     def log_of(self, name: str) -> Path:
         """Return the log of a process."""

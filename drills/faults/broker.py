@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from drills.faults.fault import Hits, Runs, fault
+from drills.faults.fault import Hits, Runs, fault, lasting
 from drills.faults.messages import dead_messages, newest_dead_message, publish
 from drills.rubbish import SHAPES, nobody
 from drills.world import DISPATCHERS, WORKERS, World, wait
@@ -17,6 +16,10 @@ from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.processes import wait_for
 
 QUEUE = "drill"
+#: the workers prefetch 12 messages, and the window lets 40 be in flight: 28 of these jobs wait in RabbitMQ
+BACKLOG_JOBS, BACKLOG_SECONDS, LEAST_BACKLOG = 40, 0.5, 5
+#: a job that was submitted under an alarm counts as delayed by it after this long ("waited over 2 s")
+DELAYED_SECONDS = 2.2
 
 
 @fault("broker kill -9")
@@ -31,40 +34,44 @@ def broker_killed(world: World, size: float) -> Hits:
 @fault("broker wiped, back from its definitions alone", shows=("published again",))
 def broker_wiped(world: World, size: float) -> Hits:
     """RabbitMQ is killed and its data deleted, with messages in it; what it loads at its start must do."""
-    with _backlog(world) as lost:
-        world.kill(world.broker())
+    hits = _await_backlog(world)
+    world.kill(world.broker())
     world.wipe_broker()
     wait(5 * size)
     world.start_broker(apply=False)
-    return lost
+    return hits
 
 
 @fault("vhost deleted, then made again", shows=("published again",))
 def vhost_wiped(world: World, size: float) -> Hits:
     """Somebody deletes the vhost, with queues, exchanges, permissions and connections."""
-    with _backlog(world) as lost:
-        rabbitmq.call_management(world.place, "/api/vhosts/jobplatform", "DELETE")
+    hits = _await_backlog(world)
+    rabbitmq.call_management(world.place, "/api/vhosts/jobplatform", "DELETE")
     wait(5 * size)
     world.rabbitmqctl("import_definitions", world.definitions())
-    return lost
+    return hits
 
 
 @fault("queue deleted, then declared again", shows=("published again",))
 def queue_deleted(world: World, size: float) -> Hits:
     """Somebody deletes the queue by hand, with all its messages."""
-    with _backlog(world) as lost, _channel(world) as channel:
+    hits = _await_backlog(world)
+    with _channel(world) as channel:
         channel.queue_delete(QUEUE)
     wait(5 * size)
     world.stack.run("broker", "apply")
-    return lost
+    return hits
 
 
 @fault("queue purged", shows=("published again",))
 def queue_purged(world: World, size: float) -> Hits:
     """Somebody purges the queue, some times: single messages are lost, and the broker says nothing."""
-    purged = 0
-    for _ in range(max(2, int(10 * size))):
-        with _backlog(world), _channel(world) as channel:
+    purged, rounds, least = 0, 0, max(2, int(10 * size))
+    goes_on = lasting(0, lambda: rounds >= least and purged > 0)
+    while goes_on():
+        rounds += 1
+        _await_backlog(world)
+        with _channel(world) as channel:
             purged += channel.queue_purge(QUEUE)
         wait(1.0)
     return {"messages purged": purged}
@@ -73,17 +80,24 @@ def queue_purged(world: World, size: float) -> Hits:
 @fault("dead-letter exchange and queue deleted")
 def dead_letters_deleted(world: World, size: float) -> Hits:
     """What is rejected meanwhile is lost with RabbitMQ's blessing; when they are declared again it is kept again."""
+    refused = world.count_log_lines(WORKERS, "message_refused")
     with _channel(world) as channel:
         channel.exchange_delete("jobs.dead")
         channel.queue_delete("jobs.dead.records")
         publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
-    wait(max(1.0, 5 * size))
+    wait_for(
+        "the rejected messages",
+        lambda: world.count_log_lines(WORKERS, "message_refused") >= refused + 10,
+        seconds=60,
+    )
+    wait(5 * size)
     world.stack.run("broker", "apply")
     before = newest_dead_message(world)
     with _channel(world) as channel:
         publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
     wait_for("the dead messages", lambda: dead_messages(world, before)["malformed"] >= 10, seconds=60)
-    return {"recorded afterwards": dead_messages(world, before)["malformed"]}
+    rejected = world.count_log_lines(WORKERS, "message_refused") - refused
+    return {"rejected meanwhile": rejected - 10, "recorded afterwards": dead_messages(world, before)["malformed"]}
 
 
 @fault("100 flaps")
@@ -101,7 +115,7 @@ def flaps(world: World, size: float) -> Hits:
 def alarm(world: World, size: float) -> Hits:
     """RabbitMQ blocks everybody who publishes."""
     with memory_alarm(world):
-        wait(max(3.0, 10 * size))
+        _await_delay(world, 10 * size)
     return {}
 
 
@@ -110,7 +124,7 @@ def disk_alarm(world: World, size: float) -> Hits:
     """The same, because the disk is nearly full."""
     world.rabbitmqctl("set_disk_free_limit", "1000000GB")
     try:
-        wait(max(3.0, 10 * size))
+        _await_delay(world, 10 * size)
     finally:
         world.rabbitmqctl("set_disk_free_limit", "50MB")
     return {}
@@ -121,8 +135,15 @@ def started_under_alarm(world: World, size: float) -> Hits:
     """What starts while RabbitMQ blocks publishers works when the alarm ends."""
     with memory_alarm(world):
         world.restart(*WORKERS, *DISPATCHERS)
-        wait(max(1.0, 5 * size))
+        _await_delay(world, 5 * size)
     return {"started": 4}
+
+
+def _await_delay(world: World, seconds: float) -> None:
+    """Let an alarm last: for this long, and until it has delayed a job."""
+    goes_on = lasting(seconds, lambda: world.longest_wait_seconds() > DELAYED_SECONDS)
+    while goes_on():
+        wait(0.2)
 
 
 @contextmanager
@@ -135,20 +156,23 @@ def memory_alarm(world: World) -> Iterator[None]:
         world.rabbitmqctl("set_vm_memory_high_watermark", "0.4")
 
 
-@contextmanager
-def _backlog(world: World) -> Iterator[Hits]:
-    """Let messages pile up in RabbitMQ for a block: the workers rest, for less than a lease.
+def _await_backlog(world: World) -> Hits:
+    """Make messages pile up in RabbitMQ: more jobs than the workers have slots for. Returns how many wait there.
 
-    Yields how many there were to be lost.
+    Nothing is frozen for it, so it may take as long as it needs. The jobs are long enough for the fault to come before
+    the workers have caught up.
     """
-    found: Hits = {"messages lost": 0}
-    with world.frozen([world.head(name) for name in WORKERS]):
+    waiting = 0
+
+    def has_backlog() -> bool:
+        nonlocal waiting
         with _channel(world) as channel:
-            until = time.monotonic() + 1.6
-            while found["messages lost"] < 5 and time.monotonic() < until:  # the first ones are prefetched
-                wait(0.1)
-                found["messages lost"] = channel.queue_declare(QUEUE, passive=True).message_count
-        yield found
+            waiting = int(channel.queue_declare(QUEUE, passive=True).message_count)
+        return waiting >= LEAST_BACKLOG
+
+    world.submit_backlog(BACKLOG_JOBS, BACKLOG_SECONDS)
+    wait_for("messages waiting in RabbitMQ", has_backlog, seconds=60)
+    return {"messages lost": waiting}
 
 
 @contextmanager

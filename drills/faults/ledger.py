@@ -7,7 +7,7 @@ from typing import Any
 
 import psycopg2
 
-from drills.faults.fault import Hits, fault
+from drills.faults.fault import Hits, fault, lasting
 from drills.faults.messages import dead_messages, newest_dead_message
 from drills.world import DISPATCHERS, LEASE_SECONDS, World, wait
 from jobplatform.devstack import postgres
@@ -17,17 +17,26 @@ from jobplatform.devstack.processes import wait_for
 @fault("Postgres kill -9", shows=("refused or unknown",))
 def postgres_killed(world: World, size: float) -> Hits:
     """Postgres dies as in a power cut, and comes back."""
+    failed = world.failed_answers()
     world.kill_postgres()
-    wait(2 * size)
+    _await_failures(world, failed, 2 * size)
     world.start_postgres()
     return {"killed": 1}
+
+
+def _await_failures(world: World, before: int, seconds: float) -> None:
+    """Let a fault last: for this long, and until a submission has failed because of it."""
+    goes_on = lasting(seconds, lambda: world.failed_answers() > before)
+    while goes_on():
+        wait(0.1)
 
 
 @fault("Postgres away for two leases", shows=("refused or unknown",))
 def postgres_away(world: World, size: float) -> Hits:
     """Postgres is stopped for longer than a lease: no run may be taken for lost because of it."""
+    failed = world.failed_answers()
     world.stop_postgres()
-    wait(2 * LEASE_SECONDS)
+    _await_failures(world, failed, 2 * LEASE_SECONDS)
     world.start_postgres()
     return {"stopped": 1}
 
@@ -35,10 +44,16 @@ def postgres_away(world: World, size: float) -> Hits:
 @fault("Postgres frozen for two leases", shows=("slow answers",))
 def postgres_frozen(world: World, size: float) -> Hits:
     """Postgres takes what is sent and answers nothing: neither an error nor an end of the connection."""
-    pids = world.postgres()
-    with world.frozen(pids):
-        wait(2 * LEASE_SECONDS)
-    return {"frozen": len(pids)}
+    assert world.load is not None, "a drill is played"
+    load, slow, frozen = world.load, world.load.slow, 0
+    goes_on = lasting(0, lambda: load.slow > slow)
+    while goes_on():
+        pids = world.postgres()
+        with world.frozen(pids):
+            wait(2 * LEASE_SECONDS)
+        frozen += len(pids)
+        world.wait_for_flow()
+    return {"frozen": frozen}
 
 
 @fault("all connections to Postgres killed, again and again")
@@ -61,7 +76,7 @@ KILL_OTHERS = (
 @fault("no connection left in Postgres", shows=("refused or unknown",))
 def connections_used_up(world: World, size: float) -> Hits:
     """Somebody else takes every connection that there is, and ours are killed."""
-    taken, killed = [_connect(world)], 0
+    taken, killed, failed = [_connect(world)], 0, world.failed_answers()
     try:
         for _ in range(8):
             killed += _run(taken[0], KILL_OTHERS)
@@ -70,7 +85,7 @@ def connections_used_up(world: World, size: float) -> Hits:
                     taken.append(_connect(world))
             except psycopg2.OperationalError:
                 wait(0.1)
-        wait(max(2.0, 10 * size))
+        _await_failures(world, failed, 10 * size)
     finally:
         for one in taken:
             one.close()
@@ -80,10 +95,10 @@ def connections_used_up(world: World, size: float) -> Hits:
 @fault("table of jobs locked", shows=("refused or unknown",))
 def jobs_locked(world: World, size: float) -> Hits:
     """Somebody holds the table of live jobs for longer than anybody waits for a lock."""
-    connection = _connect(world)
+    connection, failed = _connect(world), world.failed_answers()
     connection.autocommit = False
     _run(connection, "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
-    wait(max(4.0, 20 * size))
+    _await_failures(world, failed, max(4.0, 20 * size))
     connection.rollback()
     connection.close()
     return {"locked": 1}
@@ -92,10 +107,10 @@ def jobs_locked(world: World, size: float) -> Hits:
 @fault("disk full at commit", shows=("refused or unknown",))
 def disk_full(world: World, size: float) -> Hits:
     """Every commit that changes a job fails as it does on a full disk (53100), after everything has gone well."""
-    connection = _connect(world)
+    connection, refused = _connect(world), world.failed_answers()
     _run(connection, FILL)
     try:
-        wait(max(2.0, 10 * size))
+        _await_failures(world, refused, 10 * size)
         failed = _run(connection, "SELECT last_value FROM drill_full")
     finally:
         _run(connection, "DROP TRIGGER drill_full ON jobs; DROP FUNCTION drill_full(); DROP SEQUENCE drill_full")
@@ -121,7 +136,15 @@ def answers_lost(world: World, size: float) -> Hits:
     """What Postgres answers is lost, for moments: callers repeat with their Idempotency-Key, a worker by its lease."""
     proxies = {"to the API": world.api_proxy, "to a worker": world.worker_proxy}
     before = {name: proxy.lost_answers for name, proxy in proxies.items()}
-    for _ in range(max(3, int(20 * size))):
+    assert world.load is not None, "a drill is played"
+    load, unknown, rounds, least = world.load, world.load.unknown, 0, max(3, int(20 * size))
+
+    def has_hit() -> bool:
+        return all(proxy.lost_answers > before[name] for name, proxy in proxies.items()) and load.unknown > unknown
+
+    goes_on = lasting(0, lambda: rounds >= least and has_hit())
+    while goes_on():
+        rounds += 1
         for proxy in proxies.values():
             proxy.losing_answers.set()
         wait(0.3)

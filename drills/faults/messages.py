@@ -28,7 +28,7 @@ def rubbish(world: World, size: float) -> Hits:
     with connected(rabbitmq.url(world.place), name="drill") as connection:
         channel = connection.channel()
         for start in range(0, count, BATCH):
-            real = _real_jobs(world)
+            real = _await_real_jobs(world)
             messages = []
             for number in range(start, min(start + BATCH, count)):
                 target = dice.choice(real) if real and dice.random() < 0.5 else nobody(number)
@@ -40,6 +40,18 @@ def rubbish(world: World, size: float) -> Hits:
     wait_for("the dead messages", lambda: sum(dead_messages(world, before).values()) >= count, seconds=300)
     found = dead_messages(world, before)
     return {name: found[name] for name in ("malformed", "no_job", "refused", "stale")} | {"named real jobs": live}
+
+
+def _await_real_jobs(world: World) -> list[Target]:
+    """Return dispatches to name, as soon as there are any."""
+    targets: list[Target] = []
+
+    def have_come() -> bool:
+        targets[:] = _real_jobs(world)
+        return bool(targets)
+
+    wait_for("jobs to be named", have_come, seconds=60)
+    return targets
 
 
 def _real_jobs(world: World) -> list[Target]:

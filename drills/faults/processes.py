@@ -71,6 +71,7 @@ def zombie(world: World, size: float) -> Hits:
     goes_on = lasting(0, lambda: rounds >= least and world.runs_ended(since, "lost") > 0)
     while goes_on():
         rounds += 1
+        wait_for("a run to freeze", lambda: world.runs_on(WORKERS[0]) > 0, seconds=60)
         with world.frozen([world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]):
             wait(2 * LEASE_SECONDS)
         wait(4 * BEAT_SECONDS)
@@ -133,5 +134,7 @@ def hiccups(world: World, size: float) -> Hits:
     for _ in range(rounds):
         wait(LEASE_SECONDS + 2 * BEAT_SECONDS)  # until rescue has an unbroken view
         with world.frozen([pid for name in WORKERS for pid in (world.head(name), *world.pool_children(name))]):
-            wait((GONE_BEATS * BEAT_SECONDS + LEASE_SECONDS) / 2)
+            # longer than a worker without a session may be silent, and well below the lease: the last heartbeat may be
+            # one interval old, and a busy machine continues late
+            wait(GONE_BEATS * BEAT_SECONDS + 0.3)
     return {"frozen": rounds}

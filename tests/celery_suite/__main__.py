@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import orjson
 from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.processes import start, wait_for
 from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.system import require_programs
 
 NAME = "celery-suite"
 FILES = ("test_tasks.py", "test_canvas.py", "test_group_chains.py")
@@ -70,10 +70,7 @@ def fetch(folder: Path) -> Path:
 
 def main() -> int:
     """Run the suite; extra arguments go to pytest."""
-    redis = shutil.which("redis-server")
-    if redis is None:
-        print("Celery's tests take notes in Redis: apt-get install redis-server", file=sys.stderr)
-        return 2
+    require_programs("redis-server")  # Celery's tests take notes in Redis
     with taken(NAME):
         place = open_place(NAME)
         extra = {
@@ -89,7 +86,7 @@ def main() -> int:
             stack.start_servers()
             stack.start_dispatcher()
             port = free_port()
-            command = [redis, "--port", port, "--save", "", "--dir", str(place.folder)]
+            command = ["redis-server", "--port", port, "--save", "", "--dir", str(place.folder)]
             box = start(place, "redis", command, dict(os.environ))
             wait_for("redis", lambda: answers(port), process=box, log=place.logs / "redis.log")
             root = fetch(place.folder / "celery")

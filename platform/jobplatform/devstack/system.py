@@ -6,16 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from jobplatform.errors import ConfigurationError
 
-#: what is looked for → the package that brings it: (apt, dnf, brew)
-NEEDED = {
+#: program → the package that brings it: (apt, dnf, brew)
+PACKAGES = {
     "rabbitmq-server": ("rabbitmq-server", "rabbitmq-server", "rabbitmq"),
     "ffmpeg": ("ffmpeg", "ffmpeg-free", "ffmpeg"),
+    "wrk": ("wrk", "wrk", "wrk"),
+    "redis-server": ("redis-server", "redis", "redis"),
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
 #: the launchers of the distribution's wrapper refuse to run as another user; these are the ones behind it
@@ -42,15 +44,26 @@ def missing() -> list[str]:
 
 def install_packages() -> None:
     """Install what is missing by apt when root; else raise `ConfigurationError`, one line naming what to install."""
-    absent = missing()
+    _install(missing())
+
+
+def require_programs(*names: str) -> None:
+    """Install programs of `PACKAGES` that are not on the PATH, before anything long begins.
+
+    Raises `ConfigurationError`, which names what to install, where apt can't be used.
+    """
+    _install([name for name in names if shutil.which(name) is None])
+
+
+def _install(absent: Sequence[str]) -> None:
     if not absent:
         return
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        apt, dnf, brew = (" ".join(NEEDED[name][place] for name in absent) for place in range(3))
+        apt, dnf, brew = (" ".join(PACKAGES[name][column] for name in absent) for column in range(3))
         raise ConfigurationError(
             f"please install {' and '.join(absent)}: apt-get install {apt} | dnf install {dnf} | brew install {brew}"
         )
-    apt_install([NEEDED[name][0] for name in absent])
+    apt_install([PACKAGES[name][0] for name in absent])
 
 
 def apt_install(packages: list[str]) -> None:
