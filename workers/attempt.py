@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import resource
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 
 import orjson
 import structlog
+from billiard.common import terminate_handler_fired
 from billiard.exceptions import SoftTimeLimitExceeded
 from pydantic import BaseModel
 
@@ -172,8 +172,12 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         return Settlement("timed_out", State.DEAD, error=error_data)
     except (LedgerUnavailable, OutcomeUnknown) as error:  # of ctx.log or ctx.artifact: not the handler's fault
         return Settlement("snoozed", State.SCHEDULED, delay_seconds=5.0, error=_error(error, error.code, True))
-    except (Exception, SystemExit) as error:  # a handler's bug must end in the ledger, whatever it is
-        if isinstance(error, SystemExit) and threading.current_thread() is threading.main_thread():
+    except (
+        Exception,
+        SystemExit,
+        KeyboardInterrupt,
+    ) as error:  # a handler's bug must end in the ledger, whatever it is
+        if terminate_handler_fired():
             raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent says how the run ended
         log.exception("handler_raised", kind=kind.name)
         detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}

@@ -34,13 +34,11 @@ log = get_log(__name__)
 
 #: the ledger's states in Celery's words
 CELERY_STATES = {
-    State.RUNNING: states.STARTED,
     State.SUCCEEDED: states.SUCCESS,
     State.CANCELLED: states.REVOKED,
     State.DEAD: states.FAILURE,
     State.EXPIRED: states.REVOKED,
     State.DISCARDED: states.FAILURE,
-    State.HELD: states.STARTED,
 }
 #: called off because of somebody else's failure: Celery calls that a failure of its own
 FAILED_WITH = frozenset(("step_failed", "workflow_failed"))
@@ -100,10 +98,13 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
         """Note a chord: its body is a step that waits for the header's gate."""
-        collector = active()
-        assert collector is not None, "chords are applied while a canvas is collected"
         group_id, results = header_result_args
-        collector.note_chord(group_id, results, body)
+        if (collector := active()) is not None:
+            collector.note_chord(group_id, results, body)
+        else:
+            from workers.celery.send import note_pending_chord
+
+            note_pending_chord(group_id, results, body)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
         """See Celery. A chord's header stands in the ledger when it is applied."""
@@ -186,13 +187,17 @@ def _unknown(task_id: str) -> dict[str, Any]:
 
 def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, Any]:
     job, error = call.job, call.job.error or {}
-    status = CELERY_STATES.get(job.state, states.RETRY if job.run_no else states.PENDING)
+    is_running = job.state in (State.RUNNING, State.HELD)
+    has_ended_runs = job.run_no > is_running  # without `track_started` a run that goes on changes nothing
+    status = CELERY_STATES.get(job.state, states.RETRY if has_ended_runs else states.PENDING)
+    if is_running and _tracks_started(backend.app, job.kind):
+        status = states.STARTED
     if status == states.REVOKED and error.get("code") in FAILED_WITH:
         status = states.FAILURE
     progress = job.progress or {}
     headers = call.headers
     result = None if headers.get("ignore_result") else job.result
-    if status == states.STARTED and isinstance(progress, Mapping) and "state" in progress:
+    if is_running and isinstance(progress, Mapping) and "state" in progress:
         status, result = progress["state"], progress.get("meta")
     meta: dict[str, Any] = {
         "task_id": headers.get("id") or task_id,
@@ -213,9 +218,18 @@ def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, 
     if stamps := headers.get("stamps"):
         meta |= {"stamped_headers": headers.get("stamped_headers"), **stamps}
     if status in (states.FAILURE, states.RETRY, states.REVOKED):
-        meta["result"] = rebuild(backend, error, status, of_chord=bool(headers.get("of_chord")))
+        meta["result"] = rebuild(
+            backend, error, status, of_chord=bool(headers.get("of_chord")) and call.chord_has_begun
+        )
         meta["traceback"] = traceback_of(error)
     return meta
+
+
+def _tracks_started(app: Any, name: str) -> bool:
+    """Return whether a task's start is told, as `track_started` and `task_track_started` say; off by default."""
+    task = app._tasks.get(name)
+    own = None if task is None else task.track_started
+    return bool(app.conf.task_track_started if own is None else own)
 
 
 _old: dict[str, Any] = {}

@@ -10,7 +10,7 @@ import re
 from typing import Any
 from uuid import UUID
 
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLostError
 from celery.worker.request import Request, task_ready
 
@@ -60,7 +60,8 @@ class LedgerRequest(Request):  # type: ignore[misc]
     def on_failure(self, exc_info: ExceptionInfo, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Report a child that died; everything else was settled by the child itself."""
         error = exc_info.exception
-        error = getattr(error, "exc", error)
+        if isinstance(error, ExceptionWithTraceback):  # not by the attribute: `Retry` has an `exc` of its own
+            error = error.exc
         if isinstance(error, TimeLimitExceeded):  # told here first, and in `on_timeout` again
             outcome, reason = "timed_out", _hard_limit(error.args[0] if error.args else None)
         elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):

@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -22,7 +24,9 @@ from jobplatform import config
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
 from tests.e2e.conftest import WORKERS, Platform
+from tests.support import first_calls
 from tests.support.waiting import eventually
+from workers.celery.ids import job_id_of
 
 SECONDS = 30
 
@@ -254,11 +258,30 @@ def test_revoke_leaves_what_runs_and_ends_it_with_terminate(shop: Shop) -> None:
     running = shop.tasks.sleeps.delay(path, 60)
     shop.platform.started(path)
     running.revoke()
-    assert running.state == "STARTED"
+    assert running.state == "PENDING", "track_started is off"
     running.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         running.get(timeout=SECONDS)
     shop.app.control.revoke("01a1fadd-0000-7000-8000-000000000000")  # nobody's: nothing happens
+
+
+def test_a_retry_frees_its_slot_and_is_no_failure_for_who_watches_events(shop: Shop) -> None:
+    """One slot: the parent that reports a retry as a lost run would keep it until its next heartbeat."""
+    log = shop.platform.stack.place.logs / "worker-shop.log"
+    results = [shop.tasks.counts_down.delay(2) for _ in range(3)] + [shop.tasks.rejects.delay()]
+    assert [result.get(timeout=SECONDS) for result in results[:3]] == [[0, 1]] * 3
+    with pytest.raises(Exception, match="no reason"):
+        results[3].get(timeout=SECONDS)
+    reported = [line for line in log.read_text().splitlines() if "run_ended_by_parent" in line]
+    assert not [line for line in reported if any(result.id in line for result in results)]
+
+
+def test_sys_exit_in_a_task_is_a_failure(shop: Shop) -> None:
+    path = shop.platform.file("shop-exits")
+    result = shop.tasks.exits.delay(path)
+    with pytest.raises(SystemExit):
+        result.get(timeout=SECONDS)
+    assert (len(shop.platform.calls(path)), shop.platform.outcomes(result.id)) == (1, ["failed"])
 
 
 # --- canvas --------------------------------------------------------------------------------------
@@ -416,3 +439,23 @@ def test_without_the_config_object_the_app_is_plain_celery(shop: Shop) -> None:
         assert message.headers["id"] == result.id
     finally:
         shop.app.set_current()
+
+
+# --- the first call of a process -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", ["text", "class"])
+def test_every_way_to_call_a_task_makes_a_job_as_the_first_call_of_a_process(shop: Shop, form: str) -> None:
+    known = shop.tasks.add.delay(2, 5)
+    assert known.get(timeout=SECONDS) == 7
+    command = [sys.executable, "-W", "ignore", first_calls.__file__, form, known.id]
+    environment = shop.platform.stack.environment()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    outcomes = {way: (value, ids) for way, value, ids in map(json.loads, done.stdout.splitlines())}
+    expected = {way: value if value is not None else 7 for way, (_, value) in first_calls.WAYS.items()}
+    assert {way: value for way, (value, _) in outcomes.items()} == expected, done.stderr
+    for way, (_, ids) in outcomes.items():
+        count = "SELECT count(*) FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))"
+        owner = shop.platform.sql("SELECT id FROM tenants WHERE name = 'default'")[0]
+        job_ids = [str(job_id_of(task_id, owner)) for task_id in ids]
+        assert shop.platform.sql(count, ids=job_ids) == [len(ids)], way

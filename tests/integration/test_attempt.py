@@ -99,7 +99,14 @@ def test_sys_exit_on_a_thread_is_a_bug_of_the_handler(book: Book) -> None:
     assert (row.state, row.error["code"]) == ("scheduled", "unhandled_exception")
 
 
-def test_sys_exit_in_a_pool_child_is_its_parents_to_tell(book: Book) -> None:
+@pytest.mark.parametrize("error", [SystemExit(3), SystemExit(), KeyboardInterrupt()])
+def test_sys_exit_in_a_pool_child_is_a_failure_of_its_handler_and_no_crash(book: Book, error: BaseException) -> None:
+    _, row = run(book, raising(error))
+    assert (row.state, row.error["code"], row.crash_count) == ("scheduled", "unhandled_exception", 0)
+
+
+def test_a_child_that_the_pool_ends_leaves_the_outcome_to_its_parent(book: Book, monkeypatch) -> None:
+    monkeypatch.setattr(attempt, "terminate_handler_fired", lambda: True)
     with pytest.raises(SystemExit):
         run(book, raising(SystemExit(3)))
     assert book.all("SELECT state FROM jobs") == ["running"]

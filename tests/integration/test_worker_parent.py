@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg2
 import pytest
-from billiard.einfo import ExceptionInfo
+from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.exceptions import WorkerLostError
+from celery.exceptions import Ignore, Reject, Retry, WorkerLostError
 from sqlalchemy.exc import InternalError
 
 from jobplatform.errors import LedgerUnavailable
@@ -63,6 +63,17 @@ def test_what_comes_out_of_a_claim_or_settle_is_reported_and_not_acknowledged(de
     assert report.held.lease_id in deliveries.leases(), "beats name it until it is settled"
     one.on_failure(info(error), send_failed_event=False)
     assert len(deliveries.reports()) == 1, "a hard limit tells of itself twice"
+
+
+@pytest.mark.parametrize("error", [Retry("again"), Retry(exc=ValueError("why")), Ignore("none"), Reject("no")])
+def test_what_a_child_has_settled_is_left_to_celery_and_not_reported(delivered, error, monkeypatch) -> None:
+    one, deliveries, _ = delivered
+    left_to_celery = []
+    monkeypatch.setattr(request.Request, "on_failure", lambda *_, **__: left_to_celery.append(error))
+    outcome = info(error)
+    outcome.exception = ExceptionWithTraceback(error, "as it comes out of a pool child")
+    one.on_failure(outcome, send_failed_event=False)
+    assert (deliveries.reports(), left_to_celery) == ([], [error])
 
 
 def test_a_read_only_ledger_is_an_unavailable_one() -> None:

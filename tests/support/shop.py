@@ -204,6 +204,12 @@ def fails_in_its_hook(path):
 
 
 @app.task
+def exits(path):
+    count(path)
+    raise SystemExit(3)
+
+
+@app.task
 def fail(message="told to fail"):
     raise ValueError(message)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from typing import Any
 
+from billiard.common import terminate_handler_fired
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import states
@@ -57,7 +58,9 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
             traced = task.trace_body(task_id, args, kwargs, request)
         except (*_OURS, SoftTimeLimitExceeded):
             raise
-        except Exception as error:  # of a hook, say: Celery calls that a failure, too
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # of a hook, say; or `sys.exit()`: a failure, too
+            if terminate_handler_fired():
+                raise
             if run.retry is not None:
                 raise _retry(run.retry, error) from error
             raise _failure(error, traceback.format_exc()) from error

@@ -58,6 +58,8 @@ class Call:
     children: list[Any] = field(default_factory=list)
     #: a chord's body; a failure in the header is a `ChordError` for it, where it is no group
     is_body: bool = False
+    #: of a body: what the header of its chord waits for
+    header_after: tuple[str, ...] = ()
     of_chord: bool = False
 
     def payload(self, names: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -39,9 +39,11 @@ class Collector:
         #: group id → the results of its tasks, in their order; among them other groups'
         self.groups: dict[str, list[Any]] = {}
         self._to_expand: deque[Call] = deque()
-        self._chords: list[tuple[Any, str]] = []
+        self._chords: list[tuple[Any, str, tuple[str, ...]]] = []
         self._current: Call | None = None
         self._after: tuple[str, ...] = ()
+        #: what the header of the chord whose body is applied waits for
+        self._header_after: tuple[str, ...] = ()
         self._of_chord = self._is_body = False
 
     def note(self, call: Call, add_to_parent: bool) -> None:
@@ -52,10 +54,16 @@ class Collector:
                 f"in the canvas, or it follows a group that is a chord's body. Clone it, or make a chord of the two"
             )
         call.after, call.of_chord, call.is_body = self._after, self._of_chord, self._is_body
+        call.header_after = self._header_after if self._is_body else ()
         self.calls[call.task_id] = call
         self._to_expand.append(call)
-        if add_to_parent and self._current is not None:
-            self._current.children.append(self.app.AsyncResult(call.task_id))
+        if not add_to_parent:
+            return
+        result = self.app.AsyncResult(call.task_id)
+        if self._current is not None:
+            self._current.children.append(result)
+        elif (parent := self.app.current_worker_task) is not None:
+            parent.add_trail(result)
 
     def note_group(self, result: Any, add_to_parent: bool) -> None:
         """Note what a group has returned when it was applied."""
@@ -67,25 +75,29 @@ class Collector:
     def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
         """Note that a body waits for the results of a group."""
         self.groups[group_id] = list(results)
-        self._chords.append((body, group_id))
+        self._chords.append((body, group_id, self._after))
 
     def run(self, apply: Callable[[], T]) -> T:
         """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""
         token = _active.set(self)
         try:
             result = apply()
+            parent = self.app.current_worker_task
+            direct_children = 0 if parent is None else len(parent.request.children)
             while self._to_expand or self._chords:
                 if self._to_expand:
                     self._expand(self._to_expand.popleft())
                 else:
                     self._apply_body(*self._next_chord())
+            if parent is not None:  # groups add themselves to the task that runs here, also those that come later
+                del parent.request.children[direct_children:]
             return result
         finally:
             _active.reset(token)
 
-    def _next_chord(self) -> tuple[Any, str]:
+    def _next_chord(self) -> tuple[Any, str, tuple[str, ...]]:
         """Return the first chord of whose header everything is called: the body of an inner one comes before."""
-        for index, (_, group_id) in enumerate(self._chords):
+        for index, (_, group_id, _after) in enumerate(self._chords):
             if all(leaf in self.calls for leaf in leaves_of(self.groups[group_id])):
                 return self._chords.pop(index)
         return self._chords.pop(0)
@@ -114,11 +126,12 @@ class Collector:
             follower = maybe_signature(call.chain[-1], app=self.app)
             follower.apply_async(value, chain=call.chain[:-1], **ids)
 
-    def _apply_body(self, body: Any, group_id: str) -> None:
+    def _apply_body(self, body: Any, group_id: str, header_after: tuple[str, ...]) -> None:
         """Do what a backend does when the last task of a chord's header has returned."""
         results = self.groups[group_id]
         last = next((self.calls[leaf] for leaf in reversed(list(leaves_of(results))) if leaf in self.calls), None)
         self._current, self._after, self._is_body = last, (group_id,), True
+        self._header_after = header_after
         ids = {}
         if last is not None:
             ids = {"parent_id": last.task_id, "root_id": last.headers.get("root_id") or last.task_id}

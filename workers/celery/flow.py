@@ -78,13 +78,13 @@ def plan_calls(
             "item": None,
         }
         if one in calls:
-            row |= _job(app, calls[one], known)
+            row |= _job(app, calls[one], known, ids)
         steps.append(row)
     first = next(iter(calls.values()))
     return Flow(first.name if len(calls) == 1 else f"{first.name}…", steps, pending, ids)
 
 
-def _job(app: Celery, call: Call, names: dict[str, str]) -> dict[str, Any]:
+def _job(app: Celery, call: Call, names: dict[str, str], ids: dict[str, UUID]) -> dict[str, Any]:
     kind = kind_of_call(call)
     row = order_of(call, kind, call.payload(names))
     if call.after:  # counted from its turn on
@@ -92,6 +92,8 @@ def _job(app: Celery, call: Call, names: dict[str, str]) -> dict[str, Any]:
     if call.errbacks:
         row["errbacks"] = [_errback_order(app, call)]
         row["skip_calls_errbacks"] = call.is_body
+        if call.header_after:  # when these fail its chord has not begun, and Celery calls no errback of its body
+            row["template"]["header_after"] = [str(ids[one]) for one in call.header_after]
     return row
 
 

@@ -4,9 +4,14 @@
 |---|---|
 | `Celery.send_task` | the call becomes a job |
 | `group`, `chain`, `chord`: `apply_async` | all their calls together become one workflow |
+| `AMQP._create_task_sender` | no message of a queue on the ledger is published, whatever made it |
 | `canvas.uuid` | ids are UUIDv7, as the ledger has them |
 | `Control.revoke`, `revoke_by_stamped_headers` | a cancel in the ledger, which holds with all workers down |
 | `WorkController.setup_instance` | the worker gets the ledger's bootstep, and its tasks the ledger's class |
+
+An app that names the task class by text (`task_cls="workers.celery:Task"`) imports this package when its configuration
+is read for the first time, which may be inside its first `send_task` or canvas: Celery's original code has begun then.
+The task sender and `pending_chord` (send.py) take over from there, so that the first call becomes a job as well.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from typing import Any
 
 import celery.canvas
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.app.control import Control
 from celery.canvas import _chain, _chord, group
 from celery.utils.functional import _regen
@@ -39,6 +45,7 @@ def stand_in() -> None:
     Celery.send_task = _send_task(Celery.send_task)
     for canvas in (group, _chain, _chord):
         canvas.apply_async = _apply_async(canvas.apply_async, canvas is group)
+    AMQP._create_task_sender = _create_task_sender(AMQP._create_task_sender)
     Control.revoke = _revoke(Control.revoke)
     Control.revoke_by_stamped_headers = _revoke_by_stamped_headers(Control.revoke_by_stamped_headers)
     WorkController.setup_instance = _setup_instance(WorkController.setup_instance)
@@ -66,15 +73,35 @@ _POSITIONAL = (
 )
 
 
+def _create_task_sender(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def create(self: AMQP) -> Callable[..., Any]:
+        publish = original(self)
+
+        def send_task_message(producer: Any, name: str, message: Any, **options: Any) -> Any:
+            if is_on_ledger(self.app):
+                from workers.celery.send import is_left_to_celery, submit_message
+
+                if not is_left_to_celery(options.get("queue")):
+                    return submit_message(self.app, name, message, options)
+            return publish(producer, name, message, **options)
+
+        return send_task_message
+
+    return create
+
+
 def _apply_async(original: Callable[..., Any], is_group: bool) -> Callable[..., Any]:
     @wraps(original)
     def apply_async(self: Any, *args: Any, **options: Any) -> Any:
         app = self.app
         if app.conf.task_always_eager or not is_on_ledger(app):
             return original(self, *args, **options)
-        from workers.celery.send import collect_and_submit
+        from workers.celery.send import collect_and_submit, pending_chord
 
         def apply() -> Any:
+            if is_group and (body := pending_chord(options.get("task_id"))) is not None:
+                active().note_chord(*body)  # type: ignore[union-attr]
             result = original(self, *args, **options)
             if is_group and (collector := active()) is not None:
                 collector.note_group(result, args[2] if len(args) > 2 else options.get("add_to_parent", True))

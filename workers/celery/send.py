@@ -93,6 +93,62 @@ def send_task(
     return result
 
 
+def is_left_to_celery(queue: Any) -> bool:
+    """Return whether a message for this queue (a kombu `Queue` or a name) is published as Celery does."""
+    return queue is not None and str(getattr(queue, "name", queue)) not in queues_of_ledger()
+
+
+def submit_message(app: Celery, name: str, message: Any, options: Mapping[str, Any]) -> None:
+    """Submit what Celery's own code was about to publish: the call becomes a job, or a workflow with its links.
+
+    `message`: Celery's (headers, properties, body, sent_event). Raises as `send_task`.
+    """
+    headers, properties, (args, kwargs, embedded), _ = message
+    hard, soft = headers.get("timelimit") or (None, None)
+    own = {
+        "task_id": headers["id"],
+        "eta": headers.get("eta"),
+        "expires": headers.get("expires"),
+        "retries": headers.get("retries"),
+        "group_id": headers.get("group"),
+        "group_index": headers.get("group_index"),
+        # the root of what calls nothing else is itself
+        "root_id": headers.get("root_id") if headers.get("root_id") != headers["id"] else None,
+        "parent_id": headers.get("parent_id"),
+        "shadow": headers.get("shadow"),
+        "ignore_result": headers.get("ignore_result"),
+        "replaced_task_nesting": headers.get("replaced_task_nesting"),
+        "time_limit": hard,
+        "soft_time_limit": soft,
+        "priority": properties.get("priority"),
+        "link": embedded.get("callbacks"),
+        "link_error": embedded.get("errbacks"),
+        "chain": embedded.get("chain"),
+        "chord": embedded.get("chord"),
+        "stamped_headers": headers.get("stamped_headers"),
+        **(headers.get("stamps") or {}),
+    }
+    send_task(app, _never_by_celery, name, args, kwargs, add_to_parent=False, **{**options, **own})
+
+
+def _never_by_celery(name: str, *_args: Any, **_options: Any) -> AsyncResult:
+    raise AssertionError(f"the message of {name} is for a queue of the ledger")
+
+
+#: a chord whose header is applied next, by a call that began before the package was imported: group id → the chord
+_pending_chords: dict[str, tuple[str, Any, Any]] = {}
+
+
+def note_pending_chord(group_id: str, results: Any, body: Any) -> None:
+    """Keep a chord's body until its header is applied."""
+    _pending_chords[group_id] = (group_id, list(results), body)
+
+
+def pending_chord(group_id: str | None) -> tuple[str, Any, Any] | None:
+    """Return, once, the (group id, results, body) of a chord whose header is applied now; None for any other group."""
+    return None if group_id is None else _pending_chords.pop(group_id, None)
+
+
 def collect_and_submit(app: Celery, apply: Callable[[], T]) -> T:
     """Apply a canvas and submit what it calls as one workflow. Returns what Celery returns."""
     collector = Collector(app)

@@ -187,6 +187,14 @@ def replacement_of(connection: Connection, job_id: UUID) -> UUID | None:
     return found
 
 
+def chord_has_begun(connection: Connection, job_id: UUID) -> bool:
+    """Return whether the header began of the chord whose body this step is; True for any other step."""
+    row = connection.execute(
+        text("SELECT chord_has_begun(template) FROM workflow_steps WHERE id = :id"), {"id": job_id}
+    ).scalar_one_or_none()
+    return row is not False
+
+
 _GATE = text(
     """
     SELECT g.state, CASE WHEN g.state = 'done' THEN step_value(g.workflow_id, g.name, 'results', '{}') END AS value,

@@ -27,6 +27,8 @@ class CallView:
     kwargs: Any = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     children: list[Any] = field(default_factory=list)
+    #: False for the body of a chord whose header was never reached, as what comes before it has failed
+    chord_has_begun: bool = True
 
 
 def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
@@ -58,7 +60,8 @@ def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
             job = replace(job, state=_seen(ends.state), result=ends.result, error=ends.error, progress=ends.progress)
         given = {"args": payload.get("args"), "kwargs": payload.get("kwargs")}
         given = fill_references(given, partial(workflows.resolve_references, connection, job_id))
-    return CallView(job, given["args"], given["kwargs"], headers, children)
+        begun = not headers.get("of_chord") or job.error is None or workflows.chord_has_begun(connection, job_id)
+    return CallView(job, given["args"], given["kwargs"], headers, children, begun)
 
 
 def find_replacement(ledger: Ledger, job_id: UUID) -> UUID | None:

@@ -55,6 +55,15 @@ LANGUAGE sql STABLE AS $$
     WHERE p.id = p_cause;
 $$;
 
+-- Whether the header of a chord has begun: what it waits for (`header_after` of its body's template) has not failed.
+CREATE OR REPLACE FUNCTION chord_has_begun(p_template jsonb) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT NOT EXISTS (
+        SELECT 1 FROM jsonb_array_elements_text(p_template -> 'header_after') AS before (id)
+        JOIN workflow_steps p ON p.id = before.id::uuid
+        WHERE p.told_failed OR p.state IN ('failed', 'cancelled'));
+$$;
+
 -- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
 -- whatever their own policies are. Returns whom to tell, and of which job that has failed, and how many of them nobody
 -- waits for. All at once, as one settle may call off ten thousand. The rest of a workflow that stops stays.
@@ -110,8 +119,11 @@ BEGIN
     ORDER BY tenant_id, queue
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
     FOR s IN
-        SELECT * FROM workflow_steps WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
-            AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks) ORDER BY id
+        SELECT * FROM workflow_steps b WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
+            AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks
+                 -- what fails before the header calls its own errbacks
+                 AND chord_has_begun(b.template))
+            ORDER BY id
     LOOP
         j.id := s.id;
         j.tenant_id := w.tenant_id;
