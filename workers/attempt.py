@@ -166,7 +166,8 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         return Settlement("failed", State.DEAD, error=_error(error, error.code, False, {"errors": fields}))
     except SoftTimeLimitExceeded:
         limit = f"the soft time limit of {kind.soft_limit_seconds} s was exceeded"
-        error_data = {"code": "timed_out", "message": limit, "retryable": kind.retry_timeouts}
+        detail = {"type": "SoftTimeLimitExceeded", "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
+        error_data = {"code": "timed_out", "message": limit, "retryable": kind.retry_timeouts, "detail": detail}
         if kind.retry_timeouts:
             return _failed(kind, claimed, error_data, outcome="timed_out")
         return Settlement("timed_out", State.DEAD, error=error_data)

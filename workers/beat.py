@@ -145,7 +145,14 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindR
     start_within = options.pop("expires", None)
     if isinstance(start_within, timedelta):
         start_within = start_within.total_seconds()
+    if start_within is not None and (isinstance(start_within, bool) or not isinstance(start_within, int | float)):
+        raise wrong(
+            f"options.expires: expected seconds or a timedelta, counted from each fire, got "
+            f"{type(start_within).__name__}: a fixed time would expire every fire after it"
+        )
     priority = options.pop("priority", None)
+    if priority is not None and (isinstance(priority, bool) or not isinstance(priority, int)):
+        raise wrong(f"options.priority: expected a whole number from 0 to 9, got {priority!r}")
     queue = options.pop("queue", None)
     if queue is not None and entry["task"] in kinds and queue != kinds.get(entry["task"]).queue:
         raise wrong(

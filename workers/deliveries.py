@@ -62,6 +62,10 @@ class Deliveries:
         #: lease → job of messages that came and whose run has not begun: more than what is in the pool
         self._waiting: dict[UUID, UUID] = {}
         self._markers: list[UUID] = []
+        #: set by a report that need not wait for the next heartbeat
+        self.prompt = threading.Event()
+        #: called for such a report; the heartbeat thread sets it
+        self.wake: Callable[[], None] = lambda: None
         #: when the last message came (time.monotonic), or this began
         self.received_at = time.monotonic()
 
@@ -158,6 +162,9 @@ class Deliveries:
         """Leave a report for the liveness thread."""
         with self._lock:
             self._reports.append(report)
+        if report.outcome == UNKNOWN_KIND:  # nothing has crashed: there is no shutdown to tell it from
+            self.prompt.set()
+            self.wake()
 
     def reports(self) -> list[Report]:
         """Return the reports that are not yet done."""

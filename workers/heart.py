@@ -14,6 +14,7 @@ from celery.worker.state import maybe_shutdown
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
+from jobplatform.ledger.hints import CANCEL_CHANNEL, Listener
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
@@ -30,6 +31,8 @@ log = get_log(__name__)
 
 #: a beat that is missed is tried again soon: without a session of its own a worker has little more than two
 RETRIES_PER_BEAT = 4
+#: how long reports that need not wait for a heartbeat are gathered
+PROMPT_SECONDS = 0.05
 
 
 class Heart:
@@ -49,6 +52,8 @@ class Heart:
         self._settings = settings
         self._stopper = stopper or Stopper(card, deliveries, settings)
         self._stop = threading.Event()
+        deliveries.wake = lambda: self._listener.wake()
+        self._listener = Listener(parent_ledger().statements, CANCEL_CHANNEL)
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     def start(self) -> None:
@@ -66,6 +71,7 @@ class Heart:
     def stop(self) -> None:
         """Report what is left, sign off and end."""
         self._stop.set()
+        self._listener.wake()
         self._thread.join(timeout=10)
 
     def shut_down(self) -> None:
@@ -83,15 +89,29 @@ class Heart:
                 log.warning("beat_missed", error=str(error))
             except Exception:  # the beat must go on: without it every run of this worker is taken away
                 log.exception("beat_failed")
-            self._stop.wait(pause)
+            self._wait(pause)
         try:
             self.beat()
             keep_worker.sign_off(parent_ledger(), self.card)
         except (LedgerUnavailable, OutcomeUnknown) as error:
             log.warning("sign_off_failed", error=str(error))
 
+    def _wait(self, seconds: float) -> None:
+        """Wait for the next heartbeat: shorter when a run of this worker is cancelled, or when it is to stop.
+
+        Behind a pooler that drops notifications (PgBouncer in transaction mode) a cancel waits for the heartbeat.
+        """
+        until = time.monotonic() + seconds
+        while not self._stop.is_set() and (left := until - time.monotonic()) > 0:
+            if str(self.card.id) in self._listener.payloads(left):
+                return
+            if self._deliveries.prompt.is_set():
+                self._stop.wait(PROMPT_SECONDS)  # for all that come at once
+                return
+
     def beat(self) -> None:
         """Beat once, then carry out what was waiting for it."""
+        self._deliveries.prompt.clear()
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
         orders = keep_worker.beat(
@@ -127,7 +147,13 @@ class Heart:
         held, ledger = report.held, parent_ledger()
         if report.outcome == UNKNOWN_KIND:
             delivery = Delivery(held.job_id, held.dispatch_no, held.kind, held.lease_id, self.card.id, self.card.node)
-            state = end_runs.refuse_kind(ledger, delivery, report.reason)
+            state = end_runs.refuse_kind(
+                ledger,
+                delivery,
+                report.reason,
+                patience_seconds=self._settings.unknown_kind_seconds,
+                lease_seconds=self._settings.lease_seconds,
+            )
             log.warning("run_refused", job_id=str(held.job_id), kind=held.kind[:60], state=state)
             report.ack()
             self._deliveries.reported(report)

@@ -13,6 +13,7 @@ from celery.signals import worker_shutdown, worker_shutting_down
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
+from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import serve_metrics
 from jobplatform.usecases.keep_worker import WorkerCard
 from workers.deliveries import DELIVERIES
@@ -21,9 +22,15 @@ from workers.process import WORKER_ID
 from workers.sweeping import Sweeper
 from workers.watchdog import Watchdog, missing_consumers
 
+log = get_log(__name__)
+
 LOST_CHILD_SECONDS = 1.0
 #: where Celery keeps a pool → what our settings call it
-POOLS = {"celery.concurrency.prefork": "prefork", "celery.concurrency.thread": "threads"}
+POOLS = {
+    "celery.concurrency.prefork": "prefork",
+    "celery.concurrency.thread": "threads",
+    "celery.concurrency.solo": "solo",
+}
 
 
 class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -102,7 +109,13 @@ def check_kinds(queues: list[str], config: Settings) -> None:
 
 
 def check_pool(pool: str, queues: list[str], config: Settings) -> None:
-    """Refuse a pool that can't enforce what the queues promise. Raises `ConfigurationError`."""
+    """Refuse a pool that can't enforce what the queues promise. Raises `ConfigurationError`.
+
+    `solo` stands in for any, for a developer's machine: one job at a time, in the worker's own process, without limits.
+    """
+    if pool == "solo":
+        log.warning("pool_is_solo", queues=queues, effect="no time limit is enforced, and a crash ends the worker")
+        return
     for name in queues:
         wanted = config.queues[name].pool
         if wanted != pool:

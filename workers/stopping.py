@@ -55,7 +55,9 @@ class Stopper:
         if self.shutting_down_since is not None:
             self._give_back()
         for order in orders:
-            if order.seconds >= self._settings.cancel_grace_seconds:
+            if order.signal is not None and self._can_kill:
+                self._terminate(order, order.signal)
+            elif order.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(order)
         self._stop_zombies()
         self._count_leaked()
@@ -72,6 +74,15 @@ class Stopper:
             end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id)
             self._abandoned.add(order.lease_id)
             log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
+
+    def _terminate(self, order: CancelOrder, name: str) -> None:
+        """Send a signal to a run's process, and end the run: what its process may still write does not count."""
+        held = self._deliveries.get(order.lease_id)
+        if held is None or not held.pid:
+            return
+        self._kill(held, "run_terminated_on_cancel", signal.Signals[name])
+        with suppress(LeaseLost):
+            end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id, f"cancelled, its process got {name}")
 
     def _give_back(self) -> None:
         """The time of a shutdown is over: what still runs is stopped, and its job is available again at once."""
@@ -131,8 +142,8 @@ class Stopper:
             log.error("worker_starts_anew", why="threads of ended runs can't be stopped", threads=leaked)
             self._end()
 
-    def _kill(self, held: Held, event: str) -> None:
+    def _kill(self, held: Held, event: str, number: signal.Signals = signal.SIGKILL) -> None:
         if held.pid:
             log.warning(event, job_id=str(held.job_id), pid=held.pid)
             with suppress(ProcessLookupError):
-                os.kill(held.pid, signal.SIGKILL)
+                os.kill(held.pid, number)

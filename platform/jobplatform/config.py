@@ -113,6 +113,13 @@ class Settings(BaseSettings):
         description="names separated by commas, or JSON: see Queues below",
     )
 
+    unknown_kind_seconds: float = _setting(
+        300.0,
+        "how long a job waits for a worker that knows its kind, when none that runs does; then it is a dead letter",
+        "s",
+        ge=0,
+    )
+
     # API
     max_body_bytes: int = _setting(1_048_576, "largest JSON body", "bytes", ge=1024)
     max_batch_bytes: int = _setting(32 * 1024**2, "largest body of POST /v1/jobs/batch", "bytes", ge=1024)

@@ -116,6 +116,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",
         "JOBPLATFORM_WATCHDOG_SECONDS": "4",
         "JOBPLATFORM_SHUTDOWN_SECONDS": "5",
+        "JOBPLATFORM_UNKNOWN_KIND_SECONDS": "3",
         "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     with taken(STACK):

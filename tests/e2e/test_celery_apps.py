@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from celery.exceptions import ChordError, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import (
+    ChordError,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 
 from jobplatform import config
+from jobplatform.devstack.processes import end_named
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
 from tests.e2e.conftest import WORKERS, Platform
@@ -163,6 +171,15 @@ def test_values_come_back_as_celery_brings_them(shop: Shop) -> None:
         assert shop.tasks.add.delay([value], []).get(timeout=SECONDS) == [value]
 
 
+def test_the_order_of_keys_and_negative_zero_come_back(shop: Shop) -> None:
+    value = {"zeta": 1, "a": {"y": 1, "b": 2}, "negative zero": -0.0, "m": 3}
+    alone, passed_on = shop.tasks.keeps_order.s(value, zz=1, b=2, a=3), shop.tasks.keeps_order.s(zz=1, b=2, a=3)
+    for call in (alone, shop.tasks.same.s(value) | passed_on):
+        keys, kwargs, zero, back = call.delay().get(timeout=SECONDS)
+        assert (keys, kwargs, zero) == (list(value), ["zz", "b", "a"], "-0.0")
+        assert (list(back), list(back["a"]), repr(back["negative zero"])) == (list(value), ["y", "b"], "-0.0")
+
+
 def test_a_task_id_of_ones_own_names_one_job(shop: Shop) -> None:
     path = shop.platform.file("shop-own-id")
     first = shop.tasks.sleeps.apply_async((path, 0), task_id="report 2026-11")
@@ -282,6 +299,34 @@ def test_sys_exit_in_a_task_is_a_failure(shop: Shop) -> None:
     with pytest.raises(SystemExit):
         result.get(timeout=SECONDS)
     assert (len(shop.platform.calls(path)), shop.platform.outcomes(result.id)) == (1, ["failed"])
+
+
+def test_names_that_others_use_and_one_that_is_refused_alone(shop: Shop) -> None:
+    assert shop.tasks.ships.delay(7).get(timeout=SECONDS) == "shipped 7"
+    assert shop.app.send_task("shop:orders/ship@v2", (8,)).get(timeout=SECONDS) == "shipped 8"
+    with pytest.raises(ConfigurationError, match="expected 1 to 200 letters, digits"):
+        shop.tasks.is_refused_alone.delay()
+
+
+def test_a_worker_with_the_solo_pool_serves_a_queue_on_a_developers_machine(shop: Shop) -> None:
+    stack = shop.platform.stack
+    stack.start_celery("worker-solo", "legacy", "--pool", "solo", app="shop")
+    try:
+        assert shop.tasks.add.apply_async((1, 2), queue="legacy").get(timeout=SECONDS) == 3
+        with pytest.raises(ValueError, match="told to fail"):
+            shop.tasks.fail.apply_async(queue="legacy").get(timeout=SECONDS)
+        retried = shop.tasks.unreliable.apply_async((shop.platform.file("shop-solo"), 2), queue="legacy")
+        assert retried.get(timeout=SECONDS) == 2
+    finally:
+        end_named(stack.place, "worker-solo")
+
+
+def test_a_task_that_no_worker_knows_fails_as_celery_says_it(shop: Shop) -> None:
+    result = shop.app.send_task("shop.tasks.no_such_task", queue="shop")
+    job = eventually(lambda: shop.platform.job(result.id) if shop.platform.runs(result.id) else None, SECONDS)
+    assert (job["attempt"], shop.platform.runs(result.id)[0]["error"]["code"]) == (0, "unknown_kind")
+    with pytest.raises(NotRegistered):
+        result.get(timeout=SECONDS)
 
 
 # --- canvas --------------------------------------------------------------------------------------

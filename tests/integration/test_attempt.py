@@ -14,6 +14,7 @@ from jobplatform.domain.kinds import Kind
 from jobplatform.domain.retry import Fixed
 from jobplatform.errors import JobCancelled, LeaseLost, LedgerUnavailable, Permanent, Retryable, Snooze
 from jobplatform.ledger import jobs
+from jobplatform.ledger import workers as ledger_workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs
 from jobplatform.usecases.execute_run import Delivery
@@ -231,14 +232,49 @@ def test_what_can_not_be_claimed_is_not_run(book: Book) -> None:
     assert book.row(job_id).state == "available"
 
 
-def test_a_kind_that_the_worker_does_not_know_is_tried_again_and_dead_in_the_end(book: Book) -> None:
-    job_id = book.submit(max_attempts=2)
-    for number, state in ((1, "scheduled"), (2, "dead")):
-        book.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=job_id)
-        book.dispatch(job_id)
-        assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, number), "not known here") == state
+def refuse(book: Book, job_id: Any, number: int, patience_seconds: float = 300.0) -> str:
+    book.do("UPDATE workers SET kinds = '{}' WHERE id = :id", id=book.worker.id)
+    book.do("UPDATE jobs SET state = 'available' WHERE id = :id AND state = 'scheduled'", id=job_id)
+    book.dispatch(job_id)
+    return end_runs.refuse_kind(
+        book.ledger,
+        delivery(book, job_id, number),
+        "not known here",
+        patience_seconds=patience_seconds,
+        lease_seconds=20,
+    )
+
+
+def test_a_kind_that_the_worker_does_not_know_costs_no_attempt_and_little_time(book: Book) -> None:
+    job_id = book.submit(max_attempts=1)
+    delays = []
+    for number in (1, 2, 3):
+        assert refuse(book, job_id, number) == "scheduled"
+        row = book.row(job_id)
+        assert (row.attempt, row.run_no) == (0, number)
+        delays.append((row.run_at - row.state_at).total_seconds())
+    assert delays == [0.25, 0.5, 1.0]
+    with book.ledger.transaction() as connection:
+        assert ledger_workers.knows_kind(connection, job_id, 20) is False
+
+
+def test_a_kind_that_no_worker_knows_is_a_dead_letter_in_the_end(book: Book) -> None:
+    job_id = book.submit(max_attempts=9)
+    assert refuse(book, job_id, 1, patience_seconds=0.2) == "scheduled"
+    book.do("UPDATE job_runs SET started_at = started_at - interval '1 s'")
+    assert refuse(book, job_id, 2, patience_seconds=0.2) == "dead"
     assert book.row(job_id).error["code"] == "unknown_kind"
-    assert end_runs.refuse_kind(book.ledger, delivery(book, job_id, 1), "forged") == "stale"
+    assert "no live worker of its queue has known it" in book.row(job_id).error["message"]
+    late = delivery(book, job_id, 1)
+    assert end_runs.refuse_kind(book.ledger, late, "forged", patience_seconds=1, lease_seconds=1) == "stale"
+
+
+def test_a_kind_that_another_live_worker_knows_waits_for_that_one(book: Book) -> None:
+    job_id = book.submit(max_attempts=1)
+    card = {"id": new_id(), "node": "new@h", "host": "h", "pid": 1, "pool": "prefork", "slots": 1}
+    with book.ledger.transaction() as connection:
+        ledger_workers.register_worker(connection, {**card, "queues": ["email"], "kinds": ["test.echo"]})
+    assert refuse(book, job_id, 1, patience_seconds=0) == "scheduled"
 
 
 def test_a_cancelled_run_leaves_no_artifacts(book: Book, tmp_path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -51,6 +51,21 @@ def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None
     assert set(read(book)) == {"often"}
     declare(book.ledger, registry(), "acme", {}, "UTC")
     assert read(book) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"expires": datetime(2030, 1, 1, tzinfo=UTC)}, "expected seconds or a timedelta.* got datetime"),
+        ({"expires": "soon"}, "expected seconds or a timedelta.* got str"),
+        ({"expires": True}, "expected seconds or a timedelta.* got bool"),
+        ({"priority": "high"}, "expected a whole number from 0 to 9, got 'high'"),
+        ({"countdown": 5}, "options that have no equal here: countdown"),
+    ],
+)
+def test_options_without_an_equal_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        read_entry("x", {"task": "test.echo", "schedule": 30.0, "options": options}, "UTC", registry())
 
 
 def test_names_that_would_be_one_are_refused(book: Book) -> None:

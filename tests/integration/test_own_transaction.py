@@ -286,7 +286,7 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
 ) -> None:
     with team.begin() as connection:
         (bad,) = connection.execute(
-            text("SELECT job_id FROM order_job(:hash, 'acme.page', CAST(:payload AS jsonb))"),
+            text("SELECT job_id FROM order_job(:hash, 'acme.page', CAST(:payload AS json))"),
             {"hash": hashlib.sha256(key.encode()).hexdigest(), "payload": payload},
         ).one()
         good = order(connection, key)

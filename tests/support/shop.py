@@ -214,6 +214,26 @@ def fail(message="told to fail"):
     raise ValueError(message)
 
 
+@app.task(name="shop:orders/ship@v2")
+def ships(number):
+    return f"shipped {number}"
+
+
+@app.task(name="shop orders with blanks")
+def is_refused_alone():
+    return "never"
+
+
+@app.task
+def same(value):
+    return value
+
+
+@app.task
+def keeps_order(value, **kwargs):
+    return [list(value), list(kwargs), repr(value["negative zero"]), value]
+
+
 @app.task
 def returns_decimal(value):
     return {"price": Decimal(value), "bytes": b"x", "twice": (1, 2)}

@@ -1,6 +1,7 @@
 """Existing Celery apps on the ledger: their tasks become kinds, their calls jobs, their canvases workflows.
 
-app = Celery("shop", task_cls="workers.celery:Task")
+from workers.celery import Task
+app = Celery("shop", task_cls=Task)
 app.config_from_object("workers.celery.config")
 
 See docs/howto/migrate-from-celery.md. Without the config object such an app is plain Celery.
@@ -9,9 +10,10 @@ See docs/howto/migrate-from-celery.md. Without the config object such an app is 
 from workers.celery import errbacks as errbacks  # registers its task with every app that is finalized
 from workers.celery.adopt import watch_apps
 from workers.celery.seams import stand_in
+from workers.celery.settings import use_settings
 from workers.celery.task import Task
 
 stand_in()
 watch_apps()
 
-__all__ = ["Task"]
+__all__ = ["Task", "use_settings"]

@@ -6,7 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from celery import states
-from celery.exceptions import ChordError, SoftTimeLimitExceeded, TaskRevokedError, TimeLimitExceeded, WorkerLostError
+from celery.exceptions import (
+    ChordError,
+    NotRegistered,
+    SoftTimeLimitExceeded,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    WorkerLostError,
+)
 from kombu.exceptions import EncodeError
 
 from jobplatform.errors import Permanent, Retryable
@@ -18,6 +25,7 @@ _BY_CODE: dict[str, type[BaseException]] = {
     "cancelled": TaskRevokedError,
     "crashed_limit": WorkerLostError,
     "lost_limit": WorkerLostError,
+    "unknown_kind": NotRegistered,
 }
 
 

@@ -9,9 +9,13 @@ from celery import Celery, Task
 from jobplatform.config import settings
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import REGISTRY, Kind
+from jobplatform.errors import ConfigurationError
+from jobplatform.observe.logs import get_log
 from workers.celery.body import run_body
-from workers.celery.orders import TaskCall
+from workers.celery.orders import REFUSED_TASKS, TaskCall
 from workers.celery.routing import queues_of_ledger, usual_queue
+
+log = get_log(__name__)
 
 #: Celery's own tasks that would do in a worker what the ledger does
 NOT_NEEDED = frozenset(
@@ -50,17 +54,26 @@ def app_of(name: str) -> Celery | None:
 def register_task(task: Task) -> None:
     """Make a task a kind, on the queue that the app's routes have for it.
 
-    One that goes to a queue which is not switched yet stays Celery's. Raises `ConfigurationError`.
+    One that goes to a queue which is not switched yet stays Celery's. One that can't be a kind (its name, its time
+    limit) is refused alone: its calls fail and say why.
     """
     if task.name in NOT_NEEDED:
         return
     if app_of(task.name) not in (None, task.app):
         return  # a task is in every app of a process: it runs in the one that was there first
     queue = usual_queue(task)
-    if queue in queues_of_ledger():
-        kind = make_kind(task, queue)
-        REGISTRY.add(kind)
+    if queue not in queues_of_ledger():
+        return
+    try:
+        REGISTRY.add(make_kind(task, queue))
         REGISTRY.check_queues(settings().pools)
+    except ConfigurationError as error:
+        REGISTRY.remove(task.name)
+        if REFUSED_TASKS.get(task.name) != str(error):
+            log.error("task_refused", task=task.name, reason=str(error))
+        REFUSED_TASKS[task.name] = str(error)
+    else:
+        REFUSED_TASKS.pop(task.name, None)
 
 
 def make_kind(task: Task, queue: str) -> Kind:

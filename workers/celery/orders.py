@@ -9,13 +9,15 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobplatform.domain.kinds import REGISTRY, Kind, is_free_name
+from jobplatform.domain.kinds import FREE_NAME_LOOKS, REGISTRY, Kind, is_free_name
 from jobplatform.domain.references import is_marked
 from jobplatform.errors import ConfigurationError
 from workers.celery.call import Call, in_seconds
 
 #: the kind of the job that calls a failed task's errbacks
 ERRBACKS = "celery.errbacks"
+#: tasks that can't be kinds → why: their calls fail with it, and their worker serves the others
+REFUSED_TASKS: dict[str, str] = {}
 #: of calls whose task this process does not know; they are a dead letter where no worker does
 UNKNOWN_ATTEMPTS = 1
 
@@ -32,9 +34,11 @@ class TaskCall(BaseModel):
 
 def kind_of_call(call: Call) -> Kind:
     """Return what a call is, on the queue that it goes to; of a task that is known to workers only, what is usual."""
+    if call.name in REFUSED_TASKS:
+        raise ConfigurationError(REFUSED_TASKS[call.name])
     if not is_free_name(call.name):
         raise ConfigurationError(
-            f"task {call.name!r}: expected a name of letters, digits, _ - and dots, but not 'marker'"
+            f"task {call.name!r}: expected a name of {FREE_NAME_LOOKS}. Give the task another name"
         )
     if call.name in REGISTRY:
         return replace(REGISTRY.get(call.name), queue=call.queue)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import signal as signals
 from collections.abc import Callable, Iterable
 from typing import Any
 from uuid import UUID
 
 from celery import Celery
+from celery.app.control import TERM_SIGNAME
 
 from jobplatform.config import settings
-from jobplatform.errors import JobNotFound, NotCancellable
+from jobplatform.errors import ConfigurationError, JobNotFound, NotCancellable
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.read_calls import find_replacement
 from workers.celery.ids import job_id_of
@@ -18,18 +20,25 @@ from workers.process import ledger
 
 
 def revoke_tasks(
-    app: Celery, by_celery: Callable[..., Any], task_ids: str | Iterable[str], terminate: bool, reply: bool
+    app: Celery,
+    by_celery: Callable[..., Any],
+    task_ids: str | Iterable[str],
+    terminate: bool,
+    signal: str | int | None,
+    reply: bool,
 ) -> Any:
     """Cancel tasks that have not begun; with `terminate` those that run, too. What has ended stays.
+
+    `signal` is sent to the process of a run at once; on threads the run is cancelled as by the API.
 
     What the ledger does not know is revoked on the old broker, where there is one. With `reply` it answers as workers
     do, in the ledger's name. Raises `LedgerUnavailable`.
     """
-    tenant_id = caller_tenant()
+    tenant_id, name = caller_tenant(), _signal_name(signal) if terminate else None
     cancelled, unknown = [], []
     for task_id in [task_ids] if isinstance(task_ids, str) else list(task_ids):
         try:
-            _cancel(tenant_id, job_id_of(task_id, tenant_id), terminate)
+            _cancel(tenant_id, job_id_of(task_id, tenant_id), name)
             cancelled.append(task_id)
         except JobNotFound:
             unknown.append(task_id)
@@ -41,11 +50,22 @@ def revoke_tasks(
     return [{"ledger": {"ok": f"tasks {', '.join(cancelled)} flagged as revoked"}}] if reply else None
 
 
-def _cancel(tenant_id: UUID, job_id: UUID, terminate: bool) -> None:
+def _signal_name(value: str | int | None) -> str:
+    """Return the name of a signal. Raises `ConfigurationError` for what is none."""
+    try:
+        if isinstance(value, int):
+            return signals.Signals(value).name
+        name = (value or TERM_SIGNAME).upper()
+        return signals.Signals[name if name.startswith("SIG") else f"SIG{name}"].name
+    except (KeyError, ValueError, AttributeError):
+        raise ConfigurationError(f"revoke: expected the name or number of a signal, got {value!r}") from None
+
+
+def _cancel(tenant_id: UUID, job_id: UUID, signal: str | None) -> None:
     """Cancel a job, or what has replaced it."""
     try:
-        cancel_job(ledger(), tenant_id, job_id, "revoked", "celery", running=terminate)
+        cancel_job(ledger(), tenant_id, job_id, "revoked", "celery", running=signal is not None, signal=signal)
     except NotCancellable:
         if (following := find_replacement(ledger(), job_id)) is None:
             raise
-        _cancel(tenant_id, following, terminate)
+        _cancel(tenant_id, following, signal)

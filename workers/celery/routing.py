@@ -28,13 +28,13 @@ def check_app(app: Any) -> None:
     where = f"app {app.main!r} has the config object of the ledger"
     if not isinstance(app.backend, LedgerBackend):
         raise ConfigurationError(
-            f"{where}, and another result_backend: take `backend=…` out of Celery(…), and CELERY_RESULT_BACKEND out "
-            f"of the environment"
+            f"{where}, and another result_backend: take `backend=…` out of Celery(…), result_backend out of "
+            f"app.conf.update(…), and CELERY_RESULT_BACKEND out of the environment"
         )
     if app.conf.broker_read_url != config.broker_url:
         raise ConfigurationError(
-            f"{where}, and another broker: take `broker=…` out of Celery(…), and CELERY_BROKER_URL out of the "
-            f"environment; JOBPLATFORM_BROKER_URL names it"
+            f"{where}, and another broker: take `broker=…` out of Celery(…), broker_url out of app.conf.update(…), and "
+            f"CELERY_BROKER_URL out of the environment; JOBPLATFORM_BROKER_URL names it"
         )
 
 

@@ -6,7 +6,8 @@
 | `group`, `chain`, `chord`: `apply_async` | all their calls together become one workflow |
 | `AMQP._create_task_sender` | no message of a queue on the ledger is published, whatever made it |
 | `canvas.uuid` | ids are UUIDv7, as the ledger has them |
-| `Control.revoke`, `revoke_by_stamped_headers` | a cancel in the ledger, which holds with all workers down |
+| `Control.revoke` | a cancel in the ledger, which holds with all workers down |
+| `Control.purge`, `revoke_by_stamped_headers` | refused, with what to do instead |
 | `WorkController.setup_instance` | the worker gets the ledger's bootstep, and its tasks the ledger's class |
 
 An app that names the task class by text (`task_cls="workers.celery:Task"`) imports this package when its configuration
@@ -47,7 +48,15 @@ def stand_in() -> None:
         canvas.apply_async = _apply_async(canvas.apply_async, canvas is group)
     AMQP._create_task_sender = _create_task_sender(AMQP._create_task_sender)
     Control.revoke = _revoke(Control.revoke)
-    Control.revoke_by_stamped_headers = _revoke_by_stamped_headers(Control.revoke_by_stamped_headers)
+    Control.revoke_by_stamped_headers = _refuse(
+        Control.revoke_by_stamped_headers,
+        "revoke_by_stamped_headers: on the ledger tasks are revoked by their ids; find these by SQL",
+    )
+    Control.purge = Control.discard_all = _refuse(
+        Control.purge,
+        "purge: the ledger would send these jobs again; cancel them instead (`jobplatform jobs cancel`), or pause the "
+        "queue (`jobplatform queues pause`)",
+    )
     WorkController.setup_instance = _setup_instance(WorkController.setup_instance)
 
 
@@ -140,21 +149,19 @@ def _revoke(original: Callable[..., Any]) -> Callable[..., Any]:
             return by_celery(task_id)
         from workers.celery.revoke import revoke_tasks
 
-        return revoke_tasks(self.app, by_celery, task_id, terminate, reply=bool(more.get("reply")))
+        return revoke_tasks(self.app, by_celery, task_id, terminate, signal, reply=bool(more.get("reply")))
 
     return revoke
 
 
-def _revoke_by_stamped_headers(original: Callable[..., Any]) -> Callable[..., Any]:
+def _refuse(original: Callable[..., Any], reason: str) -> Callable[..., Any]:
     @wraps(original)
-    def revoke(self: Control, *args: Any, **options: Any) -> Any:
+    def refuse(self: Control, *args: Any, **options: Any) -> Any:
         if not is_on_ledger(self.app):
             return original(self, *args, **options)
-        raise NotImplementedError(
-            "revoke_by_stamped_headers: on the ledger tasks are revoked by their ids; find these by SQL"
-        )
+        raise NotImplementedError(reason)
 
-    return revoke
+    return refuse
 
 
 def _setup_instance(original: Callable[..., Any]) -> Callable[..., Any]:

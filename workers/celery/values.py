@@ -1,8 +1,8 @@
-"""Arguments and results as JSON, as Celery has them: kombu's JSON, with what Postgres' jsonb would change marked.
+"""Arguments and results as JSON, as Celery has them: kombu's JSON, with what JSON readers change marked.
 
 kombu writes dates, decimals, UUIDs, bytes and the like as `{"__type__": …, "__value__": …}` and reads them back. Whole
-numbers beyond 64 bits, whole floats that jsonb writes as integers, and NaN and infinity (which JSON does not have) are
-written the same way here.
+numbers beyond 64 bits, and NaN and infinity (which JSON does not have) are written the same way here. The ledger keeps
+the text: the order of keys and -0.0 come back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kombu.utils import json as kombu_json
 from jobplatform.domain.references import LITERAL, is_marked
 
 #: text that may hold a number which has to be marked
-_SUSPICIOUS = re.compile(r"\d{16}|e\+?\d|NaN|Infinity")
+_SUSPICIOUS = re.compile(r"\d{16}|NaN|Infinity")
 _EXACT = 2**63
 
 
@@ -65,8 +65,7 @@ def as_literal(value: Any) -> Any:
 
 def _mark(value: Any) -> Any:
     if isinstance(value, float):
-        plain = math.isfinite(value) and (abs(value) < 1e15 or not value.is_integer())
-        return value if plain else _MarkedFloat(value)
+        return value if math.isfinite(value) else _MarkedFloat(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -_EXACT <= value < _EXACT else _MarkedInt(value)
     if type(value) in (list, tuple):

@@ -13,7 +13,7 @@ BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": 
 
 DISPATCH_NO = "dispatch_no"
 #: what a kind's name may look like, here and in Celery
-_KIND = re.compile(r"[A-Za-z0-9_.\-]{1,200}")
+_KIND = re.compile(r"[A-Za-z0-9_.\-:/@+]{1,200}")
 #: the kind of a marker (dispatch/markers.py); no kind of job can have it: their names have dots
 MARKER_KIND = "marker"
 

@@ -95,7 +95,7 @@ def _statement(schema: str | None) -> TextClause:
     where = f'"{schema.replace(chr(34), chr(34) * 2)}".' if schema else ""
     return text(
         f"SELECT job_id, created, code, detail FROM {where}order_job("
-        "CAST(:key_hash AS text), CAST(:kind AS text), CAST(:payload AS jsonb), CAST(:priority AS integer), "
+        "CAST(:key_hash AS text), CAST(:kind AS text), CAST(:payload AS json), CAST(:priority AS integer), "
         "CAST(:run_at AS timestamptz), CAST(:start_by AS timestamptz), CAST(:max_attempts AS integer), "
         "CAST(:tags AS text[]), CAST(:idempotency_key AS text), CAST(:unique_key AS text), "
         "CAST(:unique_seconds AS double precision), CAST(:unique_refuse AS boolean))"

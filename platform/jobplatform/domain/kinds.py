@@ -22,7 +22,9 @@ Handler = Callable[[Any, Context], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
 #: what a message can carry (broker/envelope.py); `marker` is the name of messages that are no jobs
-_FREE_NAME = re.compile(r"(?!marker\Z)[A-Za-z0-9_.\-]{1,200}\Z")
+_FREE_NAME = re.compile(r"(?!marker\Z)[A-Za-z0-9_.\-:/@+]{1,200}\Z")
+#: what such a name may look like, in words
+FREE_NAME_LOOKS = "1 to 200 letters, digits and _ . - : / @ +, but not 'marker'"
 
 
 def is_free_name(name: str) -> bool:
@@ -125,7 +127,7 @@ class KindRegistry:
     def add(self, kind: Kind) -> None:
         """Register a kind. Raises `ConfigurationError` for a bad name, a clash, or numbers that can't work."""
         if not (_FREE_NAME if kind.free_name else _NAME).match(kind.name):
-            looks = "letters, digits, _ - and dots, but not 'marker'" if kind.free_name else _LOOKS
+            looks = FREE_NAME_LOOKS if kind.free_name else _LOOKS
             raise ConfigurationError(f"kind {kind.name!r}: expected {looks}")
         known = self._kinds.get(kind.name)
         if known and known.handler.__qualname__ != kind.handler.__qualname__:
@@ -146,6 +148,10 @@ class KindRegistry:
             )
         check_keys(kind.name, kind.limit_keys, kind.limit_units, kind.payload.model_fields)
         self._kinds[kind.name] = kind
+
+    def remove(self, name: str) -> None:
+        """Forget a kind, if it is known."""
+        self._kinds.pop(name, None)
 
     def get(self, name: str) -> Kind:
         """Return the kind. Raises `UnknownKind`, with the nearest known name."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import select
 import threading
-import time
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +20,8 @@ from jobplatform.errors import JobPlatformError
 from jobplatform.ledger.session import Prepared
 
 CHANNEL = "jobplatform_due"
+#: a running job was cancelled; the payload is the id of its worker (sql/50_cancel_job.sql)
+CANCEL_CHANNEL = "jobplatform_cancel"
 
 
 def read_woken(woken: str | None) -> dict[str, int]:
@@ -80,37 +81,45 @@ class HintSender:
             pause.wait(self._gap_seconds)
 
 
-class HintListener:
-    """Waits for hints on a connection of its own."""
+class Listener:
+    """Waits for notifications of one channel on a connection of its own."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, channel: str) -> None:
+        self._engine, self._channel = engine, channel
         self._connection: Any = None
+        #: a byte in it ends a wait from another thread
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
 
-    def wait(self, seconds: float) -> dict[str, int]:
-        """Wait until a hint comes, at most `seconds`; returns queue → the highest priority that is due there.
+    def wake(self) -> None:
+        """End the wait of another thread, or the next one."""
+        os.write(self._wake_writer, b"!")
 
-        A connection that is lost is opened again at the next call; meanwhile this only sleeps.
+    def payloads(self, seconds: float) -> list[str]:
+        """Wait until a notification comes or `wake` is called, at most `seconds`; returns the payloads that came.
+
+        A connection that is lost is opened again at the next call; meanwhile this only waits.
         """
         seconds = max(seconds, 0.0)
         try:
             connection = self._listen()
             if not connection.notifies:
-                waiting = select.poll()  # select ends at file descriptor 1023
-                waiting.register(connection, select.POLLIN)
-                waiting.poll(seconds * 1000)
+                self._wait_for_input(seconds, connection)
                 connection.poll()
             came, connection.notifies[:] = list(connection.notifies), []
         except (psycopg2.Error, SQLAlchemyError, OSError):
             self.close()
-            time.sleep(seconds)
-            return {}
-        due: dict[str, int] = {}
-        for notice in came:
-            queue, _, priority = notice.payload.rpartition(" ")
-            if priority.isdigit():
-                due[queue] = max(int(priority), due.get(queue, 0))
-        return due
+            self._wait_for_input(seconds)
+            return []
+        return [notice.payload for notice in came]
+
+    def _wait_for_input(self, seconds: float, *connections: Any) -> None:
+        waiting = select.poll()  # select ends at file descriptor 1023
+        for source in (self._wake_reader, *connections):
+            waiting.register(source, select.POLLIN)
+        waiting.poll(seconds * 1000)
+        with suppress(BlockingIOError):
+            os.read(self._wake_reader, 1024)
 
     def _listen(self) -> Any:
         """Return psycopg2's connection, listening; taken out of the pool, which would reset it."""
@@ -120,7 +129,7 @@ class HintListener:
             self._connection = pooled.dbapi_connection
             self._connection.autocommit = True
             with self._connection.cursor() as cursor:
-                cursor.execute(f"LISTEN {CHANNEL}")
+                cursor.execute(f"LISTEN {self._channel}")
         return self._connection
 
     def close(self) -> None:
@@ -129,3 +138,19 @@ class HintListener:
             with suppress(psycopg2.Error):
                 self._connection.close()
             self._connection = None
+
+
+class HintListener(Listener):
+    """Waits for hints."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine, CHANNEL)
+
+    def wait(self, seconds: float) -> dict[str, int]:
+        """Wait until a hint comes, at most `seconds`; returns queue → the highest priority that is due there."""
+        due: dict[str, int] = {}
+        for payload in self.payloads(seconds):
+            queue, _, priority = payload.rpartition(" ")
+            if priority.isdigit():
+                due[queue] = max(int(priority), due.get(queue, 0))
+        return due

@@ -242,7 +242,7 @@ def ask_of_job(
     return row.verdict, row.state
 
 
-_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by, :running)")
+_CANCEL = text("SELECT verdict, state FROM cancel_job(:tenant_id, :id, :since, :reason, :by, :running, :signal)")
 
 
 def cancel_job(
@@ -252,9 +252,10 @@ def cancel_job(
     reason: str | None,
     by: str | None = None,
     running: bool = True,
+    signal: str | None = None,
 ) -> tuple[str, str | None]:
     """Call `cancel_job.sql`; returns its verdict and the state."""
-    return ask_of_job(connection, _CANCEL, tenant_id, job_id, reason=reason, by=by, running=running)
+    return ask_of_job(connection, _CANCEL, tenant_id, job_id, reason=reason, by=by, running=running, signal=signal)
 
 
 _CHANGE = text(

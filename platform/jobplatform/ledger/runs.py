@@ -52,6 +52,28 @@ class Settlement:
     next_run: Any = None
 
 
+class Refusals(NamedTuple):
+    """How often workers that do not know a job's kind have had it, and for how long that goes on, in seconds."""
+
+    times: int
+    seconds: float
+
+
+_REFUSALS = text(
+    """
+    SELECT count(*)::integer AS times,
+           coalesce(extract(epoch FROM clock_timestamp() - min(started_at)), 0)::double precision AS seconds
+    FROM job_runs WHERE job_id = :job_id AND finished_at >= :since AND error ->> 'code' = 'unknown_kind'
+    """
+)
+
+
+def refusals_of(connection: Connection, job_id: UUID) -> Refusals:
+    """Return how often, and since when, a job's kind was not known to the worker that had it."""
+    row = connection.execute(_REFUSALS, {"job_id": job_id, "since": earliest_end(job_id)}).one()
+    return Refusals(row.times, row.seconds)
+
+
 class Settled(NamedTuple):
     """What `settle_run.sql` answers; `woken`: "queue priority,…" that got jobs by it."""
 
@@ -69,8 +91,8 @@ def settle_run(ledger: Ledger, job_id: UUID, lease_id: UUID, settlement: Settlem
 _SETTLE = text(
     """
     SELECT verdict, state FROM settle_run(
-        :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS jsonb), CAST(:error AS jsonb),
-        CAST(:usage AS jsonb), :max_age, CAST(:added AS jsonb), CAST(:next_run AS jsonb))
+        :job_id, :lease_id, :outcome, :state, :delay, CAST(:result AS json), CAST(:error AS jsonb),
+        CAST(:usage AS jsonb), :max_age, CAST(:added AS json), CAST(:next_run AS json))
     """
 )
 

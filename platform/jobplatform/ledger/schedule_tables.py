@@ -15,7 +15,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
 from jobplatform.domain.schedules import MISSED, OUTCOMES, OVERLAPS
 from jobplatform.ledger.columns import metadata, moment, now, one_of
@@ -29,7 +29,7 @@ schedules = Table(
     Column("spec", JSONB, nullable=False, comment="cron, every_seconds or times, and the time zone"),
     Column("kind", Text, nullable=False),
     Column("queue", Text, nullable=False),
-    Column("payload", JSONB, nullable=False),
+    Column("payload", JSON, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     Column("tags", ARRAY(Text), nullable=False),
     Column("max_attempts", Integer, nullable=False),
@@ -74,7 +74,7 @@ schedule_fires = Table(
     Column("outcome", Text, nullable=False),
     Column("by", Text, comment="who asked for it; NULL: its time had come"),
     Column("job_id", UUID(as_uuid=True)),
-    Column("payload", JSONB, comment="of a fire that waits"),
+    Column("payload", JSON, comment="of a fire that waits"),
     moment("missed_until"),
     PrimaryKeyConstraint("schedule_id", "planned_at"),
     CheckConstraint(one_of("outcome", OUTCOMES), name="schedule_fires_outcome_is_known"),

@@ -21,7 +21,7 @@ def due_schedules(connection: Connection, limit: int) -> Sequence[Row[Any]]:
 def fire_schedules(connection: Connection, fires: Sequence[dict[str, Any]]) -> str | None:
     """Call `fire_schedules`; returns the queues that got jobs."""
     woken: str | None = connection.execute(
-        text("SELECT fire_schedules(CAST(:fires AS jsonb))"), {"fires": orjson.dumps(fires).decode()}
+        text("SELECT fire_schedules(CAST(:fires AS json))"), {"fires": orjson.dumps(fires).decode()}
     ).scalar_one()
     return woken
 
@@ -116,7 +116,7 @@ _PUT = text(
         anchor_at, paused_at,
         next_planned_at, next_due_at, updated_by, origin)
     VALUES (
-        :id, :tenant_id, :name, CAST(:spec AS jsonb), :kind, :queue, CAST(:payload AS jsonb), :priority, :tags,
+        :id, :tenant_id, :name, CAST(:spec AS jsonb), :kind, :queue, CAST(:payload AS json), :priority, :tags,
         :max_attempts, :crash_limit, :lost_limit, :limit_keys, :limit_units, :start_within_seconds, :jitter_seconds,
         :overlap, :missed, :catch_up, :start_at, :end_at, :anchor_at,
         CASE WHEN :paused THEN clock_timestamp() END, :next_planned_at, :next_due_at,

@@ -27,7 +27,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
+from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
 from jobplatform.ledger import delivery_tables, limit_tables, schedule_tables, webhook_tables, workflow_tables
@@ -54,7 +54,7 @@ def _job_columns() -> list[Column[Any]]:
         Column("kind", Text, nullable=False),
         Column("state", Text, nullable=False),
         Column("priority", SmallInteger, nullable=False),
-        Column("payload", JSONB, nullable=False),
+        Column("payload", JSON, nullable=False, comment="the text as it was sent: jsonb would sort its keys"),
         Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
         Column("attempt", Integer, nullable=False, server_default=text("0")),
         Column("max_attempts", Integer, nullable=False),
@@ -77,7 +77,7 @@ def _job_columns() -> list[Column[Any]]:
         Column("worker_id", UUID(as_uuid=True)),
         Column("lease_id", UUID(as_uuid=True)),
         Column("progress", JSONB),
-        Column("result", JSONB),
+        Column("result", JSON),
         Column("error", JSONB),
         Column("workflow_id", UUID(as_uuid=True)),
         Column("limit_keys", ARRAY(Text), nullable=False, server_default=text("'{}'"), comment="sorted"),
@@ -185,6 +185,7 @@ jobs = Table(
     metadata,
     *_job_columns(),
     moment("place_at", comment="its place in its line, kept while its limit keys refuse it"),
+    Column("cancel_signal", Text, comment="sent to the run's process at once, in place of the grace"),
     PrimaryKeyConstraint("id"),
     CheckConstraint(one_of("state", LIVE), name="jobs_state_is_live"),
     CheckConstraint("priority BETWEEN 0 AND 9", name="jobs_priority_in_range"),

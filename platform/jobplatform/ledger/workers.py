@@ -24,7 +24,8 @@ def register_worker(connection: Connection, values: dict[str, Any]) -> None:
 
 
 _BEAT = text(
-    "SELECT known, job_id, lease_id, cancel_requested_seconds FROM beat_worker(:worker_id, :holding, :waiting)"
+    "SELECT known, job_id, lease_id, cancel_requested_seconds, cancel_signal "
+    "FROM beat_worker(:worker_id, :holding, :waiting)"
 )
 
 
@@ -96,6 +97,21 @@ _LIST = text(
 def list_workers(connection: Connection, lease_seconds: float, *, everyone: bool) -> Sequence[Row[Any]]:
     """Return the workers with what they run, how long they are silent (s), and whether they live, or are lost."""
     return connection.execute(_LIST, {"lease_seconds": lease_seconds, "everyone": everyone}).all()
+
+
+_KNOWS_KIND = text(
+    """
+    SELECT EXISTS (
+        SELECT 1 FROM jobs j JOIN workers w ON j.queue = ANY (w.queues) AND j.kind = ANY (w.kinds)
+        WHERE j.id = :job_id AND w.stopped_at IS NULL
+            AND w.beat_at > clock_timestamp() - make_interval(secs => :lease_seconds))
+    """
+)
+
+
+def knows_kind(connection: Connection, job_id: UUID, lease_seconds: float) -> bool:
+    """Return whether a live worker of a job's queue knows its kind."""
+    return bool(connection.execute(_KNOWS_KIND, {"job_id": job_id, "lease_seconds": lease_seconds}).scalar_one())
 
 
 _LIVE_SLOTS = text(

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from jobplatform.domain.kinds import Kind
 from jobplatform.errors import LeaseLost
-from jobplatform.ledger import runs
+from jobplatform.ledger import runs, workers
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.execute_run import Delivery, claim, settle
@@ -53,25 +53,34 @@ def end_run(
     return str(state) if verdict == "settled" else "moved on"
 
 
-#: how soon another worker may try a kind that this one does not know
-UNKNOWN_KIND_SECONDS = 30.0
+#: before another worker may try a kind that this one does not know: doubled from the first to the second, in seconds
+FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.25, 30.0
 
 
-def refuse_kind(ledger: Ledger, delivery: Delivery, reason: str) -> str:
-    """End the run of a kind that this worker does not know: again later, perhaps elsewhere, and dead in the end (I6).
+def refuse_kind(
+    ledger: Ledger, delivery: Delivery, reason: str, *, patience_seconds: float, lease_seconds: float
+) -> str:
+    """End the run of a kind that this worker does not know: it costs no attempt, and another worker may try soon.
 
+    While workers of two versions share a queue, one of them knows the kind. Where no live worker of the queue does, the
+    job waits for `patience_seconds` after its first refusal and is a dead letter then (I6).
     Returns the job's state, or the claim's verdict when the message belongs to no live dispatch.
     """
     claimed = claim(ledger, delivery, give_up=lambda: True)
     if isinstance(claimed, str):
         return claimed
     error = {"code": "unknown_kind", "message": reason, "retryable": True, "worker": delivery.node}
-    state = "scheduled" if claimed.attempt < claimed.max_attempts else "dead"
+    with ledger.statement() as connection:
+        refusals = runs.refusals_of(connection, delivery.job_id)
+        known = workers.knows_kind(connection, delivery.job_id, lease_seconds)
+    if not known and refusals.seconds >= patience_seconds:
+        message = f"{reason}; no live worker of its queue has known it for {refusals.seconds:.0f} s"
+        return settle(
+            ledger, delivery, Settlement("failed", "dead", error=error | {"message": message}), give_up=lambda: True
+        )
+    delay = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(refusals.times, 10))
     return settle(
-        ledger,
-        delivery,
-        Settlement("failed", state, delay_seconds=UNKNOWN_KIND_SECONDS, error=error),
-        give_up=lambda: True,
+        ledger, delivery, Settlement("snoozed", "scheduled", delay_seconds=delay, error=error), give_up=lambda: True
     )
 
 
@@ -83,12 +92,14 @@ def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
     return verdict == "settled"
 
 
-def abandon_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> None:
-    """End a cancelled run that can't be killed: its thread goes on, and nothing it writes counts.
+def abandon_run(
+    ledger: Ledger, job_id: UUID, lease_id: UUID, message: str = "cancelled; the thread could not be stopped"
+) -> None:
+    """End a cancelled run whose thread or process may go on for a while: nothing that it writes counts.
 
     Raises `LeaseLost` when it has ended by itself.
     """
-    error = {"code": "cancelled", "message": "cancelled; the thread could not be stopped", "retryable": False}
+    error = {"code": "cancelled", "message": message, "retryable": False}
     with ledger.transaction() as connection:
         verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("cancelled", "cancelled", error=error))
     if verdict == "lost":

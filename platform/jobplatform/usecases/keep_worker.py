@@ -31,6 +31,8 @@ class CancelOrder:
     job_id: UUID
     lease_id: UUID
     seconds: float
+    #: to be sent to its process at once, by name; None: it is killed after the grace
+    signal: str | None = None
 
 
 def register(ledger: Ledger, card: WorkerCard) -> None:
@@ -57,7 +59,7 @@ def beat(
         known, orders = workers.beat_worker(connection, card.id, holding, waiting)
     if not known:
         register(ledger, card)
-    return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds) for row in orders]
+    return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in orders]
 
 
 def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -> list[str]:

@@ -25,7 +25,7 @@ BEGIN
             id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
             created_at, state_at, run_at, limit_keys, limit_units)
         SELECT gen_step_id(), j.tenant_id, queue, kind, 'available', priority,
-               jsonb_set(payload, '{headers,failed}', to_jsonb(j.id)), tags, max_attempts, crash_limit, lost_limit,
+               jsonb_set(payload, '{headers,failed}', to_jsonb(j.id))::json, tags, max_attempts, crash_limit, lost_limit,
                v_now, v_now, v_now, keys_of(limit_keys, j.tenant_id), coalesce(limit_units, '{}')
         FROM jsonb_to_recordset(s.errbacks) AS o (
             queue text, kind text, priority integer, payload jsonb, tags text[], max_attempts integer,

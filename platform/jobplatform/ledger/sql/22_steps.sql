@@ -195,7 +195,7 @@ END $$;
 
 -- Write steps and their jobs. p_steps: a JSON array of what domain/planning.py plans; without p_open all of them wait.
 CREATE OR REPLACE FUNCTION insert_steps(
-    p_tenant uuid, p_workflow uuid, p_steps jsonb, p_base integer DEFAULT 0, p_open boolean DEFAULT true)
+    p_tenant uuid, p_workflow uuid, p_steps json, p_base integer DEFAULT 0, p_open boolean DEFAULT true)
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -210,7 +210,7 @@ BEGIN
         skip_calls_errbacks)
     SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 AND p_open THEN 'open' ELSE 'waiting' END,
            pending, children, on_failure, item, template, errbacks, coalesce(skip_calls_errbacks, false)
-    FROM jsonb_to_recordset(p_steps) AS o (
+    FROM json_to_recordset(p_steps) AS o (
         id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
         template jsonb, errbacks jsonb, skip_calls_errbacks boolean);
     WITH made AS (
@@ -221,8 +221,8 @@ BEGIN
                CASE WHEN pending > 0 OR NOT p_open THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
                priority, payload, tags, max_attempts, crash_limit, lost_limit, v_now, v_now, coalesce(run_at, v_now),
                start_by, p_workflow, keys_of(limit_keys, p_tenant), coalesce(limit_units, '{}')
-        FROM jsonb_to_recordset(p_steps) AS o (
-            id uuid, type text, pending integer, queue text, kind text, priority integer, payload jsonb, tags text[],
+        FROM json_to_recordset(p_steps) AS o (
+            id uuid, type text, pending integer, queue text, kind text, priority integer, payload json, tags text[],
             max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
             limit_keys text[], limit_units integer[])
         WHERE type = 'job'
@@ -241,7 +241,7 @@ BEGIN
             ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
     END IF;
     -- maps over nothing that comes later, and empty groups
-    SELECT array_agg(id) INTO v_ready FROM jsonb_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
+    SELECT array_agg(id) INTO v_ready FROM json_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
     WHERE type <> 'job' AND pending = 0 AND p_open;
     IF v_ready IS NOT NULL THEN
         SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
@@ -252,7 +252,7 @@ END $$;
 -- A running job adds steps, in the transaction that settles it; what waits for it waits for them too. A job that is in
 -- no workflow becomes the first step of one. Steps of a workflow that stops or has failed wait for its replay. Returns
 -- its workflow.
-CREATE OR REPLACE FUNCTION add_steps(j jobs, p_added jsonb) RETURNS uuid
+CREATE OR REPLACE FUNCTION add_steps(j jobs, p_added json) RETURNS uuid
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_workflow uuid := j.workflow_id;
@@ -282,7 +282,7 @@ BEGIN
     WHERE id = j.id;
     -- those that nobody waits for, not this step either
     UPDATE workflows SET pending = pending + (
-        SELECT count(*) FROM jsonb_array_elements(p_added -> 'steps') AS one WHERE jsonb_array_length(one -> 'children') = 0)
+        SELECT count(*) FROM json_array_elements(p_added -> 'steps') AS one WHERE json_array_length(one -> 'children') = 0)
     WHERE id = v_workflow AND p_added ->> 'result_of' IS NOT NULL;
     PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', v_base, v_state = 'running');
     RETURN v_workflow;
@@ -322,7 +322,7 @@ BEGIN
         'children', jsonb_build_array(s.id), 'item', item)) INTO v_steps
     FROM jsonb_array_elements(v_list) WITH ORDINALITY AS list (item, n);
     UPDATE workflow_steps SET state = 'joining', pending = v_count WHERE id = s.id;
-    PERFORM insert_steps(v_tenant, s.workflow_id, v_steps,
+    PERFORM insert_steps(v_tenant, s.workflow_id, v_steps::json,
                          (SELECT max(place) FROM workflow_steps WHERE workflow_id = s.workflow_id));
     RETURN v_count;
 EXCEPTION WHEN program_limit_exceeded OR data_exception OR integrity_constraint_violation THEN
@@ -345,12 +345,12 @@ $$;
 
 -- What a reference names: of a step its result, its results (what it has added or unfolded, what its group holds; those
 -- that failed are null, or left out where their failure is "continue"), or a part of these. NULL when there is nothing.
-CREATE OR REPLACE FUNCTION step_value(p_workflow uuid, p_step text, p_of text, p_path text[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION step_value(p_workflow uuid, p_step text, p_of text, p_path text[]) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s workflow_steps;
     v_since timestamptz;
-    v_found jsonb;
+    v_found json;
 BEGIN
     SELECT * INTO s FROM workflow_steps WHERE workflow_id = p_workflow AND name = p_step;
     SELECT created_at - interval '1 day' INTO v_since FROM workflows WHERE id = p_workflow;
@@ -360,7 +360,7 @@ BEGIN
     IF p_of = 'result' AND s.type = 'job' THEN
         SELECT result INTO v_found FROM job_history WHERE id = s.id AND finished_at >= v_since;
     ELSE
-        SELECT coalesce(jsonb_agg(value ORDER BY place), '[]') INTO v_found FROM (
+        SELECT coalesce(json_agg(value ORDER BY place), '[]') INTO v_found FROM (
             SELECT m.place, CASE WHEN m.result_of IS NOT NULL THEN step_value(p_workflow, m.name, 'result', '{}')
                                  WHEN m.type = 'job' THEN h.result
                                  ELSE step_value(p_workflow, m.name, 'results', '{}') END AS value
@@ -375,7 +375,7 @@ END $$;
 
 -- The values of a job's references, in order: [{"step": …, "of": "result" | "results" | "item", "path": […]}, …].
 -- NULL when it is no step of a workflow: what looks like a reference there is none.
-CREATE OR REPLACE FUNCTION resolve_references(p_job uuid, p_references jsonb) RETURNS jsonb
+CREATE OR REPLACE FUNCTION resolve_references(p_job uuid, p_references jsonb) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
     s workflow_steps;
@@ -393,7 +393,7 @@ BEGIN
             SELECT step, what, step_value(s.workflow_id, step, what, '{}') AS value
             FROM (SELECT DISTINCT step, what FROM asked WHERE what <> 'item') AS names
         )
-        SELECT coalesce(jsonb_agg(
-            CASE WHEN what = 'item' THEN s.item ELSE named.value END #> path ORDER BY n), '[]')
+        SELECT coalesce(json_agg(
+            CASE WHEN what = 'item' THEN s.item::json ELSE named.value END #> path ORDER BY n), '[]')
         FROM asked LEFT JOIN named USING (step, what));
 END $$;

@@ -6,7 +6,7 @@
 --           · quota (`woken`: its queue, a blank, and the seconds as accept_job has them, or nothing)
 CREATE OR REPLACE FUNCTION create_workflow(
     p_tenant uuid, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer,
-    p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps jsonb,
+    p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps json,
     OUT verdict text, OUT workflow_id uuid, OUT woken text
 )
 LANGUAGE plpgsql VOLATILE AS $$
@@ -34,7 +34,7 @@ BEGIN
     END LOOP;
     IF EXISTS (SELECT 1 FROM quotas) THEN
         SELECT o.queue, greatest(o.jobs - quota_left(p_tenant, o.queue), o.of_all - live_left(p_tenant)) INTO woken, v_over
-        FROM (SELECT queue, count(*) AS jobs, sum(count(*)) OVER ()::bigint AS of_all FROM jsonb_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
+        FROM (SELECT queue, count(*) AS jobs, sum(count(*)) OVER ()::bigint AS of_all FROM json_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
               GROUP BY queue) AS o
         ORDER BY 2 DESC NULLS LAST LIMIT 1;
         IF v_over > 0 THEN  -- what is refused binds no key: its repetition is a new order

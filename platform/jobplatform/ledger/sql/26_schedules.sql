@@ -17,14 +17,14 @@ END $$;
 
 -- Write fires and their jobs. p_fires: [{"schedule_id", "planned_at", "job_id", "payload", "by"}], of schedules that this
 -- transaction has locked. A fire whose time stands already is left out. Returns "queue priority,…" that got jobs.
-CREATE OR REPLACE FUNCTION fire_schedules(p_fires jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION fire_schedules(p_fires json) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     one record;
-    v_fired jsonb;
+    v_fired json;
 BEGIN
     -- what stands already is nothing to do: a clock that jumped back must not cancel the job of its own fire
-    SELECT jsonb_agg(f) INTO p_fires FROM jsonb_array_elements(p_fires) AS f
+    SELECT json_agg(f) INTO p_fires FROM json_array_elements(p_fires) AS f
     WHERE NOT EXISTS (
         SELECT 1 FROM schedule_fires s
         WHERE s.schedule_id = (f ->> 'schedule_id')::uuid AND s.planned_at = (f ->> 'planned_at')::timestamptz);
@@ -33,7 +33,7 @@ BEGIN
     END IF;
     FOR one IN  -- overlap: cancel the old one; it is called off, or told to end. Counters in one order for all
         SELECT DISTINCT s.tenant_id, s.name, s.last_job_id, j.queue
-        FROM jsonb_to_recordset(p_fires) AS f (schedule_id uuid, by text)
+        FROM json_to_recordset(p_fires) AS f (schedule_id uuid, by text)
         JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id
         WHERE s.overlap = 'cancel' AND f.by IS NULL AND j.state NOT IN ('dead', 'held')
         ORDER BY s.tenant_id, j.queue, s.last_job_id
@@ -43,8 +43,8 @@ BEGIN
     WITH asked AS (
         SELECT f.*, row_number() OVER (PARTITION BY f.schedule_id, f.by ORDER BY f.planned_at) AS nth,
                row_number() OVER (PARTITION BY f.schedule_id, f.by ORDER BY f.planned_at DESC) AS nth_last
-        FROM jsonb_to_recordset(p_fires) AS f (
-            schedule_id uuid, planned_at timestamptz, job_id uuid, payload jsonb, by text)
+        FROM json_to_recordset(p_fires) AS f (
+            schedule_id uuid, planned_at timestamptz, job_id uuid, payload json, by text)
     ), judged AS (
         SELECT a.*, CASE
             WHEN a.by IS NOT NULL OR s.overlap = 'allow' THEN 'fired'
@@ -70,7 +70,7 @@ BEGIN
             queued = s.queued + counted.queued, last_planned_at = greatest(s.last_planned_at, counted.last)
         FROM counted WHERE s.id = counted.schedule_id
     )
-    SELECT jsonb_agg(jsonb_build_object(
+    SELECT json_agg(json_build_object(
         'schedule_id', j.schedule_id, 'planned_at', j.planned_at, 'job_id', j.job_id, 'payload', j.payload,
         'by', j.by))
     INTO v_fired FROM fires JOIN judged j USING (schedule_id, planned_at) WHERE fires.outcome = 'fired';
@@ -78,7 +78,7 @@ BEGIN
 END $$;
 
 -- The jobs of fires, as their schedules have them. p_fired: [{"schedule_id", "planned_at", "job_id", "payload"}].
-CREATE OR REPLACE FUNCTION insert_fired(p_fired jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION insert_fired(p_fired json) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
@@ -88,7 +88,7 @@ BEGIN
         SELECT f.job_id, f.planned_at, f.payload AS filled, s.id AS schedule_id, s.name, s.tenant_id, s.queue, s.kind,
                s.priority, s.tags, s.max_attempts, s.crash_limit, s.lost_limit, s.start_within_seconds,
                s.limit_keys, s.limit_units
-        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload jsonb)
+        FROM json_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload json)
         JOIN schedules s ON s.id = f.schedule_id
     ), made AS (
         INSERT INTO jobs (
@@ -114,7 +114,7 @@ BEGIN
     UPDATE schedules s SET last_job_id = last.job_id
     FROM (
         SELECT DISTINCT ON (schedule_id) schedule_id, job_id
-        FROM jsonb_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, by text)
+        FROM json_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, by text)
         WHERE by IS NULL  -- a run that somebody asked for holds no fire up
         ORDER BY schedule_id, planned_at DESC) AS last
     WHERE s.id = last.schedule_id;
@@ -127,7 +127,7 @@ CREATE OR REPLACE FUNCTION release_fires(p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_ids uuid[];
-    v_fired jsonb;
+    v_fired json;
 BEGIN
     SELECT array_agg(id) INTO v_ids FROM (
         SELECT s.id FROM schedules s WHERE s.queued > 0 AND s.paused_at IS NULL AND NOT EXISTS (
@@ -150,7 +150,7 @@ BEGIN
     ), counted AS (
         UPDATE schedules s SET queued = s.queued - 1 FROM fired WHERE s.id = fired.schedule_id
     )
-    SELECT jsonb_agg(jsonb_build_object(
+    SELECT json_agg(json_build_object(
         'schedule_id', schedule_id, 'planned_at', planned_at, 'job_id', job_id, 'payload', payload)) INTO v_fired
     FROM fired;
     RETURN CASE WHEN v_fired IS NOT NULL THEN insert_fired(v_fired) END;

@@ -11,7 +11,7 @@
 -- Plain columns and not the whole row: taking a composite apart cost as much as the claim itself.
 CREATE OR REPLACE FUNCTION claim_run(
     p_job uuid, p_dispatch_no integer, p_kind text, p_lease uuid, p_worker uuid, p_node text,
-    OUT verdict text, OUT tenant_id uuid, OUT payload jsonb, OUT run_no integer, OUT attempt integer,
+    OUT verdict text, OUT tenant_id uuid, OUT payload json, OUT run_no integer, OUT attempt integer,
     OUT max_attempts integer
 )
 LANGUAGE plpgsql VOLATILE AS $$

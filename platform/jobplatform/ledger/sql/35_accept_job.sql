@@ -12,7 +12,7 @@
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,
     p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer, p_tolerance_seconds double precision,
-    p_id uuid, p_queue text, p_kind text, p_priority integer, p_payload jsonb, p_tags text[],
+    p_id uuid, p_queue text, p_kind text, p_priority integer, p_payload json, p_tags text[],
     p_max_attempts integer, p_crash_limit integer, p_lost_limit integer,
     p_run_at timestamptz, p_start_by timestamptz,
     p_unique_key text DEFAULT NULL, p_unique_seconds double precision DEFAULT NULL,

@@ -4,7 +4,7 @@
 -- Returns those that were accepted. An order that is not among them (a key that is not valid, a time that is over) was
 -- not written (so is one whose tenant has no room for all of them, or whose key may not ask for it, or has a rate):
 -- `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
-CREATE OR REPLACE FUNCTION accept_jobs(p_orders jsonb, p_tolerance_seconds double precision)
+CREATE OR REPLACE FUNCTION accept_jobs(p_orders json, p_tolerance_seconds double precision)
 RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -14,8 +14,8 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH asked AS MATERIALIZED (
-            SELECT k.tenant_id, k.name AS by, k.id AS key_id, k.last_used_at AS used_at, o.* FROM jsonb_to_recordset(p_orders) AS o (
-                key text, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[],
+            SELECT k.tenant_id, k.name AS by, k.id AS key_id, k.last_used_at AS used_at, o.* FROM json_to_recordset(p_orders) AS o (
+                key text, id uuid, queue text, kind text, priority integer, payload json, tags text[],
                 max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
                 limit_keys text[], limit_units integer[])
             JOIN api_keys k ON k.key_hash = decode(o.key, 'hex') AND k.revoked_at IS NULL

@@ -7,7 +7,7 @@
 --         unique key, and that will do) · duplicate (… and that will not) · past (run_at or start_by is over) · quota (seconds as in accept_job)
 CREATE OR REPLACE FUNCTION accept_batch(
     p_tenant uuid, p_by text, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer, p_id uuid,
-    p_orders jsonb, p_tolerance_seconds double precision, p_all boolean, OUT verdict text, OUT batch_id uuid, OUT answer text
+    p_orders json, p_tolerance_seconds double precision, p_all boolean, OUT verdict text, OUT batch_id uuid, OUT answer text
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -44,7 +44,7 @@ BEGIN
     END LOOP;
 
     FOR one IN
-        SELECT o.* FROM jsonb_to_recordset(p_orders) AS o (
+        SELECT o.* FROM json_to_recordset(p_orders) AS o (
             id uuid, unique_key text, unique_seconds double precision, run_at timestamptz, start_by timestamptz)
         WHERE unique_key IS NOT NULL AND coalesce(run_at, v_oldest) >= v_oldest AND coalesce(start_by, v_oldest) >= v_oldest
         ORDER BY unique_key, id  -- in one order for all who take several
@@ -73,7 +73,7 @@ BEGIN
                CASE WHEN coalesce(o.run_at, v_oldest) < v_oldest OR coalesce(o.start_by, v_oldest) < v_oldest THEN 'past'
                     WHEN v_held ? o.id::text THEN CASE WHEN o.unique_refuse THEN 'duplicate' ELSE 'existing' END
                     END AS fault
-        FROM jsonb_to_recordset(p_orders) AS o (
+        FROM json_to_recordset(p_orders) AS o (
             place integer, id uuid, queue text, run_at timestamptz, start_by timestamptz, unique_refuse boolean)
     ), room AS MATERIALIZED (
         SELECT queue, waiting_left(p_tenant, queue) AS jobs FROM (SELECT DISTINCT queue FROM asked) AS named
@@ -113,7 +113,7 @@ BEGIN
     IF p_all AND v_refused IS NOT NULL THEN  -- what is refused binds no keys: its repetition is a new order
         DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
         DELETE FROM unique_locks WHERE job_id IN (
-            SELECT o.id FROM jsonb_to_recordset(p_orders) AS o (id uuid, unique_key text) WHERE unique_key IS NOT NULL);
+            SELECT o.id FROM json_to_recordset(p_orders) AS o (id uuid, unique_key text) WHERE unique_key IS NOT NULL);
         verdict := 'refused';
         RETURN;
     END IF;
@@ -121,8 +121,8 @@ BEGIN
 
     WITH chosen AS MATERIALIZED (
         SELECT o.*, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END AS state
-        FROM jsonb_to_recordset(p_orders) AS o (
-            place integer, id uuid, queue text, kind text, priority integer, payload jsonb, tags text[], max_attempts integer,
+        FROM json_to_recordset(p_orders) AS o (
+            place integer, id uuid, queue text, kind text, priority integer, payload json, tags text[], max_attempts integer,
             crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz, limit_keys text[],
             limit_units integer[])
         WHERE v_refused IS NULL OR o.place = ANY (v_places)

@@ -8,7 +8,7 @@
 -- p_key_hash is the SHA-256 of the API key in hex: the key itself would stand in logs and in pg_stat_activity.
 -- `code` is that of the API's problem, with `detail`; NULL: the job is there, `created` tells whether by this order.
 CREATE OR REPLACE FUNCTION order_job(
-    p_key_hash text, p_kind text, p_payload jsonb, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
+    p_key_hash text, p_kind text, p_payload json, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
     p_start_by timestamptz DEFAULT NULL, p_max_attempts integer DEFAULT NULL, p_tags text[] DEFAULT '{}',
     p_idempotency_key text DEFAULT NULL, p_unique_key text DEFAULT NULL,
     p_unique_seconds double precision DEFAULT NULL, p_unique_refuse boolean DEFAULT false,
@@ -45,7 +45,7 @@ BEGIN
             k.max_priority, p_priority);
     ELSIF p_priority IS NULL OR p_payload IS NULL OR p_tags IS NULL OR p_unique_refuse IS NULL
         OR p_priority NOT BETWEEN 0 AND 9 OR p_max_attempts NOT BETWEEN 1 AND 100 OR cardinality(p_tags) > 20
-        OR jsonb_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > 1048576 OR p_start_by <= p_run_at
+        OR json_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > 1048576 OR p_start_by <= p_run_at
         OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
         OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
         OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400

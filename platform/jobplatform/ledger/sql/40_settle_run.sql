@@ -11,8 +11,8 @@
 -- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
-    p_result jsonb DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
-    p_max_age double precision DEFAULT NULL, p_added jsonb DEFAULT NULL, p_next_run jsonb DEFAULT NULL
+    p_result json DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
+    p_max_age double precision DEFAULT NULL, p_added json DEFAULT NULL, p_next_run json DEFAULT NULL
 ) RETURNS TABLE (verdict text, state text, woken text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -110,6 +110,7 @@ BEGIN
         UPDATE jobs SET
             state = v_state, state_at = v_now, attempt = j.attempt, crash_count = j.crash_count,
             lost_count = j.lost_count, lease_id = NULL, worker_id = NULL, cancel_requested_at = NULL,
+            cancel_signal = NULL,
             error = CASE WHEN v_outcome IN ('snoozed', 'released') THEN jobs.error ELSE v_error END,
             run_at = CASE WHEN v_state = 'scheduled' THEN v_now + make_interval(secs => v_delay) ELSE jobs.run_at END,
             payload = CASE WHEN v_state = 'scheduled' THEN coalesce(p_next_run -> 'payload', jobs.payload) ELSE jobs.payload END,

@@ -5,7 +5,7 @@
 CREATE OR REPLACE FUNCTION find_job(p_tenant uuid, p_job uuid, p_since timestamptz)
 RETURNS TABLE (
     id uuid, kind text, queue text, state text, priority smallint, attempt integer, max_attempts integer, run_no integer,
-    created_at timestamptz, run_at timestamptz, start_by timestamptz, started_at timestamptz, progress jsonb, result jsonb,
+    created_at timestamptz, run_at timestamptz, start_by timestamptz, started_at timestamptz, progress jsonb, result json,
     error jsonb, tags text[], cancel_requested_at timestamptz, workflow_id uuid, finished_at timestamptz)
 LANGUAGE plpgsql STABLE SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column

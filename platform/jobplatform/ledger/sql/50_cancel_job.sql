@@ -1,8 +1,11 @@
 -- Call a job off: at once unless it runs; a running one is told, and killed by its worker after a grace.
 -- p_running: false leaves a running one alone
+-- p_signal: sent to the process of a run at once, in place of the grace ('SIGTERM'); NULL: after the grace
+-- The worker of a running job is notified (channel jobplatform_cancel, its id), and reads the rest with its heartbeat.
 -- verdicts: cancelled · requested · running (left alone) · ended (state says how) · gone
 CREATE OR REPLACE FUNCTION cancel_job(
-    p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_by text DEFAULT NULL, p_running boolean DEFAULT true)
+    p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_by text DEFAULT NULL, p_running boolean DEFAULT true,
+    p_signal text DEFAULT NULL)
 RETURNS TABLE (verdict text, state text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -28,6 +31,11 @@ BEGIN
         IF j.cancel_requested_at IS NULL THEN
             UPDATE jobs SET cancel_requested_at = v_now, cancel_reason = p_reason WHERE id = p_job RETURNING * INTO j;
             PERFORM note_event(j, 'cancel_requested', jsonb_build_object('reason', p_reason, 'by', p_by));
+            PERFORM pg_notify('jobplatform_cancel', j.worker_id::text);
+        END IF;
+        IF p_signal IS NOT NULL AND j.cancel_signal IS NULL THEN
+            UPDATE jobs SET cancel_signal = p_signal WHERE id = p_job;
+            PERFORM pg_notify('jobplatform_cancel', j.worker_id::text);
         END IF;
         RETURN QUERY SELECT 'requested'::text, 'running'::text;
         RETURN;

@@ -2,7 +2,8 @@
 -- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
 -- none; `known` is false when the worker is not registered.
 CREATE OR REPLACE FUNCTION beat_worker(p_worker uuid, p_holding uuid[], p_waiting uuid[] DEFAULT '{}')
-RETURNS TABLE (known boolean, job_id uuid, lease_id uuid, cancel_requested_seconds double precision)
+RETURNS TABLE (
+    known boolean, job_id uuid, lease_id uuid, cancel_requested_seconds double precision, cancel_signal text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
@@ -11,11 +12,11 @@ BEGIN
         holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp(), session_pid = pg_backend_pid()
     WHERE id = p_worker AND stopped_at IS NULL;
     IF NOT FOUND THEN
-        RETURN QUERY SELECT false, NULL::uuid, NULL::uuid, NULL::double precision;
+        RETURN QUERY SELECT false, NULL::uuid, NULL::uuid, NULL::double precision, NULL::text;
         RETURN;
     END IF;
     RETURN QUERY SELECT true, j.id, j.lease_id,
-        extract(epoch FROM clock_timestamp() - j.cancel_requested_at)::double precision
+        extract(epoch FROM clock_timestamp() - j.cancel_requested_at)::double precision, j.cancel_signal
     FROM jobs j
     WHERE j.worker_id = p_worker AND j.state = 'running' AND j.cancel_requested_at IS NOT NULL;
 END $$;

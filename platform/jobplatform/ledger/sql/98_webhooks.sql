@@ -22,7 +22,7 @@ BEGIN
             id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, created_at,
             state_at, run_at, limit_keys)
         SELECT job_id, tenant, p_job ->> 'queue', p_job ->> 'kind', 'available', 4,
-               jsonb_build_object('endpoint', endpoint, 'message', message, 'body', body),
+               json_build_object('endpoint', endpoint, 'message', message, 'body', body),
                (p_job ->> 'max_attempts')::integer, (p_job ->> 'crash_limit')::integer,
                (p_job ->> 'lost_limit')::integer, v_now, v_now, v_now,
                -- a test goes whatever the endpoint is held for

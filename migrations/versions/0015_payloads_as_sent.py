@@ -1,0 +1,66 @@
+"""Payloads and results as they were sent (json keeps the order of keys and -0.0), and cancels that name a signal.
+
+Rewrites `jobs`, `job_history`, `schedules` and `schedule_fires`, and nothing else can use them meanwhile: with millions
+of ended jobs plan some minutes, and stop API, dispatchers and workers for it.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0015"
+down_revision = "0014"
+branch_labels = None
+depends_on = None
+
+#: table → the columns that hold what a caller or a handler has sent
+COLUMNS = {
+    "jobs": ("payload", "result"),
+    "job_history": ("payload", "result"),
+    "schedules": ("payload",),
+    "schedule_fires": ("payload",),
+}
+#: functions whose parameters or results have another type: the other form must not stay beside the new one
+FUNCTIONS = (
+    *("accept_batch", "accept_job", "accept_jobs", "add_steps", "beat_worker", "cancel_job", "chord_has_begun"),
+    *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
+    *("resolve_references", "settle_run", "step_value"),
+)
+
+
+def drop_functions() -> None:
+    """Drop these functions, whatever their parameters: the version that follows makes its own."""
+    names = ", ".join(repr(name) for name in FUNCTIONS)
+    op.execute(
+        "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT p.oid::regprocedure FROM pg_proc p "
+        "JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname = current_schema() "
+        f"AND p.proname IN ({names}) LOOP EXECUTE 'DROP FUNCTION ' || f || ' CASCADE'; END LOOP; END $$"
+    )
+
+
+def change_types(wanted: str) -> None:
+    """Give the columns a type, all of a table in one rewrite."""
+    op.execute("DROP VIEW IF EXISTS reporting.dead_letters")
+    for table, columns in COLUMNS.items():
+        changes = ", ".join(f"ALTER COLUMN {name} TYPE {wanted} USING {name}::{wanted}" for name in columns)
+        op.execute(f"ALTER TABLE {table} {changes}")
+
+
+def upgrade() -> None:
+    drop_functions()
+    change_types("json")
+    for table in ("jobs", "job_history"):
+        op.execute(f"COMMENT ON COLUMN {table}.payload IS 'the text as it was sent: jsonb would sort its keys'")
+    op.add_column(
+        "jobs",
+        sa.Column("cancel_signal", sa.Text(), comment="sent to the run's process at once, in place of the grace"),
+    )
+
+
+def downgrade() -> None:
+    drop_functions()
+    op.drop_column("jobs", "cancel_signal")
+    change_types("jsonb")
+    for table in ("jobs", "job_history"):
+        op.execute(f"COMMENT ON COLUMN {table}.payload IS NULL")
