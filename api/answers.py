@@ -32,6 +32,18 @@ class BodyTooLarge(JobPlatformError):
     code = "body_too_large"
 
 
+class BodyTooSlow(JobPlatformError):
+    """The body did not come in time: repeat the request, on a faster line or in smaller parts."""
+
+    code = "body_too_slow"
+
+
+class Overloaded(JobPlatformError):
+    """This process works on as many bytes of requests as it may; repeat in a moment."""
+
+    code = "overloaded"
+
+
 class IncompleteBody(JobPlatformError):
     """The body ended before the announced length."""
 

@@ -19,6 +19,8 @@ OPEN_ENDPOINTS = frozenset(
 CALLER = "jobplatform.caller"
 #: asks for the key in the transaction of its own work: one round trip instead of two
 ADMITS_ITSELF = "submit_job"
+#: larger bodies are not read before the key was found good
+PLAIN_BYTES = 16_384
 
 
 def register(app: Flask, operations: Mapping[str, Operation]) -> None:
@@ -27,9 +29,11 @@ def register(app: Flask, operations: Mapping[str, Operation]) -> None:
     @app.before_request
     def _admit() -> None:
         endpoint = request.endpoint
-        if endpoint is None or endpoint in OPEN_ENDPOINTS or endpoint == ADMITS_ITSELF:
-            return
         known: Caller | None = request.environ.get(CALLER)
+        if endpoint is None or endpoint in OPEN_ENDPOINTS:
+            return
+        if endpoint == ADMITS_ITSELF and known is None and (request.content_length or 0) <= PLAIN_BYTES:
+            return
         g.caller = known or admit(services().ledger, request.headers.get("Authorization"))
         operation = operations[endpoint]
         if operation.scope is None:

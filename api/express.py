@@ -13,6 +13,7 @@ import time
 from typing import IO, Any
 
 from api import problems
+from api.auth import PLAIN_BYTES
 from api.measure import count_request
 from api.problems import Reply
 from api.services import Services
@@ -25,8 +26,6 @@ from jobplatform.usecases.submit_job import ApiKey, CheckedOrder, check_order, s
 
 PATH = "/v1/jobs"
 JSON = ("content-type", "application/json")
-#: larger bodies are read and checked in a request thread: the event loop is everybody's
-PLAIN_BYTES = 16_384
 #: how many jobs one commit takes
 BATCH = 200
 

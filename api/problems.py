@@ -8,7 +8,16 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody, NoStreams, WrongMediaType
+from api.answers import (
+    TROUBLE,
+    BodyTooLarge,
+    BodyTooSlow,
+    HeaderNotAscii,
+    IncompleteBody,
+    NoStreams,
+    Overloaded,
+    WrongMediaType,
+)
 from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
@@ -82,6 +91,8 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (NoStreams, 406),
     (TooManyStreams, 503),
     (BodyTooLarge, 413),
+    (BodyTooSlow, 408),
+    (Overloaded, 503),
     (LedgerUnavailable, 503),
     (OutcomeUnknown, 503),
 )

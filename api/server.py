@@ -13,13 +13,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from api.answers import TROUBLE, BodyTooLarge, HeaderNotAscii, IncompleteBody
+from api.answers import TROUBLE, BodyTooLarge, BodyTooSlow, HeaderNotAscii, IncompleteBody, Overloaded
 from api.app import create_app
-from api.auth import CALLER
+from api.auth import CALLER, PLAIN_BYTES
 from api.express import Express
 from api.hub import MOST_EVENTS, Hub
 from api.services import Services
@@ -37,6 +38,9 @@ from jobplatform.usecases.read_jobs import find_ended
 
 #: bodies up to this many bytes stay in memory, in and out
 IN_MEMORY_BYTES = 1024 * 1024
+#: a body may take `body_seconds`, and as much longer as a line of this speed needs for it
+SLOWEST_BYTES_PER_SECOND = 50_000
+HEALTH = "/healthz"
 UPLOADS = "/v1/uploads"
 BATCH = "/v1/jobs/batch"
 
@@ -55,6 +59,25 @@ class Answer:
     file: tuple[str, int, int] | None
 
 
+class InFlight:
+    """Counts the bytes of the bodies that this process reads or works on. Used in the event loop only."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self._bytes = limit, 0
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[bool]:
+        """Take capacity for a body of this many bytes; yields whether there was enough."""
+        if size and self._bytes + size > self._limit:
+            yield False
+            return
+        self._bytes += size
+        try:
+            yield True
+        finally:
+            self._bytes -= size
+
+
 class Bridge:
     """An RSGI application around a WSGI one."""
 
@@ -70,6 +93,8 @@ class Bridge:
         max_body: int,
         max_batch: int,
         max_upload: int,
+        max_in_flight: int,
+        body_seconds: float,
     ) -> None:
         self._wsgi = wsgi
         self._admit = admit
@@ -78,6 +103,7 @@ class Bridge:
         self._streams = streams
         self._threads = threads
         self._max_body, self._max_batch, self._max_upload = max_body, max_batch, max_upload
+        self._in_flight, self._body_seconds = InFlight(max_in_flight), body_seconds
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the streams when the process is told to go: granian waits for all that is open.
@@ -91,13 +117,50 @@ class Bridge:
         """Answer one request."""
         if scope.proto != "http":
             return
-        caller, refused = None, None
-        if scope.path.rstrip("/") == UPLOADS:  # asked before anything of it is read
-            caller, refused = await self._threads.run(self._admission, scope.headers.get("authorization"))
-        body, trouble = (b"", refused) if refused is not None else await self._read(scope, protocol)
-        if trouble is None and self._streams.takes(scope):
-            await self._streams.answer(scope, protocol)
+        if (
+            scope.path == HEALTH and scope.method == "GET"
+        ):  # not in a request thread: these may all be busy while the process lives
+            protocol.response_bytes(200, [("content-type", "application/json")], b'{"status":"ok"}')
             return
+        size, is_large = self._announced(scope)
+        most = self._limit(scope) if size is None else size
+        caller, refused = None, None
+        if is_large:  # the key comes before anything of the body
+            caller, refused = await self._threads.run(self._admission, scope.headers.get("authorization"))
+        if refused is not None:
+            await self._respond(scope, protocol, b"", refused, None)
+            return
+        # uploads are read to a file, everything else into memory
+        held = 0 if not is_large else min(most, IN_MEMORY_BYTES) if _is_upload(scope) else most
+        with self._in_flight.take(held) as has_capacity:
+            if not has_capacity:
+                await self._respond(scope, protocol, b"", Overloaded(), None)
+                return
+            try:
+                async with asyncio.timeout(self._body_seconds + most / SLOWEST_BYTES_PER_SECOND if is_large else None):
+                    body, trouble = await self._read(scope, protocol)
+            except TimeoutError:
+                body, trouble = b"", BodyTooSlow()
+            if trouble is None and self._streams.takes(scope):
+                await self._streams.answer(scope, protocol)
+                return
+            await self._respond(scope, protocol, body, trouble, caller)
+
+    def _limit(self, scope: Any) -> int:
+        """Return how large the body of this request may be, in bytes."""
+        return self._max_upload if _is_upload(scope) else self._max_batch if scope.path == BATCH else self._max_body
+
+    def _announced(self, scope: Any) -> tuple[int | None, bool]:
+        """Return how many bytes of body are announced (None: not said), and whether that is more than a plain order."""
+        declared = scope.headers.get("content-length")
+        size = int(declared) if declared and declared.isdigit() else None
+        if size is None:
+            return None, "transfer-encoding" in scope.headers
+        return size, size > PLAIN_BYTES or (size > 0 and _is_upload(scope))
+
+    async def _respond(
+        self, scope: Any, protocol: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None, caller: object
+    ) -> None:
         reply = await self._express.answer(scope, body) if trouble is None else None
         if reply is not None:
             protocol.response_bytes(*reply)
@@ -132,10 +195,8 @@ class Bridge:
 
         Nothing is read of a body over the limit.
         """
-        declared = scope.headers.get("content-length")
-        size = int(declared) if declared and declared.isdigit() else None
-        uploading = scope.path.rstrip("/") == UPLOADS
-        limit = self._max_upload if uploading else self._max_batch if scope.path == BATCH else self._max_body
+        size, _ = self._announced(scope)
+        uploading, limit = _is_upload(scope), self._limit(scope)
         if size == 0 or (size is None and "transfer-encoding" not in scope.headers):
             return b"", None
         if size is not None and size > limit:
@@ -211,6 +272,10 @@ class Bridge:
                 await self._threads.run(answer.close)
 
 
+def _is_upload(scope: Any) -> bool:
+    return bool(scope.path.rstrip("/") == UPLOADS)
+
+
 def _incomplete(size: int | None, came: int) -> IncompleteBody:
     return IncompleteBody(f"Content-Length announced {size} bytes, {came} came")
 
@@ -278,6 +343,8 @@ def build() -> Bridge:
         max_body=config.max_body_bytes,
         max_batch=config.max_batch_bytes,
         max_upload=config.max_upload_bytes,
+        max_in_flight=config.max_bytes_in_flight,
+        body_seconds=config.body_seconds,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from flask import Response, request
 
-from api.answers import WrongMediaType, answer, check_length, read_query
+from api.answers import BodyTooLarge, WrongMediaType, answer, check_length, read_query
 from api.auth import caller
 from api.measure import harmless
 from api.operations import Operation
@@ -20,6 +20,7 @@ from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.orders import read_order
 from jobplatform.domain.texts import ESCAPED
+from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
 from jobplatform.observe.metrics import api_metrics
 from jobplatform.refusals import NotJson
@@ -41,17 +42,24 @@ def submit_batch() -> Response:
     check_length(has.settings.max_batch_bytes)
     raw = request.get_data(cache=False)
     escaped = ESCAPED if ESCAPED in raw else b""  # where none is, no order has to be looked through for it
+    items = _read(raw, request.mimetype)
+    if not 0 < len(items) <= MOST_JOBS:  # counted before any is checked
+        expected = f"1 to {MOST_JOBS} orders"
+        raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} orders"),))
     orders: list[SubmitJob | JobPlatformError] = []
-    for place, one in enumerate(_read(raw, request.mimetype)):
+    named = 0
+    for place, one in enumerate(items):
         try:
             orders.append(read_order(has.kinds, one, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
                 raise NotJson(f"order {place}: {error}") from None
+            if isinstance(error, InvalidRequest):
+                error.errors = error.errors[: max(1, MAX_ERRORS - named)]
+                named += len(error.errors)
             orders.append(error)
-    if not 0 < len(orders) <= MOST_JOBS:
-        expected = f"1 to {MOST_JOBS} orders"
-        raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(orders)} orders"),))
+            if named >= MAX_ERRORS and not per_item:
+                break  # nothing will be accepted, and no more fields are named
     key = checked_key(request.headers.get("Idempotency-Key"))
     found = submit(
         has.ledger,
@@ -76,9 +84,19 @@ def submit_batch() -> Response:
     return answer(body, 202, {} if found.created else {"Idempotent-Replayed": "true"})
 
 
+#: values of one body; read into memory they take about a hundred bytes each
+MOST_VALUES = 2_000_000
+
+
 def _read(raw: bytes, media_type: str) -> list[Any]:
     """Return the orders of a body, each as JSON values, or as bytes that are none."""
+    # at least as many as there are values: commas in texts count too. Nothing is read into memory for it
+    if (values := raw.count(b",")) > MOST_VALUES:
+        raise BodyTooLarge(f"a batch may have at most {MOST_VALUES:,} values (commas), got {values:,}: split it")
     if media_type in NDJSON:
+        if (lines := raw.count(b"\n")) > 2 * MOST_JOBS:
+            expected = f"1 to {MOST_JOBS} orders"
+            raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{lines} lines"),))
         return [_line(line) for line in raw.splitlines() if line.strip()]
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise WrongMediaType(f"expected Content-Type: application/json or {NDJSON[0]}, got {media_type}")

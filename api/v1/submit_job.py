@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from uuid import UUID
 
-from flask import Response, request
+from flask import Response, g, request
 
 from api.answers import as_json, check_length, parse_object
 from api.measure import harmless
@@ -25,7 +26,7 @@ from jobplatform.errors import (
 )
 from jobplatform.observe.metrics import api_metrics
 from jobplatform.refusals import NotAllowed, RateLimited
-from jobplatform.usecases.admit import admit, read_key
+from jobplatform.usecases.admit import Caller, admit, read_key
 from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit
 
@@ -45,7 +46,7 @@ def submit_job() -> Response:
         authorization=request.headers.get("Authorization"),
         idempotency_key=request.headers.get("Idempotency-Key"),
     )
-    status, body, headers = accept(has, order)
+    status, body, headers = accept(has, order, g.get("caller"))
     return Response(body, status, headers, mimetype="application/json")
 
 
@@ -59,11 +60,17 @@ class Order:
     idempotency_key: str | None
 
 
-def accept(has: Services, order: Order) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Accept a job; returns status, body and further headers.
+def accept(has: Services, order: Order, known: Caller | None = None) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Accept a job; returns status, body and further headers. `known`: who calls, where the key was looked up before.
 
     Raises our errors, and what is wrong with an order is told to those with a valid key only.
     """
+    if known is not None:
+        command = read_command(has.kinds, order)
+        known.check_priority(command.priority)
+        known.check_kinds([command.kind])
+        made = _submit(has, known.tenant_id, command, order, known.key_name)
+        return reply_to(made.job, created=made.created)
     key = read_key(order.authorization)
     try:
         accepted = _accept(has, ApiKey(key), order)
@@ -91,14 +98,19 @@ def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str
 
 
 def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
+    return _submit(has, caller, read_command(has.kinds, order), order)
+
+
+def _submit(has: Services, caller: ApiKey | UUID, command: SubmitJob, order: Order, by: str | None = None) -> Accepted:
     return submit(
         has.ledger,
         has.hints,
         has.kinds,
         caller,
-        read_command(has.kinds, order),
+        command,
         idempotency_key=checked_key(order.idempotency_key),
         idempotency_seconds=has.settings.idempotency_seconds,
+        by=by,
     )
 
 

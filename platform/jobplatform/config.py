@@ -15,7 +15,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from jobplatform.domain.kinds import field_errors
+from jobplatform.domain.validation import field_errors
 from jobplatform.errors import ConfigurationError, FieldError
 
 Pool = Literal["prefork", "threads"]
@@ -124,6 +124,15 @@ class Settings(BaseSettings):
     max_body_bytes: int = _setting(1_048_576, "largest JSON body", "bytes", ge=1024)
     max_batch_bytes: int = _setting(32 * 1024**2, "largest body of POST /v1/jobs/batch", "bytes", ge=1024)
     max_upload_bytes: int = _setting(2 * 1024**3, "largest upload", "bytes", ge=1024)
+    max_bytes_in_flight: int = _setting(
+        128 * 1024**2,
+        "bodies that one API process reads or works on at the same time; more are answered 503",
+        "bytes",
+        ge=4 * 1024**2,
+    )
+    body_seconds: float = _setting(
+        10.0, "how long a body of more than 16 KiB may take, beside what 50 kB/s need for its size", "s", gt=0
+    )
     max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
     max_payload_bytes: int = _setting(
         16_777_216, "largest payload of a step with the results that it refers to", "bytes", ge=1024

@@ -117,6 +117,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "JOBPLATFORM_WATCHDOG_SECONDS": "4",
         "JOBPLATFORM_SHUTDOWN_SECONDS": "5",
         "JOBPLATFORM_UNKNOWN_KIND_SECONDS": "3",
+        "JOBPLATFORM_BODY_SECONDS": "1",
         "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     with taken(STACK):

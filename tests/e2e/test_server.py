@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import signal
 import socket
 
 import orjson
+import pytest
 
 from tests.e2e.conftest import Platform
+from tests.support.waiting import eventually
 
 
 def raw(platform: Platform, head: str, body: bytes, *, close: bool = True) -> tuple[int, dict]:
@@ -52,6 +56,47 @@ def test_an_upload_without_a_valid_key_is_refused_before_it_is_read(platform: Pl
         assert b" 401 " in one.recv(65536).split(b"\r\n")[0], "not one byte of the body was needed"
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/batch", "/v1/workflows", "/v1/uploads"])
+def test_bodies_without_a_key_are_refused_by_their_headers_and_the_connection_ends(
+    platform: Platform, path: str
+) -> None:
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
+    connections = []
+    for _ in range(20):
+        one = socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20)
+        one.sendall(head.encode())
+        connections.append(one)
+    for one in connections:  # they stall: nothing of the body is needed for the answer
+        with one:
+            assert one.recv(65536).startswith(b"HTTP/1.1 401")
+            with contextlib.suppress(ConnectionError):
+                one.sendall(b"a" * 950_000)
+                while one.recv(65536):
+                    pass  # closed by the server, well before the time-out of 20 s
+
+
+def test_a_body_that_stalls_is_given_up_after_a_while(platform: Platform) -> None:
+    head = "POST /v1/jobs HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 100000"
+    status, problem = raw(platform, head, b"a" * 50_000, close=False)
+    assert (status, problem["code"]) == (408, "body_too_slow")
+
+
+def test_health_is_told_while_every_request_thread_is_busy(platform: Platform) -> None:
+    port = platform.stack.place.ports["api"]
+    body = b"[" + b"{}," * 500_000 + b"{}]"
+    head = f"POST /v1/jobs/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    busy = []
+    for _ in range(16):
+        one = socket.create_connection(("127.0.0.1", port), timeout=60)
+        one.sendall(f"{head}\r\nAuthorization: Bearer {platform.api._key}\r\n\r\n".encode() + body)
+        busy.append(one)
+    for _ in range(5):
+        assert platform.api.call("GET", "/healthz") == {"status": "ok"}
+    for one in busy:
+        with one:
+            assert one.recv(65536).startswith((b"HTTP/1.1 422", b"HTTP/1.1 503"))
+
+
 def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: Platform) -> None:
     content = os.urandom(3_000_000)
     chunked = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (content[:1_500_000], content[1_500_000:]))
@@ -69,3 +114,19 @@ def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: P
         while chunk := one.recv(65536):
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 206") and answer.endswith(content[-10:])
+
+
+def test_an_api_process_that_dies_is_replaced_and_the_other_goes_on(platform: Platform) -> None:
+    head = platform.head("api")
+    children = set(platform.pids("api")) - {head}
+    victim = max(children)
+    os.kill(victim, signal.SIGKILL)
+
+    def replaced() -> bool:
+        now = set(platform.pids("api")) - {head}
+        return victim not in now and len(now) >= len(children)
+
+    assert eventually(replaced, 30)
+    assert platform.head("api") == head
+    for _ in range(4):
+        assert platform.api.call("GET", "/healthz") == {"status": "ok"}

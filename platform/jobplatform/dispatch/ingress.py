@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from jobplatform.broker.dead_letters import BODY_BYTES
@@ -22,35 +24,53 @@ log = get_log(__name__)
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
 #: of one look: jobs go out in between
 BATCH = 50
+#: how long one round may take submissions, however large: queues are dispatched in between
+ROUND_SECONDS = 0.25
 
 
 class Ingress:
     """Any number of them may work at once: RabbitMQ gives each message to one."""
 
-    def __init__(self, settings: Settings, ledger: Ledger, reader: OrderReader) -> None:
-        self._settings, self._ledger, self._reader = settings, ledger, reader
+    def __init__(
+        self,
+        settings: Settings,
+        ledger: Ledger,
+        reader: OrderReader,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._ledger, self._reader, self._clock = settings, ledger, reader, clock
 
     def poll(self, kinds: KindRegistry) -> bool:
-        """Take what is there, at most a batch; returns whether there may be more.
+        """Take what is there, for `ROUND_SECONDS` or a batch at most; returns whether there may be more.
 
         An order is acknowledged when its job is committed: after a crash in between it comes again, and is the same
         order by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
         """
-        orders = self._reader.take(BATCH)
-        busy: LedgerBusy | None = None
+        until, taken = self._clock() + ROUND_SECONDS, 0
+        busy: list[tuple[OrderMessage, LedgerBusy]] = []
         try:
-            for order in orders:
+            while taken < BATCH and self._clock() < until:
+                # one by one: what is not taken in this round stays with RabbitMQ
+                order = next(iter(self._reader.take(1)), None)
+                if order is None:
+                    break
+                taken += 1
                 try:
                     self._take(kinds, order)
-                except LedgerBusy as error:  # somebody holds its keys: it comes again, and keeps no other one waiting
-                    self._reader.put_back(order)
-                    busy = error
+                except LedgerBusy as error:  # another transaction has locked its keys: the others need not wait for it
+                    busy.append((order, error))
+            else:
+                return not busy or self._put_back(busy)
         except BaseException:
             self._reader.close()  # what is left comes again
             raise
-        if busy is not None:
-            raise busy
-        return len(orders) == BATCH
+        return bool(busy) and self._put_back(busy)
+
+    def _put_back(self, busy: list[tuple[OrderMessage, LedgerBusy]]) -> bool:
+        """Give submissions back to RabbitMQ whose keys are locked, and raise the last one's reason."""
+        for order, _ in busy:
+            self._reader.put_back(order)
+        raise busy[-1][1]
 
     def _take(self, kinds: KindRegistry, order: OrderMessage) -> None:
         answer = take_order(

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from jobplatform.domain.context import Context, UnknownEffect
 from jobplatform.domain.limits import KeysOf, UnitsOf, check_keys, keys_of, units_of
 from jobplatform.domain.retry import Exponential, RetryPolicy
-from jobplatform.errors import ConfigurationError, FieldError, InvalidPayload, UnknownKind
+from jobplatform.domain.validation import Mismatch, validate
+from jobplatform.errors import ConfigurationError, InvalidPayload, UnknownKind
 
 P = TypeVar("P", bound=BaseModel)
 Handler = Callable[[Any, Context], Any]
@@ -83,33 +84,14 @@ class Kind:
         return keys, units_of(self.limit_units, payload, keys)
 
     def parse(self, payload: object) -> BaseModel:
-        """Return the typed payload. Raises `InvalidPayload` naming every wrong field."""
+        """Return the typed payload. Raises `InvalidPayload` naming the wrong fields, 100 at most."""
         try:
-            return self.payload.model_validate(payload)
-        except ValidationError as error:
+            return validate(self.payload, payload, "payload")
+        except Mismatch as mismatch:
+            more = f"; {mismatch.total:,} errors in all" if mismatch.total > len(mismatch.errors) else ""
             raise InvalidPayload(
-                f"the payload does not fit the schema of {self.name} (see GET /v1/kinds)",
-                field_errors(error, prefix="payload"),
+                f"the payload does not fit the schema of {self.name} (see GET /v1/kinds){more}", mismatch.errors
             ) from None
-
-
-def field_errors(error: ValidationError, prefix: str = "") -> tuple[FieldError, ...]:
-    """Translate pydantic's findings to ours: one per wrong field, with what was expected and what came."""
-    found = []
-    for item in error.errors(include_url=False, include_context=False):
-        path = ".".join(str(part) for part in ((prefix, *item["loc"]) if prefix else item["loc"]))
-        missing = item["type"] == "missing"
-        got = "nothing" if missing else _shorten(item["input"])
-        expected = "a value: this field is required" if missing else item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
-            expected = "no such field"
-        found.append(FieldError(path or "body", expected, got))
-    return tuple(found)
-
-
-def _shorten(value: object, limit: int = 120) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 _LOOKS = "lower-case words joined by dots, like 'email.send'"

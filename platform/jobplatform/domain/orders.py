@@ -14,12 +14,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
-    ValidationError,
 )
 
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY, SubmitJob, Unique
-from jobplatform.domain.kinds import KindRegistry, field_errors
+from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.validation import MAX_ERRORS, Mismatch, summarize, validate
 from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
 from jobplatform.refusals import NotJson
 
@@ -99,7 +99,7 @@ class SubmitBody(BaseModel):
 
 
 def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
-    """Validate against a model. Raises `InvalidRequest` with every wrong field.
+    """Validate against a model. Raises `InvalidRequest` with the wrong fields, 100 at most.
 
     `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
     """
@@ -107,11 +107,10 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
         field = ".".join(found)
         raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
     try:
-        return model.model_validate(value)
-    except ValidationError as error:
-        errors = field_errors(error)
-        named = ", ".join(item.field for item in errors[:5])
-        raise InvalidRequest(f"not as expected: {named}", errors) from None
+        return validate(model, value)
+    except Mismatch as mismatch:
+        named = summarize(mismatch.errors, mismatch.total)
+        raise InvalidRequest(f"not as expected: {named}", mismatch.errors) from None
 
 
 def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJob:
@@ -134,6 +133,6 @@ def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJ
                 kinds.get(kind).parse(payload)
             except InvalidPayload as also:
                 errors = error.errors + also.errors
-                named = ", ".join(item.field for item in errors[:5])
-                raise InvalidRequest(f"not as expected: {named}", errors) from None
+                named = summarize(errors, len(errors))
+                raise InvalidRequest(f"not as expected: {named}", errors[:MAX_ERRORS]) from None
         raise

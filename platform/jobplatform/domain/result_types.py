@@ -9,8 +9,9 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError, PydanticUserError
 
-from jobplatform.domain.kinds import Kind, field_errors
+from jobplatform.domain.kinds import Kind
 from jobplatform.domain.references import Reference, find_references, is_marked, replace_references
+from jobplatform.domain.validation import MAX_ERRORS, Mismatch, field_error, known_fields, validate
 from jobplatform.errors import FieldError
 
 Schema = Mapping[str, Any]
@@ -48,9 +49,9 @@ def check_payload(
     """Return what is wrong with a payload that may have references. `schema_of` gives the type of what one names."""
     if not is_marked(dict(payload)):
         try:
-            kind.payload.model_validate(payload)
-        except ValidationError as error:
-            return list(field_errors(error, prefix=where))
+            validate(kind.payload, payload, where)
+        except Mismatch as mismatch:
+            return list(mismatch.errors)
         return []
     references = list(find_references(payload))
     open_paths = [path for path, _ in references]
@@ -58,11 +59,12 @@ def check_payload(
     try:
         kind.payload.model_validate(replace_references(payload, lambda _: _Unknown()))
     except ValidationError as error:
+        known = known_fields(kind.payload)
         wrong = [
-            found
-            for found, item in zip(field_errors(error, prefix=where), error.errors(include_url=False), strict=True)
-            if not _may_be_open([str(part) for part in item["loc"]], open_paths)
-        ]
+            field_error(detail, where, known)
+            for detail in error.errors(include_url=False, include_context=False)
+            if not _may_be_open([str(part) for part in detail["loc"]], open_paths)
+        ][:MAX_ERRORS]
     except Exception:  # a validator of the kind's own that met what is not known yet: it is asked again when it runs
         wrong = []
     for path, reference in references:

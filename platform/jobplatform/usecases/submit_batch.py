@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,6 +11,7 @@ import orjson
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.states import State
+from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import (
     DuplicateJob,
     FieldError,
@@ -28,8 +29,6 @@ from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedOrder, check_order
 
 MOST_JOBS = 10_000
-#: fields that one answer names
-MOST_ERRORS = 100
 
 #: an order, or what was found wrong with it before
 Ordered = SubmitJob | JobPlatformError
@@ -75,9 +74,9 @@ def submit_batch(
     `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does. `request_hash` is what tells
     one request from another.
     """
-    checked = [_check(kinds, caller, one) for one in orders]
+    checked = list(_check_all(kinds, caller, orders, all_or_nothing=all_or_nothing))
     if all_or_nothing:
-        _raise_first(checked)
+        _raise_first(checked, len(orders))
     batch_id = new_id()
     rows = [
         one.values()
@@ -117,11 +116,26 @@ def submit_batch(
         for place, one in enumerate(checked)
     ]
     if verdict == "refused":
-        _raise_first([one.problem for one in items])
+        _raise_first([one.problem for one in items], len(orders))
         raise AssertionError("refused without a reason")
     if verdict == "accepted" and hints is not None:
         _wake(hints, checked, items)
     return AcceptedBatch(UUID(str(found_id)), items, created=verdict == "accepted")
+
+
+def _check_all(
+    kinds: KindRegistry, caller: Caller, orders: Sequence[Ordered], *, all_or_nothing: bool
+) -> Iterator[CheckedOrder | JobPlatformError]:
+    """Check each order against its kind. `MAX_ERRORS` fields are named in all; each wrong order names one at least."""
+    named = 0
+    for order in orders:
+        checked = _check(kinds, caller, order)
+        if isinstance(checked, InvalidRequest):
+            checked.errors = checked.errors[: max(1, MAX_ERRORS - named)]
+            named += len(checked.errors)
+        yield checked
+        if named >= MAX_ERRORS and all_or_nothing:
+            return
 
 
 def _check(kinds: KindRegistry, caller: Caller, order: Ordered) -> CheckedOrder | JobPlatformError:
@@ -135,7 +149,7 @@ def _check(kinds: KindRegistry, caller: Caller, order: Ordered) -> CheckedOrder 
         return error
 
 
-def _raise_first(found: Sequence[object]) -> None:
+def _raise_first(found: Sequence[object], total: int) -> None:
     """Raise what is wrong: of wrong fields those of all, of other things the first."""
     errors: list[FieldError] = []
     places = []
@@ -152,10 +166,11 @@ def _raise_first(found: Sequence[object]) -> None:
         places.append(place)
         errors += [FieldError(f"{place}.{item.field}", item.expected, item.got) for item in some]
     if errors:
+        least = "at least " if len(found) < total else ""
         named = ", ".join(map(str, places[:10])) + (", …" if len(places) > 10 else "")
         raise InvalidRequest(
-            f"nothing was accepted: {len(places)} of {len(found)} orders are not as expected ({named})",
-            tuple(errors[:MOST_ERRORS]),
+            f"nothing was accepted: {least}{len(places)} of {total} orders are not as expected ({named})",
+            tuple(errors[:MAX_ERRORS]),
         )
 
 
