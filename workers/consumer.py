@@ -53,6 +53,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """As Celery, which closes its connection for events when it connects again, and would wait for the answer."""
+        DELIVERIES.note_lost_connection()
         self._bound_good_byes()
         super().on_connection_error_after_connected(exc)
 

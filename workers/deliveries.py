@@ -62,6 +62,8 @@ class Deliveries:
         #: lease → job of messages that came and whose run has not begun: more than what is in the pool
         self._waiting: dict[UUID, UUID] = {}
         self._markers: list[UUID] = []
+        #: broker connections that were lost since a message came the last time (time.monotonic)
+        self._losses: list[float] = []
         #: set by a report that need not wait for the next heartbeat
         self.prompt = threading.Event()
         #: called for such a report; the heartbeat thread sets it
@@ -74,6 +76,7 @@ class Deliveries:
         with self._lock:
             self._waiting[lease_id] = job_id
             self.received_at = time.monotonic()
+            self._losses.clear()
 
     def waiting(self) -> list[UUID]:
         """Return the jobs whose message is here and whose run has not begun."""
@@ -85,6 +88,18 @@ class Deliveries:
         with self._lock:
             self._markers.append(marker_id)
             self.received_at = time.monotonic()
+            self._losses.clear()
+
+    def note_lost_connection(self) -> None:
+        """Note that a connection to RabbitMQ which stood was lost."""
+        with self._lock:
+            self._losses = [*self._losses[-99:], time.monotonic()]
+
+    def lost_connections(self, within_seconds: float) -> int:
+        """Return how many connections were lost in this time, without a message in between."""
+        with self._lock:
+            since = time.monotonic() - within_seconds
+            return sum(lost_at >= since for lost_at in self._losses)
 
     def markers(self) -> list[UUID]:
         """Return the markers that are not yet told."""

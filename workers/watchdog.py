@@ -1,9 +1,9 @@
 """Finds a worker that is connected and consumes nothing, and ends it, so that what starts it starts it anew.
 
 Celery's own story since 2014 (celery#2080, #3201, #10205): after a reconnect, or when RabbitMQ cancels a consumer
-quietly (4.3 does at the consumer time-out), the worker is alive, beats, answers pings, and takes nothing. Two signs,
-each for `seconds`: the client itself knows that it does not consume; or a marker stands unread in one of its queues
-while it is connected, has a free slot and has received nothing.
+quietly (4.3 does at the consumer time-out), the worker is alive, beats, answers pings, and takes nothing. Three signs,
+each for `seconds`: the client itself knows that it does not consume; a marker stands unread in one of its queues while
+it is connected, has a free slot and has received nothing; or it connects and loses the connection again and again.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from jobplatform.usecases import keep_worker
 from workers.deliveries import Deliveries
 
 log = get_log(__name__)
+
+#: connections that are lost one after the other, without a message: no network is that bad
+LOOP = 10
 
 
 class Watchdog:
@@ -50,6 +53,9 @@ class Watchdog:
         if not missing:
             self._consumed_at = now
         if self._ended:
+            return
+        if (losses := self._deliveries.lost_connections(self._seconds)) >= LOOP:
+            self._give_up(f"it lost {losses} connections to RabbitMQ and received nothing in between", self._queues)
             return
         if missing and now - self._consumed_at > self._seconds:
             self._give_up("it is connected, and no consumer of it stands", missing)

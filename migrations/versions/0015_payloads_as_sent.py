@@ -1,4 +1,4 @@
-"""Payloads and results as they were sent (json keeps the order of keys and -0.0), and cancels that name a signal.
+"""Payloads as they were sent (json keeps the order of keys and -0.0), cancels that name a signal, locks that are rows.
 
 Rewrites `jobs`, `job_history`, `schedules` and `schedule_fires`, and nothing else can use them meanwhile: with millions
 of ended jobs plan some minutes, and stop API, dispatchers and workers for it.
@@ -25,7 +25,7 @@ COLUMNS = {
 FUNCTIONS = (
     *("accept_batch", "accept_job", "accept_jobs", "add_steps", "beat_worker", "cancel_job", "chord_has_begun"),
     *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
-    *("resolve_references", "settle_run", "step_value"),
+    *("resolve_references", "settle_run", "step_value", "take_lock", "try_locks", "make_locks"),
 )
 
 
@@ -57,9 +57,18 @@ def upgrade() -> None:
         sa.Column("cancel_signal", sa.Text(), comment="sent to the run's process at once, in place of the grace"),
     )
 
+    op.create_table(
+        "locks",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_locks")),
+        prefixes=["UNLOGGED"],
+        comment="locks by name, held by transactions (take_lock, try_locks)",
+    )
+
 
 def downgrade() -> None:
     drop_functions()
+    op.drop_table("locks")
     op.drop_column("jobs", "cancel_signal")
     change_types("jsonb")
     for table in ("jobs", "job_history"):

@@ -27,6 +27,7 @@ from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases.keep_worker import register
 from tests.support.desk import submit
 from tests.support.ledgers import Anything, Book, card
+from tests.support.waiting import eventually
 
 
 @pytest.fixture
@@ -143,8 +144,23 @@ def test_a_broker_as_it_should_be(book: Book, config: Settings) -> None:
         "rabbitmq": "ok",
         "epoch": "failed",  # no dispatcher has declared the sentinel of this test's vhost
         "alarms": "ok",
+        "consumers": "failed",  # the ledger has a worker here that RabbitMQ has never seen
         "topology": "ok",
     }
+    assert "1 workers say that they consume it, RabbitMQ has 0 consumers" in found["consumers"].message
+    book.do("UPDATE workers SET stopped_at = now()")
+    assert "consumers" not in by_check(check_broker(book.ledger, config))
+
+
+def test_a_policy_that_drops_messages_is_named(book: Book, config: Settings, place: Place) -> None:
+    vhost = config.broker_url.get_secret_value().rpartition("/")[2]
+    policy = {"pattern": "^email$", "definition": {"max-length": 5}, "apply-to": "queues"}
+    rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "PUT", policy)
+    try:
+        found = eventually(lambda: by_check(check_broker(book.ledger, config)).get("policies"))
+    finally:
+        rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "DELETE")
+    assert found.level == "failed" and "email (max-length=5, by policy 'shrink')" in found.message
 
 
 def test_a_broker_that_is_not_there_is_one_line(book: Book, config: Settings) -> None:

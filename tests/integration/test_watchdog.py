@@ -114,3 +114,19 @@ def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -
     consumer.connection.connected = False
     assert missing_consumers(worker, ["email"]) is None
     assert missing_consumers(SimpleNamespace(consumer=None), ["email"]) is None
+
+
+def test_a_worker_that_connects_and_is_thrown_out_again_and_again_ends(dog: Dog) -> None:
+    for _ in range(9):
+        dog.deliveries.note_lost_connection()
+    assert dog.look() == 0
+    dog.deliveries.note_lost_connection()
+    assert dog.look() == 1
+
+
+def test_flaps_between_which_messages_come_are_no_loop(dog: Dog) -> None:
+    for _ in range(100):
+        dog.deliveries.note_lost_connection()
+        dog.deliveries.receive(new_id(), new_id())
+    dog.deliveries.note_lost_connection()
+    assert dog.look() == 0

@@ -7,6 +7,7 @@ from celery import Celery, signals
 from jobplatform.config import settings
 from workers.celery.adopt import adopt_tasks
 from workers.celery.routing import check_app
+from workers.control import restrict_control
 from workers.hardening import harden
 from workers.liveness import Liveness
 from workers.signals import set_up_logging, set_up_signals
@@ -16,6 +17,7 @@ def prepare_worker(app: Celery) -> None:
     """Add the ledger's bootstep, bind all tasks, and give those with another base the ledger's class. Idempotent."""
     app.steps["worker"].add(Liveness)
     harden()
+    restrict_control()
     app.finalize()
     adopt_tasks(app)
     check_app(app)

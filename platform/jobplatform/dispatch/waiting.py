@@ -27,7 +27,7 @@ LONGEST_ROUND = timedelta(seconds=30)
 RESET_SECONDS = 5.0
 LOOK_BACK = timedelta(seconds=15)
 SWEEP_SECONDS = 60.0
-#: keys that one look asks for: each is an advisory lock of Postgres, of which there are some thousands for all
+#: keys that one look asks for: each is a row that is locked for the round
 MOST_KEYS = 256
 
 

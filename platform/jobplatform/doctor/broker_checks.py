@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote, unquote, urlsplit
@@ -17,6 +17,7 @@ from jobplatform.doctor.finding import Finding, failed, ok, warning
 from jobplatform.errors import BrokerUnavailable, LedgerUnavailable
 from jobplatform.ledger.dispatching import current_epoch
 from jobplatform.ledger.session import Ledger
+from jobplatform.ledger.workers import live_slots
 
 APPLY = "jobplatform broker apply"
 
@@ -51,7 +52,8 @@ def check_broker(ledger: Ledger | None, config: Settings) -> Iterator[Finding]:
         )
         return
     try:
-        yield from _managed(config.management_url.get_secret_value(), url, topology, set(missing))
+        workers = _workers(ledger, config) if ledger is not None else {}
+        yield from _managed(config.management_url.get_secret_value(), url, topology, set(missing), workers)
     except (URLError, OSError, ValueError) as error:
         yield warning(
             "management", f"RabbitMQ's management API can't be read: {error}", "mend JOBPLATFORM_MANAGEMENT_URL"
@@ -76,7 +78,18 @@ def _epoch(connection: Any, ledger: Ledger) -> Iterator[Finding]:
         )
 
 
-def _managed(management: str, broker: str, topology: Topology, missing: set[str]) -> Iterator[Finding]:
+def _workers(ledger: Ledger, config: Settings) -> dict[str, int]:
+    """Return queue → how many live workers say that they consume it."""
+    try:
+        with ledger.statement() as session:
+            return {name: workers for name, (_, workers) in live_slots(session, config.lease_seconds).items()}
+    except LedgerUnavailable:
+        return {}
+
+
+def _managed(
+    management: str, broker: str, topology: Topology, missing: set[str], workers: Mapping[str, int]
+) -> Iterator[Finding]:
     nodes = _read(management, "/api/nodes")
     alarms = [
         f"{name} on {node.get('name')}"
@@ -90,6 +103,8 @@ def _managed(management: str, broker: str, topology: Topology, missing: set[str]
         yield ok("alarms", f"none on {len(nodes)} nodes")
     vhost = unquote(urlsplit(broker).path.lstrip("/")) or "/"
     stand = {queue["name"]: queue for queue in _read(management, f"/api/queues/{quote(vhost, safe='')}")}
+    yield from _consumers(stand, workers)
+    yield from _policies(stand, topology)
     wrong = []
     for queue in topology.queues:
         if queue.name in missing or queue.name not in stand:
@@ -107,6 +122,44 @@ def _managed(management: str, broker: str, topology: Topology, missing: set[str]
         )
     elif not missing:
         yield ok("topology", f"{len(topology.queues)} queues as declared, each with its dead-letter exchange")
+
+
+def _consumers(stand: Mapping[str, Any], workers: Mapping[str, int]) -> Iterator[Finding]:
+    """Compare what workers say with RabbitMQ's consumers: one that reconnects for ever is alive, and takes nothing."""
+    short = [
+        f"{name}: {count} workers say that they consume it, RabbitMQ has {stand[name].get('consumers', 0)} consumers"
+        for name, count in sorted(workers.items())
+        if name in stand and int(stand[name].get("consumers", 0)) < count
+    ]
+    if short:
+        yield failed("consumers", "; ".join(short), "look for broker_unavailable in the workers' logs; restart them")
+    elif workers:
+        yield ok("consumers", "RabbitMQ has a consumer for each queue of each live worker")
+
+
+#: what a policy must not set: it decides over the queue's own arguments, and messages would be dropped
+_DANGEROUS = frozenset(
+    ("max-length", "max-length-bytes", "message-ttl", "expires", "overflow", "dead-letter-exchange", "delivery-limit")
+)
+
+
+def _policies(stand: Mapping[str, Any], topology: Topology) -> Iterator[Finding]:
+    """Name the policies that change what this version has declared."""
+    found = []
+    for queue in topology.queues:
+        effective = (stand.get(queue.name) or {}).get("effective_policy_definition") or {}
+        own = {name.removeprefix("x-"): value for name, value in queue.arguments.items()}
+        changed = sorted(name for name, value in effective.items() if name in _DANGEROUS and own.get(name) != value)
+        if changed:
+            policy = stand[queue.name].get("policy") or stand[queue.name].get("operator_policy")
+            told = ", ".join(f"{name}={effective[name]}" for name in changed)
+            found.append(f"{queue.name} ({told}, by policy {policy!r})")
+    if found:
+        yield failed(
+            "policies",
+            f"policies change what queues do with messages: {'; '.join(found)}",
+            "rabbitmqctl clear_policy (or clear_operator_policy), or narrow its pattern",
+        )
 
 
 def _read(management: str, path: str) -> Any:

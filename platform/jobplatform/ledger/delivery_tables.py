@@ -71,6 +71,14 @@ broker_epochs = Table(
     Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
 )
 
+locks = Table(
+    "locks",
+    metadata,
+    Column("name", Text, primary_key=True),
+    prefixes=["UNLOGGED"],
+    comment="locks by name, held by transactions (take_lock, try_locks)",
+)
+
 dead_messages = Table(
     "dead_messages",
     metadata,

@@ -165,6 +165,20 @@ class OpenRound:
         self._call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
 
+#: names of locks that a process remembers to have made
+MOST_LOCKS = 100_000
+
+
+def _make_locks(ledger: Ledger, names: Sequence[str]) -> None:
+    """Make the locks that this process meets for the first time, before the transaction that takes them."""
+    if len(ledger.known_locks) > MOST_LOCKS:
+        ledger.known_locks.clear()
+    if fresh := [name for name in names if name not in ledger.known_locks]:
+        with ledger.statement() as connection:
+            connection.execute(text("SELECT make_locks(:names)"), {"names": fresh})
+        ledger.known_locks.update(fresh)
+
+
 #: new jobs that one look reads
 MOST_ARRIVALS = 2000
 
@@ -178,6 +192,7 @@ def look_at_queue(
     arrivals: int = MOST_ARRIVALS,
 ) -> Iterator[OpenRound]:
     """Open a transaction by a look at a queue, in one round trip; it commits at the end of the block."""
+    _make_locks(ledger, [f"dispatch/{queue}", *(f"limit/{key}" for key in keys)])
     with ledger.open_call("look_at_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
         row = rows[0]
         found = zip(*(column or () for column in row[3:8]), strict=True)

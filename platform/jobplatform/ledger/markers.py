@@ -17,7 +17,7 @@ _EVIDENCE = text("SELECT job_id, queue, priority FROM take_evidence(:lease, :lim
 def wanted_markers(connection: Connection, quiet_seconds: float, lease_seconds: float) -> Sequence[Row[Any]]:
     """Return (queue, priority) of those that are worth a marker."""
     # two dispatchers must not both send one
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('jobplatform.markers'))"))
+    connection.execute(text("SELECT take_lock('markers')"))
     return connection.execute(_WANTED, {"quiet": quiet_seconds, "lease": lease_seconds}).all()
 
 

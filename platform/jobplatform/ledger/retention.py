@@ -63,3 +63,12 @@ _FILES = text(
 def forget_files(connection: Connection, days: int, *, uploads: bool, limit: int = 1000) -> int:
     """Forget uploads, or outputs of jobs that have ended, older than so many days; workers remove the files."""
     return int(connection.execute(_FILES, {"days": days, "uploads": uploads, "limit": limit}).scalar_one())
+
+
+def delete_free_locks(connection: Connection, limit: int) -> int:
+    """Delete locks of limit keys that no transaction has: there is one for each key that was ever used."""
+    statement = text(
+        "DELETE FROM locks WHERE name IN "
+        "(SELECT name FROM locks WHERE name LIKE 'limit/%' LIMIT :limit FOR UPDATE SKIP LOCKED)"
+    )
+    return connection.execute(statement, {"limit": limit}).rowcount

@@ -49,7 +49,7 @@ class Limits:
 API = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
 #: a pool child can wait for its settle, the row's other holder is bounded itself
 WORKER = Limits(statement_ms=30_000, lock_ms=15_000, idle_in_transaction_ms=10_000)
-#: a frozen dispatcher must not hold rows and its advisory lock for ever (rule 4)
+#: a frozen dispatcher must not keep rows and its queue locked for ever (rule 4)
 DISPATCHER = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000, transaction_ms=10_000)
 
 
@@ -215,6 +215,8 @@ class Ledger:
         #: pools of their own: switching one connection between the two ways costs a round trip each time
         self.transactions, self.statements = transactions, statements
         self._threads = threading.local()
+        #: names of locks that exist, as far as this process knows (dispatching.py)
+        self.known_locks: set[str] = set()
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:

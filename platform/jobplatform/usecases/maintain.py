@@ -79,6 +79,7 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
     fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
     _all(ledger, lambda c: webhooks.forget_messages(c, settings.history_days or 90, BATCH))
     idempotency_keys = _all(ledger, keys.forget_expired_keys)
+    _all(ledger, lambda c: retention.delete_free_locks(c, BATCH))
     if settings.audit_log_days:
         _all(ledger, lambda c: audit_log.forget_actions(c, settings.audit_log_days, BATCH))
     return CleanUp(

@@ -219,8 +219,8 @@ DECLARE
     v_oldest timestamptz;
     v_used jsonb;
 BEGIN
-    SELECT array_agg(k) INTO v_mine FROM unnest(p_keys) AS k
-    WHERE pg_try_advisory_xact_lock(hashtext('jobplatform.limit'), hashtext(k));
+    SELECT array_agg(substr(name, 7)) INTO v_mine
+    FROM try_locks(ARRAY(SELECT 'limit/' || k FROM unnest(p_keys) AS k)) AS name;
     -- a statement of its own: it sees what the last holder of the locks has committed
     SELECT jsonb_object_agg(k, jsonb_build_array(jobs, used, units)), min(first) INTO v_used, v_oldest FROM (
         SELECT k, count(*) AS jobs, sum(coalesce(u, 1)) AS used,

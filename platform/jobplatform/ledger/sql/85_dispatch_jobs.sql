@@ -37,7 +37,8 @@ DECLARE
 BEGIN
     -- on the transaction that does the marking: a dispatcher that dies, or is ended by the server's time-outs, loses
     -- rows and lock together, and a pooled connection can't keep it
-    IF NOT pg_try_advisory_xact_lock(hashtext('jobplatform.dispatch'), hashtext(p_queue)) THEN
+    PERFORM 1 FROM try_locks(ARRAY['dispatch/' || p_queue]);
+    IF NOT FOUND THEN
         verdict := 'elsewhere';
         RETURN;
     END IF;

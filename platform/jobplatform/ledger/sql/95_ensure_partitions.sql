@@ -8,7 +8,7 @@ DECLARE
     v_name text;
     v_made integer := 0;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('jobplatform.partitions'));
+    PERFORM take_lock('partitions');
     -- bounds are whole steps since an origin in UTC, so that every caller computes the same ones
     v_start := to_timestamp(floor(extract(epoch FROM p_from) / (p_days * 86400)) * p_days * 86400);
     WHILE v_start < p_until LOOP
