@@ -24,6 +24,7 @@ def create_app(config: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_upload_bytes
     app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False  # it would redirect, to a host that the caller names
     app.extensions["services"] = Services(
         settings=config,
         ledger=ledger,

@@ -22,6 +22,7 @@ from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
     EffectNotFound,
+    FieldError,
     IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
@@ -50,6 +51,7 @@ from jobplatform.refusals import (
     NotJson,
     QuotaExceeded,
     RateLimited,
+    TooManySchedules,
     TooManyStreams,
     WebhookNotFound,
 )
@@ -70,6 +72,7 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (ScheduleNotFound, 404),
     (WebhookNotFound, 404),
     (MessageGone, 409),
+    (TooManySchedules, 409),
     (NotCancellable, 409),
     (WorkflowHasEnded, 409),
     (WorkflowNotReplayable, 409),
@@ -158,7 +161,10 @@ def _one_of(error: UnknownKind) -> str:
 
 
 def from_bug(error: Exception, path: str) -> Response:
-    """Log an error that is not ours, and return its problem."""
+    """Log an error that is not ours, and return its problem. What is nested too deeply to be read is the caller's."""
+    if isinstance(error, RecursionError):
+        wrong = FieldError("body", "JSON of fewer levels", "more")
+        return from_error(InvalidRequest("the request is nested too deeply", (wrong,)))
     log.exception("request_failed", path=path, error=repr(error))
     return problem(500, "internal_error", "Internal error", "a bug on our side; it was logged, and nothing is lost")
 

@@ -54,6 +54,8 @@ class Streams:
     def __init__(self, services: Services, threads: RequestThreads, hub: Hub, most: int) -> None:
         self._services, self._threads, self._hub, self._most = services, threads, hub, most
         self._ending = False
+        #: streams that are sent, or set up
+        self._open = 0
 
     def end(self) -> None:
         """End all streams, and begin none: the process is told to go, and callers come again elsewhere."""
@@ -76,9 +78,21 @@ class Streams:
         try:
             caller = await self._threads.run(admit, self._services.ledger, scope.headers.get("authorization"))
             caller.check_scope(Scope.READ)
-            if self._ending or len(self._hub) >= self._most:
+            if self._ending or self._open >= self._most:
                 raise TooManyStreams(self._most)
-            parts = await self._of_job(caller, scope, of_job[1]) if of_job else await self._of_feed(caller, scope)
+        except JobPlatformError as error:
+            self._refuse(protocol, endpoint, problems.from_error(error), began)
+            return
+        self._open += 1  # at once: others may be judged while this one is set up
+        try:
+            await self._begin(caller, scope, protocol, of_job[1] if of_job else None, began)
+        finally:
+            self._open -= 1
+
+    async def _begin(self, caller: Caller, scope: Any, protocol: Any, job_id: str | None, began: float) -> None:
+        endpoint = "list_events" if job_id else "list_feed"
+        try:
+            parts = await self._of_job(caller, scope, job_id) if job_id else await self._of_feed(caller, scope)
         except JobPlatformError as error:
             self._refuse(protocol, endpoint, problems.from_error(error), began)
             return

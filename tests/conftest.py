@@ -6,12 +6,23 @@ import os
 import shutil
 
 import pytest
+import structlog
 
 from jobplatform.devstack.place import open_place, taken
 from jobplatform.devstack.rabbitmq_server import CHOICE, choose_server
 from jobplatform.devstack.stack import Stack
 from jobplatform.errors import ConfigurationError
 from tests.support.servers import STACK, keep_in_memory, slim_template
+
+# structlog's own tracebacks draw every local variable: of a request that is nested 240 levels deep, for minutes
+structlog.configure(
+    processors=[
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 pytest_plugins = ("tests.support.fixtures", "tests.support.desk")
 READY = "JOBPLATFORM_TEST_SERVERS"

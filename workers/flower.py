@@ -45,7 +45,7 @@ def main() -> None:
         environment = {**os.environ, **flower_environment()}
     except JobPlatformError as error:
         sys.exit(f"jobplatform: {error} [{error.code}]")
-    command = [sys.executable, "-m", "celery", "-A", "workers.app", "flower", *sys.argv[1:]]
+    command = [sys.executable, "-m", "celery", "-A", "workers.flower_app", "flower", *sys.argv[1:]]
     os.execve(sys.executable, command, environment)
 
 

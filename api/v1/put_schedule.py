@@ -23,7 +23,10 @@ def put_schedule(name: str) -> Response:
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
     caller().check_priority(order.priority)
     caller().check_kinds([order.kind])
-    return answer(usecase.put_schedule(has.ledger, has.kinds, tenant_id(), order, by=caller().key_name).as_dict())
+    put = usecase.put_schedule(
+        has.ledger, has.kinds, tenant_id(), order, by=caller().key_name, most=has.settings.max_schedules
+    )
+    return answer(put.as_dict())
 
 
 OPERATION = Operation(
@@ -35,5 +38,5 @@ OPERATION = Operation(
     Scope.SUBMIT,
     answer=Schedule,
     body=ScheduleBody,
-    problems=(400, 403, 413, 415, 422),
+    problems=(400, 403, 409, 413, 415, 422),
 )

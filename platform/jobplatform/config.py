@@ -133,6 +133,7 @@ class Settings(BaseSettings):
     body_seconds: float = _setting(
         10.0, "how long a body of more than 16 KiB may take, beside what 50 kB/s need for its size", "s", gt=0
     )
+    max_schedules: int = _setting(1000, "schedules that a tenant may have", "schedules", ge=1)
     max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
     max_payload_bytes: int = _setting(
         16_777_216, "largest payload of a step with the results that it refers to", "bytes", ge=1024

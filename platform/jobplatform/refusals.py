@@ -38,6 +38,18 @@ class NotAllowed(JobPlatformError):
     code = "not_allowed"
 
 
+class TooManySchedules(JobPlatformError):
+    """The tenant has as many schedules as it may have."""
+
+    code = "too_many_schedules"
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"a tenant may have {most:,} schedules: delete those that are not needed "
+            f"(DELETE /v1/schedules/{{name}}), or have an operator raise JOBPLATFORM_MAX_SCHEDULES"
+        )
+
+
 class TenantUnknown(NotAllowed):
     """There is no tenant of this name."""
 

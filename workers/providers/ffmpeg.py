@@ -13,6 +13,7 @@ import orjson
 
 from jobplatform.errors import JobCancelled, Permanent, Retryable
 from workers.parent_death import die_with_parent
+from workers.providers.environment import minimal_environment
 
 PresetName = Literal["h264-360p", "h264-480p", "h264-720p", "h264-1080p", "vp9-480p", "mp3"]
 TERM_GRACE_SECONDS = 5.0
@@ -72,7 +73,14 @@ def probe(path: Path) -> MediaInfo:
     """Ask ffprobe. Raises `Permanent` when the file is no medium."""
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", "-i", f"file:{path}"]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=60, check=False, preexec_fn=die_with_parent)
+        done = subprocess.run(
+            command,
+            env=minimal_environment(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+            preexec_fn=die_with_parent,
+        )
     except FileNotFoundError:
         raise Retryable("ffprobe is not installed on this worker", code="ffmpeg_missing") from None
     except subprocess.TimeoutExpired:
@@ -115,7 +123,12 @@ def transcode(
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=errors, stdin=subprocess.DEVNULL, preexec_fn=die_with_parent
+                command,
+                env=minimal_environment(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
             )
         except FileNotFoundError:
             raise Retryable("ffmpeg is not installed on this worker", code="ffmpeg_missing") from None

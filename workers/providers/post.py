@@ -22,6 +22,9 @@ from jobplatform import __version__
 from jobplatform.config import settings
 from jobplatform.domain.webhooks import Network, is_within, may_call, wrong_with
 from jobplatform.errors import JobPlatformError
+from jobplatform.observe.logs import get_log
+
+log = get_log(__name__)
 
 #: of an answer's text, for the log of deliveries
 MOST_TEXT = 300
@@ -110,8 +113,10 @@ class _Backend(httpcore2.NetworkBackend):
         if self._plain:  # within the allowed networks only
             good = [one for one in good if is_within(one, self._allowed)]
         if not good:
+            # the addresses stand in the log alone: the endpoint's owner must not learn what names resolve to here
+            log.warning("webhook_address_refused", host=host, addresses=addresses)
             raise AddressRefused(
-                f"{host} is {', '.join(addresses)}: expected a public address, or with plain http one of "
+                f"{host} can't be called: expected a name with a public address, or with plain http one of "
                 f"JOBPLATFORM_WEBHOOK_NETWORKS"
             )
         for place, address in enumerate(good):

@@ -92,6 +92,7 @@ def _write_env(stack: Stack, key: str) -> None:
     }
     ENV_FILE.parent.mkdir(exist_ok=True)
     ENV_FILE.touch(mode=0o600)
+    ENV_FILE.chmod(0o600)  # one that was there may have been readable
     ENV_FILE.write_text("".join(f"export {name}='{value}'\n" for name, value in values.items()))
 
 

@@ -117,8 +117,11 @@ def _make_folder(name: str) -> Path:
     found = parent.lstat()
     if not parent.is_dir() or parent.is_symlink() or found.st_uid != os.geteuid():
         raise ConfigurationError(f"{parent} is not ours: expected a folder that belongs to user {os.geteuid()}")
-    folder.mkdir(mode=0o755, exist_ok=True)
-    (folder / "logs").mkdir(exist_ok=True)
+    folder.mkdir(mode=0o711, exist_ok=True)
+    folder.chmod(0o711)  # the unprivileged user goes through it, and nobody lists it
+    logs = folder / "logs"
+    logs.mkdir(exist_ok=True)
+    logs.chmod(0o700)
     return folder
 
 

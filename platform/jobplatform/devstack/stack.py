@@ -119,7 +119,7 @@ class Stack:
         """Start Postgres and RabbitMQ, or use those that are named; migrate and declare."""
         self.clean_up()
         for folder in ("artifacts", "media"):
-            (self.place.folder / folder).mkdir(exist_ok=True)
+            (self.place.folder / folder).mkdir(mode=0o700, exist_ok=True)
         if busy_ports(self.place.ports):
             self.place = with_new_ports(self.place)
         node = None

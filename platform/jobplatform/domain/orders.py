@@ -35,11 +35,14 @@ def _text_only(value: object) -> object:
     return value
 
 
+#: every time that callers give is between these years: beyond them calendars, zones and clients fail in turn
+FIRST_YEAR, LAST_YEAR = 1900, 2999
+
+
 def _in_utc(value: datetime) -> datetime:
-    try:
-        return value.astimezone(UTC)
-    except OverflowError:
-        raise ValueError("a time before the year 10000") from None
+    if not FIRST_YEAR < value.year < LAST_YEAR:  # a zone moves it by a day at most
+        raise ValueError(f"a time between the years {FIRST_YEAR + 1} and {LAST_YEAR - 1}")
+    return value.astimezone(UTC)
 
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")

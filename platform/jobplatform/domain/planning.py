@@ -303,7 +303,9 @@ class _Planner:
     def _waits_for(self, part: Part, named: Mapping[str, Any], owners: Mapping[str, str], where: str) -> list[str]:
         found = list(part.after)
         for place, name in enumerate(part.after):
-            if name not in named:
+            if name == part.name:
+                self.wrong(f"{where}.after.{place}", "another part: none comes after itself", name)
+            elif name not in named:
                 near = self.near(name, named)
                 self.wrong(f"{where}.after.{place}", f"did you mean {near!r}?" if near else "the name of a part", name)
         try:

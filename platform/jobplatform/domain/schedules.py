@@ -61,10 +61,13 @@ class Cron:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        for found in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
-            planned = found.astimezone(UTC) + self._second
-            if planned > moment:  # in the hour that comes twice it begins at the first one
-                yield planned
+        try:
+            for found in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
+                planned = found.astimezone(UTC) + self._second
+                if planned > moment:  # in the hour that comes twice it begins at the first one
+                    yield planned
+        except (OverflowError, ValueError):  # behind the year 9999 there is nothing
+            return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
@@ -95,10 +98,13 @@ class Interval:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        number = self._number(moment) + 1
-        while True:
-            yield self._at(max(number, 0))
-            number = max(number, 0) + 1
+        number = max(self._number(moment) + 1, 0)
+        try:
+            while True:
+                yield self._at(number)
+                number += 1
+        except OverflowError:  # behind the year 9999 there is nothing
+            return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""

@@ -102,6 +102,14 @@ def get_schedule(connection: Connection, tenant_id: UUID, name: str, *, lock: bo
     return connection.execute(statement, {"tenant_id": tenant_id, "name": name}).one_or_none()
 
 
+def count_schedules(connection: Connection, tenant_id: UUID, cap: int) -> int:
+    """Return how many schedules a tenant has, counted up to `cap`."""
+    statement = text(
+        "SELECT count(*) FROM (SELECT 1 FROM schedules WHERE tenant_id = :tenant_id LIMIT :cap) AS counted"
+    )
+    return int(connection.execute(statement, {"tenant_id": tenant_id, "cap": cap}).scalar_one())
+
+
 def database_time(connection: Connection) -> datetime:
     """Return the database's time."""
     found: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()

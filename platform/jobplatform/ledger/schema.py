@@ -71,7 +71,7 @@ def is_behind(revision: str, current: str | None) -> bool:
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Bring the ledger to `revision`. Safe beside another deployer: a lock on Alembic's table makes one wait for the other.
+    """Bring the ledger to `revision`. Of two deployers at once one waits: for a lock on Alembic's table.
 
     Raises `LedgerUnavailable`, or `ConfigurationError` for a revision that this version does not know.
     """

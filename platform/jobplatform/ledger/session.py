@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
 import psycopg2
 import psycopg2.errors
+import psycopg2.extensions
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -82,6 +84,10 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
         },
     )
 
+    @event.listens_for(engine, "connect")
+    def _read_any_moment(connection: Any, _record: Any) -> None:
+        psycopg2.extensions.register_type(TIMESTAMPTZ, connection)
+
     if limits.transaction_ms:
 
         @event.listens_for(engine, "connect")
@@ -98,6 +104,19 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
             raise DisconnectionError("the server closed this pooled connection")
 
     return engine
+
+
+def _read_moment(value: str | bytes | None, cursor: Any) -> datetime | None:
+    """Return a timestamptz; one that Python can't hold is the nearest that it can: a list must not fail for one row."""
+    try:
+        found: datetime | None = psycopg2.extensions.PYDATETIMETZ(value, cursor)
+        return found
+    except (ValueError, OverflowError):
+        nearest = datetime.min if str(value).endswith("BC") else datetime.max
+        return nearest.replace(tzinfo=UTC)
+
+
+TIMESTAMPTZ = psycopg2.extensions.new_type((1184,), "TIMESTAMPTZ", _read_moment)
 
 
 def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:

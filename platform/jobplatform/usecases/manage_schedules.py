@@ -27,6 +27,7 @@ from jobplatform.ledger import schedules
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
+from jobplatform.refusals import TooManySchedules
 from jobplatform.usecases.fire_schedules import fire_of, next_of
 
 #: times that a preview shows unless it is told otherwise
@@ -46,18 +47,28 @@ class ScheduleView:
 
 
 def put_schedule(
-    ledger: Ledger, kinds: KindRegistry, tenant_id: UUID, order: ScheduleOrder, *, by: str, origin: str = "person"
+    ledger: Ledger,
+    kinds: KindRegistry,
+    tenant_id: UUID,
+    order: ScheduleOrder,
+    *,
+    by: str,
+    origin: str = "person",
+    most: int | None = None,
 ) -> ScheduleView:
     """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
 
     Its times go on where they were unless they are changed: no fire is lost or doubled by a deployment that declares it
-    again. Raises `UnknownKind`, `InvalidPayload` and `InvalidRequest`.
+    again. `most`: how many a tenant may have. Raises `UnknownKind`, `InvalidPayload`, `InvalidRequest` and
+    `TooManySchedules`.
     """
     order.check()
     kind = kinds.get(order.kind)
     with ledger.transaction() as connection:
         before = schedules.get_schedule(connection, tenant_id, order.name, lock=True)
         now = before.now if before is not None else schedules.database_time(connection)
+        if before is None and most is not None and schedules.count_schedules(connection, tenant_id, most) >= most:
+            raise TooManySchedules(most)
         limit_keys, limit_units = kind.limits_of(_check_payload(order, kind.parse, now))
         schedule_id = before.id if before is not None else new_id()
         anchor = order.start_at or (before.anchor_at if before is not None else now)

@@ -12,6 +12,7 @@ import orjson
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
+from jobplatform.errors import FieldError, InvalidRequest
 from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
@@ -58,13 +59,13 @@ def submit_workflow(
         caller.check_priority(highest)
         caller.check_kinds({one.step.kind for one in written.plan.steps if one.step is not None})
     workflow_id = new_id()
-    fingerprint = hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
+    fingerprint = _fingerprint(command, field_name) if idempotency_key is not None else None
     with one_at_a_time(idempotency_key):
         found = workflows.create_workflow(
             ledger,
             tenant_id=tenant_id,
             idempotency_key=idempotency_key,
-            request_hash=fingerprint if idempotency_key is not None else None,
+            request_hash=fingerprint,
             idempotency_seconds=idempotency_seconds,
             workflow_id=workflow_id,
             name=command.name,
@@ -83,6 +84,15 @@ def submit_workflow(
     if hints is not None:
         hints.send_all(found.woken)
     return AcceptedWorkflow(workflow_id, {one.name: UUID(one.id) for one in written.plan.steps}, created=True)
+
+
+def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
+    """Return what tells one request from another. Raises `InvalidRequest` for one that is nested too deeply."""
+    try:
+        return hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
+    except TypeError:  # orjson stops at 254 levels, of which each part has several
+        wrong = FieldError(field_name, "fewer levels of parts in parts, where there is an Idempotency-Key", "more")
+        raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
 
 
 def _told(value: Any) -> Any:

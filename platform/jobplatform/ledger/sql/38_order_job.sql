@@ -48,12 +48,14 @@ BEGIN
         OR json_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > 1048576 OR p_start_by <= p_run_at
         OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
         OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
-        OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400
+        OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400 OR array_ndims(p_tags) > 1
+        -- what the API takes: a time that clients can't read would take whole lists down
+        OR p_run_at NOT BETWEEN '1901-01-01' AND '2998-12-31' OR p_start_by NOT BETWEEN '1901-01-01' AND '2998-12-31'
     THEN
         code := 'invalid_request';
         detail := 'expected a payload that is an object of at most 1 MiB, a priority from 0 to 9, max_attempts from 1 to '
-            '100, at most 20 tags of 1 to 100 characters, keys of 1 to 255, unique.seconds above 0 and of at most a '
-            'year, and start_by after run_at';
+            '100, a list of at most 20 tags of 1 to 100 characters, keys of 1 to 255, unique.seconds above 0 and of at '
+            'most a year, times between the years 1901 and 2998, and start_by after run_at';
     ELSE
         SELECT * INTO v_kind FROM kinds WHERE name = p_kind;
         IF NOT FOUND THEN
@@ -76,7 +78,7 @@ BEGIN
     created := a.verdict = 'accepted';
     job_id := CASE a.verdict WHEN 'accepted' THEN v_id WHEN 'repeated' THEN a.job_id WHEN 'duplicate' THEN a.job_id END;
     IF a.verdict = 'conflict' THEN
-        code := 'idempotency_conflict';
+        code := 'idempotency_key_reused';
         detail := format('the Idempotency-Key %L was used for another request, job %s', p_idempotency_key, a.job_id);
     ELSIF a.verdict = 'duplicate' AND p_unique_refuse THEN
         code := 'duplicate_job';
@@ -99,7 +101,13 @@ DO $$
 DECLARE
     v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'order_job' AND pronamespace = current_schema()::regnamespace);
 BEGIN
-    EXECUTE format('ALTER FUNCTION %s SET search_path = %I, pg_temp', v_function, current_schema());
+    -- built-in functions first, whatever stands in the schema; nothing of a session's temporary schema
+    EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_function, current_schema());
+    BEGIN  -- who could create functions there could have its owner run them; the doctor looks for it
+        EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
+    EXCEPTION WHEN insufficient_privilege THEN
+        NULL;
+    END;
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', v_function);
     IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_ordering') THEN
         BEGIN
