@@ -8,7 +8,8 @@ from api.answers import answer
 from api.problems import problem
 from api.services import services
 from jobplatform.errors import LedgerUnavailable
-from jobplatform.ledger.schema import revision_of
+from jobplatform.ledger.feed import is_another_cluster
+from jobplatform.ledger.schema import head, revision_of
 from jobplatform.observe.metrics import exposition
 
 
@@ -29,8 +30,18 @@ def register(app: Flask) -> None:
         try:
             with services().ledger.statement() as connection:
                 revision = revision_of(connection)
+                read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
+                moved = revision == head() and is_another_cluster(connection)
         except LedgerUnavailable as error:
             return problem(503, error.code, "Not ready", str(error))
         if revision is None:
             return problem(503, "not_migrated", "Not ready", "the ledger has no tables yet: run `jobplatform migrate`")
+        if read_only:
+            said = (
+                "this database takes no writes (a standby, or read only): point JOBPLATFORM_DATABASE_URL at the primary"
+            )
+            return problem(503, "read_only", "Not ready", said)
+        if moved:
+            said = "the ledger was restored into another cluster: run `jobplatform migrate`"
+            return problem(503, "restored", "Not ready", said)
         return answer({"status": "ready", "ledger": {"revision": revision}})

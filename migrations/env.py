@@ -35,6 +35,7 @@ def run() -> None:
             context.run_migrations()
         if revision_of(connection) == head():  # an older ledger gets its functions from the version it belongs to
             create_functions(connection)
+            connection.execute(text("SELECT rebase_feed()"))  # restored into another cluster?
             for table in PARTITIONED:
                 connection.execute(
                     text("SELECT ensure_partitions(:t, :d, now() - interval '1 week', now() + interval '13 weeks')"),

@@ -77,6 +77,8 @@ class Heart:
     def shut_down(self) -> None:
         """SIGTERM came: no more is taken, what runs goes on, for `shutdown_seconds` if there is a limit."""
         self._stopper.shutting_down_since = time.monotonic()
+        self._deliveries.prompt.set()  # the ledger learns at once that this worker drains
+        self._listener.wake()
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -115,7 +117,12 @@ class Heart:
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
         orders = keep_worker.beat(
-            parent_ledger(), self.card, self._deliveries.leases(), self._deliveries.waiting(), markers
+            parent_ledger(),
+            self.card,
+            self._deliveries.leases(),
+            self._deliveries.waiting(),
+            markers,
+            draining=self._stopper.shutting_down_since is not None,
         )
         self._deliveries.forget_markers(markers)
         worker_metrics().beats.labels("written").inc()

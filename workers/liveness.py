@@ -16,6 +16,7 @@ from jobplatform.errors import ConfigurationError
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import serve_metrics
 from jobplatform.usecases.keep_worker import WorkerCard
+from workers.celery.orders import REFUSED_TASKS
 from workers.deliveries import DELIVERIES
 from workers.heart import Heart
 from workers.process import WORKER_ID
@@ -64,6 +65,8 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Begin to beat; sign off at the very end, when the pool has finished its runs."""
+        for task, reason in REFUSED_TASKS.items():
+            log.error("task_refused", task=task, reason=reason)
         config, queues = settings(), self._card.queues
         watchdog = Watchdog(
             DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)

@@ -32,6 +32,39 @@ class DeadLetterFilter(BaseModel):
     died_before: Moment | None = None
 
 
+class DeadLettersQuery(DeadLetterFilter):
+    """Which dead letters to list."""
+
+    limit: int = Field(50, ge=1, le=200)
+    cursor: UUID | None = Field(None, description="next_cursor of the page before")
+
+
+class DeadLetter(BaseModel):
+    """A job that needs a person: replay it, or discard it."""
+
+    id: UUID
+    kind: str
+    queue: str
+    code: str | None = Field(description="of its error")
+    message: str | None
+    attempt: int
+    max_attempts: int
+    crashes: int
+    losses: int
+    priority: int
+    tags: list[str]
+    created_at: datetime
+    died_at: datetime
+    workflow_id: UUID | None
+
+
+class DeadLetterPage(BaseModel):
+    """A page of dead letters, newest first. A page may be short, or empty, and still have a next one."""
+
+    dead_letters: list[DeadLetter]
+    next_cursor: UUID | None
+
+
 class ReplayManyBody(BaseModel):
     """Which dead letters to run again, how many, and how fast."""
 

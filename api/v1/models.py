@@ -286,11 +286,14 @@ class QueueInfo(BaseModel):
     accepted: int
     finished: int
     live: int
-    waiting: int
+    waiting: int = Field(description="what a worker could take now: not scheduled, blocked, held or dead")
+    scheduled: int
+    blocked: int = Field(description="steps of workflows, and jobs whose payload is checked first")
+    held: int
+    dead: int
     dispatched: int
     running: int
-    dead: int
-    dead_is_capped: bool
+    counts_are_capped: bool = Field(description="so many are scheduled, blocked, held or dead that not all are counted")
     promises_kept: int = Field(description="jobs with a start_by that began before it")
     promises_broken: int = Field(description="jobs that expired")
     workers: int

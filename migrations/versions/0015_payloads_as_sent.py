@@ -26,6 +26,7 @@ FUNCTIONS = (
     *("accept_batch", "accept_job", "accept_jobs", "add_steps", "beat_worker", "cancel_job", "chord_has_begun"),
     *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
     *("resolve_references", "settle_run", "step_value", "take_lock", "try_locks", "make_locks"),
+    *("rebase_feed", "cluster_identity", "last_event_tx", "feed_is_ahead", "read_feed"),
 )
 
 
@@ -58,6 +59,30 @@ def upgrade() -> None:
     )
 
     op.create_table(
+        "installation",
+        sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
+        sa.Column("cluster", sa.Text(), nullable=True, comment="of Postgres, whose transactions the feeds count"),
+        sa.Column("feed_offset", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.PrimaryKeyConstraint("singleton", name=op.f("pk_installation")),
+        sa.CheckConstraint("singleton", name="installation_is_one_row"),
+    )
+    op.execute("INSERT INTO installation DEFAULT VALUES")
+    op.add_column(
+        "workers",
+        sa.Column(
+            "draining_at",
+            sa.DateTime(timezone=True),
+            nullable=True,
+            comment="when it was asked to end: it takes no more jobs, and finishes those it has",
+        ),
+    )
+    op.create_index(
+        "ix_jobs_set_aside",
+        "jobs",
+        ["tenant_id", "queue", "state"],
+        postgresql_where=sa.text("state IN ('blocked', 'scheduled', 'held', 'dead')"),
+    )
+    op.create_table(
         "locks",
         sa.Column("name", sa.Text(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_locks")),
@@ -68,6 +93,10 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     drop_functions()
+    op.execute("ALTER TABLE job_events ALTER COLUMN tx SET DEFAULT (pg_current_xact_id())::text::bigint")
+    op.drop_index("ix_jobs_set_aside", table_name="jobs")
+    op.drop_column("workers", "draining_at")
+    op.drop_table("installation")
     op.drop_table("locks")
     op.drop_column("jobs", "cancel_signal")
     change_types("jsonb")

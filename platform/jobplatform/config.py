@@ -30,7 +30,17 @@ OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
         *("URL", "API_KEY", "FLOWER_URL", "MAIL_URL", "REPORTING_URL"),
-        *("STACK", "STACK_NAME", "PROCESS", "ENV_OF", "POSTGRES_BIN", "RABBITMQ", "TEST_SERVERS", "SECRETS"),
+        *(
+            "STACK",
+            "STACK_NAME",
+            "PROCESS",
+            "ENV_OF",
+            "ENV_SERVERS",
+            "POSTGRES_BIN",
+            "RABBITMQ",
+            "TEST_SERVERS",
+            "SECRETS",
+        ),
     )
 )
 

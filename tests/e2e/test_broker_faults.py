@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import amqp
 import pytest
+from celery import Celery
 
 from jobplatform.broker.connection import connected, server_version
 from jobplatform.broker.topology import JOBS_EXCHANGE, job_queue_arguments
@@ -79,15 +80,11 @@ def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platfor
 
 def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platform) -> None:
     """As after a consumer that RabbitMQ has cancelled quietly: it beats, answers pings, and takes nothing."""
-    import subprocess
-
-    from jobplatform.devstack.processes import script
-
     head = platform.head("worker-gpu")
-    code = "from workers.app import app; app.control.cancel_consumer('gpu', reply=True)"
-    subprocess.run(
-        [str(script("python")), "-c", code], env=platform.stack.environment(), check=True, cwd=platform.scratch
-    )
+    control = Celery("test", broker=platform.stack.broker_url_of("monitor"), set_as_current=False).control
+    asked = {"arguments": {"queue": "gpu"}, "reply": True, "timeout": 5, "pattern": "worker-gpu@*", "matcher": "glob"}
+    (answer,) = control.broadcast("shop_stops_consuming", **asked)
+    assert list(answer.values()) == [{"ok": "gpu"}]
     job_id = platform.submit("acme.resize", {"width": 2, "height": 2})
     eventually(lambda: head not in platform.pids("worker-gpu"), 30, "the worker ends itself")
     platform.stack.start_celery("worker-gpu", "gpu", "-c", "4")

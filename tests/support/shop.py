@@ -26,6 +26,7 @@ from decimal import Decimal
 from celery import Task, chain, group, shared_task
 from celery.exceptions import Ignore, Reject
 from celery.utils.log import get_task_logger
+from celery.worker.control import control_command
 
 from shop import app
 
@@ -277,6 +278,13 @@ def hangs():
 @app.task(soft_time_limit=1, time_limit=30)
 def hangs_softly():
     time.sleep(60)
+
+
+@control_command()
+def shop_stops_consuming(state, queue):
+    """Take a consumer away as RabbitMQ does when it cancels one quietly: the worker stays connected."""
+    state.consumer.task_consumer.cancel_by_queue(queue)
+    return {"ok": queue}
 
 
 def count(path):

@@ -6,6 +6,11 @@ and the like are added with `app.conf.update(…)`.
 
 from __future__ import annotations
 
+import os as _os
+import socket as _socket
+import sys as _sys
+from pathlib import Path
+
 from kombu import Exchange, Queue
 
 from jobplatform.broker.topology import JOBS_EXCHANGE
@@ -15,6 +20,12 @@ _settings = _read_settings()
 _jobs = Exchange(JOBS_EXCHANGE, type="direct", no_declare=True)  # type: ignore[no-untyped-call]
 
 broker_url = _settings.broker_url.get_secret_value()
+# what RabbitMQ's page shows of a connection
+broker_transport_options = {
+    "client_properties": {
+        "connection_name": f"jobplatform {Path(_sys.argv[0]).name} {_socket.gethostname()} {_os.getpid()}"
+    }
+}
 broker_connection_retry_on_startup = True
 broker_connection_max_retries = None
 # a queue that was deleted and declared again, or a channel that the broker closed, is no reason to end

@@ -10,12 +10,9 @@ from jobplatform.config import settings
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import REGISTRY, Kind
 from jobplatform.errors import ConfigurationError
-from jobplatform.observe.logs import get_log
 from workers.celery.body import run_body
 from workers.celery.orders import REFUSED_TASKS, TaskCall
 from workers.celery.routing import queues_of_ledger, usual_queue
-
-log = get_log(__name__)
 
 #: Celery's own tasks that would do in a worker what the ledger does
 NOT_NEEDED = frozenset(
@@ -69,8 +66,6 @@ def register_task(task: Task) -> None:
         REGISTRY.check_queues(settings().pools)
     except ConfigurationError as error:
         REGISTRY.remove(task.name)
-        if REFUSED_TASKS.get(task.name) != str(error):
-            log.error("task_refused", task=task.name, reason=str(error))
         REFUSED_TASKS[task.name] = str(error)
     else:
         REFUSED_TASKS.pop(task.name, None)

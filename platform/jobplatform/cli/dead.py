@@ -15,13 +15,62 @@ from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
 
 @click.group()
 def dead() -> None:
-    """Replay many dead letters (over HTTP, or of a --tenant by the database); look at dead messages (database)."""
+    """List and replay dead letters (over HTTP, or of a --tenant by the database); read dead messages (database)."""
+
+
+@dead.command("list")
+@click.option("--kind")
+@click.option("--queue")
+@click.option("--code", "--error-code", "code", help="of the error, like smtp_refused")
+@click.option("--tag")
+@click.option("--died-after", type=MOMENT)
+@click.option("--died-before", type=MOMENT)
+@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
+@click.option("-q", "--quiet", is_flag=True, help="print ids only")
+@door.json_option
+def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> None:
+    """List dead letters, newest first, with the reason.
+
+    \b
+    jobplatform dead list --code smtp_refused
+    jobplatform dead list --kind video.transcode --quiet | xargs -n1 jobplatform jobs replay
+    """
+    from rich.table import Table
+
+    letters: list[dict[str, Any]] = []
+    cursor: str | None = None
+    while len(letters) < limit:
+        asked = {"limit": min(200, limit - len(letters)), "cursor": cursor, **wanted}
+        page = door.ask("GET", "/v1/dead-letters", params=_without_none(asked))
+        letters += page["dead_letters"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    if quiet:
+        for letter in letters:
+            click.echo(letter["id"])
+        return
+    if as_json:
+        door.print_json(letters)
+        return
+    table = Table("id", "kind", "queue", "error", "attempts", "died", "why")
+    for letter in letters:
+        attempts = f"{letter['attempt']} of {letter['max_attempts']}"
+        row = (letter["id"], letter["kind"], letter["queue"], letter["code"], attempts, door.when(letter["died_at"]))
+        table.add_row(*map(door.plain, (*row, letter["message"])))
+    door.print_table(table)
+
+
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters that are given; times as the API reads them."""
+    given = {name: value for name, value in values.items() if value is not None}
+    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in given.items()}
 
 
 @dead.command()
 @click.option("--kind")
 @click.option("--queue")
-@click.option("--code", help="of the error, like smtp_refused")
+@click.option("--code", "--error-code", "code", help="of the error, like smtp_refused")
 @click.option("--tag")
 @click.option("--died-after", type=MOMENT)
 @click.option("--died-before", type=MOMENT)
@@ -45,7 +94,7 @@ def replay(
 ) -> None:
     """Run the dead letters again that fit; shows which, and does it with --yes.
 
-    `jobplatform jobs list --state dead` lists them one by one.
+    `jobplatform dead list` lists them one by one.
     """
     wanted = (kind, queue, code, tag, died_after, died_before)
     if tenant is None:

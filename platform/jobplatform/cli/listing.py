@@ -26,7 +26,7 @@ COLOURS = {
 @click.option("--kind")
 @click.option("--queue")
 @click.option("--tag")
-@click.option("--error-code", help="of the last error, like smtp_refused")
+@click.option("--error-code", "--code", "error_code", help="of the last error, like smtp_refused")
 @click.option("--created-after", type=MOMENT)
 @click.option("--created-before", type=MOMENT)
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")

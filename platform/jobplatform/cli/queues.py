@@ -26,10 +26,12 @@ def list_queues(as_json: bool) -> None:
     if as_json:
         door.print_json(found)
         return
-    table = Table("queue", "waiting", "dispatched", "running", "dead", "accepted", "finished", "workers", "slots", "")
+    shown = ("waiting", "scheduled", "blocked", "dispatched", "running", "held", "dead")
+    table = Table("queue", *shown, "accepted", "finished", "workers", "slots", "")
     for one in found:
-        counts = [f"{one[name]:,}" for name in ("waiting", "dispatched", "running")]
-        counts += [f"{one['dead']:,}{' or more' if one['dead_is_capped'] else ''}"]
+        more = " or more" if one["counts_are_capped"] else ""
+        counted = ("scheduled", "blocked", "held", "dead")
+        counts = [f"{one[name]:,}{more if name in counted and one[name] else ''}" for name in shown]
         counts += [f"{one[name]:,}" for name in ("accepted", "finished", "workers", "slots")]
         until = f" until {door.when(one['paused_until'])}" if one["paused_until"] else ""
         table.add_row(door.plain(one["name"]), *counts, f"[yellow]paused{until}[/]" if one["paused"] else "")

@@ -11,7 +11,7 @@ from rich.table import Table
 from jobplatform.devstack.place import CHECKOUT, Place, chosen_name, open_place, taken
 from jobplatform.devstack.postgres import is_running
 from jobplatform.devstack.processes import marked
-from jobplatform.devstack.stack import ENV_STACK, Stack
+from jobplatform.devstack.stack import ENV_SERVERS, ENV_STACK, Stack
 
 STACK = chosen_name("dev")
 ENV_FILE = CHECKOUT / ".local" / ("env" if STACK == "dev" else f"env-{STACK}")
@@ -90,6 +90,8 @@ def _write_env(stack: Stack, key: str) -> None:
         **{name: value for name, value in stack.settings_environment().items() if name.startswith(SHARED)},
         ENV_STACK: str(stack.place.folder),
     }
+    own = ("JOBPLATFORM_DATABASE_URL",) * stack.own_database + ("JOBPLATFORM_BROKER_URL",) * stack.own_broker
+    values[ENV_SERVERS] = " ".join(values[name] for name in own)
     ENV_FILE.parent.mkdir(exist_ok=True)
     ENV_FILE.touch(mode=0o600)
     ENV_FILE.chmod(0o600)  # one that was there may have been readable

@@ -22,6 +22,8 @@ from jobplatform.ledger.session import Ledger, open_ledger
 
 #: in `.local/env`: the folder of the stack whose addresses it names
 ENV_STACK = "JOBPLATFORM_ENV_OF"
+#: in `.local/env`: the addresses of its servers, which stay in a shell after the stack has got other ports
+ENV_SERVERS = "JOBPLATFORM_ENV_SERVERS"
 
 #: ended in this order: who asks before who answers
 STOP_ORDER = (
@@ -300,4 +302,5 @@ def _foreign(variable: str) -> str | None:
     value = os.environ.get(variable, "")
     sourced = read_ports(Path(os.environ.get(ENV_STACK, "/nowhere")))
     ours = any(f"127.0.0.1:{sourced.get(name)}/" in value for name in ("postgres", "amqp"))
+    ours = ours or value in os.environ.get(ENV_SERVERS, "").split()
     return value if value and not ours else None

@@ -27,6 +27,7 @@ from jobplatform.ledger import (
     dead_messages,
     dispatching,
     effects,
+    feed,
     keys,
     limits,
     orders,
@@ -172,6 +173,8 @@ class Duties:
             self._kinds = load_kinds(self._settings.kind_modules, self._settings.pools)
         with self._ledger.transaction() as connection:
             orders.put_kinds(connection, self._kinds)
+            if (offset := feed.rebase_feed(connection)) is not None:
+                log.warning("feed_rebased", reason="the ledger was restored into another cluster", offset=offset)
             orders.forget_kinds(connection, KINDS_SECONDS)
         return False
 

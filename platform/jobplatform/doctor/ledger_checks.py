@@ -14,6 +14,7 @@ from jobplatform.doctor.finding import Finding, failed, ok, warning
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger import dispatching, queues
+from jobplatform.ledger.feed import is_another_cluster
 from jobplatform.ledger.schema import head, revision_of
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.explain_job import DISPATCHER_BEATS
@@ -36,6 +37,7 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
             version = connection.execute(text("SHOW server_version")).scalar_one()
             yield ok("database", f"Postgres {version} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
             yield from _revision(connection)
+            yield from _mode(connection)
             yield from _clock(connection)
             yield from _room(connection)
     except LedgerUnavailable as error:
@@ -56,6 +58,27 @@ def _revision(connection: Connection) -> Iterator[Finding]:
             "migrated",
             f"the ledger has revision {found}, this version only {newest}",
             "deploy the version it belongs to",
+        )
+
+
+def _mode(connection: Connection) -> Iterator[Finding]:
+    """Yield a line when the database takes no writes, or is not the cluster that the feeds count by."""
+    row = connection.execute(
+        text("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS read_only")
+    ).one()
+    if row.standby or row.read_only:
+        what = "a standby" if row.standby else "set to read only (default_transaction_read_only)"
+        yield failed(
+            "writable",
+            f"this database is {what}: nothing can be accepted, dispatched or settled",
+            "point JOBPLATFORM_DATABASE_URL at the primary, or promote this one (SELECT pg_promote())",
+        )
+        return
+    if revision_of(connection) == head() and is_another_cluster(connection):
+        yield failed(
+            "feeds",
+            "the ledger was restored into another cluster: webhooks and feeds would miss what happens now",
+            "jobplatform migrate",
         )
 
 
@@ -164,7 +187,8 @@ def _queue(row: Any, config: Settings) -> Finding:
         return warning(check, f"it is paused; {waits}", f"jobplatform queues resume {row.queue}")
     if not row.workers:
         say = failed if row.oldest_seconds or row.dispatched else warning
-        return say(check, f"no live worker consumes it; {waits}", remedy)
+        drain = f", {row.draining} drain and take no more jobs" if row.draining else ""
+        return say(check, f"no live worker consumes it{drain}; {waits}", remedy)
     busy = f"{row.workers} workers, {row.running} of {row.slots} slots busy"
     if row.oldest_seconds > WAITS_SECONDS and row.running < row.slots:
         return warning(

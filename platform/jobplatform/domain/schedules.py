@@ -49,15 +49,27 @@ class Rule(Protocol):
         ...
 
 
+#: the macros of crontab(5); `@reboot` is none of a schedule
+MACROS = {
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+    "@monthly": "0 0 1 * *",
+    "@weekly": "0 0 * * 0",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@hourly": "0 * * * *",
+}
+
+
 @dataclass(frozen=True)
 class Cron:
-    """Five fields, or six with seconds first, in a time zone."""
+    """Five fields, or six with seconds first, or a macro like `@daily`, in a time zone."""
 
     expression: str
     zone: ZoneInfo
 
     def __post_init__(self) -> None:
-        CronSim(self.expression, datetime.now(self.zone))
+        CronSim(self.written_out, datetime.now(self.zone))
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
@@ -80,13 +92,18 @@ class Cron:
     @property
     def _second(self) -> timedelta:
         """A fixed second is added to the other five fields, whose rules hold then; else zero."""
-        fields = self.expression.split()
+        fields = self.written_out.split()
         return timedelta(seconds=int(fields[0])) if len(fields) == 6 and fields[0].isdecimal() else timedelta(0)
 
     @property
     def _five(self) -> str:
-        fields = self.expression.split()
-        return " ".join(fields[1:]) if len(fields) == 6 and fields[0].isdecimal() else self.expression
+        fields = self.written_out.split()
+        return " ".join(fields[1:]) if len(fields) == 6 and fields[0].isdecimal() else self.written_out
+
+    @property
+    def written_out(self) -> str:
+        """The expression, or what a macro stands for."""
+        return MACROS.get(self.expression.strip().lower(), self.expression)
 
 
 @dataclass(frozen=True)
@@ -189,7 +206,7 @@ class ScheduleOrder:
             try:
                 Cron(self.cron, zone)
             except CronSimError as error:
-                what = "five fields (minute hour day month weekday), or six with seconds first"
+                what = f"five fields (minute hour day month weekday), six with seconds first, or {', '.join(MACROS)}"
                 wrong.append(FieldError("cron", f"{what}: {error}", self.cron))
         for name, value, low, high in (
             ("priority", self.priority, 0, MAX_PRIORITY),

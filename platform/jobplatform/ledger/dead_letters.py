@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.ledger.jobs import ask_of_job
+from jobplatform.ledger.jobs import MAX_EXAMINED, ask_of_job
 
 _REPLAY_ONE = text("SELECT verdict, state FROM replay_job(:tenant_id, :id, :since, :delay, CAST(:data AS jsonb))")
 _DISCARD = text("SELECT verdict, state FROM discard_job(:tenant_id, :id, :since, :reason, CAST(:data AS jsonb))")
@@ -47,6 +47,36 @@ _PREVIEW = text(
     GROUP BY kind, queue, code ORDER BY jobs DESC, kind, code
     """
 )
+_LIST = text(
+    f"""
+    WITH examined AS MATERIALIZED (
+        SELECT * FROM jobs WHERE tenant_id = :tenant_id AND state IN ('dead', 'held')
+            AND (CAST(:below AS uuid) IS NULL OR id < :below)
+        ORDER BY id DESC LIMIT :examined)
+    SELECT id, kind, queue, error ->> 'code' AS code, error ->> 'message' AS message, attempt, max_attempts,
+           crash_count AS crashes, lost_count AS losses, priority, tags, created_at, state_at AS died_at, workflow_id
+    FROM examined WHERE {_CHOSEN} ORDER BY id DESC LIMIT :limit
+    """
+)
+_EDGE = text(
+    "SELECT min(id::text) AS edge, count(*) AS seen FROM (SELECT id FROM jobs WHERE tenant_id = :tenant_id "
+    "AND state IN ('dead', 'held') AND (CAST(:below AS uuid) IS NULL OR id < :below) "
+    "ORDER BY id DESC LIMIT :examined) AS examined"
+)
+
+
+def list_dead_letters(
+    connection: Connection, tenant_id: UUID, wanted: dict[str, Any], *, below: UUID | None, limit: int
+) -> tuple[Sequence[Row[Any]], UUID | None]:
+    """Return a page of dead letters, newest first, and where the next one begins; at most `MAX_EXAMINED` are read."""
+    values = {"tenant_id": tenant_id, "below": below, "examined": MAX_EXAMINED, **wanted}
+    rows = connection.execute(_LIST, {**values, "limit": limit}).all()
+    if len(rows) == limit:
+        return rows, rows[-1].id
+    edge = connection.execute(_EDGE, values).one()
+    return rows, UUID(edge.edge) if edge.seen == MAX_EXAMINED else None
+
+
 _REPLAY_MANY = text(
     "SELECT replay_many(:id, :tenant_id, :kind, :queue, :code, :tag, :died_after, :died_before, :limit, :rate, "
     ":stop_after, :by, CAST(:filter AS jsonb))"

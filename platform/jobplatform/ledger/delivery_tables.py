@@ -47,6 +47,7 @@ workers = Table(
     Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     moment("stopped_at"),
     Column("session_pid", Integer, comment="of the Postgres session that wrote the last beat"),
+    moment("draining_at", comment="when it was asked to end: it takes no more jobs, and finishes those it has"),
     Index("ix_workers_beat_at", "beat_at"),
 )
 
@@ -69,6 +70,15 @@ broker_epochs = Table(
     Column("current", Boolean, nullable=False),
     now("declared_at"),
     Index("uq_broker_epochs_current", "current", unique=True, postgresql_where=text("current")),
+)
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("singleton", Boolean, primary_key=True, server_default=text("true")),
+    Column("cluster", Text, comment="of Postgres, whose transactions the feeds count"),
+    Column("feed_offset", BigInteger, nullable=False, server_default=text("0")),
+    CheckConstraint("singleton", name="installation_is_one_row"),
 )
 
 locks = Table(

@@ -46,7 +46,7 @@ _OUT = text(
 _WORKERS = text(
     """
     SELECT node, slots, :kind = ANY (kinds) AS knows_kind FROM workers
-    WHERE :queue = ANY (queues) AND stopped_at IS NULL
+    WHERE :queue = ANY (queues) AND stopped_at IS NULL AND draining_at IS NULL
         AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
     """
 )

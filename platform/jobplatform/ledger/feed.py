@@ -80,3 +80,14 @@ def progress_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, A
         {"ids": list(job_ids)},
     )
     return {row.id: row.progress for row in rows}
+
+
+def rebase_feed(connection: Connection) -> int | None:
+    """Call `rebase_feed`: the new offset when the ledger was restored into another cluster, else None."""
+    found: int | None = connection.execute(text("SELECT rebase_feed()")).scalar_one()
+    return found
+
+
+def is_another_cluster(connection: Connection) -> bool:
+    """Return whether the ledger was restored into another cluster and its feeds do not go on yet."""
+    return bool(connection.execute(text("SELECT cluster <> cluster_identity() FROM installation")).scalar_one())

@@ -230,6 +230,13 @@ jobs = Table(
         postgresql_where=text("state IN ('dispatched', 'running') AND limit_keys <> '{}'"),
     ),
     Index("ix_jobs_running_worker", "worker_id", postgresql_where=text("state = 'running'")),
+    Index(
+        "ix_jobs_set_aside",
+        "tenant_id",
+        "queue",
+        "state",
+        postgresql_where=text("state IN ('blocked', 'scheduled', 'held', 'dead')"),
+    ),
     Index("ix_jobs_needs_person", "tenant_id", "id", postgresql_where=text("state IN ('dead', 'held')")),
     Index(
         "ix_jobs_start_by",

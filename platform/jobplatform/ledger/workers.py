@@ -25,15 +25,20 @@ def register_worker(connection: Connection, values: dict[str, Any]) -> None:
 
 _BEAT = text(
     "SELECT known, job_id, lease_id, cancel_requested_seconds, cancel_signal "
-    "FROM beat_worker(:worker_id, :holding, :waiting)"
+    "FROM beat_worker(:worker_id, :holding, :waiting, :draining)"
 )
 
 
 def beat_worker(
-    connection: Connection, worker_id: UUID, holding: Sequence[UUID], waiting: Sequence[UUID] = ()
+    connection: Connection,
+    worker_id: UUID,
+    holding: Sequence[UUID],
+    waiting: Sequence[UUID] = (),
+    draining: bool = False,
 ) -> tuple[bool, list[Row[Any]]]:
     """Call `beat_worker.sql`; returns whether the worker is known, and its runs that are to be cancelled."""
-    rows = connection.execute(_BEAT, {"worker_id": worker_id, "holding": list(holding), "waiting": list(waiting)}).all()
+    values = {"worker_id": worker_id, "holding": list(holding), "waiting": list(waiting), "draining": draining}
+    rows = connection.execute(_BEAT, values).all()
     return all(row.known for row in rows) if rows else True, [row for row in rows if row.known and row.job_id]
 
 
@@ -87,15 +92,16 @@ _LIST = text(
            (SELECT count(*)::integer FROM jobs j WHERE j.worker_id = w.id AND j.state = 'running') AS running,
            extract(epoch FROM clock_timestamp() - beat_at)::double precision AS silent_seconds,
            CASE WHEN stopped_at IS NOT NULL THEN 'ended'
-                WHEN beat_at > clock_timestamp() - make_interval(secs => :lease_seconds) THEN 'alive'
-                ELSE 'lost' END AS state
+                WHEN beat_at <= clock_timestamp() - make_interval(secs => :lease_seconds) THEN 'lost'
+                WHEN draining_at IS NOT NULL THEN 'draining'
+                ELSE 'alive' END AS state
     FROM workers w WHERE :everyone OR stopped_at IS NULL ORDER BY stopped_at NULLS FIRST, node, started_at DESC
     """
 )
 
 
 def list_workers(connection: Connection, lease_seconds: float, *, everyone: bool) -> Sequence[Row[Any]]:
-    """Return the workers with what they run, how long they are silent (s), and whether they live, or are lost."""
+    """Return the workers with what they run, how long they are silent (s), and state: alive, draining, lost, ended."""
     return connection.execute(_LIST, {"lease_seconds": lease_seconds, "everyone": everyone}).all()
 
 
@@ -118,13 +124,14 @@ _LIVE_SLOTS = text(
     """
     SELECT queue, sum(slots)::integer AS slots, count(*)::integer AS workers
     FROM workers, unnest(queues) AS queue
-    WHERE stopped_at IS NULL AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
+    WHERE stopped_at IS NULL AND draining_at IS NULL
+        AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
     GROUP BY queue
     """
 )
 
 
 def live_slots(connection: Connection, lease_seconds: float) -> dict[str, tuple[int, int]]:
-    """Return queue → (slots, workers) of the workers that beat within a lease."""
+    """Return queue → (slots, workers) of the workers that are alive and take jobs."""
     rows = connection.execute(_LIVE_SLOTS, {"lease_seconds": lease_seconds})
     return {row.queue: (row.slots, row.workers) for row in rows}

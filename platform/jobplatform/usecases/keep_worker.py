@@ -47,16 +47,17 @@ def beat(
     holding: Sequence[UUID],
     waiting: Sequence[UUID] = (),
     seen_markers: Sequence[UUID] = (),
+    draining: bool = False,
 ) -> list[CancelOrder]:
     """Tell that this process lives; returns which of its runs to cancel.
 
     `holding`: the leases it handed to its pool; `waiting`: the jobs whose message it has and whose run has not begun;
-    `seen_markers`: those it took from their queues since the last beat.
+    `seen_markers`: those it took from their queues since the last beat; `draining`: it was asked to end.
     """
     with ledger.statement() as connection:
         if seen_markers:
             markers.note_seen(connection, seen_markers)
-        known, orders = workers.beat_worker(connection, card.id, holding, waiting)
+        known, orders = workers.beat_worker(connection, card.id, holding, waiting, draining)
     if not known:
         register(ledger, card)
     return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in orders]

@@ -6,21 +6,22 @@ from typing import Any
 from uuid import UUID
 
 from jobplatform.ledger import queues, workers
-from jobplatform.ledger.queues import COUNT_CAP
+from jobplatform.ledger.queues import SET_ASIDE_CAP
 from jobplatform.ledger.session import Ledger
 
 
 def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[dict[str, Any]]:
     """Return every queue with the tenant's counts and the live workers; bounded whatever the backlog (I7).
 
-    `accepted` and `live` are exact (slotted counters); `waiting` is what is live and neither dispatched, running nor
-    dead; `dead` is counted up to 10,000.
+    `accepted` and `live` are exact (slotted counters); blocked, scheduled, held and dead jobs are counted up to
+    `SET_ASIDE_CAP`; `waiting` is the rest: what a worker could take now. Where the cap is reached, `counts_are_capped`
+    says so, and `waiting` may be too high.
     """
     with ledger.statement() as connection:
         rows = queues.list_queues(connection)
         totals = queues.totals_of(connection, tenant_id)
         active = queues.active_of(connection, tenant_id)
-        dead = queues.dead_of(connection, tenant_id)
+        set_aside = queues.set_aside_of(connection, tenant_id)
         slots = workers.live_slots(connection, lease_seconds)
     found = []
     for row in rows:
@@ -29,6 +30,7 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
         dispatched = active.get((row.name, "dispatched"), 0)
         running = active.get((row.name, "running"), 0)
         live = accepted - finished
+        apart = {state: set_aside.get((row.name, state), 0) for state in ("scheduled", "blocked", "held", "dead")}
         found.append(
             {
                 "name": row.name,
@@ -37,13 +39,13 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
                 "accepted": accepted,
                 "finished": finished,
                 "live": live,
-                "waiting": max(0, live - dispatched - running - dead.get(row.name, 0)),
+                "waiting": max(0, live - dispatched - running - sum(apart.values())),
+                **apart,
                 "dispatched": dispatched,
                 "running": running,
                 "promises_kept": counted.promises_kept if counted else 0,
                 "promises_broken": counted.promises_broken if counted else 0,
-                "dead": dead.get(row.name, 0),
-                "dead_is_capped": sum(dead.values()) >= COUNT_CAP,
+                "counts_are_capped": sum(set_aside.values()) >= SET_ASIDE_CAP,
                 "workers": slots.get(row.name, (0, 0))[1],
                 "slots": slots.get(row.name, (0, 0))[0],
             }

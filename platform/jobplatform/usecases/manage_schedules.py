@@ -178,7 +178,7 @@ def describe(spec: dict[str, Any]) -> str:
     if "cron" in spec:
         rule = read_rule(spec, datetime.min)
         assert isinstance(rule, Cron)
-        return f"{CronSim(rule.expression, datetime.now(rule.zone)).explain()} ({spec['time_zone']})"
+        return f"{CronSim(rule.written_out, datetime.now(rule.zone)).explain()} ({spec['time_zone']})"
     if "every_seconds" in spec:
         return f"Every {timedelta(seconds=spec['every_seconds'])}"
     return f"At {len(spec['times'])} fixed times"

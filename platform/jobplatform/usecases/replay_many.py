@@ -33,6 +33,15 @@ def preview_replay(ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, li
     return {"jobs": sum(group["jobs"] for group in groups), "groups": groups}
 
 
+def list_dead_letters(
+    ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, *, cursor: UUID | None, limit: int
+) -> tuple[list[dict[str, Any]], UUID | None]:
+    """Return a page of dead letters, newest first, and the cursor of the next one; None: there is no more."""
+    with ledger.statement() as connection:
+        rows, last = dead_letters.list_dead_letters(connection, tenant_id, asdict(wanted), below=cursor, limit=limit)
+    return [dict(row._mapping) for row in rows], last
+
+
 def replay_many(
     ledger: Ledger,
     tenant_id: UUID,

@@ -1,7 +1,9 @@
 -- A worker's sign of life, naming the leases it has handed to its pool and, of those, the jobs whose run has not begun.
 -- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
 -- none; `known` is false when the worker is not registered.
-CREATE OR REPLACE FUNCTION beat_worker(p_worker uuid, p_holding uuid[], p_waiting uuid[] DEFAULT '{}')
+-- p_draining: it was asked to end, and takes no more jobs.
+CREATE OR REPLACE FUNCTION beat_worker(
+    p_worker uuid, p_holding uuid[], p_waiting uuid[] DEFAULT '{}', p_draining boolean DEFAULT false)
 RETURNS TABLE (
     known boolean, job_id uuid, lease_id uuid, cancel_requested_seconds double precision, cancel_signal text)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -9,7 +11,8 @@ LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE workers SET
         previous_holding = holding, previous_beat_at = beat_at,
-        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp(), session_pid = pg_backend_pid()
+        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp(), session_pid = pg_backend_pid(),
+        draining_at = CASE WHEN p_draining THEN coalesce(draining_at, clock_timestamp()) END
     WHERE id = p_worker AND stopped_at IS NULL;
     IF NOT FOUND THEN
         RETURN QUERY SELECT false, NULL::uuid, NULL::uuid, NULL::double precision, NULL::text;

@@ -14,7 +14,7 @@ LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
 BEGIN
     RETURN QUERY
-        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint, t.tenant::text, e.tx, e.id, e.job_id::text,
+        SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint + (SELECT feed_offset FROM installation), t.tenant::text, e.tx, e.id, e.job_id::text,
                extract(epoch FROM e.at)::double precision, e.event, e.state, e.run_no, e.data::text
         FROM unnest(p_tenants, p_tx, p_id) AS t (tenant, tx, id)
         LEFT JOIN LATERAL (
@@ -23,3 +23,52 @@ BEGIN
             ORDER BY j.tx, j.id LIMIT p_limit) AS e ON true
         ORDER BY t.tenant, e.tx, e.id;
 END $$;
+
+-- Go on with feeds after the ledger was restored into another cluster: transactions count from the beginning there, and
+-- new events would come before those that every cursor has passed. From here on they count from an offset above all of
+-- them, so that cursors stay as they are: those of webhooks, and those that callers keep.
+-- Returns the new offset; NULL when this is the cluster that it was.
+CREATE OR REPLACE FUNCTION rebase_feed() RETURNS bigint
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    i installation;
+    v_cluster text := cluster_identity();
+    -- a dump may be older than what callers have read since: as many transactions fit in between
+    v_gap bigint := 1000000000000;
+BEGIN
+    SELECT * INTO i FROM installation FOR UPDATE;
+    IF i.cluster IS NULL THEN
+        UPDATE installation SET cluster = v_cluster;
+    ELSIF (CASE WHEN v_cluster IS NOT NULL THEN v_cluster <> i.cluster ELSE feed_is_ahead() END) THEN
+        LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE;
+        i.feed_offset := (greatest(i.feed_offset, last_event_tx()) / v_gap + 1) * v_gap;
+        EXECUTE format('ALTER TABLE job_events ALTER COLUMN tx SET DEFAULT (pg_current_xact_id()::text::bigint + %s)', i.feed_offset);
+        UPDATE installation SET cluster = coalesce(v_cluster, cluster), feed_offset = i.feed_offset;
+        RETURN i.feed_offset;
+    END IF;
+    RETURN NULL;
+END $$;
+
+-- Which cluster this is; NULL where this login may not ask.
+CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text
+LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    RETURN (SELECT system_identifier::text FROM pg_control_system());
+EXCEPTION WHEN insufficient_privilege THEN
+    RETURN NULL;
+END $$;
+
+-- The highest transaction that an event or a cursor of a webhook names; a look at an index per tenant.
+CREATE OR REPLACE FUNCTION last_event_tx() RETURNS bigint
+LANGUAGE sql STABLE AS $$
+    SELECT greatest(
+        0, (SELECT max(newest.tx) FROM tenants t CROSS JOIN LATERAL (
+                SELECT max(tx) AS tx FROM job_events WHERE tenant_id = t.id) AS newest),
+        (SELECT max(greatest(cursor_tx, again_tx)) FROM webhook_endpoints));
+$$;
+
+-- Whether there is an event, or a cursor, of a transaction that this cluster has not come to: it is of another one.
+CREATE OR REPLACE FUNCTION feed_is_ahead() RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT last_event_tx() > pg_snapshot_xmax(pg_current_snapshot())::text::bigint + (SELECT feed_offset FROM installation);
+$$;

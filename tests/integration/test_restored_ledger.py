@@ -1,0 +1,87 @@
+"""A ledger that was restored into another cluster, where transactions count from the beginning: feeds go on."""
+
+from __future__ import annotations
+
+from jobplatform.config import Settings
+from jobplatform.doctor.ledger_checks import check_ledger
+from jobplatform.domain.feeds import Place, Wanted
+from jobplatform.ledger import feed
+from jobplatform.usecases.read_feed import now_in, read_page
+from tests.support.ledgers import Book
+
+LATER = 5_000_000_000
+
+
+def restore(book: Book) -> None:
+    """What a restore leaves: events and cursors of transactions that this cluster has not come to, another identity."""
+    book.do("UPDATE job_events SET tx = tx + :later", later=LATER)
+    book.do("UPDATE installation SET cluster = 'the old one'")
+
+
+def events_behind(book: Book, place: Place) -> list[str]:
+    page, _, _ = read_page(book.ledger, book.tenant_id, place, Wanted(), 100)
+    return [str(event.job_id) for event in page]
+
+
+def test_what_happens_after_a_restore_comes_behind_every_cursor(book: Book) -> None:
+    before = book.submit()
+    cursor = now_in(book.ledger, book.tenant_id)
+    restore(book)
+    cursor = Place(cursor.tx + LATER, cursor.id)
+    lost = book.submit()
+    assert events_behind(book, cursor) == [], "without the offset it is lost"
+    with book.ledger.transaction() as connection:
+        offset = feed.rebase_feed(connection)
+    assert offset is not None and offset > LATER
+    after = book.submit()
+    assert str(after) in events_behind(book, cursor)
+    assert str(before) in events_behind(book, Place())
+    assert lost != after
+    with book.ledger.transaction() as connection:
+        assert feed.rebase_feed(connection) is None, "once"
+
+
+def test_a_second_restore_goes_above_the_first(book: Book) -> None:
+    offsets = []
+    for _ in range(2):
+        book.submit()
+        book.do("UPDATE installation SET cluster = 'another one'")
+        with book.ledger.transaction() as connection:
+            offsets.append(feed.rebase_feed(connection))
+    assert offsets[0] is not None and offsets[1] is not None and offsets[1] > offsets[0]
+    job_id = book.submit()
+    assert str(job_id) in events_behind(book, Place(offsets[1], 0))
+
+
+def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(book: Book) -> None:
+    book.do("CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'")
+    book.do("UPDATE installation SET cluster = 'known before'")
+    book.submit()
+    with book.ledger.transaction() as connection:
+        assert feed.rebase_feed(connection) is None
+    book.do("UPDATE job_events SET tx = tx + :later", later=LATER)
+    with book.ledger.transaction() as connection:
+        assert feed.rebase_feed(connection) is not None
+
+
+def test_the_doctor_names_it(book: Book) -> None:
+    config = Settings(database_url=book.url)
+    levels = {finding.check: finding for finding in check_ledger(book.ledger, config)}
+    assert "feeds" not in levels and "writable" not in levels
+    restore(book)
+    found = {finding.check: finding for finding in check_ledger(book.ledger, config)}["feeds"]
+    assert (found.level, found.remedy) == ("failed", "jobplatform migrate")
+
+
+def test_a_database_that_takes_no_writes_is_named_as_that(book: Book) -> None:
+    name = book.url.rpartition("/")[2]
+    book.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    book.ledger.close()
+    try:
+        found = {f.check: f for f in check_ledger(book.ledger, Settings(database_url=book.url))}["writable"]
+        assert found.level == "failed" and "read only" in found.message
+    finally:
+        book.ledger.close()
+        with book.ledger.statement() as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
+            connection.exec_driver_sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
