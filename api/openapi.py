@@ -28,6 +28,7 @@ PROBLEMS = {
     416: "No such range",
     422: "A field is not as expected; `errors` names each",
     429: "Too many requests with this key, or too many jobs wait; Retry-After says when to try again",
+    507: "The artifact store is full",
     503: "The ledger can't be reached (repeat), or the outcome is unknown (repeat with the same Idempotency-Key)",
 }
 _CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")

@@ -36,6 +36,8 @@ from jobplatform.errors import (
     OutcomeUnknown,
     ReplayNotFound,
     ScheduleNotFound,
+    StorageFull,
+    StorageUnavailable,
     Unauthorized,
     UnknownKind,
     WorkflowHasEnded,
@@ -97,6 +99,8 @@ STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
     (BodyTooSlow, 408),
     (Overloaded, 503),
     (LedgerUnavailable, 503),
+    (StorageFull, 507),
+    (StorageUnavailable, 503),
     (OutcomeUnknown, 503),
 )
 RETRY_AFTER_SECONDS = 2

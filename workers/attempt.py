@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -33,11 +33,14 @@ from jobplatform.errors import (
     Reordered,
     Retryable,
     Snooze,
+    StorageFull,
+    StorageUnavailable,
     Throttled,
 )
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, hold, settle
+from jobplatform.usecases.keep_artifacts import FULL
 from jobplatform.usecases.resolve_payload import resolve_payload
 from workers.context import RunContext, open_context
 from workers.json_values import to_json_values
@@ -125,7 +128,8 @@ def _settle(claimed: Claim, settlement: Settlement, again: bool = True) -> Ended
 def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     """Run, and survive what naming the outcome itself may raise (a retry policy of a team's own, say)."""
     try:
-        return _run(kind, claimed, context)
+        settled = _run(kind, claimed, context)
+        return settled if settled.usage is not None else replace(settled, usage=dict(context.usage) or None)
     except LeaseLost:
         raise
     except Exception as error:
@@ -173,6 +177,12 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         return Settlement("timed_out", State.DEAD, error=error_data)
     except (LedgerUnavailable, OutcomeUnknown) as error:  # of ctx.log or ctx.artifact: not the handler's fault
         return Settlement("snoozed", State.SCHEDULED, delay_seconds=5.0, error=_error(error, error.code, True))
+    except (StorageFull, StorageUnavailable) as error:
+        return _without_space(error, error.code)
+    except OSError as error:
+        if error.errno not in FULL:
+            return _unhandled(kind, claimed, error)
+        return _without_space(error, StorageFull.code)  # the run's folder, say
     except (
         Exception,
         SystemExit,
@@ -180,9 +190,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     ) as error:  # a handler's bug must end in the ledger, whatever it is
         if terminate_handler_fired():
             raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent says how the run ended
-        log.exception("handler_raised", kind=kind.name)
-        detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
-        return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))
+        return _unhandled(kind, claimed, error)
     return Settlement(
         "succeeded",
         State.SUCCEEDED,
@@ -190,6 +198,23 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         usage=context.usage | _peak_memory(),
         added=context.added.as_json(),
     )
+
+
+#: before a job is tried again whose worker had no space: space does not come back by itself
+SPACE_SECONDS = 30.0
+
+
+def _without_space(error: Exception, code: str) -> Settlement:
+    """Try again later, without counting an attempt: a full disk is nothing that the job has done."""
+    log.error("storage_failed", code=code, error=str(error))
+    return Settlement("snoozed", State.SCHEDULED, delay_seconds=SPACE_SECONDS, error=_error(error, code, True))
+
+
+def _unhandled(kind: Kind, claimed: Claim, error: BaseException) -> Settlement:
+    """Name what a handler did not expect, with the end of its traceback."""
+    log.exception("handler_raised", kind=kind.name)
+    detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
+    return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))
 
 
 def _throttled(claimed: Claim, error: Throttled) -> Settlement:

@@ -19,6 +19,7 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
+from jobplatform.usecases.keep_artifacts import free_bytes
 from jobplatform.usecases.keep_worker import WorkerCard
 from workers.context import remove_leftovers
 from workers.deliveries import UNKNOWN_KIND, Deliveries, Report
@@ -127,6 +128,8 @@ class Heart:
         self._deliveries.forget_markers(markers)
         worker_metrics().beats.labels("written").inc()
         note_peaks(self._deliveries.taken())
+        if (free := free_bytes(self._settings.artifact_url)) is not None:
+            worker_metrics().free_bytes.set(free)
         for report in reports:
             self._try_to_end(report)
         if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):

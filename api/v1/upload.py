@@ -49,5 +49,5 @@ OPERATION = Operation(
     answer=Artifact,
     query=UploadQuery,
     binary_body=True,
-    problems=(413, 422),
+    problems=(413, 422, 507),
 )

@@ -23,7 +23,16 @@ COLUMNS = {
 }
 #: functions whose parameters or results have another type: the other form must not stay beside the new one
 FUNCTIONS = (
-    *("accept_batch", "accept_job", "accept_jobs", "add_steps", "beat_worker", "cancel_job", "chord_has_begun"),
+    *(
+        "accept_batch",
+        "accept_job",
+        "accept_jobs",
+        "add_steps",
+        "beat_worker",
+        "cancel_job",
+        "chord_has_begun",
+        "chord_is_told",
+    ),
     *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
     *("resolve_references", "settle_run", "step_value", "take_lock", "try_locks", "make_locks"),
     *("rebase_feed", "cluster_identity", "last_event_tx", "feed_is_ahead", "read_feed"),
@@ -63,6 +72,8 @@ def upgrade() -> None:
         sa.Column("singleton", sa.Boolean(), server_default=sa.text("true"), nullable=False),
         sa.Column("cluster", sa.Text(), nullable=True, comment="of Postgres, whose transactions the feeds count"),
         sa.Column("feed_offset", sa.BigInteger(), server_default=sa.text("0"), nullable=False),
+        sa.Column("max_body_bytes", sa.Integer(), server_default=sa.text("1048576"), nullable=False),
+        sa.Column("idempotency_seconds", sa.Integer(), server_default=sa.text("86400"), nullable=False),
         sa.PrimaryKeyConstraint("singleton", name=op.f("pk_installation")),
         sa.CheckConstraint("singleton", name="installation_is_one_row"),
     )

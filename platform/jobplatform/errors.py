@@ -262,6 +262,18 @@ class OutcomeUnknown(JobPlatformError):
     code = "outcome_unknown"
 
 
+class StorageFull(JobPlatformError):
+    """There is no space left in the artifact store; nothing was kept. Free space, or move JOBPLATFORM_ARTIFACT_URL."""
+
+    code = "storage_full"
+
+
+class StorageUnavailable(JobPlatformError):
+    """The artifact store can't be written or read at the moment; nothing was kept. Repeat in a moment."""
+
+    code = "storage_unavailable"
+
+
 class BrokerUnavailable(JobPlatformError):
     """RabbitMQ can't be reached, or did not confirm in time; jobs wait in the ledger."""
 

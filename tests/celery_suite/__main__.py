@@ -3,6 +3,9 @@
 The tests, their tasks and their worker (in the test's own process) are Celery's. Only their conftest is changed: the
 app gets the platform's class and config object, a test has 60 s and one try. Those that want Redis use it as a box
 that tasks put notes into; with `redis://` as the name of its backend they run here, too.
+
+`known_failures.tsv` names each test that fails or is skipped, and why: `expected` (a row of the guide) or `setup` (how
+the suite is run). Any other failure makes the run red, and so does a known one that passes by now.
 """
 
 from __future__ import annotations
@@ -14,12 +17,13 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import celery
 import orjson
 
 from jobplatform.devstack.place import open_place, taken
-from jobplatform.devstack.processes import start, wait_for
+from jobplatform.devstack.processes import start, wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
 from jobplatform.devstack.system import require_programs
 
@@ -82,11 +86,12 @@ def main() -> int:
             "JOBPLATFORM_LEASE_SECONDS": "3",
         }
         stack = Stack(place, tell=lambda line: print(line, flush=True), extra=extra, durable=False)
+        box: subprocess.Popen[bytes] | None = None
         try:
             stack.start_servers()
             stack.start_dispatcher()
             port = free_port()
-            command = ["redis-server", "--port", port, "--save", "", "--dir", str(place.folder)]
+            command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", str(place.folder)]
             box = start(place, "redis", command, dict(os.environ))
             wait_for("redis", lambda: answers(port), process=box, log=place.logs / "redis.log")
             root = fetch(place.folder / "celery")
@@ -99,13 +104,53 @@ def main() -> int:
             }
             tests = [f"t/integration/{name}" for name in FILES]
             command = [sys.executable, "-m", "pytest", "-c", "pytest.ini", "-p", "celery.contrib.pytest", "-q"]
-            command += ["-p", "no:cacheprovider", "--timeout=60", "--timeout-method=signal", "--tb=short", "-rfE"]
-            return subprocess.run(
-                [*command, *(sys.argv[1:] or tests)], cwd=root, env=environment, check=False
-            ).returncode
+            # native tracebacks: pytest's own parse source, which two threads of CPython 3.11 must not do at once
+            command += ["-p", "no:cacheprovider", "--timeout=60", "--timeout-method=signal", "--tb=native", "-rfE"]
+            report = place.folder / "report.xml"
+            command += [f"--junitxml={report}"]
+            subprocess.run([*command, *(sys.argv[1:] or tests)], cwd=root, env=environment, check=False)
+            return judge(read_report(report), read_known(), complete=not sys.argv[1:])
         finally:
+            if box is not None:  # Redis writes over its environment: the stack does not know it for its own
+                box.terminate()
+                wait_gone([box.pid], 10)
             stack.stop(gently=False)
             stack.forget()
+
+
+KNOWN = Path(__file__).parent / "known_failures.tsv"
+
+
+def read_known() -> dict[str, str]:
+    """Return test → why it does not pass."""
+    lines = KNOWN.read_text().splitlines()[1:]
+    return {test: f"{kind}: {reason}" for test, kind, reason in (line.split("\t") for line in lines)}
+
+
+def read_report(file: Path) -> dict[str, bool]:
+    """Return test → whether it passed, of pytest's JUnit report; a test passes when all of its subtests do."""
+    outcomes: dict[str, bool] = {}
+    for case in ElementTree.parse(file).getroot().iter("testcase"):
+        parts = case.get("classname", "").split(".")
+        place = next(index for index, part in enumerate(parts) if part.startswith("test_")) + 1
+        test = "::".join(["/".join(parts[:place]) + ".py", *parts[place:], case.get("name", "")])
+        passed = not any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
+        outcomes[test] = outcomes.get(test, True) and passed
+    return outcomes
+
+
+def judge(outcomes: dict[str, bool], known: dict[str, str], *, complete: bool) -> int:
+    """Print what is new against the known failures; returns the exit code."""
+    failed = {test for test, passed in outcomes.items() if not passed}
+    new = sorted(failed - set(known))
+    fixed = sorted(test for test in known if outcomes.get(test))
+    missing = sorted(set(known) - set(outcomes)) if complete else []
+    for title, tests in (("NEW FAILURE", new), ("PASSES NOW, take it off the list", fixed), ("NOT RUN", missing)):
+        for test in tests:
+            print(f"{title}: {test}")
+    count = len(outcomes) - len(failed)
+    print(f"{count} passed, {len(failed)} failed or skipped as known, {len(new)} new failures")
+    return 1 if new or fixed or missing or not outcomes else 0
 
 
 def free_port() -> str:

@@ -12,7 +12,6 @@ import pytest
 
 from api import create_app
 from jobplatform.config import Settings
-from jobplatform.domain.kinds import REGISTRY, load_kinds
 from jobplatform.domain.orders import SubmitBody, check
 from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import InvalidPayload, InvalidRequest
@@ -103,10 +102,10 @@ def test_ten_thousand_wrong_orders_name_few_fields(api: Client) -> None:
         {"to": [[[[fields(50_000)]]]]},
     ],
 )
-def test_errors_within_lists_and_objects_are_few_as_well(payload: dict[str, Any]) -> None:
-    load_kinds(["workers.handlers"], {"email": "threads", "video": "prefork", "llm": "threads"})
+def test_errors_within_lists_and_objects_are_few_as_well(api: Client, payload: dict[str, Any]) -> None:
+    kinds = api.flask.application.extensions["services"].kinds
     with pytest.raises(InvalidPayload) as refused:
-        REGISTRY.get("email.send").parse(payload)
+        kinds.get("email.send").parse(payload)
     assert 0 < len(refused.value.errors) <= MAX_ERRORS
     assert len(orjson.dumps([error.as_dict() for error in refused.value.errors])) < 100_000
 

@@ -113,6 +113,12 @@ def test_links_and_error_handlers_are_called(shop: Shop) -> None:
     assert shop.notes("log_error", 2)[1] == "my own"
 
 
+def test_errbacks_get_their_arguments_as_they_were_given(shop: Shop) -> None:
+    errback = shop.tasks.notes_values.s(Decimal("1.10"), when=b"x")
+    shop.tasks.fail.apply_async(("with values",), link_error=errback)
+    assert shop.notes("notes_values") == ["Decimal('1.10') b'x' ValueError"]
+
+
 def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
     doors = [shop.platform.file(f"shop-door-{n}") for n in range(2)]
     result = shop.tasks.hello.delay(*doors)

@@ -162,7 +162,7 @@ def test_times_are_those_of_the_order(book: Book, team: Engine, kinds: KindRegis
         ({}, {"unique": {"key": "x", "seconds": -1}}, Invalid, "above 0"),
         ({}, {"unique": {"key": "x", "seconds": 1e20}}, Invalid, "of at most a year"),
         ({}, {"priority": None}, Invalid, "a priority from 0 to 9"),
-        ({}, {"payload": {"text": "x" * 1_100_000}}, Invalid, "at most 1 MiB"),
+        ({}, {"payload": {"text": "x" * 1_100_000}}, Invalid, "at most 1048576 bytes"),
     ],
 )
 def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
@@ -408,3 +408,22 @@ def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     found = asyncio.run(submit_async(Async(), "acme.page", {}, key="k"))  # type: ignore[arg-type]
     assert found == Ordered(UUID(int=1), True)
+
+
+def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(book: Book, kinds: KindRegistry, key: str) -> None:
+    with book.ledger.transaction() as connection:
+        orders.put_settings(connection, max_body_bytes=2000, idempotency_seconds=120)
+    key_hash = hashlib.sha256(key.encode()).hexdigest()
+    large = '{"number": 1, "site": "' + "y" * 2000 + '"}'
+    with book.ledger.transaction() as connection:
+        said = connection.execute(
+            text("SELECT code, detail FROM order_job(:hash, 'acme.page', CAST(:payload AS json))"),
+            {"hash": key_hash, "payload": large},
+        ).one()
+        assert said.code == "invalid_request" and "at most 2000 bytes" in said.detail
+        connection.execute(
+            text("SELECT * FROM order_job(:hash, 'acme.page', CAST(:payload AS json), p_idempotency_key => 'k')"),
+            {"hash": key_hash, "payload": '{"number": 1}'},
+        )
+    (lives,) = book.all("SELECT extract(epoch FROM expires_at - created_at)::int FROM idempotency_keys")
+    assert lives == 120

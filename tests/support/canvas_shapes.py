@@ -51,12 +51,15 @@ def errback(tag: str) -> None:
 def calls(self: Any, what: str) -> str | None:
     """Apply something inside a task; returns its id."""
     result = INNER[what]()
+    if what == "one, then a failure":
+        raise ValueError("after the call")
     return getattr(result, "id", None)
 
 
 INNER: dict[str, Any] = {
     "nothing": lambda: None,
     "one": lambda: ok.delay(),
+    "one, then a failure": lambda: ok.delay(),
     "two": lambda: [ok.delay(), ok.delay()][0],
     "link": lambda: ok.apply_async(link=ok.s()),
     "chain": lambda: chain(ok.s(), ok.s(), ok.s()).apply_async(),
@@ -97,6 +100,8 @@ KNOWN: list[Any] = [
     ["chain", ["group", "ok", "ok"], "fail", "ok"],
     ["chain", "fail", ["group", "ok", "ok"], "ok", "ok"],
     ["chain", ["group", "fail", "ok"], "ok", ["group", "ok", "ok"], "ok"],
+    ["chord", ["fail", "ok"], ["chord", ["ok", "ok"], "ok"]],
+    ["chord", ["fail", "ok"], ["group", ["chord", ["ok", "ok"], "ok"], "ok"]],
 ]  # fmt: skip
 
 
@@ -152,10 +157,10 @@ def outcome(result: Any) -> str:
 def children_of(what: str) -> list[Any]:
     """What a caller sees of what a task has called: the kinds of its children, and how many tasks follow."""
     result = calls.delay(what)
-    result.get(timeout=SECONDS)
+    result.get(timeout=SECONDS, propagate=False)
     result = app.AsyncResult(result.id)
     children = result.children or []
-    first = bool(children) and str(children[0].id) == str(result.get())
+    first = bool(children) and str(children[0].id) == str(result.get(propagate=False))
     return [sorted(type(child).__name__ for child in children), first, _count(children)]
 
 

@@ -61,6 +61,11 @@ def error_handler(request, exc, traceback):
 
 
 @app.task
+def notes_values(request, exc, traceback, value, when):
+    note("notes_values", f"{value!r} {when!r} {type(exc).__name__}")
+
+
+@app.task
 def log_error(task_id):
     note("log_error", task_id)
 

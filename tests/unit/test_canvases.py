@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -183,3 +184,10 @@ def test_literals_and_ids() -> None:
     own = job_id_of("my report", TENANT)
     assert (own.version, own) == (8, job_id_of("my report", TENANT)) and own != job_id_of("my report", new_id())
     assert job_id_of(str(TENANT), new_id()) == TENANT
+
+
+def test_numbers_are_marked_in_subclasses_of_lists_and_dictionaries_too() -> None:
+    point = namedtuple("point", "x y")
+    for value in (OrderedDict(a=2**70), defaultdict(int, a=2**70), point(2**70, float("inf"))):
+        back = from_json(to_json(value))
+        assert back == (list(value) if isinstance(value, tuple) else dict(value))

@@ -109,8 +109,8 @@ def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) 
         raise error
     if run.retry is not None:  # it is ordered, whatever the body has done then
         raise _retry(run.retry, error.exc if isinstance(error, Retry) and error.exc else error)
+    _keep_children(run)
     if error is None:
-        _keep_children(run)
         # who comes after an ignored result gets it all the same
         headers = run.payload["headers"]
         is_used = headers.get("children") or headers.get("group")

@@ -20,7 +20,7 @@ from workers.celery.values import as_literal, to_json
 #: nobody asks for them
 KEPT = (
     *("shadow", "group", "group_index", "root_id", "parent_id", "ignore_result", "replaced_task_nesting"),
-    *("stamped_headers", "stamps", "timelimit", "origin", "eta", "expires"),
+    *("stamped_headers", "stamps", "timelimit", "origin", "eta", "expires", "argsrepr", "kwargsrepr"),
 )
 #: of a message, that an app may set for itself
 PROPERTIES = ("app_id", "type")
@@ -128,8 +128,8 @@ def read_call(
         ignore_result=options.get("ignore_result") or False,
         replaced_task_nesting=options.get("replaced_task_nesting") or 0,
         origin=options.get("origin"),
-        argsrepr="",
-        kwargsrepr="",
+        argsrepr=options.get("argsrepr") or "",
+        kwargsrepr=options.get("kwargsrepr") or "",
         stamped_headers=options.get("stamped_headers"),
         **{one: options[one] for one in stamped if one in options},
     )
@@ -197,7 +197,7 @@ def as_moment(app: Celery, value: Any) -> datetime:
 
 
 def _says_something(value: Any) -> bool:
-    return value is False or value not in (None, [], {}, 0, [None, None])
+    return value is False or value not in (None, "", [], {}, 0, [None, None])
 
 
 def as_priority(value: Any) -> int:

@@ -75,7 +75,8 @@ class Collector:
     def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
         """Note that a body waits for the results of a group."""
         self.groups[group_id] = list(results)
-        self._chords.append((body, group_id, self._after))
+        # a chord that is (in) the body of another begins with that one
+        self._chords.append((body, group_id, self._header_after if self._is_body else self._after))
 
     def run(self, apply: Callable[[], T]) -> T:
         """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""

@@ -14,6 +14,7 @@ from workers.celery.kinds import app_of
 from workers.celery.orders import ERRBACKS
 from workers.celery.routing import is_on_ledger
 from workers.celery.run import current_run
+from workers.celery.values import from_json
 
 
 def add_errbacks_task(app: Celery) -> None:
@@ -34,7 +35,7 @@ def add_errbacks_task(app: Celery) -> None:
             task=meta.get("name"),
             args=meta.get("args") or [],
             kwargs=meta.get("kwargs") or {},
-            errbacks=headers["errbacks"],
+            errbacks=from_json(headers["errbacks"]),
             root_id=headers.get("root_id"),
             delivery_info={},
             retries=meta.get("retries", 0),

@@ -68,8 +68,8 @@ def _mark(value: Any) -> Any:
         return value if math.isfinite(value) else _MarkedFloat(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -_EXACT <= value < _EXACT else _MarkedInt(value)
-    if type(value) in (list, tuple):
+    if isinstance(value, list | tuple):
         return [_mark(one) for one in value]
-    if type(value) is dict:
+    if isinstance(value, dict):
         return {key: _mark(one) for key, one in value.items()}
     return value

@@ -173,6 +173,11 @@ class Duties:
             self._kinds = load_kinds(self._settings.kind_modules, self._settings.pools)
         with self._ledger.transaction() as connection:
             orders.put_kinds(connection, self._kinds)
+            orders.put_settings(
+                connection,
+                max_body_bytes=self._settings.max_body_bytes,
+                idempotency_seconds=self._settings.idempotency_seconds,
+            )
             if (offset := feed.rebase_feed(connection)) is not None:
                 log.warning("feed_rebased", reason="the ledger was restored into another cluster", offset=offset)
             orders.forget_kinds(connection, KINDS_SECONDS)

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from jobplatform.broker.topology import job_queue_arguments
 from jobplatform.config import Settings
@@ -18,6 +19,8 @@ from jobplatform.doctor.finding import Finding, failed, ok, warning
 from jobplatform.domain.kinds import KindRegistry
 
 SECONDS = 3.0
+#: of the artifact store's disk, before the doctor warns
+LEAST_FREE_BYTES, LEAST_FREE = 1_000_000_000, 0.05
 
 
 def check_outside(config: Settings, kinds: KindRegistry) -> Iterator[Finding]:
@@ -46,7 +49,15 @@ def _storage(config: Settings) -> Finding:
         return failed("storage", f"{config.artifact_url}: {error!r}", "mend JOBPLATFORM_ARTIFACT_URL, or its rights")
     if not same:
         return failed("storage", f"{config.artifact_url} gives back other bytes", "look at the store")
-    return ok("storage", f"{config.artifact_url} can be written, read and deleted")
+    if not isinstance(system, LocalFileSystem):
+        return ok("storage", f"{config.artifact_url} can be written, read and deleted")
+    usage = shutil.disk_usage(root)
+    line = f"{config.artifact_url} can be written; {usage.free / 1e9:,.1f} of {usage.total / 1e9:,.1f} GB are free"
+    if usage.free < max(LEAST_FREE_BYTES, usage.total * LEAST_FREE):
+        return warning(
+            "storage", line, "free space, shorten JOBPLATFORM_HISTORY_DAYS, or move JOBPLATFORM_ARTIFACT_URL"
+        )
+    return ok("storage", line)
 
 
 def _mail(config: Settings) -> Finding:

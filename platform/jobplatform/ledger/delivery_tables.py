@@ -78,6 +78,9 @@ installation = Table(
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
     Column("cluster", Text, comment="of Postgres, whose transactions the feeds count"),
     Column("feed_offset", BigInteger, nullable=False, server_default=text("0")),
+    # settings that the ledger's own functions obey, as a dispatcher has them
+    Column("max_body_bytes", Integer, nullable=False, server_default=text("1048576")),
+    Column("idempotency_seconds", Integer, nullable=False, server_default=text("86400")),
     CheckConstraint("singleton", name="installation_is_one_row"),
 )
 

@@ -39,6 +39,17 @@ def put_kinds(connection: Connection, kinds: Iterable[Kind]) -> None:
     connection.execute(_PUT, {"kinds": orjson.dumps(given).decode()})
 
 
+def put_settings(connection: Connection, *, max_body_bytes: int, idempotency_seconds: int) -> None:
+    """Note the settings that submissions by SQL obey, as they are now."""
+    connection.execute(
+        text(
+            "UPDATE installation SET max_body_bytes = :bytes, idempotency_seconds = :seconds "
+            "WHERE (max_body_bytes, idempotency_seconds) <> (:bytes, :seconds)"
+        ),
+        {"bytes": max_body_bytes, "seconds": idempotency_seconds},
+    )
+
+
 def forget_kinds(connection: Connection, seconds: float) -> int:
     """Forget kinds that nobody has known for so long; returns how many."""
     return connection.execute(

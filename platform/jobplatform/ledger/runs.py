@@ -213,11 +213,11 @@ def events_of(
 
 
 def children_of(connection: Connection, job_id: UUID) -> list[Any]:
-    """Return what a task that has succeeded has called, as Celery writes results down."""
+    """Return what a task's last run has called, as Celery writes results down."""
     found = connection.execute(
         text(
             "SELECT usage -> 'children' FROM job_runs "
-            "WHERE job_id = :id AND finished_at >= :since AND outcome = 'succeeded'"
+            "WHERE job_id = :id AND finished_at >= :since ORDER BY run_no DESC LIMIT 1"
         ),
         {"id": job_id, "since": earliest_end(job_id)},
     ).scalar()

@@ -6,18 +6,29 @@ behind is an orphan file, which harms nobody.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import re
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from jobplatform.errors import ArtifactNotFound, LeaseLost, LedgerUnavailable
+from jobplatform.errors import (
+    ArtifactNotFound,
+    JobPlatformError,
+    LeaseLost,
+    LedgerUnavailable,
+    StorageFull,
+    StorageUnavailable,
+)
 from jobplatform.ledger import artifacts
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
@@ -28,6 +39,38 @@ CHUNK_BYTES = 1024 * 1024
 MAX_NAME_BYTES = 200
 
 
+#: no space, over quota, read-only file system (errno.h)
+FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
+
+
+@contextmanager
+def _translated(url: str) -> Iterator[None]:
+    """Raise our errors for the store's own: every kind of store has some of its own."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise StorageFull(f"{error.strerror} in {url}: free space, or move JOBPLATFORM_ARTIFACT_URL") from error
+        raise StorageUnavailable(f"{url}: {error}") from error
+    except JobPlatformError:
+        raise
+    except Exception as error:  # botocore's, say
+        raise StorageUnavailable(f"{url}: {error!r}") from error
+
+
+@contextmanager
+def _closed(target: Any, url: str) -> Iterator[None]:
+    """Close a file at the end: what is buffered is written then, and may find no space."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            target.close()
+        raise
+    with _translated(url):
+        target.close()
+
+
 class ArtifactStore:
     """Files below one URL: `file:///…`, or `s3://…` where s3fs is installed."""
 
@@ -36,16 +79,22 @@ class ArtifactStore:
         self._files, self._root = fsspec.core.url_to_fs(self._url)
 
     def write(self, location: str, source: IO[bytes]) -> tuple[int, str]:
-        """Copy a stream to `location`; returns (bytes, sha256). Leaves nothing behind when it fails."""
+        """Copy a stream to `location`; returns (bytes, sha256). Leaves nothing behind when it fails.
+
+        Raises `StorageFull` or `StorageUnavailable` for what the store says; what `source` raises is its own.
+        """
         path = f"{self._root}/{location}"
-        self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
         digest, size = hashlib.sha256(), 0
         try:
-            with self._files.open(path, "wb") as target:
+            with _translated(self._url):
+                self._files.makedirs(path.rsplit("/", 1)[0], exist_ok=True)
+                target = self._files.open(path, "wb")
+            with _closed(target, self._url):
                 while chunk := source.read(CHUNK_BYTES):
                     digest.update(chunk)
                     size += len(chunk)
-                    target.write(chunk)
+                    with _translated(self._url):
+                        target.write(chunk)
         except BaseException:
             self.remove(location)
             raise
@@ -90,6 +139,17 @@ class ArtifactStore:
                 if left is not None:
                     left -= len(chunk)
                 yield chunk
+
+
+def free_bytes(url: str) -> int | None:
+    """Return the free space of a store on this machine, in bytes; None of any other, or when it is not there."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("", "file"):
+        return None
+    try:
+        return shutil.disk_usage(parts.path).free
+    except OSError:
+        return None
 
 
 def safe_name(name: str) -> str:

@@ -42,7 +42,7 @@ def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
             return CallView(job)
         headers = payload["headers"].get("$literal", payload["headers"])
         children = list(headers.get("children") or ())
-        if job.state is State.SUCCEEDED:
+        if job.state in (State.SUCCEEDED, State.DEAD):
             children += runs.children_of(connection, job_id)
         ends = job
         for _ in range(MAX_REPLACED):

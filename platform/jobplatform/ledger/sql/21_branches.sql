@@ -64,6 +64,16 @@ LANGUAGE sql STABLE AS $$
         WHERE p.told_failed OR p.state IN ('failed', 'cancelled'));
 $$;
 
+-- Whether all that has failed in a chord's header are bodies of chords, which have called their own errbacks.
+CREATE OR REPLACE FUNCTION chord_is_told(b workflow_steps) RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT coalesce(bool_and(
+        m.skip_calls_errbacks AND m.errbacks IS NOT NULL AND m.state = 'cancelled' AND chord_has_begun(m.template)), false)
+    FROM workflow_steps g JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children)
+    WHERE g.workflow_id = b.workflow_id AND g.type = 'gate' AND b.id = ANY (g.children)
+        AND (m.told_failed OR m.state IN ('failed', 'cancelled'));
+$$;
+
 -- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
 -- whatever their own policies are. Returns whom to tell, and of which job that has failed, and how many of them nobody
 -- waits for. All at once, as one settle may call off ten thousand. The rest of a workflow that stops stays.
@@ -122,7 +132,7 @@ BEGIN
         SELECT * FROM workflow_steps b WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
             AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks
                  -- what fails before the header calls its own errbacks
-                 AND chord_has_begun(b.template))
+                 AND chord_has_begun(b.template) AND NOT chord_is_told(b))
             ORDER BY id
     LOOP
         j.id := s.id;

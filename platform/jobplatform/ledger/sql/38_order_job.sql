@@ -18,11 +18,13 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER AS $$
 #variable_conflict use_column
 DECLARE
     k api_keys;
+    i installation;
     v_kind kinds;
     v_id uuid := gen_step_id();
     v_hash bytea;
     a record;
 BEGIN
+    SELECT * INTO i FROM installation;
     SELECT * INTO k FROM api_keys
     WHERE key_hash = CASE WHEN p_key_hash ~ '^[0-9a-f]{64}$' THEN decode(p_key_hash, 'hex') END AND revoked_at IS NULL
         AND (expires_at IS NULL OR expires_at > clock_timestamp());
@@ -45,7 +47,7 @@ BEGIN
             k.max_priority, p_priority);
     ELSIF p_priority IS NULL OR p_payload IS NULL OR p_tags IS NULL OR p_unique_refuse IS NULL
         OR p_priority NOT BETWEEN 0 AND 9 OR p_max_attempts NOT BETWEEN 1 AND 100 OR cardinality(p_tags) > 20
-        OR json_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > 1048576 OR p_start_by <= p_run_at
+        OR json_typeof(p_payload) <> 'object' OR octet_length(p_payload::text) > i.max_body_bytes OR p_start_by <= p_run_at
         OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
         OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
         OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400 OR array_ndims(p_tags) > 1
@@ -53,9 +55,9 @@ BEGIN
         OR p_run_at NOT BETWEEN '1901-01-01' AND '2998-12-31' OR p_start_by NOT BETWEEN '1901-01-01' AND '2998-12-31'
     THEN
         code := 'invalid_request';
-        detail := 'expected a payload that is an object of at most 1 MiB, a priority from 0 to 9, max_attempts from 1 to '
-            '100, a list of at most 20 tags of 1 to 100 characters, keys of 1 to 255, unique.seconds above 0 and of at '
-            'most a year, times between the years 1901 and 2998, and start_by after run_at';
+        detail := format('expected a payload that is an object of at most %s bytes, ', i.max_body_bytes) ||
+            'a priority from 0 to 9, max_attempts from 1 to 100, a list of at most 20 tags of 1 to 100 characters, keys '
+            'of 1 to 255, unique.seconds above 0 and of at most a year, times between the years 1901 and 2998, and start_by after run_at';
     ELSE
         SELECT * INTO v_kind FROM kinds WHERE name = p_kind;
         IF NOT FOUND THEN
@@ -72,7 +74,7 @@ BEGIN
         'transaction', p_kind, p_payload, p_priority, extract(epoch FROM p_run_at), extract(epoch FROM p_start_by),
         p_max_attempts, p_tags, p_unique_key, p_unique_seconds, p_unique_refuse)::text, 'UTF8'));
     SELECT * INTO a FROM accept_job(
-        NULL, k.tenant_id, p_idempotency_key, v_hash, 86400, 5, v_id, v_kind.queue, p_kind, p_priority, p_payload,
+        NULL, k.tenant_id, p_idempotency_key, v_hash, i.idempotency_seconds, 5, v_id, v_kind.queue, p_kind, p_priority, p_payload,
         p_tags, coalesce(p_max_attempts, v_kind.max_attempts), v_kind.crash_limit, v_kind.lost_limit, p_run_at,
         p_start_by, p_unique_key, p_unique_seconds, p_unique_refuse, '{}', '{}', k.name, true, k.id);
     created := a.verdict = 'accepted';
