@@ -35,7 +35,7 @@ FUNCTIONS = (
     ),
     *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
     *("resolve_references", "settle_run", "step_value", "take_lock", "try_locks", "make_locks"),
-    *("rebase_feed", "cluster_identity", "last_event_tx", "feed_is_ahead", "read_feed"),
+    *("rebase_feed", "cluster_identity", "last_event_tx", "feed_is_ahead", "read_feed", "is_writable"),
 )
 
 

@@ -250,6 +250,12 @@ class LedgerUnavailable(JobPlatformError):
     code = "ledger_unavailable"
 
 
+class LedgerReadOnly(LedgerUnavailable):
+    """The ledger takes no writes (a standby, or set to read only); nothing was changed. Reads go on."""
+
+    code = "ledger_read_only"
+
+
 class LedgerBusy(LedgerUnavailable):
     """The ledger could not lock what it needed in time; nothing was changed. Repeat in a moment."""
 

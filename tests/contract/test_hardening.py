@@ -103,3 +103,23 @@ def test_a_tenant_has_so_many_schedules_and_no_more(api: Client, app: Any) -> No
     status, problem, _ = api.call("PUT", "/v1/schedules/c", DAILY)
     assert (status, problem["code"]) == (409, "too_many_schedules")
     assert api.call("PUT", "/v1/schedules/a", {**DAILY, "priority": 7})[0] == 200, "one that is there can be changed"
+
+
+def test_a_standby_answers_reads_and_names_itself(api: Client, app: Any, book: Book) -> None:
+    job = api.submit()
+    name = book.url.rpartition("/")[2]
+    ledger = app.extensions["services"].ledger
+    book.do("UPDATE api_keys SET last_used_at = NULL")  # its use would be noted
+    book.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    ledger.close()
+    try:
+        assert api.get(f"/v1/jobs/{job['id']}")[0] == 200
+        assert api.get("/v1/jobs")[1]["jobs"][0]["id"] == job["id"]
+        assert api.get("/v1/queues")[0] == 200
+        status, problem, _ = api.post("/v1/jobs", EMAIL)
+        assert (status, problem["code"]) == (503, "ledger_read_only")
+        status, problem, _ = api.get("/readyz")
+        assert (status, problem["code"]) == (503, "read_only") and "primary" in problem["detail"]
+    finally:
+        ledger.close()
+        book.do(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')

@@ -20,18 +20,19 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from jobplatform.errors import LedgerBusy, LedgerUnavailable, OutcomeUnknown
+from jobplatform.errors import LedgerBusy, LedgerReadOnly, LedgerUnavailable, OutcomeUnknown
 
 #: calls a function in an open transaction
 Call = Callable[..., list[tuple[Any, ...]]]
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 LOCK_NOT_AVAILABLE = "55P03"
+READ_ONLY = "25006"
 _BUSY = {LOCK_NOT_AVAILABLE, "57014", "40P01", "40001"}  # lock_not_available, query_canceled, deadlock, serialization
 #: of a prepared call: cached plan must not change result type, no such prepared statement, no such function
 _CHANGED = {"0A000", "26000", "42883"}
-# connection exceptions, operator intervention, insufficient resources, read-only (a standby after a failover)
-_GONE = ("08", "57P", "53", "25006")
+# connection exceptions, operator intervention, insufficient resources
+_GONE = ("08", "57P", "53")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
     code = getattr(driver, "pgcode", None) or ""
     if code in _BUSY:
         return LedgerBusy()
+    if code == READ_ONLY:
+        return LedgerReadOnly()
     if getattr(error, "connection_invalidated", False) or code.startswith(_GONE):
         return LedgerUnavailable()
     if not code and isinstance(driver, psycopg2.OperationalError | psycopg2.InterfaceError):

@@ -5,11 +5,17 @@ LANGUAGE sql IMMUTABLE AS $$
         SELECT 1 FROM unnest(p_kinds) AS pattern WHERE right(pattern, 2) = '.*' AND starts_with(p_kind, left(pattern, -1)));
 $$;
 
+-- Whether this database takes writes: a standby does not, and reads go on there.
+CREATE OR REPLACE FUNCTION is_writable() RETURNS boolean
+LANGUAGE sql STABLE AS $$
+    SELECT current_setting('transaction_read_only') = 'off';
+$$;
+
 -- Note that a key is used, at most once a minute, and never waiting for whoever notes the same.
 CREATE OR REPLACE FUNCTION touch_key(p_id uuid, p_used_at timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
-    IF p_used_at IS NULL OR p_used_at < clock_timestamp() - interval '1 min' THEN
+    IF (p_used_at IS NULL OR p_used_at < clock_timestamp() - interval '1 min') AND is_writable() THEN
         UPDATE api_keys SET last_used_at = clock_timestamp()
         WHERE id = (SELECT id FROM api_keys WHERE id = p_id FOR NO KEY UPDATE SKIP LOCKED);
     END IF;
@@ -37,7 +43,7 @@ BEGIN
         RETURN;
     END IF;
     PERFORM touch_key(k.id, k.last_used_at);
-    IF k.requests_per_minute IS NOT NULL THEN
+    IF k.requests_per_minute IS NOT NULL AND is_writable() THEN
         -- what a crash loses of it is a minute's worth of requests
         PERFORM set_config('synchronous_commit', 'off', true);
         INSERT INTO key_rates AS r (key_id, level, level_at) VALUES (k.id, k.requests_per_minute - 1, v_now)
@@ -49,7 +55,7 @@ BEGIN
     END IF;
     RETURN QUERY SELECT
         k.id::text, k.tenant_id::text, k.name, k.max_priority::integer, k.is_operator, k.scopes, k.kinds,
-        k.requests_per_minute, v_level,
+        CASE WHEN v_level IS NOT NULL THEN k.requests_per_minute END, v_level,
         CASE WHEN v_level < 0 THEN -v_level * 60 / k.requests_per_minute
              ELSE (k.requests_per_minute - v_level) * 60 / k.requests_per_minute END::double precision;
 END $$;
