@@ -102,9 +102,13 @@ def interrupted_demo(number: signal.Signals) -> None:
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
+    said = []
     for line in process.stdout:
+        said.append(line)
         if "starting API" in line:
             break
+    else:
+        pytest.fail(f"the demo ended before it was interrupted: {''.join(said)}")
     process.send_signal(number)
     process.stdout.read()
     process.wait(60)

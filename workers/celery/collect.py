@@ -75,8 +75,10 @@ class Collector:
     def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
         """Note that a body waits for the results of a group."""
         self.groups[group_id] = list(results)
-        # a chord that is (in) the body of another begins with that one
-        self._chords.append((body, group_id, self._header_after if self._is_body else self._after))
+        # of a group that is a body each member fails as the header does, with its own errbacks: a chord in it has begun
+        # with the outer one. A chord that is a body itself has not.
+        in_body = self._is_body and not self._of_chord
+        self._chords.append((body, group_id, self._header_after if in_body else self._after))
 
     def run(self, apply: Callable[[], T]) -> T:
         """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""
