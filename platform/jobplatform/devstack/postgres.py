@@ -36,7 +36,7 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
     One that was killed hard needs seconds to come back. `durable=False` gives up fsync, for tests of logic.
     """
     data = place.owned_folder("postgres") / "data"
-    binaries = _binaries(place)
+    binaries = find_binaries(place)
     if not (data / "PG_VERSION").exists():
         shutil.rmtree(data, ignore_errors=True)
         _init(place, binaries, data)
@@ -142,7 +142,7 @@ def _init(place: Place, binaries: Path, data: Path) -> None:
         raise DidNotStart(f"initdb failed: {done.stderr[-800:]}")
 
 
-def _binaries(place: Place) -> Path:
+def find_binaries(place: Place) -> Path:
     """Return a folder of binaries that the server's user can run: the wheel's, or a copy of it.
 
     JOBPLATFORM_POSTGRES_BIN names another server's, to try the ledger on Postgres 15 to 17.

@@ -1,0 +1,89 @@
+"""The page on backup and restore, played: a dump of the ledger, restored into another Postgres."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from jobplatform.config import Settings
+from jobplatform.devstack import postgres
+from jobplatform.devstack.place import Place, open_place, taken
+from jobplatform.devstack.stack import Stack
+from jobplatform.doctor.ledger_checks import check_ledger
+from jobplatform.domain.feeds import Place as Cursor
+from jobplatform.domain.feeds import Wanted
+from jobplatform.ledger import schema
+from jobplatform.ledger.session import Ledger, open_ledger
+from jobplatform.usecases.read_feed import now_in, read_page
+from tests.support.ledgers import LIMITS, Book
+from tests.support.servers import STACK
+from tests.support.waiting import eventually
+
+NAME = f"{STACK}-restored"
+
+
+@pytest.fixture
+def other() -> Iterator[Place]:
+    """A second Postgres, new and empty."""
+    with taken(NAME):
+        stack = Stack(open_place(NAME), tell=lambda _: None, durable=False)
+        stack.clean_up()
+        try:
+            postgres.start_postgres(stack.place, durable=False)
+            postgres.create_database(stack.place)
+            yield stack.place
+        finally:
+            postgres.stop_postgres(stack.place)
+            stack.forget()
+
+
+def call(place: Place, program: str, *arguments: str) -> None:
+    """Run one of Postgres' programs, as the page says."""
+    done = subprocess.run(
+        [str(postgres.find_binaries(place) / program), *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def jobs_behind(ledger: Ledger, book: Book, cursor: Cursor) -> set[str]:
+    page, _, _ = read_page(ledger, book.tenant_id, cursor, Wanted(), 100)
+    return {str(event.job_id) for event in page}
+
+
+def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(book: Book, place: Place, other: Place, tmp_path) -> None:
+    waiting, (running, lease_id), done = book.submit(priority=7), book.running(), book.running()
+    book.settle(*done)
+    counts = (
+        "SELECT state, count(*) FROM jobs GROUP BY state UNION ALL SELECT 'ended', count(*) FROM job_history ORDER BY 1"
+    )
+    before = [tuple(row) for row in book.all(counts)]
+    rows = {job_id: book.row(job_id) for job_id in (waiting, running, done[0])}
+    eventually(lambda: str(done[0]) in jobs_behind(book.ledger, book, Cursor()))
+    cursor = now_in(book.ledger, book.tenant_id)
+
+    dump = str(tmp_path / "ledger.dump")
+    call(place, "pg_dump", "--format=custom", f"--file={dump}", book.url.replace("+psycopg2", ""))
+    url = postgres.url(other)
+    roles = ("jobplatform_ordering", "jobplatform_reporting")
+    commands = [part for role in roles for part in ("-c", f"CREATE ROLE {role} NOLOGIN")]
+    call(other, "psql", "--set=ON_ERROR_STOP=1", url.replace("+psycopg2", ""), *commands)
+    call(other, "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url.replace('+psycopg2', '')}", dump)
+    ledger = open_ledger(url, name="test", limits=LIMITS)
+    restored = Book(ledger, url, book.tenant_id, book.epoch, book.worker)
+    try:
+        assert "feeds" in {found.check for found in check_ledger(ledger, Settings(database_url=url))}, (
+            "the page's step 3"
+        )
+        schema.upgrade(url)
+        assert "feeds" not in {found.check for found in check_ledger(ledger, Settings(database_url=url))}
+
+        assert [tuple(row) for row in restored.all(counts)] == before
+        assert {job_id: restored.row(job_id) for job_id in rows} == rows
+        assert restored.settle(running, lease_id)[0] == "settled", "the functions came along"
+        new = restored.submit()
+        eventually(lambda: jobs_behind(ledger, restored, cursor) == {str(running), str(new)})
+        assert str(done[0]) in jobs_behind(ledger, restored, Cursor())
+    finally:
+        ledger.close()
