@@ -78,6 +78,15 @@ def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str
     assert found.level == "failed" and found.remedy.startswith(remedy)
 
 
+def test_others_who_may_create_functions_beside_the_ledgers_are_named(book: Book, config: Settings) -> None:
+    assert "schema" not in {found.check for found in check_ledger(book.ledger, config)}
+    book.do("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    found = {found.check: found for found in check_ledger(book.ledger, config)}["schema"]
+    assert (found.level, found.remedy) == ("warning", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    book.do(found.remedy)
+    assert "schema" not in {found.check for found in check_ledger(book.ledger, config)}
+
+
 def test_a_snapshot_that_is_old_is_named(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobplatform.doctor.ledger_checks.OLD_SNAPSHOT_SECONDS", -1)
     with book.ledger.transaction() as connection:

@@ -38,6 +38,7 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
             yield ok("database", f"Postgres {version} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
             yield from _revision(connection)
             yield from _mode(connection)
+            yield from _strangers(connection)
             yield from _clock(connection)
             yield from _room(connection)
     except LedgerUnavailable as error:
@@ -79,6 +80,30 @@ def _mode(connection: Connection) -> Iterator[Finding]:
             "feeds",
             "the ledger was restored into another cluster: webhooks and feeds would miss what happens now",
             "jobplatform migrate",
+        )
+
+
+def _strangers(connection: Connection) -> Iterator[Finding]:
+    """Yield a line when others may create functions where the ledger's functions look for theirs (CVE-2018-1058)."""
+    grantees = connection.execute(
+        text(
+            """
+            SELECT DISTINCT coalesce(r.rolname, 'PUBLIC')
+            FROM pg_namespace n CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
+            LEFT JOIN pg_roles r ON r.oid = a.grantee
+            WHERE n.nspname = current_schema() AND a.privilege_type = 'CREATE'
+                AND a.grantee NOT IN (n.nspowner, (SELECT oid FROM pg_roles WHERE rolname = current_user))
+                AND coalesce(r.rolname, '') <> 'pg_database_owner' AND NOT coalesce(r.rolsuper, false)
+            ORDER BY 1
+            """
+        )
+    ).scalars()
+    if names := ", ".join(grantees):
+        schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
+        yield warning(
+            "schema",
+            f"{names} may create functions in the schema {schema}, where the ledger's functions would call them",
+            f"REVOKE CREATE ON SCHEMA {schema} FROM {names}",
         )
 
 
