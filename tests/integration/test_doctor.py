@@ -175,6 +175,7 @@ def test_a_policy_that_drops_messages_is_named(book: Book, config: Settings, pla
 def test_a_broker_that_is_not_there_is_one_line(book: Book, config: Settings) -> None:
     (one,) = check_broker(book.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
     assert (one.check, one.level) == ("rabbitmq", "failed")
+    assert "RabbitMQ at 127.0.0.1:9 can't be reached" in one.message
 
 
 def secret(text: str) -> Any:

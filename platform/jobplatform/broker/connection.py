@@ -29,8 +29,9 @@ def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seco
     """Return an open py-amqp connection, named for RabbitMQ's page. Raises `BrokerUnavailable`."""
     tolerate_properties()
     parts = parse_url(url)
+    address = f"{parts['hostname'] or 'localhost'}:{parts['port'] or 5672}"
     connection = amqp.Connection(
-        host=f"{parts['hostname'] or 'localhost'}:{parts['port'] or 5672}",
+        host=address,
         userid=parts["userid"] or "guest",
         password=parts["password"] or "guest",
         virtual_host=parts["virtual_host"] or "/",
@@ -44,7 +45,7 @@ def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seco
     try:
         connection.connect()
     except FAILURES as error:
-        raise BrokerUnavailable(f"RabbitMQ can't be reached: {error}") from None
+        raise BrokerUnavailable(f"RabbitMQ at {address} can't be reached: {error}") from None
     return connection
 
 
