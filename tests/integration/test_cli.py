@@ -136,6 +136,19 @@ def test_the_audit_ends_with_0_when_all_adds_up_and_with_1_when_not(book: Book, 
     assert "findings" in ask("audit", "--without-broker").output
 
 
+def test_the_audit_tells_what_the_ledger_says_when_rabbitmq_is_down(
+    book: Book, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, lease_id = book.running()
+    book.settle(job_id, lease_id)
+    book.do("DELETE FROM job_history WHERE id = :id", id=job_id)
+    config = Settings(database_url=book.url, broker_url="amqp://x:y@127.0.0.1:9/v")
+    monkeypatch.setattr("jobplatform.config.settings", lambda: config)
+    found = ask("audit", "--json")
+    codes = [one["code"] for one in orjson.loads(found.output)["findings"]]
+    assert found.exit_code == 1 and len(codes) > 1 and codes[-1] == "broker_unavailable"
+
+
 def test_a_rebuild_returns_what_was_dispatched(book: Book, ask: Ask) -> None:
     job_id = book.submit()
     book.dispatch(job_id)

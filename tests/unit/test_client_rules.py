@@ -131,6 +131,16 @@ def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.Mo
     assert trouble.pause(SAFE, NoAnswer()) < 1
 
 
+def test_that_no_answer_comes_is_told_once_while_it_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+    trouble = Trouble(30.0)
+    for _ in range(3):
+        trouble.pause(SAFE, NoAnswer("GET /: refused"))
+    assert caplog.messages == ["GET /: refused: asking again for up to 30 s"]
+    trouble.over()
+    trouble.pause(SAFE, BUSY)
+    assert len(caplog.messages) == 1, "the API asks for a pause, nothing is wrong"
+
+
 def test_a_stream_that_was_followed_to_its_end_ends_with_the_job() -> None:
     client, seen = answers(httpx2.Response(204), httpx2.Response(200, json=JOB))
     (end,) = client.stream(JOB["id"], last_id="7")

@@ -18,7 +18,7 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
     """Hold records that were written apart against each other; exit 0 when all add up, 1 when not (database).
 
     accepted = finished + live from counters and rows; each job against its history and runs; what is dispatched
-    against RabbitMQ's messages.
+    against RabbitMQ's messages. A RabbitMQ that can't be reached is a finding, beside those of the ledger.
     """
     import orjson
     from rich.console import Console
@@ -26,7 +26,8 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
 
     from jobplatform.broker.connection import connected
     from jobplatform.config import settings
-    from jobplatform.dispatch.audit import Report, audit_broker, audit_ledger
+    from jobplatform.dispatch.audit import Finding, Report, audit_broker, audit_ledger
+    from jobplatform.errors import BrokerUnavailable
 
     config, ledger, progress = settings(), open_commands_ledger(), Console(stderr=True)
 
@@ -37,14 +38,18 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
     patience = 3 * config.lease_seconds + 10
     report = audit_ledger(ledger, hours=hours, budget_seconds=seconds, patience_seconds=patience, tell=tell)
     if not without_broker:
-        with connected(config.broker_url.get_secret_value(), name="jobplatform audit") as connection:
-            report.findings += audit_broker(
-                ledger,
-                connection,
-                config.queues,
-                lease_seconds=config.lease_seconds,
-                settle_seconds=2 * config.beat_seconds,
-            )
+        try:
+            with connected(config.broker_url.get_secret_value(), name="jobplatform audit") as connection:
+                report.findings += audit_broker(
+                    ledger,
+                    connection,
+                    config.queues,
+                    lease_seconds=config.lease_seconds,
+                    settle_seconds=2 * config.beat_seconds,
+                )
+        except BrokerUnavailable as error:
+            detail = f"{error}; the ledger alone was checked (--without-broker asks for that)"
+            report.findings.append(Finding(error.code, "RabbitMQ", 1, detail))
     if as_json:
         click.echo(orjson.dumps(report.as_dict(), option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
     else:

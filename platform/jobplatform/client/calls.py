@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
 from collections.abc import Iterable, Mapping
@@ -14,6 +15,8 @@ from uuid import UUID, uuid4
 
 from jobplatform.client.failures import ClientError, Conflict, NoAnswer, Problem, TooManyRequests, Unavailable
 from jobplatform.client.views import Order
+
+log = logging.getLogger("jobplatform.client")
 
 #: a wait is asked for in pieces, so that no proxy ends it
 WAIT_SECONDS = 30.0
@@ -83,6 +86,8 @@ class Trouble:
         pause = next_pause(call, failure, self._tries, self._seconds - (now - self._since))
         if pause is None:
             raise failure
+        if self._tries == 0 and isinstance(failure, NoAnswer | Unavailable):
+            log.warning("%s: asking again for up to %.0f s", failure, self._seconds)
         self._tries += 1
         return pause
 

@@ -285,7 +285,7 @@ class Client:
                     return response
                 failure: ClientError = problem_in(response)
             except httpx2.TransportError as error:
-                failure = NoAnswer(f"{call.method} {call.path}: {error!r}")
+                failure = NoAnswer(f"{call.method} {str(self._http.base_url).rstrip('/')}{call.path}: {error!r}")
             time.sleep(trouble.pause(call, failure))
 
 
