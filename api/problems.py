@@ -18,6 +18,7 @@ from api.answers import (
     Overloaded,
     WrongMediaType,
 )
+from api.floods import Floods
 from jobplatform.errors import (
     ArtifactNotFound,
     DuplicateJob,
@@ -60,6 +61,7 @@ from jobplatform.refusals import (
 from jobplatform.usecases.admit import Rate
 
 log = get_log(__name__)
+floods = Floods()
 
 #: error → HTTP status; the first match counts
 STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
@@ -148,6 +150,8 @@ def from_error(error: JobPlatformError) -> Response:
         more["retry_after"] = error.retry_after
     if status == 500:
         log.error("request_failed", code=error.code, error=str(error))
+    elif status > 500:
+        floods.note(error.code, str(error))
     found = problem(status, error.code, title, str(error), **more)
     if isinstance(error, RateLimited):
         found.headers.update(Rate(error.requests, 0, error.retry_after).headers())
