@@ -202,8 +202,9 @@ def test_keys_of_the_order_are_those_of_the_api(book: Book, team: Engine, key: s
         first = order(session, key, idempotency_key="k")
         again = order(session, key, idempotency_key="k")
         assert (again.id, again.created) == (first.id, False)
-        with pytest.raises(Invalid, match="used for another request"):
+        with pytest.raises(Invalid, match="used for another request") as refused:
             order(session, key, 2, idempotency_key="k")
+        assert refused.value.code == "idempotency_key_reused", "as the API says it"
         alone = order(session, key, unique={"key": "u"})
         assert order(session, key, 2, unique={"key": "u"}) == Ordered(alone.id, False)
         with pytest.raises(Conflict, match=str(alone.id)):
