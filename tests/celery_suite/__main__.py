@@ -47,6 +47,23 @@ def celery_config():
 @pytest.fixture(scope="session")
 def celery_parameters():
     return {"task_cls": "workers.celery:Task", "backend": TEST_BACKEND, "broker": _ledger.broker_url}
+
+
+def _wait_until_idle(self):
+    # Celery's purges the queue, which is refused here, and waits for the worker: what is left over is waited for
+    from sqlalchemy import text
+    from workers.process import ledger
+
+    live = text("SELECT count(*) FROM jobs WHERE state IN ('available', 'dispatched', 'running')")
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        with ledger().transaction() as connection:
+            if not connection.execute(live).scalar():
+                return
+        time.sleep(0.05)
+
+
+Manager.wait_until_idle = _wait_until_idle
 """
 
 

@@ -102,6 +102,7 @@ KNOWN: list[Any] = [
     ["chain", ["group", "fail", "ok"], "ok", ["group", "ok", "ok"], "ok"],
     ["chord", ["fail", "ok"], ["chord", ["ok", "ok"], "ok"]],
     ["chord", ["fail", "ok"], ["group", ["chord", ["ok", "ok"], "ok"], "ok"]],
+    ["chord", ["fail", "ok"], ["chain", ["chord", ["ok", "ok"], "ok"], "ok"]],
 ]  # fmt: skip
 
 

@@ -44,7 +44,7 @@ class Collector:
         self._after: tuple[str, ...] = ()
         #: what the header of the chord whose body is applied waits for
         self._header_after: tuple[str, ...] = ()
-        self._of_chord = self._is_body = False
+        self._of_chord = self._is_body = self._fails_with_header = False
 
     def note(self, call: Call, add_to_parent: bool) -> None:
         """Note a call instead of sending it."""
@@ -75,10 +75,7 @@ class Collector:
     def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
         """Note that a body waits for the results of a group."""
         self.groups[group_id] = list(results)
-        # of a group that is a body each member fails as the header does, with its own errbacks: a chord in it has begun
-        # with the outer one. A chord that is a body itself has not.
-        in_body = self._is_body and not self._of_chord
-        self._chords.append((body, group_id, self._header_after if in_body else self._after))
+        self._chords.append((body, group_id, self._header_after if self._fails_with_header else self._after))
 
     def run(self, apply: Callable[[], T]) -> T:
         """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""
@@ -110,6 +107,7 @@ class Collector:
         if not call.links and not call.chain:
             return
         self._current, self._after, self._of_chord, self._is_body = call, (call.task_id,), False, False
+        self._fails_with_header = False
         value = (Ref(call.task_id),)
         # the one who is called inherits the priority only where the app's configuration says so
         inherited = call.priority if self.app.conf.task_inherit_parent_priority else None
@@ -141,6 +139,9 @@ class Collector:
         signature = maybe_signature(body, app=self.app)
         # as Celery: the tasks of a group that is a body fail with what the header's has raised
         self._of_chord = not isinstance(signature, group)
+        # when the header fails, a backend calls the errbacks of a group's members and those in a body's own options,
+        # but none further in: a chord that is the body has begun with the outer one only where it has such
+        self._fails_with_header = not self._of_chord or bool(signature.options.get("link_error"))
         if isinstance(body, dict) and body.get("options", {}).get("root_id"):
             ids.pop("root_id", None)
         signature.apply_async((references_to(results, group_id),), **ids)
