@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import amqp
@@ -66,8 +68,10 @@ def producer(broker_url: str, book: Book) -> Producer:
     return Producer(broker_url)
 
 
-def taker(book: Book, url: str) -> Ingress:
-    return Ingress(Settings(database_url=book.url, broker_url=url, max_body_bytes=2000), book.ledger, OrderReader(url))
+def taker(book: Book, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
+    """Return an ingress whose rounds end by their number of orders, however slow this machine is."""
+    config = Settings(database_url=book.url, broker_url=url, max_body_bytes=2000)
+    return Ingress(config, book.ledger, OrderReader(url), clock=clock)
 
 
 def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Producer, broker_url: str) -> None:
@@ -216,6 +220,21 @@ def test_many_are_taken_a_batch_at_a_time(book: Book, producer: Producer, broker
     assert taking.poll(registry()) and not taking.poll(registry())
     taking.close()
     assert book.all("SELECT count(*) FROM jobs") == [ingress.BATCH + 5]
+
+
+def test_a_round_ends_when_its_time_is_up_and_the_next_one_goes_on(
+    book: Book, producer: Producer, broker_url: str
+) -> None:
+    for _ in range(5):
+        producer.publish()
+    tenths = itertools.count()
+    taking = taker(book, broker_url, clock=lambda: next(tenths) / 10)
+    assert taking.poll(registry()), "there is more"
+    assert book.all("SELECT count(*) FROM jobs") == [2] and producer.left() == 3
+    while taking.poll(registry()):
+        pass
+    taking.close()
+    assert book.all("SELECT count(*) FROM jobs") == [5]
 
 
 def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(book: Book, broker_url: str, place: Any) -> None:
