@@ -8,9 +8,23 @@ from typing import Any
 import click
 
 from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
+from jobplatform.cli.door import MOMENT, Command
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
+
+
+def filter_options(command: Command) -> Command:
+    """Add the options that choose dead letters."""
+    for option in (
+        click.option("--died-before", type=MOMENT),
+        click.option("--died-after", type=MOMENT),
+        click.option("--tag"),
+        click.option("--code", "--error-code", "code", help="of the error, like smtp_refused"),
+        click.option("--queue"),
+        click.option("--kind"),
+    ):
+        command = option(command)
+    return command
 
 
 @click.group()
@@ -19,12 +33,7 @@ def dead() -> None:
 
 
 @dead.command("list")
-@click.option("--kind")
-@click.option("--queue")
-@click.option("--code", "--error-code", "code", help="of the error, like smtp_refused")
-@click.option("--tag")
-@click.option("--died-after", type=MOMENT)
-@click.option("--died-before", type=MOMENT)
+@filter_options
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
 @click.option("-q", "--quiet", is_flag=True, help="print ids only")
 @door.json_option
@@ -37,11 +46,13 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
     """
     from rich.table import Table
 
+    from jobplatform.client.calls import given
+
     letters: list[dict[str, Any]] = []
     cursor: str | None = None
     while len(letters) < limit:
-        asked = {"limit": min(200, limit - len(letters)), "cursor": cursor, **wanted}
-        page = door.ask("GET", "/v1/dead-letters", params=_without_none(asked))
+        asked = given(limit=min(200, limit - len(letters)), cursor=cursor, **wanted)
+        page = door.ask("GET", "/v1/dead-letters", params=asked)
         letters += page["dead_letters"]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -61,19 +72,8 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
     door.print_table(table)
 
 
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters that are given; times as the API reads them."""
-    given = {name: value for name, value in values.items() if value is not None}
-    return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in given.items()}
-
-
 @dead.command()
-@click.option("--kind")
-@click.option("--queue")
-@click.option("--code", "--error-code", "code", help="of the error, like smtp_refused")
-@click.option("--tag")
-@click.option("--died-after", type=MOMENT)
-@click.option("--died-before", type=MOMENT)
+@filter_options
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="the oldest ones first")
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second; else all at once")
 @click.option("--stop-after", default=10, show_default=True, help="stop when so many have died again; 0: never")
