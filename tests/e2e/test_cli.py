@@ -139,6 +139,11 @@ def test_schedules_over_http(ask: Ask) -> None:
 
 def test_dead_letters_and_queues_over_http(ask: Ask) -> None:
     assert ask(*RESIZE, "factor:=0", "--tag", "cli-dead", "--watch").exit_code == 3
+    filters = ("--tag", "cli-dead", "--code", "bad_factor", "--died-after", "2026-01-01T00:00:00Z")
+    (letter,) = orjson.loads(said(ask("dead", "list", *filters, "--json")))
+    assert said(ask("dead", "list", *filters, "--quiet")) == letter["id"]
+    assert "factor must be positive" in said(ask("dead", "list", *filters))
+    assert orjson.loads(said(ask("dead", "list", *filters, "--kind", "no.such", "--json"))) == []
     preview = said(ask("dead", "replay", "--tag", "cli-dead"))
     assert "bad_factor" in preview and "1 dead letters" in preview
     assert "1 jobs" in said(ask("dead", "replay", "--tag", "cli-dead", "--yes"))
