@@ -45,8 +45,7 @@ test: setup .local/node/.installed ## run all tests on a private stack
 	@$(call beside,JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS),\
 		$(BIN)/python -m pytest $(DRILL_TESTS) $(PYTEST_ARGS))
 
-test-all: test ## all tests, and what is slow: a restored dump, generated canvases beside plain Celery, and Celery's own tests
-	@$(BIN)/python -m pytest tests/restore $(PYTEST_ARGS)
+test-all: test ## all tests, and what is slow: generated canvases beside plain Celery, and Celery's own tests
 	@CANVAS_GENERATED=60 $(BIN)/python -m pytest tests/e2e/test_celery_control.py $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.celery_suite $(SUITE_ARGS)
 

@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 umask 077
 mkdir -p secrets
-for name in postgres database operator dispatcher worker monitor reporting flower; do
+for name in postgres database worker_database operator dispatcher worker monitor reporting flower; do
     file="secrets/${name}_password"
     # the containers' users read them by their mode; the folder keeps everybody else out
     [ -s "$file" ] || { od -An -tx1 -N24 /dev/urandom | tr -d ' \n' >"$file" && chmod 444 "$file" && echo "made $file"; }

@@ -72,7 +72,7 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
             return Ended(State.DEAD, "it wants more units than its limit ever has")
         return Ended(None, f"nothing to run: {claimed}", is_dead_message=claimed in ("gone", "stale"))
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
-        log.info("run_started", kind=kind.name, attempt=claimed.attempt)
+        log.debug("run_started", kind=kind.name, attempt=claimed.attempt)
         began = time.perf_counter()
         try:
             with open_context(claimed, kind, settings()) as context:

@@ -45,7 +45,9 @@ def main() -> None:
         environment = {**os.environ, **flower_environment()}
     except JobPlatformError as error:
         sys.exit(f"jobplatform: {error} [{error.code}]")
-    command = [sys.executable, "-m", "celery", "-A", "workers.flower_app", "flower", *sys.argv[1:]]
+    # its own form of logs, and the banner, are left out: see workers.flower_app
+    command = [sys.executable, "-m", "celery", "-A", "workers.flower_app", "--quiet", "flower", "--logging=none"]
+    command += sys.argv[1:]
     os.execve(sys.executable, command, environment)
 
 

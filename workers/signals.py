@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 from celery import Celery
-from celery.signals import setup_logging, worker_process_init
+from celery.signals import celeryd_init, setup_logging, worker_process_init
 
 from jobplatform.config import Settings
 from jobplatform.observe.logs import set_up_logs
 from workers.parent_death import die_with_parent
 
+#: Celery's "received" and "succeeded": `run_settled` says it with the job's id as a field, and once
+REPEATING = ("celery.worker.strategy", "celery.app.trace")
+
 
 def set_up_logging(settings: Settings) -> None:
     """Let our logs be set up where Celery would set up its own."""
 
+    # the first of the two comes before Celery's warnings, the second keeps Celery from setting up its own
+    @celeryd_init.connect(weak=False, dispatch_uid="jobplatform")  # type: ignore[untyped-decorator]
     @setup_logging.connect(weak=False, dispatch_uid="jobplatform")  # type: ignore[untyped-decorator]
     def _set_up_logs(**_: Any) -> None:
         set_up_logs(settings.log_level, settings.log_format)
+        for name in REPEATING:
+            logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def set_up_signals(app: Celery) -> None:

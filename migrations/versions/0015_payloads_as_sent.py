@@ -35,7 +35,15 @@ FUNCTIONS = (
     ),
     *("claim_run", "create_workflow", "find_job", "fire_schedules", "insert_fired", "insert_steps", "order_job"),
     *("resolve_references", "settle_run", "step_value", "take_lock", "try_locks", "make_locks"),
-    *("rebase_feed", "cluster_identity", "last_event_tx", "feed_is_ahead", "read_feed", "is_writable"),
+    *(
+        "drop_partition",
+        "rebase_feed",
+        "cluster_identity",
+        "last_event_tx",
+        "feed_is_ahead",
+        "read_feed",
+        "is_writable",
+    ),
 )
 
 
@@ -93,6 +101,22 @@ def upgrade() -> None:
         ["tenant_id", "queue", "state"],
         postgresql_where=sa.text("state IN ('blocked', 'scheduled', 'held', 'dead')"),
     )
+    # runs are written in the order of their end: some kB per partition find any hour (the views of reporting)
+    op.create_index(
+        "ix_job_runs_finished_at",
+        "job_runs",
+        ["finished_at"],
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on", "pages_per_range": 32},
+    )
+    # only where there are tags: jobs without any pay nothing for it
+    op.create_index(
+        "ix_job_history_tags",
+        "job_history",
+        ["tags"],
+        postgresql_using="gin",
+        postgresql_where=sa.text("tags <> '{}'"),
+    )
     op.create_table(
         "locks",
         sa.Column("name", sa.Text(), nullable=False),
@@ -105,6 +129,8 @@ def upgrade() -> None:
 def downgrade() -> None:
     drop_functions()
     op.execute("ALTER TABLE job_events ALTER COLUMN tx SET DEFAULT (pg_current_xact_id())::text::bigint")
+    op.drop_index("ix_job_history_tags", table_name="job_history")
+    op.drop_index("ix_job_runs_finished_at", table_name="job_runs")
     op.drop_index("ix_jobs_set_aside", table_name="jobs")
     op.drop_column("workers", "draining_at")
     op.drop_table("installation")

@@ -78,6 +78,29 @@ def test_each_process_is_the_role_of_its_work() -> None:
     assert secrets == ["jobplatform_database_password"], "the API process has no way to the broker"
 
 
+def test_each_service_reaches_what_its_work_needs_and_nothing_else() -> None:
+    found = read_compose()
+    networks = {name: set(service.get("networks", ())) for name, service in found["services"].items()}
+    assert all(networks[name] for name in networks if found["services"][name].get("network_mode") != "none")
+    assert found["networks"]["ledger"] == found["networks"]["broker"] == {"internal": True}
+
+    def reach(server: str) -> set[str]:
+        return {name for name in services() if networks[name] & networks[server]}
+
+    one_shot = {"migrate", "login-reporting", "login-worker"}
+    assert reach("postgres") == {"api", "dispatcher", *worker_names(), *one_shot}
+    assert reach("rabbitmq") == {"dispatcher", *worker_names(), "flower", "broker-apply"}
+    assert networks["worker-video"] == {"ledger", "broker"}
+
+
+def test_workers_and_flower_are_not_the_ledgers_owner() -> None:
+    for name in worker_names():
+        assert "//worker@" in services()[name].environment["JOBPLATFORM_DATABASE_URL"]
+        assert "database_password" not in {secret["source"] for secret in read_compose()["services"][name]["secrets"]}
+    targets = {secret["target"] for secret in read_compose()["services"]["flower"]["secrets"]}
+    assert "jobplatform_database_password" not in targets
+
+
 def test_every_secret_is_made_by_the_script(tmp_path: Path) -> None:
     (tmp_path / "deploy").mkdir()
     shutil.copy(ROOT / "deploy" / "make-secrets.sh", tmp_path / "deploy")
@@ -94,9 +117,10 @@ def test_every_secret_is_made_by_the_script(tmp_path: Path) -> None:
 
 def test_what_the_file_mounts_and_builds_is_there() -> None:
     assert (ROOT / "deploy" / "Dockerfile").exists()
-    for volume in read_compose()["services"]["rabbitmq"]["volumes"]:
-        if volume.startswith("./"):
-            assert (ROOT / volume.partition(":")[0]).exists()
+    for service in read_compose()["services"].values():
+        for volume in service.get("volumes", ()):
+            if volume.startswith("./"):
+                assert (ROOT / volume.partition(":")[0]).exists()
 
 
 @pytest.mark.skipif(

@@ -80,6 +80,34 @@ def test_the_views_tell_what_happened(history: Book) -> None:
     assert queues == {"email": (2, 1), "video": (1, 1), "llm": (0, 0), "webhooks": (0, 0)}
 
 
+@pytest.mark.parametrize(
+    ("view", "unit"),
+    [("throughput_by_hour", "hour"), ("latency_percentiles", "hour"), ("failure_reasons", "day"), ("llm_usage", "day")],
+)
+def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: Book, view: str, unit: str) -> None:
+    history.do("SELECT ensure_partitions('job_runs', 7, now() - interval '40 days', now())")
+    history.do(
+        "INSERT INTO job_runs SELECT gen_random_uuid(), run_no, tenant_id, queue, kind, attempt, outcome, lease_id, "
+        "worker_id, dispatched_at, started_at - weeks * interval '7 days', finished_at - weeks * interval '7 days', "
+        "error, usage FROM job_runs, generate_series(1, 5) AS weeks"
+    )
+    history.do("ANALYZE job_runs")
+
+    def partitions_read(bound: str) -> set[str]:
+        ((plan,),) = history.all(f"EXPLAIN (ANALYZE, FORMAT JSON) SELECT * FROM reporting.{view} WHERE {bound}")
+        steps, names = [plan["Plan"]], set()
+        while steps:
+            step = steps.pop()
+            steps += step.get("Plans", [])
+            if step["Actual Loops"] and step.get("Relation Name", "").startswith("job_runs"):
+                names.add(step["Relation Name"])
+        return names
+
+    assert len(partitions_read("true")) >= 6
+    recent = partitions_read(f"{unit} >= date_trunc('{unit}', now()) - interval '1 {unit}'")
+    assert 1 <= len(recent) <= 2, "two where the bound lies in last week's"
+
+
 def test_every_view_and_the_schema_say_what_they_are(history: Book) -> None:
     comments = history.all(
         "SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE c.relnamespace = 'reporting'::regnamespace "
@@ -116,7 +144,7 @@ def test_no_other_role_is_taken_for_a_reader(history: Book, place) -> None:
     history.do(f"CREATE ROLE {name} LOGIN")
     for taken in (name, postgres.USER):
         with (
-            pytest.raises(ConfigurationError, match="no login for reports"),
+            pytest.raises(ConfigurationError, match="is not a login of jobplatform_reporting"),
             history.ledger.transaction() as connection,
         ):
             reports.put_reader(connection, taken, "x")

@@ -14,6 +14,7 @@ REPORT = """<testsuites><testsuite>
 <testcase classname="t.integration.test_tasks.test_tasks" name="test_c"><skipped/></testcase>
 <testcase classname="t.integration.test_tasks.test_tasks" name="test_d"/>
 <testcase classname="t.integration.test_tasks.test_tasks" name="test_d"><failure/></testcase>
+<testcase classname="" name="t.integration.collected_not"><error/></testcase>
 </testsuite></testsuites>"""
 CHAIN, TASKS = "t/integration/test_canvas.py::test_chain", "t/integration/test_tasks.py::test_tasks"
 
@@ -25,6 +26,7 @@ def test_a_report_is_read_by_test_and_a_failed_subtest_fails_its_test(tmp_path: 
         f"{CHAIN}::test_b": False,
         f"{TASKS}::test_c": False,
         f"{TASKS}::test_d": False,
+        ".py::t.integration.collected_not": False,
     }
 
 
@@ -34,6 +36,8 @@ def test_a_report_is_read_by_test_and_a_failed_subtest_fails_its_test(tmp_path: 
         ({"a": True, "b": False}, {"b": "expected"}, 0, "1 passed, 1 failed or skipped as known, 0 new failures"),
         ({"a": True, "b": False}, {}, 1, "NEW FAILURE: b"),
         ({"a": True}, {"a": "expected"}, 1, "PASSES NOW, take it off the list: a"),
+        ({"a": True, "b": True}, {"b": "flaky: a race"}, 0, "2 passed, 0 failed"),
+        ({"a": True, "b": False}, {"b": "flaky: a race"}, 0, "1 passed, 1 failed or skipped as known, 0 new failures"),
         ({"a": True}, {"z": "expected"}, 1, "NOT RUN: z"),
         ({}, {}, 1, "0 passed"),
     ],

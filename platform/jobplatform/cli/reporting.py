@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.ledger import create_login, open_commands_ledger, password_options
 
 
 @click.group()
@@ -40,15 +40,9 @@ def ask(name: str | None) -> None:
 
 
 @reporting.command()
-@click.argument("name")
-@click.option("--password-file", type=click.Path(exists=True, path_type=Path), help="else one is made and printed")
+@password_options
 def login(name: str, password_file: Path | None) -> None:
     """Create the login NAME: it reads the schema `reporting`, nothing else, and no longer than a minute."""
-    import secrets
-
     from jobplatform.ledger import reports
 
-    password = password_file.read_text().strip() if password_file else secrets.token_urlsafe(24)
-    with open_commands_ledger().transaction() as connection:
-        reports.put_reader(connection, name, password)
-    click.echo(f"{name} may read the schema reporting" if password_file else password)
+    create_login(name, password_file, reports.put_reader, "may read the schema reporting")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from jobplatform.cli import door
-from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.ledger import create_login, open_commands_ledger, password_options
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 
 @click.group()
@@ -37,3 +43,15 @@ def list_workers(everyone: bool, as_json: bool) -> None:
         row = (one["node"], queues, kinds, one["pool"], slots, door.when(one["started_at"]), beat)
         table.add_row(*map(door.plain, row), f"[{colour}]{one['state']}[/]")
     door.print_table(table)
+
+
+@workers.command()
+@password_options
+def login(name: str, password_file: Path | None) -> None:
+    """Create the Postgres login NAME for workers: it reads and writes jobs, but no tables, keys or audit log."""
+    from jobplatform.ledger.logins import WORKER_GROUP, put_login
+
+    def put(connection: Connection, name: str, password: str) -> None:
+        put_login(connection, name, password, WORKER_GROUP, {})
+
+    create_login(name, password_file, put, "is a login for workers")

@@ -44,6 +44,7 @@ class Service:
         words = {
             "0.0.0.0": "127.0.0.1",
             "8080": str(place.ports["api"]),
+            "/etc/jobplatform/granian-logs.json": str(CHECKOUT / "deploy" / "granian" / "logs.json"),
             "--address=0.0.0.0": "--address=127.0.0.1",
             "--port=5555": f"--port={place.ports['flower']}",
             "--db=/var/lib/flower/flower.db": f"--db={place.folder}/flower.db",

@@ -82,8 +82,15 @@ class Stack:
     @property
     def reporting_url(self) -> str:
         """The URL of the login that reads the schema `reporting` and nothing else."""
+        return self._url_of_login("reporting")
+
+    def database_url_of(self, role: str) -> str:
+        """The ledger's URL for a role: only our own Postgres knows others than its owner."""
+        return self._url_of_login(role) if self.own_database and role == "worker" else self.database_url
+
+    def _url_of_login(self, name: str) -> str:
         address = postgres.url(self.place).replace("+psycopg2", "").rpartition("@")[2]
-        return f"postgresql://reporting:{self.place.secret}@{address}"
+        return f"postgresql://{name}:{self.place.secret}@{address}"
 
     @property
     def flower_url(self) -> str:
@@ -155,12 +162,13 @@ class Stack:
                              "--http-port", str(ports["mail"])])  # fmt: skip
         self._start("model", [python, "-m", "jobplatform.devstack.modelserver", "--port", str(ports["model"])])
         self.start_dispatcher()
+        if self.own_database:  # somebody's own server may not let us make roles
+            self.run_service("login-worker")
+            self.run_service("login-reporting")
         for name in worker_names():
             self.start_service(name)
         api = self.start_api()
         flower = self.start_service("flower")
-        if self.own_database:  # somebody's own server may not let us make roles
-            self.run_service("reporting-login")
         self.wait_answers("API", self.local_url("api", "/readyz"), api, "api")
         self.wait_answers("Flower", self.local_url("flower", "/flower/healthcheck"), flower, "flower")
         self.wait_for_workers(len(worker_names()))
@@ -182,11 +190,13 @@ class Stack:
         service = services()[name]
         own = {
             "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
+            "JOBPLATFORM_DATABASE_URL": self.database_url_of(service.role),
             "JOBPLATFORM_METRICS_PORT": str(self.place.ports[f"metrics-{name}"] if service.is_measured else 0),
         }
         if name == "api":
             own["PROMETHEUS_MULTIPROC_DIR"] = str(self.place.folder / "metrics")
         if name == "flower":
+            own["JOBPLATFORM_DATABASE_URL"] = service.environment["JOBPLATFORM_DATABASE_URL"]  # without a password
             own["JOBPLATFORM_FLOWER_PASSWORD"] = self.place.secret
             if self.own_broker:
                 own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.place, service.role)
@@ -209,7 +219,8 @@ class Stack:
         """Start a Celery worker on a queue that docker-compose.yml does not have, of an app of a team's own maybe."""
         command: list[str | Path] = [script("celery"), "-A", app, "worker", "-Q", queue, "-n", f"{name}@%h"]
         command += [*options, "--without-gossip", "--without-mingle"]
-        return self._start(name, command, {"JOBPLATFORM_BROKER_URL": self.broker_url_of("worker")})
+        urls = {"BROKER": self.broker_url_of("worker"), "DATABASE": self.database_url_of("worker")}
+        return self._start(name, command, {f"JOBPLATFORM_{server}_URL": url for server, url in urls.items()})
 
     def wait_answers(self, what: str, url: str, process: subprocess.Popen[bytes], name: str) -> None:
         """Wait until a URL answers 200."""

@@ -25,8 +25,9 @@ GAUGES = {
     "running": "Jobs that run",
     "oldest_seconds": "How long the oldest available job has been waiting for a place in the window",
     "paused": "1 when the queue is paused",
-    "workers": "Workers that beat",
-    "slots": "Places in the pools of those workers",
+    "workers": "Workers that take jobs",
+    "slots": "Slots in the pools of those workers",
+    "draining": "Workers that finish the jobs they have and take no more",
 }
 
 

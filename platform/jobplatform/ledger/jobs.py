@@ -156,6 +156,10 @@ def view_of(row: Row[Any]) -> JobView:
     return JobView(**values, completed_at=finished_at)
 
 
+#: in the form that the index ix_job_history_tags serves
+HAS_TAG = "tags @> ARRAY[CAST(:tag AS text)] AND tags <> '{}'"
+
+
 def list_jobs(
     connection: Connection,
     tenant_id: UUID,
@@ -190,7 +194,7 @@ def list_jobs(
     if state in (State.DEAD, State.HELD):
         where.append("state IN ('dead', 'held')")
     if tag is not None:
-        filters.append(":tag = ANY (tags)")
+        filters.append(HAS_TAG)
         values["tag"] = tag
     if error_code is not None:
         filters.append("error ->> 'code' = :error_code")
@@ -200,7 +204,11 @@ def list_jobs(
     frontiers: list[UUID] = []
     for table in _tables_of(state):
         finished = "finished_at" if table == "job_history" else "CAST(NULL AS timestamptz) AS finished_at"
-        bounds = [*where, "finished_at >= :since"] if table == "job_history" and above is not None else where
+        bounds = list(where)
+        if table == "job_history" and above is not None:
+            bounds.append("finished_at >= :since")
+        if table == "job_history" and tag is not None:  # has an index on tags, which live jobs are too short-lived for
+            bounds.append(HAS_TAG)
         newest = f"SELECT * FROM {table} WHERE {' AND '.join(bounds)} ORDER BY id DESC LIMIT :examined"
         found = connection.execute(
             text(

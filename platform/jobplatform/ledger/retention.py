@@ -28,9 +28,8 @@ def old_partitions(connection: Connection, keep_days: int) -> list[str]:
 
 
 def drop_partition(connection: Connection, name: str) -> None:
-    """Drop a partition. Waits for whoever reads it for a moment only: all who write wait behind it."""
-    connection.execute(text("SET LOCAL lock_timeout = '200ms'"))
-    connection.execute(text(f'DROP TABLE IF EXISTS "{name}"'))
+    """Call `drop_partition`. Raises `LedgerBusy` when somebody reads the partition."""
+    connection.execute(text("SELECT drop_partition(:name)"), {"name": name})
 
 
 _FILES = text(

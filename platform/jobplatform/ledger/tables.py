@@ -257,6 +257,8 @@ job_history = Table(
     CheckConstraint("lease_id IS NULL AND worker_id IS NULL", name="job_history_has_no_lease"),
     CheckConstraint("state = 'succeeded' OR result IS NULL", name="job_history_result_is_success"),
     Index("ix_job_history_tenant", "tenant_id", "id"),
+    # only where there are tags: jobs without any pay nothing for it
+    Index("ix_job_history_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
     postgresql_partition_by="RANGE (finished_at)",
 )
 
@@ -286,6 +288,13 @@ job_runs = Table(
         name="job_runs_outcome_is_known",
     ),
     CheckConstraint("finished_at >= started_at", name="job_runs_end_after_start"),
+    # runs are written in the order of their end: some kB per partition find any hour (the views of reporting)
+    Index(
+        "ix_job_runs_finished_at",
+        "finished_at",
+        postgresql_using="brin",
+        postgresql_with={"autosummarize": "on", "pages_per_range": 32},
+    ),
     postgresql_partition_by="RANGE (finished_at)",
 )
 

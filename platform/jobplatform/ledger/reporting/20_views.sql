@@ -40,41 +40,68 @@ SELECT j.id, t.name AS tenant, j.queue, j.kind, j.state_at AS died_at, j.attempt
 FROM public.jobs j JOIN public.tenants t ON t.id = j.tenant_id WHERE j.state IN ('dead', 'held');
 COMMENT ON VIEW reporting.dead_letters IS 'Jobs that need a person, with the reason';
 
+-- The hours and days of the views below, from the oldest partition that retention has left, in the session's time zone.
+-- Each is read by itself through the BRIN index on finished_at, so that a bound on `hour` or `day` reads what it names and
+-- no more: a date_trunc() of the column would be a filter behind a scan of all partitions.
+CREATE OR REPLACE VIEW reporting.periods AS
+SELECT p.unit, p.starts, p.starts + p.step AS ends
+FROM (
+    SELECT u.unit, u.step, generate_series(date_trunc(u.unit, oldest.at), now(), u.step) AS starts
+    FROM (VALUES ('hour', interval '1 hour'), ('day', interval '1 day')) AS u (unit, step), (
+        SELECT min(substring(pg_get_expr(c.relpartbound, c.oid) FROM $$FROM \('([^']+)'\)$$)::timestamptz) AS at
+        FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+        WHERE i.inhparent = 'public.job_runs'::regclass) AS oldest) AS p;
+COMMENT ON VIEW reporting.periods IS 'Every hour and day that history goes back to: unit, start and end (exclusive)';
+
 CREATE OR REPLACE VIEW reporting.throughput_by_hour AS
-SELECT date_trunc('hour', r.finished_at) AS hour, r.queue, r.kind, count(*) AS runs,
-       count(*) FILTER (WHERE r.outcome = 'succeeded') AS succeeded,
-       count(*) FILTER (WHERE r.outcome NOT IN ('succeeded', 'snoozed', 'released', 'cancelled')) AS failed
-FROM public.job_runs r GROUP BY 1, 2, 3;
+SELECT p.starts AS hour, r.queue, r.kind, r.runs, r.succeeded, r.failed
+FROM reporting.periods p CROSS JOIN LATERAL (
+    SELECT queue, kind, count(*) AS runs, count(*) FILTER (WHERE outcome = 'succeeded') AS succeeded,
+           count(*) FILTER (WHERE outcome NOT IN ('succeeded', 'snoozed', 'released', 'cancelled')) AS failed
+    FROM public.job_runs WHERE finished_at >= p.starts AND finished_at < p.ends GROUP BY queue, kind) AS r
+WHERE p.unit = 'hour';
 COMMENT ON VIEW reporting.throughput_by_hour IS 'Runs that ended, by hour (UTC when the session is), queue and kind. Bound hour';
 
 CREATE OR REPLACE VIEW reporting.latency_percentiles AS
-SELECT date_trunc('hour', started_at) AS hour, queue, kind, count(*) AS jobs,
-       percentile_cont(0.50) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p50_seconds,
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p95_seconds,
-       percentile_cont(0.99) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p99_seconds,
-       percentile_cont(0.50) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS run_p50_seconds,
-       percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS run_p99_seconds
-FROM reporting.waits GROUP BY 1, 2, 3;
-COMMENT ON VIEW reporting.latency_percentiles IS 'Percentiles of waiting and running, by hour, queue and kind. Bound hour';
+SELECT p.starts AS hour, w.*
+FROM reporting.periods p CROSS JOIN LATERAL (
+    SELECT queue, kind, count(*) AS jobs,
+           percentile_cont(0.50) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p50_seconds,
+           percentile_cont(0.95) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p95_seconds,
+           percentile_cont(0.99) WITHIN GROUP (ORDER BY wait_seconds) AS wait_p99_seconds,
+           percentile_cont(0.50) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS run_p50_seconds,
+           percentile_cont(0.99) WITHIN GROUP (ORDER BY extract(epoch FROM finished_at - started_at)) AS run_p99_seconds
+    FROM reporting.waits WHERE finished_at >= p.starts AND finished_at < p.ends GROUP BY queue, kind) AS w
+WHERE p.unit = 'hour';
+COMMENT ON VIEW reporting.latency_percentiles IS
+    'Percentiles of waiting and running, by the hour in which jobs finished, queue and kind. Bound hour';
 
 CREATE OR REPLACE VIEW reporting.failure_reasons AS
-SELECT date_trunc('day', r.finished_at) AS day, r.queue, r.kind, r.outcome,
-       coalesce(r.error ->> 'code', r.outcome) AS error_code, count(*) AS runs,
-       count(DISTINCT r.job_id) AS jobs, max(r.finished_at) AS last_at,
-       (array_agg(r.error ->> 'message' ORDER BY r.finished_at DESC))[1] AS last_message
-FROM public.job_runs r WHERE r.outcome NOT IN ('succeeded', 'snoozed', 'released', 'cancelled')
-GROUP BY 1, 2, 3, 4, 5;
-COMMENT ON VIEW reporting.failure_reasons IS 'Why runs failed, by day, queue, kind and code, with the newest message';
+SELECT p.starts AS day, r.*
+FROM reporting.periods p CROSS JOIN LATERAL (
+    SELECT queue, kind, outcome, coalesce(error ->> 'code', outcome) AS error_code, count(*) AS runs,
+           count(DISTINCT job_id) AS jobs, max(finished_at) AS last_at,
+           (array_agg(error ->> 'message' ORDER BY finished_at DESC))[1] AS last_message
+    FROM public.job_runs
+    WHERE finished_at >= p.starts AND finished_at < p.ends
+        AND outcome NOT IN ('succeeded', 'snoozed', 'released', 'cancelled')
+    GROUP BY 1, 2, 3, 4) AS r
+WHERE p.unit = 'day';
+COMMENT ON VIEW reporting.failure_reasons IS 'Why runs failed, by day, queue, kind and code, with the newest message. Bound day';
 
 CREATE OR REPLACE VIEW reporting.llm_usage AS
-SELECT date_trunc('day', r.finished_at) AS day, t.name AS tenant, r.kind, count(*) AS runs,
-       sum((r.usage ->> 'prompt_tokens')::numeric)::bigint AS prompt_tokens,
-       sum((r.usage ->> 'completion_tokens')::numeric)::bigint AS completion_tokens,
-       sum((r.usage ->> 'total_tokens')::numeric)::bigint AS total_tokens,
-       sum(extract(epoch FROM r.finished_at - r.started_at))::double precision AS seconds
-FROM public.job_runs r JOIN public.tenants t ON t.id = r.tenant_id WHERE r.usage ? 'total_tokens'
-GROUP BY 1, 2, 3;
-COMMENT ON VIEW reporting.llm_usage IS 'Tokens by day, tenant and kind. Failed runs that used some count too';
+SELECT p.starts AS day, t.name AS tenant, r.kind, r.runs, r.prompt_tokens, r.completion_tokens, r.total_tokens, r.seconds
+FROM reporting.periods p CROSS JOIN LATERAL (
+    SELECT tenant_id, kind, count(*) AS runs,
+           sum((usage ->> 'prompt_tokens')::numeric)::bigint AS prompt_tokens,
+           sum((usage ->> 'completion_tokens')::numeric)::bigint AS completion_tokens,
+           sum((usage ->> 'total_tokens')::numeric)::bigint AS total_tokens,
+           sum(extract(epoch FROM finished_at - started_at))::double precision AS seconds
+    FROM public.job_runs
+    WHERE finished_at >= p.starts AND finished_at < p.ends AND usage ? 'total_tokens' GROUP BY tenant_id, kind) AS r
+JOIN public.tenants t ON t.id = r.tenant_id
+WHERE p.unit = 'day';
+COMMENT ON VIEW reporting.llm_usage IS 'Tokens by day, tenant and kind. Failed runs that used some count too. Bound day';
 
 CREATE OR REPLACE VIEW reporting.queues AS
 SELECT q.name AS queue, q.paused_at, c.accepted, c.finished, c.accepted - c.finished AS live,
