@@ -51,8 +51,8 @@ class Collector:
         if call.task_id in self.calls:
             raise InvalidRequest(
                 f"task {call.name} would be called twice with one id ({call.task_id}): a frozen signature stands twice "
-                f"in the canvas, or it follows a group that is a chord's body. Clone it, or call `first | second`, which "
-                f"makes a chord of the two"
+                f"in the canvas, or it follows a group that is a chord's body. Clone it, or call `first | second`: a "
+                f"chord of the two"
             )
         call.after, call.of_chord, call.is_body = self._after, self._of_chord, self._is_body
         call.header_after = self._header_after if self._is_body else ()
