@@ -9,8 +9,7 @@ from flask import Response, request
 from pydantic import BaseModel
 
 from jobplatform.domain.orders import check
-from jobplatform.errors import JobPlatformError
-from jobplatform.refusals import NotJson
+from jobplatform.errors import BodyTooLarge, NoStreams, NotJson, WrongMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -18,48 +17,6 @@ M = TypeVar("M", bound=BaseModel)
 TROUBLE = "jobplatform.trouble"
 #: the media type of a stream
 EVENTS = "text/event-stream"
-
-
-class WrongMediaType(JobPlatformError):
-    """Expected the header `Content-Type: application/json`."""
-
-    code = "unsupported_media_type"
-
-
-class BodyTooLarge(JobPlatformError):
-    """The body is larger than allowed."""
-
-    code = "body_too_large"
-
-
-class BodyTooSlow(JobPlatformError):
-    """The body did not come in time: repeat the request, on a faster line or in smaller parts."""
-
-    code = "body_too_slow"
-
-
-class Overloaded(JobPlatformError):
-    """This process works on as many bytes of requests as it may; repeat in a moment."""
-
-    code = "overloaded"
-
-
-class IncompleteBody(JobPlatformError):
-    """The body ended before the announced length."""
-
-    code = "incomplete_body"
-
-
-class NoStreams(JobPlatformError):
-    """This server can't stream: it has no event loop."""
-
-    code = "no_streams"
-
-
-class HeaderNotAscii(JobPlatformError):
-    """A header has characters that are not ASCII."""
-
-    code = "invalid_header"
 
 
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:

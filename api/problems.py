@@ -8,103 +8,26 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import (
-    TROUBLE,
-    BodyTooLarge,
-    BodyTooSlow,
-    HeaderNotAscii,
-    IncompleteBody,
-    NoStreams,
-    Overloaded,
-    WrongMediaType,
-)
+from api.answers import TROUBLE
 from api.floods import Floods
 from jobplatform.errors import (
-    ArtifactNotFound,
+    BodyTooLarge,
     DuplicateJob,
-    EffectNotFound,
     FieldError,
-    IdempotencyConflict,
     IdempotencyInProgress,
     InvalidRequest,
-    JobNotFound,
     JobPlatformError,
-    LedgerUnavailable,
-    NotCancellable,
-    NotChangeable,
-    NotDiscardable,
-    NotReplayable,
-    OutcomeUnknown,
-    ReplayNotFound,
-    ScheduleNotFound,
-    StorageFull,
-    StorageUnavailable,
-    Unauthorized,
-    UnknownKind,
-    WorkflowHasEnded,
-    WorkflowNotFound,
-    WorkflowNotReplayable,
-)
-from jobplatform.observe.logs import get_log
-from jobplatform.refusals import (
-    KeyNotFound,
-    LimitNotFound,
-    MessageGone,
-    NotAllowed,
-    NotJson,
     QuotaExceeded,
     RateLimited,
-    TooManySchedules,
-    TooManyStreams,
-    WebhookNotFound,
+    UnknownKind,
+    all_errors,
 )
+from jobplatform.observe.logs import get_log
 from jobplatform.usecases.admit import Rate
 
 log = get_log(__name__)
 floods = Floods()
 
-#: error → HTTP status; the first match counts
-STATUSES: tuple[tuple[type[JobPlatformError], int], ...] = (
-    (Unauthorized, 401),
-    (NotAllowed, 403),
-    (LimitNotFound, 404),
-    (KeyNotFound, 404),
-    (JobNotFound, 404),
-    (ArtifactNotFound, 404),
-    (ReplayNotFound, 404),
-    (WorkflowNotFound, 404),
-    (ScheduleNotFound, 404),
-    (WebhookNotFound, 404),
-    (MessageGone, 409),
-    (TooManySchedules, 409),
-    (NotCancellable, 409),
-    (WorkflowHasEnded, 409),
-    (WorkflowNotReplayable, 409),
-    (NotReplayable, 409),
-    (DuplicateJob, 409),
-    (EffectNotFound, 409),
-    (NotDiscardable, 409),
-    (NotChangeable, 409),
-    (IdempotencyInProgress, 409),
-    (IdempotencyConflict, 422),
-    (QuotaExceeded, 429),
-    (RateLimited, 429),
-    (UnknownKind, 422),
-    (InvalidRequest, 422),
-    (NotJson, 400),
-    (IncompleteBody, 400),
-    (HeaderNotAscii, 400),
-    (WrongMediaType, 415),
-    (NoStreams, 406),
-    (TooManyStreams, 503),
-    (BodyTooLarge, 413),
-    (BodyTooSlow, 408),
-    (Overloaded, 503),
-    (LedgerUnavailable, 503),
-    (StorageFull, 507),
-    (StorageUnavailable, 503),
-    (OutcomeUnknown, 503),
-)
 RETRY_AFTER_SECONDS = 2
 
 #: status, headers and body
@@ -113,13 +36,8 @@ Reply = tuple[int, list[tuple[str, str]], bytes]
 
 def codes() -> list[tuple[str, int, str]]:
     """Return (code, status, meaning) of every error that the API can answer with."""
-    found = {}
-    waiting = [(kind, status) for kind, status in reversed(STATUSES)]
-    while waiting:
-        kind, status = waiting.pop()
-        found[kind.code] = (kind.code, status, (kind.__doc__ or "").strip().splitlines()[0])
-        waiting.extend((inner, status) for inner in kind.__subclasses__())
-    return sorted(found.values())
+    answered = [error for error in all_errors() if error.status != JobPlatformError.status]
+    return sorted((error.code, error.status, (error.__doc__ or "").strip().splitlines()[0]) for error in answered)
 
 
 def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Response:
@@ -137,7 +55,6 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Res
 
 def from_error(error: JobPlatformError) -> Response:
     """Return the problem for one of our errors."""
-    status = next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
     title = (type(error).__doc__ or "").strip().splitlines()[0]
     more: dict[str, Any] = {}
     if isinstance(error, InvalidRequest) and error.errors:
@@ -148,11 +65,11 @@ def from_error(error: JobPlatformError) -> Response:
         more["job_id"] = str(error.job_id)
     if isinstance(error, QuotaExceeded | RateLimited):
         more["retry_after"] = error.retry_after
-    if status == 500:
+    if error.status == 500:
         log.error("request_failed", code=error.code, error=str(error))
-    elif status > 500:
+    elif error.status > 500:
         floods.note(error.code, str(error))
-    found = problem(status, error.code, title, str(error), **more)
+    found = problem(error.status, error.code, title, str(error), **more)
     if isinstance(error, RateLimited):
         found.headers.update(Rate(error.requests, 0, error.retry_after).headers())
     return found

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from api.answers import TROUBLE, BodyTooLarge, BodyTooSlow, HeaderNotAscii, IncompleteBody, Overloaded
+from api.answers import TROUBLE
 from api.app import create_app
 from api.auth import CALLER, PLAIN_BYTES
 from api.express import Express
@@ -29,7 +29,7 @@ from api.threads import RequestThreads
 from api.v1.download_artifact import CAN_SEND_FILE, FILE
 from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
 from jobplatform.config import settings
-from jobplatform.errors import JobPlatformError
+from jobplatform.errors import BodyTooLarge, BodyTooSlow, HeaderNotAscii, IncompleteBody, JobPlatformError, Overloaded
 from jobplatform.observe.logs import set_up_logs
 from jobplatform.observe.metrics import make_shared_folder
 from jobplatform.usecases import read_feed

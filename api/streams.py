@@ -27,9 +27,8 @@ from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
 from jobplatform.domain.jobs import JobView
 from jobplatform.domain.orders import check
 from jobplatform.domain.states import SETTLED
-from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
+from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError, TooManyStreams
 from jobplatform.observe.metrics import api_metrics
-from jobplatform.refusals import TooManyStreams
 from jobplatform.usecases import read_feed, read_jobs
 from jobplatform.usecases.admit import Caller, admit
 

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from flask import Response, request
 
-from api.answers import BodyTooLarge, WrongMediaType, answer, check_length, read_query
+from api.answers import answer, check_length, read_query
 from api.auth import caller
 from api.measure import harmless
 from api.operations import Operation
@@ -21,9 +21,8 @@ from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.orders import read_order
 from jobplatform.domain.texts import ESCAPED
 from jobplatform.domain.validation import MAX_ERRORS
-from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError
+from jobplatform.errors import BodyTooLarge, FieldError, InvalidRequest, JobPlatformError, NotJson, WrongMediaType
 from jobplatform.observe.metrics import api_metrics
-from jobplatform.refusals import NotJson
 from jobplatform.usecases.submit_batch import MOST_JOBS, AcceptedBatch, BatchItem
 from jobplatform.usecases.submit_batch import submit_batch as submit
 

@@ -21,11 +21,12 @@ from jobplatform.errors import (
     InvalidRequest,
     JobPlatformError,
     LedgerUnavailable,
+    NotAllowed,
     OutcomeUnknown,
+    RateLimited,
     Unauthorized,
 )
 from jobplatform.observe.metrics import api_metrics
-from jobplatform.refusals import NotAllowed, RateLimited
 from jobplatform.usecases.admit import Caller, admit, read_key
 from jobplatform.usecases.submit_job import Accepted, ApiKey
 from jobplatform.usecases.submit_job import submit_job as submit

@@ -14,10 +14,9 @@ from jobplatform.broker.publisher import Publisher
 from jobplatform.cli.main import cli
 from jobplatform.config import Settings
 from jobplatform.dispatch.guard import guard_epoch
-from jobplatform.errors import InvalidRequest, JobNotFound, NotReplayable
+from jobplatform.errors import InvalidRequest, JobNotFound, LimitNotFound, NotReplayable
 from jobplatform.ledger import dead_messages, effects
 from jobplatform.ledger.ids import new_id
-from jobplatform.refusals import LimitNotFound
 from tests.support.ledgers import Book
 
 Ask = Callable[..., Result]

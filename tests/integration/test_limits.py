@@ -18,11 +18,10 @@ from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.kinds import REGISTRY
-from jobplatform.errors import LeaseLost, Permanent
+from jobplatform.errors import LeaseLost, Permanent, QuotaExceeded
 from jobplatform.ledger import dispatching, keys, limits, queues, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
-from jobplatform.refusals import QuotaExceeded
 from jobplatform.usecases import execute_run, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.explain_job import explain_job

@@ -13,8 +13,7 @@ from kombu.exceptions import OperationalError
 from kombu.pools import producers
 
 from jobplatform.config import settings
-from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown
-from jobplatform.refusals import QuotaExceeded
+from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown, QuotaExceeded
 from jobplatform.usecases.submit_planned import submit_order, submit_steps
 from workers.celery.call import Call, as_moment, as_priority, read_call, tell_published
 from workers.celery.collect import Collector, active

@@ -16,21 +16,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from jobplatform.client.failures import problem_of
+from jobplatform.errors import all_errors
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TextClause
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
     from sqlalchemy.orm import Session
-
-_STATUSES = {
-    "unauthorized": 401,
-    "not_allowed": 403,
-    "kind_not_allowed": 403,
-    "priority_too_high": 403,
-    "duplicate_job": 409,
-    "quota_exceeded": 429,
-    "internal_error": 500,
-}
 
 
 @dataclass(frozen=True)
@@ -144,5 +135,6 @@ def _values(
 
 def _read(row: Any) -> Ordered:
     if row.code is not None:
-        raise problem_of(_STATUSES.get(row.code, 422), {"code": row.code, "detail": row.detail}, None)
+        status = next((error.status for error in all_errors() if error.code == row.code), 422)
+        raise problem_of(status, {"code": row.code, "detail": row.detail}, None)
     return Ordered(UUID(str(row.job_id)), row.created)

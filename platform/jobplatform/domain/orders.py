@@ -20,8 +20,7 @@ from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY, SubmitJob, U
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.texts import ESCAPED, find_null
 from jobplatform.domain.validation import MAX_ERRORS, Mismatch, summarize, validate
-from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
-from jobplatform.refusals import NotJson
+from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest, NotJson
 
 M = TypeVar("M", bound=BaseModel)
 

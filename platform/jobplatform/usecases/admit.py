@@ -8,10 +8,9 @@ from uuid import UUID
 
 from jobplatform.domain.access import USUAL_SCOPES, Scope, allows, is_mistyped
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.errors import Unauthorized
+from jobplatform.errors import KindNotAllowed, NotAllowed, PriorityTooHigh, RateLimited, Unauthorized
 from jobplatform.ledger import keys
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import KindNotAllowed, NotAllowed, PriorityTooHigh, RateLimited
 
 UNKNOWN_KEY = "this API key is not known, has expired, or was revoked"
 

@@ -12,11 +12,10 @@ from sqlalchemy import Connection, Row
 
 from jobplatform.domain.access import Scope, is_pattern
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.errors import FieldError, InvalidRequest, KeyNotFound
 from jobplatform.ledger import audit_log, keys
 from jobplatform.ledger.keys import Grants
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import KeyNotFound
 from jobplatform.usecases.admit import Caller
 
 MOST_NAME_CHARACTERS = 100

@@ -10,10 +10,9 @@ from typing import Any
 from sqlalchemy import Row
 
 from jobplatform.domain.limits import MOST_UNITS, Limit, is_key
-from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.errors import FieldError, InvalidRequest, LimitNotFound
 from jobplatform.ledger import keys, limits
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import LimitNotFound
 
 #: lines of each queue that are looked at for "who waits": "2,000 or more"
 LINES = 2000

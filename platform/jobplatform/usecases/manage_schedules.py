@@ -22,12 +22,11 @@ from jobplatform.domain.schedules import (
     read_rule,
 )
 from jobplatform.domain.texts import find_null
-from jobplatform.errors import FieldError, InvalidRequest, ScheduleNotFound
+from jobplatform.errors import FieldError, InvalidRequest, ScheduleNotFound, TooManySchedules
 from jobplatform.ledger import schedules
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import TooManySchedules
 from jobplatform.usecases.fire_schedules import fire_of, next_of
 
 #: times that a preview shows unless it is told otherwise

@@ -15,11 +15,10 @@ from sqlalchemy import Connection, Row
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.webhooks import TEST_TYPE, TYPES, USUAL_TYPES, deliver_kind, new_secret, wrong_with
-from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.errors import FieldError, InvalidRequest, MessageGone, WebhookNotFound
 from jobplatform.ledger import webhooks
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import MessageGone, WebhookNotFound
 from jobplatform.usecases.manage_keys import wrong_kinds
 from jobplatform.usecases.read_feed import now_in
 

@@ -17,13 +17,13 @@ from jobplatform.errors import (
     FieldError,
     InvalidRequest,
     JobPlatformError,
+    QuotaExceeded,
     UnknownKind,
 )
 from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import QuotaExceeded
 from jobplatform.usecases.admit import Caller
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedOrder, check_order

@@ -26,14 +26,15 @@ from jobplatform.errors import (
     InvalidRequest,
     JobNotFound,
     JobPlatformError,
+    PriorityTooHigh,
     Unauthorized,
+    quota_exceeded,
 )
 from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import PriorityTooHigh, quota_exceeded
 from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 

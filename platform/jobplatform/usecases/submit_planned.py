@@ -13,12 +13,18 @@ from uuid import UUID
 import orjson
 
 from jobplatform.domain.texts import ESCAPED, find_null
-from jobplatform.errors import FieldError, InvalidPayload, LedgerUnavailable, OutcomeUnknown, StepIdTaken
+from jobplatform.errors import (
+    FieldError,
+    InvalidPayload,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    StepIdTaken,
+    quota_exceeded,
+)
 from jobplatform.ledger import jobs, workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import WITHOUT_TIME, new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import quota_exceeded
 
 T = TypeVar("T")
 

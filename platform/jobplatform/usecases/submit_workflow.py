@@ -12,12 +12,11 @@ import orjson
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
-from jobplatform.errors import FieldError, InvalidRequest
+from jobplatform.errors import FieldError, InvalidRequest, quota_exceeded
 from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.refusals import quota_exceeded
 from jobplatform.usecases.admit import Caller
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 from jobplatform.usecases.plan_workflow import Defaults, plan_workflow

@@ -9,12 +9,21 @@ import orjson
 
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.orders import read_order
-from jobplatform.errors import DuplicateJob, InvalidRequest, JobPlatformError, LedgerUnavailable, OutcomeUnknown
+from jobplatform.errors import (
+    DuplicateJob,
+    InvalidRequest,
+    JobPlatformError,
+    LedgerUnavailable,
+    NotJson,
+    OrderWithoutName,
+    OutcomeUnknown,
+    QuotaExceeded,
+    TenantUnknown,
+)
 from jobplatform.ledger import keys
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
-from jobplatform.refusals import NotJson, OrderWithoutName, QuotaExceeded, TenantUnknown
 from jobplatform.usecases.submit_job import submit_job
 
 log = get_log(__name__)

@@ -1,46 +1,17 @@
-"""Every error of the platform. The docstring is the default message; `code` is the slug callers may rely on."""
+"""Errors of a request: what it says, or what it names, is not as expected."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from jobplatform.errors.base import FieldError, JobPlatformError
 
-
-class JobPlatformError(Exception):
-    """Something went wrong in the job platform."""
-
-    code: ClassVar[str] = "internal_error"
-    #: the caller's key was found good, and counted, before this came of his request
-    caller_is_known = False
-
-    def __init__(self, message: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
-
-
-# --- what a caller did -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class FieldError:
-    """One wrong field of a request: where it is, what was expected, what came."""
-
-    field: str
-    expected: str
-    got: str = ""
-
-    def in_words(self) -> str:
-        """Return it as a line for people."""
-        return f"{self.field}: expected {self.expected}, got {self.got or 'nothing'}"
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the JSON form used by problem+json and the CLI."""
-        return {"field": self.field, "expected": self.expected, "got": self.got}
+# --- what happens to a run ---------------------------------------------------------------------
 
 
 class InvalidRequest(JobPlatformError):
     """The request has fields that are not as expected."""
 
     code = "invalid_request"
+    status = 422
 
     def __init__(self, message: str | None = None, errors: tuple[FieldError, ...] = ()) -> None:
         super().__init__(message)
@@ -57,6 +28,7 @@ class UnknownKind(JobPlatformError):
     """No such kind is registered."""
 
     code = "unknown_kind"
+    status = 422
 
     def __init__(self, name: str, known: list[str], suggestion: str | None = None) -> None:
         hint = f"did you mean {suggestion!r}?" if suggestion else f"known kinds: {', '.join(known) or 'none'}"
@@ -68,6 +40,7 @@ class JobNotFound(JobPlatformError):
     """No such job."""
 
     code = "job_not_found"
+    status = 404
 
     def __init__(self, job_id: object) -> None:
         super().__init__(f"no job with id {job_id}; expected the id of a job that this API key's tenant submitted")
@@ -78,6 +51,7 @@ class ReplayNotFound(JobPlatformError):
     """No such replay."""
 
     code = "replay_not_found"
+    status = 404
 
     def __init__(self, replay_id: object) -> None:
         super().__init__(f"no replay with id {replay_id}; expected the id that POST /v1/dead-letters/replay answered")
@@ -88,6 +62,7 @@ class ArtifactNotFound(JobPlatformError):
     """No such artifact."""
 
     code = "artifact_not_found"
+    status = 404
 
     def __init__(self, artifact_id: object) -> None:
         super().__init__(f"no artifact with id {artifact_id}")
@@ -98,6 +73,7 @@ class NotCancellable(JobPlatformError):
     """The job has ended and can't be cancelled any more."""
 
     code = "not_cancellable"
+    status = 409
 
     def __init__(self, job_id: object, state: str) -> None:
         super().__init__(f"job {job_id} is {state}: expected a job that has not ended")
@@ -108,6 +84,7 @@ class DuplicateJob(JobPlatformError):
     """Another job holds this unique key."""
 
     code = "duplicate_job"
+    status = 409
 
     def __init__(self, key: str, job_id: object) -> None:
         super().__init__(
@@ -120,6 +97,7 @@ class EffectNotFound(JobPlatformError):
     """The job has no such effect whose outcome is unknown."""
 
     code = "effect_not_found"
+    status = 409
 
     def __init__(self, job_id: object, key: str) -> None:
         super().__init__(f"job {job_id} is not held by an effect {key!r}: see GET /v1/jobs/{job_id}/effects")
@@ -130,6 +108,7 @@ class NotReplayable(JobPlatformError):
     """Only a job that is dead, cancelled or expired can be run again."""
 
     code = "not_replayable"
+    status = 409
 
     def __init__(self, job_id: object, state: str) -> None:
         super().__init__(f"job {job_id} is {state}: expected a job that is dead, cancelled or expired")
@@ -166,6 +145,7 @@ class WorkflowNotFound(JobPlatformError):
     """No such workflow."""
 
     code = "workflow_not_found"
+    status = 404
 
     def __init__(self, workflow_id: object) -> None:
         super().__init__(
@@ -178,6 +158,7 @@ class WorkflowHasEnded(JobPlatformError):
     """The workflow has ended and can't be cancelled any more."""
 
     code = "workflow_has_ended"
+    status = 409
 
     def __init__(self, workflow_id: object, state: str) -> None:
         super().__init__(f"workflow {workflow_id} is {state}: expected one that runs")
@@ -188,6 +169,7 @@ class WorkflowNotReplayable(JobPlatformError):
     """Only a workflow that has failed or was cancelled can be run again."""
 
     code = "workflow_not_replayable"
+    status = 409
 
     def __init__(self, workflow_id: object, why: str) -> None:
         super().__init__(f"workflow {workflow_id} {why}")
@@ -197,6 +179,7 @@ class ScheduleNotFound(JobPlatformError):
     """No such schedule."""
 
     code = "schedule_not_found"
+    status = 404
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no schedule named {name!r}; expected one of GET /v1/schedules")
@@ -207,6 +190,7 @@ class NotDiscardable(JobPlatformError):
     """Only a job that is dead or held can be thrown away."""
 
     code = "not_discardable"
+    status = 409
 
     def __init__(self, job_id: object, state: str) -> None:
         super().__init__(f"job {job_id} is {state}: expected a job that is dead or held; others can be cancelled")
@@ -217,6 +201,7 @@ class NotChangeable(JobPlatformError):
     """Priority and run_at can be changed only while no run has the job."""
 
     code = "not_changeable"
+    status = 409
 
     def __init__(self, job_id: object, state: str) -> None:
         super().__init__(f"job {job_id} is {state}: expected a job that is scheduled, available or dispatched")
@@ -227,171 +212,36 @@ class IdempotencyConflict(JobPlatformError):
     """This Idempotency-Key was used for another request."""
 
     code = "idempotency_key_reused"
+    status = 422
 
 
 class IdempotencyInProgress(JobPlatformError):
     """A request with this Idempotency-Key is being worked on; repeat in a moment."""
 
     code = "idempotency_in_progress"
-
-
-class Unauthorized(JobPlatformError):
-    """Expected the header `Authorization: Bearer <API key>` with a key that is valid and not revoked."""
-
-    code = "unauthorized"
-
-
-# --- what the surroundings did -----------------------------------------------------------------
-
-
-class LedgerUnavailable(JobPlatformError):
-    """The ledger (Postgres) can't be reached; nothing was changed. Repeat in a moment."""
-
-    code = "ledger_unavailable"
-
-
-class LedgerReadOnly(LedgerUnavailable):
-    """The ledger takes no writes (a standby, or set to read only); nothing was changed. Reads go on."""
-
-    code = "ledger_read_only"
-
-
-class LedgerBusy(LedgerUnavailable):
-    """The ledger could not lock what it needed in time; nothing was changed. Repeat in a moment."""
-
-    code = "ledger_busy"
-
-
-class OutcomeUnknown(JobPlatformError):
-    """The outcome is unknown: the ledger's answer was lost. Repeat it; a submit with the same Idempotency-Key."""
-
-    code = "outcome_unknown"
-
-
-class StorageFull(JobPlatformError):
-    """There is no space left in the artifact store; nothing was kept. Free space, or move JOBPLATFORM_ARTIFACT_URL."""
-
-    code = "storage_full"
-
-
-class StorageUnavailable(JobPlatformError):
-    """The artifact store can't be written or read at the moment; nothing was kept. Repeat in a moment."""
-
-    code = "storage_unavailable"
-
-
-class BrokerUnavailable(JobPlatformError):
-    """RabbitMQ can't be reached, or did not confirm in time; jobs wait in the ledger."""
-
-    code = "broker_unavailable"
-
-
-class ConfigurationError(JobPlatformError):
-    """The configuration can't work."""
-
-    code = "configuration_error"
+    status = 409
 
 
 # --- what happens to a run ---------------------------------------------------------------------
 
 
-class LeaseLost(JobPlatformError):
-    """This run has lost its lease: another run or a person decided; nothing it writes counts any more."""
-
-    code = "lease_lost"
+# --- what happens to a run ---------------------------------------------------------------------
 
 
-class JobCancelled(JobPlatformError):
-    """The job was cancelled while it ran."""
+class NotJson(JobPlatformError):
+    """The body is not JSON."""
 
-    code = "cancelled"
-
-
-class RunFailed(JobPlatformError):
-    """A handler failed in a way it can name. Raise `Retryable` or `Permanent`, not this."""
-
-    code = "failed"
-    retryable: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        message: str,
-        *,
-        code: str | None = None,
-        detail: dict[str, Any] | None = None,
-        may_have_happened: bool = False,
-    ) -> None:
-        super().__init__(message)
-        self.reason = code or self.code
-        self.detail = detail
-        #: raised in a `ctx.effect` block: nobody knows whether the effect took place (a time-out after sending, say)
-        self.may_have_happened = may_have_happened
+    code = "not_json"
+    status = 400
 
 
-class Retryable(RunFailed):
-    """The run failed, another attempt may succeed. `after` (seconds) overrides the kind's retry policy."""
+class OrderWithoutName(JobPlatformError):
+    """An order as a message has to have user_id and message_id."""
 
-    code = "retryable"
-    retryable = True
+    code = "order_without_name"
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        after: float | None = None,
-        code: str | None = None,
-        detail: dict[str, Any] | None = None,
-        may_have_happened: bool = False,
-    ) -> None:
-        super().__init__(message, code=code, detail=detail, may_have_happened=may_have_happened)
-        self.after = after
-
-
-class Reordered(Retryable):
-    """Somebody who counts the attempts by himself wants another one. `next_run`: what that has instead: payload,
-    priority or both."""
-
-    code = "retry"
-
-    def __init__(
-        self, message: str, *, after: float, next_run: Any = None, detail: dict[str, Any] | None = None
-    ) -> None:
-        super().__init__(message, after=after, detail=detail)
-        self.next_run = next_run
-
-
-class Permanent(RunFailed):
-    """The run failed and no attempt can succeed: the job becomes a dead letter with this reason."""
-
-    code = "permanent"
-
-
-class EffectUnknown(JobPlatformError):
-    """An earlier run may have done this effect, and its kind wants a person to say so: the job is held."""
-
-    code = "effect_unknown"
-
-    def __init__(self, key: str) -> None:
-        super().__init__(f"effect {key!r}: an earlier run ended between intent and receipt; did it take place?")
-        self.key = key
-
-
-class Snooze(JobPlatformError):
-    """Not now: run again in `seconds`. Does not count as an attempt."""
-
-    code = "snoozed"
-
-    def __init__(self, seconds: float, reason: str = "snoozed by the handler") -> None:
-        super().__init__(reason)
-        self.seconds = seconds
-
-
-class Throttled(Snooze):
-    """The other side said "not now" (429, a Retry-After): nothing of this limit key begins for so long, and this run
-    does not count as an attempt."""
-
-    code = "throttled"
-
-    def __init__(self, key: str, seconds: float, reason: str = "the other side said: not now") -> None:
-        super().__init__(seconds, reason)
-        self.key = key
+    def __init__(self) -> None:
+        super().__init__(
+            "expected the properties user_id (the user of the connection, whose name is the tenant's) and message_id "
+            "(1 to 250 characters: a message with the same one is the same order)"
+        )

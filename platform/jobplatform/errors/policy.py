@@ -1,47 +1,39 @@
-"""Errors by what operators have set: keys, limits, quotas. See `errors`."""
+"""Errors by what operators have set: keys, limits, quotas, webhooks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from math import ceil
 
-from jobplatform.errors import JobPlatformError
+from jobplatform.errors.base import JobPlatformError
 
 
-class NotJson(JobPlatformError):
-    """The body is not JSON."""
+class Unauthorized(JobPlatformError):
+    """Expected the header `Authorization: Bearer <API key>` with a key that is valid and not revoked."""
 
-    code = "not_json"
-
-
-class OrderWithoutName(JobPlatformError):
-    """An order as a message has to have user_id and message_id."""
-
-    code = "order_without_name"
-
-    def __init__(self) -> None:
-        super().__init__(
-            "expected the properties user_id (the user of the connection, whose name is the tenant's) and message_id "
-            "(1 to 250 characters: a message with the same one is the same order)"
-        )
+    code = "unauthorized"
+    status = 401
 
 
 class LimitNotFound(JobPlatformError):
     """There is no such limit, tenant or quota."""
 
     code = "limit_not_found"
+    status = 404
 
 
 class NotAllowed(JobPlatformError):
     """This API key may not do that."""
 
     code = "not_allowed"
+    status = 403
 
 
 class TooManySchedules(JobPlatformError):
     """The tenant has as many schedules as it may have."""
 
     code = "too_many_schedules"
+    status = 409
 
     def __init__(self, most: int) -> None:
         super().__init__(
@@ -82,18 +74,21 @@ class KeyNotFound(JobPlatformError):
     """There is no such API key."""
 
     code = "key_not_found"
+    status = 404
 
 
 class WebhookNotFound(JobPlatformError):
     """There is no such webhook, or no such message of it."""
 
     code = "webhook_not_found"
+    status = 404
 
 
 class MessageGone(JobPlatformError):
     """What the message said is not kept any more."""
 
     code = "message_gone"
+    status = 409
 
     def __init__(self, message_id: object) -> None:
         super().__init__(f"what message {message_id} said is not kept any more: the job that delivered it is too old")
@@ -103,6 +98,7 @@ class RateLimited(JobPlatformError):
     """Too many requests with this API key."""
 
     code = "rate_limited"
+    status = 429
 
     def __init__(self, requests: int, seconds: float) -> None:
         #: whole seconds
@@ -117,6 +113,7 @@ class TooManyStreams(JobPlatformError):
     """This API process has as many open streams as it may."""
 
     code = "too_many_streams"
+    status = 503
 
     def __init__(self, most: int) -> None:
         super().__init__(f"as many streams are open in this process as may be ({most}); try again in a moment")
@@ -126,6 +123,7 @@ class QuotaExceeded(JobPlatformError):
     """Too many jobs of this tenant wait in this queue, or live in all of them. Nothing was accepted."""
 
     code = "quota_exceeded"
+    status = 429
 
     def __init__(self, queue: str, retry_seconds: float | None) -> None:
         known = retry_seconds is not None
