@@ -10,10 +10,10 @@ from celery import Celery
 from jobplatform.config import settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.observe.metrics import share_between_processes
-from workers import maintenance, webhooks
 from workers.celery.kinds import Body
 from workers.celery.worker import prepare_worker
-from workers.task import LedgerTask, TracedByKind
+from workers.handlers import maintenance, webhooks
+from workers.runtime.task import LedgerTask, TracedByKind
 
 _settings = settings()
 if _settings.metrics_port:

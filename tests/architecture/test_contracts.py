@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 #: file, what it must not import, the contract that must break
 VIOLATIONS = [
     ("platform/jobplatform/ledger/ids.py", "import jobplatform.usecases.admit", "the doors call the use cases"),
-    ("api/auth.py", "import workers.context", "the doors call the use cases"),
+    ("api/auth.py", "import workers.runtime.context", "the doors call the use cases"),
     ("platform/jobplatform/usecases/admit.py", "import jobplatform.broker.envelope", "a use case does not know that"),
     ("platform/jobplatform/broker/envelope.py", "import sqlalchemy", "the broker room does not know Postgres"),
     ("platform/jobplatform/domain/retry.py", "import structlog", "domain and errors know the standard library"),

@@ -35,7 +35,7 @@ FIXTURES = """
 from celery.loaders.base import BaseLoader
 from workers.celery import config as _ledger
 
-BaseLoader.override_backends = {"redis": "workers.backend:LedgerBackend"}
+BaseLoader.override_backends = {"redis": "workers.celery.backend:LedgerBackend"}
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +52,7 @@ def celery_parameters():
 def _wait_until_idle(self):
     # Celery's purges the queue, which is refused here, and waits for the worker: what is left over is waited for
     from sqlalchemy import text
-    from workers.process import ledger
+    from workers.runtime.process import ledger
 
     live = text("SELECT count(*) FROM jobs WHERE state IN ('available', 'dispatched', 'running')")
     end = time.monotonic() + 30

@@ -20,7 +20,7 @@ from jobplatform.usecases import end_runs
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_artifacts import sweep_removals
 from tests.support.ledgers import Anything, Book
-from workers import attempt, context
+from workers.runtime import attempt, context
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from celery.schedules import crontab, schedule
 from jobplatform.domain.kinds import Kind
 from jobplatform.errors import ConfigurationError
 from tests.support.ledgers import Book, registry
-from workers.beat import LedgerScheduler, declare, read_entry
+from workers.celery.beat import LedgerScheduler, declare, read_entry
 from workers.celery.orders import TaskCall
 
 ENTRIES: dict[str, dict[str, Any]] = {
@@ -74,7 +74,7 @@ def test_names_that_would_be_one_are_refused(book: Book) -> None:
 
 
 def test_a_bug_in_one_look_ends_no_beat(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.beat.ledger", lambda: None)
+    monkeypatch.setattr("workers.celery.beat.ledger", lambda: None)
     assert LedgerScheduler(app=Celery("t", set_as_current=False), lazy=True).tick() > 0
 
 
@@ -100,7 +100,7 @@ def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(book: Book,
 
 
 def test_a_tick_fires_and_says_when_to_come_again(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.beat.ledger", lambda: book.ledger)
+    monkeypatch.setattr("workers.celery.beat.ledger", lambda: book.ledger)
     app = Celery("t", set_as_current=False)
     app.conf.beat_max_loop_interval = 3
     first, second = (LedgerScheduler(app=app, lazy=True) for _ in range(2))

@@ -17,7 +17,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.resolve_effect import list_effects, resolve_effect
 from tests.support.ledgers import Anything, Book
-from workers import attempt, context
+from workers.runtime import attempt, context
 
 
 class Bank:

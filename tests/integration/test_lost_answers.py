@@ -24,7 +24,7 @@ from jobplatform.usecases.replay_job import replay_job
 from jobplatform.usecases.resolve_effect import resolve_effect
 from tests.support.cutting import MANY, cut
 from tests.support.ledgers import LIMITS, Anything, Book
-from workers import attempt, context
+from workers.runtime import attempt, context
 
 MODES = pytest.mark.parametrize("loses_answer", [False, True], ids=["request lost", "answer lost"])
 

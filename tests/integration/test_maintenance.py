@@ -17,7 +17,7 @@ from jobplatform.usecases import maintain
 from jobplatform.usecases import manage_schedules as manage
 from tests.support.flows import play, submit
 from tests.support.ledgers import Book
-from workers.maintenance import remove_old_folders
+from workers.handlers.maintenance import remove_old_folders
 
 
 def config(book: Book, **more: Any) -> Settings:

@@ -132,8 +132,8 @@ def test_ended_jobs_are_found_for_those_who_wait(book: Book) -> None:
 def test_celery_sees_what_the_ledger_sees(book: Book, monkeypatch) -> None:
     from celery.result import AsyncResult
 
-    from workers import backend
     from workers.app import app
+    from workers.celery import backend
 
     monkeypatch.setattr(backend, "ledger", lambda *_, **__: book.ledger)
     waiting, (running, _), (done, lease_id) = book.submit(), book.running(), book.running()

@@ -20,8 +20,8 @@ from jobplatform.ledger.session import Ledger, open_ledger
 from jobplatform.usecases import end_runs, keep_worker
 from tests.support.ledgers import Book, card, registry
 from tests.support.waiting import eventually
-from workers import heart, stopping
-from workers.deliveries import Deliveries, Held, Report
+from workers.liveness import heartbeat, stopping
+from workers.runtime.deliveries import Deliveries, Held, Report
 
 
 def rescue(book: Book, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
@@ -225,12 +225,12 @@ def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
     assert book.row(job_id).attempt == 1
 
 
-def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> heart.Heart:
+def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> heartbeat.Heart:
     """Return the heart of the book's worker, on the book's ledger; tests call its `beat`."""
-    for module in (heart, stopping):
+    for module in (heartbeat, stopping):
         monkeypatch.setattr(module, "parent_ledger", lambda: book.ledger)
     monkeypatch.setitem(REGISTRY._kinds, "test.echo", registry().get("test.echo"))
-    return heart.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
+    return heartbeat.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
 
 
 def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:

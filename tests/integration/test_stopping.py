@@ -19,10 +19,10 @@ from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_artifacts import ArtifactStore, keep_output, sweep_removals
 from tests.support.ledgers import Book, card
-from workers import stopping
-from workers.deliveries import Deliveries, Held
-from workers.memory import note_peaks, peak_memory_of
-from workers.stopping import Stopper
+from workers.liveness import stopping
+from workers.liveness.memory import note_peaks, peak_memory_of
+from workers.liveness.stopping import Stopper
+from workers.runtime.deliveries import Deliveries, Held
 
 
 class Told(list[str]):

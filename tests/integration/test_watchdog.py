@@ -9,8 +9,8 @@ import pytest
 from jobplatform.ledger import markers
 from jobplatform.ledger.ids import new_id
 from tests.support.ledgers import Book
-from workers.deliveries import Deliveries, Held
-from workers.watchdog import Watchdog, missing_consumers
+from workers.liveness.watchdog import Watchdog, missing_consumers
+from workers.runtime.deliveries import Deliveries, Held
 
 
 class Dog:

@@ -19,8 +19,8 @@ from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import translate
 from tests.support.ledgers import Book
-from workers import request
-from workers.deliveries import Deliveries
+from workers.runtime import request
+from workers.runtime.deliveries import Deliveries
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def _is_idle() -> bool:
     if SIDE == "ledger":
         from sqlalchemy import text
 
-        from workers.process import ledger
+        from workers.runtime.process import ledger
 
         with ledger().statement() as connection:
             live = "SELECT count(*) FROM jobs WHERE queue = :queue AND state NOT IN ('dead', 'blocked')"

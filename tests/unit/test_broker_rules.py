@@ -134,7 +134,7 @@ OBEYED_BY_CELERY = {
 
 @pytest.mark.parametrize("name", OBEYED_BY_CELERY)
 def test_nothing_in_a_message_is_obeyed(name: str) -> None:
-    from workers.consumer import rebuild
+    from workers.runtime.consumer import rebuild
 
     message = SimpleNamespace(
         headers={**GOOD, name: OBEYED_BY_CELERY[name]},
@@ -152,7 +152,7 @@ def test_nothing_in_a_message_is_obeyed(name: str) -> None:
 
 
 def test_two_deliveries_of_one_message_get_two_leases() -> None:
-    from workers.consumer import rebuild
+    from workers.runtime.consumer import rebuild
 
     leases = set()
     for _ in range(2):

@@ -49,7 +49,7 @@ def test_a_settings_object_with_a_namespace(source: Any) -> None:
     use_settings(app, source, namespace="CELERY")
     assert is_on_ledger(app)
     assert (app.conf.task_default_queue, app.conf.task_routes) == ("email", {"own.*": {"queue": "video"}})
-    assert app.conf.result_backend == "workers.backend:LedgerBackend", "the ledger decides it"
+    assert app.conf.result_backend == "workers.celery.backend:LedgerBackend", "the ledger decides it"
     assert app.conf.task_serializer == "json"
 
 

@@ -7,7 +7,7 @@ from celery import Celery, _state
 
 from workers.celery.routing import is_on_ledger
 from workers.celery.task import Task, bind_to_ledger
-from workers.task import LedgerTask
+from workers.runtime.task import LedgerTask
 
 
 def adopt_tasks(app: Celery) -> None:

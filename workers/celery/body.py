@@ -25,11 +25,11 @@ from jobplatform.errors import (
     RunFailed,
     Snooze,
 )
-from workers.attempt import TRACEBACK_CHARACTERS
 from workers.celery.failures import describe
 from workers.celery.replace import add_replacement
 from workers.celery.run import BodyRun, RetryOrder, running
 from workers.celery.values import from_json, to_json
+from workers.runtime.attempt import TRACEBACK_CHARACTERS
 
 #: headers that are no request's
 _ABOUT_THE_JOB = frozenset(("children", "of_chord", "is_step", "failed", "errbacks", "queue", "priority"))

@@ -41,13 +41,13 @@ task_acks_on_timeout = True
 worker_cancel_long_running_tasks_on_connection_loss = False
 worker_enable_prefetch_count_reduction = False
 worker_disable_rate_limits = True
-# JSON only, and nothing in a message is obeyed: workers/consumer.py builds every request anew
+# JSON only, and nothing in a message is obeyed: workers/runtime/consumer.py builds every request anew
 accept_content = ["json"]
 task_serializer = "json"
 result_serializer = "json"
 result_accept_content = ["json"]
-result_backend = "workers.backend:LedgerBackend"
-worker_consumer = "workers.consumer:LedgerConsumer"
+result_backend = "workers.celery.backend:LedgerBackend"
+worker_consumer = "workers.runtime.consumer:LedgerConsumer"
 # queues are declared by `jobplatform broker apply`, never from here
 task_queues = [
     Queue(name, _jobs, routing_key=name, no_declare=True)  # type: ignore[no-untyped-call]
@@ -66,7 +66,7 @@ event_queue_ttl = 5
 # Flower asks for events when it looks; without it nobody pays for them (0.3 ms of CPU per job)
 worker_send_task_events = False
 worker_prefetch_multiplier = 1
-beat_scheduler = "workers.beat:LedgerScheduler"
+beat_scheduler = "workers.celery.beat:LedgerScheduler"
 worker_hijack_root_logger = False
 worker_redirect_stdouts = False
 enable_utc = True

@@ -11,7 +11,7 @@ from jobplatform.errors import Permanent
 from workers.celery.collect import Collector
 from workers.celery.flow import plan_calls
 from workers.celery.run import BodyRun, current_run
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 
 def prepare_replacement(task: Any, sig: Any) -> Any:

@@ -16,7 +16,7 @@ from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.read_calls import find_replacement
 from workers.celery.ids import job_id_of
 from workers.celery.tenants import caller_tenant
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 
 def revoke_tasks(

@@ -13,7 +13,7 @@ from jobplatform.errors import ConfigurationError
 
 def is_on_ledger(app: Any) -> bool:
     """Return whether an app has the config object: else it is plain Celery."""
-    return bool(app.conf.worker_consumer == "workers.consumer:LedgerConsumer")
+    return bool(app.conf.worker_consumer == "workers.runtime.consumer:LedgerConsumer")
 
 
 def check_app(app: Any) -> None:
@@ -22,8 +22,8 @@ def check_app(app: Any) -> None:
     Raises `ConfigurationError`. What is given to `Celery(…)`, or stands in Celery's own environment variables, comes
     before the config object.
     """
-    from workers.backend import LedgerBackend
     from workers.celery import config
+    from workers.celery.backend import LedgerBackend
 
     where = f"app {app.main!r} has the config object of the ledger"
     if not isinstance(app.backend, LedgerBackend):

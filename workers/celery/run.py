@@ -11,7 +11,7 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from workers.celery.collect import Collector
-    from workers.context import RunContext
+    from workers.runtime.context import RunContext
 
 _current: ContextVar[BodyRun | None] = ContextVar("run", default=None)
 

@@ -24,7 +24,7 @@ from workers.celery.routing import check_app, how_to_add_a_queue, queues_of_ledg
 from workers.celery.run import BodyRun, RetryOrder, current_run
 from workers.celery.tenants import caller_tenant
 from workers.celery.values import as_literal, to_json
-from workers.process import hints, ledger
+from workers.runtime.process import hints, ledger
 
 T = TypeVar("T")
 SendTask = Callable[..., AsyncResult]

@@ -14,10 +14,10 @@ from jobplatform.errors import ConfigurationError
 from workers.celery.kinds import register_task
 from workers.celery.replace import collect_replacement, prepare_replacement
 from workers.celery.routing import is_on_ledger
-from workers.task import LEASE, trace_delivery
+from workers.runtime.task import LEASE, trace_delivery
 
 Tracer = Callable[..., Any]
-LEDGER_REQUEST = "workers.request:LedgerRequest"
+LEDGER_REQUEST = "workers.runtime.request:LedgerRequest"
 
 
 class Task(celery.Task):  # type: ignore[misc]

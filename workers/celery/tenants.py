@@ -9,7 +9,7 @@ from jobplatform.config import settings
 from jobplatform.errors import ConfigurationError
 from jobplatform.ledger import keys
 from workers.celery.run import current_run
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 
 def caller_tenant() -> UUID:

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import Celery, signals
 
 from jobplatform.config import settings
+from jobplatform.observe.logs import get_log
 from workers.celery.adopt import adopt_tasks
+from workers.celery.orders import REFUSED_TASKS
 from workers.celery.routing import check_app
 from workers.control import restrict_control
-from workers.hardening import harden
-from workers.liveness import Liveness
-from workers.signals import set_up_logging, set_up_signals
+from workers.liveness.bootstep import Liveness
+from workers.runtime.hardening import harden
+from workers.runtime.signals import set_up_logging, set_up_signals
+
+log = get_log(__name__)
 
 
 def prepare_worker(app: Celery) -> None:
@@ -24,3 +30,9 @@ def prepare_worker(app: Celery) -> None:
     set_up_signals(app)
     if not signals.setup_logging.receivers:  # an app that sets up its own logging keeps it
         set_up_logging(settings())
+    signals.worker_ready.connect(_log_refused_tasks, dispatch_uid="jobplatform")
+
+
+def _log_refused_tasks(**_: Any) -> None:
+    for task, reason in REFUSED_TASKS.items():
+        log.error("task_refused", task=task, reason=reason)

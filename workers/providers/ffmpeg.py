@@ -12,8 +12,8 @@ from typing import Any, Literal
 import orjson
 
 from jobplatform.errors import JobCancelled, Permanent, Retryable
-from workers.parent_death import die_with_parent
 from workers.providers.environment import minimal_environment
+from workers.runtime.parent_death import die_with_parent
 
 PresetName = Literal["h264-360p", "h264-480p", "h264-720p", "h264-1080p", "vp9-480p", "mp3"]
 TERM_GRACE_SECONDS = 5.0

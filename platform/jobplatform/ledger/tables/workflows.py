@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
 from jobplatform.domain.workflows import ON_FAILURE, STEP_STATES, STEP_TYPES, WorkflowState
-from jobplatform.ledger.columns import metadata, moment, now, one_of
+from jobplatform.ledger.tables.columns import metadata, moment, now, one_of
 
 workflows = Table(
     "workflows",

@@ -11,7 +11,7 @@ from celery.signals import celeryd_init, setup_logging, worker_process_init
 
 from jobplatform.config import Settings
 from jobplatform.observe.logs import set_up_logs
-from workers.parent_death import die_with_parent
+from workers.runtime.parent_death import die_with_parent
 
 #: Celery's "received" and "succeeded": `run_settled` says it with the job's id as a field, and once
 REPEATING = ("celery.worker.strategy", "celery.app.trace")

@@ -42,9 +42,9 @@ from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, hold, settle
 from jobplatform.usecases.keep_artifacts import FULL
 from jobplatform.usecases.resolve_payload import resolve_payload
-from workers.context import RunContext, open_context
-from workers.json_values import to_json_values
-from workers.process import hints, ledger
+from workers.runtime.context import RunContext, open_context
+from workers.runtime.json_values import to_json_values
+from workers.runtime.process import hints, ledger
 
 log = get_log(__name__)
 T = TypeVar("T")

@@ -17,7 +17,7 @@ from typing import Any
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases import keep_worker
-from workers.deliveries import Deliveries
+from workers.runtime.deliveries import Deliveries
 
 log = get_log(__name__)
 

@@ -21,12 +21,12 @@ from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.keep_artifacts import free_bytes
 from jobplatform.usecases.keep_worker import WorkerCard
-from workers.context import remove_leftovers
-from workers.deliveries import UNKNOWN_KIND, Deliveries, Report
-from workers.memory import note_peaks
-from workers.process import parent_ledger
-from workers.stopping import Stopper
-from workers.watchdog import Watchdog
+from workers.liveness.memory import note_peaks
+from workers.liveness.stopping import Stopper
+from workers.liveness.watchdog import Watchdog
+from workers.runtime.context import remove_leftovers
+from workers.runtime.deliveries import UNKNOWN_KIND, Deliveries, Report
+from workers.runtime.process import parent_ledger
 
 log = get_log(__name__)
 

@@ -1,9 +1,4 @@
-"""The ledger's tables as SQLAlchemy Core sees them; the migrations create them (a test compares the two).
-
-Live jobs stand in one small unpartitioned table. Final ones move, in the settling transaction, to `job_history`,
-partitioned by `finished_at`. Runs and events are partitioned by time too and have no foreign keys, so that a
-partition can be dropped (docs/concepts/ledger.md).
-"""
+"""Jobs, their runs and events, the counters of queues, and the locks that accepting a job takes."""
 
 from __future__ import annotations
 
@@ -11,11 +6,9 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
-    Boolean,
     CheckConstraint,
     Column,
     Double,
-    ForeignKey,
     Identity,
     Index,
     Integer,
@@ -24,25 +17,12 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
 from jobplatform.domain.states import FINAL, LIVE
-from jobplatform.ledger import delivery_tables, limit_tables, schedule_tables, webhook_tables, workflow_tables
-from jobplatform.ledger.columns import metadata, moment, now, one_of
-
-__all__ = [
-    "PARTITIONED",
-    "PARTITION_DAYS",
-    "delivery_tables",
-    "limit_tables",
-    "metadata",
-    "schedule_tables",
-    "webhook_tables",
-    "workflow_tables",
-]
+from jobplatform.ledger.tables.columns import metadata, moment, now, one_of
 
 
 def _job_columns() -> list[Column[Any]]:
@@ -91,43 +71,17 @@ def _job_columns() -> list[Column[Any]]:
     ]
 
 
-tenants = Table(
-    "tenants",
+queues = Table(
+    "queues",
     metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),
-    Column("name", Text, nullable=False),
-    Column("limit_key", Text, nullable=False, comment="what `tenant` stands for among a job's limit keys"),
-    Column("weight", Double, nullable=False, server_default=text("1"), comment="its share of a queue, beside others'"),
+    Column("name", Text, primary_key=True),
+    Column("window_min", Integer, nullable=False),
+    Column("window_factor", Double, nullable=False),
+    moment("paused_at"),
+    moment("paused_until", comment="NULL: until somebody resumes it"),
     now("created_at"),
-    UniqueConstraint("name"),
-    CheckConstraint("weight > 0", name="tenants_weight_is_positive"),
-)
-
-api_keys = Table(
-    "api_keys",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),
-    Column("tenant_id", UUID(as_uuid=True), ForeignKey("tenants.id"), nullable=False),
-    Column("name", Text, nullable=False),
-    Column("prefix", Text, nullable=False, comment="the first characters, to recognise a key by"),
-    Column("key_hash", LargeBinary, nullable=False, comment="SHA-256 of the key; keys are 256 random bits"),
-    now("created_at"),
-    moment("revoked_at"),
-    Column(
-        "max_priority", SmallInteger, nullable=False, server_default=text("9"), comment="the highest it can ask for"
-    ),
-    Column("is_operator", Boolean, nullable=False, server_default=text("false"), comment="may change limits"),
-    Column("scopes", ARRAY(Text), nullable=False, server_default=text("'{jobs:submit,jobs:read,jobs:control}'")),
-    Column("kinds", ARRAY(Text), comment="kinds that it may submit, or patterns of them; NULL: all"),
-    Column("requests_per_minute", Integer, comment="NULL: as many as it likes"),
-    moment("expires_at"),
-    moment("last_used_at", comment="to a minute"),
-    Column("created_by", Text, nullable=False, server_default=text("''")),
-    Column("replaces", UUID(as_uuid=True), comment="the key in whose place it was made"),
-    UniqueConstraint("key_hash"),
-    CheckConstraint("max_priority BETWEEN 0 AND 9", name="api_keys_max_priority_in_range"),
-    CheckConstraint("requests_per_minute > 0", name="api_keys_rate_is_positive"),
-    Index("ix_api_keys_tenant", "tenant_id", "id"),
+    CheckConstraint("paused_until IS NULL OR paused_at IS NOT NULL", name="queues_paused_until_is_a_pause"),
+    CheckConstraint("window_min > 0 AND window_factor > 0", name="queues_window_is_positive"),
 )
 
 kinds = Table(
@@ -141,44 +95,6 @@ kinds = Table(
     now("seen_at"),
 )
 
-key_rates = Table(
-    "key_rates",
-    metadata,
-    Column("key_id", UUID(as_uuid=True), primary_key=True),
-    Column("level", Double, nullable=False, comment="requests left at level_at; below 0: the last one was refused"),
-    moment("level_at", nullable=False),
-    prefixes=["UNLOGGED"],
-)
-
-audit_log = Table(
-    "audit_log",
-    metadata,
-    Column("id", BigInteger, Identity(always=True), primary_key=True),
-    now("at"),
-    Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    Column("key_id", UUID(as_uuid=True), nullable=False),
-    Column("key_name", Text, nullable=False),
-    Column("action", Text, nullable=False, comment="the operation of /openapi.json"),
-    Column("path", Text, nullable=False),
-    Column("address", Text, comment="of the caller, as the server saw it"),
-    Column("status", SmallInteger, comment="of the answer; NULL: it was never finished"),
-    Column("code", Text, comment="of the problem"),
-    Index("ix_audit_log_tenant", "tenant_id", "id"),
-    Index("ix_audit_log_at", "at"),
-)
-
-queues = Table(
-    "queues",
-    metadata,
-    Column("name", Text, primary_key=True),
-    Column("window_min", Integer, nullable=False),
-    Column("window_factor", Double, nullable=False),
-    moment("paused_at"),
-    moment("paused_until", comment="NULL: until somebody resumes it"),
-    now("created_at"),
-    CheckConstraint("paused_until IS NULL OR paused_at IS NOT NULL", name="queues_paused_until_is_a_pause"),
-    CheckConstraint("window_min > 0 AND window_factor > 0", name="queues_window_is_positive"),
-)
 
 jobs = Table(
     "jobs",
@@ -362,34 +278,3 @@ unique_locks = Table(
     PrimaryKeyConstraint("tenant_id", "key"),
     Index("ix_unique_locks_job_id", "job_id"),
 )
-
-artifacts = Table(
-    "artifacts",
-    metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True),
-    Column("tenant_id", UUID(as_uuid=True), nullable=False),
-    Column("job_id", UUID(as_uuid=True), comment="NULL: an upload"),
-    Column("run_no", Integer),
-    Column("name", Text, nullable=False),
-    Column("content_type", Text, nullable=False),
-    Column("size", BigInteger, nullable=False),
-    Column("sha256", Text, nullable=False),
-    Column("location", Text, nullable=False, comment="key below JOBPLATFORM_ARTIFACT_URL"),
-    now("created_at"),
-    CheckConstraint("size >= 0", name="artifacts_size_is_not_negative"),
-    CheckConstraint("(job_id IS NULL) = (run_no IS NULL)", name="artifacts_of_a_job_name_its_run"),
-    Index("ix_artifacts_job_id", "job_id"),
-)
-
-artifact_removals = Table(
-    "artifact_removals",
-    metadata,
-    Column("location", Text, primary_key=True, comment="key below JOBPLATFORM_ARTIFACT_URL"),
-    now("at"),
-    Index("ix_artifact_removals_at", "at"),
-)
-
-#: how long one partition of history, runs and events is
-PARTITION_DAYS = 7
-#: tables split by time, and the column that splits them
-PARTITIONED = {"job_history": "finished_at", "job_runs": "finished_at", "job_events": "at"}

@@ -15,8 +15,8 @@ from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLo
 from celery.worker.request import Request, task_ready
 
 from jobplatform.broker.envelope import DISPATCH_NO
-from workers.deliveries import DELIVERIES, Held, Report
-from workers.task import LEASE
+from workers.runtime.deliveries import DELIVERIES, Held, Report
+from workers.runtime.task import LEASE
 
 
 class LedgerRequest(Request):  # type: ignore[misc]

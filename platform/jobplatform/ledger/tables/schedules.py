@@ -18,7 +18,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSON, JSONB, UUID
 
 from jobplatform.domain.schedules import MISSED, OUTCOMES, OVERLAPS
-from jobplatform.ledger.columns import metadata, moment, now, one_of
+from jobplatform.ledger.tables.columns import metadata, moment, now, one_of
 
 schedules = Table(
     "schedules",

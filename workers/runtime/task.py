@@ -16,7 +16,7 @@ from jobplatform.broker.envelope import DISPATCH_NO
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.states import State
 from jobplatform.usecases.execute_run import Delivery
-from workers.attempt import Ended, run_attempt
+from workers.runtime.attempt import Ended, run_attempt
 
 #: header that the consumer adds: the lease this delivery will claim with, known to parent and child
 LEASE = "lease_id"
@@ -26,7 +26,7 @@ WORKER = "worker_id"
 class LedgerTask(Task):  # type: ignore[misc]
     """A kind as Celery sees it. The ledger has decided before Celery hears of it; this only keeps Flower truthful."""
 
-    Request = "workers.request:LedgerRequest"
+    Request = "workers.runtime.request:LedgerRequest"
     acks_late = True
     ignore_result = False
     kind: Kind | None = None

@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, UUID
 
-from jobplatform.ledger.columns import metadata, moment, now
+from jobplatform.ledger.tables.columns import metadata, moment, now
 
 limits = Table(
     "limits",

@@ -22,8 +22,8 @@ from jobplatform.domain.webhooks import (
 from jobplatform.errors import JobPlatformError, Permanent, Retryable, Throttled
 from jobplatform.ledger.ids import time_of
 from jobplatform.usecases.deliver_webhook import Target, find_target, note_answer
-from workers.process import ledger
 from workers.providers.post import AddressRefused, Answer, NoAnswer, poster
+from workers.runtime.process import ledger
 
 #: "not now" is believed for so long (s)
 LONGEST_PAUSE = 3600.0

@@ -16,12 +16,11 @@ from jobplatform.errors import ConfigurationError
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import serve_metrics
 from jobplatform.usecases.keep_worker import WorkerCard
-from workers.celery.orders import REFUSED_TASKS
-from workers.deliveries import DELIVERIES
-from workers.heart import Heart
-from workers.process import WORKER_ID
-from workers.sweeping import Sweeper
-from workers.watchdog import Watchdog, missing_consumers
+from workers.liveness.heartbeat import Heart
+from workers.liveness.sweeping import Sweeper
+from workers.liveness.watchdog import Watchdog, missing_consumers
+from workers.runtime.deliveries import DELIVERIES
+from workers.runtime.process import WORKER_ID
 
 log = get_log(__name__)
 
@@ -65,8 +64,6 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Begin to beat; sign off at the very end, when the pool has finished its runs."""
-        for task, reason in REFUSED_TASKS.items():
-            log.error("task_refused", task=task, reason=reason)
         config, queues = settings(), self._card.queues
         watchdog = Watchdog(
             DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)

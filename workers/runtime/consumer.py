@@ -20,9 +20,9 @@ from jobplatform.broker.envelope import BODY, DISPATCH_NO, MARKER_KIND, Malforme
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger.ids import new_id
 from jobplatform.observe.logs import get_log
-from workers.deliveries import DELIVERIES, UNKNOWN_KIND, Held, Report
-from workers.process import WORKER_ID
-from workers.task import LEASE, WORKER
+from workers.runtime.deliveries import DELIVERIES, UNKNOWN_KIND, Held, Report
+from workers.runtime.process import WORKER_ID
+from workers.runtime.task import LEASE, WORKER
 
 log = get_log(__name__)
 

@@ -9,7 +9,7 @@ from jobplatform.config import Settings
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.keep_artifacts import sweep_removals
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 log = get_log(__name__)
 

@@ -19,8 +19,8 @@ from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases import end_runs, keep_worker
 from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
-from workers.deliveries import Deliveries, Held
-from workers.process import parent_ledger
+from workers.runtime.deliveries import Deliveries, Held
+from workers.runtime.process import parent_ledger
 
 log = get_log(__name__)
 

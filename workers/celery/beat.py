@@ -27,7 +27,7 @@ from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.manage_schedules import put_schedule
 from workers.celery.orders import TaskCall
 from workers.celery.values import to_json
-from workers.process import hints, ledger
+from workers.runtime.process import hints, ledger
 
 log = get_log(__name__)
 

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID
 
-from jobplatform.ledger.columns import metadata, moment, now, one_of
+from jobplatform.ledger.tables.columns import metadata, moment, now, one_of
 
 workers = Table(
     "workers",

@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from workers.deliveries import Held
+from workers.runtime.deliveries import Held
 
 
 def note_peaks(children: Iterable[Held]) -> None:

@@ -12,7 +12,7 @@ from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.maintenance import CLEAN_UP, QUEUE_HEALTH, CleanUp, NoPayload, QueueHealth, maintenance_kind
 from jobplatform.usecases import maintain
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 #: a run's folder that nobody has written to for so long belongs to no run: the longest one has a day (s)
 LEFT_OVER_SECONDS = 2 * 86_400

@@ -35,8 +35,8 @@ from jobplatform.usecases import execute_run
 from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Claim
 from jobplatform.usecases.keep_artifacts import ArtifactStore, fetch_artifact, keep_output
-from workers.json_values import to_json_values
-from workers.process import ledger
+from workers.runtime.json_values import to_json_values
+from workers.runtime.process import ledger
 
 #: progress is written at most this often; the last word of a run is always written
 PROGRESS_SECONDS = 0.25

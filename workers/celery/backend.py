@@ -28,7 +28,7 @@ from workers.celery.ids import job_id_of
 from workers.celery.run import current_run
 from workers.celery.tenants import reader_tenant
 from workers.celery.values import from_json, to_json
-from workers.process import ledger
+from workers.runtime.process import ledger
 
 log = get_log(__name__)
 

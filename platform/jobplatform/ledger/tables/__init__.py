@@ -1,0 +1,37 @@
+"""The ledger's tables as SQLAlchemy Core sees them; the migrations create them (a test compares the two).
+
+Live jobs stand in one small unpartitioned table. Final ones move, in the settling transaction, to `job_history`,
+partitioned by `finished_at`. Runs and events are partitioned by time too and have no foreign keys, so that a
+partition can be dropped (docs/concepts/ledger.md).
+"""
+
+from jobplatform.ledger.tables import (
+    access,
+    artifacts,
+    delivery,
+    jobs,
+    limits,
+    schedules,
+    webhooks,
+    workflows,
+)
+from jobplatform.ledger.tables.columns import metadata
+
+__all__ = [
+    "PARTITIONED",
+    "PARTITION_DAYS",
+    "access",
+    "artifacts",
+    "delivery",
+    "jobs",
+    "limits",
+    "metadata",
+    "schedules",
+    "webhooks",
+    "workflows",
+]
+
+#: length of one partition of history, runs and events
+PARTITION_DAYS = 7
+#: table that is partitioned by time → the column that it is partitioned by
+PARTITIONED = {"job_history": "finished_at", "job_runs": "finished_at", "job_events": "at"}

@@ -1,0 +1,1 @@
+"""What keeps a worker honest while it runs: registration, heartbeat, stopping of runs, watchdog, memory, clean-up."""
