@@ -18,7 +18,7 @@ from api.measure import count_request
 from api.problems import Reply
 from api.services import Services
 from api.threads import RequestThreads
-from api.v1.submit_job import Order, read_command, reply_to
+from api.v1.jobs import Order, read_command, reply_to
 from jobplatform.domain.jobs import JobView
 from jobplatform.errors import JobPlatformError
 from jobplatform.usecases.admit import read_key

@@ -37,7 +37,7 @@ _CONVERTER = re.compile(r"<(?:(\w+):)?(\w+)>")
 def build_openapi(kinds: KindRegistry) -> dict[str, Any]:
     """Return the document."""
     from api.v1 import OPERATIONS
-    from api.v1.models import Problem
+    from api.v1.schemas.problems import Problem
 
     models: dict[Any, Literal["validation", "serialization"]] = {Problem: "serialization"}
     models |= {operation.body: "validation" for operation in OPERATIONS if operation.body is not None}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel
 
@@ -41,3 +41,29 @@ class Operation:
     also: tuple[tuple[int, str], ...] = ()
     #: what these answer, where it is something else
     also_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+_DECLARED: list[Operation] = []
+
+
+def operation(
+    method: Literal["GET", "POST", "PATCH", "PUT", "DELETE"],
+    path: str,
+    summary: str,
+    tag: str,
+    scope: Scope | None,
+    **more: Any,
+) -> Callable[[F], F]:
+    """Declare the decorated function as an endpoint; the options are the fields of `Operation`."""
+
+    def declare(endpoint: F) -> F:
+        _DECLARED.append(Operation(method, path, endpoint, summary, tag, scope, **more))
+        return endpoint
+
+    return declare
+
+
+def declared(module: str) -> list[Operation]:
+    """Return the operations that a module declares, in their order there."""
+    return [operation for operation in _DECLARED if operation.endpoint.__module__ == module]

@@ -26,7 +26,7 @@ from api.hub import MOST_EVENTS, Hub
 from api.services import Services
 from api.streams import Streams
 from api.threads import RequestThreads
-from api.v1.download_artifact import CAN_SEND_FILE, FILE
+from api.v1.artifacts import CAN_SEND_FILE, FILE
 from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
 from jobplatform.config import settings
 from jobplatform.errors import BodyTooLarge, BodyTooSlow, HeaderNotAscii, IncompleteBody, JobPlatformError, Overloaded

@@ -20,8 +20,8 @@ from api.hub import Follower, Hub, Look
 from api.measure import count_request, harmless
 from api.services import Services
 from api.threads import RequestThreads
-from api.v1.feed_models import FeedQuery
-from api.v1.models import EventsQuery
+from api.v1.schemas.events import FeedQuery
+from api.v1.schemas.jobs import EventsQuery
 from jobplatform.domain.access import Scope
 from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
 from jobplatform.domain.jobs import JobView

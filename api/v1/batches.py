@@ -1,0 +1,147 @@
+"""Submit up to a thousand jobs in one request: `POST /v1/jobs/batch`."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import orjson
+from flask import Response, request
+
+from api.answers import answer, check_length, read_query
+from api.auth import caller
+from api.measure import harmless
+from api.operations import operation
+from api.problems import from_error
+from api.services import services
+from api.v1.jobs import checked_key
+from api.v1.schemas.batches import Batch, BatchBody, BatchQuery
+from jobplatform.domain.access import Scope
+from jobplatform.domain.jobs import SubmitJob
+from jobplatform.domain.orders import read_order
+from jobplatform.domain.texts import ESCAPED
+from jobplatform.domain.validation import MAX_ERRORS
+from jobplatform.errors import BodyTooLarge, FieldError, InvalidRequest, JobPlatformError, NotJson, WrongMediaType
+from jobplatform.observe.metrics import api_metrics
+from jobplatform.usecases.submit_batch import MOST_JOBS, AcceptedBatch, BatchItem
+from jobplatform.usecases.submit_batch import submit_batch as submit
+
+NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
+
+
+@operation(
+    "POST",
+    "/jobs/batch",
+    "Submit many jobs",
+    "jobs",
+    Scope.SUBMIT,
+    status=202,
+    answer=Batch,
+    body=BatchBody,
+    query=BatchQuery,
+    headers=(("Idempotency-Key", "makes a repetition of the whole request safe (24 h)"),),
+    problems=(400, 409, 413, 415, 422),
+    logged=False,
+    ndjson=True,
+)
+def submit_batch() -> Response:
+    """Submit up to 10,000 jobs: a JSON array of orders, or NDJSON (an order per line).
+
+    All of them are accepted, or none, and then `errors` names the fields by order (`17.payload.to`). With
+    `?per_item=true` each that can be is accepted, and the others have their problem beside them. One `Idempotency-Key`
+    makes a repetition of the whole request safe.
+    """
+    has = services()
+    per_item = read_query(BatchQuery).per_item
+    check_length(has.settings.max_batch_bytes)
+    raw = request.get_data(cache=False)
+    escaped = ESCAPED if ESCAPED in raw else b""  # where none is, no order has to be looked through for it
+    items = _read(raw, request.mimetype)
+    if not 0 < len(items) <= MOST_JOBS:  # counted before any is checked
+        expected = f"1 to {MOST_JOBS} orders"
+        raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} orders"),))
+    orders: list[SubmitJob | JobPlatformError] = []
+    named = 0
+    for place, one in enumerate(items):
+        try:
+            orders.append(read_order(has.kinds, one, escaped))
+        except JobPlatformError as error:
+            if isinstance(error, NotJson) and not per_item:
+                raise NotJson(f"order {place}: {error}") from None
+            if isinstance(error, InvalidRequest):
+                error.errors = error.errors[: max(1, MAX_ERRORS - named)]
+                named += len(error.errors)
+            orders.append(error)
+            if named >= MAX_ERRORS and not per_item:
+                break  # nothing will be accepted, and no more fields are named
+    key = checked_key(request.headers.get("Idempotency-Key"))
+    found = submit(
+        has.ledger,
+        has.hints,
+        has.kinds,
+        caller(),
+        orders,
+        all_or_nothing=not per_item,
+        idempotency_key=key,
+        request_hash=hashlib.sha256(b"batch each" + raw if per_item else b"batch all" + raw).digest() if key else None,
+        idempotency_seconds=has.settings.idempotency_seconds,
+    )
+    if found.created:
+        _count(found)
+    refused = sum(one.problem is not None for one in found.items)
+    body = {
+        "batch_id": found.id,
+        "accepted": len(found.items) - refused,
+        "refused": refused,
+        "jobs": [_told(one) for one in found.items],
+    }
+    return answer(body, 202, {} if found.created else {"Idempotent-Replayed": "true"})
+
+
+#: values of one body; read into memory they take about a hundred bytes each
+MOST_VALUES = 2_000_000
+
+
+def _read(raw: bytes, media_type: str) -> list[Any]:
+    """Return the orders of a body, each as JSON values, or as bytes that are none."""
+    # at least as many as there are values: commas in texts count too. Nothing is read into memory for it
+    if (values := raw.count(b",")) > MOST_VALUES:
+        raise BodyTooLarge(f"a batch may have at most {MOST_VALUES:,} values (commas), got {values:,}: split it")
+    if media_type in NDJSON:
+        if (lines := raw.count(b"\n")) > 2 * MOST_JOBS:
+            expected = f"1 to {MOST_JOBS} orders"
+            raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{lines} lines"),))
+        return [_line(line) for line in raw.splitlines() if line.strip()]
+    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
+        raise WrongMediaType(f"expected Content-Type: application/json or {NDJSON[0]}, got {media_type}")
+    try:
+        found = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise NotJson(f"expected a JSON array of orders, got {len(raw)} bytes: {error}") from None
+    if not isinstance(found, list):
+        raise NotJson(f"expected a JSON array of orders, got {type(found).__name__}")
+    return found
+
+
+def _line(line: bytes) -> Any:
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return line
+
+
+def _told(item: BatchItem) -> dict[str, Any]:
+    if item.problem is not None:
+        return {"problem": orjson.loads(from_error(item.problem).data)}
+    return {"id": item.job_id, "kind": item.kind, "queue": item.queue, "state": item.state}
+
+
+def _count(found: AcceptedBatch) -> None:
+    made: dict[tuple[str, str], int] = {}
+    for one in found.items:
+        if one.state is not None:
+            key = (one.queue or "", one.kind or "")
+            made[key] = made.get(key, 0) + 1
+    with harmless():
+        for (queue, kind), jobs in made.items():
+            api_metrics().accepted.labels(queue, kind).inc(jobs)

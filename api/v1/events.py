@@ -1,0 +1,66 @@
+"""Events of a job, and the feed of all events of a tenant."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import Response
+
+from api.answers import answer, read_query, refuse_stream
+from api.auth import tenant_id
+from api.operations import operation
+from api.services import services
+from api.v1.schemas.events import Feed, FeedQuery
+from api.v1.schemas.jobs import EventList, EventsQuery
+from jobplatform.domain.access import Scope
+from jobplatform.usecases import read_feed, read_jobs
+
+
+@operation(
+    "GET",
+    "/jobs/<uuid:job_id>/events",
+    "List a job's events",
+    "jobs",
+    Scope.READ,
+    answer=EventList,
+    query=EventsQuery,
+    headers=(("Last-Event-ID", "of a stream: goes on behind this event"),),
+    problems=(404, 406, 422),
+    streams=True,
+    also=((204, "A stream that was followed to its end"),),
+)
+def list_events(job_id: UUID) -> Response:
+    """List what happened to a job, in order: every change of state, and the lines its handler logged or streamed.
+
+    With `Accept: text/event-stream` the answer is a stream that ends with the job: what happened (behind
+    `Last-Event-ID`), what happens, `progress`, and at last `end` with the job. Who comes again then is answered 204.
+    """
+    refuse_stream()
+    query = read_query(EventsQuery)
+    return answer({"events": read_jobs.list_events(services().ledger, tenant_id(), job_id, query.after, query.limit)})
+
+
+@operation(
+    "GET",
+    "/events",
+    "Follow the tenant's events",
+    "events",
+    Scope.READ,
+    answer=Feed,
+    query=FeedQuery,
+    headers=(("Last-Event-ID", "of a stream: goes on behind this event"),),
+    problems=(406, 422),
+    streams=True,
+)
+def list_feed() -> Response:
+    """List what happened to the tenant's jobs, oldest first: nothing is left out, and nothing comes twice.
+
+    With `Accept: text/event-stream` the answer is a stream of what happens from now on, or behind `Last-Event-ID`.
+    """
+    refuse_stream()
+    query = read_query(FeedQuery)
+    ledger, place = services().ledger, query.place()
+    if place is None:
+        return answer({"events": [], "next": str(read_feed.now_in(ledger, tenant_id())), "more": False})
+    events, behind, more = read_feed.read_page(ledger, tenant_id(), place, query.wanted(), query.limit)
+    return answer({"events": [one.as_dict() for one in events], "next": str(behind), "more": more})

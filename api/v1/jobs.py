@@ -1,0 +1,232 @@
+"""Submit and read jobs: `/v1/jobs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from flask import Response, g, request
+
+from api.answers import answer, as_json, check_length, if_changed, only, parse_object, read_query
+from api.auth import tenant_id
+from api.ends import when_ended
+from api.measure import harmless
+from api.operations import operation
+from api.services import Services, services
+from api.v1.schemas.jobs import EffectList, Explanation, Job, JobPage, ListQuery, RunList, WaitQuery
+from jobplatform.domain.access import Scope
+from jobplatform.domain.jobs import JobView, SubmitJob
+from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.orders import SubmitBody, read_order
+from jobplatform.domain.states import SETTLED
+from jobplatform.errors import (
+    FieldError,
+    InvalidRequest,
+    JobPlatformError,
+    LedgerUnavailable,
+    NotAllowed,
+    OutcomeUnknown,
+    RateLimited,
+    Unauthorized,
+)
+from jobplatform.observe.metrics import api_metrics
+from jobplatform.usecases import read_jobs
+from jobplatform.usecases.admit import Caller, admit, read_key
+from jobplatform.usecases.explain_job import explain_job as explain
+from jobplatform.usecases.read_jobs import JobFilter
+from jobplatform.usecases.resolve_effect import list_effects as read_effects
+from jobplatform.usecases.submit_job import Accepted, ApiKey
+from jobplatform.usecases.submit_job import submit_job as submit
+
+MAX_KEY_CHARACTERS = 255
+
+
+@operation(
+    "POST",
+    "/jobs",
+    "Submit a job",
+    "jobs",
+    Scope.SUBMIT,
+    status=202,
+    answer=Job,
+    body=SubmitBody,
+    headers=(("Idempotency-Key", "makes a repetition safe; any text of yours, 1 to 255 characters"),),
+    problems=(400, 403, 409, 413, 415, 422, 429),
+    logged=False,
+)
+def submit_job() -> Response:
+    """Accept a job. The 202 leaves only after the job is committed; the broker is not needed for that.
+
+    With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
+    """
+    has = services()
+    check_length(has.settings.max_body_bytes)
+    order = Order(
+        body=request.get_data(cache=False),
+        media_type=request.mimetype,
+        authorization=request.headers.get("Authorization"),
+        idempotency_key=request.headers.get("Idempotency-Key"),
+    )
+    status, body, headers = accept(has, order, g.get("caller"))
+    return Response(body, status, headers, mimetype="application/json")
+
+
+@dataclass(frozen=True)
+class Order:
+    """A submit request, whatever server and framework it came through."""
+
+    body: bytes
+    media_type: str
+    authorization: str | None
+    idempotency_key: str | None
+
+
+def accept(has: Services, order: Order, known: Caller | None = None) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Accept a job; returns status, body and further headers. `known`: who calls, where the key was looked up before.
+
+    Raises our errors, and what is wrong with an order is told to those with a valid key only.
+    """
+    if known is not None:
+        command = read_command(has.kinds, order)
+        known.check_priority(command.priority)
+        known.check_kinds([command.kind])
+        made = _submit(has, known.tenant_id, command, order, known.key_name)
+        return reply_to(made.job, created=made.created)
+    key = read_key(order.authorization)
+    try:
+        accepted = _accept(has, ApiKey(key), order)
+    except (Unauthorized, NotAllowed, RateLimited, LedgerUnavailable, OutcomeUnknown):
+        raise
+    except JobPlatformError as error:
+        if not error.caller_is_known:
+            admit(has.ledger, order.authorization).check_scope(Scope.SUBMIT)
+        raise
+    status, body, headers = reply_to(accepted.job, created=accepted.created)
+    if accepted.caller is not None and accepted.caller.rate is not None:
+        headers += accepted.caller.rate.headers().items()
+    return status, body, headers
+
+
+def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Return status, body and further headers for an accepted job, and count it when it was made just now."""
+    headers = [("location", f"/v1/jobs/{job.id}")]
+    if created:
+        with harmless():
+            api_metrics().accepted.labels(job.queue, job.kind).inc()
+    else:
+        headers.append(("idempotent-replayed", "true"))
+    return 202, as_json(job.as_dict()), headers
+
+
+def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
+    return _submit(has, caller, read_command(has.kinds, order), order)
+
+
+def _submit(has: Services, caller: ApiKey | UUID, command: SubmitJob, order: Order, by: str | None = None) -> Accepted:
+    return submit(
+        has.ledger,
+        has.hints,
+        has.kinds,
+        caller,
+        command,
+        idempotency_key=checked_key(order.idempotency_key),
+        idempotency_seconds=has.settings.idempotency_seconds,
+        by=by,
+    )
+
+
+def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
+    """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
+    return read_order(kinds, parse_object(order.body, order.media_type), order.body)
+
+
+def checked_key(key: str | None) -> str | None:
+    """Return an Idempotency-Key that can be kept. Raises `InvalidRequest`."""
+    if key is None:
+        return None
+    if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
+        expected = f"1 to {MAX_KEY_CHARACTERS} printable characters"
+        raise InvalidRequest(
+            f"Idempotency-Key: expected {expected}",
+            (FieldError("Idempotency-Key", expected, f"{len(key)} characters"),),
+        )
+    return key
+
+
+@operation("GET", "/jobs", "List jobs", "jobs", Scope.READ, answer=JobPage, query=ListQuery, problems=(422,))
+def list_jobs() -> Response:
+    """List jobs, newest first, by state, kind, queue, tag, code of error, time of creation. Go on with `next_cursor`.
+
+    A page looks at a bounded number of jobs: it may be short, or empty, and still have a next one.
+    """
+    query = read_query(ListQuery)
+    jobs, cursor = read_jobs.list_jobs(
+        services().ledger,
+        tenant_id(),
+        JobFilter(
+            state=query.state,
+            kind=query.kind,
+            queue=query.queue,
+            tag=query.tag,
+            error_code=query.error_code,
+            created_after=query.created_after,
+            created_before=query.created_before,
+        ),
+        cursor=query.cursor,
+        limit=query.limit,
+    )
+    return answer({"jobs": [only(query.fields, job.as_dict()) for job in jobs], "next_cursor": cursor})
+
+
+@operation(
+    "GET",
+    "/jobs/<uuid:job_id>",
+    "Read a job",
+    "jobs",
+    Scope.READ,
+    answer=Job,
+    query=WaitQuery,
+    headers=(("If-None-Match", "the ETag of the answer that you have"),),
+    also=((304, "It is as it was"),),
+    problems=(404, 422),
+)
+def get_job(job_id: UUID) -> Response:
+    """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the answer comes when the job has ended or died.
+
+    The answer has an `ETag`; with `If-None-Match` a job that is as it was is answered 304.
+    """
+    query = read_query(WaitQuery)
+    ledger, tenant = services().ledger, tenant_id()
+    job = when_ended(
+        job_id, query.wait, lambda: read_jobs.get_job(ledger, tenant, job_id), lambda one: one.state in SETTLED
+    )
+    return if_changed(answer(only(query.fields, job.as_dict())))
+
+
+@operation(
+    "GET",
+    "/jobs/<uuid:job_id>/explain",
+    "Explain where a job is",
+    "jobs",
+    Scope.READ,
+    answer=Explanation,
+    problems=(404,),
+)
+def explain_job(job_id: UUID) -> Response:
+    """Tell why a job is where it is: everything that keeps it from running, in order, and its time in each state."""
+    has = services()
+    return answer(explain(has.ledger, has.settings, tenant_id(), job_id).as_dict())
+
+
+@operation("GET", "/jobs/<uuid:job_id>/runs", "List a job's runs", "jobs", Scope.READ, answer=RunList, problems=(404,))
+def list_runs(job_id: UUID) -> Response:
+    """List the runs of a job in order; one that goes on has the outcome "running"."""
+    return answer({"runs": read_jobs.list_runs(services().ledger, tenant_id(), job_id)})
+
+
+@operation(
+    "GET", "/jobs/<uuid:job_id>/effects", "List a job's effects", "jobs", Scope.READ, answer=EffectList, problems=(404,)
+)
+def list_effects(job_id: UUID) -> Response:
+    """List what the job has done to the outside world, or intended to: the effect journal."""
+    return answer({"effects": read_effects(services().ledger, tenant_id(), job_id)})

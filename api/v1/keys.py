@@ -1,0 +1,97 @@
+"""API keys, and the audit log."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from flask import Response
+
+from api.answers import answer, read_body, read_optional, read_query
+from api.auth import caller, tenant_id
+from api.operations import operation
+from api.services import services
+from api.v1.schemas.keys import ActionPage, AuditQuery, Key, KeyBody, KeyPage, KeysQuery, NewKey, RotateBody
+from jobplatform.domain.access import Scope
+from jobplatform.ledger.keys import create_tenant
+from jobplatform.usecases import manage_keys
+
+
+@operation(
+    "POST",
+    "/keys",
+    "Make an API key",
+    "access",
+    Scope.ADMIN,
+    status=201,
+    answer=NewKey,
+    body=KeyBody,
+    problems=(400, 413, 415, 422),
+)
+def create_key() -> Response:
+    """Make an API key. It is shown this once; what the ledger keeps can't be used as one.
+
+    A key can't be good for more than the one that makes it, of priorities, kinds and what concerns all tenants.
+    """
+    has, who = services(), caller()
+    body = read_body(KeyBody, has.settings.max_body_bytes)
+    manage_keys.check_grants(who, body.grants())
+    tenant_id = who.tenant_id
+    if body.tenant is not None:
+        who.check_operator()
+        with has.ledger.transaction() as connection:
+            tenant_id = create_tenant(connection, body.tenant)
+    made = manage_keys.create_key(has.ledger, tenant_id, body.name, body.grants(), by=who.key_name)
+    return answer(made.as_dict(), 201, {"Location": f"/v1/keys/{made.view['id']}", "Cache-Control": "no-store"})
+
+
+@operation("GET", "/keys", "List API keys", "access", Scope.ADMIN, answer=KeyPage, query=KeysQuery, problems=(422,))
+def list_keys() -> Response:
+    """List the tenant's API keys, oldest first, without what could be used as one."""
+    query = read_query(KeysQuery)
+    found, cursor = manage_keys.list_keys(services().ledger, tenant_id(), after=query.cursor, limit=query.limit)
+    return answer({"keys": found, "next_cursor": cursor})
+
+
+@operation(
+    "POST",
+    "/keys/<uuid:key_id>/rotate",
+    "Exchange an API key",
+    "access",
+    Scope.ADMIN,
+    status=201,
+    answer=NewKey,
+    body=RotateBody,
+    body_required=False,
+    problems=(400, 404, 413, 415, 422),
+)
+def rotate_key(key_id: UUID) -> Response:
+    """Make a key that may do the same as this one, which ends after the overlap (a day, unless said otherwise)."""
+    has, who = services(), caller()
+    body = read_optional(RotateBody, has.settings.max_body_bytes)
+    made = manage_keys.rotate_key(has.ledger, who, key_id, by=who.key_name, overlap_seconds=body.overlap_seconds)
+    return answer(made.as_dict(), 201, {"Location": f"/v1/keys/{made.view['id']}", "Cache-Control": "no-store"})
+
+
+@operation("DELETE", "/keys/<uuid:key_id>", "Revoke an API key", "access", Scope.ADMIN, answer=Key, problems=(404,))
+def revoke_key(key_id: UUID) -> Response:
+    """Revoke a key: it is refused from its next request on. Repeating changes nothing."""
+    return answer(manage_keys.revoke_key(services().ledger, tenant_id(), key_id))
+
+
+@operation(
+    "GET",
+    "/audit-log",
+    "Read the audit log",
+    "access",
+    Scope.ADMIN,
+    answer=ActionPage,
+    query=AuditQuery,
+    problems=(422,),
+)
+def list_actions() -> Response:
+    """List what the tenant's keys have changed, newest first. Who ordered a job, its own history says."""
+    query = read_query(AuditQuery)
+    found, cursor = manage_keys.list_actions(
+        services().ledger, tenant_id(), before=query.cursor, key_id=query.key_id, limit=query.limit
+    )
+    return answer({"actions": found, "next_cursor": cursor})

@@ -1,0 +1,186 @@
+"""Schedules: `/v1/schedules`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from flask import Response
+
+from api.answers import answer, read_body, read_query
+from api.auth import caller, tenant_id
+from api.operations import operation
+from api.services import services
+from api.v1.schemas.schedules import (
+    FireList,
+    FiresQuery,
+    Preview,
+    PreviewQuery,
+    RunNow,
+    Schedule,
+    ScheduleBody,
+    SchedulePage,
+    SchedulesQuery,
+    checked_name,
+)
+from jobplatform.domain.access import Scope
+from jobplatform.usecases import manage_schedules
+
+
+@operation(
+    "PUT",
+    "/schedules/<name>",
+    "Put a schedule",
+    "schedules",
+    Scope.SUBMIT,
+    answer=Schedule,
+    body=ScheduleBody,
+    problems=(400, 403, 409, 413, 415, 422),
+)
+def put_schedule(name: str) -> Response:
+    """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
+
+    What comes when: a cron expression in a time zone, an interval, or a list of times. Its times go on where they were
+    unless they are changed.
+    """
+    has = services()
+    order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
+    caller().check_priority(order.priority)
+    caller().check_kinds([order.kind])
+    put = manage_schedules.put_schedule(
+        has.ledger, has.kinds, tenant_id(), order, by=caller().key_name, most=has.settings.max_schedules
+    )
+    return answer(put.as_dict())
+
+
+@operation(
+    "GET",
+    "/schedules",
+    "List schedules",
+    "schedules",
+    Scope.READ,
+    answer=SchedulePage,
+    query=SchedulesQuery,
+    problems=(422,),
+)
+def list_schedules() -> Response:
+    """List schedules in the order of their names. Go on with `next_cursor`."""
+    query = read_query(SchedulesQuery)
+    found, cursor = manage_schedules.list_schedules(
+        services().ledger, tenant_id(), after=query.cursor, limit=query.limit
+    )
+    return answer({"schedules": [one.as_dict() for one in found], "next_cursor": cursor})
+
+
+@operation("GET", "/schedules/<name>", "Read a schedule", "schedules", Scope.READ, answer=Schedule, problems=(404,))
+def get_schedule(name: str) -> Response:
+    """Read a schedule: what it does, when it fires next, and what it fired last."""
+    return answer(manage_schedules.get_schedule(services().ledger, tenant_id(), name).as_dict())
+
+
+@operation("DELETE", "/schedules/<name>", "Delete a schedule", "schedules", Scope.CONTROL, status=204, problems=(404,))
+def delete_schedule(name: str) -> Response:
+    """Take a schedule away, with the list of its fires; the jobs that it has made stay."""
+    manage_schedules.delete_schedule(services().ledger, tenant_id(), name)
+    return Response(status=204)
+
+
+@operation(
+    "POST", "/schedules/<name>/pause", "Pause a schedule", "schedules", Scope.CONTROL, answer=Schedule, problems=(404,)
+)
+def pause_schedule(name: str) -> Response:
+    """Pause a schedule: it fires no more until it is resumed."""
+    found = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, True, by=caller().key_name)
+    return answer(found.as_dict())
+
+
+@operation(
+    "POST",
+    "/schedules/<name>/resume",
+    "Resume a schedule",
+    "schedules",
+    Scope.CONTROL,
+    answer=Schedule,
+    problems=(404,),
+)
+def resume_schedule(name: str) -> Response:
+    """Resume a schedule. What was planned meanwhile is not made up for."""
+    found = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, False, by=caller().key_name)
+    return answer(found.as_dict())
+
+
+@operation(
+    "POST",
+    "/schedules/<name>/run",
+    "Run a schedule now",
+    "schedules",
+    Scope.SUBMIT,
+    status=202,
+    answer=RunNow,
+    problems=(404,),
+)
+def run_schedule(name: str) -> Response:
+    """Fire a schedule now, once, beside its times; also when it is paused."""
+    has, who = services(), caller()
+
+    def check(kind: str, priority: int) -> None:
+        who.check_kinds([kind])
+        who.check_priority(priority)
+
+    job_id = manage_schedules.run_now(has.ledger, has.hints, tenant_id(), name, by=who.key_name, check=check)
+    return answer({"job_id": job_id}, 202, {"Location": f"/v1/jobs/{job_id}"})
+
+
+@operation(
+    "GET",
+    "/schedules/<name>/fires",
+    "List the fires of a schedule",
+    "schedules",
+    Scope.READ,
+    answer=FireList,
+    query=FiresQuery,
+    problems=(404, 422),
+)
+def list_fires(name: str) -> Response:
+    """List what became of a schedule's planned times, newest first."""
+    query = read_query(FiresQuery)
+    found = manage_schedules.list_fires(services().ledger, tenant_id(), name, before=query.before, limit=query.limit)
+    return answer({"fires": found})
+
+
+@operation(
+    "GET",
+    "/schedules/<name>/preview",
+    "Preview a schedule",
+    "schedules",
+    Scope.READ,
+    answer=Preview,
+    query=PreviewQuery,
+    problems=(404, 422),
+)
+def preview_schedule(name: str) -> Response:
+    """Read the next planned times of a schedule, as if it were not paused."""
+    query = read_query(PreviewQuery)
+    found, times = manage_schedules.preview_schedule(services().ledger, tenant_id(), name, query.count)
+    return answer({"in_words": found.values["in_words"], "times": times})
+
+
+@operation(
+    "POST",
+    "/schedules/preview",
+    "Preview an order for a schedule",
+    "schedules",
+    Scope.READ,
+    answer=Preview,
+    body=ScheduleBody,
+    query=PreviewQuery,
+    problems=(400, 413, 415, 422),
+    logged=False,
+)
+def preview_order() -> Response:
+    """Read the next planned times of a schedule that is not made yet: nothing is kept."""
+    has = services()
+    query = read_query(PreviewQuery)
+    order = read_body(ScheduleBody, has.settings.max_body_bytes).order("preview")
+    has.kinds.get(order.kind)
+    words, times = manage_schedules.preview_order(order, datetime.now(UTC), query.count)
+    return answer({"in_words": words, "times": times})

@@ -1,0 +1,54 @@
+"""Requests and answers on orders of many jobs."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field, RootModel
+
+from api.v1.schemas.problems import Problem
+from jobplatform.domain.orders import SubmitBody
+from jobplatform.domain.states import State
+from jobplatform.usecases.submit_batch import MOST_JOBS
+
+
+class BatchBody(RootModel[list[SubmitBody]]):
+    """Orders, each as in POST /v1/jobs."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "minItems": 1,
+            "maxItems": MOST_JOBS,
+            "example": [
+                {"kind": "email.send", "payload": {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello"}},
+                {"kind": "email.send", "payload": {"to": ["bob@example.com"], "subject": "Hello", "text": "Hello"}},
+            ],
+        }
+    )
+
+
+class BatchQuery(BaseModel):
+    """How to take a batch."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    per_item: bool = Field(False, description="accept each that can be, and say what is wrong with the others")
+
+
+class BatchItem(BaseModel):
+    """What became of an order: its job, or the problem."""
+
+    id: UUID | None = None
+    kind: str | None = None
+    queue: str | None = None
+    state: State | None = Field(None, description="null: the job was there before, and holds the unique key")
+    problem: Problem | None = None
+
+
+class Batch(BaseModel):
+    """What became of a batch, in its order."""
+
+    batch_id: UUID = Field(description="in the histories of its jobs")
+    accepted: int
+    refused: int
+    jobs: list[BatchItem]

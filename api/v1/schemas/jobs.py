@@ -1,0 +1,231 @@
+"""Requests and answers about jobs, as pydantic models: what is checked is what /openapi.json says."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    model_validator,
+)
+
+from jobplatform.domain.jobs import MAX_PRIORITY
+from jobplatform.domain.orders import Moment
+from jobplatform.domain.states import State, Status
+
+
+class CancelBody(BaseModel):
+    """Why a job is called off."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str | None = Field(None, max_length=500)
+
+
+class ChangeBody(BaseModel):
+    """What to change of a job that no run has."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"priority": 9}})
+
+    priority: StrictInt | None = Field(None, ge=0, le=MAX_PRIORITY, description="9 is the most urgent")
+    run_at: Moment | None = Field(None, description="not before this time; one that has passed means at once")
+
+    @model_validator(mode="after")
+    def _something(self) -> ChangeBody:
+        if self.priority is None and self.run_at is None:
+            raise ValueError("priority, run_at, or both")
+        return self
+
+
+def _known_fields(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    names = [one.strip() for one in value.split(",")]
+    if unknown := [name for name in names if name not in Job.model_fields]:
+        raise ValueError(f"fields of a job, with commas between ({', '.join(Job.model_fields)}); not {unknown[0]!r}")
+    return names
+
+
+Fields = Annotated[
+    list[str] | None,
+    BeforeValidator(_known_fields),
+    Field(
+        description="only these fields, with commas between",
+        json_schema_extra={"type": "string", "example": "id,state"},
+    ),
+]
+
+
+class WaitQuery(BaseModel):
+    """How long to wait for the job to end, and what to tell of it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fields: Fields = None
+    wait: float = Field(
+        0, ge=0, le=60, description="seconds; the answer comes when the job has ended, at the latest then"
+    )
+
+
+class ListQuery(BaseModel):
+    """Which jobs to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    state: State | None = None
+    kind: str | None = None
+    queue: str | None = None
+    tag: str | None = None
+    error_code: str | None = Field(None, max_length=200, description="of why it failed, or its last run did")
+    fields: Fields = None
+    created_after: Moment | None = None
+    created_before: Moment | None = None
+    limit: int = Field(50, ge=1, le=200)
+    cursor: UUID | None = Field(None, description="next_cursor of the page before")
+
+
+class EventsQuery(BaseModel):
+    """Which events to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    after: int = Field(0, ge=0, description="the id of the last event you have")
+    limit: int = Field(1000, ge=1, le=1000)
+
+
+class Progress(BaseModel):
+    """How far a run is."""
+
+    current: float
+    total: float | None
+    message: str | None
+
+
+class Failure(BaseModel):
+    """Why a job failed, or its last run did."""
+
+    model_config = ConfigDict(extra="allow")
+
+    code: str
+    message: str
+    retryable: bool
+
+
+class Job(BaseModel):
+    """A job."""
+
+    id: UUID
+    kind: str
+    queue: str
+    state: State
+    status: Status
+    priority: int
+    attempt: int
+    max_attempts: int
+    progress: Progress | None
+    result: Any
+    error: Failure | None
+    tags: list[str]
+    created_at: datetime
+    run_at: datetime
+    start_by: datetime | None
+    started_at: datetime | None
+    completed_at: datetime | None
+    cancel_requested_at: datetime | None
+    workflow_id: UUID | None = Field(description="the workflow that it is a step of")
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first. A page may be short, or empty, and still have a next one."""
+
+    jobs: list[Job]
+    next_cursor: UUID | None
+
+
+class Run(BaseModel):
+    """One execution of a job."""
+
+    run_no: int
+    attempt: int
+    outcome: Literal[
+        "running", "succeeded", "failed", "timed_out", "snoozed", "released", "held", "crashed", "lost", "cancelled"
+    ]
+    worker_id: UUID
+    dispatched_at: datetime | None
+    started_at: datetime
+    finished_at: datetime | None
+    error: Failure | None
+    usage: dict[str, Any] | None
+
+
+class RunList(BaseModel):
+    """The runs of a job, in order."""
+
+    runs: list[Run]
+
+
+class Event(BaseModel):
+    """One line of a job's history."""
+
+    id: int
+    at: datetime
+    event: str
+    state: State
+    run_no: int
+    data: Any
+
+
+class EventList(BaseModel):
+    """The events of a job, in order."""
+
+    events: list[Event]
+
+
+class Reason(BaseModel):
+    """One thing that is so."""
+
+    code: str = Field(description="stable, like paused, scheduled, no_worker, window_full, waiting")
+    message: str
+    remedy: str
+
+
+class HistoryLine(BaseModel):
+    """One change of a job's state."""
+
+    at: datetime
+    event: str
+    state: State
+    data: Any
+
+
+class Explanation(BaseModel):
+    """Why a job is where it is."""
+
+    job_id: UUID
+    state: State
+    reasons: list[Reason] = Field(description="everything that keeps it from running, in order")
+    seconds_in: dict[str, float] = Field(description="state → seconds spent in it so far")
+    history: list[HistoryLine]
+
+
+class EffectLine(BaseModel):
+    """One effect of a job; `intended` by a run that is over means unknown."""
+
+    key: str
+    state: Literal["intended", "done", "skipped"]
+    run_no: int
+    receipt: Any
+    intended_at: datetime
+    done_at: datetime | None
+
+
+class EffectList(BaseModel):
+    """The effects of a job, in the order of their intents."""
+
+    effects: list[EffectLine]
