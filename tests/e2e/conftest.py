@@ -114,7 +114,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
         "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",
-        "JOBPLATFORM_WATCHDOG_SECONDS": "4",
+        "JOBPLATFORM_WATCHDOG_SECONDS": "8",
         "JOBPLATFORM_SHUTDOWN_SECONDS": "5",
         "JOBPLATFORM_UNKNOWN_KIND_SECONDS": "3",
         "JOBPLATFORM_BODY_SECONDS": "1",

@@ -18,7 +18,7 @@ class Dog:
 
     def __init__(self, book: Book) -> None:
         self.book, self.now, self.missing, self.ended = book, 1000.0, [], 0
-        self.deliveries = Deliveries()
+        self.deliveries = Deliveries(clock=lambda: self.now)
         self.deliveries.received_at = self.now
         self.watchdog = Watchdog(
             self.deliveries, ["email"], 1, 60.0, lambda: self.missing, end=self._end, clock=lambda: self.now
@@ -116,17 +116,34 @@ def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -
     assert missing_consumers(SimpleNamespace(consumer=None), ["email"]) is None
 
 
-def test_a_worker_that_connects_and_is_thrown_out_again_and_again_ends(dog: Dog) -> None:
-    for _ in range(9):
+def lose_connections(dog: Dog, seconds: int, every: int = 1) -> int:
+    """Lose a connection every so often for a while, and look each time."""
+    ended = dog.ended
+    for _ in range(0, seconds, every):
         dog.deliveries.note_lost_connection()
-    assert dog.look() == 0
-    dog.deliveries.note_lost_connection()
-    assert dog.look() == 1
+        ended = dog.look(every)
+    return ended
+
+
+def test_a_worker_that_connects_and_is_thrown_out_again_and_again_ends(dog: Dog) -> None:
+    assert lose_connections(dog, 60) == 0, "a queue that is missing is declared again within seconds"
+    assert lose_connections(dog, 2) == 1
+
+
+def test_a_quiet_time_between_losses_ends_a_loop(dog: Dog) -> None:
+    assert lose_connections(dog, 60) == 0
+    assert dog.look(61) == 0
+    assert lose_connections(dog, 59) == 0
+
+
+def test_losses_now_and_then_are_no_loop(dog: Dog) -> None:
+    assert lose_connections(dog, 600, every=10) == 0
 
 
 def test_flaps_between_which_messages_come_are_no_loop(dog: Dog) -> None:
     for _ in range(100):
         dog.deliveries.note_lost_connection()
         dog.deliveries.receive(new_id(), new_id())
+        dog.now += 1
     dog.deliveries.note_lost_connection()
     assert dog.look() == 0

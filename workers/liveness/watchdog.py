@@ -54,7 +54,9 @@ class Watchdog:
             self._consumed_at = now
         if self._ended:
             return
-        if (losses := self._deliveries.lost_connections(self._seconds)) >= LOOP:
+        losses, losing_seconds = self._deliveries.lost_connections(self._seconds)
+        # not sooner: a queue that is missing is declared again within seconds
+        if losses >= LOOP and losing_seconds > self._seconds:
             self._give_up(f"it lost {losses} connections to RabbitMQ and received nothing in between", self._queues)
             return
         if missing and now - self._consumed_at > self._seconds:

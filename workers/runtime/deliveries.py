@@ -53,8 +53,9 @@ class Report:
 class Deliveries:
     """Thread-safe: the event loop adds and removes, the liveness thread reads."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._lock = threading.Lock()
+        self._clock = clock
         self._held: dict[UUID, Held] = {}
         #: what the pool gave up, and since when (time.monotonic)
         self._orphans: dict[UUID, tuple[float, Held]] = {}
@@ -62,20 +63,21 @@ class Deliveries:
         #: lease → job of messages that came and whose run has not begun: more than what is in the pool
         self._waiting: dict[UUID, UUID] = {}
         self._markers: list[UUID] = []
-        #: broker connections that were lost since a message came the last time (time.monotonic)
+        #: when broker connections were lost since the last message (time.monotonic), and when that began
         self._losses: list[float] = []
+        self._first_loss_at = 0.0
         #: set by a report that need not wait for the next heartbeat
         self.prompt = threading.Event()
         #: called for such a report; the heartbeat thread sets it
         self.wake: Callable[[], None] = lambda: None
         #: when the last message came (time.monotonic), or this began
-        self.received_at = time.monotonic()
+        self.received_at = self._clock()
 
     def receive(self, lease_id: UUID, job_id: UUID) -> None:
         """Note a message that came from RabbitMQ."""
         with self._lock:
             self._waiting[lease_id] = job_id
-            self.received_at = time.monotonic()
+            self.received_at = self._clock()
             self._losses.clear()
 
     def waiting(self) -> list[UUID]:
@@ -87,19 +89,26 @@ class Deliveries:
         """Note a marker (rule 6): the liveness thread tells the ledger."""
         with self._lock:
             self._markers.append(marker_id)
-            self.received_at = time.monotonic()
+            self.received_at = self._clock()
             self._losses.clear()
 
     def note_lost_connection(self) -> None:
-        """Note that a connection to RabbitMQ which stood was lost."""
+        """Note that an established connection to RabbitMQ was lost."""
         with self._lock:
-            self._losses = [*self._losses[-99:], time.monotonic()]
+            now = self._clock()
+            if not self._losses:
+                self._first_loss_at = now
+            self._losses = [*self._losses[-99:], now]
 
-    def lost_connections(self, within_seconds: float) -> int:
-        """Return how many connections were lost in this time, without a message in between."""
+    def lost_connections(self, within_seconds: float) -> tuple[int, float]:
+        """Return how many connections were lost in this time without a message in between, and for how long (s) such
+        losses have been going on. A time without a loss begins anew."""
         with self._lock:
-            since = time.monotonic() - within_seconds
-            return sum(lost_at >= since for lost_at in self._losses)
+            now = self._clock()
+            recent = sum(lost_at >= now - within_seconds for lost_at in self._losses)
+            if not recent:
+                self._losses.clear()
+            return recent, now - self._first_loss_at if recent else 0.0
 
     def markers(self) -> list[UUID]:
         """Return the markers that are not yet told."""
@@ -159,12 +168,12 @@ class Deliveries:
         with self._lock:
             self._waiting.clear()  # RabbitMQ has them again
             for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
-                self._orphans[lease_id] = (time.monotonic(), self._held.pop(lease_id))
+                self._orphans[lease_id] = (self._clock(), self._held.pop(lease_id))
 
     def orphans(self, older_than_seconds: float) -> list[UUID]:
         """Return the leases that were given up this long ago."""
         with self._lock:
-            limit = time.monotonic() - older_than_seconds
+            limit = self._clock() - older_than_seconds
             return [lease_id for lease_id, (since, _) in self._orphans.items() if since < limit]
 
     def forget_orphans(self, leases: Iterable[UUID]) -> None:

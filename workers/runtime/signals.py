@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from typing import Any
 
 from celery import Celery
+from celery.exceptions import CPendingDeprecationWarning
 from celery.signals import celeryd_init, setup_logging, worker_process_init
 
 from jobplatform.config import Settings
@@ -25,6 +27,8 @@ def set_up_logging(settings: Settings) -> None:
     @setup_logging.connect(weak=False, dispatch_uid="jobplatform")  # type: ignore[untyped-decorator]
     def _set_up_logs(**_: Any) -> None:
         set_up_logs(settings.log_level, settings.log_format)
+        # at every reconnect: what may become Celery's default one day is settled here (docs/concepts/delivery.md)
+        warnings.filterwarnings("ignore", category=CPendingDeprecationWarning)
         for name in REPEATING:
             logging.getLogger(name).setLevel(logging.WARNING)
 
