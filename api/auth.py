@@ -43,9 +43,9 @@ def register(app: Flask, operations: Mapping[str, Operation]) -> None:
 
     @app.after_request
     def _tell_rate(response: Response) -> Response:
-        found = g.get("caller")
-        if found is not None and found.rate is not None:
-            response.headers.update(found.rate.headers())
+        result = g.get("caller")
+        if result is not None and result.rate is not None:
+            response.headers.update(result.rate.headers())
         return response
 
 
@@ -56,5 +56,5 @@ def tenant_id() -> UUID:
 
 def caller() -> Caller:
     """Return who made the current request."""
-    found: Caller = g.caller
-    return found
+    authenticated: Caller = g.caller
+    return authenticated

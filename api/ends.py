@@ -23,18 +23,18 @@ _PREFER = re.compile(r"\bwait=(\d{1,4})\b")
 def when_ended(subject_id: UUID, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
     """Return what `read` gives: when it has ended, at the latest after so many seconds (of the query, or preferred)."""
     seconds = seconds or _preferred()
-    found = read()
-    if seconds and not has_ended(found) and not request.environ.get(PARKED):
+    here = read()
+    if seconds and not has_ended(here) and not request.environ.get(PARKED):
         if request.environ.get(CAN_PARK):
             request.environ[WAIT] = Wait(subject_id, seconds)  # api.server asks again when it has ended
         else:
-            found = _wait_here(found, seconds, read, has_ended)
-    return found
+            here = _wait_here(here, seconds, read, has_ended)
+    return here
 
 
 def _preferred() -> float:
-    found = _PREFER.search(request.headers.get("Prefer", ""))
-    return min(float(found.group(1)), MAX_WAIT_SECONDS) if found else 0.0
+    match = _PREFER.search(request.headers.get("Prefer", ""))
+    return min(float(match.group(1)), MAX_WAIT_SECONDS) if match else 0.0
 
 
 def _wait_here(found: T, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:

@@ -113,7 +113,7 @@ class Hub:
     def remove(self, follower: Follower) -> None:
         """Tell him nothing any more."""
         self._followers.discard(follower)
-        if all(one.tenant_id != follower.tenant_id for one in self._followers):
+        if all(item.tenant_id != follower.tenant_id for item in self._followers):
             self._places.pop(follower.tenant_id, None)
 
     def end_all(self) -> None:
@@ -134,24 +134,24 @@ class Hub:
 
     async def _tell_events(self) -> None:
         behind = dict(self._places)
-        with_kinds = {one.tenant_id for one in self._followers if one.job_id is None}
-        horizon, found = await self._thread.run(self._follow, behind, with_kinds)
+        with_kinds = {follower.tenant_id for follower in self._followers if follower.job_id is None}
+        horizon, rows = await self._thread.run(self._follow, behind, with_kinds)
         of_feeds: dict[UUID, list[Follower]] = {}
         of_jobs: dict[UUID | None, list[Follower]] = {}
-        for one in self._followers:
-            if one.job_id is None:
-                of_feeds.setdefault(one.tenant_id, []).append(one)
+        for follower in self._followers:
+            if follower.job_id is None:
+                of_feeds.setdefault(follower.tenant_id, []).append(follower)
             else:
-                of_jobs.setdefault(one.job_id, []).append(one)
-        for tenant_id, events in found.items():
+                of_jobs.setdefault(follower.job_id, []).append(follower)
+        for tenant_id, events in rows.items():
             _tell_jobs(tenant_id, events, of_jobs)
             feeds = of_feeds.get(tenant_id, ())
             if feeds and tenant_id not in with_kinds:
                 continue  # the first one has come during this poll: the next one is asked for kinds, too
             for event in events:
                 if event.place.tx < horizon:
-                    for one in feeds:
-                        _tell(one, event)
+                    for feed in feeds:
+                        _tell(feed, event)
             if tenant_id in self._places:
                 self._places[tenant_id] = next_place(behind[tenant_id], events, horizon)
 
@@ -159,23 +159,25 @@ class Hub:
         if self._clock() < self._progress_at:
             return
         self._progress_at = self._clock() + PROGRESS_SECONDS
-        followers = [one for one in self._followers if one.job_id is not None]
+        followers = [follower for follower in self._followers if follower.job_id is not None]
         if followers:
-            found = await self._thread.run(self._progress, list({one.job_id for one in followers if one.job_id}))
-            for one in followers:
-                progress = found.get(one.job_id) if one.job_id is not None else None
-                if progress is not None and progress != one.progress:
-                    one.progress = progress
-                    one.offer(progress)
+            result = await self._thread.run(
+                self._progress, list({follower.job_id for follower in followers if follower.job_id})
+            )
+            for follower in followers:
+                progress = result.get(follower.job_id) if follower.job_id is not None else None
+                if progress is not None and progress != follower.progress:
+                    follower.progress = progress
+                    follower.offer(progress)
 
     async def _check_keys(self) -> None:
         if self._clock() < self._keys_at:
             return
         self._keys_at = self._clock() + KEYS_SECONDS
-        valid = await self._thread.run(self._valid_keys, list({one.key_id for one in self._followers}))
-        for one in list(self._followers):
-            if one.key_id not in valid:
-                one.end()
+        valid = await self._thread.run(self._valid_keys, list({follower.key_id for follower in self._followers}))
+        for follower in list(self._followers):
+            if follower.key_id not in valid:
+                follower.end()
 
 
 def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UUID | None, Sequence[Follower]]) -> None:
@@ -185,13 +187,13 @@ def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UU
     """
     if len(events) >= MOST_EVENTS:
         for followers in of_jobs.values():
-            for one in followers:
-                if one.tenant_id == tenant_id:
-                    one.offer(Look.AGAIN)
+            for follower in followers:
+                if follower.tenant_id == tenant_id:
+                    follower.offer(Look.AGAIN)
         return
     for event in sorted(events, key=lambda event: event.place.id):
-        for one in of_jobs.get(event.job_id, ()):
-            _tell(one, event)
+        for item in of_jobs.get(event.job_id, ()):
+            _tell(item, event)
 
 
 def _tell(follower: Follower, event: FeedEvent) -> None:

@@ -98,7 +98,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         content["text/event-stream"] = {"schema": {"type": "string", "description": "Server-Sent Events"}}
     if operation.binary_answer:
         content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
-    found: dict[str, Any] = {
+    operation_object: dict[str, Any] = {
         "operationId": operation.endpoint.__name__,
         "summary": operation.summary,
         "description": operation.endpoint.__doc__ or "",
@@ -120,15 +120,15 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
         },
     }
     if operation.body is not None:
-        found["requestBody"] = {
+        operation_object["requestBody"] = {
             "required": operation.body_required,
             "content": {"application/json": {"schema": schemas[operation.body]}},
         }
         if operation.ndjson:
             lines = {"type": "string", "description": "a JSON value of the array per line"}
-            found["requestBody"]["content"]["application/x-ndjson"] = {"schema": lines}
+            operation_object["requestBody"]["content"]["application/x-ndjson"] = {"schema": lines}
     if operation.binary_body:
-        found["requestBody"] = {
+        operation_object["requestBody"] = {
             "required": True,
             "content": {
                 "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
@@ -137,7 +137,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
                 },
             },
         }
-    return found
+    return operation_object
 
 
 def _content_also(operation: Operation, status: int, usual: dict[str, Any], schemas: dict[Any, Any]) -> dict[str, Any]:

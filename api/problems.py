@@ -69,10 +69,10 @@ def from_error(error: JobPlatformError) -> Response:
         log.error("request_failed", code=error.code, error=str(error))
     elif error.status > 500:
         floods.note(error.code, str(error))
-    found = problem(error.status, error.code, title, str(error), **more)
+    response = problem(error.status, error.code, title, str(error), **more)
     if isinstance(error, RateLimited):
-        found.headers.update(Rate(error.requests, 0, error.retry_after).headers())
-    return found
+        response.headers.update(Rate(error.requests, 0, error.retry_after).headers())
+    return response
 
 
 def as_reply(response: Response) -> Reply:

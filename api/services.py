@@ -29,5 +29,5 @@ class Services:
 
 def services() -> Services:
     """Return the services of the current request's application."""
-    found: Services = current_app.extensions["services"]
-    return found
+    result: Services = current_app.extensions["services"]
+    return result

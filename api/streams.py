@@ -168,9 +168,9 @@ class Streams:
         try:
             yield f"retry: {RETRY_MS}\n\n".encode()
             sent = after
-            async for one in self._past(tenant, job_id, sent):
-                sent = one["id"]
-                yield _event(one["event"], one, sent)
+            async for entry in self._past(tenant, job_id, sent):
+                sent = entry["id"]
+                yield _event(entry["event"], entry, sent)
             job = await self._ended(tenant, job_id)
             ends_at = time.monotonic() + LONGEST_SECONDS
             while job is None and time.monotonic() < ends_at and not self._ending:
@@ -182,9 +182,9 @@ class Streams:
                 if item is None:
                     return
                 if item is Look.AGAIN:
-                    async for one in self._past(tenant, job_id, sent):
-                        sent = one["id"]
-                        yield _event(one["event"], one, sent)
+                    async for entry in self._past(tenant, job_id, sent):
+                        sent = entry["id"]
+                        yield _event(entry["event"], entry, sent)
                     job = await self._ended(tenant, job_id)
                 elif isinstance(item, FeedEvent):
                     if item.place.id > sent:
@@ -197,8 +197,8 @@ class Streams:
             if job is None:
                 return
             # what came between the last look and the end
-            async for one in self._past(tenant, job_id, sent):
-                yield _event(one["event"], one, one["id"])
+            async for entry in self._past(tenant, job_id, sent):
+                yield _event(entry["event"], entry, entry["id"])
             yield _event("end", job.as_dict())
         finally:
             self._hub.remove(follower)
@@ -207,8 +207,8 @@ class Streams:
         """Yield what is in a job's history behind an event."""
         while True:
             page = await self._threads.run(read_jobs.list_events, self._services.ledger, tenant, job_id, after, PAGE)
-            for one in page:
-                yield one
+            for item in page:
+                yield item
             if len(page) < PAGE or self._ending:
                 return
             after = page[-1]["id"]
@@ -270,7 +270,7 @@ class Streams:
 
 
 def _feed_events(events: list[FeedEvent]) -> bytes:
-    return b"".join(_event(one.event, one.as_dict(), one.place) for one in events)
+    return b"".join(_event(item.event, item.as_dict(), item.place) for item in events)
 
 
 def _mark(behind: Place) -> bytes:

@@ -137,9 +137,9 @@ def _start(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace
 
 def _accept(figures: Figures, stack: Stack, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
     for app in accept.APPS:
-        found = accept.measure(stack, ours, bare, app, options.seconds)
-        figures.add("accept, 16 clients (req/s)", app, found.per_second)
-        figures.add("accept, 16 clients, p99 (ms)", app, found.p99_ms)
+        result = accept.measure(stack, ours, bare, app, options.seconds)
+        figures.add("accept, 16 clients (req/s)", app, result.per_second)
+        figures.add("accept, 16 clients, p99 (ms)", app, result.p99_ms)
     ours.clear()
 
 

@@ -43,9 +43,9 @@ def measure(stack: Stack, ours: Ours, bare: Bare, app: str, seconds: int) -> Loa
     with _served(stack, bare, app, module) as url:
         key = ours.key if module.startswith("api") else ""
         run_wrk(stack.place.folder, url + path, 1, body=BODY, key=key)  # warm: connections, prepared statements
-        found = run_wrk(stack.place.folder, url + path, seconds, body=BODY, key=key)
+        wrk = run_wrk(stack.place.folder, url + path, seconds, body=BODY, key=key)
     purge(stack, "bare")
-    return found
+    return wrk
 
 
 @contextmanager

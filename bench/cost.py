@@ -62,6 +62,6 @@ def _count(stack: Stack, side: Ours | Bare) -> dict[str, float]:
     return {
         **row._mapping,
         "statements": log.count(b"LOG:  statement: ") + log.count(b"LOG:  execute "),
-        "received": sum(one.get("recv_oct", 0) for one in connections),
-        "sent": sum(one.get("send_oct", 0) for one in connections),
+        "received": sum(connection.get("recv_oct", 0) for connection in connections),
+        "sent": sum(connection.get("send_oct", 0) for connection in connections),
     }

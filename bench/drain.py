@@ -34,7 +34,7 @@ def accept_to_start(side: Ours | Bare, rate: float, seconds: float) -> list[floa
                 time.sleep(pause)
             side.submit_timed()
         side.wait_done(count)
-        return sorted(1000 * one for one in side.start_seconds())
+        return sorted(1000 * second for second in side.start_seconds())
 
 
 def share(values: list[float], part: float) -> float:

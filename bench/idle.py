@@ -31,13 +31,13 @@ def measure(stack: Stack, seconds: float) -> dict[str, float]:
         began = time.monotonic()
         time.sleep(seconds)
         passed = time.monotonic() - began
-        found = dict.fromkeys(names, 0.0)
+        result = dict.fromkeys(names, 0.0)
         for pid, (name, cpu) in used.items():
-            found[name] += 100 * (_cpu(pid) - cpu) / passed
+            result[name] += 100 * (_cpu(pid) - cpu) / passed
     finally:
         stack.extra = before
         stack.stop_platform()
-    return {**found, "all": sum(found.values())}
+    return {**result, "all": sum(result.values())}
 
 
 def _cpu(pid: int) -> float:

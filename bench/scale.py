@@ -67,7 +67,7 @@ def measure(
     stack: Stack, ours: Ours, bare: Bare, tell: Callable[[str], None], rows: int, number: int
 ) -> dict[str, dict[str, float]]:
     """Return work → ledger → figure, one after the other; each round `number` begins with another one."""
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     first = number % len(LEDGERS)
     for ledger in (*LEDGERS[first:], *LEDGERS[:first]):
         ours.clear()
@@ -79,7 +79,7 @@ def measure(
             ours.one(_HISTORY, tenant=ours.tenant, count=rows)
         _settle(ours)
         for work, value in _all(stack, ours, bare, tell, ledger).items():
-            found.setdefault(work, {})[ledger] = value
+            result.setdefault(work, {})[ledger] = value
     ours.clear()
     tell(f"passing {DURING_REPORT:,} jobs under a report's open transaction …")
     with _report(ours):
@@ -89,18 +89,18 @@ def measure(
                 ours.one(step)
         ours.load(DISPATCHED)
         ours.one("CHECKPOINT")
-        found["big ledger: dispatch (jobs/s)"]["report open"] = dispatch.measure(stack, ours, DISPATCHED)
+        result["big ledger: dispatch (jobs/s)"]["report open"] = dispatch.measure(stack, ours, DISPATCHED)
     ours.clear()
-    return found
+    return result
 
 
 def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[str, float]:
-    found = {}
+    result = {}
     tell(f"{ledger} ledger: accept, status read …")
-    found["big ledger: accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
+    result["big ledger: accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
     read = _read(stack, ours)
-    found["big ledger: status read (req/s)"] = read.per_second
-    found["status read, any of the jobs, p99 (ms)"] = read.p99_ms
+    result["big ledger: status read (req/s)"] = read.per_second
+    result["status read, any of the jobs, p99 (ms)"] = read.p99_ms
     tell(f"{ledger} ledger: drain …")
     ours.begin()
     if ledger != "waiting":
@@ -108,14 +108,14 @@ def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[
         ours.load(DRAINED)
     with ours.workers(Pool("prefork", 2)):
         ours.wait_done(DRAINED)
-        found["big ledger: drain, prefork 2 (jobs/s)"] = ours.drain_rate()
+        result["big ledger: drain, prefork 2 (jobs/s)"] = ours.drain_rate()
     _return(stack, ours)
     tell(f"{ledger} ledger: dispatch …")
     if ledger != "waiting":
         ours.load(DISPATCHED)
-    found["big ledger: dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
+    result["big ledger: dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
     _return(stack, ours)
-    return found
+    return result
 
 
 def _settle(ours: Ours) -> None:

@@ -57,7 +57,7 @@ FROM generate_series(1, :count) AS n
 
 def measure(ours: Ours, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return a row per case and number of waiting jobs: milliseconds of a round, jobs per second."""
-    found = []
+    result = []
     ledger = open_ledger(ours.stack.database_url, name="dispatcher", limits=DISPATCHER)
     try:
         for case in CASES:
@@ -75,7 +75,7 @@ def measure(ours: Ours, tell: Callable[[str], None]) -> list[dict[str, Any]]:
                 ours.one("VACUUM (ANALYZE) jobs")
                 ours.one("CHECKPOINT")
                 times, jobs = _rounds(ours, ledger)
-                found.append(
+                result.append(
                     {
                         "who waits": case.name,
                         "jobs waiting": count,
@@ -89,7 +89,7 @@ def measure(ours: Ours, tell: Callable[[str], None]) -> list[dict[str, Any]]:
         ledger.close()
         ours.one("DELETE FROM limits")
         ours.clear()
-    return found
+    return result
 
 
 def _rounds(ours: Ours, ledger: Ledger) -> tuple[list[float], int]:

@@ -61,8 +61,8 @@ class Side:
     def one(self, statement: str, **values: Any) -> Any:
         """Run a statement outside any transaction; returns its one value, if it has one."""
         with self.engine.connect() as connection:
-            found = connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement), values)
-            return found.scalar() if found.returns_rows else None
+            result = connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement), values)
+            return result.scalar() if result.returns_rows else None
 
     def rows(self, statement: str, **values: Any) -> list[Any]:
         """Run a query."""
@@ -115,7 +115,7 @@ class Ours(Side):
         caller = ApiKey(self.key)
         for first in range(0, count, CHUNK):
             commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + CHUNK, count))]
-            submit_checked(self.ledger, None, [(caller, check_order(self.kinds, one)) for one in commands])
+            submit_checked(self.ledger, None, [(caller, check_order(self.kinds, command)) for command in commands])
 
     def clear(self) -> None:
         """Forget all jobs."""

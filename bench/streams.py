@@ -24,7 +24,7 @@ def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, d
     Each stream follows a job of its own that ends late; the jobs that are accepted meanwhile are of the same tenant.
     """
     process = stack.start_api()
-    found: dict[str, dict[str, float]] = {}
+    result: dict[str, dict[str, float]] = {}
     try:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")
         with Client(stack.local_url("api"), ours.key) as client:
@@ -44,12 +44,12 @@ def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, d
                     ("status read beside streams (req/s)", read.per_second),
                     ("memory of the API's processes (MB)", _memory(stack)),
                 ):
-                    found.setdefault(work, {})[case] = value
+                    result.setdefault(work, {})[case] = value
     finally:
         process.terminate()
         wait_gone([process.pid], 20)
     ours.clear()
-    return found
+    return result
 
 
 def _memory(stack: Stack) -> float:

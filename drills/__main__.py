@@ -67,32 +67,32 @@ def main() -> None:
             world.stop()
             sink.close()
     if options.json:
-        options.json.write_bytes(orjson.dumps([one.as_dict() for one in outcomes], option=orjson.OPT_INDENT_2))
+        options.json.write_bytes(orjson.dumps([outcome.as_dict() for outcome in outcomes], option=orjson.OPT_INDENT_2))
     if options.markdown:
         print(markdown(outcomes))
     else:
         Console(width=180).print(table(outcomes))
-    sys.exit(1 if broken or any(one.wrong for one in outcomes) else 0)
+    sys.exit(1 if broken or any(outcome.wrong for outcome in outcomes) else 0)
 
 
 def cells(outcome: Outcome) -> list[str]:
     """Return a row."""
-    found = {**outcome.as_dict(), "hits": ", ".join(f"{count} {name}" for name, count in outcome.hits.items())}
-    return [str(found[name]) for name in COLUMNS]
+    result = {**outcome.as_dict(), "hits": ", ".join(f"{count} {name}" for name, count in outcome.hits.items())}
+    return [str(result[name]) for name in COLUMNS]
 
 
 def table(outcomes: list[Outcome]) -> Table:
     """Return the table."""
-    found = Table(*COLUMNS.values())
-    for one in outcomes:
-        found.add_row(*cells(one), style="red" if one.wrong else "")
-    return found
+    result = Table(*COLUMNS.values())
+    for outcome in outcomes:
+        result.add_row(*cells(outcome), style="red" if outcome.wrong else "")
+    return result
 
 
 def markdown(outcomes: list[Outcome]) -> str:
     """Return the table as Markdown."""
     lines = ["| " + " | ".join(COLUMNS.values()) + " |", "|" + "---|" * len(COLUMNS)]
-    lines += ["| " + " | ".join(cells(one)) + " |" for one in outcomes]
+    lines += ["| " + " | ".join(cells(outcome)) + " |" for outcome in outcomes]
     return "\n".join(lines)
 
 

@@ -51,9 +51,9 @@ class Outcome:
         """Return what must not be: not 0, missed, or found by the audit."""
         zero = ["lost", "twice_journaled", "dead", "cut", "above_limit", "faults_of_ours"]
         zero += [] if self.may_run_twice else ["twice_plain"]
-        found = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
-        found += [f"the fault did not hit: {name}" for name, count in self.hits.items() if not count]
-        return found + (["the audit has findings"] if self.audit != "clean" else [])
+        result = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
+        result += [f"the fault did not hit: {name}" for name, count in self.hits.items() if not count]
+        return result + (["the audit has findings"] if self.audit != "clean" else [])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -99,7 +99,7 @@ def _start_long_run(world: World, load: Load) -> Accepted:
 def _drain(world: World, accepted: list[Accepted]) -> int:
     """Wait until every job has ended, and be the person whom held ones wait for; returns how many there were."""
     resolved: set[str] = set()
-    keys = {one.job_id: one.key for one in accepted}
+    keys = {item.job_id: item.key for item in accepted}
 
     def drained() -> bool:
         rows = world.sql(
@@ -124,40 +124,40 @@ def _tell_ours(world: World, load: Load) -> int:
     """Count and tell what no fault excuses; the world's list begins anew."""
     ours = [*load.given_up, *load.wrong, *world.ended_unasked]
     world.ended_unasked.clear()
-    for one in ours:
-        world.stack.tell(f"not excused: {one}")
+    for our in ours:
+        world.stack.tell(f"not excused: {our}")
     return len(ours)
 
 
 def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: int, to_flow: float) -> Outcome:
-    found = evidence.collect(world, load)
-    states = world.states([one.job_id for one in load.accepted])
-    counts = {one.key: world.sink.count(one.key) for one in load.accepted}
+    result = evidence.collect(world, load)
+    states = world.states([item.job_id for item in load.accepted])
+    counts = {item.key: world.sink.count(item.key) for item in load.accepted}
     clean, said = world.audit()
     if not clean:
         world.stack.tell(said)
-    if found[evidence.MOST_OUT] > PLACES:
+    if result[evidence.MOST_OUT] > PLACES:
         for line in evidence.tell_places(world, load):
             world.stack.tell(line)
-    if cut := _count_cut(fault, found):
+    if cut := _count_cut(fault, result):
         for line in evidence.tell_ends(world, load):
             world.stack.tell(line)
     twice = {
-        kind: sum(counts[one.key] > 1 for one in load.accepted if one.kind == kind)
+        kind: sum(counts[item.key] > 1 for item in load.accepted if item.kind == kind)
         for kind in ("drill.plain", "drill.journaled")
     }
     return Outcome(
         fault=fault.name,
-        hits={**hits, **{name: found[name] for name in fault.shows}},
+        hits={**hits, **{name: result[name] for name in fault.shows}},
         accepted=len(load.accepted),
-        lost=sum(states.get(one.job_id) not in ("succeeded", "dead") or not counts[one.key] for one in load.accepted)
+        lost=sum(states.get(item.job_id) not in ("succeeded", "dead") or not counts[item.key] for item in load.accepted)
         + _unfinished(world, load),
         twice_plain=twice["drill.plain"],
         twice_journaled=twice["drill.journaled"],
         held=held,
-        dead=sum(states.get(one.job_id) == "dead" for one in load.accepted),
+        dead=sum(states.get(item.job_id) == "dead" for item in load.accepted),
         cut=cut,
-        above_limit=max(0, found[evidence.MOST_OUT] - PLACES),
+        above_limit=max(0, result[evidence.MOST_OUT] - PLACES),
         refused=load.refused,
         unknown=load.unknown,
         faults_of_ours=_tell_ours(world, load),

@@ -40,7 +40,7 @@ SELECT job_id, at, event, state, sum(places) OVER (ORDER BY at, places)::integer
 
 def tell_places(world: World, load: Load) -> list[str]:
     """Return a line for each change of a place around the moment at which the most were taken, 60 at most."""
-    limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
+    limited = [item.job_id for item in load.accepted if item.kind == LIMITED_KIND]
     rows = world.sql(PLACES_TAKEN, ids=limited)
     top = max(range(len(rows)), key=lambda n: rows[n].out)
     return [
@@ -60,14 +60,14 @@ def tell_ends(world: World, load: Load) -> list[str]:
     """Return a line for each run that ended otherwise than by success, 20 at most."""
     return [
         f"{row.finished_at:%H:%M:%S.%f} job {row.job_id}, run {row.run_no} on {row.node}: {row.outcome}: {row.message}"
-        for row in world.sql(_CUT, ids=[one.job_id for one in load.accepted])
+        for row in world.sql(_CUT, ids=[item.job_id for item in load.accepted])
     ]
 
 
 def collect(world: World, load: Load) -> dict[str, int]:
     """Return the figures that a fault can name in `shows`."""
-    row = world.sql(_FIGURES, ids=[one.job_id for one in load.accepted])[0]
+    row = world.sql(_FIGURES, ids=[item.job_id for item in load.accepted])[0]
     answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
-    limited = [one.job_id for one in load.accepted if one.kind == LIMITED_KIND]
+    limited = [item.job_id for item in load.accepted if item.kind == LIMITED_KIND]
     most_out = max((row.out for row in world.sql(PLACES_TAKEN, ids=limited)), default=0)
     return {**dict(row._mapping), **answers, MOST_OUT: most_out}

@@ -95,10 +95,10 @@ class Load:
         said = self._post("/v1/jobs", key, self._order(key, kind, seconds))
         if said is None:
             return None
-        found = Accepted(said["id"], key, kind)
+        result = Accepted(said["id"], key, kind)
         with self._lock:
-            self.accepted.append(found)
-        return found
+            self.accepted.append(result)
+        return result
 
     def _submit_workflow(self, key: str) -> Accepted | None:
         first, *middle, last = [
@@ -107,7 +107,7 @@ class Load:
         said = self._post("/v1/workflows", key, {"flow": {"chain": [first, {"group": middle}, last]}})
         if said is None:
             return None
-        made = [Accepted(said["steps"][one.rpartition("-")[2]], one, kind) for one, kind in _steps(key).items()]
+        made = [Accepted(said["steps"][item.rpartition("-")[2]], item, kind) for item, kind in _steps(key).items()]
         with self._lock:
             self.accepted += made
             self.workflows.append(said["id"])
@@ -129,10 +129,10 @@ class Load:
             began = time.monotonic()
             try:
                 with urlopen(request, timeout=15) as answer:
-                    found = orjson.loads(answer.read())
+                    result = orjson.loads(answer.read())
                 with self._lock:
                     self.slow += time.monotonic() - began > SLOW_SECONDS
-                return found
+                return result
             except HTTPError as error:
                 said = error.read()
                 if error.code not in (409, 503):

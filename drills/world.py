@@ -227,8 +227,8 @@ class World:
     def kill_postgres(self) -> None:
         """End Postgres as a power cut does."""
         pids = self.postgres()
-        for one in pids:
-            self.kill(one)
+        for pid in pids:
+            self.kill(pid)
         wait_for("the end of Postgres", lambda: not any(map(psutil.pid_exists, pids[1:])), seconds=20)
 
     def postgres(self) -> list[int]:
@@ -283,8 +283,8 @@ class World:
 
     def now(self) -> datetime:
         """Return the ledger's time."""
-        found: datetime = self.sql("SELECT clock_timestamp()")[0][0]
-        return found
+        result: datetime = self.sql("SELECT clock_timestamp()")[0][0]
+        return result
 
     def runs_ended(self, since: datetime, *outcomes: str) -> int:
         """Return how many runs have ended so."""
@@ -322,12 +322,12 @@ class World:
     def wait_for_flow(self, seconds: float = 120.0) -> None:
         """Wait until a job that is submitted now succeeds."""
         payload = {"sink": self.sink.url, "key": f"probe-{time.time_ns()}"}
-        found: list[str] = []
+        result: list[str] = []
 
         def flows() -> bool:
-            if not found:
-                found.append(self.caller.call("POST", "/v1/jobs", {"kind": "drill.plain", "payload": payload})["id"])
-            return self.state(found[0]) == "succeeded"
+            if not result:
+                result.append(self.caller.call("POST", "/v1/jobs", {"kind": "drill.plain", "payload": payload})["id"])
+            return self.state(result[0]) == "succeeded"
 
         wait_for("a job to succeed", flows, seconds=seconds)
 

@@ -33,8 +33,8 @@ from jobplatform.usecases.keep_artifacts import find_artifact, keep_upload
 )
 def list_artifacts(job_id: UUID) -> Response:
     """List the files that a job's runs have put out; `url` downloads one."""
-    found = read_jobs.list_artifacts(services().ledger, tenant_id(), job_id)
-    return answer({"artifacts": [public(record) for record in found]})
+    artifacts = read_jobs.list_artifacts(services().ledger, tenant_id(), job_id)
+    return answer({"artifacts": [public(record) for record in artifacts]})
 
 
 def public(record: dict[str, Any]) -> dict[str, Any]:

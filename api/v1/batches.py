@@ -62,9 +62,9 @@ def submit_batch() -> Response:
         raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} orders"),))
     orders: list[SubmitJob | JobPlatformError] = []
     named = 0
-    for place, one in enumerate(items):
+    for place, entry in enumerate(items):
         try:
-            orders.append(read_order(has.kinds, one, escaped))
+            orders.append(read_order(has.kinds, entry, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
                 raise NotJson(f"order {place}: {error}") from None
@@ -75,7 +75,7 @@ def submit_batch() -> Response:
             if named >= MAX_ERRORS and not per_item:
                 break  # nothing will be accepted, and no more fields are named
     key = checked_key(request.headers.get("Idempotency-Key"))
-    found = submit(
+    result = submit(
         has.ledger,
         has.hints,
         has.kinds,
@@ -86,16 +86,16 @@ def submit_batch() -> Response:
         request_hash=hashlib.sha256(b"batch each" + raw if per_item else b"batch all" + raw).digest() if key else None,
         idempotency_seconds=has.settings.idempotency_seconds,
     )
-    if found.created:
-        _count(found)
-    refused = sum(one.problem is not None for one in found.items)
+    if result.created:
+        _count(result)
+    refused = sum(item.problem is not None for item in result.items)
     body = {
-        "batch_id": found.id,
-        "accepted": len(found.items) - refused,
+        "batch_id": result.id,
+        "accepted": len(result.items) - refused,
         "refused": refused,
-        "jobs": [_told(one) for one in found.items],
+        "jobs": [_told(item) for item in result.items],
     }
-    return answer(body, 202, {} if found.created else {"Idempotent-Replayed": "true"})
+    return answer(body, 202, {} if result.created else {"Idempotent-Replayed": "true"})
 
 
 #: values of one body; read into memory they take about a hundred bytes each
@@ -115,12 +115,12 @@ def _read(raw: bytes, media_type: str) -> list[Any]:
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
         raise WrongMediaType(f"expected Content-Type: application/json or {NDJSON[0]}, got {media_type}")
     try:
-        found = orjson.loads(raw)
+        result = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
         raise NotJson(f"expected a JSON array of orders, got {len(raw)} bytes: {error}") from None
-    if not isinstance(found, list):
-        raise NotJson(f"expected a JSON array of orders, got {type(found).__name__}")
-    return found
+    if not isinstance(result, list):
+        raise NotJson(f"expected a JSON array of orders, got {type(result).__name__}")
+    return result
 
 
 def _line(line: bytes) -> Any:
@@ -138,9 +138,9 @@ def _told(item: BatchItem) -> dict[str, Any]:
 
 def _count(found: AcceptedBatch) -> None:
     made: dict[tuple[str, str], int] = {}
-    for one in found.items:
-        if one.state is not None:
-            key = (one.queue or "", one.kind or "")
+    for item in found.items:
+        if item.state is not None:
+            key = (item.queue or "", item.kind or "")
             made[key] = made.get(key, 0) + 1
     with harmless():
         for (queue, kind), jobs in made.items():

@@ -49,8 +49,8 @@ def list_queues() -> Response:
 def list_tenants() -> Response:
     """List tenants with their weights. Go on with `next_cursor`. Wants an operator's key."""
     query = read_query(TenantsQuery)
-    found, cursor = manage_limits.list_tenants(services().ledger, after=query.cursor, limit=query.limit)
-    return answer({"tenants": found, "next_cursor": cursor})
+    tenants, cursor = manage_limits.list_tenants(services().ledger, after=query.cursor, limit=query.limit)
+    return answer({"tenants": tenants, "next_cursor": cursor})
 
 
 @operation(

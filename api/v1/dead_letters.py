@@ -62,7 +62,7 @@ def replay_many() -> Response:
     wanted = DeadLetterFilter(**body.filter.model_dump())
     if body.preview:
         return answer(preview_replay(has.ledger, tenant_id(), wanted, body.limit))
-    found = replay(
+    replay_made = replay(
         has.ledger,
         tenant_id(),
         wanted,
@@ -71,7 +71,7 @@ def replay_many() -> Response:
         stop_after=body.stop_after,
         by=caller().key_name,
     )
-    return answer(found, 202, {"Location": f"/v1/replays/{found['id']}"})
+    return answer(replay_made, 202, {"Location": f"/v1/replays/{replay_made['id']}"})
 
 
 @operation(

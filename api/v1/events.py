@@ -63,4 +63,4 @@ def list_feed() -> Response:
     if place is None:
         return answer({"events": [], "next": str(read_feed.now_in(ledger, tenant_id())), "more": False})
     events, behind, more = read_feed.read_page(ledger, tenant_id(), place, query.wanted(), query.limit)
-    return answer({"events": [one.as_dict() for one in events], "next": str(behind), "more": more})
+    return answer({"events": [event.as_dict() for event in events], "next": str(behind), "more": more})

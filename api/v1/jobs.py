@@ -198,7 +198,7 @@ def get_job(job_id: UUID) -> Response:
     query = read_query(WaitQuery)
     ledger, tenant = services().ledger, tenant_id()
     job = when_ended(
-        job_id, query.wait, lambda: read_jobs.get_job(ledger, tenant, job_id), lambda one: one.state in SETTLED
+        job_id, query.wait, lambda: read_jobs.get_job(ledger, tenant, job_id), lambda item: item.state in SETTLED
     )
     return if_changed(answer(only(query.fields, job.as_dict())))
 

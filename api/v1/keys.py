@@ -48,8 +48,8 @@ def create_key() -> Response:
 def list_keys() -> Response:
     """List the tenant's API keys, oldest first, without what could be used as one."""
     query = read_query(KeysQuery)
-    found, cursor = manage_keys.list_keys(services().ledger, tenant_id(), after=query.cursor, limit=query.limit)
-    return answer({"keys": found, "next_cursor": cursor})
+    keys, cursor = manage_keys.list_keys(services().ledger, tenant_id(), after=query.cursor, limit=query.limit)
+    return answer({"keys": keys, "next_cursor": cursor})
 
 
 @operation(
@@ -91,7 +91,7 @@ def revoke_key(key_id: UUID) -> Response:
 def list_actions() -> Response:
     """List what the tenant's keys have changed, newest first. Who ordered a job, its own history says."""
     query = read_query(AuditQuery)
-    found, cursor = manage_keys.list_actions(
+    actions, cursor = manage_keys.list_actions(
         services().ledger, tenant_id(), before=query.cursor, key_id=query.key_id, limit=query.limit
     )
-    return answer({"actions": found, "next_cursor": cursor})
+    return answer({"actions": actions, "next_cursor": cursor})

@@ -15,7 +15,7 @@ from jobplatform.usecases import manage_limits
 @operation("GET", "/limits", "List limits", "limits", None, answer=LimitList, problems=(403,))
 def list_limits() -> Response:
     """List limits, what uses their keys, and who waits for them. Wants an operator's key."""
-    return answer({"limits": [one.as_dict() for one in manage_limits.list_limits(services().ledger)]})
+    return answer({"limits": [limit.as_dict() for limit in manage_limits.list_limits(services().ledger)]})
 
 
 @operation(

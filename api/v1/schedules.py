@@ -65,10 +65,10 @@ def put_schedule(name: str) -> Response:
 def list_schedules() -> Response:
     """List schedules in the order of their names. Go on with `next_cursor`."""
     query = read_query(SchedulesQuery)
-    found, cursor = manage_schedules.list_schedules(
+    schedules, cursor = manage_schedules.list_schedules(
         services().ledger, tenant_id(), after=query.cursor, limit=query.limit
     )
-    return answer({"schedules": [one.as_dict() for one in found], "next_cursor": cursor})
+    return answer({"schedules": [item.as_dict() for item in schedules], "next_cursor": cursor})
 
 
 @operation("GET", "/schedules/<name>", "Read a schedule", "schedules", Scope.READ, answer=Schedule, problems=(404,))
@@ -89,8 +89,8 @@ def delete_schedule(name: str) -> Response:
 )
 def pause_schedule(name: str) -> Response:
     """Pause a schedule: it fires no more until it is resumed."""
-    found = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, True, by=caller().key_name)
-    return answer(found.as_dict())
+    result = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, True, by=caller().key_name)
+    return answer(result.as_dict())
 
 
 @operation(
@@ -104,8 +104,8 @@ def pause_schedule(name: str) -> Response:
 )
 def resume_schedule(name: str) -> Response:
     """Resume a schedule. What was planned meanwhile is not made up for."""
-    found = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, False, by=caller().key_name)
-    return answer(found.as_dict())
+    result = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, False, by=caller().key_name)
+    return answer(result.as_dict())
 
 
 @operation(
@@ -143,8 +143,8 @@ def run_schedule(name: str) -> Response:
 def list_fires(name: str) -> Response:
     """List what became of a schedule's planned times, newest first."""
     query = read_query(FiresQuery)
-    found = manage_schedules.list_fires(services().ledger, tenant_id(), name, before=query.before, limit=query.limit)
-    return answer({"fires": found})
+    fires = manage_schedules.list_fires(services().ledger, tenant_id(), name, before=query.before, limit=query.limit)
+    return answer({"fires": fires})
 
 
 @operation(
@@ -160,8 +160,8 @@ def list_fires(name: str) -> Response:
 def preview_schedule(name: str) -> Response:
     """Read the next planned times of a schedule, as if it were not paused."""
     query = read_query(PreviewQuery)
-    found, times = manage_schedules.preview_schedule(services().ledger, tenant_id(), name, query.count)
-    return answer({"in_words": found.values["in_words"], "times": times})
+    rows, times = manage_schedules.preview_schedule(services().ledger, tenant_id(), name, query.count)
+    return answer({"in_words": rows.values["in_words"], "times": times})
 
 
 @operation(

@@ -106,8 +106,8 @@ def rotate_webhook(webhook_id: UUID) -> Response:
     """Sign with a new secret; the old one signs beside it for the overlap (a day, unless said otherwise)."""
     has = services()
     body = read_optional(WebhookRotateBody, has.settings.max_body_bytes)
-    found = manage_webhooks.rotate_secret(has.ledger, tenant_id(), webhook_id, body.overlap_seconds)
-    return answer(found, headers={"Cache-Control": "no-store"})
+    webhook = manage_webhooks.rotate_secret(has.ledger, tenant_id(), webhook_id, body.overlap_seconds)
+    return answer(webhook, headers={"Cache-Control": "no-store"})
 
 
 @operation(
@@ -142,10 +142,10 @@ def test_webhook(webhook_id: UUID) -> Response:
 def list_messages(webhook_id: UUID) -> Response:
     """List messages, newest first, each with how its delivery goes; the runs of its job are the attempts."""
     query = read_query(MessagesQuery)
-    found, cursor = manage_webhooks.list_messages(
+    messages, cursor = manage_webhooks.list_messages(
         services().ledger, tenant_id(), webhook_id, before=query.cursor, limit=query.limit
     )
-    return answer({"messages": found, "next_cursor": cursor})
+    return answer({"messages": messages, "next_cursor": cursor})
 
 
 @operation(
@@ -161,8 +161,8 @@ def list_messages(webhook_id: UUID) -> Response:
 def replay_message(webhook_id: UUID, message_id: UUID) -> Response:
     """Deliver a message again, with the same webhook-id. One that is on its way stays as it is."""
     has = services()
-    found = manage_webhooks.replay_message(has.ledger, has.settings, tenant_id(), webhook_id, message_id)
-    return answer(found, 202)
+    message = manage_webhooks.replay_message(has.ledger, has.settings, tenant_id(), webhook_id, message_id)
+    return answer(message, 202)
 
 
 @operation(
@@ -183,5 +183,5 @@ def replay_webhook(webhook_id: UUID) -> Response:
     """
     has = services()
     body = read_body(WebhookReplayBody, has.settings.max_body_bytes)
-    found = manage_webhooks.replay_since(has.ledger, tenant_id(), webhook_id, body.since, everything=body.everything)
-    return answer(found, 202)
+    result = manage_webhooks.replay_since(has.ledger, tenant_id(), webhook_id, body.since, everything=body.everything)
+    return answer(result, 202)

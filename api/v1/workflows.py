@@ -83,10 +83,10 @@ def submit_workflow() -> Response:
 def list_workflows() -> Response:
     """List workflows, newest first, by state. Go on with `next_cursor`."""
     query = read_query(WorkflowsQuery)
-    found, cursor = read_workflows.list_workflows(
+    workflows, cursor = read_workflows.list_workflows(
         services().ledger, tenant_id(), state=query.state, cursor=query.cursor, limit=query.limit
     )
-    return answer({"workflows": found, "next_cursor": cursor})
+    return answer({"workflows": workflows, "next_cursor": cursor})
 
 
 @operation(
@@ -103,13 +103,13 @@ def get_workflow(workflow_id: UUID) -> Response:
     """Read a workflow: its state, and how many of its jobs are where. With `?wait=SECONDS`, when it has ended."""
     query = read_query(WaitQuery)
     ledger, tenant = services().ledger, tenant_id()
-    found = when_ended(
+    result = when_ended(
         workflow_id,
         query.wait,
         lambda: read_workflows.get_workflow(ledger, tenant, workflow_id),
-        lambda one: one.state in WORKFLOW_ENDED,
+        lambda item: item.state in WORKFLOW_ENDED,
     )
-    return answer(found.as_dict())
+    return answer(result.as_dict())
 
 
 SVG = "image/svg+xml"
@@ -158,8 +158,8 @@ def cancel_workflow(workflow_id: UUID) -> Response:
     """
     has = services()
     body = read_optional(CancelBody, has.settings.max_body_bytes)
-    found = cancel(has.ledger, tenant_id(), workflow_id, reason=body.reason, by=caller().key_name)
-    return answer(found.as_dict(), 202)
+    result = cancel(has.ledger, tenant_id(), workflow_id, reason=body.reason, by=caller().key_name)
+    return answer(result.as_dict(), 202)
 
 
 @operation(
@@ -178,5 +178,5 @@ def replay_workflow(workflow_id: UUID) -> Response:
     """Run a workflow that has failed or was cancelled again, from the steps that failed: what is done stays done."""
     has = services()
     body = read_optional(CancelBody, has.settings.max_body_bytes)
-    found = replay(has.ledger, has.hints, tenant_id(), workflow_id, by=caller().key_name, reason=body.reason)
-    return answer(found.as_dict(), 202)
+    result = replay(has.ledger, has.hints, tenant_id(), workflow_id, by=caller().key_name, reason=body.reason)
+    return answer(result.as_dict(), 202)

@@ -106,8 +106,8 @@ def flaps(world: World, size: float) -> Hits:
     closed = 0
     for _ in range(max(5, int(100 * size))):
         said = world.rabbitmqctl("close_all_connections", "-p", "jobplatform", "a drill")
-        found = re.search(r"[Cc]losed (\d+)", said)
-        closed += int(found[1]) if found else 0
+        match = re.search(r"[Cc]losed (\d+)", said)
+        closed += int(match[1]) if match else 0
     return {"connections closed": closed}
 
 

@@ -87,8 +87,8 @@ def connections_used_up(world: World, size: float) -> Hits:
                 wait(0.1)
         _await_failures(world, failed, 10 * size)
     finally:
-        for one in taken:
-            one.close()
+        for item in taken:
+            item.close()
     return {"killed": killed, "taken": len(taken)}
 
 

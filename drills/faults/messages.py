@@ -38,8 +38,8 @@ def rubbish(world: World, size: float) -> Hits:
                 messages.append(shape.message(target))
             publish(channel, "drill", messages)
     wait_for("the dead messages", lambda: sum(dead_messages(world, before).values()) >= count, seconds=300)
-    found = dead_messages(world, before)
-    return {name: found[name] for name in ("malformed", "no_job", "refused", "stale")} | {"named real jobs": live}
+    result = dead_messages(world, before)
+    return {name: result[name] for name in ("malformed", "no_job", "refused", "stale")} | {"named real jobs": live}
 
 
 def _await_real_jobs(world: World) -> list[Target]:

@@ -358,7 +358,7 @@ def _refuse_unknown(names: Iterable[str]) -> None:
     """A setting with a typing error would be silently the default."""
     known = [name.upper() for name in Settings.model_fields]
     wrong = []
-    for name in sorted(set(names) - {f"{PREFIX}{one}" for one in known} - OTHER_VARIABLES):
+    for name in sorted(set(names) - {f"{PREFIX}{item}" for item in known} - OTHER_VARIABLES):
         if name.startswith(PREFIX):
             near = get_close_matches(name.removeprefix(PREFIX), known, n=1, cutoff=0.6)
             hint = f"did you mean {PREFIX}{near[0]}?" if near else "see `jobplatform settings`"

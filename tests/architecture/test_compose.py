@@ -60,10 +60,10 @@ def test_a_worker_gives_back_what_runs_before_it_is_killed() -> None:
 
 
 def test_servers_are_the_versions_that_are_the_target() -> None:
-    found = read_compose()["services"]
-    assert found["postgres"]["image"].startswith("postgres:18.")
-    assert found["rabbitmq"]["image"].startswith("rabbitmq:4.3.")
-    assert found["dispatcher"]["deploy"]["replicas"] == 2
+    result = read_compose()["services"]
+    assert result["postgres"]["image"].startswith("postgres:18.")
+    assert result["rabbitmq"]["image"].startswith("rabbitmq:4.3.")
+    assert result["dispatcher"]["deploy"]["replicas"] == 2
 
 
 def test_each_process_is_the_role_of_its_work() -> None:
@@ -79,10 +79,10 @@ def test_each_process_is_the_role_of_its_work() -> None:
 
 
 def test_each_service_reaches_what_its_work_needs_and_nothing_else() -> None:
-    found = read_compose()
-    networks = {name: set(service.get("networks", ())) for name, service in found["services"].items()}
-    assert all(networks[name] for name in networks if found["services"][name].get("network_mode") != "none")
-    assert found["networks"]["ledger"] == found["networks"]["broker"] == {"internal": True}
+    compose = read_compose()
+    networks = {name: set(service.get("networks", ())) for name, service in compose["services"].items()}
+    assert all(networks[name] for name in networks if compose["services"][name].get("network_mode") != "none")
+    assert compose["networks"]["ledger"] == compose["networks"]["broker"] == {"internal": True}
 
     def reach(server: str) -> set[str]:
         return {name for name in services() if networks[name] & networks[server]}

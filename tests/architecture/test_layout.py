@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def config() -> configparser.ConfigParser:
-    found = configparser.ConfigParser(interpolation=None)
-    found.read(ROOT / "setup.cfg")
-    return found
+    config_parser = configparser.ConfigParser(interpolation=None)
+    config_parser.read(ROOT / "setup.cfg")
+    return config_parser
 
 
 def test_platform_is_a_source_root_and_hides_nothing() -> None:
@@ -33,11 +33,11 @@ def test_platform_is_a_source_root_and_hides_nothing() -> None:
 
 def test_packages_of_setup_cfg_are_the_packages_on_disk() -> None:
     listed = set(config()["options"]["packages"].split())
-    found = set()
+    result = set()
     for top, base in (("platform/jobplatform", "platform"), ("api", "."), ("workers", "."), ("migrations", ".")):
         for init in (ROOT / top).rglob("__init__.py"):
-            found.add(".".join(init.parent.relative_to(ROOT / base).parts))
-    assert listed == found, "a package that is missing from the list vanishes silently from the wheel"
+            result.add(".".join(init.parent.relative_to(ROOT / base).parts))
+    assert listed == result, "a package that is missing from the list vanishes silently from the wheel"
 
 
 def test_no_module_reuses_a_name_of_the_standard_library_at_the_top() -> None:

@@ -29,9 +29,9 @@ def named(text: str) -> Iterator[str]:
         if "name=" in line:  # of a connection
             continue
         # in prose a command stands in backticks or quotes, or a line begins with it
-        for found in re.finditer(r"[`\"'$ ]*jobplatform [a-z]", line):
-            if found.start() == 0 or line[found.start()] in "`\"'$" or line.lstrip().startswith(("$", "jobplatform")):
-                match = _NAMED.search(line, found.start())
+        for result in re.finditer(r"[`\"'$ ]*jobplatform [a-z]", line):
+            if result.start() == 0 or line[result.start()] in "`\"'$" or line.lstrip().startswith(("$", "jobplatform")):
+                match = _NAMED.search(line, result.start())
                 if match:
                     yield match[1].strip()
 

@@ -78,7 +78,9 @@ def fetch(folder: Path) -> Path:
     )
     with tarfile.open(folder / f"celery-{version}.tar.gz") as archive:
         wanted = re.compile(rf"celery-{re.escape(version)}/t/(__init__|canvas_helpers|skip|integration/)")
-        archive.extractall(folder, [one for one in archive.getmembers() if wanted.match(one.name)], filter="data")
+        archive.extractall(
+            folder, [getmember for getmember in archive.getmembers() if wanted.match(getmember.name)], filter="data"
+        )
     root = folder / f"celery-{version}"
     conftest = root / "t/integration/conftest.py"
     text = conftest.read_text()

@@ -58,9 +58,9 @@ def app(book: Book, tmp_path) -> Iterator[Any]:
         max_body_bytes=50_000,
         max_upload_bytes=500_000,
     )
-    found = create_app(config)
-    yield found
-    found.extensions["services"].ledger.close()
+    result = create_app(config)
+    yield result
+    result.extensions["services"].ledger.close()
 
 
 @pytest.fixture

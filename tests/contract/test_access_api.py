@@ -107,7 +107,7 @@ def test_nobody_sees_or_touches_what_another_tenant_has(app: Any, book: Book, ap
     assert seen >= 25
     assert api.get(f"/v1/jobs/{things['job_id']}")[1] == before
     assert api.get("/v1/schedules/mine")[0] == 200
-    assert [one["revoked_at"] for one in admin.get("/v1/keys")[1]["keys"]] == [None] * 3
+    assert [item["revoked_at"] for item in admin.get("/v1/keys")[1]["keys"]] == [None] * 3
 
 
 NOBODYS = dict.fromkeys(("workflow_id", "artifact_id", "key_id", "webhook_id"), "01890000-0000-7000-8000-000000000000")
@@ -226,7 +226,7 @@ def test_both_keys_are_good_for_the_overlap(app: Any, book: Book, admin: Client)
     told = ("name", "scopes", "kinds", "max_priority", "requests_per_minute", "expires_at")
     assert {name: new[name] for name in told} == {name: old[name] for name in told}
     assert new["replaces"] == old["id"]
-    callers = [Client(app.test_client(), one["key"]) for one in (old, new)]
+    callers = [Client(app.test_client(), item["key"]) for item in (old, new)]
     assert [caller.post("/v1/jobs", EMAIL)[0] for caller in callers] == [202, 202]
     (left,) = book.all(
         "SELECT extract(epoch FROM expires_at - now())::float8 FROM api_keys WHERE id = :id", id=old["id"]
@@ -270,7 +270,7 @@ def test_an_operator_makes_keys_for_other_tenants(app: Any, book: Book) -> None:
     status, made, _ = boss.post("/v1/keys", {"name": "first", "tenant": "new-team", "scopes": ["admin"]})
     assert (status, made["tenant"]) == (201, "new-team")
     theirs = Client(app.test_client(), made["key"])
-    assert [one["name"] for one in theirs.get("/v1/keys")[1]["keys"]] == ["first"]
+    assert [item["name"] for item in theirs.get("/v1/keys")[1]["keys"]] == ["first"]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +305,7 @@ def test_the_last_use_is_shown(book: Book, admin: Client, app: Any) -> None:
     _, made, _ = admin.post("/v1/keys", {"name": "x"})
     assert made["last_used_at"] is None
     Client(app.test_client(), made["key"]).submit()
-    used = {one["id"]: one["last_used_at"] for one in admin.get("/v1/keys")[1]["keys"]}
+    used = {item["id"]: item["last_used_at"] for item in admin.get("/v1/keys")[1]["keys"]}
     assert datetime.now(UTC) - datetime.fromisoformat(used[made["id"]]) < timedelta(minutes=1)
 
 
@@ -315,7 +315,7 @@ def test_keys_come_in_pages(admin: Client) -> None:
     names, cursor = [], ""
     while cursor is not None:
         page = admin.get(f"/v1/keys?limit=2{f'&cursor={cursor}' if cursor else ''}")[1]
-        names += [one["name"] for one in page["keys"]]
+        names += [item["name"] for item in page["keys"]]
         cursor = page["next_cursor"]
     assert names == ["admin", *(f"k{number}" for number in range(5))]
 
@@ -355,18 +355,18 @@ def test_everything_that_changes_something_is_in_the_audit_log(
     _, made, _ = admin.post("/v1/keys", {"name": "x"})
     admin.call("DELETE", f"/v1/keys/{made['id']}")
     page = admin.get("/v1/audit-log?limit=3")[1]
-    assert [(one["key_name"], one["action"], one["status"], one["code"]) for one in page["actions"]] == [
+    assert [(item["key_name"], item["action"], item["status"], item["code"]) for item in page["actions"]] == [
         ("admin", "revoke_key", 200, None),
         ("admin", "create_key", 201, None),
         ("test", "discard_job", 409, "not_discardable"),
     ]
     page = admin.get(f"/v1/audit-log?cursor={page['next_cursor']}")[1]
-    assert [(one["action"], one["path"]) for one in page["actions"]] == [
+    assert [(item["action"], item["path"]) for item in page["actions"]] == [
         ("cancel_job", f"/v1/jobs/{job['id']}/cancel")
     ] * 2
     assert page["next_cursor"] is None
-    mine = next(one["id"] for one in admin.get("/v1/keys")[1]["keys"] if one["name"] == "admin")
-    assert {one["action"] for one in admin.get(f"/v1/audit-log?key_id={mine}")[1]["actions"]} == {
+    mine = next(item["id"] for item in admin.get("/v1/keys")[1]["keys"] if item["name"] == "admin")
+    assert {item["action"] for item in admin.get(f"/v1/audit-log?key_id={mine}")[1]["actions"]} == {
         "create_key",
         "revoke_key",
     }
@@ -375,7 +375,7 @@ def test_everything_that_changes_something_is_in_the_audit_log(
 
 
 def test_what_is_not_logged_makes_jobs_or_changes_nothing() -> None:
-    free = {one.endpoint.__name__ for one in OPERATIONS if one.method != "GET" and not one.logged}
+    free = {item.endpoint.__name__ for item in OPERATIONS if item.method != "GET" and not item.logged}
     assert free == {"submit_job", "submit_batch", "submit_workflow", "preview_order"}
 
 

@@ -17,13 +17,13 @@ SAMPLE = "01890000-0000-7000-8000-000000000000"
 
 
 def routes(app) -> list[tuple[str, str, str]]:
-    found = []
+    result = []
     for rule in app.url_map.iter_rules():
         path = rule.rule
         for argument in rule.arguments:
             path = path.replace(f"<uuid:{argument}>", SAMPLE).replace(f"<{argument}>", "x")
-        found += [(method, path, rule.endpoint) for method in rule.methods - {"HEAD", "OPTIONS"}]
-    return found
+        result += [(method, path, rule.endpoint) for method in rule.methods - {"HEAD", "OPTIONS"}]
+    return result
 
 
 def test_every_route_asks_for_a_key_unless_it_is_listed_as_open(app) -> None:
@@ -91,8 +91,8 @@ def test_the_type_of_a_problem_leads_to_its_meaning(api: Client) -> None:
 
 
 def test_kinds_come_with_their_schemas(api: Client) -> None:
-    _, found, _ = api.get("/v1/kinds")
-    names = {kind["name"]: kind for kind in found["kinds"]}
+    _, rows, _ = api.get("/v1/kinds")
+    names = {kind["name"]: kind for kind in rows["kinds"]}
     assert {"email.send", "video.transcode", "llm.chat"} <= set(names)
     assert "to" in names["email.send"]["payload_schema"]["properties"]
 

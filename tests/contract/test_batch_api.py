@@ -22,13 +22,13 @@ def mail(number: int = 0, **order: Any) -> dict[str, Any]:
 
 
 def ids(answer: Any) -> list[str]:
-    return [one["id"] for one in answer["jobs"]]
+    return [item["id"] for item in answer["jobs"]]
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
 def test_all_of_a_batch_is_accepted_in_its_order(api: Client, book: Book, media_type: str) -> None:
     orders = [mail(number, priority=number % 10, tags=[f"n{number}"]) for number in range(25)]
-    body = json.dumps(orders) if "x-" not in media_type else "\n".join(json.dumps(one) for one in orders) + "\n\n"
+    body = json.dumps(orders) if "x-" not in media_type else "\n".join(json.dumps(order) for order in orders) + "\n\n"
     status, answer, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
     assert status == 202, answer
     assert (answer["accepted"], answer["refused"], len(answer["jobs"])) == (25, 0, 25)
@@ -46,7 +46,7 @@ def test_one_wrong_order_and_nothing_is_accepted(api: Client, book: Book) -> Non
     status, problem, _ = api.post(PATH, orders[:5])
     assert (status, problem["code"]) == (422, "invalid_request")
     assert problem["detail"].startswith("nothing was accepted: 3 of 5 orders are not as expected (1, 3, 4)")
-    assert {"1.payload.to", "3.kind", "4.color"} <= {one["field"] for one in problem["errors"]}
+    assert {"1.payload.to", "3.kind", "4.color"} <= {item["field"] for item in problem["errors"]}
     status, problem, _ = api.post(PATH, orders)
     assert (status, problem["code"]) == (400, "not_json") and "order 5" in problem["detail"]
     assert book.all("SELECT count(*) FROM jobs") == [0]
@@ -56,7 +56,7 @@ def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, book: 
     orders = [mail(1), WRONG, mail(2, run_at="2020-01-01T00:00:00Z"), 7, mail(3)]
     status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
     assert (status, answer["accepted"], answer["refused"]) == (202, 2, 3)
-    codes = [one.get("problem", {}).get("code") for one in answer["jobs"]]
+    codes = [item.get("problem", {}).get("code") for item in answer["jobs"]]
     assert codes == [None, "invalid_payload", "invalid_request", "not_json", None]
     assert answer["jobs"][1]["problem"]["errors"][0]["field"] == "payload.to"
     assert [book.row(job_id).payload["subject"] for job_id in (answer["jobs"][0]["id"], answer["jobs"][4]["id"])] == [
@@ -93,11 +93,11 @@ def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, book: Boo
     twins = [threading.Thread(target=submit) for _ in range(2)]
     with book.ledger.transaction() as connection:
         connection.exec_driver_sql("LOCK TABLE jobs IN SHARE MODE")
-        for one in twins:
-            one.start()
+        for twin in twins:
+            twin.start()
         wait_until_blocked(book, 2)
-    for one in twins:
-        one.join()
+    for twin in twins:
+        twin.join()
     assert [answer[0] for answer in answers] == [202, 202]
     assert answers[0][1] == answers[1][1]
     assert book.all("SELECT count(*) FROM jobs") == [3]
@@ -140,7 +140,7 @@ def test_a_quota_counts_every_order(api: Client, book: Book) -> None:
     assert book.all("SELECT count(*) FROM jobs") == [0]
     status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
     assert (answer["accepted"], answer["refused"]) == (3, 2), "the last one's twin has no place either"
-    assert [one["problem"]["code"] for one in answer["jobs"][3:]] == ["quota_exceeded"] * 2
+    assert [item["problem"]["code"] for item in answer["jobs"][3:]] == ["quota_exceeded"] * 2
     assert book.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "who was refused holds none"
     book.assert_conserved()
 
@@ -157,7 +157,7 @@ def test_a_twin_of_an_order_without_a_place_has_none_either(api: Client, book: B
     book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
     orders = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
     _, answer, _ = api.post(f"{PATH}?per_item=true", orders)
-    assert [one["problem"]["code"] for one in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
+    assert [item["problem"]["code"] for item in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
 
 
 def test_many_orders_whose_keys_are_held(api: Client, book: Book) -> None:
@@ -193,8 +193,8 @@ def test_a_key_that_may_not(app: Any, book: Book) -> None:
     ],
 )
 def test_bodies_that_are_none(api: Client, body: bytes, media_type: str, status: int, code: str) -> None:
-    found, problem, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
-    assert (found, problem["code"]) == (status, code)
+    rows, problem, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
+    assert (rows, problem["code"]) == (status, code)
 
 
 def test_a_thousand_at_once(api: Client, book: Book) -> None:

@@ -86,7 +86,7 @@ def test_ten_thousand_wrong_orders_name_few_fields(api: Client) -> None:
     bad = {"kind": "email.send", "payload": {"nothing": 1, "of": 2, "this": 3}}
     status, answer = api.call("POST", "/v1/jobs/batch?per_item=true", [bad] * 10_000)[:2]
     assert (status, answer["refused"]) == (202, 10_000)
-    named = [len(one["problem"]["errors"]) for one in answer["jobs"]]
+    named = [len(item["problem"]["errors"]) for item in answer["jobs"]]
     assert min(named) == 1 and sum(named) <= 10_000 + MAX_ERRORS
     status, problem = api.call("POST", "/v1/jobs/batch", [bad] * 10_000)[:2]
     assert (status, len(problem["errors"])) == (422, MAX_ERRORS)

@@ -38,8 +38,8 @@ def test_a_dead_letter_is_discarded_with_a_reason(api: Client, dead: str) -> Non
 
 
 def test_many_are_previewed_then_replayed_and_followed(api: Client, dead: str, stranger: Client) -> None:
-    status, found, _ = api.post("/v1/dead-letters/replay", {"preview": True})
-    assert (status, found["jobs"], found["groups"][0]["code"]) == (200, 1, "boom")
+    status, rows, _ = api.post("/v1/dead-letters/replay", {"preview": True})
+    assert (status, rows["jobs"], rows["groups"][0]["code"]) == (200, 1, "boom")
     assert stranger.post("/v1/dead-letters/replay", {"preview": True})[1]["jobs"] == 0
     status, replay, headers = api.post("/v1/dead-letters/replay", {"filter": {"code": "boom"}, "rate_per_second": 5})
     assert (status, replay["chosen"], replay["state"]) == (202, 1, "running")
@@ -61,7 +61,7 @@ def test_many_are_previewed_then_replayed_and_followed(api: Client, dead: str, s
 )
 def test_a_wrong_replay_names_the_field(api: Client, dead: str, body: dict, field: str) -> None:
     status, problem, _ = api.post("/v1/dead-letters/replay", body)
-    assert (status, [one["field"] for one in problem["errors"]]) == (422, [field])
+    assert (status, [item["field"] for item in problem["errors"]]) == (422, [field])
     assert api.get(f"/v1/jobs/{dead}")[1]["state"] == "dead"
 
 
@@ -85,9 +85,9 @@ def test_a_unique_order_is_answered_with_the_job_that_is_there(api: Client) -> N
 
 
 def explained(api: Client, job_id: object) -> list[str]:
-    status, found, _ = api.get(f"/v1/jobs/{job_id}/explain")
-    assert status == 200, found
-    return [reason["code"] for reason in found["reasons"]]
+    status, rows, _ = api.get(f"/v1/jobs/{job_id}/explain")
+    assert status == 200, rows
+    return [reason["code"] for reason in rows["reasons"]]
 
 
 def test_an_explanation_tells_everything_in_order(api: Client, book: Book) -> None:
@@ -122,9 +122,9 @@ def test_an_explanation_of_every_end_says_who_and_why(api: Client, book: Book, d
     running, lease_id = book.running()
     assert explained(api, running) == ["running"]
     book.settle(running, lease_id)
-    found = api.get(f"/v1/jobs/{running}/explain")[1]
-    assert [reason["code"] for reason in found["reasons"]] == ["succeeded"]
-    assert set(found["seconds_in"]) == {"available", "dispatched", "running", "succeeded"}
+    result = api.get(f"/v1/jobs/{running}/explain")[1]
+    assert [reason["code"] for reason in result["reasons"]] == ["succeeded"]
+    assert set(result["seconds_in"]) == {"available", "dispatched", "running", "succeeded"}
     assert api.get(f"/v1/jobs/{uuid4()}/explain")[0] == 404
 
 
@@ -156,7 +156,7 @@ def test_a_held_job_shows_its_effect_and_is_resolved(api: Client, book: Book) ->
     )
     book.settle(job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "?", "retryable": False})
     assert explained(api, job_id) == ["held"]
-    assert [one["state"] for one in api.get(f"/v1/jobs/{job_id}/effects")[1]["effects"]] == ["intended"]
+    assert [item["state"] for item in api.get(f"/v1/jobs/{job_id}/effects")[1]["effects"]] == ["intended"]
     wrong = {"effect": "other", "happened": True}
     assert api.post(f"/v1/jobs/{job_id}/resolve", wrong)[1]["code"] == "effect_not_found"
     assert api.post(f"/v1/jobs/{job_id}/resolve", {"effect": "charge", "happened": "yes"})[0] == 422

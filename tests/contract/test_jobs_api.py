@@ -206,8 +206,8 @@ def test_a_job_that_is_as_it_was_is_not_sent_again(api: Client) -> None:
     status, body, again = api.get(path, headers=tag)
     assert (status, body, again["ETag"]) == (304, b"", headers["ETag"])
     api.post(f"{path}/cancel")
-    status, found, changed = api.get(path, headers=tag)
-    assert (status, found["state"]) == (200, "cancelled") and changed["ETag"] != headers["ETag"]
+    status, rows, changed = api.get(path, headers=tag)
+    assert (status, rows["state"]) == (200, "cancelled") and changed["ETag"] != headers["ETag"]
     assert "private" in changed["Cache-Control"]
 
 
@@ -228,9 +228,9 @@ def test_lists_filter_and_page(api: Client, stranger: Client) -> None:
 def test_events_and_runs_are_the_history(api: Client, book: Book) -> None:
     job_id, lease_id = book.running()
     book.settle(job_id, lease_id, usage={"total_tokens": 3})
-    _, found, _ = api.get(f"/v1/jobs/{job_id}/events")
-    assert [event["event"] for event in found["events"]] == ["submitted", "dispatched", "started", "succeeded"]
-    _, rest, _ = api.get(f"/v1/jobs/{job_id}/events?after={found['events'][1]['id']}")
+    _, rows, _ = api.get(f"/v1/jobs/{job_id}/events")
+    assert [event["event"] for event in rows["events"]] == ["submitted", "dispatched", "started", "succeeded"]
+    _, rest, _ = api.get(f"/v1/jobs/{job_id}/events?after={rows['events'][1]['id']}")
     assert [event["event"] for event in rest["events"]] == ["started", "succeeded"]
     _, runs, _ = api.get(f"/v1/jobs/{job_id}/runs")
     assert [(run["run_no"], run["outcome"], run["usage"]) for run in runs["runs"]] == [

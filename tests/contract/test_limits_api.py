@@ -32,7 +32,7 @@ def test_a_limit_is_set_seen_and_removed(operator: Client) -> None:
     status, limit, _ = operator.call("PUT", "/v1/limits/domain:*", {"max_concurrent": 5})
     assert (status, limit["name"], limit["max_concurrent"], limit["updated_by"]) == (200, "domain:*", 5, "operator")
     operator.call("PUT", "/v1/limits/provider:openai", {"rate_units": 60, "rate_seconds": 60, "sliding": True})
-    assert [one["name"] for one in operator.get("/v1/limits")[1]["limits"]] == ["domain:*", "provider:openai"]
+    assert [item["name"] for item in operator.get("/v1/limits")[1]["limits"]] == ["domain:*", "provider:openai"]
     assert operator.call("DELETE", "/v1/limits/domain:*")[0] == 204
     status, problem, _ = operator.call("DELETE", "/v1/limits/domain:*")
     assert (status, problem["code"]) == (404, "limit_not_found") and "provider:openai" in problem["detail"]
@@ -154,7 +154,7 @@ def test_what_lives_over_all_queues_has_a_quota_of_its_own(operator: Client, api
     status, problem, _ = api.post("/v1/jobs/batch", batch)
     assert (status, problem["code"]) == (429, "quota_exceeded"), problem
     status, answer, _ = api.post("/v1/jobs/batch?per_item=true", batch)
-    assert status == 202 and ["problem" in one for one in answer["jobs"]] == [False, False, True, True], answer
+    assert status == 202 and ["problem" in item for item in answer["jobs"]] == [False, False, True, True], answer
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL]}})
     assert (status, problem["code"]) == (429, "quota_exceeded") and "live in all queues" in problem["detail"]
     book.dispatch(UUID(job["id"]))

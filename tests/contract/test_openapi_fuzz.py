@@ -25,14 +25,14 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-@pytest.mark.parametrize("tag", sorted({one.tag for one in OPERATIONS}))
+@pytest.mark.parametrize("tag", sorted({item.tag for item in OPERATIONS}))
 def test_every_operation_answers_as_it_is_described(app: Any, book: Book, tag: str, mode: GenerationMode) -> None:
     with book.ledger.transaction() as connection:
         key = keys.create_key(connection, book.tenant_id, "fuzz", Grants(scopes=tuple(Scope), is_operator=True))
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
     seen = 0
-    for found in schema.get_all_operations():
-        operation = found.ok()
+    for result in schema.get_all_operations():
+        operation = result.ok()
         if operation.tags != [tag]:
             continue
         seen += 1
@@ -50,4 +50,4 @@ def test_every_operation_answers_as_it_is_described(app: Any, book: Book, tag: s
             case.validate_response(answer, checks=CHECKS)
 
         asked()
-    assert seen == sum(one.tag == tag for one in OPERATIONS)
+    assert seen == sum(item.tag == tag for item in OPERATIONS)

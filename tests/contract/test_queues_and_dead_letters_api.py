@@ -9,7 +9,7 @@ from tests.support.ledgers import Book
 
 
 def queue(api: Client, name: str = "email") -> dict[str, Any]:
-    return next(one for one in api.get("/v1/queues")[1]["queues"] if one["name"] == name)
+    return next(item for item in api.get("/v1/queues")[1]["queues"] if item["name"] == name)
 
 
 def test_jobs_are_counted_by_what_they_wait_for(api: Client, book: Book) -> None:
@@ -21,10 +21,10 @@ def test_jobs_are_counted_by_what_they_wait_for(api: Client, book: Book) -> None
             f"UPDATE jobs SET state = '{state}', error = {error} "
             "WHERE id = (SELECT id FROM jobs WHERE state = 'available' ORDER BY id DESC LIMIT 1)"
         )
-    found = queue(api)
-    counted = {name: found[name] for name in ("waiting", "scheduled", "blocked", "held", "dead", "live")}
+    result = queue(api)
+    counted = {name: result[name] for name in ("waiting", "scheduled", "blocked", "held", "dead", "live")}
     assert counted == {"waiting": 3, "scheduled": 4, "blocked": 5, "held": 2, "dead": 6, "live": 20}
-    assert found["counts_are_capped"] is False
+    assert result["counts_are_capped"] is False
 
 
 def test_more_dead_letters_than_were_ever_counted_leave_nothing_waiting(api: Client, book: Book) -> None:
@@ -37,8 +37,8 @@ def test_more_dead_letters_than_were_ever_counted_leave_nothing_waiting(api: Cli
     )
     book.do("UPDATE jobs SET state = 'dead', error = '{\"code\": \"x\"}' WHERE state = 'available'")
     book.do("UPDATE queue_counters SET accepted = accepted + 24000")
-    found = queue(api)
-    assert (found["dead"], found["waiting"]) == (24_001, 0)
+    result = queue(api)
+    assert (result["dead"], result["waiting"]) == (24_001, 0)
 
 
 def kill(book: Book, job: dict[str, Any], code: str) -> None:
@@ -61,7 +61,9 @@ def test_dead_letters_have_a_list_of_their_own(api: Client, stranger: Client, bo
     assert [letter["id"] for letter in refused] == [jobs[3]["id"], jobs[1]["id"]]
     first = api.get("/v1/dead-letters?limit=3")[1]
     rest = api.get(f"/v1/dead-letters?limit=3&cursor={first['next_cursor']}")[1]
-    assert [letter["id"] for letter in first["dead_letters"] + rest["dead_letters"]] == [one["id"] for one in letters]
+    assert [letter["id"] for letter in first["dead_letters"] + rest["dead_letters"]] == [
+        letter["id"] for letter in letters
+    ]
     assert rest["next_cursor"] is None
     assert stranger.get("/v1/dead-letters")[1] == {"dead_letters": [], "next_cursor": None}
     assert api.get("/v1/dead-letters?stat=dead")[0] == 422

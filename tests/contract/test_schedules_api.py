@@ -24,7 +24,9 @@ def test_put_read_list_pause_run_delete(api: Client, stranger: Client) -> None:
     status, ran, headers = api.post("/v1/schedules/daily.report/run")
     assert status == 202 and headers["Location"] == f"/v1/jobs/{ran['job_id']}"
     _, fires, _ = api.get("/v1/schedules/daily.report/fires")
-    assert [(one["outcome"], one["by"], one["job_id"]) for one in fires["fires"]] == [("fired", "test", ran["job_id"])]
+    assert [(fire["outcome"], fire["by"], fire["job_id"]) for fire in fires["fires"]] == [
+        ("fired", "test", ran["job_id"])
+    ]
     assert api.post("/v1/schedules/daily.report/resume")[1]["paused"] is False
     for method, path in (
         ("GET", ""),
@@ -45,14 +47,14 @@ def test_pages_by_name(api: Client) -> None:
     for name in "cab":
         api.call("PUT", f"/v1/schedules/{name}", {**EMAIL, "every_seconds": 60})
     _, first, _ = api.get("/v1/schedules?limit=2")
-    assert ([one["name"] for one in first["schedules"]], first["next_cursor"]) == (["a", "b"], "b")
+    assert ([item["name"] for item in first["schedules"]], first["next_cursor"]) == (["a", "b"], "b")
     _, rest, _ = api.get("/v1/schedules?limit=2&cursor=b")
-    assert ([one["name"] for one in rest["schedules"]], rest["next_cursor"]) == (["c"], None)
+    assert ([item["name"] for item in rest["schedules"]], rest["next_cursor"]) == (["c"], None)
 
 
 def test_a_preview_keeps_nothing(api: Client) -> None:
-    status, found, _ = api.post("/v1/schedules/preview?count=3", {**EMAIL, "every_seconds": 90})
-    assert (status, found["in_words"], len(found["times"])) == (200, "Every 0:01:30", 3)
+    status, rows, _ = api.post("/v1/schedules/preview?count=3", {**EMAIL, "every_seconds": 90})
+    assert (status, rows["in_words"], len(rows["times"])) == (200, "Every 0:01:30", 3)
     assert api.get("/v1/schedules")[1]["schedules"] == []
 
 

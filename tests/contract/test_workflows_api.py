@@ -29,15 +29,15 @@ def test_a_workflow_is_accepted_whole_and_read_back(api: Client, stranger: Clien
     status, accepted, headers = api.post("/v1/workflows", GRAPH)
     assert status == 202 and headers["Location"] == f"/v1/workflows/{accepted['id']}"
     assert set(accepted["steps"]) == {"text", "mail"}
-    status, found, _ = api.get(headers["Location"])
-    assert (status, found["state"], found["progress"]) == (200, "running", 0.0)
-    assert found["steps"] == {"available": 1, "waiting": 1}
+    status, rows, _ = api.get(headers["Location"])
+    assert (status, rows["state"], rows["progress"]) == (200, "running", 0.0)
+    assert rows["steps"] == {"available": 1, "waiting": 1}
     _, job, _ = api.get(f"/v1/jobs/{accepted['steps']['mail']}")
     assert (job["state"], job["workflow_id"]) == ("blocked", accepted["id"])
     _, explained, _ = api.get(f"/v1/jobs/{accepted['steps']['mail']}/explain")
     assert "waits for step text" in explained["reasons"][0]["message"]
     _, page, _ = api.get("/v1/workflows?state=running")
-    assert [one["id"] for one in page["workflows"]] == [accepted["id"]]
+    assert [row["id"] for row in page["workflows"]] == [accepted["id"]]
     for path in ("", "/graph"):
         assert stranger.get(f"/v1/workflows/{accepted['id']}{path}")[1]["code"] == "workflow_not_found"
     for verb in ("cancel", "replay"):
@@ -50,7 +50,7 @@ def test_pages_of_workflows(api: Client) -> None:
     seen, cursor = [], ""
     while True:
         _, page, _ = api.get(f"/v1/workflows?limit=2{cursor}")
-        seen += [one["id"] for one in page["workflows"]]
+        seen += [item["id"] for item in page["workflows"]]
         if not page["next_cursor"]:
             break
         cursor = f"&cursor={page['next_cursor']}"
@@ -131,11 +131,11 @@ def test_an_unknown_kind_alone_is_told_like_a_single_jobs(api: Client) -> None:
 
 def test_cancel_and_replay(api: Client) -> None:
     workflow = api.post("/v1/workflows", GRAPH)[1]["id"]
-    status, found, _ = api.post(f"/v1/workflows/{workflow}/cancel", {"reason": "no more"})
-    assert (status, found["state"], found["error"]["message"]) == (202, "cancelled", "no more")
+    status, rows, _ = api.post(f"/v1/workflows/{workflow}/cancel", {"reason": "no more"})
+    assert (status, rows["state"], rows["error"]["message"]) == (202, "cancelled", "no more")
     assert api.post(f"/v1/workflows/{workflow}/cancel")[0] == 202, "twice changes nothing"
-    status, found, _ = api.post(f"/v1/workflows/{workflow}/replay")
-    assert (status, found["state"], found["steps"]) == (202, "running", {"available": 1, "waiting": 1})
+    status, rows, _ = api.post(f"/v1/workflows/{workflow}/replay")
+    assert (status, rows["state"], rows["steps"]) == (202, "running", {"available": 1, "waiting": 1})
     status, problem, _ = api.post(f"/v1/workflows/{workflow}/replay")
     assert (status, problem["code"]) == (409, "workflow_not_replayable")
 
@@ -150,11 +150,11 @@ def test_the_graph_as_json_and_as_a_picture(api: Client, book: Book) -> None:
     for ask in ({"path": "?format=svg"}, {"path": "", "headers": {"Accept": "image/svg+xml"}}):
         status, picture, headers = api.get(f"/v1/workflows/{workflow}/graph{ask.pop('path')}", **ask)
         assert (status, headers["Content-Type"]) == (200, "image/svg+xml; charset=utf-8")
-        texts = [one.text for one in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
+        texts = [item.text for item in ElementTree.fromstring(picture).iter("{http://www.w3.org/2000/svg}text")]
         assert "<pic>" in texts and "many × 12" in texts and "end" in texts
 
 
 def test_waiting_for_the_end(api: Client) -> None:
     workflow = api.post("/v1/workflows", GRAPH)[1]["id"]
-    status, found, _ = api.get(f"/v1/workflows/{workflow}?wait=0.2")
-    assert (status, found["state"]) == (200, "running")
+    status, rows, _ = api.get(f"/v1/workflows/{workflow}?wait=0.2")
+    assert (status, rows["state"]) == (200, "running")

@@ -43,21 +43,21 @@ class Platform:
         return str(job["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}")
-        return found
+        result: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}")
+        return result
 
     def wait(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
         """Wait until the job has ended or died."""
-        found: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}?wait={int(min(seconds, 60))}")
-        assert found["status"] in ("completed", "failed"), found
-        return found
+        result: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}?wait={int(min(seconds, 60))}")
+        assert result["status"] in ("completed", "failed"), result
+        return result
 
     def wait_state(self, job_id: str, state: str, seconds: float = 30) -> dict[str, Any]:
         return eventually(lambda: self.job(job_id) if self.job(job_id)["state"] == state else None, seconds, state)
 
     def runs(self, job_id: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.api.call("GET", f"/v1/jobs/{job_id}/runs")["runs"]
-        return found
+        result: list[dict[str, Any]] = self.api.call("GET", f"/v1/jobs/{job_id}/runs")["runs"]
+        return result
 
     def outcomes(self, job_id: str) -> list[str]:
         return [run["outcome"] for run in self.runs(job_id)]

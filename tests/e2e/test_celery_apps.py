@@ -49,7 +49,7 @@ class Shop:
         """Wait until a task has noted so many lines."""
         path = Path(self.platform.file(name))
         return eventually(
-            lambda: found if len(found := path.read_text().splitlines() if path.exists() else []) >= count else None,
+            lambda: result if len(result := path.read_text().splitlines() if path.exists() else []) >= count else None,
             SECONDS,
             f"{count} lines in {name}",
         )
@@ -131,8 +131,8 @@ def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
 
 def test_the_request_is_as_celery_has_it(shop: Shop) -> None:
     call = shop.tasks.dump_context.apply_async((1, 2), priority=6, headers={"trace": "abc"})
-    found = call.get(timeout=SECONDS)
-    assert found == {
+    result = call.get(timeout=SECONDS)
+    assert result == {
         "id": call.id, "args": [1, 2], "kwargs": {}, "retries": 0, "root_id": call.id, "parent_id": None, "group": None,
         "task": "shop.tasks.dump_context", "priority": 6, "queue": "shop", "called_directly": False,
         "headers": {"trace": "abc"}, "sum": 3,
@@ -171,8 +171,8 @@ def test_what_is_not_json_is_refused_before_anything_is_written(shop: Shop) -> N
 
 
 def test_values_come_back_as_celery_brings_them(shop: Shop) -> None:
-    found = shop.tasks.returns_decimal.delay("1.10").get(timeout=SECONDS)
-    assert found == {"price": Decimal("1.10"), "bytes": b"x", "twice": [1, 2]}
+    result = shop.tasks.returns_decimal.delay("1.10").get(timeout=SECONDS)
+    assert result == {"price": Decimal("1.10"), "bytes": b"x", "twice": [1, 2]}
     for value in (2**80, -(2**70), 1e16, float("inf"), {"$from": "me"}, {"__type__": "x"}, "\u2028"):
         assert shop.tasks.add.delay([value], []).get(timeout=SECONDS) == [value]
 
@@ -393,7 +393,7 @@ def test_a_failed_header_fails_the_chord_and_leaves_its_other_tasks(shop: Shop) 
         result.get(timeout=SECONDS)
     with pytest.raises(ChordError, match=r"Dependency .* raised ValueError\('header'\)"):
         result.get(timeout=SECONDS, disable_sync_subtasks=False) if result.parent is None else _alone(shop, result)
-    assert [one.get(timeout=SECONDS) for one in result.parent.results[1:]] == [2, 4]
+    assert [item.get(timeout=SECONDS) for item in result.parent.results[1:]] == [2, 4]
     assert shop.notes("on_chord_error") == [f"{result.id} ChordError"]
     independent = group(shop.tasks.fail.s("alone"), add.s(1, 1) | add.s(1))()
     assert independent.results[1].get(timeout=SECONDS) == 3
@@ -424,7 +424,7 @@ def test_a_task_is_replaced_and_what_waits_for_it_waits_for_that(shop: Shop) -> 
     assert (tasks.adds_by_another.s(3, 4) | tasks.add.s(1))().get(timeout=SECONDS) == 71
     assert (tasks.adds_many.s(4) | tasks.tsum.s())().get(timeout=SECONDS) == 12
     ids = tasks.calls_others.delay(3).get(timeout=SECONDS)
-    assert [shop.app.AsyncResult(one).get(timeout=SECONDS) for one in ids] == [0, 2, 4]
+    assert [shop.app.AsyncResult(item).get(timeout=SECONDS) for item in ids] == [0, 2, 4]
 
 
 # --- the platform around it ----------------------------------------------------------------------

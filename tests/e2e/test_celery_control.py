@@ -47,13 +47,13 @@ def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             wait_for(f"the worker of {side}", lambda log=log: "ready." in log.read_text(errors="replace"), seconds=60)
             command = [sys.executable, "-W", "ignore", str(folder / "canvas_shapes.py")]
             programs[side] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-        found: dict[str, dict[str, Any]] = {}
+        result: dict[str, dict[str, Any]] = {}
         for side, program in programs.items():
             said, _ = program.communicate(timeout=300)
             assert program.returncode == 0, side
-            found[side] = {f"{what} {json.dumps(name)}": how for what, name, how in map(json.loads, said.splitlines())}
-            found[side]["errbacks"] = Counter((folder / f"{side}.txt").read_text().split())
-        yield found
+            result[side] = {f"{what} {json.dumps(name)}": how for what, name, how in map(json.loads, said.splitlines())}
+            result[side]["errbacks"] = Counter((folder / f"{side}.txt").read_text().split())
+        yield result
     finally:
         for side in SIDES:
             end_named(stack.place, f"control-{side}")

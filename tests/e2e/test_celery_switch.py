@@ -66,9 +66,9 @@ class Legacy:
 @pytest.fixture
 def legacy(platform: Platform, tmp_path: Path) -> Iterator[Legacy]:
     write_legacy(tmp_path)
-    found = Legacy(platform, tmp_path)
+    result = Legacy(platform, tmp_path)
     try:
-        yield found
+        yield result
     finally:
         for name in ("legacy-old", "legacy-new"):
             end_named(platform.stack.place, name)
@@ -83,8 +83,8 @@ def test_one_queue_is_switched_the_other_stays_and_both_answer(legacy: Legacy) -
     assert known("SELECT count(*) FROM job_history WHERE kind LIKE 'legacy.%'") == [0]
     # one queue is switched: its tasks are jobs, the other's are published as ever
     legacy.start_worker("legacy-new", "legacy", legacy.new)
-    task_id, *found = legacy.call("report", legacy.new)
-    assert found == ["report 7", "SUCCESS"]
+    task_id, *rows = legacy.call("report", legacy.new)
+    assert rows == ["report 7", "SUCCESS"]
     assert known("SELECT state FROM job_history WHERE id = CAST(:id AS uuid)", id=task_id) == ["succeeded"]
     assert legacy.call("mail", legacy.new)[1:] == ["mail 7", "SUCCESS"]
     assert known("SELECT count(*) FROM job_history WHERE kind = 'legacy.mail'") == [0]

@@ -30,7 +30,7 @@ def ask(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Ask:
     monkeypatch.setenv("COLUMNS", "250")
 
     def run(*arguments: Any, stdin: str | None = None) -> Result:
-        return CliRunner().invoke(cli, [str(one) for one in arguments], input=stdin)
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments], input=stdin)
 
     return run
 
@@ -148,7 +148,7 @@ def test_dead_letters_and_queues_over_http(ask: Ask) -> None:
     assert "bad_factor" in preview and "1 dead letters" in preview
     assert "1 jobs" in said(ask("dead", "replay", "--tag", "cli-dead", "--yes"))
     queues = orjson.loads(said(ask("queues", "list", "--json")))
-    assert {"email", "gpu", "webhooks"} <= {one["name"] for one in queues}
+    assert {"email", "gpu", "webhooks"} <= {queue["name"] for queue in queues}
     assert "slots" in said(ask("queues", "list"))
 
 

@@ -33,8 +33,8 @@ def test_submit_wait_and_read(jobs: Client) -> None:
     done = jobs.wait(job.id, timeout=30)
     assert done.ended and done.succeeded and done.value() == {"width": 5, "height": 10}
     assert jobs.get(job.id) == done
-    assert [one["event"] for one in jobs.events(job.id)][-1] == "succeeded"
-    assert any(one.id == job.id for one in jobs.iter_jobs(kind="acme.resize", tag="client", page_size=5))
+    assert [event["event"] for event in jobs.events(job.id)][-1] == "succeeded"
+    assert any(item.id == job.id for item in jobs.iter_jobs(kind="acme.resize", tag="client", page_size=5))
     failed = jobs.wait(jobs.submit("acme.resize", {"width": 1, "height": 1, "factor": 0}).id)
     with pytest.raises(JobFailed, match="factor must be positive") as caught:
         failed.value()
@@ -64,16 +64,16 @@ def test_a_wait_ends_and_a_job_is_called_off(platform: Platform, jobs: Client) -
 def test_many_orders_are_taken_as_they_come(platform: Platform, jobs: Client) -> None:
     ids = list(jobs.submit_many((resize(number) for number in range(25)), batch_size=10))
     assert len(set(ids)) == 25
-    assert [jobs.wait(one).value()["width"] for one in ids] == list(range(25))
+    assert [jobs.wait(item).value()["width"] for item in ids] == list(range(25))
 
 
 def test_a_stream_to_the_end(jobs: Client) -> None:
     job = jobs.submit("llm.chat", {"messages": [{"role": "user", "content": "hello"}]})
     came = list(jobs.stream(job.id))
     assert came[-1].job is not None and came[-1].job.succeeded
-    assert "".join(one.text for one in came if one.name == "output") == came[-1].job.result["content"]
-    known = [one.id for one in came if one.id]
-    assert [one.id for one in jobs.stream(job.id, last_id=known[1]) if one.id] == known[2:]
+    assert "".join(item.text for item in came if item.name == "output") == came[-1].job.result["content"]
+    known = [item.id for item in came if item.id]
+    assert [item.id for item in jobs.stream(job.id, last_id=known[1]) if item.id] == known[2:]
 
 
 def test_files_up_and_down(platform: Platform, jobs: Client, tmp_path: Path) -> None:
@@ -129,16 +129,16 @@ def test_over_a_connection_that_breaks_nothing_is_doubled_or_missed(platform: Pl
 def test_the_same_with_asyncio(platform: Platform, tmp_path: Path) -> None:
     async def scene() -> None:
         async with AsyncClient(platform.stack.local_url("api"), platform.api._key) as jobs:
-            one = await jobs.submit("acme.resize", {"width": 4, "height": 4})
+            item = await jobs.submit("acme.resize", {"width": 4, "height": 4})
             ids = [job_id async for job_id in jobs.submit_many((resize(n) for n in range(5)), batch_size=2)]
-            done = await asyncio.gather(*(jobs.wait(job_id, timeout=30) for job_id in (one.id, *ids)))
+            done = await asyncio.gather(*(jobs.wait(job_id, timeout=30) for job_id in (item.id, *ids)))
             assert [job.value()["width"] for job in done] == [2, 0, 1, 2, 3, 4]
-            assert [event.name async for event in jobs.stream(one.id)][-2:] == ["succeeded", "end"]
+            assert [event.name async for event in jobs.stream(item.id)][-2:] == ["succeeded", "end"]
             assert len([job async for job in jobs.iter_jobs(tag="client", page_size=2)]) >= 5
             kept = await jobs.upload(b"content", filename="a.txt")
             assert (await jobs.download(kept, tmp_path / "a.txt")).read_bytes() == b"content"
-            assert (await jobs.artifacts(one.id)) == []
-            assert (await jobs.events(one.id))[0]["event"] == "submitted"
+            assert (await jobs.artifacts(item.id)) == []
+            assert (await jobs.events(item.id))[0]["event"] == "submitted"
             slow = await jobs.submit("acme.sleep", {"path": platform.file("client-async"), "seconds": 30, "times": 9})
             with pytest.raises(WaitTimeout):
                 await jobs.wait(slow.id, timeout=0.2)
@@ -162,11 +162,11 @@ def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
     proxy = Proxy(platform.stack.place.ports["api"])
     port = proxy.port
     proxy.close()
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
 
     def submit() -> None:
         with Client(f"http://127.0.0.1:{port}", platform.api._key) as jobs:
-            found["job"] = jobs.submit("acme.resize", {"width": 1, "height": 1})
+            result["job"] = jobs.submit("acme.resize", {"width": 1, "height": 1})
 
     submitting = threading.Thread(target=submit)
     submitting.start()
@@ -174,4 +174,4 @@ def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
     again = Proxy(platform.stack.place.ports["api"], port)
     submitting.join(30)
     again.close()
-    assert found["job"].state == "available"
+    assert result["job"].state == "available"

@@ -74,7 +74,7 @@ def _is_of_others(process: psutil.Process) -> bool:
     if process.environ().get(MARK) not in (None, str(places.stack_folder(NAME))):
         return True
     above = [process, *process.parents()]
-    return any(one.pid != os.getpid() and "pytest" in " ".join(one.cmdline()[:4]) for one in above)
+    return any(item.pid != os.getpid() and "pytest" in " ".join(item.cmdline()[:4]) for item in above)
 
 
 def shared_memory() -> set[str]:
@@ -142,19 +142,19 @@ def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None
         shown = subprocess.run(
             ["sh", "-c", f". '{env_file}' && env"], capture_output=True, text=True, check=True
         ).stdout.splitlines()
-        found = dict(line.split("=", 1) for line in shown if line.startswith("JOBPLATFORM_"))
+        result = dict(line.split("=", 1) for line in shown if line.startswith("JOBPLATFORM_"))
         for name in ("URL", "API_KEY", "DATABASE_URL", "BROKER_URL", "MANAGEMENT_URL", "FLOWER_URL", "MAIL_URL"):
-            assert found[f"JOBPLATFORM_{name}"]
-        request = Request(found["JOBPLATFORM_URL"] + "/v1/kinds")
-        request.add_header("Authorization", f"Bearer {found['JOBPLATFORM_API_KEY']}")
+            assert result[f"JOBPLATFORM_{name}"]
+        request = Request(result["JOBPLATFORM_URL"] + "/v1/kinds")
+        request.add_header("Authorization", f"Bearer {result['JOBPLATFORM_API_KEY']}")
         with urlopen(request, timeout=10) as answer:
             assert len(orjson.loads(answer.read())["kinds"]) == 3
-        with urlopen(found["JOBPLATFORM_MAIL_URL"], timeout=10) as answer:
+        with urlopen(result["JOBPLATFORM_MAIL_URL"], timeout=10) as answer:
             assert orjson.loads(answer.read()) == []
-        psycopg2.connect(found["JOBPLATFORM_DATABASE_URL"]).close()
+        psycopg2.connect(result["JOBPLATFORM_DATABASE_URL"]).close()
         again = run("up")
         assert again.returncode == 0 and "starting" not in again.stdout, "a stack that runs is only shown"
-        sourced = run("up", **found)
+        sourced = run("up", **result)
         assert sourced.returncode == 0 and "starting" not in sourced.stdout, "its own addresses are not foreign ones"
         status = run("status")
         assert "up" in status.stdout and "down" not in status.stdout
@@ -167,9 +167,9 @@ def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None
 
 
 def test_two_checkouts_never_share_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    one = places.stack_folder("dev")
+    item = places.stack_folder("dev")
     monkeypatch.setattr(places, "CHECKOUT", Path("/somewhere/else"))
-    assert places.stack_folder("dev") != one
+    assert places.stack_folder("dev") != item
 
 
 def test_one_stack_is_worked_on_by_one_command() -> None:

@@ -22,22 +22,22 @@ SIZE = 0.05
 def world() -> Iterator[World]:
     sink = Sink()
     with taken("drills"):
-        found = World(print, sink, durable=False)
+        result = World(print, sink, durable=False)
         try:
-            found.start()
-            yield found
+            result.start()
+            yield result
         finally:
-            found.stop()
+            result.stop()
             sink.close()
 
 
 def groups() -> dict[str, list[Fault]]:
     """Faults of a module that allow the same."""
-    found: dict[str, list[Fault]] = {}
-    for one in FAULTS.values():
-        module = one.do.__module__.rpartition(".")[2]
-        found.setdefault(f"{module}: runs {one.runs.value}", []).append(one)
-    return found
+    result: dict[str, list[Fault]] = {}
+    for item in FAULTS.values():
+        module = item.do.__module__.rpartition(".")[2]
+        result.setdefault(f"{module}: runs {item.runs.value}", []).append(item)
+    return result
 
 
 def in_turn(faults: list[Fault]) -> Fault:
@@ -45,16 +45,16 @@ def in_turn(faults: list[Fault]) -> Fault:
 
     def do(world: World, size: float) -> dict[str, int]:
         hits = {}
-        for one in faults:
+        for fault in faults:
             try:
-                hits |= {f"{one.key}: {name}": count for name, count in one.do(world, size).items()}
+                hits |= {f"{fault.key}: {name}": count for name, count in fault.do(world, size).items()}
             except CanNotBeDone as error:
-                print(f"not played: {one.name}: {error}")
+                print(f"not played: {fault.name}: {error}")
             world.wait_for_flow()
         return hits
 
-    shows = tuple({name: None for one in faults for name in one.shows})
-    return Fault(" · ".join(one.name for one in faults), faults[0].runs, shows, do)
+    shows = tuple({name: None for item in faults for name in item.shows})
+    return Fault(" · ".join(fault.name for fault in faults), faults[0].runs, shows, do)
 
 
 @pytest.mark.parametrize("name", list(groups()))
@@ -65,4 +65,4 @@ def test_nothing_is_lost_and_all_adds_up(world: World, name: str) -> None:
 
 
 def test_every_way_to_treat_a_run_is_among_them() -> None:
-    assert {one.runs for one in FAULTS.values()} == set(Runs) and len(FAULTS) > 25
+    assert {item.runs for item in FAULTS.values()} == set(Runs) and len(FAULTS) > 25

@@ -62,7 +62,7 @@ def test_orders_over_amqp(platform: Platform, producer: str) -> None:
     unknown, no_json = order({"kind": "acme.resise", "payload": {}}), order("{")
     orders = [good, twice, unfit, unknown, no_json]
     answers = play("over_amqp.mjs", stdin=orders, AMQP_URL=producer)
-    of = {name: answers[one["properties"]["messageId"]] for name, one in (
+    of = {name: answers[item["properties"]["messageId"]] for name, item in (
         ("good", good), ("twice", twice), ("unfit", unfit), ("unknown", unknown), ("no_json", no_json))}  # fmt: skip
     assert of["good"]["accepted"] and of["good"]["state"] == "available"
     assert platform.wait(of["good"]["id"])["result"] == {"width": 1, "height": 2}
@@ -75,7 +75,7 @@ def test_orders_over_amqp(platform: Platform, producer: str) -> None:
         "unknown_kind",
         "not_json",
     ]
-    assert {one["field"] for one in of["unfit"]["errors"]} == {"payload.width", "payload.height"}
+    assert {item["field"] for item in of["unfit"]["errors"]} == {"payload.width", "payload.height"}
     assert "did you mean 'acme.resize'?" in of["unknown"]["detail"]
     dead = platform.sql("SELECT reason, detail FROM dead_messages WHERE queue = 'jobs.submit' ORDER BY id")
     assert [reason for reason, _ in dead][-3:] == ["refused", "refused", "malformed"]
@@ -85,7 +85,7 @@ def test_who_says_nothing_of_himself_is_refused(platform: Platform, producer: st
     nobody = order(userId=None)
     nameless = order(messageId=None, correlationId="nameless")
     answers = play("over_amqp.mjs", stdin=[nobody, nameless], AMQP_URL=producer)
-    assert {one["code"] for one in answers.values()} == {"order_without_name"}
+    assert {answer["code"] for answer in answers.values()} == {"order_without_name"}
     with pytest.raises(AssertionError, match="user_id property set to 'payments' but authenticated user was 'default'"):
         play("over_amqp.mjs", stdin=[order(userId="payments")], AMQP_URL=producer)
 
@@ -95,7 +95,7 @@ def test_a_user_without_a_tenant_is_refused(platform: Platform) -> None:
     url = platform.stack.broker_url
     name = urlsplit(url).username or ""
     answers = play("over_amqp.mjs", stdin=[order(userId=name)], AMQP_URL=url)
-    assert [one["code"] for one in answers.values()] == ["tenant_unknown"], place
+    assert [answer["code"] for answer in answers.values()] == ["tenant_unknown"], place
 
 
 def test_an_answer_does_not_go_into_the_queues_of_jobs(platform: Platform, producer: str) -> None:

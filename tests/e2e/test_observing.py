@@ -32,9 +32,9 @@ def value(page: str, name: str, **labels: str) -> float:
     """The sum of the samples of a metric that carry these labels."""
     total = 0.0
     for line in page.splitlines():
-        found = re.match(rf"{name}(?:\{{(.*)\}})? (\S+)$", line)
-        if found and all(f'{key}="{one}"' in (found.group(1) or "") for key, one in labels.items()):
-            total += float(found.group(2))
+        result = re.match(rf"{name}(?:\{{(.*)\}})? (\S+)$", line)
+        if result and all(f'{key}="{item}"' in (result.group(1) or "") for key, item in labels.items()):
+            total += float(result.group(2))
     return total
 
 

@@ -25,14 +25,14 @@ def commands(page: str, heading: str) -> list[str]:
     text = (ROOT / page).read_text().split(heading, 1)[1]
     block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
     assert block is not None
-    found, typed = [], ""
+    rows, typed = [], ""
     for line in block[1].splitlines():
         if line.startswith("$ ") or typed:
             typed += line.removeprefix("$ ").removesuffix("\\")
             if not line.endswith("\\"):
-                found.append(typed)
+                rows.append(typed)
                 typed = ""
-    return found
+    return rows
 
 
 def typed(platform: Platform, command: str, **variables: str) -> Any:

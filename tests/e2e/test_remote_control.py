@@ -19,7 +19,7 @@ def control(platform: Platform) -> Any:
 
 def reply(control: Any, command: str, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     replies: list[dict[str, Any]] = control.broadcast(command, arguments=arguments, reply=True, timeout=5, limit=5)
-    return [answer for one in replies for answer in one.values()]
+    return [answer for item in replies for answer in item.values()]
 
 
 def test_what_would_change_a_worker_is_refused_and_says_what_to_do(platform: Platform, control: Any) -> None:

@@ -46,7 +46,7 @@ def forged(platform: Platform) -> Iterator[Forged]:
             for number, name in enumerate(ALL)}  # fmt: skip
     out = "SELECT id::text, dispatch_no FROM jobs WHERE queue = :q AND state = 'dispatched'"
     numbers = eventually(
-        lambda: found if len(found := dict(map(tuple, platform.sql(out, q=QUEUE)))) == len(ALL) else None
+        lambda: result if len(result := dict(map(tuple, platform.sql(out, q=QUEUE)))) == len(ALL) else None
     )
     with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
         channel = connection.channel()
@@ -83,13 +83,13 @@ def reasons(platform: Platform, forged: Forged, job_id: str | None) -> list[str]
 
 @pytest.mark.parametrize("name", list(ANOTHER))
 def test_what_names_a_job_and_says_something_else_is_kept(platform: Platform, forged: Forged, name: str) -> None:
-    found = eventually(lambda: reasons(platform, forged, forged.jobs[name]), 20, "the dead message")
-    assert ANOTHER[name] in found
+    result = eventually(lambda: reasons(platform, forged, forged.jobs[name]), 20, "the dead message")
+    assert ANOTHER[name] in result
 
 
 def test_what_names_no_job_is_kept(platform: Platform, forged: Forged) -> None:
-    found = eventually(lambda: len(one) >= len(NO_HINT) and one if (one := reasons(platform, forged, None)) else None)
-    assert set(found) == {"malformed"}
+    result = eventually(lambda: len(one) >= len(NO_HINT) and one if (one := reasons(platform, forged, None)) else None)
+    assert set(result) == {"malformed"}
 
 
 def test_nobody_has_ended(platform: Platform, forged: Forged) -> None:

@@ -38,18 +38,18 @@ def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
     try:
         platform.api.call("PUT", "/v1/schedules/tick", every_second)
         eventually(lambda: len(fires(platform, "tick")) >= 6)
-        found = fires(platform, "tick")
+        result = fires(platform, "tick")
         assert [process.poll() for process in more] == [None] * 3, "all of them had a part in it"
     finally:
         platform.api.call("DELETE", "/v1/schedules/tick")
         for process in more:
             process.terminate()
         wait_gone([process.pid for process in more], 20)
-    planned = [one["planned_at"] for one in found]
+    planned = [item["planned_at"] for item in result]
     assert len(set(planned)) == len(planned)
-    assert {one["outcome"] for one in found} == {"fired"}
-    for one in found:
-        assert platform.wait(one["job_id"])["result"] == {"sum": 1}
+    assert {item["outcome"] for item in result} == {"fired"}
+    for item in result:
+        assert platform.wait(item["job_id"])["result"] == {"sum": 1}
 
 
 def test_beat_reads_a_dictionary_and_says_what_it_can_not_read(platform: Platform) -> None:

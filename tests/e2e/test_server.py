@@ -63,15 +63,15 @@ def test_bodies_without_a_key_are_refused_by_their_headers_and_the_connection_en
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
     connections = []
     for _ in range(20):
-        one = socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20)
-        one.sendall(head.encode())
-        connections.append(one)
-    for one in connections:  # they stall: nothing of the body is needed for the answer
-        with one:
-            assert one.recv(65536).startswith(b"HTTP/1.1 401")
+        item = socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20)
+        item.sendall(head.encode())
+        connections.append(item)
+    for connection in connections:  # they stall: nothing of the body is needed for the answer
+        with connection:
+            assert connection.recv(65536).startswith(b"HTTP/1.1 401")
             with contextlib.suppress(ConnectionError):
-                one.sendall(b"a" * 950_000)
-                while one.recv(65536):
+                connection.sendall(b"a" * 950_000)
+                while connection.recv(65536):
                     pass  # closed by the server, well before the time-out of 20 s
 
 
@@ -87,14 +87,14 @@ def test_health_is_told_while_every_request_thread_is_busy(platform: Platform) -
     head = f"POST /v1/jobs/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     busy = []
     for _ in range(16):
-        one = socket.create_connection(("127.0.0.1", port), timeout=60)
-        one.sendall(f"{head}\r\nAuthorization: Bearer {platform.api._key}\r\n\r\n".encode() + body)
-        busy.append(one)
+        item = socket.create_connection(("127.0.0.1", port), timeout=60)
+        item.sendall(f"{head}\r\nAuthorization: Bearer {platform.api._key}\r\n\r\n".encode() + body)
+        busy.append(item)
     for _ in range(5):
         assert platform.api.call("GET", "/healthz") == {"status": "ok"}
-    for one in busy:
-        with one:
-            assert one.recv(65536).startswith((b"HTTP/1.1 422", b"HTTP/1.1 503"))
+    for item in busy:
+        with item:
+            assert item.recv(65536).startswith((b"HTTP/1.1 422", b"HTTP/1.1 503"))
 
 
 def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: Platform) -> None:

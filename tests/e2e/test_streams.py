@@ -40,17 +40,17 @@ def test_a_job_is_followed_to_its_end(platform: Platform) -> None:
     with stream(platform, f"/v1/jobs/{job_id}/events") as following:
         assert following.answer.getheader("Content-Type") == "text/event-stream; charset=utf-8"
         came = list(following)
-    changes = [one for one in came if one.name not in ("progress", "end")]
-    assert [(one.id, one.name, one.data) for one in changes] == [
+    changes = [item for item in came if item.name not in ("progress", "end")]
+    assert [(change.id, change.name, change.data) for change in changes] == [
         (str(event["id"]), event["event"], event) for event in history(platform, job_id)
     ]
-    assert [one.name for one in changes] == ["submitted", "dispatched", "started", "succeeded"]
-    assert any(one.data["message"] == "sleeping" for one in came if one.name == "progress")
+    assert [change.name for change in changes] == ["submitted", "dispatched", "started", "succeeded"]
+    assert any(item.data["message"] == "sleeping" for item in came if item.name == "progress")
     assert came[-1].name == "end" and came[-1].data == platform.job(job_id)
     with stream(platform, f"/v1/jobs/{job_id}/events", last=came[-1].id) as again:
         assert again.status == 204, "EventSource comes no more"
     with stream(platform, f"/v1/jobs/{job_id}/events", last=changes[1].id) as resumed:
-        assert [one.name for one in resumed] == ["started", "succeeded", "end"]
+        assert [item.name for item in resumed] == ["started", "succeeded", "end"]
 
 
 def test_the_pieces_of_an_answer_are_streamed(platform: Platform) -> None:
@@ -59,7 +59,7 @@ def test_the_pieces_of_an_answer_are_streamed(platform: Platform) -> None:
     with stream(platform, f"/v1/jobs/{job_id}/events") as following:
         came = list(following)
     job = platform.wait(job_id)
-    pieces = [one.data["data"]["text"] for one in came if one.name == "output"]
+    pieces = [item.data["data"]["text"] for item in came if item.name == "output"]
     assert "".join(pieces) == job["result"]["content"]
     assert came[-1].data["result"] == job["result"]
 
@@ -79,17 +79,19 @@ def test_a_feed_tells_everything_once_however_often_it_is_cut(platform: Platform
     submitting.start()
     while len(ended) < 40:
         with stream(platform, path, last=last) as following:
-            for one in following:
-                ended.append(one)
-                last = one.id
+            for item in following:
+                ended.append(item)
+                last = item.id
                 if len(ended) % 7 == 0 or len(ended) == 40:
                     break
     submitting.join()
-    assert [one.name for one in ended] == ["succeeded"] * 40
-    assert sorted(one.data["job_id"] for one in ended) == sorted(orders)
+    assert [item.name for item in ended] == ["succeeded"] * 40
+    assert sorted(item.data["job_id"] for item in ended) == sorted(orders)
     read = platform.api.call("GET", f"{path}&after={page['next']}")
-    assert [one["id"] for one in read["events"]] == [one.id for one in ended], "the same as pages, in the same order"
-    assert {(one["kind"], one["queue"]) for one in read["events"]} == {("acme.resize", "gpu")}
+    assert [item["id"] for item in read["events"]] == [item.id for item in ended], (
+        "the same as pages, in the same order"
+    )
+    assert {(item["kind"], item["queue"]) for item in read["events"]} == {("acme.resize", "gpu")}
 
 
 def test_a_stream_ends_soon_when_its_key_is_revoked(platform: Platform) -> None:
@@ -141,10 +143,10 @@ def test_many_streams_hold_no_thread_and_those_who_go_are_forgotten(platform: Pl
     following = [stream(platform, f"/v1/jobs/{job_id}/events") for _ in range(60)]
     feeds = [stream(platform, "/v1/events") for _ in range(20)]
     assert platform.wait(job_id)["state"] == "succeeded"
-    assert {list(one)[-1].name for one in following} == {"end"}
+    assert {list(item)[-1].name for item in following} == {"end"}
     eventually(lambda: open_streams(platform) == 20, what="the feeds are open")
-    for one in (*following, *feeds):
-        one.close()
+    for item in (*following, *feeds):
+        item.close()
     eventually(lambda: open_streams(platform) == 0, what="all have gone")
 
 
@@ -158,9 +160,9 @@ def test_an_api_process_that_is_told_to_go_takes_its_streams_with_it(platform: P
     """A deployment must not wait for streams: they end, and the callers come again."""
     following = [stream(platform, "/v1/events") for _ in range(8)]
     os.kill(platform.head("api"), signal.SIGTERM)
-    for one in following:
-        list(one)
-        one.close()
+    for item in following:
+        list(item)
+        item.close()
     eventually(lambda: not platform.pids("api"))
     process = platform.stack.start_api()
     platform.stack.wait_answers("the API", platform.stack.local_url("api", "/readyz"), process, "api")

@@ -27,8 +27,8 @@ def receive() -> Iterator[Callable[..., Receiver]]:
         return opened[-1]
 
     yield start
-    for one in opened:
-        one.close()
+    for item in opened:
+        item.close()
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: 
     good, bad = resize(admin), resize(admin, factor=0)
     eventually(lambda: len(receiver.requests) >= 3, seconds=30, what="two messages, one of them twice")
     told = [Webhook(hook["secret"]).verify(body, headers) for _, headers, body in receiver.requests]
-    assert {(one["type"], one["data"]["job_id"]) for one in told} == {("job.succeeded", good), ("job.dead", bad)}
+    assert {(item["type"], item["data"]["job_id"]) for item in told} == {("job.succeeded", good), ("job.dead", bad)}
     ids = [headers["webhook-id"] for _, headers, _ in receiver.requests]
     assert len(ids) == 3 and len(set(ids)) == 2, "a repetition has the same id"
     assert receiver.requests[0][2] in [body for _, _, body in receiver.requests[1:]], "and the same bytes"
@@ -64,9 +64,9 @@ def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: 
         lambda: [m for m in admin.call("GET", f"{path}/messages")["messages"] if m["state"] == "succeeded"][1:] and
         admin.call("GET", f"{path}/messages")["messages"]
     )  # fmt: skip
-    assert sorted(one["attempts"] for one in messages) == [1, 2]
-    assert all(one["answer"]["status"] == 204 for one in messages)
-    twice = next(one for one in messages if one["attempts"] == 2)
+    assert sorted(message["attempts"] for message in messages) == [1, 2]
+    assert all(message["answer"]["status"] == 204 for message in messages)
+    twice = next(message for message in messages if message["attempts"] == 2)
     runs = admin.call("GET", f"/v1/jobs/{twice['job_id']}/runs")["runs"]
     assert [run["outcome"] for run in runs] == ["failed", "succeeded"]
     assert "answered 500: so be it" in runs[0]["error"]["message"]
@@ -95,8 +95,8 @@ def test_redirects_and_gone(admin: Caller, receive: Any) -> None:
     made = admin.call("POST", f"{path}/test")
 
     def ended() -> Any:
-        (found,) = [one for one in admin.call("GET", f"{path}/messages")["messages"] if one["id"] == made["id"]]
-        return found if found["state"] == "dead" else None
+        (rows,) = [row for row in admin.call("GET", f"{path}/messages")["messages"] if row["id"] == made["id"]]
+        return rows if rows["state"] == "dead" else None
 
     assert eventually(ended)["error"]["code"] == "webhook_redirected"
     resize(admin)

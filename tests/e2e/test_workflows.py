@@ -16,8 +16,8 @@ def submit(platform: Platform, **order: Any) -> tuple[str, dict[str, str]]:
 
 
 def wait(platform: Platform, workflow: str, seconds: int = 60) -> dict[str, Any]:
-    found: dict[str, Any] = platform.api.call("GET", f"/v1/workflows/{workflow}?wait={seconds}")
-    return found
+    result: dict[str, Any] = platform.api.call("GET", f"/v1/workflows/{workflow}?wait={seconds}")
+    return result
 
 
 def total(numbers: Any, **more: Any) -> dict[str, Any]:
@@ -32,8 +32,8 @@ def test_a_model_answer_goes_into_a_mail(platform: Platform) -> None:
         "name": "mail",
     }
     workflow, steps = submit(platform, steps=[mail, chat])
-    found = wait(platform, workflow)
-    assert (found["state"], found["progress"], found["steps"]) == ("succeeded", 1.0, {"done": 2})
+    result = wait(platform, workflow)
+    assert (result["state"], result["progress"], result["steps"]) == ("succeeded", 1.0, {"done": 2})
     assert platform.job(steps["mail"])["result"]["accepted"] == ["flow@example.com"]
 
 
@@ -47,9 +47,9 @@ def test_fan_out_map_and_steps_added_by_a_run_come_together(platform: Platform) 
         ]
     }
     workflow, steps = submit(platform, flow=flow)
-    found = wait(platform, workflow)
-    assert found["state"] == "succeeded", found
-    assert found["steps"] == {"done": 1 + 10 + 10 + 2 + 1}
+    result = wait(platform, workflow)
+    assert result["state"] == "succeeded", result
+    assert result["steps"] == {"done": 1 + 10 + 10 + 2 + 1}
     assert platform.job(steps["end"])["result"] == {"sum": (3 + 3 + 1) + 10}
     graph = platform.api.call("GET", f"/v1/workflows/{workflow}/graph")
     assert {node["state"] for node in graph["nodes"]} == {"succeeded", "done"}
@@ -60,8 +60,8 @@ def test_a_failed_step_is_replayed_and_what_was_done_stays_done(platform: Platfo
     flow = {"chain": [total([1], name="a"), {**total([2], name="b")}, total([3], name="c")]}
     flow["chain"][1]["payload"] |= {"path": path, "fails": 1}
     workflow, steps = submit(platform, flow=flow)
-    found = wait(platform, workflow)
-    assert (found["state"], found["error"]["step"]) == ("failed", "b")
+    result = wait(platform, workflow)
+    assert (result["state"], result["error"]["step"]) == ("failed", "b")
     assert platform.job(steps["c"])["state"] == "cancelled"
     platform.api.call("POST", f"/v1/workflows/{workflow}/replay")
     assert wait(platform, workflow)["state"] == "succeeded"
@@ -89,6 +89,6 @@ def test_cancel_and_the_time_limit_end_what_runs_too(platform: Platform) -> None
     platform.started(paths[0])
     platform.api.call("POST", f"/v1/workflows/{cancelled}/cancel")
     assert wait(platform, cancelled)["state"] == "cancelled"
-    found = wait(platform, limited)
-    assert (found["state"], found["error"]["code"]) == ("failed", "timed_out")
+    result = wait(platform, limited)
+    assert (result["state"], result["error"]["code"]) == ("failed", "timed_out")
     assert eventually(lambda: platform.job(steps["slow"])["state"] == "cancelled")

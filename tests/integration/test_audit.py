@@ -29,10 +29,10 @@ ERROR = {"code": "x", "message": "x", "retryable": False}
 @pytest.fixture
 def full(book: Book) -> dict[str, UUID]:
     """A ledger with a job in most states, by every way we have."""
-    found = {"available": book.submit(), "scheduled": book.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z"))}
-    found["running"], _ = book.running()
-    found["dispatched"] = book.submit()
-    book.dispatch(found["dispatched"])
+    result = {"available": book.submit(), "scheduled": book.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z"))}
+    result["running"], _ = book.running()
+    result["dispatched"] = book.submit()
+    book.dispatch(result["dispatched"])
     for name, outcome, state in (
         ("succeeded", "succeeded", None),
         ("dead", "failed", "dead"),
@@ -41,25 +41,25 @@ def full(book: Book) -> dict[str, UUID]:
     ):
         job_id, lease_id = book.running()
         book.settle(job_id, lease_id, outcome, state, error=None if outcome == "succeeded" else ERROR)
-        found[name] = job_id
-    found["cancelled"] = book.submit()
-    cancel_job(book.ledger, book.tenant_id, found["cancelled"])
-    found["asked"], _ = book.running()
-    cancel_job(book.ledger, book.tenant_id, found["asked"])
+        result[name] = job_id
+    result["cancelled"] = book.submit()
+    cancel_job(book.ledger, book.tenant_id, result["cancelled"])
+    result["asked"], _ = book.running()
+    cancel_job(book.ledger, book.tenant_id, result["asked"])
     for name in ("replayed", "discarded"):
         job_id, lease_id = book.running()
         book.settle(job_id, lease_id, "failed", "dead", error=ERROR)
-        found[name] = job_id
-    replay_job(book.ledger, None, book.tenant_id, found["replayed"], by="ops")
-    discard_job(book.ledger, book.tenant_id, found["discarded"], "x", by="ops")
-    found["changed"] = book.submit()
-    change_job(book.ledger, None, book.tenant_id, found["changed"], priority=9, by="ops")
-    return found
+        result[name] = job_id
+    replay_job(book.ledger, None, book.tenant_id, result["replayed"], by="ops")
+    discard_job(book.ledger, book.tenant_id, result["discarded"], "x", by="ops")
+    result["changed"] = book.submit()
+    change_job(book.ledger, None, book.tenant_id, result["changed"], priority=9, by="ops")
+    return result
 
 
 def codes(book: Book) -> dict[str, tuple[int, list[str]]]:
     report = audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60)
-    return {one.code: (one.count, one.examples) for one in report.findings}
+    return {finding.code: (finding.count, finding.examples) for finding in report.findings}
 
 
 def test_a_ledger_that_nobody_touched_adds_up(book: Book, full: dict[str, UUID]) -> None:
@@ -105,7 +105,7 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "which", "mutation", "found"), MUTATIONS, ids=[one[0] for one in MUTATIONS])
+@pytest.mark.parametrize(("name", "which", "mutation", "found"), MUTATIONS, ids=[item[0] for item in MUTATIONS])
 def test_each_mutation_is_found(book: Book, full, name: str, which: str, mutation: str, found: set[str]) -> None:
     book.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
     report = codes(book)
@@ -152,15 +152,15 @@ def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(b
 
 @pytest.fixture
 def publisher(broker_url: str) -> Iterator[Publisher]:
-    found = Publisher(broker_url)
-    yield found
-    found.close()
+    result = Publisher(broker_url)
+    yield result
+    result.close()
 
 
 def broker_codes(book: Book, broker_url: str) -> dict[str, int]:
     with connected(broker_url, name="test") as connection:
-        found = audit_broker(book.ledger, connection, ["email"], lease_seconds=60, settle_seconds=0.1)
-    return {one.code: one.count for one in found}
+        result = audit_broker(book.ledger, connection, ["email"], lease_seconds=60, settle_seconds=0.1)
+    return {item.code: item.count for item in result}
 
 
 def test_messages_that_are_lost_are_found(book: Book, publisher: Publisher, broker_url: str) -> None:

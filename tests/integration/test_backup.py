@@ -74,11 +74,11 @@ def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(book: Book, place: P
     ledger = open_ledger(url, name="test", limits=LIMITS)
     restored = Book(ledger, url, book.tenant_id, book.epoch, book.worker)
     try:
-        assert "feeds" in {found.check for found in check_ledger(ledger, Settings(database_url=url))}, (
+        assert "feeds" in {result.check for result in check_ledger(ledger, Settings(database_url=url))}, (
             "the page's step 3"
         )
         schema.upgrade(url)
-        assert "feeds" not in {found.check for found in check_ledger(ledger, Settings(database_url=url))}
+        assert "feeds" not in {result.check for result in check_ledger(ledger, Settings(database_url=url))}
 
         assert [tuple(row) for row in restored.all(counts)] == before
         assert {job_id: restored.row(job_id) for job_id in rows} == rows

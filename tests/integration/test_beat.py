@@ -36,17 +36,17 @@ def read(book: Book) -> dict[str, Any]:
 def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None:
     for _ in range(2):
         declare(book.ledger, registry(), "acme", ENTRIES, "Europe/Berlin")
-    found = read(book)
-    assert set(found) == {"every-night", "often", "delta", "schedule", "sets"}
-    assert found["every-night"].spec == {"cron": "30 3,4 * * mon-fri", "time_zone": "Europe/Berlin"}
-    assert found["every-night"].payload == {"a": 1} and found["every-night"].overlap == "allow"
-    assert (found["often"].spec["every_seconds"], found["often"].start_within_seconds, found["often"].priority) == (
+    result = read(book)
+    assert set(result) == {"every-night", "often", "delta", "schedule", "sets"}
+    assert result["every-night"].spec == {"cron": "30 3,4 * * mon-fri", "time_zone": "Europe/Berlin"}
+    assert result["every-night"].payload == {"a": 1} and result["every-night"].overlap == "allow"
+    assert (result["often"].spec["every_seconds"], result["often"].start_within_seconds, result["often"].priority) == (
         30.0,
         20.0,
         7,
     )
-    assert found["delta"].spec["every_seconds"] == 300 and found["schedule"].spec["every_seconds"] == 10
-    assert found["sets"].spec["cron"] == "*/15 1,2 * 1 *"
+    assert result["delta"].spec["every_seconds"] == 300 and result["schedule"].spec["every_seconds"] == 10
+    assert result["sets"].spec["cron"] == "*/15 1,2 * 1 *"
     declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
     assert set(read(book)) == {"often"}
     declare(book.ledger, registry(), "acme", {}, "UTC")

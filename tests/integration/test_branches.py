@@ -35,8 +35,8 @@ def echo(name: str | None = None, payload: Any = None, **more: Any) -> Any:
 
 def whole(book: Book) -> None:
     with book.ledger.statement() as connection:
-        (found,) = auditing.broken_workflows(connection)
-    assert not found.jobs, found
+        (rows,) = auditing.broken_workflows(connection)
+    assert not rows.jobs, rows
 
 
 def error_of(book: Book, workflow: UUID) -> Any:
@@ -255,8 +255,8 @@ def test_a_replacement_that_fails_ends_the_branch_and_comes_back(book: Book) -> 
     added, _ = replacement_of(book, job_of(book, workflow, "a"))
     run_one(book, job_of(book, workflow, "a"), "test.echo", added=added)
     play(book, failing("a/x"))
-    found = steps_of(book, workflow)
-    assert (found["a"], found["a/x"], found["b"]) == ("joining", "failed", "cancelled")
+    steps = steps_of(book, workflow)
+    assert (steps["a"], steps["a/x"], steps["b"]) == ("joining", "failed", "cancelled")
     assert state_of(book, workflow) == "failed"
     whole(book)
     replay_workflow(book.ledger, None, book.tenant_id, workflow, by="test")

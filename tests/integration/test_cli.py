@@ -30,7 +30,7 @@ def ask(book: Book, broker_url: str, monkeypatch: pytest.MonkeyPatch) -> Ask:
     monkeypatch.delenv("JOBPLATFORM_API_KEY", raising=False)
 
     def run(*arguments: object) -> Result:
-        return CliRunner().invoke(cli, [str(one) for one in arguments])
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
     return run
 
@@ -47,8 +47,8 @@ def test_a_job_is_explained_as_table_and_as_json(book: Book, ask: Ask) -> None:
     job_id = dead(book)
     shown = ask("jobs", "explain", job_id)
     assert shown.exit_code == 0 and "replay or discard it" in shown.output and "running" in shown.output
-    found = orjson.loads(ask("jobs", "explain", job_id, "--json").output)
-    assert (found["state"], [one["code"] for one in found["reasons"]]) == ("dead", ["dead"])
+    result = orjson.loads(ask("jobs", "explain", job_id, "--json").output)
+    assert (result["state"], [item["code"] for item in result["reasons"]]) == ("dead", ["dead"])
     assert isinstance(ask("jobs", "explain", uuid4()).exception, JobNotFound)
     assert ask("jobs", "explain", "x").exit_code == 2
 
@@ -65,7 +65,7 @@ def test_a_job_is_cancelled_replayed_changed_and_discarded_and_its_history_says_
     assert ask("jobs", "discard", gone).exit_code == 2, "a reason is asked for"
     assert ask("jobs", "discard", gone, "--reason", "wrong address").output == f"{gone} is discarded\n"
     by = book.all("SELECT DISTINCT data ->> 'by' FROM job_events WHERE data ? 'by'")
-    assert [one.partition(":")[0] for one in by] == ["cli"]
+    assert [item.partition(":")[0] for item in by] == ["cli"]
 
 
 def test_a_held_job_is_resolved(book: Book, ask: Ask) -> None:
@@ -82,10 +82,10 @@ def test_dead_letters_are_shown_first_and_replayed_when_told_to(book: Book, ask:
     ids = [dead(book, tags=["a"]), dead(book, tags=["b"])]
     preview = ask("dead", "replay", "--tenant", "acme", "--tag", "a")
     assert "1 dead letters" in preview.output and "smtp_refused" in preview.output
-    assert {book.row(one).state for one in ids} == {"dead"}
+    assert {book.row(item).state for item in ids} == {"dead"}
     assert ask("dead", "replay", "--tenant", "nobody").exit_code == 1
     assert "1 jobs" in ask("dead", "replay", "--tenant", "acme", "--tag", "a", "--yes").output
-    assert [book.row(one).state for one in ids] == ["available", "dead"]
+    assert [book.row(item).state for item in ids] == ["available", "dead"]
     assert (
         "1 jobs" in ask("dead", "replay", "--tenant", "acme", "--code", "smtp_refused", "--rate", "1", "--yes").output
     )
@@ -143,9 +143,9 @@ def test_the_audit_tells_what_the_ledger_says_when_rabbitmq_is_down(
     book.do("DELETE FROM job_history WHERE id = :id", id=job_id)
     config = Settings(database_url=book.url, broker_url="amqp://x:y@127.0.0.1:9/v")
     monkeypatch.setattr("jobplatform.config.settings", lambda: config)
-    found = ask("audit", "--json")
-    codes = [one["code"] for one in orjson.loads(found.output)["findings"]]
-    assert found.exit_code == 1 and len(codes) > 1 and codes[-1] == "broker_unavailable"
+    result = ask("audit", "--json")
+    codes = [load["code"] for load in orjson.loads(result.output)["findings"]]
+    assert result.exit_code == 1 and len(codes) > 1 and codes[-1] == "broker_unavailable"
 
 
 def test_a_rebuild_returns_what_was_dispatched(book: Book, ask: Ask) -> None:

@@ -36,7 +36,7 @@ def ask(book: Book, monkeypatch: pytest.MonkeyPatch) -> Ask:
     monkeypatch.delenv("JOBPLATFORM_API_KEY", raising=False)
 
     def run(*arguments: Any) -> Result:
-        return CliRunner().invoke(cli, [str(one) for one in arguments])
+        return CliRunner().invoke(cli, [str(argument) for argument in arguments])
 
     return run
 

@@ -91,8 +91,8 @@ def test_of_many_replays_at_once_one_counts(book: Book, source: str) -> None:
             return f"refused: {error.state}"
 
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(one, range(8)))
-    assert sorted(found) == ["available"] + ["refused: available"] * 7
+        result = list(pool.map(one, range(8)))
+    assert sorted(result) == ["available"] + ["refused: available"] * 7
     assert book.events(job_id).count("replayed") == 1
     book.assert_conserved()
 
@@ -191,8 +191,8 @@ def watch(book: Book) -> list[tuple]:
 def test_a_preview_tells_and_changes_nothing(book: Book) -> None:
     for _ in range(3):
         dead(book)
-    found = preview_replay(book.ledger, book.tenant_id, DeadLetterFilter(code="boom"), 100)
-    assert (found["jobs"], [(one["kind"], one["code"], one["jobs"]) for one in found["groups"]]) == (
+    result = preview_replay(book.ledger, book.tenant_id, DeadLetterFilter(code="boom"), 100)
+    assert (result["jobs"], [(item["kind"], item["code"], item["jobs"]) for item in result["groups"]]) == (
         3,
         [("test.echo", "boom", 3)],
     )
@@ -204,8 +204,8 @@ def test_a_preview_tells_and_changes_nothing(book: Book) -> None:
 
 def test_a_replay_of_many_takes_the_oldest_that_fit_at_its_rate(book: Book) -> None:
     ids = [dead(book) for _ in range(4)]
-    found = replay_all(book, limit=3, rate_per_second=0.1, wanted=DeadLetterFilter(kind="test.echo"))
-    assert (found["state"], found["chosen"]) == ("running", 3)
+    result = replay_all(book, limit=3, rate_per_second=0.1, wanted=DeadLetterFilter(kind="test.echo"))
+    assert (result["state"], result["chosen"]) == ("running", 3)
     rows = [book.row(job_id) for job_id in ids]
     assert [row.state for row in rows] == ["available", "scheduled", "scheduled", "dead"]
     assert [round((row.run_at - rows[0].run_at).total_seconds() / 10) for row in rows[:3]] == [0, 1, 2]
@@ -214,17 +214,17 @@ def test_a_replay_of_many_takes_the_oldest_that_fit_at_its_rate(book: Book) -> N
 
 def test_a_replay_stops_when_too_many_die_again(book: Book) -> None:
     ids = [dead(book) for _ in range(5)]
-    found = replay_all(book, rate_per_second=0.001, stop_after=2)
+    result = replay_all(book, rate_per_second=0.001, stop_after=2)
     die_again(book, ids[0])
     assert watch(book) == []
-    assert get_replay(book.ledger, book.tenant_id, found["id"])["died_again"] == 1
+    assert get_replay(book.ledger, book.tenant_id, result["id"])["died_again"] == 1
     die_again(book, ids[1])
     assert watch(book) == [("stopped", 2, 3)]
     assert {book.row(job_id).state for job_id in ids} == {"dead"}
     assert book.events(ids[4])[-2:] == ["replayed", "replay_stopped"]
     assert watch(book) == [], "once"
     with pytest.raises(ReplayNotFound):
-        get_replay(book.ledger, new_id(), found["id"])
+        get_replay(book.ledger, new_id(), result["id"])
 
 
 def test_a_replay_is_done_when_all_have_ended(book: Book) -> None:

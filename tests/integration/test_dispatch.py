@@ -27,9 +27,9 @@ from tests.support.waiting import eventually
 
 @pytest.fixture
 def publisher(broker_url: str):
-    found = Publisher(broker_url)
-    yield found
-    found.close()
+    result = Publisher(broker_url)
+    yield result
+    result.close()
 
 
 def play(
@@ -51,12 +51,12 @@ def play(
 
 def messages(broker_url: str, queue: str) -> list[amqp.Message]:
     """Take all messages of a queue."""
-    found = []
+    result = []
     with connected(broker_url, name="test") as connection:
         channel = connection.channel()
         while message := channel.basic_get(queue, no_ack=True):
-            found.append(message)
-    return found
+            result.append(message)
+    return result
 
 
 def test_a_round_publishes_and_marks(book: Book, publisher: Publisher, broker_url: str) -> None:
@@ -138,10 +138,10 @@ def test_a_batch_that_is_half_published_is_published_again_and_each_job_is_claim
         assert {(book.row(job_id).state, book.row(job_id).dispatch_no) for job_id in ids} == {("available", 0)}
         assert play(book, cut, window=1000).sent == 300
         cut.close()
-    found = [read_headers(message.headers) for message in messages(broker_url, "email")]
-    assert 300 < len(found) < 600 and {job_id for job_id, _, _ in found} == set(ids)
-    verdicts = [book.claim(job_id, dispatch_no=number).verdict for job_id, number, _ in found]
-    assert (verdicts.count("claimed"), verdicts.count("stale")) == (300, len(found) - 300)
+    result = [read_headers(message.headers) for message in messages(broker_url, "email")]
+    assert 300 < len(result) < 600 and {job_id for job_id, _, _ in result} == set(ids)
+    verdicts = [book.claim(job_id, dispatch_no=number).verdict for job_id, number, _ in result]
+    assert (verdicts.count("claimed"), verdicts.count("stale")) == (300, len(result) - 300)
 
 
 def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(book: Book) -> None:

@@ -41,14 +41,14 @@ def config(book: Book, broker_url: str, place: Place, tmp_path: Path) -> Setting
 
 
 def by_check(found: Iterator[Finding]) -> dict[str, Finding]:
-    return {one.check: one for one in found}
+    return {item.check: item for item in found}
 
 
 def registry(*kinds: tuple[str, str]) -> KindRegistry:
-    found = KindRegistry()
+    kind_registry = KindRegistry()
     for name, queue in kinds:
-        found.add(Kind(name=name, queue=queue, payload=Anything, handler=lambda payload, ctx: None))
-    return found
+        kind_registry.add(Kind(name=name, queue=queue, payload=Anything, handler=lambda payload, ctx: None))
+    return kind_registry
 
 
 def beat(book: Book, error: str | None = None) -> None:
@@ -60,9 +60,9 @@ def beat(book: Book, error: str | None = None) -> None:
 
 
 def test_a_ledger_as_it_should_be(book: Book, config: Settings) -> None:
-    found = by_check(check_ledger(book.ledger, config))
-    assert set(found) == {"database", "migrated", "clock", "connections", "snapshots", "bloat"}
-    assert {one.level for one in found.values()} == {"ok"}
+    result = by_check(check_ledger(book.ledger, config))
+    assert set(result) == {"database", "migrated", "clock", "connections", "snapshots", "bloat"}
+    assert {item.level for item in result.values()} == {"ok"}
 
 
 def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
@@ -74,17 +74,17 @@ def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
 @pytest.mark.parametrize(("revision", "remedy"), [("0008", "jobplatform migrate"), ("9999", "deploy the version")])
 def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str, remedy: str) -> None:
     book.do("UPDATE alembic_version SET version_num = :r", r=revision)
-    found = by_check(check_ledger(book.ledger, config))["migrated"]
-    assert found.level == "failed" and found.remedy.startswith(remedy)
+    result = by_check(check_ledger(book.ledger, config))["migrated"]
+    assert result.level == "failed" and result.remedy.startswith(remedy)
 
 
 def test_others_who_may_create_functions_beside_the_ledgers_are_named(book: Book, config: Settings) -> None:
-    assert "schema" not in {found.check for found in check_ledger(book.ledger, config)}
+    assert "schema" not in {result.check for result in check_ledger(book.ledger, config)}
     book.do("GRANT CREATE ON SCHEMA public TO PUBLIC")
-    found = {found.check: found for found in check_ledger(book.ledger, config)}["schema"]
-    assert (found.level, found.remedy) == ("warning", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    book.do(found.remedy)
-    assert "schema" not in {found.check for found in check_ledger(book.ledger, config)}
+    result = {result.check: result for result in check_ledger(book.ledger, config)}["schema"]
+    assert (result.level, result.remedy) == ("warning", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    book.do(result.remedy)
+    assert "schema" not in {result.check for result in check_ledger(book.ledger, config)}
 
 
 def test_a_snapshot_that_is_old_is_named(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,8 +93,8 @@ def test_a_snapshot_that_is_old_is_named(book: Book, config: Settings, monkeypat
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.exec_driver_sql("SELECT 1")
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-        found = by_check(check_ledger(book.ledger, config))["snapshots"]
-    assert found.level == "warning" and str(pid) in found.remedy
+        result = by_check(check_ledger(book.ledger, config))["snapshots"]
+    assert result.level == "warning" and str(pid) in result.remedy
 
 
 # --- processes
@@ -105,18 +105,18 @@ def test_processes_as_they_should_be(book: Book, config: Settings) -> None:
     register(book.ledger, card())
     kinds = registry(("test.echo", "email"))
     config = config.model_copy(update={"queues": {"email": QueueSettings(), "video": QueueSettings()}})
-    found = by_check(check_processes(book.ledger, config, kinds))
+    result = by_check(check_processes(book.ledger, config, kinds))
     for name in ("llm", "webhooks"):
-        assert found.pop(f"queue {name}").level == "warning", "the ledger has it, the settings have not"
-    assert {one.level for one in found.values()} == {"ok"}, found
+        assert result.pop(f"queue {name}").level == "warning", "the ledger has it, the settings have not"
+    assert {item.level for item in result.values()} == {"ok"}, result
 
 
 def test_no_dispatcher_and_one_without_a_broker(book: Book, config: Settings) -> None:
-    found = by_check(check_processes(book.ledger, config, None))["dispatcher"]
-    assert (found.level, found.remedy) == ("failed", "jobplatform dispatch")
+    result = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+    assert (result.level, result.remedy) == ("failed", "jobplatform dispatch")
     beat(book, "no route to host")
-    found = by_check(check_processes(book.ledger, config, None))["dispatcher"]
-    assert found.level == "failed" and "no route to host" in found.message
+    result = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+    assert result.level == "failed" and "no route to host" in result.message
     beat(book)
     assert by_check(check_processes(book.ledger, config, None))["dispatcher"].level == "ok"
 
@@ -128,11 +128,11 @@ def test_what_waits_and_for_whom(book: Book, config: Settings) -> None:
 
     assert queue("queue llm").level == "warning", "nobody consumes it, and nothing waits"
     job_id = submit(book, queue="llm")
-    found = queue("queue llm")
-    assert found.level == "failed" and "-Q llm" in found.remedy
+    result = queue("queue llm")
+    assert result.level == "failed" and "-Q llm" in result.remedy
     book.do("UPDATE jobs SET queue = 'email', state_at = state_at - interval '5 min' WHERE id = :id", id=job_id)
-    found = queue("queue email")
-    assert found.level == "warning" and "slots are free" in found.message
+    result = queue("queue email")
+    assert result.level == "warning" and "slots are free" in result.message
     book.do("UPDATE queues SET paused_at = now() WHERE name = 'email'")
     assert queue("queue email").remedy == "jobplatform queues resume email"
     assert queue("kind new.one").level == "failed"
@@ -148,15 +148,15 @@ def test_what_waits_and_for_whom(book: Book, config: Settings) -> None:
 
 
 def test_a_broker_as_it_should_be(book: Book, config: Settings) -> None:
-    found = by_check(check_broker(book.ledger, config))
-    assert {name: one.level for name, one in found.items()} == {
+    result = by_check(check_broker(book.ledger, config))
+    assert {name: item.level for name, item in result.items()} == {
         "rabbitmq": "ok",
         "epoch": "failed",  # no dispatcher has declared the sentinel of this test's vhost
         "alarms": "ok",
         "consumers": "failed",  # the ledger has a worker here that RabbitMQ has never seen
         "topology": "ok",
     }
-    assert "1 workers say that they consume it, RabbitMQ has 0 consumers" in found["consumers"].message
+    assert "1 workers say that they consume it, RabbitMQ has 0 consumers" in result["consumers"].message
     book.do("UPDATE workers SET stopped_at = now()")
     assert "consumers" not in by_check(check_broker(book.ledger, config))
 
@@ -166,10 +166,10 @@ def test_a_policy_that_drops_messages_is_named(book: Book, config: Settings, pla
     policy = {"pattern": "^email$", "definition": {"max-length": 5}, "apply-to": "queues"}
     rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "PUT", policy)
     try:
-        found = eventually(lambda: by_check(check_broker(book.ledger, config)).get("policies"))
+        result = eventually(lambda: by_check(check_broker(book.ledger, config)).get("policies"))
     finally:
         rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "DELETE")
-    assert found.level == "failed" and "email (max-length=5, by policy 'shrink')" in found.message
+    assert result.level == "failed" and "email (max-length=5, by policy 'shrink')" in result.message
 
 
 def test_a_broker_that_is_not_there_is_one_line(book: Book, config: Settings) -> None:
@@ -188,17 +188,17 @@ def test_a_queue_that_is_missing_and_one_with_other_arguments(book: Book, config
     url = config.broker_url.get_secret_value()
     with connected(url, name="test") as connection:
         connection.channel().queue_delete("video")
-    found = by_check(check_broker(book.ledger, config))["topology"]
-    assert (found.level, found.remedy) == ("failed", "jobplatform broker apply") and "video" in found.message
+    result = by_check(check_broker(book.ledger, config))["topology"]
+    assert (result.level, result.remedy) == ("failed", "jobplatform broker apply") and "video" in result.message
     with connected(url, name="test") as connection:
         connection.channel().queue_declare("video", durable=True, auto_delete=False)
-    found = by_check(check_broker(book.ledger, config))["topology"]
-    assert found.level == "failed" and "x-dead-letter-exchange is None, expected 'jobs.dead'" in found.message
+    result = by_check(check_broker(book.ledger, config))["topology"]
+    assert result.level == "failed" and "x-dead-letter-exchange is None, expected 'jobs.dead'" in result.message
 
 
 def test_without_the_management_api_it_says_what_was_not_looked_at(book: Book, config: Settings) -> None:
-    found = by_check(check_broker(book.ledger, config.model_copy(update={"management_url": None})))
-    assert found["management"].level == "warning" and "topology" not in found
+    result = by_check(check_broker(book.ledger, config.model_copy(update={"management_url": None})))
+    assert result["management"].level == "warning" and "topology" not in result
 
 
 # --- outside, settings
@@ -215,8 +215,8 @@ def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
             "artifact_url": "file:///proc/nowhere",
         }
     )
-    found = by_check(check_outside(closed, kinds))
-    assert {name: one.level for name, one in found.items() if name != "ffmpeg"} == {
+    result = by_check(check_outside(closed, kinds))
+    assert {name: item.level for name, item in result.items() if name != "ffmpeg"} == {
         "storage": "failed",
         "mail": "failed",
         "model server": "failed",
@@ -236,8 +236,8 @@ def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue:
     kinds = KindRegistry()
     kinds.add(Kind(name="a.b", queue="slow", payload=Anything, handler=lambda payload, ctx: None, **kind))
     changed = config.model_copy(update={"queues": {"slow": QueueSettings(**queue)}})
-    assert any(one.level == "warning" and words in one.message for one in check_settings(changed, kinds))
-    assert [one.level for one in check_settings(config, registry(("x.y", "email")))] == ["ok"]
+    assert any(setting.level == "warning" and words in setting.message for setting in check_settings(changed, kinds))
+    assert [setting.level for setting in check_settings(config, registry(("x.y", "email")))] == ["ok"]
 
 
 # --- all of it
@@ -246,15 +246,15 @@ def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue:
 def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(book: Book, config: Settings) -> None:
     book.do("DROP TABLE alembic_version")
     book.do("DROP TABLE broker_epochs CASCADE")
-    found = by_check(examine(book.ledger, config))
-    assert found["migrated"].remedy == "jobplatform migrate"
-    assert "epoch" not in found and found["rabbitmq"].level == "ok"
+    result = by_check(examine(book.ledger, config))
+    assert result["migrated"].remedy == "jobplatform migrate"
+    assert "epoch" not in result and result["rabbitmq"].level == "ok"
 
 
 def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(book: Book, config: Settings) -> None:
-    found = by_check(examine(book.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
-    assert found["kinds"].level == "failed" and "no.such.module" in found["kinds"].message
-    assert {"database", "rabbitmq", "dispatcher"} <= set(found)
+    result = by_check(examine(book.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
+    assert result["kinds"].level == "failed" and "no.such.module" in result["kinds"].message
+    assert {"database", "rabbitmq", "dispatcher"} <= set(result)
 
 
 def test_the_command_answers_for_a_job(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

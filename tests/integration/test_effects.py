@@ -94,7 +94,8 @@ def test_an_effect_that_is_done_is_not_done_again(book: Book, bank: Bank, run) -
     row = run(charging(bank), job_id)
     assert (row.state, row.result, bank.charges) == ("succeeded", {"number": 1}, 1)
     assert [
-        (one["key"], one["state"], one["receipt"]) for one in list_effects(book.ledger, book.tenant_id, job_id)
+        (effect["key"], effect["state"], effect["receipt"])
+        for effect in list_effects(book.ledger, book.tenant_id, job_id)
     ] == [("charge-42", "done", {"number": 1})]
 
 
@@ -149,9 +150,9 @@ def test_only_what_is_held_by_the_effect_is_resolved(book: Book, bank: Bank, run
     job_id, waiting = book.submit(), book.submit()
     run(charging(bank, fail=ValueError("who knows")), job_id)
     run(charging(bank), job_id)
-    for one, key in ((waiting, "charge-42"), (job_id, "charge-43")):
+    for item, key in ((waiting, "charge-42"), (job_id, "charge-43")):
         with pytest.raises(EffectNotFound, match="see GET"):
-            resolve_effect(book.ledger, None, book.tenant_id, one, key, happened=True, by="ops")
+            resolve_effect(book.ledger, None, book.tenant_id, item, key, happened=True, by="ops")
     with pytest.raises(JobNotFound):
         resolve_effect(book.ledger, None, new_id(), job_id, "charge-42", happened=True, by="ops")
     assert book.row(job_id).state == "held"

@@ -42,7 +42,7 @@ def lane(ledger) -> Express:
 
 def play(express: Express, requests: list[tuple[Any, bytes]]) -> list[Any]:
     async def all_at_once() -> list[Any]:
-        return list(await asyncio.gather(*[express.answer(*one) for one in requests]))
+        return list(await asyncio.gather(*[express.answer(*request) for request in requests]))
 
     return asyncio.run(all_at_once())
 

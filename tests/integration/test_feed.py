@@ -49,7 +49,7 @@ class Reader:
             page, self.behind, more = read_feed.read_page(
                 self.book.ledger, self.book.tenant_id, self.behind, EVERYTHING, self.limit
             )
-            self.numbers += [one.run_no for one in page]
+            self.numbers += [item.run_no for item in page]
         return self.numbers
 
 
@@ -120,13 +120,13 @@ def test_many_writers_in_any_order_and_readers_of_any_page_size(book: Book, seed
 
     writers = [threading.Thread(target=write, args=(random.Random(seed * 100 + n),)) for n in range(3)]
     reading = [threading.Thread(target=read, args=(reader,)) for reader in readers]
-    for one in (*writers, *reading):
-        one.start()
-    for one in writers:
-        one.join()
+    for item in (*writers, *reading):
+        item.start()
+    for writer in writers:
+        writer.join()
     done.set()
-    for one in reading:
-        one.join()
+    for item in reading:
+        item.join()
     for reader in readers:
         assert sorted(reader.numbers) == sorted(written)
     assert readers[0].numbers == readers[1].numbers == readers[2].numbers, "one order for all"
@@ -140,7 +140,7 @@ def test_a_page_goes_on_within_a_transaction_of_many_events(book: Book) -> None:
     pages, behind, more = [], Place(), True
     while more:
         page, behind, more = read_feed.read_page(book.ledger, book.tenant_id, behind, EVERYTHING, 4)
-        pages.append([one.run_no for one in page])
+        pages.append([item.run_no for item in page])
     assert [number for page in pages for number in page] == list(range(10))
     assert [len(page) for page in pages] == [4, 4, 2]
 
@@ -170,12 +170,15 @@ def test_what_is_wanted_of_a_feed(book: Book) -> None:
     def events(wanted: Wanted) -> list[FeedEvent]:
         return read_feed.read_page(book.ledger, book.tenant_id, Place(), wanted, 100)[0]
 
-    assert "log" not in {one.event for one in events(Wanted())}, "only when it is asked for"
+    assert "log" not in {item.event for item in events(Wanted())}, "only when it is asked for"
     (end,) = events(Wanted(events=frozenset({"succeeded"})))
     assert (end.job_id, end.kind, end.queue) == (job_id, "test.echo", "email"), "also when it is history"
-    assert [one.event for one in events(Wanted(events=frozenset({"log", "output"})))] == ["log", "output"]
+    assert [item.event for item in events(Wanted(events=frozenset({"log", "output"})))] == ["log", "output"]
     assert events(Wanted(kinds=frozenset({"none"}))) == []
-    assert [one.event for one in events(Wanted(states=frozenset({"running", "succeeded"})))] == ["started", "succeeded"]
+    assert [item.event for item in events(Wanted(states=frozenset({"running", "succeeded"})))] == [
+        "started",
+        "succeeded",
+    ]
     assert len(events(Wanted(queues=frozenset({"email"})))) == len(events(Wanted()))
     with book.ledger.transaction() as connection:
         stranger = keys.create_tenant(connection, "other")
@@ -206,10 +209,10 @@ def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(book: Book) -
 
     writers = [threading.Thread(target=write) for _ in range(4)]
     reader = threading.Thread(target=read)
-    for one in (*writers, reader):
-        one.start()
-    for one in writers:
-        one.join()
+    for item in (*writers, reader):
+        item.start()
+    for writer in writers:
+        writer.join()
     done.set()
     reader.join()
     assert seen == book.all("SELECT id FROM job_events WHERE job_id = :id ORDER BY id", id=job_id)

@@ -99,6 +99,6 @@ def test_free_space_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch, t
     assert (free_bytes(config.artifact_url) or 0) > 0 and free_bytes("s3://bucket") is None
     little = type("usage", (), {"free": 10_000_000, "total": 10**12})
     monkeypatch.setattr("jobplatform.doctor.outside_checks.shutil.disk_usage", lambda _: little)
-    (found,) = [one for one in check_outside(config, registry()) if one.check == "storage"]
-    assert found.level == "warning" and "0.0 of 1,000.0 GB are free" in found.message
+    (rows,) = [row for row in check_outside(config, registry()) if row.check == "storage"]
+    assert rows.level == "warning" and "0.0 of 1,000.0 GB are free" in rows.message
     assert keep_artifacts.FULL

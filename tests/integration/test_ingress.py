@@ -52,9 +52,9 @@ class Producer:
         """Return content type and body of the next answer."""
         with connected(self.url, name="producer") as connection:
             channel = connection.channel()
-            found = eventually(lambda: channel.basic_get(self.answers, no_ack=True), what="an answer")
-            body = found.body if isinstance(found.body, bytes) else found.body.encode()
-            return found.properties["content_type"], orjson.loads(body)
+            result = eventually(lambda: channel.basic_get(self.answers, no_ack=True), what="an answer")
+            body = result.body if isinstance(result.body, bytes) else result.body.encode()
+            return result.properties["content_type"], orjson.loads(body)
 
     def left(self) -> int | None:
         with connected(self.url, name="producer") as connection:

@@ -174,10 +174,10 @@ def test_tenants_share_a_queue_by_their_weights(book: Book, desk: Desk) -> None:
         for _ in range(40):
             submit(book, tenant=tenant)
     assert desk.rounds(window=20) == 20
-    found = Counter(
+    counter = Counter(
         book.all("SELECT t.name FROM jobs j JOIN tenants t ON t.id = j.tenant_id WHERE state = 'dispatched'")
     )
-    assert found == {"heavy": 15, "light": 5}
+    assert counter == {"heavy": 15, "light": 5}
 
 
 def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) -> None:
@@ -197,10 +197,8 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) 
         with book.ledger.statement() as connection:
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
         desk.book.ledger.call("waiting_queues", [], [])
-        (found,) = book.all(
-            "SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'"
-        )
-        return found
+        (rows,) = book.all("SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'")
+        return rows
 
     book.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
     desk.round(window=12)
@@ -287,7 +285,7 @@ def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(book: Book
             time.sleep(min(wait, 0.05))
     most = units if sliding else units + 2
     for first in taken:
-        assert sum(first <= one < first + seconds * 0.98 for one in taken) <= most
+        assert sum(first <= item < first + seconds * 0.98 for item in taken) <= most
     assert len(taken) >= 2 * units, "and it is used"
 
 
@@ -383,7 +381,7 @@ def test_promises_are_counted_as_kept_or_broken(book: Book) -> None:
     book.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=kept)
     book.dispatch(kept)
     assert book.claim(kept).verdict == "claimed", "a second run is no second promise"
-    (queue,) = (one for one in list_queues(book.ledger, book.tenant_id, 20) if one["name"] == "email")
+    (queue,) = (queue for queue in list_queues(book.ledger, book.tenant_id, 20) if queue["name"] == "email")
     assert (queue["promises_kept"], queue["promises_broken"]) == (1, 2)
     assert book.all("SELECT promises_kept, promises_broken FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
 
@@ -397,7 +395,9 @@ def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
     book.do("SELECT * FROM take_units(gen_random_uuid(), 0, '{r:1}', '{1}')")
     limits.hold(book.ledger, "r:1", 60, "a Retry-After")
     settings = Settings(database_url=book.url)
-    reasons = {one.code: one.message for one in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons}
+    reasons = {
+        reason.code: reason.message for reason in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons
+    }
     assert "1 jobs, of all tenants" in reasons["key_full"]
     assert "by a run or an operator" in reasons["key_held"] and "Retry-After" not in reasons["key_held"]
     assert "it gets 1 in 60 s" in reasons["key_without_units"]

@@ -64,7 +64,7 @@ def test_a_run_does_everything_once_wherever_it_is_cut(
         assert book.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["succeeded"]
         assert book.all("SELECT state, receipt FROM effects WHERE job_id = :id", id=job_id) == [("done", {"charge": 7})]
         locations = book.all("SELECT location FROM artifacts WHERE job_id = :id", id=job_id)
-        assert [(tmp_path / one).read_bytes() for one in locations] == [b"hello"]
+        assert [(tmp_path / location).read_bytes() for location in locations] == [b"hello"]
         assert [event for event in book.events(job_id) if event != "log"] == [
             "submitted", "dispatched", "started", "succeeded"]  # fmt: skip
         assert 1 <= book.events(job_id).count("log") <= 2

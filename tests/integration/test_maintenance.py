@@ -40,8 +40,8 @@ def test_old_partitions_go_with_what_is_in_them_and_live_jobs_stay(book: Book) -
     done, lease_id = book.running()
     book.settle(done, lease_id)
     assert len(old(book, "job_history", 98)) >= 2
-    found = maintain.clean_up(book.ledger, config(book, history_days=90), lambda _: None, 0)
-    assert len(found.partitions) >= 6
+    result = maintain.clean_up(book.ledger, config(book, history_days=90), lambda _: None, 0)
+    assert len(result.partitions) >= 6
     assert not old(book, "job_history", 98) and old(book, "job_history", 60), "the younger ones stay"
     assert book.row(job_id).state == "available" and book.row(done).state == "succeeded"
     assert maintain.clean_up(book.ledger, config(book, history_days=0), lambda _: None, 0).partitions == []
@@ -60,8 +60,8 @@ def test_files_go_after_their_time_by_way_of_the_list_of_removals(book: Book) ->
         done=done,
         live=job_id,
     )
-    found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
-    assert (found.uploads, found.artifacts) == (1, 1)
+    result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert (result.uploads, result.artifacts) == (1, 1)
     assert set(book.all("SELECT location FROM artifact_removals")) == {"old-upload", "old-output"}
     assert set(book.all("SELECT location FROM artifacts")) == {"upload", "output", "of-a-live-job"}
 
@@ -96,8 +96,8 @@ def test_a_partition_that_is_read_is_left_for_another_night(book: Book) -> None:
         book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
     with book.ledger.transaction() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM job_events")  # as a dump does
-        found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
-    assert found.partitions and not [name for name in found.partitions if name.startswith("job_events")]
+        result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert result.partitions and not [name for name in result.partitions if name.startswith("job_events")]
 
 
 def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
@@ -117,8 +117,8 @@ def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
         "now() - days * interval '1 day', outcome FROM schedules, (VALUES (1, 91, 'skipped'), (2, 91, 'queued'), "
         "(3, 89, 'skipped')) AS v (n, days, outcome) WHERE name = 'clean-up'"
     )
-    found = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
-    assert (found.workflows, found.fires) == (1, 1)
+    result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    assert (result.workflows, result.fires) == (1, 1)
     assert book.all("SELECT id FROM workflows") == [lives]
     assert book.all("SELECT DISTINCT workflow_id FROM workflow_steps") == [lives]
     assert done != lives
@@ -137,7 +137,7 @@ def test_folders_of_killed_runs_go_and_fresh_ones_stay(tmp_path: Path, monkeypat
     ):
         os.utime(path, (time.time() - 1000, time.time() - 1000))
     assert remove_old_folders(time.time() - 500) == 1
-    assert sorted(one.name for one in tmp_path.iterdir()) == [f"run-{lease}-new", "run-of-somebody-else"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"run-{lease}-new", "run-of-somebody-else"]
 
 
 def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(book: Book) -> None:
@@ -166,12 +166,12 @@ def test_they_are_scheduled_once_and_what_an_operator_changed_stays(book: Book) 
     with book.ledger.statement() as connection:
         tenant = keys.find_tenant(connection, TENANT)
     assert tenant is not None
-    found, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
-    assert [(one.values["name"], one.values["queue"]) for one in found] == [
+    schedules, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
+    assert [(item.values["name"], item.values["queue"]) for item in schedules] == [
         ("clean-up", "email"),
         ("queue-health", "email"),
     ]
     manage.pause_schedule(book.ledger, tenant, "clean-up", True, by="ada")
     maintain.declare_schedules(book.ledger, config(book, maintenance_queue="llm"))
-    found, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
-    assert [(one.values["paused"], one.values["queue"]) for one in found] == [(True, "llm"), (False, "llm")]
+    schedules, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
+    assert [(item.values["paused"], item.values["queue"]) for item in schedules] == [(True, "llm"), (False, "llm")]

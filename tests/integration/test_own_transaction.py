@@ -47,15 +47,15 @@ def broken(_payload: Fails) -> list[str]:
 
 @pytest.fixture
 def kinds(book: Book) -> KindRegistry:
-    found = KindRegistry()
+    kind_registry = KindRegistry()
     for name, payload, limit_keys in (
         ("acme.page", Page, lambda page: [f"site:{page.site}"]),
         ("acme.broken", Fails, broken),
     ):
-        found.add(Kind(name, "email", payload, lambda p, c: None, max_attempts=7, limit_keys=limit_keys))
+        kind_registry.add(Kind(name, "email", payload, lambda p, c: None, max_attempts=7, limit_keys=limit_keys))
     with book.ledger.transaction() as connection:
-        orders.put_kinds(connection, found)
-    return found
+        orders.put_kinds(connection, kind_registry)
+    return kind_registry
 
 
 @pytest.fixture
@@ -265,16 +265,16 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
     looked: list[int] = []
 
     def look() -> None:
-        while found := check_orders(book.ledger, kinds, 7).jobs:
-            looked.append(found)
+        while result := check_orders(book.ledger, kinds, 7).jobs:
+            looked.append(result)
 
     threads = [threading.Thread(target=look) for _ in range(3)]
-    for one in threads:
-        one.start()
-    for one in threads:
-        one.join()
-    while found := check_orders(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
-        looked.append(found)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while result := check_orders(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
+        looked.append(result)
     assert sum(looked) >= 30, "two may look at one"
     assert set(book.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
     assert book.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "and one lets it go"
@@ -292,8 +292,8 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
         ).one()
         good = order(connection, key)
     check_orders(book.ledger, kinds, 10)
-    found = {row[0]: row[1:] for row in book.all("SELECT id, state, error ->> 'code' FROM jobs")}
-    assert found == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
+    result = {row[0]: row[1:] for row in book.all("SELECT id, state, error ->> 'code' FROM jobs")}
+    assert result == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
 
 
 def test_a_slow_kind_is_looked_at_a_few_at_a_time(
@@ -349,7 +349,7 @@ def test_it_can_be_called_off_before_anybody_has_looked(
     with Session(team) as session, session.begin():
         job = order(session, key)
     reasons = explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, job.id).reasons
-    assert [one.code for one in reasons] == ["unchecked"]
+    assert [reason.code for reason in reasons] == ["unchecked"]
     cancel_job(book.ledger, book.tenant_id, job.id, reason=None, by="test")
     assert check_orders(book.ledger, kinds, 10).jobs == 0
     assert book.row(job.id).state == "cancelled"
@@ -407,8 +407,8 @@ def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
             assert "order_job(" in str(statement) and values["key_hash"] == hashlib.sha256(b"k").hexdigest()
             return Answer()
 
-    found = asyncio.run(submit_async(Async(), "acme.page", {}, key="k"))  # type: ignore[arg-type]
-    assert found == Ordered(UUID(int=1), True)
+    result = asyncio.run(submit_async(Async(), "acme.page", {}, key="k"))  # type: ignore[arg-type]
+    assert result == Ordered(UUID(int=1), True)
 
 
 def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(book: Book, kinds: KindRegistry, key: str) -> None:

@@ -157,7 +157,7 @@ def test_two_rescuers__one_end_per_run(book: Book, pool) -> None:
         with book.ledger.transaction() as connection:
             return len(workers.rescue_runs(connection, 5.0))
 
-    assert sum(one.result() for one in [pool.submit(rescue) for _ in range(4)]) == len(running)
+    assert sum(item.result() for item in [pool.submit(rescue) for _ in range(4)]) == len(running)
     assert book.all("SELECT count(*)::int FROM job_runs") == [len(running)]
     assert set(book.all("SELECT lost_count FROM jobs")) == {1}
 

@@ -19,12 +19,12 @@ ANY = JobFilter()
 
 
 def pages(book: Book, wanted: JobFilter = ANY, limit: int = 3) -> list[list]:
-    found, cursor = [], None
+    rows, cursor = [], None
     while True:
         page, cursor = read_jobs.list_jobs(book.ledger, book.tenant_id, wanted, cursor=cursor, limit=limit)
-        found.append([job.id for job in page])
+        rows.append([job.id for job in page])
         if cursor is None:
-            return found
+            return rows
 
 
 def test_pages_go_through_live_and_finished_jobs_newest_first(book: Book) -> None:
@@ -36,9 +36,9 @@ def test_pages_go_through_live_and_finished_jobs_newest_first(book: Book) -> Non
         else:
             job_id = book.submit()
         ids.append(job_id)
-    found = pages(book)
-    assert [job_id for page in found for job_id in page] == ids[::-1]
-    assert all(len(page) <= 3 for page in found)
+    result = pages(book)
+    assert [job_id for page in result for job_id in page] == ids[::-1]
+    assert all(len(page) <= 3 for page in result)
 
 
 def test_filters(book: Book) -> None:
@@ -63,9 +63,9 @@ def test_a_filter_that_fits_little_looks_at_a_bounded_number_of_rows_per_page(bo
     first = book.submit(tags=("rare",))
     for _ in range(10):
         book.submit()
-    found = pages(book, JobFilter(tag="rare"))
-    assert len(found) > 1 and not found[0], "a page may be empty and still have a next one"
-    assert [job_id for page in found for job_id in page] == [first]
+    result = pages(book, JobFilter(tag="rare"))
+    assert len(result) > 1 and not result[0], "a page may be empty and still have a next one"
+    assert [job_id for page in result for job_id in page] == [first]
 
 
 def test_a_rare_tag_of_finished_jobs_is_one_page_whatever_the_size(book: Book, monkeypatch) -> None:
@@ -153,7 +153,7 @@ def test_celery_sees_what_the_ledger_sees(book: Book, monkeypatch) -> None:
 def test_the_gauges_tell_of_dead_letters_and_of_jobs_that_are_overdue(book: Book) -> None:
     def told() -> dict[str, float]:
         families = QueueGauges(book.ledger, 20.0).collect()
-        return {one.name: sample.value for one in families for sample in one.samples if not sample.labels}
+        return {family.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
     assert told() == {"jobplatform_ledger_up": 1, "jobplatform_dead_letters": 0, "jobplatform_overdue_seconds": 0}
     book.submit(run_at=datetime.now(UTC) + timedelta(hours=1))
@@ -161,5 +161,5 @@ def test_the_gauges_tell_of_dead_letters_and_of_jobs_that_are_overdue(book: Book
     book.do("UPDATE jobs SET run_at = clock_timestamp() - interval '100 s'")
     job_id, lease_id = book.running()
     book.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
-    found = told()
-    assert found["jobplatform_dead_letters"] == 1 and 100 <= found["jobplatform_overdue_seconds"] < 200
+    result = told()
+    assert result["jobplatform_dead_letters"] == 1 and 100 <= result["jobplatform_overdue_seconds"] < 200

@@ -28,9 +28,9 @@ Bury = Callable[..., None]
 def recorder(book: Book, broker_url: str) -> Iterator[Recorder]:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_purge(DEAD_RECORDS)
-    found = Recorder(book.ledger, DeadLetterReader(broker_url))
-    yield found
-    found.close()
+    result = Recorder(book.ledger, DeadLetterReader(broker_url))
+    yield result
+    result.close()
 
 
 @pytest.fixture
@@ -177,10 +177,10 @@ def look(book: Book, broker_url: str) -> Iterator[Callable[..., int]]:
 def take(broker_url: str, queue: str = "email") -> list[tuple]:
     with connected(broker_url, name="test") as connection:
         channel = connection.channel()
-        found = []
+        result = []
         while message := channel.basic_get(queue, no_ack=True):
-            found.append(read_headers(message.headers))
-    return found
+            result.append(read_headers(message.headers))
+    return result
 
 
 def beat(book: Book, *, waiting=(), markers=()) -> None:

@@ -181,8 +181,8 @@ def test_what_is_reserved_is_shown(book: Book) -> None:
     (view,) = list_limits(book.ledger)
     assert [use.units_reserved for use in view.keys] == [9]
     (reason,) = (
-        one.message
-        for one in explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, small).reasons
-        if one.code == "key_without_units"
+        reason.message
+        for reason in explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, small).reasons
+        if reason.code == "key_without_units"
     )
     assert "5.0 units left (9 reserved for a job before it), this job takes 1" in reason

@@ -71,8 +71,8 @@ def test_the_doctor_names_it(book: Book) -> None:
     levels = {finding.check: finding for finding in check_ledger(book.ledger, config)}
     assert "feeds" not in levels and "writable" not in levels
     restore(book)
-    found = {finding.check: finding for finding in check_ledger(book.ledger, config)}["feeds"]
-    assert (found.level, found.remedy) == ("failed", "jobplatform migrate")
+    result = {finding.check: finding for finding in check_ledger(book.ledger, config)}["feeds"]
+    assert (result.level, result.remedy) == ("failed", "jobplatform migrate")
 
 
 def test_a_database_that_takes_no_writes_is_named_as_that(book: Book) -> None:
@@ -80,8 +80,8 @@ def test_a_database_that_takes_no_writes_is_named_as_that(book: Book) -> None:
     book.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     book.ledger.close()
     try:
-        found = {f.check: f for f in check_ledger(book.ledger, Settings(database_url=book.url))}["writable"]
-        assert found.level == "failed" and "read only" in found.message
+        result = {f.check: f for f in check_ledger(book.ledger, Settings(database_url=book.url))}["writable"]
+        assert result.level == "failed" and "read only" in result.message
     finally:
         book.ledger.close()
         with book.ledger.statement() as connection:

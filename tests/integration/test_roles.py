@@ -24,8 +24,8 @@ def test_the_broker_is_the_one_that_was_asked_for_with_its_type_of_queues(place,
         arguments = build_topology(("email",), choose_queue_type("auto", version)).queues[0].arguments
     if os.environ.get(CHOICE):
         assert version.startswith(f"{os.environ[CHOICE]}.") and arguments["x-queue-type"] == "quorum"
-    found = {queue["name"]: queue["type"] for queue in rabbitmq.call_management(place, "/api/queues/jobplatform")}
-    assert found["email"] == arguments.get("x-queue-type", "classic")
+    result = {queue["name"]: queue["type"] for queue in rabbitmq.call_management(place, "/api/queues/jobplatform")}
+    assert result["email"] == arguments.get("x-queue-type", "classic")
 
 
 def refused(place, role: str, action) -> bool:

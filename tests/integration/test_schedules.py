@@ -60,9 +60,9 @@ def end(book: Book) -> None:
 def test_a_fire_is_a_job_with_the_planned_time_in_its_payload(book: Book) -> None:
     put(book, payload={"at": {"$planned_at": ""}}, priority=7, tags=("t",), time_zone="Europe/Berlin")
     planned = make_due(book)
-    found = look(book)
-    assert (found.fires, found.woken, found.more) == (1, "email 7", False)
-    assert found.seconds is not None and 0 < found.seconds <= 60
+    result = look(book)
+    assert (result.fires, result.woken, result.more) == (1, "email 7", False)
+    assert result.seconds is not None and 0 < result.seconds <= 60
     (job,) = book.all("SELECT id FROM jobs")
     row = book.row(job)
     assert row.payload["at"].endswith(("+01:00", "+02:00")) and (row.priority, row.tags) == (7, ["t"])
@@ -80,8 +80,8 @@ def test_many_who_look_at_once_fire_each_time_once(book: Book) -> None:
         put(book, f"s{number}", overlap="allow")
     book.do("UPDATE schedules SET next_planned_at = now() - interval '1 s', next_due_at = now(), anchor_at = now()")
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: sum(look(book, limit=7).fires for _ in range(10)), range(4)))
-    assert sum(found) == 60
+        result = list(pool.map(lambda _: sum(look(book, limit=7).fires for _ in range(10)), range(4)))
+    assert sum(result) == 60
     assert book.all("SELECT count(*)::int, count(DISTINCT schedule_id)::int FROM schedule_fires") == [(60, 60)]
     assert book.all("SELECT count(*)::int FROM jobs") == [60]
 

@@ -152,8 +152,8 @@ def test_a_retry_that_would_come_too_late_is_a_dead_letter(book: Book, outcome: 
     settled = book.settle(job_id, lease_id, outcome, "scheduled", delay_seconds=delay, max_age_seconds=30, error=error)
     assert settled == ("settled", state)
     if state == "dead":
-        found = book.row(job_id).error
-        assert (found["code"], found["last"]) == ("too_old", "busy")
+        result = book.row(job_id).error
+        assert (result["code"], result["last"]) == ("too_old", "busy")
 
 
 @pytest.mark.parametrize("outcome", ["crashed", "lost"])
@@ -175,7 +175,7 @@ def test_crashed_and_lost_runs_back_off_by_their_own_count(book: Book, outcome: 
     assert row.attempt == 0, "they use up no attempt"
 
 
-@pytest.mark.parametrize("state", sorted(one.value for one in LIVE - {State.RUNNING}))
+@pytest.mark.parametrize("state", sorted(item.value for item in LIVE - {State.RUNNING}))
 def test_a_cancel_ends_a_job_at_once_in_every_state_but_running(book: Book, state: str) -> None:
     job_id, lease_id = book.running()
     error = {"code": "x", "message": "x", "retryable": False}

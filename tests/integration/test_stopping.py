@@ -129,8 +129,8 @@ def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(book:
     store = ArtifactStore(tmp_path.as_uri())
     job_id, lease_id = book.running()
     kept, kept_lease = book.running()
-    for one, lease in ((job_id, lease_id), (kept, kept_lease)):
-        mine = Delivery(one, 1, "test.echo", lease, book.worker.id, "n")
+    for item, lease in ((job_id, lease_id), (kept, kept_lease)):
+        mine = Delivery(item, 1, "test.echo", lease, book.worker.id, "n")
         keep_output(book.ledger, store, mine, "a.txt", b"hello", "text/plain")
     cancel_job(book.ledger, book.tenant_id, job_id)
     book.do("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id", id=book.worker.id)

@@ -73,7 +73,7 @@ def test_an_expired_key_is_free_again(book: Book) -> None:
 
 def test_two_requests_with_one_key_at_once_make_one_job(book: Book) -> None:
     with ThreadPoolExecutor(8) as pool:
-        jobs = [one.result().job.id for one in [pool.submit(submit, book, key="k") for _ in range(8)]]
+        jobs = [item.result().job.id for item in [pool.submit(submit, book, key="k") for _ in range(8)]]
     assert len(set(jobs)) == 1
     book.assert_conserved()
 

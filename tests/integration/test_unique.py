@@ -19,9 +19,9 @@ def order(book: Book, unique: Unique, **more) -> Accepted:
 
 def test_of_many_at_once_one_is_accepted_and_the_others_get_it(book: Book) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: order(book, Unique("report")), range(16)))
-    assert len({one.job.id for one in found}) == 1
-    assert sorted(one.created for one in found) == [False] * 15 + [True]
+        result = list(pool.map(lambda _: order(book, Unique("report")), range(16)))
+    assert len({item.job.id for item in result}) == 1
+    assert sorted(item.created for item in result) == [False] * 15 + [True]
     assert book.all("SELECT count(*)::int FROM jobs") == [1]
     book.assert_conserved()
 
@@ -72,8 +72,8 @@ def test_keys_are_of_a_tenant(book: Book) -> None:
     first = order(book, Unique("k")).job.id
     with book.ledger.transaction() as connection:
         other = create_tenant(connection, "other")
-    found = submit_job(book.ledger, None, registry(), other, SubmitJob("test.echo", {}, unique=Unique("k")))
-    assert found.created and found.job.id != first
+    result = submit_job(book.ledger, None, registry(), other, SubmitJob("test.echo", {}, unique=Unique("k")))
+    assert result.created and result.job.id != first
 
 
 def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(book: Book) -> None:
@@ -96,6 +96,6 @@ def test_what_was_refused_binds_no_idempotency_key(book: Book) -> None:
 def test_a_plain_order_has_the_fingerprint_that_it_had_before_there_were_unique_ones() -> None:
     from jobplatform.usecases.submit_job import _fingerprint
 
-    found = _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}))
-    assert found.hex() == "a6c4eddbf9878036d3f256c658c08d900d1fed1dce06a38fb6fe808129714992"
-    assert found != _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}, unique=Unique("k")))
+    result = _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}))
+    assert result.hex() == "a6c4eddbf9878036d3f256c658c08d900d1fed1dce06a38fb6fe808129714992"
+    assert result != _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}, unique=Unique("k")))

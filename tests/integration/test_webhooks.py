@@ -153,8 +153,8 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks:
                 return
 
     threads = [threading.Thread(target=look) for _ in range(3)]
-    for one in threads:
-        one.start()
+    for thread in threads:
+        thread.start()
     jobs += [book.submit() for _ in range(20)]
     try:
         eventually(
@@ -162,8 +162,8 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks:
         )
     finally:
         stop.set()
-        for one in threads:
-            one.join()
+        for thread in threads:
+            thread.join()
     assert errors == []
     for endpoint in endpoints:
         assert [job for _, job in hooks.told(endpoint)] == jobs
@@ -270,9 +270,9 @@ def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_tol
     answer("500")
     assert answer("503: overloaded")["last_error"] == "503: overloaded"
     book.do("UPDATE webhook_endpoints SET failing_since = failing_since - interval '2 min'")
-    found = answer("500")
-    assert not found["enabled"] and "nothing was delivered since" in found["disabled_reason"]
-    assert answer("500")["disabled_at"] == found["disabled_at"]
+    result = answer("500")
+    assert not result["enabled"] and "nothing was delivered since" in result["disabled_reason"]
+    assert answer("500")["disabled_at"] == result["disabled_at"]
     (mail,) = book.all("SELECT payload FROM jobs WHERE kind = 'email.send'")
     assert mail["to"] == ["ops@example.com"] and str(mine) in mail["text"] and "500" in mail["text"]
     target = find_target(book.ledger, mine)
@@ -292,8 +292,8 @@ def test_gone_is_gone(book: Book, hooks: Hooks) -> None:
     target = find_target(book.ledger, mine)
     assert target is not None
     note_answer(book.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
-    found = manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
-    assert found["disabled_reason"] == "it answered 410: gone"
+    endpoint = manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+    assert endpoint["disabled_reason"] == "it answered 410: gone"
 
 
 def test_secrets_overlap(book: Book, hooks: Hooks) -> None:

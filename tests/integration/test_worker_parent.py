@@ -29,14 +29,14 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Deliveries
     deliveries, told = Deliveries(), []
     monkeypatch.setattr(request, "DELIVERIES", deliveries)
     monkeypatch.setattr(request, "task_ready", lambda *_: None)
-    one = object.__new__(request.LedgerRequest)
-    one.id, one.name, one._eventer = str(new_id()), "test.echo", None
-    one._request_dict = {"lease_id": str(new_id()), "dispatch_no": 1}
-    one._on_ack = lambda *_: told.append("ack")
-    one._connection_errors = ()
-    one._app = SimpleNamespace()
-    deliveries.add(one.held())
-    yield one, deliveries, told
+    item = object.__new__(request.LedgerRequest)
+    item.id, item.name, item._eventer = str(new_id()), "test.echo", None
+    item._request_dict = {"lease_id": str(new_id()), "dispatch_no": 1}
+    item._on_ack = lambda *_: told.append("ack")
+    item._connection_errors = ()
+    item._app = SimpleNamespace()
+    deliveries.add(item.held())
+    yield item, deliveries, told
 
 
 def info(error: BaseException) -> ExceptionInfo:
@@ -96,7 +96,7 @@ def test_connections_work_beyond_file_descriptor_1023(book: Book) -> None:
         for _ in range(2):  # the second checkout looks at a pooled connection
             assert book.all("SELECT 1") == [1]
     finally:
-        for one in taken:
-            os.close(one)
+        for item in taken:
+            os.close(item)
         book.ledger.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -24,7 +24,7 @@ def random_graph(dice: random.Random, size: int) -> Graph:
     parts: list[Part] = []
     for n in range(size):
         after = tuple(f"p{i}" for i in range(n) if dice.random() < 0.4)
-        one = lambda: step("test.echo", {"n": dice.randint(0, 9), "l": [1, 2]}, on_failure=dice.choice(POLICIES))  # noqa: E731
+        item = lambda: step("test.echo", {"n": dice.randint(0, 9), "l": [1, 2]}, on_failure=dice.choice(POLICIES))  # noqa: E731
         kind = dice.random()
         if kind < 0.6 or not n:
             made: Part = step(
@@ -35,26 +35,26 @@ def random_graph(dice: random.Random, size: int) -> Graph:
                 on_failure=dice.choice(POLICIES),
             )
         elif kind < 0.75:
-            made = Group(tuple(one() for _ in range(dice.randint(0, 3))), name=f"p{n}", after=after)
+            made = Group(tuple(item() for _ in range(dice.randint(0, 3))), name=f"p{n}", after=after)
         elif kind < 0.85:
-            made = Group((chain(one(), one()), one()), then=one(), name=f"p{n}", after=after)
+            made = Group((chain(item(), item()), item()), then=item(), name=f"p{n}", after=after)
         else:
             source = dice.choice([p.name for p in parts if not isinstance(p, Group | Map)])
-            made = Map({"$from": f"{source}.result.l"}, one(), name=f"p{n}", after=after)
+            made = Map({"$from": f"{source}.result.l"}, item(), name=f"p{n}", after=after)
         parts.append(made)
     return Graph(tuple(parts))
 
 
 def assert_whole(book: Book) -> None:
     with book.ledger.statement() as connection:
-        (found,) = auditing.broken_workflows(connection)
-    assert not found.jobs, found
+        (rows,) = auditing.broken_workflows(connection)
+    assert not rows.jobs, rows
 
 
 def act(book: Book, dice: random.Random, workflow: UUID) -> None:
     """Do one thing to the workflow."""
     what = dice.random()
-    found = available(book)
+    result = available(book)
     if what < 0.06:
         with book.ledger.transaction() as connection:
             every = book.all("SELECT id FROM workflow_steps WHERE type = 'job' ORDER BY id")
@@ -74,8 +74,8 @@ def act(book: Book, dice: random.Random, workflow: UUID) -> None:
             book.all(f"SELECT * FROM {verb}", t=book.tenant_id, j=dice.choice(dead))
     elif what < 0.25:
         look(book, limit=dice.randint(1, 5))
-    elif found:
-        job_id, kind, _ = dice.choice(found)
+    elif result:
+        job_id, kind, _ = dice.choice(result)
         if (luck := dice.random()) < 0.65:
             run_one(book, job_id, kind, succeed)
         elif luck < 0.7:
@@ -91,7 +91,7 @@ def act(book: Book, dice: random.Random, workflow: UUID) -> None:
             runs.settle_run(book.ledger, job_id, lease_id, Settlement("crashed", error=ERROR))
             book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
             book.all("SELECT * FROM wake_jobs(10, NULL)")
-    elif not found:
+    elif not result:
         look(book)
 
 
@@ -128,8 +128,8 @@ def test_a_random_graph_ends_whatever_happens(book: Book, seed: int, size: int, 
         act(book, dice, workflow)
         assert_whole(book)
     for _ in range(500):  # from here on nothing fails any more
-        found = available(book)
-        for job_id, kind, _ in found:
+        result = available(book)
+        for job_id, kind, _ in result:
             run_one(book, job_id, kind, succeed)
         if not look(book) and not available(book):
             break

@@ -33,11 +33,11 @@ def hand(book: Book, workflow: UUID, dice: random.Random) -> None:
 
 
 def run_some(book: Book, workflow: UUID, dice: random.Random) -> None:
-    found = available(book)
-    if not found:
+    result = available(book)
+    if not result:
         look(book)
         return
-    job_id, kind, _ = dice.choice(found)
+    job_id, kind, _ = dice.choice(result)
     luck = dice.random()
     act: Callable[..., Any] = (lambda *_: ("failed", "dead", None)) if luck < 0.4 else succeed
     run_one(book, job_id, kind, act, replacement_of(book, job_id)[0] if luck > 0.9 else None)
@@ -67,7 +67,7 @@ def stop(book: Book, workflow: UUID, dice: random.Random) -> None:
 
 def expire(book: Book, workflow: UUID, dice: random.Random) -> None:
     some = book.all("SELECT id FROM jobs WHERE run_no = 0 AND state IN ('blocked', 'available') ORDER BY id")
-    chosen = [one for one in some if dice.random() < 0.3]
+    chosen = [item for item in some if dice.random() < 0.3]
     book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = ANY (:ids)", ids=chosen)
     book.all("SELECT * FROM wake_jobs(100, NULL)")
 
@@ -93,8 +93,8 @@ def test_a_workflow_under_four_hands_ends_and_adds_up(book: Book, seed: int) -> 
     workflow = submit(book, random_graph(dice, dice.randint(3, 7)))
     with ThreadPoolExecutor(4) as pool:
         hands = [pool.submit(hand, book, workflow, random.Random(seed * 10 + n)) for n in range(4)]
-    for one in hands:
-        one.result()
+    for item in hands:
+        item.result()
     finish(book)
     assert_whole(book)
     ended = state_of(book, workflow)

@@ -164,8 +164,8 @@ def test_two_last_parents_at_once_open_their_child_once(book: Book) -> None:
             taken.append((job_id, new_id(), kind))
             book.claim(*taken[-1][:2])
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda one: book.settle(*one[:2], result={}), taken))
-        assert [step_of(book, one) for one, _, _ in available(book)] == ["end"]
+            list(pool.map(lambda item: book.settle(*item[:2], result={}), taken))
+        assert [step_of(book, item) for item, _, _ in available(book)] == ["end"]
         assert play(book) == ["end"]
         assert state_of(book, workflow) == "succeeded"
 
@@ -186,7 +186,7 @@ def test_the_last_parent_waits_for_one_that_has_not_committed(book: Book) -> Non
             while not book.all(f"{waits} AND datname = current_database()")[0]:
                 assert not second.done()
         assert second.result()[0] == "settled"
-    assert [step_of(book, one) for one, _, _ in available(book)] == ["end"]
+    assert [step_of(book, item) for item, _, _ in available(book)] == ["end"]
 
 
 def test_the_settle_of_the_last_parent_says_where_something_is_to_do(book: Book) -> None:
@@ -215,8 +215,8 @@ def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(book: Book) -> None:
 
     done = {name for name, state in steps_of(book, workflow).items() if state == "done"}
     with book.ledger.transaction() as connection:
-        found = workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "me"})
-    assert found.verdict == "replayed" and "email" in found.woken
+        result = workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "me"})
+    assert result.verdict == "replayed" and "email" in result.woken
     ran = play(book)
     assert not done & set(ran), "what is done stays done"
     assert ran[-1] == "e" and "b" in ran
@@ -320,8 +320,8 @@ def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(book: Book)
             (str(book.tenant_id), str(job_of(book, workflow, "a"))),
         )
     with book.ledger.transaction() as connection:
-        found = workflows.replay_workflow(connection, book.tenant_id, workflow, {})
-    assert (found.verdict, found.state) == ("stuck", "a")
+        result = workflows.replay_workflow(connection, book.tenant_id, workflow, {})
+    assert (result.verdict, result.state) == ("stuck", "a")
 
 
 # --- cancel, time limit ---------------------------------------------------------------------------
@@ -551,8 +551,8 @@ def test_the_same_key_gives_the_same_workflow_and_another_body_a_conflict(book: 
         return submit_workflow(book.ledger, None, registry(), book.tenant_id, SubmitWorkflow(flow), idempotency_key="k")
 
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: ask(chain(echo("a"), echo("b"))), range(4)))
-    assert len({one.id for one in found}) == 1 and [one.created for one in found].count(True) == 1
+        result = list(pool.map(lambda _: ask(chain(echo("a"), echo("b"))), range(4)))
+    assert len({item.id for item in result}) == 1 and [item.created for item in result].count(True) == 1
     with pytest.raises(IdempotencyConflict):
         ask(chain(echo("a"), echo("c")))
     assert book.all("SELECT count(*)::int FROM jobs") == [2]

@@ -54,10 +54,10 @@ def explore(
     waiting = deque([start])
     while waiting:
         state = waiting.popleft()
-        found = list(broken(state))
-        for name in found:
+        result = list(broken(state))
+        for name in result:
             failures.setdefault(name, Failure(name, _trace(came_from, state)))
-        if found:
+        if result:
             good.append(state)  # it is told once, not again as a dead end
             continue
         if is_good(state):

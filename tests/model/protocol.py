@@ -212,7 +212,9 @@ class Model:
         if world.job.state != "running":
             return
         lease = world.job.lease
-        holder = next((one for one in world.workers if one.lease == lease and one.phase not in ("idle", "acks")), None)
+        holder = next(
+            (worker for worker in world.workers if worker.lease == lease and worker.phase not in ("idle", "acks")), None
+        )
         if lease in world.gone or (holder is not None and holder.frozen):
             yield Step("rescue: its worker is gone", self._end(world))
         elif holder is None:
@@ -330,7 +332,7 @@ class Model:
         if world.queue and world.queue[0] != MARKER:
             buried = world._replace(queue=world.queue[1:], dead=(*world.dead, world.queue[0]))
             yield Step("FAULT: RabbitMQ dead-letters the message", buried, fault=True)
-        workers = tuple(one._replace(unacked=False) for one in world.workers)
+        workers = tuple(worker._replace(unacked=False) for worker in world.workers)
         wiped = world._replace(queue=(), dead=(), workers=workers, broker_epoch=world.broker_epoch + 1)
         yield Step("FAULT: the broker is wiped", wiped, fault=True)
         for place, worker in enumerate(world.workers):

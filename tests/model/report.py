@@ -51,9 +51,9 @@ def explored(model: Model) -> Explored:
 def shortest(rule: Rule) -> Failure:
     """Return the failure without the rule that takes the fewest faults, and then the fewest steps."""
     for faults in (1, 2):
-        found = explored(Model(rule, faults=faults, marker=rule is Rule.MARKER)).failures
-        if found:
-            return min(found.values(), key=lambda failure: len(failure.trace))
+        result = explored(Model(rule, faults=faults, marker=rule is Rule.MARKER)).failures
+        if result:
+            return min(result.values(), key=lambda failure: len(failure.trace))
     raise AssertionError(f"nothing breaks without {rule.name}: is it needed?")
 
 

@@ -19,9 +19,9 @@ from tests.model.report import NEEDED_FOR, PAGE, explored, render, shortest
     ids=["two faults and a wish", "three faults", "a fault and a wish, with markers", "two faults, with markers"],
 )
 def test_with_all_rules_nothing_breaks(model: Model, states: int) -> None:
-    found = explored(model)
-    assert found.failures == {}
-    assert found.states > states, "the model has lost most of its world"
+    result = explored(model)
+    assert result.failures == {}
+    assert result.states > states, "the model has lost most of its world"
 
 
 @pytest.mark.parametrize("rule", list(Rule), ids=lambda rule: rule.name)

@@ -38,9 +38,9 @@ class Cut:
 def cut(url: str, number: int, loses_answer: bool, limits: Limits) -> Iterator[tuple[Ledger, Cut]]:
     """Yield a ledger whose conversation with the server is cut once."""
     with proxied(url) as (through, proxy):
-        proxy.stops = found = Cut(proxy, number, loses_answer)
+        proxy.stops = result = Cut(proxy, number, loses_answer)
         ledger = open_ledger(through, name="cut", limits=limits, connections=2)
         try:
-            yield ledger, found
+            yield ledger, result
         finally:
             ledger.close()

@@ -75,17 +75,17 @@ class Desk:
 
 
 def out(book: Book, key: str) -> int:
-    (found,) = book.all(
+    (rows,) = book.all(
         "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
     )
-    return found
+    return rows
 
 
 @pytest.fixture
 def publisher(broker_url: str):
-    found = Publisher(broker_url)
-    yield found
-    found.close()
+    result = Publisher(broker_url)
+    yield result
+    result.close()
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ WAYS: dict[str, tuple[Callable[[Any], Any], Any]] = {
 
 def job_ids(result: Any) -> list[str]:
     """The ids of the tasks whose results are known here."""
-    return [result.id] if not hasattr(result, "results") else [one.id for one in result.results]
+    return [result.id] if not hasattr(result, "results") else [item.id for item in result.results]
 
 
 def call(way: str) -> None:

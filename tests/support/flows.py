@@ -46,8 +46,8 @@ def available(book: Book) -> list[Any]:
 def play(book: Book, act: Play = succeed, limit: int = 10_000) -> list[str]:
     """Run what is available until nothing is, at most `limit` jobs; returns the names of the steps in order."""
     ran: list[str] = []
-    while found := available(book)[: limit - len(ran)]:
-        for job_id, kind, _ in found:
+    while result := available(book)[: limit - len(ran)]:
+        for job_id, kind, _ in result:
             ran.append(run_one(book, job_id, kind, act))
         look(book)
         if len(ran) >= limit:
@@ -77,9 +77,9 @@ def payload_of(book: Book, job_id: UUID, payload: Any) -> Any:
 
     if not is_marked(payload):
         return payload
-    references = [found for _, found in find_references(payload)]
+    references = [result for _, result in find_references(payload)]
     with book.ledger.statement() as connection:
-        values = workflows.resolve_references(connection, job_id, [one.as_dict() for one in references])
+        values = workflows.resolve_references(connection, job_id, [reference.as_dict() for reference in references])
     assert values is not None
     return replace_references(payload, dict(zip(references, values, strict=True)).__getitem__)
 
@@ -113,19 +113,19 @@ def steps_of(book: Book, workflow_id: UUID) -> dict[str, str]:
 def job_of(book: Book, workflow_id: UUID, name: str) -> UUID:
     """Return the id of a step's job."""
     with book.ledger.statement() as connection:
-        found: UUID = connection.execute(
+        result: UUID = connection.execute(
             text("SELECT id FROM workflow_steps WHERE workflow_id = :w AND name = :n"), {"w": workflow_id, "n": name}
         ).scalar_one()
-    return found
+    return result
 
 
 def adds_of(book: Book, job_id: UUID, *parts: Part) -> bytes:
     """Return what a run of this job adds, as it is settled."""
     added = AddedSteps(Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n"), registry())
     added.add(book.ledger, parts)
-    found = added.as_json()
-    assert found is not None
-    return found
+    result = added.as_json()
+    assert result is not None
+    return result
 
 
 def order(headers: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -152,6 +152,6 @@ def replacement_of(book: Book, job_id: UUID) -> tuple[bytes, UUID]:
     ]  # fmt: skip
     rows[0]["children"].append(rows[2]["id"])
     added.add_planned(book.ledger, rows, 1, result_of=y)
-    found = added.as_json()
-    assert found is not None
-    return found, y
+    result = added.as_json()
+    assert result is not None
+    return result, y

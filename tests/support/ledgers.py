@@ -37,9 +37,9 @@ class Anything(BaseModel):
 
 def registry() -> KindRegistry:
     """Return kinds for tests: `test.echo` on the queue email, `test.video` on video."""
-    found = KindRegistry()
+    kind_registry = KindRegistry()
     for name, queue in (("test.echo", "email"), ("test.video", "video"), ("test.llm", "llm")):
-        found.add(
+        kind_registry.add(
             Kind(
                 name=name,
                 queue=queue,
@@ -51,7 +51,7 @@ def registry() -> KindRegistry:
                 lost_limit=3,
             )
         )
-    return found
+    return kind_registry
 
 
 @dataclass

@@ -23,17 +23,17 @@ def keep_in_memory(stack: Stack) -> Path | None:
     Each test copies and drops a database of some hundred files: on ext4 a third of all CPU time went into finding
     inodes that had not been freed a moment ago.
     """
-    found = MEMORY / f"{stack.place.folder.parent.name}-{stack.place.folder.name}"
-    shutil.rmtree(found, ignore_errors=True)  # of a run that was cut off
+    in_memory = MEMORY / f"{stack.place.folder.parent.name}-{stack.place.folder.name}"
+    shutil.rmtree(in_memory, ignore_errors=True)  # of a run that was cut off
     folder = stack.place.folder / "postgres"
     if folder.is_symlink():
         folder.unlink()
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < WANTED_BYTES:
         return None
     shutil.rmtree(folder, ignore_errors=True)
-    found.mkdir(mode=0o700)
-    folder.symlink_to(found)
-    return found
+    in_memory.mkdir(mode=0o700)
+    folder.symlink_to(in_memory)
+    return in_memory
 
 
 def slim_template(stack: Stack) -> None:

@@ -59,11 +59,11 @@ def test_rabbitmq_waits_longer_for_an_acknowledgement_than_a_run_may_last() -> N
 
 
 def test_definitions_hold_all_that_a_blank_node_needs() -> None:
-    found = build_definitions(build_topology(("email",), "classic"), vhost="v", passwords={"worker": "p"})
-    assert {"vhosts", "users", "permissions", "exchanges", "queues", "bindings"} <= set(found)
-    raw = base64.b64decode(found["users"][0]["password_hash"])
+    definitions = build_definitions(build_topology(("email",), "classic"), vhost="v", passwords={"worker": "p"})
+    assert {"vhosts", "users", "permissions", "exchanges", "queues", "bindings"} <= set(definitions)
+    raw = base64.b64decode(definitions["users"][0]["password_hash"])
     assert raw[4:] == hashlib.sha256(raw[:4] + b"p").digest()
-    assert hash_password("p", raw[:4]) == found["users"][0]["password_hash"]
+    assert hash_password("p", raw[:4]) == definitions["users"][0]["password_hash"]
 
 
 def test_an_envelope_reads_back() -> None:

@@ -55,13 +55,13 @@ def plan(app: Celery, canvas: Any, *args: Any, **options: Any) -> Flow:
 def shape(flow: Flow) -> dict[str, tuple[int, list[str]]]:
     """Return name → (how many it waits for, who waits for it)."""
     names = {row["id"]: row["name"] for row in flow.steps}
-    return {row["name"]: (row["pending"], [names[one] for one in row["children"]]) for row in flow.steps}
+    return {row["name"]: (row["pending"], [names[item] for item in row["children"]]) for row in flow.steps}
 
 
 def args_of(flow: Flow, name: str) -> list[Any]:
     (row,) = [row for row in flow.steps if row["name"] == name]
-    found: list[Any] = row["payload"]["args"]
-    return found
+    result: list[Any] = row["payload"]["args"]
+    return result
 
 
 def add(app: Celery, *args: Any) -> Any:
@@ -84,8 +84,8 @@ def test_ids_are_those_that_the_results_have(app: Celery) -> None:
     flow = plan_calls(app, collector, TENANT)
     ids = {row["name"]: UUID(row["id"]) for row in flow.steps}
     assert str(ids["total"]) == result.id and str(ids["group"]) == result.parent.id
-    assert [str(ids["add"]), str(ids["add-2"])] == [one.id for one in result.parent.results]
-    assert all(one.version == 7 for one in ids.values())
+    assert [str(ids["add"]), str(ids["add-2"])] == [item.id for item in result.parent.results]
+    assert all(item.version == 7 for item in ids.values())
 
 
 def test_a_chord_waits_for_a_gate_whose_list_the_ledger_puts_together(app: Celery) -> None:
@@ -116,7 +116,7 @@ def test_links_hang_at_their_task_and_errbacks_are_orders(app: Celery) -> None:
     assert shape(flow)["add"] == (0, ["add-2", "add-3"])
     (order,) = next(row for row in flow.steps if row["name"] == "add")["errbacks"]
     assert order["kind"] == "celery.errbacks"
-    assert [one["task"] for one in order["payload"]["headers"]["errbacks"]] == ["unit.note"]
+    assert [item["task"] for item in order["payload"]["headers"]["errbacks"]] == ["unit.note"]
 
 
 def test_times_of_the_first_task_are_moments_and_of_later_ones_count_from_their_turn(app: Celery) -> None:

@@ -28,13 +28,13 @@ def test_definitions_have_a_user_per_role_and_no_password_in_clear(tmp_path: Pat
         (folder / role).write_text(f"secret-of-{role}\n")
     done = CliRunner().invoke(definitions, ["--passwords", str(folder), "--output", str(output)])
     assert done.exit_code == 0, done.output
-    found = orjson.loads(output.read_bytes())
-    rights = {p["user"]: (p["configure"], p["write"], p["read"]) for p in found["permissions"]}
+    result = orjson.loads(output.read_bytes())
+    rights = {p["user"]: (p["configure"], p["write"], p["read"]) for p in result["permissions"]}
     assert set(rights) == {"operator", "dispatcher", "worker", "monitor"}
     assert rights["dispatcher"][1:] == (r"^(jobs|amq\.default)$", r"^jobs\.(dead\.records|submit)$")
-    assert {p["vhost"] for p in found["permissions"]} == {"jobplatform"}
+    assert {p["vhost"] for p in result["permissions"]} == {"jobplatform"}
     assert "secret-of" not in output.read_text() + done.output
-    assert {q["arguments"].get("x-queue-type") for q in found["queues"] if q["name"] in ("email", "llm")} == {"quorum"}
+    assert {q["arguments"].get("x-queue-type") for q in result["queues"] if q["name"] in ("email", "llm")} == {"quorum"}
 
 
 def test_a_missing_password_is_told_and_nothing_is_written(tmp_path: Path) -> None:

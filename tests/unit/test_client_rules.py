@@ -65,16 +65,16 @@ def test_pauses_double_and_the_api_s_own_come_first() -> None:
     assert next_pause(SAFE, BUSY, 0, 6.9) is None, "there is no time for it"
 
 
-def answers(*found: Any) -> tuple[Client, list[httpx2.Request]]:
+def answers(*result: Any) -> tuple[Client, list[httpx2.Request]]:
     seen: list[httpx2.Request] = []
-    left = list(found)
+    left = list(result)
 
     def handle(request: httpx2.Request) -> httpx2.Response:
         seen.append(request)
-        one = left.pop(0)
-        if isinstance(one, Exception):
-            raise one
-        return one
+        item = left.pop(0)
+        if isinstance(item, Exception):
+            raise item
+        return item
 
     return Client("http://jobs", "jp_x", transport=httpx2.MockTransport(handle)), seen
 
@@ -86,7 +86,7 @@ def test_a_submit_is_one_order_however_often_it_is_sent(monkeypatch: pytest.Monk
     client, seen = answers(gone, unknown, httpx2.ConnectError("no"), httpx2.Response(202, json=JOB))
     assert client.submit("x", {"a": 1}).state == "available"
     assert len(seen) == 4
-    assert len({(one.headers["Idempotency-Key"], one.content) for one in seen}) == 1
+    assert len({(item.headers["Idempotency-Key"], item.content) for item in seen}) == 1
     client, again = answers(httpx2.Response(202, json=JOB), httpx2.Response(202, json=JOB))
     client.submit("x")
     client.submit("x", idempotency_key="mine")
@@ -111,7 +111,7 @@ def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.Monk
     assert taken == [0, 1], "and no more is taken than has to be"
     with pytest.raises(Invalid, match=r"0\.kind"):
         next(ids)
-    assert seen[0].content.count(b"\n") == 1 and len({one.headers["Idempotency-Key"] for one in seen}) == 2
+    assert seen[0].content.count(b"\n") == 1 and len({item.headers["Idempotency-Key"] for item in seen}) == 2
 
 
 def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,10 +174,10 @@ def test_time_for_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_problems_by_kind(status: int, body: Any, kind: type[Problem]) -> None:
-    found = problem_of(status, body, None)
-    assert type(found) is kind and found.status == status
+    problem = problem_of(status, body, None)
+    assert type(problem) is kind and problem.status == status
     if isinstance(body, dict) and body.get("errors"):
-        assert "a: expected b; got c" in str(found)
+        assert "a: expected b; got c" in str(problem)
 
 
 def test_what_can_not_be_json_is_told_before_anything_is_sent() -> None:
@@ -189,10 +189,13 @@ def test_what_can_not_be_json_is_told_before_anything_is_sent() -> None:
 
 def test_both_clients_have_the_same_methods() -> None:
     def methods(kind: type) -> dict[str, Callable[..., Any]]:
-        return {name: found for name, found in vars(kind).items() if inspect.isfunction(found) and name[0] != "_"}
+        return {name: result for name, result in vars(kind).items() if inspect.isfunction(result) and name[0] != "_"}
 
     def shape(function: Callable[..., Any]) -> Any:
-        return [(one.name, one.kind, one.default) for one in inspect.signature(function).parameters.values()]
+        return [
+            (parameter.name, parameter.kind, parameter.default)
+            for parameter in inspect.signature(function).parameters.values()
+        ]
 
     plain, awaited = methods(Client), methods(AsyncClient)
     assert set(plain) == set(awaited)

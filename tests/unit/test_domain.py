@@ -145,5 +145,7 @@ def test_the_built_in_kinds_fit_the_built_in_queues() -> None:
     from jobplatform.config import DEFAULT_QUEUES, QueueSettings
 
     pools = {name: QueueSettings(**values).pool for name, values in DEFAULT_QUEUES.items()}
-    names = [one.name for one in load_kinds(["workers.handlers"], pools) if not one.name.startswith(("test", "acme"))]
+    names = [
+        item.name for item in load_kinds(["workers.handlers"], pools) if not item.name.startswith(("test", "acme"))
+    ]
     assert names == ["email.send", "llm.chat", "video.transcode"]

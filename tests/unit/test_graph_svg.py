@@ -16,7 +16,7 @@ def node(name: str, **more: Any) -> dict[str, Any]:
 
 def picture(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str = "w") -> Any:
     workflow = {"name": name, "state": "running", "progress": 0.5, "steps": {"waiting": len(nodes)}}
-    told = [{"from": one, "to": other} for one, other in edges]
+    told = [{"from": item, "to": other} for item, other in edges]
     return ElementTree.fromstring(draw({"workflow": workflow, "nodes": nodes, "edges": told}))
 
 
@@ -28,19 +28,19 @@ def test_what_is_no_xml_is_left_out() -> None:
 
 def test_a_long_edge_goes_through_places_of_its_own() -> None:
     steps = [node(name) for name in "abcd"]
-    found = picture(steps, [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
-    paths = [one.get("d") for one in found.iter("{http://www.w3.org/2000/svg}path")]
+    result = picture(steps, [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
+    paths = [item.get("d") for item in result.iter("{http://www.w3.org/2000/svg}path")]
     assert len(paths) == 4 + 2 + 2, "two places, each with a line through it"
 
 
 def test_many_long_edges_are_drawn_as_they_come() -> None:
     names = [f"s{n}" for n in range(600)]
     chain = list(pairwise(names))
-    found = draw(
+    result = draw(
         {
             "workflow": {"name": "w", "state": "running", "progress": 0.0, "steps": {}},
             "nodes": [node(name) for name in names],
-            "edges": [{"from": one, "to": other} for one, other in [*chain, *(("s0", name) for name in names[2:])]],
+            "edges": [{"from": item, "to": other} for item, other in [*chain, *(("s0", name) for name in names[2:])]],
         }
     )
-    assert len(found) < 2_000_000
+    assert len(result) < 2_000_000

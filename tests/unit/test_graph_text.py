@@ -21,7 +21,7 @@ def graph(*edges: str, nodes: str = "") -> dict[str, Any]:
 def drawn(*edges: str, nodes: str = "") -> str:
     lines = draw_lines(graph(*edges, nodes=nodes))
     assert lines is not None
-    return "\n".join(f"{lanes} {','.join(node['name'] for node in found)}".rstrip() for lanes, found in lines)
+    return "\n".join(f"{lanes} {','.join(node['name'] for node in result)}".rstrip() for lanes, result in lines)
 
 
 def test_a_chain() -> None:
@@ -42,7 +42,9 @@ def test_many_alike_are_one_line() -> None:
 
 def test_what_is_too_wide_is_not_drawn() -> None:
     many = [chr(200 + n) for n in range(40)]
-    assert draw_lines(graph(*(f"a{one}" for one in many), *(f"{one}{chr(ord(one) + 200)}" for one in many))) is None
+    assert (
+        draw_lines(graph(*(f"a{item}" for item in many), *(f"{item}{chr(ord(item) + 200)}" for item in many))) is None
+    )
 
 
 @pytest.mark.parametrize("seed", range(30))

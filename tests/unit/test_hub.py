@@ -38,9 +38,9 @@ class Ledger:
         self.polls += 1
         if self.is_away:
             raise LedgerUnavailable()
-        lines = sorted(self.lines, key=lambda one: one.place)
+        lines = sorted(self.lines, key=lambda item: item.place)
         return self.horizon, {
-            tenant: [one for one in lines if one.place > place][:MOST_EVENTS] for tenant, place in behind.items()
+            tenant: [line for line in lines if line.place > place][:MOST_EVENTS] for tenant, place in behind.items()
         }
 
 
@@ -70,22 +70,22 @@ async def polled(ledger: Ledger, times: int = 2) -> None:
 
 
 def unread(follower: Follower) -> list[Item]:
-    found = []
+    result = []
     while not follower.unread.empty():
-        found.append(follower.unread.get_nowait())
-    return found
+        result.append(follower.unread.get_nowait())
+    return result
 
 
 def numbers(follower: Follower) -> list[int]:
-    return [one.place.id for one in unread(follower) if isinstance(one, FeedEvent)]
+    return [item.place.id for item in unread(follower) if isinstance(item, FeedEvent)]
 
 
 def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         feed, of_job, other = Follower(TENANT, KEY), Follower(TENANT, KEY, job), Follower(TENANT, KEY, uuid4())
-        for one in (feed, of_job, other):
-            hub.add(one, Place(0, 0))
+        for item in (feed, of_job, other):
+            hub.add(item, Place(0, 0))
         ledger.horizon = 5
         ledger.lines.append(event(6, 2, job))
         await polled(ledger)
@@ -123,7 +123,7 @@ def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.M
         ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 500)]
         await polled(ledger, 4)
         items = unread(slow)
-        had = [one.place.id for one in items if isinstance(one, FeedEvent)]
+        had = [item.place.id for item in items if isinstance(item, FeedEvent)]
         assert had == list(range(1, len(had) + 1)), "no hole: he comes again behind the last one"
         assert len(had) == MOST_UNREAD and items[MOST_UNREAD:] == [None]
 
@@ -141,7 +141,7 @@ def test_who_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
             item = await quick.unread.get()
             assert isinstance(item, FeedEvent)
             had.append(item.place.id)
-        assert had == [one.place.id for one in ledger.lines]
+        assert had == [line.place.id for line in ledger.lines]
 
     play(scene, monkeypatch)
 

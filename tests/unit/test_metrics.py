@@ -22,7 +22,7 @@ def test_threads_that_count_first_at_once_make_one_set_of_metrics() -> None:
     made: list[metrics.ApiMetrics] = []
     get = metrics._once(Slow)
     with ThreadPoolExecutor(16) as pool:
-        assert len({id(one.result()) for one in [pool.submit(get) for _ in range(64)]}) == 1
+        assert len({id(item.result()) for item in [pool.submit(get) for _ in range(64)]}) == 1
     assert len(made) == 1
 
 

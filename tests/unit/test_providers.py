@@ -63,8 +63,8 @@ def test_mails_that_can_not_be_sent_are_refused(change, field: str) -> None:
 
 
 def test_internal_addresses_are_addresses() -> None:
-    found = EmailSend.model_validate({"to": ["ops@mailhost", "x@host.internal"], "subject": "x", "text": "x"})
-    assert found.to == ["ops@mailhost", "x@host.internal"]
+    result = EmailSend.model_validate({"to": ["ops@mailhost", "x@host.internal"], "subject": "x", "text": "x"})
+    assert result.to == ["ops@mailhost", "x@host.internal"]
 
 
 def test_templates_are_rendered_escaped_and_strictly() -> None:

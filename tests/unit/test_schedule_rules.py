@@ -26,7 +26,7 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 def local(rule: Cron, since: datetime, count: int) -> list[str]:
-    return [one.astimezone(rule.zone).strftime("%d %H:%M %z") for one in next_times(rule, since, None, count)]
+    return [time.astimezone(rule.zone).strftime("%d %H:%M %z") for time in next_times(rule, since, None, count)]
 
 
 def test_a_time_in_the_hour_that_is_skipped_comes_right_after_it_and_once() -> None:
@@ -41,15 +41,15 @@ def test_a_time_in_the_hour_that_comes_twice_takes_place_once() -> None:
 
 def test_what_goes_by_the_minute_goes_on_by_real_time() -> None:
     rule = Cron("*/30 * * * *", BERLIN)
-    found = next_times(rule, datetime(2026, 10, 25, 0, tzinfo=BERLIN), None, 12)
-    assert {later - sooner for sooner, later in pairwise(found)} == {timedelta(minutes=30)}
+    result = next_times(rule, datetime(2026, 10, 25, 0, tzinfo=BERLIN), None, 12)
+    assert {later - sooner for sooner, later in pairwise(result)} == {timedelta(minutes=30)}
     hourly = next_times(Cron("0 * * * *", BERLIN), datetime(2026, 3, 29, 0, tzinfo=BERLIN), None, 5)
     assert {later - sooner for sooner, later in pairwise(hourly)} == {timedelta(hours=1)}
 
 
 def test_seconds_are_a_sixth_field_in_front() -> None:
-    found = next_times(Cron("*/20 * * * * *", ZoneInfo("UTC")), datetime(2026, 1, 1, tzinfo=UTC), None, 3)
-    assert [one.second for one in found] == [20, 40, 0]
+    result = next_times(Cron("*/20 * * * * *", ZoneInfo("UTC")), datetime(2026, 1, 1, tzinfo=UTC), None, 3)
+    assert [item.second for item in result] == [20, 40, 0]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_looking_back_finds_what_looking_ahead_found(rule, minutes: int) -> None
     if not ahead:
         return
     back = []
-    for one in rule.before(ahead[-1]):
-        if one <= since:
+    for item in rule.before(ahead[-1]):
+        if item <= since:
             break
-        back.append(one)
+        back.append(item)
     assert back[::-1] == ahead
 
 
@@ -106,10 +106,10 @@ def test_every_time_of_the_hour_that_comes_twice_is_found_by_one_who_is_late() -
         now += timedelta(minutes=minutes)
         if planned > now:
             continue
-        found = fires_until(rule, planned, now, end_at=None, missed="once", catch_up=1, grace_seconds=3600)
-        fired += found.at
-        assert found.next_at is not None and found.next_at > now
-        planned = found.next_at
+        result = fires_until(rule, planned, now, end_at=None, missed="once", catch_up=1, grace_seconds=3600)
+        fired += result.at
+        assert result.next_at is not None and result.next_at > now
+        planned = result.next_at
     assert fired == [first + timedelta(minutes=5 * n) for n in range(len(fired))] and len(fired) > 30
 
 
@@ -119,15 +119,15 @@ def test_a_jitter_longer_than_the_gaps_loses_no_time() -> None:
     planned = DAY
     for minute in range(600):
         now = DAY + timedelta(minutes=minute)
-        due_by = lambda one, now=now: one + jitter_of("a", one, 3600) <= now  # noqa: E731
+        due_by = lambda item, now=now: item + jitter_of("a", item, 3600) <= now  # noqa: E731
         if not due_by(planned):
             continue
-        found = fires_until(
+        result = fires_until(
             rule, planned, now, end_at=None, missed="once", catch_up=1, grace_seconds=3660, is_due=due_by
         )
-        fired += found.at
-        assert found.next_at is not None
-        planned = found.next_at
+        fired += result.at
+        assert result.next_at is not None
+        planned = result.next_at
     assert fired == [DAY + timedelta(minutes=n) for n in range(len(fired))] and len(fired) > 500
 
 
@@ -153,8 +153,8 @@ def hours(*values: int) -> list[datetime]:
 
 def test_on_time_is_on_time_whatever_the_policy() -> None:
     for missed in ("skip", "once", "catch_up"):
-        found = due(missed, DAY, DAY + timedelta(seconds=2))
-        assert (found.at, found.missed, found.next_at) == ([DAY], None, hours(1)[0])
+        result = due(missed, DAY, DAY + timedelta(seconds=2))
+        assert (result.at, result.missed, result.next_at) == ([DAY], None, hours(1)[0])
 
 
 def test_what_was_missed_is_skipped_made_up_for_once_or_up_to_a_number() -> None:
@@ -173,27 +173,27 @@ def test_once_is_once_also_when_one_is_on_time() -> None:
 
 
 def test_nothing_is_planned_behind_the_end() -> None:
-    found = due("catch_up", DAY, DAY + timedelta(hours=9), end_at=DAY + timedelta(hours=2))
-    assert (found.at, found.next_at) == (hours(0, 1, 2), None)
+    result = due("catch_up", DAY, DAY + timedelta(hours=9), end_at=DAY + timedelta(hours=2))
+    assert (result.at, result.next_at) == (hours(0, 1, 2), None)
 
 
 def test_a_year_of_missed_seconds_costs_nothing() -> None:
     rule = Cron("* * * * * *", ZoneInfo("UTC"))
-    found = fires_until(rule, DAY, DAY + timedelta(days=365), end_at=None, missed="once", catch_up=1, grace_seconds=60)
-    assert len(found.at) == 61 and found.next_at == DAY + timedelta(days=365, seconds=1)
+    result = fires_until(rule, DAY, DAY + timedelta(days=365), end_at=None, missed="once", catch_up=1, grace_seconds=60)
+    assert len(result.at) == 61 and result.next_at == DAY + timedelta(days=365, seconds=1)
 
 
 def test_jitter_is_the_same_for_everybody_and_within_its_bound() -> None:
-    found = {jitter_of("a", DAY + timedelta(hours=n), 10) for n in range(50)}
-    assert len(found) == 50 and max(found) < timedelta(seconds=10)
+    result = {jitter_of("a", DAY + timedelta(hours=n), 10) for n in range(50)}
+    assert len(result) == 50 and max(result) < timedelta(seconds=10)
     assert jitter_of("a", DAY, 10) == jitter_of("a", DAY, 10) != jitter_of("b", DAY, 10)
     assert jitter_of("a", DAY, 0) == timedelta(0)
 
 
 def test_the_planned_time_goes_into_the_payload() -> None:
     payload = {"day": {"$planned_at": "%Y-%m-%d"}, "at": [{"$planned_at": ""}], "else": {"$planned_at": 1}}
-    found = fill_planned(payload, datetime(2026, 5, 1, 22, 30, tzinfo=UTC), "Europe/Berlin")
-    assert found == {"day": "2026-05-02", "at": ["2026-05-02T00:30:00+02:00"], "else": {"$planned_at": 1}}
+    result = fill_planned(payload, datetime(2026, 5, 1, 22, 30, tzinfo=UTC), "Europe/Berlin")
+    assert result == {"day": "2026-05-02", "at": ["2026-05-02T00:30:00+02:00"], "else": {"$planned_at": 1}}
 
 
 @pytest.mark.parametrize("form", ["%9999999d", "%_5H", "x" * 101])

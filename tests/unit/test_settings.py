@@ -10,9 +10,9 @@ from jobplatform.errors import ConfigurationError
 
 def test_queues_are_a_list_of_names_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBPLATFORM_QUEUES", "email,video,llm,gpu")
-    found = read_settings()
-    assert found.pools == {"email": "threads", "video": "prefork", "llm": "threads", "gpu": "prefork"}
-    assert found.queues["email"].prefetch == 4
+    settings = read_settings()
+    assert settings.pools == {"email": "threads", "video": "prefork", "llm": "threads", "gpu": "prefork"}
+    assert settings.queues["email"].prefetch == 4
     monkeypatch.setenv("JOBPLATFORM_QUEUES", '{"gpu": {"pool": "threads", "window_min": 9}}')
     assert read_settings().queues["gpu"].window_min == 9
 
@@ -63,11 +63,11 @@ def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("JOBPLATFORM_SECRETS", str(tmp_path))
     monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", "postgresql://jobs@db:5433/ledger")
     monkeypatch.setenv("JOBPLATFORM_BROKER_URL", "amqp://worker@mq/jobplatform")
-    found = read_settings()
-    assert found.database_url.get_secret_value() == "postgresql+psycopg2://jobs:p%40ss%2Fword@db:5433/ledger"
-    assert found.broker_url.get_secret_value() == "amqp://worker:s%3Acret@mq/jobplatform"
-    assert found.llm_api_key.get_secret_value() == "sk-1"
-    assert not {"p@ss", "p%40ss", "s:cret", "sk-1"} & set(repr(found).split("'"))
+    settings = read_settings()
+    assert settings.database_url.get_secret_value() == "postgresql+psycopg2://jobs:p%40ss%2Fword@db:5433/ledger"
+    assert settings.broker_url.get_secret_value() == "amqp://worker:s%3Acret@mq/jobplatform"
+    assert settings.llm_api_key.get_secret_value() == "sk-1"
+    assert not {"p@ss", "p%40ss", "s:cret", "sk-1"} & set(repr(settings).split("'"))
 
 
 def test_a_lease_of_three_beats_or_less_is_refused(monkeypatch) -> None:

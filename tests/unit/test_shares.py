@@ -58,11 +58,11 @@ class Hall:
 
     def drain(self, rounds: int, window: int = 10) -> Counter[str]:
         """Let everything that is out end after each round; returns jobs per tenant."""
-        found: Counter[str] = Counter()
+        result: Counter[str] = Counter()
         for _ in range(rounds):
-            found.update(line.tenant for line in self.round(window))
+            result.update(line.tenant for line in self.round(window))
             self.out.clear()
-        return found
+        return result
 
 
 def test_one_tenant_alone_has_all_places_at_once() -> None:
@@ -83,10 +83,10 @@ def test_shares_follow_the_weights_within_five_percent_over_ten_thousand_jobs() 
     hall = Hall(weights={"a": 1.0, "b": 2.0, "c": 5.0, "d": 0.5})
     for tenant in "abcd":
         hall.submit(tenant, 20_000)
-    found = hall.drain(1000)
-    assert found.total() == 10_000
+    result = hall.drain(1000)
+    assert result.total() == 10_000
     for tenant, weight in hall.weights.items():
-        assert found[tenant] == pytest.approx(10_000 * weight / 8.5, rel=0.05)
+        assert result[tenant] == pytest.approx(10_000 * weight / 8.5, rel=0.05)
 
 
 def test_many_lines_of_one_tenant_share_its_one_turn() -> None:
@@ -94,8 +94,8 @@ def test_many_lines_of_one_tenant_share_its_one_turn() -> None:
     for number in range(500):
         hall.submit("many", 1, (f"domain:{number}",))
     hall.submit("one", 500)
-    found = hall.drain(50)
-    assert found["one"] == pytest.approx(250, abs=10)
+    result = hall.drain(50)
+    assert result["one"] == pytest.approx(250, abs=10)
 
 
 def test_a_line_of_which_only_the_head_is_known_lets_no_lower_priority_pass() -> None:
@@ -114,19 +114,19 @@ def test_who_was_away_has_saved_nothing_up() -> None:
     hall.submit("b", 1)
     hall.drain(100)
     hall.submit("b", 10_000)
-    found = hall.drain(10)
-    assert found["a"] == pytest.approx(50, abs=2)
+    result = hall.drain(10)
+    assert result["a"] == pytest.approx(50, abs=2)
 
 
 def test_one_job_at_a_time_gives_no_more_than_the_weight() -> None:
     hall = Hall(weights={"sly": 0.1})
     hall.submit("honest", 10_000)
-    found: Counter[str] = Counter()
+    result: Counter[str] = Counter()
     for _ in range(1000):
         if not hall.waiting[LineId(4, "sly")]:
             hall.submit("sly")
-        found.update(hall.drain(1, window=1))
-    assert found["sly"] == pytest.approx(1000 * 0.1 / 1.1, rel=0.1)
+        result.update(hall.drain(1, window=1))
+    assert result["sly"] == pytest.approx(1000 * 0.1 / 1.1, rel=0.1)
 
 
 def test_a_full_key_holds_its_own_jobs_only() -> None:
@@ -154,9 +154,9 @@ def test_the_places_of_a_key_are_shared_by_weight_too() -> None:
     for number in range(50):  # many lines make no more of it
         hall.submit("a", 100, ("k", f"domain:{number}"))
     hall.submit("b", 5000, ("k",))
-    found = hall.drain(2000, window=100)
-    assert found.total() == 2000
-    assert found["a"] == pytest.approx(1500, rel=0.05)
+    result = hall.drain(2000, window=100)
+    assert result.total() == 2000
+    assert result["a"] == pytest.approx(1500, rel=0.05)
 
 
 def test_a_line_that_comes_to_a_crowded_key_waits_for_its_turn_there() -> None:
@@ -168,8 +168,8 @@ def test_a_line_that_comes_to_a_crowded_key_waits_for_its_turn_there() -> None:
     for tenant in "bcd":
         hall.submit(tenant, 100, ("k",))
     hall.out.clear()
-    found = hall.drain(40, window=5)
-    assert all(count == pytest.approx(10, abs=1) for count in found.values())
+    result = hall.drain(40, window=5)
+    assert all(count == pytest.approx(10, abs=1) for count in result.values())
 
 
 def test_a_limit_that_is_gone_lets_everything_go() -> None:
@@ -187,8 +187,8 @@ def test_a_plan_that_could_not_be_carried_out_costs_nobody_anything() -> None:
     hall.submit("b", 100)
     takes = hall.shares.plan([10] * 10, {})
     hall.shares.served([(take, Served(0, take.line.head)) for take in takes])
-    found = hall.drain(5)
-    assert found == {"a": 25, "b": 25}
+    result = hall.drain(5)
+    assert result == {"a": 25, "b": 25}
 
 
 def test_a_line_that_somebody_else_has_emptied_is_forgotten() -> None:

@@ -54,12 +54,12 @@ def test_attempts_last_for_three_days() -> None:
 
 
 def test_every_change_of_state_has_one_word_or_none() -> None:
-    found = set()
+    result = set()
     for (_, event), states in TRANSITIONS.items():
         for state in states:
             line = FeedEvent(Place(1, 1), new_id(), datetime.now(UTC), event, state, 1, None)
-            found.add(type_of(line))
-    assert found == {None, *TYPES}
+            result.add(type_of(line))
+    assert result == {None, *TYPES}
     assert set(USUAL_TYPES) <= set(TYPES)
     for event in (Event.LOG, Event.OUTPUT):
         assert type_of(FeedEvent(Place(1, 1), new_id(), datetime.now(UTC), event, "succeeded", 1, None)) is None
@@ -153,8 +153,8 @@ def receiving() -> Iterator[Callable[..., Receiver]]:
         return opened[-1]
 
     yield start
-    for one in opened:
-        one.close()
+    for item in opened:
+        item.close()
 
 
 def test_a_message_is_posted_as_it_is(receiving: Any) -> None:

@@ -168,7 +168,9 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         members = [] if gate_id is None else find_members(ledger("backend", connections=4), gate_id)
         if not members:
             return None
-        return {"result": GroupResult(group_id, [self.app.AsyncResult(str(one)) for one in members], app=self.app)}
+        return {
+            "result": GroupResult(group_id, [self.app.AsyncResult(str(member)) for member in members], app=self.app)
+        }
 
     def _delete_group(self, group_id: str) -> None:
         """History is not Celery's to forget."""
@@ -177,8 +179,8 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
 def _job_id(task_id: str) -> UUID | None:
     """Return the id of a task's or group's row; None for a text of one's own in a process that has no tenant."""
     tenant_id = reader_tenant()
-    found = job_id_of(str(task_id), tenant_id or UUID(int=0))
-    return found if tenant_id is not None or str(found) == str(task_id) else None
+    job_id = job_id_of(str(task_id), tenant_id or UUID(int=0))
+    return job_id if tenant_id is not None or str(job_id) == str(task_id) else None
 
 
 def _unknown(task_id: str) -> dict[str, Any]:
@@ -204,7 +206,7 @@ def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, 
         "status": status,
         "result": from_json(result),
         "traceback": None,
-        "children": [result_from_tuple(one, app=backend.app) for one in call.children],
+        "children": [result_from_tuple(item, app=backend.app) for item in call.children],
         "date_done": job.completed_at,
         "name": job.kind,
         "args": from_json(call.args) if call.args is not None else None,
@@ -244,6 +246,6 @@ def _old_backend(app: Any) -> Any:
     if address not in _old:
         from celery.app import backends
 
-        found, url_part = backends.by_url(address, app.loader)
-        _old[address] = found(app=app, url=url_part)
+        rows, url_part = backends.by_url(address, app.loader)
+        _old[address] = rows(app=app, url=url_part)
     return _old[address]

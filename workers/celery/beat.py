@@ -87,12 +87,14 @@ def load_entries(path: str) -> dict[str, Any]:
     """Return the dictionary at `module:attribute`. Raises `ConfigurationError`."""
     module, _, name = path.partition(":")
     try:
-        found = getattr(importlib.import_module(module), name)
+        result = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigurationError(f"JOBPLATFORM_BEAT_SCHEDULE={path}: expected module:attribute ({error})") from None
-    if not isinstance(found, Mapping):
-        raise ConfigurationError(f"JOBPLATFORM_BEAT_SCHEDULE={path}: expected a dictionary, got {type(found).__name__}")
-    return dict(found)
+    if not isinstance(result, Mapping):
+        raise ConfigurationError(
+            f"JOBPLATFORM_BEAT_SCHEDULE={path}: expected a dictionary, got {type(result).__name__}"
+        )
+    return dict(result)
 
 
 def declare(
@@ -167,7 +169,7 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindR
         if not any(day.startswith("*") for day in days):
             raise wrong("day_of_month and day_of_week together: Celery wants both to fit, cron one of them")
         fields = (when._orig_minute, when._orig_hour, when._orig_day_of_month, when._orig_month_of_year)
-        times = {"cron": " ".join(_field(one) for one in (*fields, when._orig_day_of_week))}
+        times = {"cron": " ".join(_field(item) for item in (*fields, when._orig_day_of_week))}
     elif isinstance(when, schedule):
         times = {"every_seconds": when.run_every.total_seconds()}
     elif isinstance(when, timedelta):
@@ -195,4 +197,4 @@ def _field(value: Any) -> str:
         return value.replace(" ", "")
     if isinstance(value, int):
         return str(value)
-    return ",".join(str(one) for one in sorted(value))
+    return ",".join(str(item) for item in sorted(value))

@@ -167,4 +167,4 @@ def _ignored(run: BodyRun) -> Any:
 def _keep_children(run: BodyRun) -> None:
     """Keep what the body has called, for `AsyncResult.children`."""
     if run.children:
-        run.context.usage["children"] = [one.as_tuple() for one in run.children]
+        run.context.usage["children"] = [item.as_tuple() for item in run.children]

@@ -69,14 +69,14 @@ class Call:
         """
         headers = {key: value for key, value in self.headers.items() if value is not None}
         if self.children:
-            headers["children"] = [one.as_tuple() for one in self.children]
+            headers["children"] = [item.as_tuple() for item in self.children]
         if self.of_chord:
             headers["of_chord"] = True
         if names is None:
             return {"args": to_json(list(self.args)), "kwargs": to_json(dict(self.kwargs)), "headers": to_json(headers)}
         headers["is_step"] = True
         kwargs = {key: as_literal(to_json(value)) for key, value in self.kwargs.items()}
-        args = [_argument(one, names) for one in self.args]
+        args = [_argument(arg, names) for arg in self.args]
         return {"args": args, "kwargs": kwargs, "headers": as_literal(to_json(headers))}
 
 
@@ -93,7 +93,7 @@ def _argument(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Results):
         if value.group_id is not None and value.group_id in names:  # the ledger puts the list together
             return {"$from": [names[value.group_id], "results"]}
-        return [_argument(one, names) for one in value]
+        return [_argument(item, names) for item in value]
     return as_literal(to_json(value))
 
 
@@ -131,7 +131,7 @@ def read_call(
         argsrepr=options.get("argsrepr") or "",
         kwargsrepr=options.get("kwargsrepr") or "",
         stamped_headers=options.get("stamped_headers"),
-        **{one: options[one] for one in stamped if one in options},
+        **{item: options[item] for item in stamped if item in options},
     )
     headers, queue = message.headers, options["queue"]
     headers["ignore_result"] = options.get("ignore_result")
@@ -192,8 +192,8 @@ def tell_published(call: Call) -> None:
 
 def as_moment(app: Celery, value: Any) -> datetime:
     """Return an eta or expiry as a moment: text or a time, in the app's zone where it names none."""
-    found: datetime = maybe_make_aware(maybe_iso8601(value), tz=app.timezone)
-    return found
+    moment: datetime = maybe_make_aware(maybe_iso8601(value), tz=app.timezone)
+    return moment
 
 
 def _says_something(value: Any) -> bool:

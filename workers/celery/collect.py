@@ -114,14 +114,14 @@ class Collector:
         inherited = call.priority if self.app.conf.task_inherit_parent_priority else None
         ids = {"parent_id": call.task_id, "root_id": call.headers.get("root_id") or call.task_id}
         ids |= {"priority": inherited}
-        signatures = [maybe_signature(one, app=self.app) for one in call.links]
+        signatures = [maybe_signature(link, app=self.app) for link in call.links]
         if len(signatures) == 1:
             signatures[0].apply_async(value, **ids)
         else:
-            single = [one for one in signatures if not isinstance(one, group)]
-            for one in signatures:
-                if isinstance(one, group):
-                    one.apply_async(value, **ids)
+            single = [signature for signature in signatures if not isinstance(signature, group)]
+            for signature in signatures:
+                if isinstance(signature, group):
+                    signature.apply_async(value, **ids)
             if single:
                 group(single, app=self.app).apply_async(value, **ids)
         if call.chain:
@@ -150,18 +150,20 @@ class Collector:
 
 def leaves_of(results: list[Any]) -> Iterator[str]:
     """Yield the ids of the tasks whose results these are."""
-    for one in results:
-        if isinstance(one, GroupResult):
-            yield from leaves_of(one.results)
+    for result in results:
+        if isinstance(result, GroupResult):
+            yield from leaves_of(result.results)
         else:
-            yield one.id
+            yield result.id
 
 
 def references_to(results: list[Any], group_id: str | None = None) -> Results:
     """Return the list of what these results will be."""
-    found = Results(references_to(one.results) if isinstance(one, GroupResult) else Ref(one.id) for one in results)
-    found.group_id = group_id
-    return found
+    rows = Results(
+        references_to(result.results) if isinstance(result, GroupResult) else Ref(result.id) for result in results
+    )
+    rows.group_id = group_id
+    return rows
 
 
 @contextmanager

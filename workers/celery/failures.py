@@ -32,11 +32,11 @@ _BY_CODE: dict[str, type[BaseException]] = {
 def describe(exc: BaseException) -> dict[str, Any]:
     """Return what an exception is made of, as Celery keeps it: type, module, arguments that JSON can hold."""
     arguments = []
-    for one in exc.args:
+    for arg in exc.args:
         try:
-            arguments.append(to_json(one))
+            arguments.append(to_json(arg))
         except EncodeError:
-            arguments.append(repr(one))
+            arguments.append(repr(arg))
     kind = type(exc)
     return {
         "type": kind.__name__,
@@ -55,8 +55,8 @@ def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: boo
         return ChordError(f"Dependency {error.get('job_id')} raised {cause!r}") if of_chord else cause
     if "exc_module" in detail:
         told = {"exc_type": detail["exc_type"], "exc_module": detail["exc_module"]}
-        found: BaseException = backend.exception_to_python({**told, "exc_message": from_json(detail["exc_message"])})
-        return found
+        result: BaseException = backend.exception_to_python({**told, "exc_message": from_json(detail["exc_message"])})
+        return result
     if code == "timed_out":
         over: BaseException = SoftTimeLimitExceeded() if "soft" in message else TimeLimitExceeded(message)
         return over
@@ -68,7 +68,7 @@ def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: boo
 
 def traceback_of(error: Mapping[str, Any]) -> str | None:
     """Return the traceback that an error has, of its cause where it has none itself."""
-    found = (error.get("detail") or {}).get("traceback")
-    if found is None and isinstance(error.get("last"), Mapping):
+    result = (error.get("detail") or {}).get("traceback")
+    if result is None and isinstance(error.get("last"), Mapping):
         return traceback_of(error["last"])
-    return str(found) if found is not None else None
+    return str(result) if result is not None else None

@@ -49,36 +49,36 @@ def plan_calls(
             f"it in parts, or let a task add more when it runs",
             (wrong,),
         )
-    ids = {one: job_id_of(one, tenant_id) for one in (*groups, *calls)}
+    ids = {item: job_id_of(item, tenant_id) for item in (*groups, *calls)}
     names = _names(calls, groups, prefix)
     parents = {task_id: list(dict.fromkeys(call.after)) for task_id, call in calls.items()}
     # a group's gate waits for its tasks, and for the gates of groups in it
     parents |= {group_id: list(dict.fromkeys(_members(results, groups))) for group_id, results in groups.items()}
-    children: dict[str, list[str]] = {one: [] for one in ids}
-    for child, found in parents.items():
-        for parent in found:
+    children: dict[str, list[str]] = {item: [] for item in ids}
+    for child, rows in parents.items():
+        for parent in rows:
             children[parent].append(str(ids[child]))
     if result is not None:
         children[result[0]].append(str(result[1]))
     # a list that the ledger can put together by itself: plain results, in the order of their places
     places = {task_id: place for place, task_id in enumerate(calls)}
     in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
-    known = {one: name for one, name in names.items() if one in calls or one in in_order}
-    pending = sum(not found for found in children.values()) if result is None else 1
+    known = {item: name for item, name in names.items() if item in calls or item in in_order}
+    pending = sum(not rows for rows in children.values()) if result is None else 1
     steps = []
-    for place, one in enumerate(ids):
+    for place, item in enumerate(ids):
         row: dict[str, Any] = {
-            "id": str(ids[one]),
-            "name": names[one],
+            "id": str(ids[item]),
+            "name": names[item],
             "place": place,
-            "type": "gate" if one in groups else "job",
-            "pending": len(parents[one]),
-            "children": children[one],
+            "type": "gate" if item in groups else "job",
+            "pending": len(parents[item]),
+            "children": children[item],
             "on_failure": "skip",
             "item": None,
         }
-        if one in calls:
-            row |= _job(app, calls[one], known, ids)
+        if item in calls:
+            row |= _job(app, calls[item], known, ids)
         steps.append(row)
     first = next(iter(calls.values()))
     return Flow(first.name if len(calls) == 1 else f"{first.name}…", steps, pending, ids)
@@ -93,7 +93,7 @@ def _job(app: Celery, call: Call, names: dict[str, str], ids: dict[str, UUID]) -
         row["errbacks"] = [_errback_order(app, call)]
         row["skip_calls_errbacks"] = call.is_body
         if call.header_after:  # when these fail its chord has not begun, and Celery calls no errback of its body
-            row["template"]["header_after"] = [str(ids[one]) for one in call.header_after]
+            row["template"]["header_after"] = [str(ids[item]) for item in call.header_after]
     return row
 
 
@@ -115,18 +115,18 @@ def _errback_order(app: Celery, call: Call) -> dict[str, Any]:
 
 
 def _members(results: Iterable[Any], groups: dict[str, list[Any]]) -> Iterable[str]:
-    for one in results:
-        if isinstance(one, GroupResult) and one.id not in groups:
-            yield from leaves_of(one.results)
+    for result in results:
+        if isinstance(result, GroupResult) and result.id not in groups:
+            yield from leaves_of(result.results)
         else:
-            yield one.id
+            yield result.id
 
 
 def _is_in_order(results: list[Any], places: dict[str, int]) -> bool:
-    if any(isinstance(one, GroupResult) or one.id not in places for one in results):
+    if any(isinstance(result, GroupResult) or result.id not in places for result in results):
         return False
-    found = [places[one.id] for one in results]
-    return found == sorted(set(found))
+    rows = [places[result.id] for result in results]
+    return rows == sorted(set(rows))
 
 
 def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) -> dict[str, str]:
@@ -134,11 +134,11 @@ def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) ->
     counts: dict[str, int] = {}
     taken: set[str] = set()
     names = {}
-    for one in (*groups, *calls):
-        base = name = "group" if one in groups else _ODD.sub("-", calls[one].name.rpartition(".")[2])[:80] or "task"
+    for item in (*groups, *calls):
+        base = name = "group" if item in groups else _ODD.sub("-", calls[item].name.rpartition(".")[2])[:80] or "task"
         while name in taken:
             counts[base] = counts.get(base, 1) + 1
             name = f"{base}-{counts[base]}"
         taken.add(name)
-        names[one] = f"{prefix}{name}"
+        names[item] = f"{prefix}{name}"
     return names

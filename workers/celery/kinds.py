@@ -37,8 +37,8 @@ def _in_its_app(task: Task, payload: TaskCall) -> Task:
     """Return one of Celery's own tasks (map, say) as it is in the app whose task it calls: every app has its own."""
     inner = payload.kwargs.get("task") if task.name in ("celery.map", "celery.starmap") else None
     app = app_of(str(inner.get("task"))) if isinstance(inner, dict) else None
-    found: Task = task if app is None else app.tasks.get(task.name, task)
-    return found
+    its_app: Task = task if app is None else app.tasks.get(task.name, task)
+    return its_app
 
 
 def app_of(name: str) -> Celery | None:

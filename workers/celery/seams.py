@@ -118,8 +118,8 @@ def _apply_async(original: Callable[..., Any], is_group: bool) -> Callable[..., 
 
         if active() is not None:
             return apply()
-        for one in (self, self.kwargs.get("header")):
-            _look_at_all(getattr(one, "tasks", one))
+        for item in (self, self.kwargs.get("header")):
+            _look_at_all(getattr(item, "tasks", item))
         return collect_and_submit(app, apply)
 
     return apply_async

@@ -252,7 +252,7 @@ def _read_retry(
     if is_changed or custom != headers.get("custom", {}) or next_run:
         keep = as_literal if headers.get("is_step") else _as_it_is
         next_run["payload"] = {
-            "args": [keep(one) for one in next_args],
+            "args": [keep(arg) for arg in next_args],
             "kwargs": {key: keep(value) for key, value in next_kwargs.items()},
             "headers": keep({**headers, "custom": custom} if custom else headers),
         }

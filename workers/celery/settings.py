@@ -45,15 +45,15 @@ def _read(source: Any, namespace: str | None) -> Mapping[str, Any]:
     wanted = [name for name in names if name.startswith(prefix)] if prefix else [n for n in names if n.islower()]
     wanted = [name for name in wanted if not name.startswith("_") and name != prefix]
     read = source.__getitem__ if isinstance(source, Mapping) else lambda name: getattr(source, name)
-    found = {name.removeprefix(prefix).lower(): read(name) for name in wanted}
-    return {name: value for name, value in found.items() if prefix or not callable(value)}
+    result = {name.removeprefix(prefix).lower(): read(name) for name in wanted}
+    return {name: value for name, value in result.items() if prefix or not callable(value)}
 
 
 def _import(name: str) -> Any:
     module, _, attribute = name.partition(":")
     try:
-        found = importlib.import_module(module)
-        return getattr(found, attribute) if attribute else found
+        result = importlib.import_module(module)
+        return getattr(result, attribute) if attribute else result
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
             f"the settings object {name!r} can't be imported: {error}. Expected a module, or module:name"

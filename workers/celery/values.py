@@ -69,7 +69,7 @@ def _mark(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return value if -_EXACT <= value < _EXACT else _MarkedInt(value)
     if isinstance(value, list | tuple):
-        return [_mark(one) for one in value]
+        return [_mark(item) for item in value]
     if isinstance(value, dict):
-        return {key: _mark(one) for key, one in value.items()}
+        return {key: _mark(item) for key, item in value.items()}
     return value

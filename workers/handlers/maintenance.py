@@ -34,7 +34,7 @@ def remove_old_folders(before: float) -> int:
     count = 0
     for folder in Path(tempfile.gettempdir()).glob("run-*-*-*-*-*-*"):
         try:
-            if folder.is_dir() and max(one.stat().st_mtime for one in (folder, *folder.iterdir())) < before:
+            if folder.is_dir() and max(item.stat().st_mtime for item in (folder, *folder.iterdir())) < before:
                 shutil.rmtree(folder)
                 count += 1
         except OSError:  # it goes away by itself, or belongs to somebody else

@@ -120,7 +120,7 @@ class Stopper:
                 continue
             if not self._can_kill:
                 self._abandoned.add(held.lease_id)
-            elif sum(one.pid == held.pid for one in taken) == 1:
+            elif sum(item.pid == held.pid for item in taken) == 1:
                 self._kill(held, "zombie_killed")  # its end comes back as a report, which finds that the job moved on
         self._seen_running, self._missing = (self._seen_running | running) & leases, missing
 

@@ -88,12 +88,12 @@ def probe(path: Path) -> MediaInfo:
     if done.returncode != 0:
         said = _tail(done.stderr)
         raise Permanent(f"ffprobe can't read {path.name!r}: {said}", code="source_unreadable")
-    found = orjson.loads(done.stdout)
-    streams = {stream.get("codec_type"): stream for stream in reversed(found.get("streams", []))}
+    report = orjson.loads(done.stdout)
+    streams = {stream.get("codec_type"): stream for stream in reversed(report.get("streams", []))}
     video, audio = streams.get("video", {}), streams.get("audio", {})
     if not video and not audio:
         raise Permanent(f"{path.name!r} has neither video nor sound", code="source_unreadable")
-    container = found.get("format", {})
+    container = report.get("format", {})
     return MediaInfo(
         seconds=float(container.get("duration") or 0.0),
         bytes=int(container.get("size") or path.stat().st_size),

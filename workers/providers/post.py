@@ -109,9 +109,9 @@ class _Backend(httpcore2.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore2.NetworkStream:
         addresses = _resolve(host, port, self._deadline - time.monotonic())
-        good = [one for one in addresses if may_call(one, self._allowed)]
+        good = [address for address in addresses if may_call(address, self._allowed)]
         if self._plain:  # within the allowed networks only
-            good = [one for one in good if is_within(one, self._allowed)]
+            good = [item for item in good if is_within(item, self._allowed)]
         if not good:
             # the addresses stand in the log alone: the endpoint's owner must not learn what names resolve to here
             log.warning("webhook_address_refused", host=host, addresses=addresses)
@@ -131,22 +131,22 @@ class _Backend(httpcore2.NetworkBackend):
 
 def _resolve(host: str, port: int, seconds: float) -> list[str]:
     """Return the addresses of a name, within a time: the system's resolver has one of its own, and a long one."""
-    found: list[Any] = []
+    result: list[Any] = []
 
     def ask() -> None:
         try:
-            found.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+            result.append(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as error:
-            found.append(error)
+            result.append(error)
 
     thread = threading.Thread(target=ask, daemon=True, name=f"resolve {host}")
     thread.start()
     thread.join(min(max(seconds, 0.01), CONNECT_SECONDS))
-    if not found:
+    if not result:
         raise httpcore2.ConnectTimeout(f"the name {host} was not resolved in time")
-    if isinstance(found[0], Exception):
-        raise httpcore2.ConnectError(f"the name {host} can't be resolved: {found[0]}")
-    return list(dict.fromkeys(str(one[4][0]) for one in found[0]))
+    if isinstance(result[0], Exception):
+        raise httpcore2.ConnectError(f"the name {host} can't be resolved: {result[0]}")
+    return list(dict.fromkeys(str(item[4][0]) for item in result[0]))
 
 
 class HttpPoster:
@@ -196,7 +196,7 @@ def _beginning(response: httpcore2.Response) -> str:
     except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError):
         pass
     words = read[:MOST_ANSWER_BYTES].decode("utf-8", "replace")
-    return "".join(one if one.isprintable() else " " for one in words).strip()[:MOST_TEXT]
+    return "".join(word if word.isprintable() else " " for word in words).strip()[:MOST_TEXT]
 
 
 class NullPoster:

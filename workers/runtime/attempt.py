@@ -245,14 +245,14 @@ def _failed(
 
 
 def _error(error: BaseException, code: str, retryable: bool, detail: dict[str, Any] | None = None) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "code": printable(code, 100),
         "message": printable(str(error) or type(error).__name__),
         "retryable": retryable,
     }
     if detail:
-        found["detail"] = to_json_values(detail)
-    return found
+        result["detail"] = to_json_values(detail)
+    return result
 
 
 def _as_json(result: object) -> Any:

@@ -164,8 +164,8 @@ class RunContext:
             return fetch_artifact(ledger(), self._store, self.tenant_id, artifact_id, self.workdir)
 
         try:
-            found: Path = execute_run.until_answered(once, "fetch_artifact", self._delivery)
-            return found
+            artifact: Path = execute_run.until_answered(once, "fetch_artifact", self._delivery)
+            return artifact
         except ArtifactNotFound as error:
             raise Permanent(str(error), code=error.code) from None
 

@@ -46,8 +46,8 @@ class Report:
 
     def facts(self) -> dict[str, Any]:
         """Return what is known of how the process ended, for the run's error."""
-        found = {"signal": self.signal, "peak_memory_bytes": self.held.peak_memory_bytes}
-        return {name: value for name, value in found.items() if value is not None}
+        result = {"signal": self.signal, "peak_memory_bytes": self.held.peak_memory_bytes}
+        return {name: value for name, value in result.items() if value is not None}
 
 
 class Deliveries:
@@ -118,7 +118,7 @@ class Deliveries:
     def forget_markers(self, told: Iterable[UUID]) -> None:
         """Take markers off that the ledger knows."""
         with self._lock:
-            self._markers = [one for one in self._markers if one not in set(told)]
+            self._markers = [marker for marker in self._markers if marker not in set(told)]
 
     def add(self, held: Held) -> None:
         """Note a delivery as handed to the pool."""

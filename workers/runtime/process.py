@@ -34,18 +34,18 @@ _hints: dict[int, HintSender] = {}
 def ledger(role: str = "worker", connections: int = 16) -> Ledger:
     """Return this process's ledger: one pool, shared by all its threads. A fork gets its own at first use."""
     key = (os.getpid(), role)
-    found = _ledgers.get(key)
-    if found is None:
+    result = _ledgers.get(key)
+    if result is None:
         with _lock:
-            found = _ledgers.get(key)
-            if found is None:
-                found = _ledgers[key] = open_ledger(
+            result = _ledgers.get(key)
+            if result is None:
+                result = _ledgers[key] = open_ledger(
                     settings().database_url.get_secret_value(),
                     name=role,
                     limits=PARENT if role == "worker parent" else WORKER,
                     connections=connections,
                 )
-    return found
+    return result
 
 
 def parent_ledger() -> Ledger:

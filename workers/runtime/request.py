@@ -89,8 +89,8 @@ class LedgerRequest(Request):  # type: ignore[misc]
 
 def _signal_in(reason: str) -> str | None:
     """Return the signal that billiard names: "Worker exited prematurely: signal 9 (SIGKILL) Job: 3."."""
-    found = re.search(r"\((SIG[A-Z0-9]+)\)", reason)
-    return found[1] if found else None
+    match = re.search(r"\((SIG[A-Z0-9]+)\)", reason)
+    return match[1] if match else None
 
 
 def _hard_limit(seconds: float | None) -> str:

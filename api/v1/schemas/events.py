@@ -15,7 +15,7 @@ NOW = "now"
 
 
 def _split(value: object) -> object:
-    return [one.strip() for one in value.split(",")] if isinstance(value, str) else value
+    return [item.strip() for item in value.split(",")] if isinstance(value, str) else value
 
 
 def _placed(value: object) -> object:

@@ -46,7 +46,7 @@ class ChangeBody(BaseModel):
 def _known_fields(value: object) -> object:
     if not isinstance(value, str):
         return value
-    names = [one.strip() for one in value.split(",")]
+    names = [item.strip() for item in value.split(",")]
     if unknown := [name for name in names if name not in Job.model_fields]:
         raise ValueError(f"fields of a job, with commas between ({', '.join(Job.model_fields)}); not {unknown[0]!r}")
     return names

@@ -102,9 +102,9 @@ class PartBody(BaseModel):
                 self.start_by,
             )
         if self.chain is not None:
-            return Chain(tuple(one.part() for one in self.chain), self.name, after)
+            return Chain(tuple(item.part() for item in self.chain), self.name, after)
         if self.group is not None:
-            return Group(tuple(one.part() for one in self.group), then, self.name, after)
+            return Group(tuple(item.part() for item in self.group), then, self.name, after)
         assert self.step is not None and self.map is not None, "checked above"
         each = self.step.part()
         assert isinstance(each, Step)
@@ -154,7 +154,7 @@ class WorkflowBody(BaseModel):
 
     def command(self) -> SubmitWorkflow:
         """Return the order as the domain has it."""
-        flow = self.flow.part() if self.flow else Graph(tuple(one.part() for one in self.steps or ()))
+        flow = self.flow.part() if self.flow else Graph(tuple(item.part() for item in self.steps or ()))
         return SubmitWorkflow(flow, self.name, self.priority, tuple(self.tags), self.time_limit_seconds)
 
 

@@ -49,11 +49,11 @@ class DeadLetterReader:
 
         Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there.
         """
-        found: list[DeadLetter] = []
+        result: list[DeadLetter] = []
         try:
             channel = self._open()
-            while len(found) < limit and (message := channel.basic_get(DEAD_RECORDS)) is not None:
-                found.append(read_dead_letter(message))
+            while len(result) < limit and (message := channel.basic_get(DEAD_RECORDS)) is not None:
+                result.append(read_dead_letter(message))
         except amqp.exceptions.NotFound:
             self.close()
             raise ConfigurationError(f"RabbitMQ has no queue {DEAD_RECORDS}: run `jobplatform broker apply`") from None
@@ -63,7 +63,7 @@ class DeadLetterReader:
         except BaseException:  # what was taken so far comes again: the next acknowledgement must not cover it
             self.close()
             raise
-        return found
+        return result
 
     def done(self, letters: list[DeadLetter]) -> None:
         """Acknowledge what `take` has returned. Raises `BrokerUnavailable`: they come again then."""

@@ -45,11 +45,11 @@ class OrderReader:
 
         Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there, or not allowed.
         """
-        found: list[OrderMessage] = []
+        messages: list[OrderMessage] = []
         try:
             channel = self._open()
-            while len(found) < limit and (message := channel.basic_get(ORDERS)) is not None:
-                found.append(read_order_message(message))
+            while len(messages) < limit and (message := channel.basic_get(ORDERS)) is not None:
+                messages.append(read_order_message(message))
         except (amqp.exceptions.NotFound, amqp.exceptions.AccessRefused) as error:
             self.close()
             raise ConfigurationError(
@@ -62,7 +62,7 @@ class OrderReader:
         except BaseException:
             self.close()
             raise
-        return found
+        return messages
 
     def done(self, order: OrderMessage, answer: bytes | None, *, accepted: bool) -> None:
         """Answer an order, unless that is None, and acknowledge it. Raises `BrokerUnavailable`."""

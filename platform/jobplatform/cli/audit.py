@@ -56,8 +56,10 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
         console = Console()
         if report.findings:
             table = Table("found", "where", "how many", "what", "for example")
-            for one in report.findings:
-                table.add_row(one.code, one.where, f"{one.count:,}", one.detail, "\n".join(one.examples[:3]))
+            for finding in report.findings:
+                table.add_row(
+                    finding.code, finding.where, f"{finding.count:,}", finding.detail, "\n".join(finding.examples[:3])
+                )
             console.print(table)
         since = f" submitted since {report.checked_since:%F %T %Z}" if report.checked_since else ""
         partly = "" if report.complete else f" (time was up: ask for more --seconds to go back {hours:g} h)"

@@ -51,8 +51,8 @@ def definitions(broker_version: str, passwords: Path | None, output: Path | None
     vhost = unquote(urlsplit(config.broker_url.get_secret_value()).path.lstrip("/")) or "/"
     topology = build_topology(config.queues, choose_queue_type(config.queue_type, broker_version))
     known = _read_passwords(passwords, [role.name for role in ROLES]) if passwords is not None else {}
-    found = build_definitions(topology, vhost=vhost, passwords=known)
-    content = orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    built = build_definitions(topology, vhost=vhost, passwords=known)
+    content = orjson.dumps(built, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     if output is None:
         click.echo(content.decode(), nl=False)
         return

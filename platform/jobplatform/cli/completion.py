@@ -19,6 +19,6 @@ def completion(shell: str) -> None:
 
     from jobplatform.cli.main import cli
 
-    found = get_completion_class(shell)
-    assert found is not None
-    click.echo(found(cli, {}, "jobplatform", "_JOBPLATFORM_COMPLETE").source())
+    completion_class = get_completion_class(shell)
+    assert completion_class is not None
+    click.echo(completion_class(cli, {}, "jobplatform", "_JOBPLATFORM_COMPLETE").source())

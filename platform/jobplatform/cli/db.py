@@ -33,7 +33,13 @@ def status(as_json: bool) -> None:
         return
     click.echo(f"revision {revision or 'none'}, this version knows {schema.head()}")
     table = Table("table", "rows, about", "size", "of it indexes", "partitions", "dead rows", "vacuumed")
-    for one in tables:
-        row = (one["name"], f"{one['rows']:,}", decimal(one["bytes"]), decimal(one["index_bytes"]), one["partitions"])
-        table.add_row(*map(door.plain, row), f"{one['dead_rows']:,}", door.when(one["vacuumed_at"]))
+    for item in tables:
+        row = (
+            item["name"],
+            f"{item['rows']:,}",
+            decimal(item["bytes"]),
+            decimal(item["index_bytes"]),
+            item["partitions"],
+        )
+        table.add_row(*map(door.plain, row), f"{item['dead_rows']:,}", door.when(item["vacuumed_at"]))
     door.print_table(table)

@@ -124,20 +124,20 @@ def replay(
         )
 
 
-def _tell(found: dict[str, Any]) -> None:
+def _tell(answer: dict[str, Any]) -> None:
     """Tell of a replay, or of the preview of one."""
     from rich.table import Table
 
-    if "id" in found:
-        click.echo(f"replay {found['id']}: {found['chosen']:,} jobs; follow it with GET /v1/replays/{found['id']}")
+    if "id" in answer:
+        click.echo(f"replay {answer['id']}: {answer['chosen']:,} jobs; follow it with GET /v1/replays/{answer['id']}")
         return
     table = Table("kind", "queue", "error", "jobs", "first died", "last died")
-    for group in found["groups"]:
+    for group in answer["groups"]:
         first, last = door.when(group["first_died_at"]), door.when(group["last_died_at"])
         row = (group["kind"], group["queue"], group["code"], f"{group['jobs']:,}", first, last)
         table.add_row(*map(door.plain, row))
     door.print_table(table)
-    click.echo(f"{found['jobs']:,} dead letters; run it again with --yes to replay them")
+    click.echo(f"{answer['jobs']:,} dead letters; run it again with --yes to replay them")
 
 
 @dead.command()

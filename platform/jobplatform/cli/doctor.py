@@ -34,32 +34,34 @@ def doctor(job_id: UUID | None, as_json: bool) -> None:
 
     config, ledger, console = settings(), open_commands_ledger(), Console()
     findings: list[Finding] = []
-    for one in examine(ledger, config):
-        findings.append(one)
+    for item in examine(ledger, config):
+        findings.append(item)
         if not as_json:
-            _show(console, one)
+            _show(console, item)
     explained = _explain(job_id) if job_id is not None else None
     if as_json:
-        found = {"findings": findings, "job": explained}
-        click.echo(orjson.dumps(found, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
+        answer = {"findings": findings, "job": explained}
+        click.echo(orjson.dumps(answer, option=orjson.OPT_INDENT_2 | orjson.OPT_UTC_Z))
     else:
         for line in explained["reasons"] if explained else ():
             console.print(f"job: {line['message']}", highlight=False, markup=False)
             if line["remedy"]:
                 console.print(f"     → {line['remedy']}", highlight=False, markup=False)
-        count = {level: sum(one.level == level for one in findings) for level in MARKS}
+        count = {level: sum(finding.level == level for finding in findings) for level in MARKS}
         console.print(f"{count['ok']} ok, {count['warning']} warnings, {count['failed']} failed", highlight=False)
-    sys.exit(1 if any(one.level == "failed" for one in findings) else 0)
+    sys.exit(1 if any(finding.level == "failed" for finding in findings) else 0)
 
 
-def _show(console: object, one: Finding) -> None:
+def _show(console: object, finding: Finding) -> None:
     from rich.console import Console
     from rich.markup import escape
 
     assert isinstance(console, Console)
-    console.print(f"{MARKS[one.level]} [bold]{escape(one.check)}[/]: {escape(one.message)}", highlight=False)
-    if one.level != "ok" and one.remedy:
-        console.print(f"  → {escape(one.remedy)}", highlight=False)
+    console.print(
+        f"{MARKS[finding.level]} [bold]{escape(finding.check)}[/]: {escape(finding.message)}", highlight=False
+    )
+    if finding.level != "ok" and finding.remedy:
+        console.print(f"  → {escape(finding.remedy)}", highlight=False)
 
 
 def _explain(job_id: UUID) -> dict[str, list[dict[str, str]]]:
@@ -70,7 +72,7 @@ def _explain(job_id: UUID) -> dict[str, list[dict[str, str]]]:
 
     ledger = open_commands_ledger()
     try:
-        found = explain_job(ledger, settings(), tenant_of(ledger, job_id), job_id)
+        result = explain_job(ledger, settings(), tenant_of(ledger, job_id), job_id)
     except JobPlatformError as error:
         return {"reasons": [{"code": error.code, "message": str(error), "remedy": ""}]}
-    return {"reasons": [vars(one) for one in found.reasons]}
+    return {"reasons": [vars(reason) for reason in result.reasons]}

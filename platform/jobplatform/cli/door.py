@@ -89,8 +89,8 @@ def when(moment: Any) -> str:
 
     if moment is None:
         return ""
-    found = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
-    return f"{found.astimezone(UTC):%F %T}Z"
+    result = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return f"{result.astimezone(UTC):%F %T}Z"
 
 
 def plain(value: object) -> str:

@@ -72,25 +72,25 @@ def explain(job_id: UUID, database: bool, as_json: bool) -> None:
     """Tell why a job is where it is, in order, and how long it was in each state."""
     from rich.table import Table
 
-    found = _explanation(job_id, database)
+    result = _explanation(job_id, database)
     if as_json:
-        door.print_json(found)
+        door.print_json(result)
         return
-    click.echo(f"{job_id} is {found['state']}")
+    click.echo(f"{job_id} is {result['state']}")
     reasons = Table("why", "", "what to do")
-    for reason in found["reasons"]:
+    for reason in result["reasons"]:
         reasons.add_row(*(door.plain(reason[name]) for name in ("code", "message", "remedy")))
     door.print_table(reasons)
     times = Table("state", "seconds in it")
-    for state, seconds in found["seconds_in"].items():
+    for state, seconds in result["seconds_in"].items():
         times.add_row(state, f"{seconds:,.3f}")
     door.print_table(times)
 
 
 def _explanation(job_id: UUID, database: bool) -> dict[str, Any]:
     if door.has_key() and not database:
-        found: dict[str, Any] = door.ask("GET", f"/v1/jobs/{job_id}/explain")
-        return found
+        result: dict[str, Any] = door.ask("GET", f"/v1/jobs/{job_id}/explain")
+        return result
     from jobplatform.config import settings
     from jobplatform.usecases.explain_job import explain_job
 

@@ -92,12 +92,12 @@ def _find(ledger: Ledger, prefix: str) -> UUID:
     from jobplatform.ledger.keys import find_keys
 
     with ledger.statement() as connection:
-        found = find_keys(connection, prefix)
-    if len(found) != 1:
+        candidates = find_keys(connection, prefix)
+    if len(candidates) != 1:
         raise click.ClickException(
-            f"{len(found) or 'no'} valid keys begin with {prefix[:10]!r}: see `jobplatform keys list`"
+            f"{len(candidates) or 'no'} valid keys begin with {prefix[:10]!r}: see `jobplatform keys list`"
         )
-    key_id: UUID = found[0].id
+    key_id: UUID = candidates[0].id
     return key_id
 
 

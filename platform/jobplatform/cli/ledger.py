@@ -21,10 +21,10 @@ def find_tenant_id(ledger: Ledger, tenant: str) -> UUID:
     from jobplatform.ledger.keys import find_tenant
 
     with ledger.statement() as connection:
-        found = find_tenant(connection, tenant)
-    if found is None:
+        tenant_id = find_tenant(connection, tenant)
+    if tenant_id is None:
         raise click.ClickException(f"no tenant {tenant!r}; see `jobplatform keys list`")
-    return found
+    return tenant_id
 
 
 def open_commands_ledger() -> Ledger:

@@ -24,11 +24,11 @@ def list_all(as_json: bool) -> None:
     """Show all limits, what uses them, and who waits."""
     from jobplatform.usecases.manage_limits import LINES, list_limits
 
-    found = list_limits(open_commands_ledger())
+    limit_views = list_limits(open_commands_ledger())
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps({"limits": [one.as_dict() for one in found]}))
+        click.echo(orjson.dumps({"limits": [item.as_dict() for item in limit_views]}))
         return
     from rich.console import Console
     from rich.markup import escape
@@ -36,7 +36,7 @@ def list_all(as_json: bool) -> None:
 
     table = Table("limit, and its keys", "out", "units left", "held until", "who waits")
     table.columns[0].overflow = "fold"
-    for view in found:
+    for view in limit_views:
         title = f"[bold]{escape(view.limit.name)}[/]  {_in_words(view.limit)}" if view.limit else "[bold]held only[/]"
         table.add_row(title)
         for use in view.keys:

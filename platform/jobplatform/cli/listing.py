@@ -64,19 +64,19 @@ def list_jobs(
         "created_before": created_before,
     }
     with door.connect() as client:
-        found = list(islice(client.iter_jobs(page_size=min(limit, 200), **wanted), limit))
+        page = list(islice(client.iter_jobs(page_size=min(limit, 200), **wanted), limit))
     if quiet:
-        for one in found:
-            click.echo(one.id)
+        for job in page:
+            click.echo(job.id)
         return
     if as_json:
-        door.print_json([one.raw for one in found])
+        door.print_json([job.raw for job in page])
         return
     table = Table("id", "kind", "state", "attempt", "created", "why")
-    for one in found:
-        why = (one.error or {}).get("code") if one.state != "succeeded" else None
-        attempt = f"{one.attempt} of {one.max_attempts}"
-        table.add_row(str(one.id), one.kind, coloured(one.state), attempt, door.when(one.created_at), door.plain(why))
+    for job in page:
+        why = (job.error or {}).get("code") if job.state != "succeeded" else None
+        attempt = f"{job.attempt} of {job.max_attempts}"
+        table.add_row(str(job.id), job.kind, coloured(job.state), attempt, door.when(job.created_at), door.plain(why))
     door.print_table(table)
 
 
@@ -123,13 +123,13 @@ def events(job_id: UUID, as_json: bool) -> None:
     import orjson
 
     with door.connect() as client:
-        found = client.events(job_id)
+        page = client.events(job_id)
     if as_json:
-        door.print_json(found)
+        door.print_json(page)
         return
-    for one in found:
-        data = orjson.dumps(one["data"]).decode() if one["data"] else ""
-        click.echo(f"{one['at']}  {one['event']:<16} {one['state']:<11} {data}".rstrip())
+    for item in page:
+        data = orjson.dumps(item["data"]).decode() if item["data"] else ""
+        click.echo(f"{item['at']}  {item['event']:<16} {item['state']:<11} {data}".rstrip())
 
 
 def coloured(state: str) -> str:

@@ -76,14 +76,14 @@ def read_orders(lines: Iterator[str], source: str) -> Iterator[Order]:
 
     from jobplatform.client import Order
 
-    known = {one.name for one in fields(Order)}
+    known = {field.name for field in fields(Order)}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        found = parse_object(line, f"{source}, line {number}")
-        if "kind" not in found or (wrong := set(found) - known):
+        result = parse_object(line, f"{source}, line {number}")
+        if "kind" not in result or (wrong := set(result) - known):
             raise click.UsageError(
                 f"{source}, line {number}: expected kind and some of {', '.join(sorted(known - {'kind'}))}; got "
-                f"{', '.join(sorted(wrong)) if 'kind' in found else 'no kind'}"
+                f"{', '.join(sorted(wrong)) if 'kind' in result else 'no kind'}"
             )
-        yield Order(**found)
+        yield Order(**result)

@@ -22,19 +22,19 @@ def list_queues(as_json: bool) -> None:
     """List queues: what waits and runs of yours, and who works on it."""
     from rich.table import Table
 
-    found = door.ask("GET", "/v1/queues")["queues"]
+    rows = door.ask("GET", "/v1/queues")["queues"]
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     shown = ("waiting", "scheduled", "blocked", "dispatched", "running", "held", "dead")
     table = Table("queue", *shown, "accepted", "finished", "workers", "slots", "")
-    for one in found:
-        more = " or more" if one["counts_are_capped"] else ""
+    for item in rows:
+        more = " or more" if item["counts_are_capped"] else ""
         counted = ("scheduled", "blocked", "held", "dead")
-        counts = [f"{one[name]:,}{more if name in counted and one[name] else ''}" for name in shown]
-        counts += [f"{one[name]:,}" for name in ("accepted", "finished", "workers", "slots")]
-        until = f" until {door.when(one['paused_until'])}" if one["paused_until"] else ""
-        table.add_row(door.plain(one["name"]), *counts, f"[yellow]paused{until}[/]" if one["paused"] else "")
+        counts = [f"{item[name]:,}{more if name in counted and item[name] else ''}" for name in shown]
+        counts += [f"{item[name]:,}" for name in ("accepted", "finished", "workers", "slots")]
+        until = f" until {door.when(item['paused_until'])}" if item["paused_until"] else ""
+        table.add_row(door.plain(item["name"]), *counts, f"[yellow]paused{until}[/]" if item["paused"] else "")
     door.print_table(table)
 
 

@@ -35,36 +35,45 @@ def list_(tenant: str | None, as_json: bool) -> None:
     """List schedules with their next times."""
     from rich.table import Table
 
-    found = _read_all(tenant)
+    rows = _read_all(tenant)
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("name", "when", "kind", "next", "last", "overlap", "missed", "put by")
-    for one in found:
-        soon = "paused" if one["paused"] else when(one["next_at"]) or "no more"
-        last = when(one["last_at"])
-        row = (one["name"], one["in_words"], one["kind"], soon, last, one["overlap"], one["missed"], one["updated_by"])
+    for schedule in rows:
+        soon = "paused" if schedule["paused"] else when(schedule["next_at"]) or "no more"
+        last = when(schedule["last_at"])
+        row = (
+            schedule["name"],
+            schedule["in_words"],
+            schedule["kind"],
+            soon,
+            last,
+            schedule["overlap"],
+            schedule["missed"],
+            schedule["updated_by"],
+        )
         table.add_row(*map(door.plain, row))
     door.print_table(table)
 
 
 def _read_all(tenant: str | None) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     following: str | None = ""
     if tenant is None:
         with door.connect() as client:
             while following is not None:
                 page = client.call("GET", "/v1/schedules", params={"cursor": following, "limit": 200})
-                found, following = found + page["schedules"], page["next_cursor"]
-        return found
+                rows, following = rows + page["schedules"], page["next_cursor"]
+        return rows
     from jobplatform.usecases.manage_schedules import list_schedules
 
     ledger = open_commands_ledger()
     tenant_id = find_tenant_id(ledger, tenant)
     while following is not None:
         some, following = list_schedules(ledger, tenant_id, after=following, limit=200)
-        found += [one.as_dict() for one in some]
-    return found
+        rows += [row.as_dict() for row in some]
+    return rows
 
 
 @schedules.command()
@@ -80,13 +89,13 @@ def preview(name: str, count: int, tenant: str | None) -> None:
     if tenant is None:
         values = door.ask("GET", _path(name))
         times = door.ask("GET", _path(name, "/preview"), params={"count": count})["times"]
-        moments = [datetime.fromisoformat(one) for one in times]
+        moments = [datetime.fromisoformat(time) for time in times]
     else:
         from jobplatform.usecases.manage_schedules import preview_schedule
 
         ledger = open_commands_ledger()
-        found, moments = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
-        values = found.values
+        rows, moments = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
+        values = rows.values
     table = Table(values["time_zone"], "UTC", title=values["in_words"], title_justify="left")
     for moment in moments:
         local = moment.astimezone(ZoneInfo(values["time_zone"]))
@@ -141,10 +150,10 @@ def put(
         "priority": priority,
     }
     if tenant is None:
-        found = door.ask("PUT", _path(name), body={key: one for key, one in values.items() if one is not None})
+        result = door.ask("PUT", _path(name), body={key: item for key, item in values.items() if item is not None})
     else:
-        found = _put_by_database(tenant, name, values)
-    click.echo(f"{name}: {found['in_words']}; next {when(found['next_at']) or 'never'}")
+        result = _put_by_database(tenant, name, values)
+    click.echo(f"{name}: {result['in_words']}; next {when(result['next_at']) or 'never'}")
 
 
 def _put_by_database(tenant: str, name: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -181,13 +190,13 @@ def resume(name: str, tenant: str | None) -> None:
 
 def _pause(name: str, tenant: str | None, paused: bool) -> None:
     if tenant is None:
-        found = door.ask("POST", _path(name, "/pause" if paused else "/resume"))
+        result = door.ask("POST", _path(name, "/pause" if paused else "/resume"))
     else:
         from jobplatform.usecases.manage_schedules import pause_schedule
 
         ledger = open_commands_ledger()
-        found = pause_schedule(ledger, find_tenant_id(ledger, tenant), name, paused, by=who()).values
-    click.echo(f"{name} is paused" if paused else f"{name} is resumed; next {when(found['next_at']) or 'never'}")
+        result = pause_schedule(ledger, find_tenant_id(ledger, tenant), name, paused, by=who()).values
+    click.echo(f"{name} is paused" if paused else f"{name} is resumed; next {when(result['next_at']) or 'never'}")
 
 
 @schedules.command()
@@ -214,20 +223,20 @@ def fires(name: str, limit: int, tenant: str | None, as_json: bool) -> None:
     from rich.table import Table
 
     if tenant is None:
-        found = door.ask("GET", _path(name, "/fires"), params={"limit": limit})["fires"]
+        rows = door.ask("GET", _path(name, "/fires"), params={"limit": limit})["fires"]
     else:
         from jobplatform.usecases.manage_schedules import list_fires
 
         ledger = open_commands_ledger()
-        found = list_fires(ledger, find_tenant_id(ledger, tenant), name, before=None, limit=limit)
+        rows = list_fires(ledger, find_tenant_id(ledger, tenant), name, before=None, limit=limit)
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("planned", "late by", "outcome", "job", "by")
-    for one in found:
-        late = (_moment(one["at"]) - _moment(one["planned_at"])).total_seconds()
-        what = one["outcome"] + (f" until {when(one['missed_until'])}" if one["missed_until"] else "")
-        row = (when(one["planned_at"]), f"{late:.2f} s", what, one["job_id"], one["by"])
+    for fire in rows:
+        late = (_moment(fire["at"]) - _moment(fire["planned_at"])).total_seconds()
+        what = fire["outcome"] + (f" until {when(fire['missed_until'])}" if fire["missed_until"] else "")
+        row = (when(fire["planned_at"]), f"{late:.2f} s", what, fire["job_id"], fire["by"])
         table.add_row(*map(door.plain, row))
     door.print_table(table)
 

@@ -24,16 +24,16 @@ def list_all(after: str, limit: int) -> None:
     from jobplatform.usecases.manage_limits import list_quotas, list_tenants
 
     ledger = open_commands_ledger()
-    found, more = list_tenants(ledger, after=after, limit=limit)
+    page, more = list_tenants(ledger, after=after, limit=limit)
     table = Table("tenant", "weight")
-    for one in found:
-        table.add_row(one["name"], f"{one['weight']:g}")
+    for item in page:
+        table.add_row(item["name"], f"{item['weight']:g}")
     Console().print(table)
     if more:
         click.echo(f"more: --after {more}")
     quotas = Table("tenant", "queue", "jobs that may wait", "set by", title="quotas", title_justify="left")
-    for one in list_quotas(ledger):
-        quotas.add_row(one["tenant"], one["queue"], f"{one['max_waiting']:,}", one["updated_by"])
+    for item in list_quotas(ledger):
+        quotas.add_row(item["tenant"], item["queue"], f"{item['max_waiting']:,}", item["updated_by"])
     if quotas.row_count:
         Console().print(quotas)
 

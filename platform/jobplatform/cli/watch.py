@@ -47,7 +47,7 @@ def watch_jobs(job_ids: Sequence[UUID], *, as_json: bool = False, output: bool =
         ends = asyncio.run(_follow_all(job_ids, shown))
     if as_json:
         door.print_json(ends[0] if len(ends) == 1 else ends)
-    if any(one["state"] != "succeeded" for one in ends):
+    if any(end["state"] != "succeeded" for end in ends):
         sys.exit(door.EXIT_NO_SUCCESS)
 
 
@@ -75,7 +75,7 @@ async def _follow_all(job_ids: Sequence[UUID], shown: Shown) -> list[Mapping[str
                     return event.data
             raise AssertionError("a stream ends with its job")
 
-        return await asyncio.gather(*(follow(one) for one in job_ids))
+        return await asyncio.gather(*(follow(item) for item in job_ids))
 
 
 class _Silent:
@@ -122,7 +122,8 @@ class _Bars(_Silent):
         columns = ("{task.description}", BarColumn(), TextColumn("{task.fields[state]:<11}"), TimeElapsedColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[message]}"))
         self._tasks = {
-            one: self._progress.add_task(str(one), total=None, state="…", message="") for one in dict.fromkeys(job_ids)
+            fromkey: self._progress.add_task(str(fromkey), total=None, state="…", message="")
+            for fromkey in dict.fromkeys(job_ids)
         }
 
     def __enter__(self) -> _Bars:

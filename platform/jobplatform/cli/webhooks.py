@@ -50,19 +50,23 @@ def list_webhooks(as_json: bool) -> None:
     """List webhooks, and whether they take what they are told."""
     from rich.table import Table
 
-    found = door.ask("GET", "/v1/webhooks")["webhooks"]
+    rows = door.ask("GET", "/v1/webhooks")["webhooks"]
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("id", "url", "events", "kinds", "delivered", "trouble")
-    for one in found:
+    for webhook in rows:
         failing = (
-            f"failing since {door.when(one['failing_since'])}: {one['last_error']}" if one["failing_since"] else ""
+            f"failing since {door.when(webhook['failing_since'])}: {webhook['last_error']}"
+            if webhook["failing_since"]
+            else ""
         )
-        trouble = f"disabled: {one['disabled_reason']}" if not one["enabled"] else failing
-        kinds = ", ".join(one["kinds"] or ["all"])
-        delivered = door.when(one["delivered_at"]) or "never"
-        table.add_row(one["id"], *map(door.plain, (one["url"], ", ".join(one["events"]), kinds, delivered, trouble)))
+        trouble = f"disabled: {webhook['disabled_reason']}" if not webhook["enabled"] else failing
+        kinds = ", ".join(webhook["kinds"] or ["all"])
+        delivered = door.when(webhook["delivered_at"]) or "never"
+        table.add_row(
+            webhook["id"], *map(door.plain, (webhook["url"], ", ".join(webhook["events"]), kinds, delivered, trouble))
+        )
     door.print_table(table)
 
 
@@ -74,15 +78,21 @@ def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
     """List what a webhook was told, and how that went."""
     from rich.table import Table
 
-    found = door.ask("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
+    rows = door.ask("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("message", "type", "job", "told", "state", "attempts", "answer")
-    for one in found:
-        said = (one["error"] or {}).get("message") or (one["answer"] or {}).get("status")
-        row = (one["id"], one["type"], one["about"] or "", door.when(one["created_at"]), coloured(one["state"] or "?"))
-        table.add_row(*row, door.plain(one["attempts"]), door.plain(said))
+    for item in rows:
+        said = (item["error"] or {}).get("message") or (item["answer"] or {}).get("status")
+        row = (
+            item["id"],
+            item["type"],
+            item["about"] or "",
+            door.when(item["created_at"]),
+            coloured(item["state"] or "?"),
+        )
+        table.add_row(*row, door.plain(item["attempts"]), door.plain(said))
     door.print_table(table)
 
 
@@ -120,17 +130,17 @@ def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: 
     if (since is None) == (message is None):
         raise click.UsageError("expected --since or --message")
     if message is not None:
-        found = door.ask("POST", f"/v1/webhooks/{webhook_id}/messages/{message}/replay")
-        click.echo(f"{message} is delivered again by job {found['job_id']}")
+        result = door.ask("POST", f"/v1/webhooks/{webhook_id}/messages/{message}/replay")
+        click.echo(f"{message} is delivered again by job {result['job_id']}")
         return
     with door.connect() as client:
         path = f"/v1/webhooks/{webhook_id}"
-        found = client.call("POST", f"{path}/replay", body={"since": since, "everything": everything})
-        while found["replaying"] and found["enabled"]:
+        result = client.call("POST", f"{path}/replay", body={"since": since, "everything": everything})
+        while result["replaying"] and result["enabled"]:
             time.sleep(0.3)
-            found = client.call("GET", path)
-    if not found["enabled"]:
-        raise click.ClickException(f"it was disabled meanwhile: {found['disabled_reason']}")
+            result = client.call("GET", path)
+    if not result["enabled"]:
+        raise click.ClickException(f"it was disabled meanwhile: {result['disabled_reason']}")
     click.echo("all that has happened since then is on its way; `jobplatform webhooks messages` shows it")
 
 
@@ -145,8 +155,8 @@ def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str 
     body = {name: value for name, value in given.items() if value is not None}
     if not body:
         raise click.UsageError("expected something to change: --enable, --disable, --url or --contact")
-    found = door.ask("PATCH", f"/v1/webhooks/{webhook_id}", body=body)
-    click.echo(f"{webhook_id} is {'enabled' if found['enabled'] else 'disabled'}: {found['url']}")
+    result = door.ask("PATCH", f"/v1/webhooks/{webhook_id}", body=body)
+    click.echo(f"{webhook_id} is {'enabled' if result['enabled'] else 'disabled'}: {result['url']}")
 
 
 @webhooks.command()

@@ -30,18 +30,18 @@ def list_workers(everyone: bool, as_json: bool) -> None:
     from jobplatform.ledger.workers import list_workers as read
 
     with open_commands_ledger().statement() as connection:
-        found = [dict(row._mapping) for row in read(connection, settings().lease_seconds, everyone=everyone)]
+        rows = [dict(row._mapping) for row in read(connection, settings().lease_seconds, everyone=everyone)]
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("worker", "queues", "kinds", "pool", "slots", "began", "beat", "state")
-    for one in found:
-        beat = f"{one['silent_seconds']:.1f} s ago"
-        slots = f"{one['running']} of {one['slots']}"
-        colour = "green" if one["state"] == "alive" else "red" if one["state"] == "lost" else "dim"
-        queues, kinds = ", ".join(one["queues"]), ", ".join(one["kinds"])
-        row = (one["node"], queues, kinds, one["pool"], slots, door.when(one["started_at"]), beat)
-        table.add_row(*map(door.plain, row), f"[{colour}]{one['state']}[/]")
+    for item in rows:
+        beat = f"{item['silent_seconds']:.1f} s ago"
+        slots = f"{item['running']} of {item['slots']}"
+        colour = "green" if item["state"] == "alive" else "red" if item["state"] == "lost" else "dim"
+        queues, kinds = ", ".join(item["queues"]), ", ".join(item["kinds"])
+        row = (item["node"], queues, kinds, item["pool"], slots, door.when(item["started_at"]), beat)
+        table.add_row(*map(door.plain, row), f"[{colour}]{item['state']}[/]")
     door.print_table(table)
 
 

@@ -50,9 +50,9 @@ def _by_http(database: bool) -> bool:
     return door.has_key() and not database
 
 
-def _tell(found: Mapping[str, Any]) -> None:
-    counts = ", ".join(f"{count:,} {state}" for state, count in found["steps"].items())
-    click.echo(f"{found['id']} is {found['state']}, {found['progress']:.0%}: {counts}")
+def _tell(workflow: Mapping[str, Any]) -> None:
+    counts = ", ".join(f"{count:,} {state}" for state, count in workflow["steps"].items())
+    click.echo(f"{workflow['id']} is {workflow['state']}, {workflow['progress']:.0%}: {counts}")
 
 
 @workflows.command()
@@ -70,13 +70,13 @@ def submit(order: str, idempotency_key: str | None, watching: bool, as_json: boo
 
     body = parse_object(read_source(order), "the workflow")
     with door.connect() as client:
-        found = client.call("POST", "/v1/workflows", body=body, idempotency_key=idempotency_key or str(uuid4()))
+        result = client.call("POST", "/v1/workflows", body=body, idempotency_key=idempotency_key or str(uuid4()))
     if watching:
-        _watch(UUID(found["id"]), as_json)
+        _watch(UUID(result["id"]), as_json)
     elif as_json:
-        door.print_json(found)
+        door.print_json(result)
     else:
-        click.echo(found["id"])
+        click.echo(result["id"])
 
 
 @workflows.command("list")
@@ -87,18 +87,18 @@ def list_workflows(state: str | None, limit: int, as_json: bool) -> None:
     """List workflows, newest first."""
     from rich.table import Table
 
-    found = door.ask("GET", "/v1/workflows", params={"state": state, "limit": limit})["workflows"]
+    rows = door.ask("GET", "/v1/workflows", params={"state": state, "limit": limit})["workflows"]
     if as_json:
-        door.print_json(found)
+        door.print_json(rows)
         return
     table = Table("id", "name", "state", "accepted", "why")
-    for one in found:
-        why = (one["error"] or {}).get("message")
+    for workflow in rows:
+        why = (workflow["error"] or {}).get("message")
         row = (
-            one["id"],
-            door.plain(one["name"]),
-            coloured(one["state"]),
-            door.when(one["created_at"]),
+            workflow["id"],
+            door.plain(workflow["name"]),
+            coloured(workflow["state"]),
+            door.when(workflow["created_at"]),
             door.plain(why),
         )
         table.add_row(*row)
@@ -130,8 +130,8 @@ def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> 
 
 def _graph(workflow_id: UUID, database: bool) -> dict[str, Any]:
     if _by_http(database):
-        found: dict[str, Any] = door.ask("GET", f"/v1/workflows/{workflow_id}/graph")
-        return found
+        result: dict[str, Any] = door.ask("GET", f"/v1/workflows/{workflow_id}/graph")
+        return result
     from jobplatform.usecases.read_workflows import read_graph
 
     ledger = open_commands_ledger()
@@ -185,19 +185,19 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
     with door.connect() as client, Progress(*columns, disable=not interactive) as bar:
         task = bar.add_task("…", total=1.0)
         while True:
-            found = client.call("GET", f"/v1/workflows/{workflow_id}")
-            counts = ", ".join(f"{count:,} {state}" for state, count in found["steps"].items())
-            bar.update(task, completed=found["progress"], description=f"{found['state']}: {counts}")
-            if not interactive and not as_json and told != (told := f"{found['state']} {found['progress']:.0%}"):
+            result = client.call("GET", f"/v1/workflows/{workflow_id}")
+            counts = ", ".join(f"{count:,} {state}" for state, count in result["steps"].items())
+            bar.update(task, completed=result["progress"], description=f"{result['state']}: {counts}")
+            if not interactive and not as_json and told != (told := f"{result['state']} {result['progress']:.0%}"):
                 click.echo(f"{workflow_id} {told}: {counts}")
-            if found["completed_at"]:
+            if result["completed_at"]:
                 break
             time.sleep(POLL_SECONDS)
     if as_json:
-        door.print_json(found)
-    elif found["error"]:
-        click.echo(f"why: {found['error'].get('message')}")
-    if found["state"] != "succeeded":
+        door.print_json(result)
+    elif result["error"]:
+        click.echo(f"why: {result['error'].get('message')}")
+    if result["state"] != "succeeded":
         sys.exit(door.EXIT_NO_SUCCESS)
 
 
@@ -228,5 +228,5 @@ def replay(workflow_id: UUID, reason: str | None, database: bool) -> None:
     from jobplatform.usecases.replay_workflow import replay_workflow
 
     ledger = open_commands_ledger()
-    found = replay_workflow(ledger, None, _tenant_of(ledger, workflow_id), workflow_id, by=who(), reason=reason)
-    _tell(found.as_dict())
+    workflow = replay_workflow(ledger, None, _tenant_of(ledger, workflow_id), workflow_id, by=who(), reason=reason)
+    _tell(workflow.as_dict())

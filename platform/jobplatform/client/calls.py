@@ -94,7 +94,7 @@ class Trouble:
 
 def given(**values: Any) -> dict[str, Any]:
     """Return query parameters without those that are None; times and lists as the API reads them."""
-    found = {}
+    values_given = {}
     for name, value in values.items():
         if value is None:
             continue
@@ -102,8 +102,8 @@ def given(**values: Any) -> dict[str, Any]:
             value = value.isoformat()
         elif not isinstance(value, str) and isinstance(value, Iterable):
             value = ",".join(map(str, value))
-        found[name] = value
-    return found
+        values_given[name] = value
+    return values_given
 
 
 def encode(value: Any) -> bytes:
@@ -129,7 +129,7 @@ def submit(order: Order, idempotency_key: str | None) -> Call:
 
 def submit_batch(orders: Iterable[Order], idempotency_key: str | None = None) -> Call:
     """`POST /v1/jobs/batch`: all of them, or none."""
-    lines = b"\n".join(encode(one.as_json()) for one in orders)
+    lines = b"\n".join(encode(order.as_json()) for order in orders)
     key = {"Idempotency-Key": idempotency_key or str(uuid4())}
     return Call("POST", "/v1/jobs/batch", content=lines, headers=NDJSON | key, extra_seconds=60)
 

@@ -40,7 +40,8 @@ class Problem(ClientError):
         #: seconds after which the API asks to be tried again
         self.retry_after = retry_after
         fields = "".join(
-            f"\n  {one.get('field')}: expected {one.get('expected')}; got {one.get('got')}" for one in self.errors
+            f"\n  {error.get('field')}: expected {error.get('expected')}; got {error.get('got')}"
+            for error in self.errors
         )
         super().__init__(f"{self.detail or self.title or 'the API has refused'} [{self.code}, {status}]{fields}")
 

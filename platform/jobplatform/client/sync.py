@@ -84,7 +84,7 @@ class Client:
         source = iter(orders)
         while batch := list(islice(source, batch_size)):
             answer = self._ask(calls.submit_batch(batch)).json()
-            yield from (UUID(one["id"]) for one in answer["jobs"])
+            yield from (UUID(item["id"]) for item in answer["jobs"])
 
     def get(self, job_id: UUID | str) -> Job:
         """Read a job."""
@@ -114,18 +114,18 @@ class Client:
 
     def explain(self, job_id: UUID | str) -> dict[str, Any]:
         """Tell why a job is where it is, as the API does."""
-        found: dict[str, Any] = self._ask(Call("GET", calls.job_path(job_id, "/explain"))).json()
-        return found
+        result: dict[str, Any] = self._ask(Call("GET", calls.job_path(job_id, "/explain"))).json()
+        return result
 
     def events(self, job_id: UUID | str) -> list[dict[str, Any]]:
         """Read a job's history so far, as the API tells it."""
-        found: list[dict[str, Any]] = []
+        result: list[dict[str, Any]] = []
         while True:
-            params = {"after": found[-1]["id"] if found else 0, "limit": 1000}
+            params = {"after": result[-1]["id"] if result else 0, "limit": 1000}
             page = self._ask(Call("GET", calls.job_path(job_id, "/events"), params)).json()["events"]
-            found += page
+            result += page
             if len(page) < 1000:
-                return found
+                return result
 
     def iter_jobs(self, *, page_size: int = 100, **wanted: Any) -> Iterator[Job]:
         """Yield jobs, newest first, as `GET /v1/jobs` filters them: by `state`, `kind`, `created_after`, …"""
@@ -184,10 +184,10 @@ class Client:
                         source.response.read()
                         raise problem_in(source.response)
                     trouble.over()
-                    for one in source:
-                        known, last = last, one.id or last
-                        if one.data:
-                            yield one.event, one.id if one.id != known else None, one.json()  # type: ignore[misc]
+                    for item in source:
+                        known, last = last, item.id or last
+                        if item.data:
+                            yield item.event, item.id if item.id != known else None, item.json()  # type: ignore[misc]
                 continue  # the server ends a stream now and then, and expects us again
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the stream at {path} broke: {error!r}")
@@ -215,8 +215,8 @@ class Client:
     def artifacts(self, job_id: UUID | str) -> list[Artifact]:
         """List the files that a job has put out."""
         return [
-            read_artifact(one)
-            for one in self._ask(Call("GET", calls.job_path(job_id, "/artifacts"))).json()["artifacts"]
+            read_artifact(item)
+            for item in self._ask(Call("GET", calls.job_path(job_id, "/artifacts"))).json()["artifacts"]
         ]
 
     def download(self, artifact: Artifact, target: Path, *, on_progress: Progress | None = None) -> Path:

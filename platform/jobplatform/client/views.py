@@ -111,8 +111,8 @@ class JobEvent:
     @property
     def text(self) -> str:
         """What an `output` event streams, or the message of a `log` line; else nothing."""
-        found = self.data.get("data") or {}
-        return str(found.get("text") or found.get("message") or "") if self.name in ("output", "log") else ""
+        result = self.data.get("data") or {}
+        return str(result.get("text") or result.get("message") or "") if self.name in ("output", "log") else ""
 
     @property
     def job(self) -> Job | None:

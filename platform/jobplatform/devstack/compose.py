@@ -57,8 +57,8 @@ class Service:
 @lru_cache(maxsize=1)
 def read_compose() -> dict[str, Any]:
     """Return the whole file."""
-    found: dict[str, Any] = yaml.safe_load(FILE.read_text())
-    return found
+    compose: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return compose
 
 
 @lru_cache(maxsize=1)

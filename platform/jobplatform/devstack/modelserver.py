@@ -63,8 +63,8 @@ class ChatPage(BaseHTTPRequestHandler):
         """Answer a conversation, streamed when asked to."""
         request = orjson.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         asked = str((request.get("messages") or [{}])[-1].get("content", ""))
-        if found := re.search(r"\bstatus (4\d\d|5\d\d)\b", asked):
-            code = int(found.group(1))
+        if match := re.search(r"\bstatus (4\d\d|5\d\d)\b", asked):
+            code = int(match.group(1))
             self._json(code, {"error": {"message": f"you asked for {code}", "type": "demo"}}, {"Retry-After": "1"})
             return
         if request.get("stream"):

@@ -114,8 +114,8 @@ def _make_folder(name: str) -> Path:
         parent.mkdir(mode=0o755, exist_ok=True)
     except FileExistsError:
         pass
-    found = parent.lstat()
-    if not parent.is_dir() or parent.is_symlink() or found.st_uid != os.geteuid():
+    status = parent.lstat()
+    if not parent.is_dir() or parent.is_symlink() or status.st_uid != os.geteuid():
         raise ConfigurationError(f"{parent} is not ours: expected a folder that belongs to user {os.geteuid()}")
     folder.mkdir(mode=0o711, exist_ok=True)
     folder.chmod(0o711)  # the unprivileged user goes through it, and nobody lists it
@@ -166,23 +166,23 @@ def free_ports() -> dict[str, int]:
     open_sockets = []
     try:
         for _ in PORT_NAMES:
-            one = socket.socket()
-            one.bind(("127.0.0.1", 0))
-            open_sockets.append(one)
-        return {name: one.getsockname()[1] for name, one in zip(PORT_NAMES, open_sockets, strict=True)}
+            item = socket.socket()
+            item.bind(("127.0.0.1", 0))
+            open_sockets.append(item)
+        return {name: item.getsockname()[1] for name, item in zip(PORT_NAMES, open_sockets, strict=True)}
     finally:
-        for one in open_sockets:
-            one.close()
+        for item in open_sockets:
+            item.close()
 
 
 def busy_ports(ports: dict[str, int]) -> list[str]:
     """Return the names of the ports that somebody listens on."""
     busy = []
     for name, port in ports.items():
-        with socket.socket() as one:
-            one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                one.bind(("127.0.0.1", port))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 busy.append(name)
     return busy

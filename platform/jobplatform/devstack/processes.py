@@ -58,16 +58,16 @@ def start(
 
 def marked(place: Place) -> dict[int, str]:
     """Return pid → name of every living process that carries this stack's mark."""
-    found = {}
+    names = {}
     for process in psutil.process_iter(["pid"]):
         try:
             environment = process.environ()
             if environment.get(MARK) == place.mark and process.status() != psutil.STATUS_ZOMBIE:
-                found[process.pid] = environment.get(TAG, "?")
+                names[process.pid] = environment.get(TAG, "?")
         except (psutil.Error, OSError):
             continue
-    found.pop(os.getpid(), None)
-    return found
+    names.pop(os.getpid(), None)
+    return names
 
 
 def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_seconds: float = 10.0) -> list[str]:

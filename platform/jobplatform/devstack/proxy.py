@@ -45,9 +45,9 @@ class Proxy:
                 sink.sendall(data)
             else:
                 self.lost_answers += bool(data)
-        for one in (source, sink):
+        for item in (source, sink):
             with suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                item.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Take no more connections."""

@@ -107,9 +107,9 @@ def _unpack(root: Path) -> None:
 def _mirror() -> str:
     """Return the machine's own mirror, from its apt sources."""
     for file in [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
-        found = re.search(r"https?://\S+/debian/?(?=\s)", file.read_text())
-        if found:
-            return found.group(0)
+        match = re.search(r"https?://\S+/debian/?(?=\s)", file.read_text())
+        if match:
+            return match.group(0)
     return "http://deb.debian.org/debian"
 
 
@@ -121,5 +121,5 @@ def _bin() -> Path:
 
 
 def _version(folder: Path) -> str:
-    found = sorted((folder / "lib").glob("rabbitmq_server-*"))
-    return found[-1].name.partition("-")[2] if found else "3.10"
+    result = sorted((folder / "lib").glob("rabbitmq_server-*"))
+    return result[-1].name.partition("-")[2] if result else "3.10"

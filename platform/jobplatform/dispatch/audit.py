@@ -77,7 +77,7 @@ def audit_ledger(
         for row in (*auditing.standing_long(connection, patience_seconds), *auditing.broken_workflows(connection)):
             if row.jobs:
                 report.findings.append(Finding(row.code, "jobs", row.jobs, row.detail, _texts(row.examples)))
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     now = datetime.now(UTC)
     # ids are made by the clocks of the API's hosts: the first slice reaches a day ahead
     beyond, oldest, width = now + timedelta(days=1), now - timedelta(hours=hours), FIRST_SLICE
@@ -97,12 +97,12 @@ def audit_ledger(
         for row in rows:
             report.checked_jobs += row.jobs
             if row.code is not None:
-                found[row.code] = _add(found.get(row.code), row)
+                findings[row.code] = _add(findings.get(row.code), row)
         beyond = report.checked_since = lowest
         took = max(time.monotonic() - began, 0.001)
         width = max(SMALLEST_SLICE, width * min(4.0, max(0.25, SLICE_SECONDS / took)))
         tell(report)
-    report.findings += found.values()
+    report.findings += findings.values()
     return report
 
 
@@ -153,4 +153,4 @@ def _add(before: Finding | None, row: Any) -> Finding:
 
 
 def _texts(ids: Iterable[Any] | None) -> list[str]:
-    return [str(one) for one in ids or ()][: auditing.EXAMPLES]
+    return [str(item) for item in ids or ()][: auditing.EXAMPLES]

@@ -151,9 +151,13 @@ class Duties:
     def _watch_replays(self) -> bool:
         with self._ledger.transaction() as connection:
             ended = dead_letters.watch_replays(connection)
-        for one in ended:
+        for item in ended:
             log.info(
-                "replay_ended", replay_id=str(one.id), state=one.state, died_again=one.died_again, stopped=one.stopped
+                "replay_ended",
+                replay_id=str(item.id),
+                state=item.state,
+                died_again=item.died_again,
+                stopped=item.stopped,
             )
         return False
 

@@ -41,10 +41,10 @@ def look_for_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: 
             receipt = publisher.publish(envelopes)
         except BrokerUnavailable:  # one that went out all the same is a marker that nobody knows
             with ledger.transaction() as connection:
-                markers.forget_markers(connection, [UUID(one.job_id) for one in envelopes])
+                markers.forget_markers(connection, [UUID(envelope.job_id) for envelope in envelopes])
             raise
-        if unsent := [UUID(one.job_id) for one in (*receipt.unroutable, *receipt.refused)]:
+        if unsent := [UUID(item.job_id) for item in (*receipt.unroutable, *receipt.refused)]:
             with ledger.transaction() as connection:
                 markers.forget_markers(connection, unsent)
-        log.info("markers_sent", queues=sorted({one.queue for one in envelopes}))
+        log.info("markers_sent", queues=sorted({envelope.queue for envelope in envelopes}))
     return len(returned)

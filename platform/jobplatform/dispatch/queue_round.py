@@ -155,5 +155,5 @@ def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: 
 
 def _fell_short(takes: list[Take], jobs: list[Dispatched]) -> bool:
     """Return whether a line with limit keys had less than was planned."""
-    found = Counter(job.line for job in jobs)
-    return any(take.line.id.keys and found[place] < take.jobs for place, take in enumerate(takes))
+    counter = Counter(job.line for job in jobs)
+    return any(take.line.id.keys and counter[place] < take.jobs for place, take in enumerate(takes))

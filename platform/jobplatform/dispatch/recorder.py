@@ -43,7 +43,7 @@ class Recorder:
             with self._ledger.transaction() as connection:
                 since = {letter.dispatch[0]: earliest_end(letter.dispatch[0]) for letter in letters if letter.dispatch}
                 known = dead_messages.look_up(connection, since) if since else {}
-                kept = [found for letter in letters if (found := self._judge(connection, letter, known)) is not None]
+                kept = [result for letter in letters if (result := self._judge(connection, letter, known)) is not None]
                 dead_messages.put_dead_messages(connection, kept)
         except BaseException:
             self._reader.close()  # they come again
@@ -52,7 +52,7 @@ class Recorder:
         for message in kept:
             dispatcher_metrics().dead_messages.labels(message["reason"]).inc()
         if kept:
-            log.warning("dead_messages_recorded", count=len(kept), reasons=sorted({one["reason"] for one in kept}))
+            log.warning("dead_messages_recorded", count=len(kept), reasons=sorted({item["reason"] for item in kept}))
         return len(letters) == BATCH
 
     def _judge(

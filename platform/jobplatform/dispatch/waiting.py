@@ -140,9 +140,9 @@ class Waiting:
             return False
         if self._found is None:
             self._found = set()
-        found = read(self._swept, limit)
-        self._note(found)
-        self._swept = found[-1].id if len(found) == limit else None
+        result = read(self._swept, limit)
+        self._note(result)
+        self._swept = result[-1].id if len(result) == limit else None
         if self._swept is None:
             # those that another dispatcher has emptied
             self.shares.keep(self._found)

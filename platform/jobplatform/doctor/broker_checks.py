@@ -145,7 +145,7 @@ _DANGEROUS = frozenset(
 
 def _policies(stand: Mapping[str, Any], topology: Topology) -> Iterator[Finding]:
     """Name the policies that change what this version has declared."""
-    found = []
+    result = []
     for queue in topology.queues:
         effective = (stand.get(queue.name) or {}).get("effective_policy_definition") or {}
         own = {name.removeprefix("x-"): value for name, value in queue.arguments.items()}
@@ -153,11 +153,11 @@ def _policies(stand: Mapping[str, Any], topology: Topology) -> Iterator[Finding]
         if changed:
             policy = stand[queue.name].get("policy") or stand[queue.name].get("operator_policy")
             told = ", ".join(f"{name}={effective[name]}" for name in changed)
-            found.append(f"{queue.name} ({told}, by policy {policy!r})")
-    if found:
+            result.append(f"{queue.name} ({told}, by policy {policy!r})")
+    if result:
         yield failed(
             "policies",
-            f"policies change what queues do with messages: {'; '.join(found)}",
+            f"policies change what queues do with messages: {'; '.join(result)}",
             "rabbitmqctl clear_policy (or clear_operator_policy), or narrow its pattern",
         )
 

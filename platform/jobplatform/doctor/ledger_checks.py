@@ -47,17 +47,17 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
 
 
 def _revision(connection: Connection) -> Iterator[Finding]:
-    found, newest = revision_of(connection), head()
-    if found == newest:
-        yield ok("migrated", f"the ledger has revision {found}, as this version has")
-    elif found is None or found < newest:
+    rows, newest = revision_of(connection), head()
+    if rows == newest:
+        yield ok("migrated", f"the ledger has revision {rows}, as this version has")
+    elif rows is None or rows < newest:
         yield failed(
-            "migrated", f"the ledger has revision {found or 'none'}, this version {newest}", "jobplatform migrate"
+            "migrated", f"the ledger has revision {rows or 'none'}, this version {newest}", "jobplatform migrate"
         )
     else:
         yield failed(
             "migrated",
-            f"the ledger has revision {found}, this version only {newest}",
+            f"the ledger has revision {rows}, this version only {newest}",
             "deploy the version it belongs to",
         )
 
@@ -189,17 +189,20 @@ def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None
 
 
 def _dispatchers(connection: Connection, config: Settings) -> Iterator[Finding]:
-    found = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
-    if not found:
+    dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
+    if not dispatchers:
         yield failed(
             "dispatcher", "none is alive: nothing is published, and nothing becomes due", "jobplatform dispatch"
         )
         return
-    broken = [one for one in found if one.broker_error]
-    if len(broken) == len(found):
+    broken = [item for item in dispatchers if item.broker_error]
+    if len(broken) == len(dispatchers):
         yield failed("dispatcher", f"it can't use RabbitMQ: {broken[0].broker_error}", "see the lines on RabbitMQ")
     else:
-        yield ok("dispatcher", f"{len(found)} alive: {', '.join(f'{one.host} (pid {one.pid})' for one in found)}")
+        yield ok(
+            "dispatcher",
+            f"{len(dispatchers)} alive: {', '.join(f'{item.host} (pid {item.pid})' for item in dispatchers)}",
+        )
 
 
 def _queue(row: Any, config: Settings) -> Finding:

@@ -48,11 +48,11 @@ def is_mistyped(key: str) -> bool:
 
 
 def _check_sum(body: str) -> str:
-    number, found = zlib.crc32(body.encode()), ""
+    number, rows = zlib.crc32(body.encode()), ""
     for _ in range(CHECK_CHARACTERS):
         number, digit = divmod(number, len(_DIGITS))
-        found = _DIGITS[digit] + found
-    return found
+        rows = _DIGITS[digit] + rows
+    return rows
 
 
 def is_pattern(text: str) -> bool:
@@ -63,5 +63,5 @@ def is_pattern(text: str) -> bool:
 def allows(patterns: Iterable[str] | None, kind: str) -> bool:
     """Return whether one of the patterns fits a kind; None fits all. `key_allows` in the ledger is the same."""
     return patterns is None or any(
-        kind == one or (one.endswith(".*") and kind.startswith(one[:-1])) for one in patterns
+        kind == pattern or (pattern.endswith(".*") and kind.startswith(pattern[:-1])) for pattern in patterns
     )

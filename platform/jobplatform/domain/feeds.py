@@ -25,8 +25,8 @@ class Place(NamedTuple):
 
 def read_place(text: str) -> Place | None:
     """Return the place that an event's id in a feed names; None when it is none."""
-    found = _PLACE.match(text)
-    return Place(int(found[1]), int(found[2])) if found else None
+    match = _PLACE.match(text)
+    return Place(int(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True)

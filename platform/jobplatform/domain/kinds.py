@@ -137,11 +137,11 @@ class KindRegistry:
 
     def get(self, name: str) -> Kind:
         """Return the kind. Raises `UnknownKind`, with the nearest known name."""
-        found = self._kinds.get(name)
-        if found is None:
+        result = self._kinds.get(name)
+        if result is None:
             near = get_close_matches(name, self._kinds, n=1, cutoff=0.5)
             raise UnknownKind(name, sorted(self._kinds), near[0] if near else None)
-        return found
+        return result
 
     def __iter__(self) -> Iterator[Kind]:
         return iter(sorted(self._kinds.values(), key=lambda kind: kind.name))
@@ -248,9 +248,9 @@ def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry
     for module in modules:
         name, _, attribute = module.partition(":")
         try:
-            found = importlib.import_module(name)
+            result = importlib.import_module(name)
             if attribute:
-                _finalize(module, getattr(found, attribute, None))
+                _finalize(module, getattr(result, attribute, None))
         except ImportError as error:
             raise ConfigurationError(
                 f"JOBPLATFORM_KIND_MODULES names {module!r}, which can't be imported: {error}. "

@@ -51,15 +51,15 @@ def check_keys(kind: str, keys: KeysOf, units: UnitsOf, fields: Iterable[str]) -
     if not callable(units):
         _check_units(f"kind {kind!r}", units)
     known = set(fields)
-    for one in () if callable(keys) else keys:
-        named = {name for _, name, _, _ in Formatter().parse(one) if name is not None}
+    for item in () if callable(keys) else keys:
+        named = {name for _, name, _, _ in Formatter().parse(item) if name is not None}
         if missing := sorted(named - known):
             raise ConfigurationError(
-                f"kind {kind!r}: limit key {one!r} names {', '.join(missing)}, which its payload has not: expected of "
+                f"kind {kind!r}: limit key {item!r} names {', '.join(missing)}, which its payload has not: expected of "
                 f"{', '.join(sorted(known)) or 'nothing'}"
             )
-        if not _KEY.match(one.format_map(dict.fromkeys(named, "x"))):
-            raise ConfigurationError(f"kind {kind!r}: expected a limit key like 'provider:openai', got {one!r}")
+        if not _KEY.match(item.format_map(dict.fromkeys(named, "x"))):
+            raise ConfigurationError(f"kind {kind!r}: expected a limit key like 'provider:openai', got {item!r}")
 
 
 def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
@@ -69,22 +69,22 @@ def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
     Raises `ConfigurationError` for what a kind's function returns and can't be a key.
     """
     if callable(keys):
-        found = list(keys(payload)) if payload is not None else []
-        for one in found:
-            if not isinstance(one, str) or not _KEY.match(one):
+        result = list(keys(payload)) if payload is not None else []
+        for item in result:
+            if not isinstance(item, str) or not _KEY.match(item):
                 raise ConfigurationError(
-                    f"limit_keys returned {one!r}: expected texts like 'provider:openai' (jobplatform.limit_key(name, "
+                    f"limit_keys returned {item!r}: expected texts like 'provider:openai' (jobplatform.limit_key(name, "
                     f"value) makes one of any value)"
                 )
     else:
-        found = []
-        for one in keys:
-            names = {name for _, name, _, _ in Formatter().parse(one) if name is not None}
+        result = []
+        for item in keys:
+            names = {name for _, name, _, _ in Formatter().parse(item) if name is not None}
             if names and payload is None:
                 continue
-            found.append(one.format_map({name: quote(str(getattr(payload, name)), safe=_PLAIN) for name in names}))
+            result.append(item.format_map({name: quote(str(getattr(payload, name)), safe=_PLAIN) for name in names}))
     # the first ones: what a kind names first can't be crowded out by a payload. Values that long are cut alike
-    return tuple(sorted(list(dict.fromkeys(one[:MOST_CHARACTERS] for one in found))[:MOST_KEYS]))
+    return tuple(sorted(list(dict.fromkeys(item[:MOST_CHARACTERS] for item in result))[:MOST_KEYS]))
 
 
 def units_of(units: UnitsOf, payload: Any, keys: Sequence[str]) -> tuple[int, ...]:
@@ -98,15 +98,15 @@ def units_of(units: UnitsOf, payload: Any, keys: Sequence[str]) -> tuple[int, ..
         units = units(payload)
         _check_units("limit_units", units)
     if isinstance(units, Mapping):
-        found = tuple(units.get(key.partition(":")[0], 1) for key in keys)
+        result = tuple(units.get(key.partition(":")[0], 1) for key in keys)
     else:
-        found = (units,) * len(keys)
-    return found if any(one != 1 for one in found) else ()
+        result = (units,) * len(keys)
+    return result if any(item != 1 for item in result) else ()
 
 
 def _check_units(whose: str, units: object) -> None:
-    for one in units.values() if isinstance(units, Mapping) else (units,):
-        if not isinstance(one, int) or not 1 <= one <= MOST_UNITS:
+    for item in units.values() if isinstance(units, Mapping) else (units,):
+        if not isinstance(item, int) or not 1 <= item <= MOST_UNITS:
             raise ConfigurationError(
                 f"{whose}: expected a whole number from 1 to {MOST_UNITS}, or one by the name of a key, got {units!r}"
             )

@@ -69,7 +69,7 @@ class Turns:
         """Note a tenant's turn."""
         self.turns[tenant] = turn
         if len(self.turns) > self._most:
-            self.turns = {name: one for name, one in self.turns.items() if one > now}
+            self.turns = {name: item for name, item in self.turns.items() if item > now}
             self._most = max(KEPT_TURNS, 2 * len(self.turns))
 
 

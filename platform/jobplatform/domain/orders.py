@@ -105,8 +105,8 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
 
     `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
     """
-    if ESCAPED in raw and (found := find_null(value)):
-        field = ".".join(found)
+    if ESCAPED in raw and (null := find_null(value)):
+        field = ".".join(null)
         raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
     try:
         return validate(model, value)
@@ -115,21 +115,21 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
         raise InvalidRequest(f"not as expected: {named}", mismatch.errors) from None
 
 
-def read_order(kinds: KindRegistry, found: Any, raw: bytes = ESCAPED) -> SubmitJob:
+def read_order(kinds: KindRegistry, body: Any, raw: bytes = ESCAPED) -> SubmitJob:
     """Return the checked command in JSON values; when it is wrong, the error names the wrong fields of its payload too.
 
     Raises `NotJson`, `InvalidRequest`. `raw` as in `check`.
     """
-    if not isinstance(found, dict):
+    if not isinstance(body, dict):
         raise NotJson(
-            f"expected a JSON object, got {found[:40]!r}"
-            if isinstance(found, bytes)
-            else f"expected a JSON object, got {type(found).__name__}"
+            f"expected a JSON object, got {body[:40]!r}"
+            if isinstance(body, bytes)
+            else f"expected a JSON object, got {type(body).__name__}"
         )
     try:
-        return check(SubmitBody, found, raw).command()
+        return check(SubmitBody, body, raw).command()
     except InvalidRequest as error:
-        kind, payload = found.get("kind"), found.get("payload")
+        kind, payload = body.get("kind"), body.get("payload")
         if isinstance(kind, str) and kind in kinds and isinstance(payload, dict):
             try:
                 kinds.get(kind).parse(payload)

@@ -40,7 +40,7 @@ class Plan:
     @property
     def sinks(self) -> list[PlannedStep]:
         """The steps that nobody waits for."""
-        return [one for one in self.steps if not one.children]
+        return [step for step in self.steps if not step.children]
 
 
 def plan_flow(
@@ -77,8 +77,8 @@ class _Planner:
 
     def near(self, name: str, known: Iterable[str]) -> str:
         """Return a known name that is like this one; looked for while errors are few, as it takes long."""
-        found = get_close_matches(name, list(known), n=1, cutoff=0.5) if len(self.errors) < HINTS else []
-        return found[0] if found else ""
+        result = get_close_matches(name, list(known), n=1, cutoff=0.5) if len(self.errors) < HINTS else []
+        return result[0] if result else ""
 
     def add(
         self,
@@ -105,7 +105,7 @@ class _Planner:
             self.wrong(f"{where}.name", "a name that no other part has", name)
             return None
         if len(self.plan.steps) >= MAX_STEPS:
-            if not any(one.expected.startswith("at most") for one in self.errors):
+            if not any(error.expected.startswith("at most") for error in self.errors):
                 self.wrong(where, f"at most {MAX_STEPS:,} steps; let a step add more when it runs")
             return None
         end: PlannedStep | None
@@ -141,11 +141,11 @@ class _Planner:
     def _job(
         self, part: Step, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
     ) -> PlannedStep:
-        found, payload = self._references(part.payload, previous, f"{where}.payload")
+        rows, payload = self._references(part.payload, previous, f"{where}.payload")
         return self._new(
             name,
             "job",
-            _together(parents, found),
+            _together(parents, rows),
             where,
             on_failure=part.on_failure,
             step=replace(part, payload=payload),
@@ -189,14 +189,14 @@ class _Planner:
                     f"{where}.map", 'a list, or a reference to one like {"$from": "list.result.files"}', part.over
                 )
                 return None
-            found, over = self._references(part.over, previous, f"{where}.map")
-            if not found:
+            rows, over = self._references(part.over, previous, f"{where}.map")
+            if not rows:
                 return None
             also, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
             made = self._new(
                 name,
                 "map",
-                _together(parents, found, also),
+                _together(parents, rows, also),
                 where,
                 step=replace(part.step, payload=payload),
                 on_failure=part.step.on_failure,
@@ -207,8 +207,8 @@ class _Planner:
         if len(part.over) + len(self.plan.steps) > MAX_STEPS:
             self.wrong(f"{where}.map", f"at most {MAX_STEPS:,} steps in all", len(part.over))
             return None
-        found, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
-        parents, each = _together(parents, found), replace(part.step, payload=payload)
+        rows, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
+        parents, each = _together(parents, rows), replace(part.step, payload=payload)
         if len(parents) > 1 and len(part.over) > 1:
             parents = [self._new(f"{name}/begin", "gate", parents, where)]
         for index, item in enumerate(part.over):
@@ -239,20 +239,20 @@ class _Planner:
         """Return the steps that JSON refers to, and the JSON with their full names."""
         steps: list[PlannedStep] = []
         try:
-            for path, found in find_references(value):
+            for path, result in find_references(value):
                 at = ".".join((where, *path))
-                if found.of == "item":
+                if result.of == "item":
                     if not item:
-                        self.wrong(at, "$item in the step of a map only", found.written())
-                elif (target := self._target(found, previous, at)) is not None:
+                        self.wrong(at, "$item in the step of a map only", result.written())
+                elif (target := self._target(result, previous, at)) is not None:
                     steps.append(target)
         except BadReference as error:
             self.wrong(where, str(error))
             return [], value
 
-        def named(found: Reference) -> Any:
-            target = None if found.of == "item" else self._find(found, previous)
-            return found.written() if target is None else replace(found, step=target.name).written()
+        def named(result: Reference) -> Any:
+            target = None if result.of == "item" else self._find(result, previous)
+            return result.written() if target is None else replace(result, step=target.name).written()
 
         return steps, replace_references(value, named, unwrap=False)
 
@@ -296,12 +296,12 @@ class _Planner:
             return
         for name in self._sorted(waits, where):
             index, part = named[name]
-            lasts = (self._lasts.get(f"{self._prefix}{one}") for one in waits[name])
-            after = [one for one in lasts if one is not None]
+            lasts = (self._lasts.get(f"{self._prefix}{wait}") for wait in waits[name])
+            after = [last for last in lasts if last is not None]
             self.add(part, f"{self._prefix}{name}", _together(after), None, f"{where}.{index}", of_graph=True)
 
     def _waits_for(self, part: Part, named: Mapping[str, Any], owners: Mapping[str, str], where: str) -> list[str]:
-        found = list(part.after)
+        result = list(part.after)
         for place, name in enumerate(part.after):
             if name == part.name:
                 self.wrong(f"{where}.after.{place}", "another part: none comes after itself", name)
@@ -310,10 +310,10 @@ class _Planner:
                 self.wrong(f"{where}.after.{place}", f"did you mean {near!r}?" if near else "the name of a part", name)
         try:
             for step in _steps_of(part):
-                found += [owners[ref.step] for _, ref in find_references(step) if ref.step in owners]
+                result += [owners[ref.step] for _, ref in find_references(step) if ref.step in owners]
         except BadReference as error:
             self.wrong(f"{where}.payload", str(error))
-        return [name for name in dict.fromkeys(found) if name in named and name != part.name]
+        return [name for name in dict.fromkeys(result) if name in named and name != part.name]
 
     def _sorted(self, waits: Mapping[str, Sequence[str]], where: str) -> list[str]:
         done: dict[str, bool] = {}
@@ -326,14 +326,14 @@ class _Planner:
             done[start] = False
             while stack:
                 name, rest = stack[-1]
-                for one in rest:
-                    if one not in done:
-                        done[one] = False
-                        stack.append((one, iter(waits[one])))
-                        path.append(one)
+                for item in rest:
+                    if item not in done:
+                        done[item] = False
+                        stack.append((item, iter(waits[item])))
+                        path.append(item)
                         break
-                    if not done[one]:
-                        circle = " → ".join([*path[path.index(one) :], one])
+                    if not done[item]:
+                        circle = " → ".join([*path[path.index(item) :], item])
                         self.wrong(where, "steps that come one after the other", f"a circle: {circle}")
                         return []
                 else:
@@ -346,24 +346,24 @@ class _Planner:
 
 def _is_reference(value: Mapping[str, Any]) -> bool:
     try:
-        found = read_reference(dict(value))
+        reference = read_reference(dict(value))
     except BadReference:
         return True  # one that is told of where it is read
-    return found is not None and found.of != "item"
+    return reference is not None and reference.of != "item"
 
 
 def _names_in(part: Part) -> Iterator[str]:
     """Yield the names of all parts inside a part."""
     inner = (part.step,) if isinstance(part, Map) else () if isinstance(part, Step) else part.parts
     then = (part.then,) if isinstance(part, Group | Map) and part.then is not None else ()
-    for one in (*inner, *then):
-        if one.name is not None:
-            yield one.name
-        yield from _names_in(one)
+    for item in (*inner, *then):
+        if item.name is not None:
+            yield item.name
+        yield from _names_in(item)
 
 
 def _together(*lists: Sequence[PlannedStep]) -> list[PlannedStep]:
-    return list({one.id: one for some in lists for one in some}.values())
+    return list({item.id: item for some in lists for item in some}.values())
 
 
 def _steps_of(part: Part) -> Iterator[Any]:

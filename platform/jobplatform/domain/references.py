@@ -62,16 +62,16 @@ def read_reference(value: Any) -> Reference | None:
 def _keys(value: Any, key: str) -> list[str]:
     if isinstance(value, str):
         return value.split(".") if value else []
-    if isinstance(value, list) and all(isinstance(one, str | int) and not isinstance(one, bool) for one in value):
-        return [str(one) for one in value]
+    if isinstance(value, list) and all(isinstance(item, str | int) and not isinstance(item, bool) for item in value):
+        return [str(item) for item in value]
     raise BadReference(f"text or a list of keys for {key}, got {value!r}")
 
 
 def find_references(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Reference]]:
     """Yield (where, reference) of all references in JSON. Raises `BadReference`."""
-    found = read_reference(value)
-    if found is not None:
-        yield path, found
+    reference = read_reference(value)
+    if reference is not None:
+        yield path, reference
     elif isinstance(value, Mapping):
         if len(value) == 1 and LITERAL in value:
             return
@@ -93,9 +93,9 @@ def is_marked(value: Any) -> bool:
 
 def replace_references(value: Any, replace: Callable[[Reference], Any], *, unwrap: bool = True) -> Any:
     """Return JSON with every reference replaced, and literals taken as they stand, or left (`unwrap=False`)."""
-    found = read_reference(value)
-    if found is not None:
-        return replace(found)
+    reference = read_reference(value)
+    if reference is not None:
+        return replace(reference)
     if isinstance(value, Mapping):
         if len(value) == 1 and LITERAL in value:
             return value[LITERAL] if unwrap else value

@@ -68,9 +68,9 @@ def check_payload(
     except Exception:  # a validator of the kind's own that met what is not known yet: it is asked again when it runs
         wrong = []
     for path, reference in references:
-        found = _mismatch(payload_schema(kind.payload), path, schema_of(reference), reference)
-        if found:
-            wrong.append(FieldError(".".join((where, *path)), *found))
+        result = _mismatch(payload_schema(kind.payload), path, schema_of(reference), reference)
+        if result:
+            wrong.append(FieldError(".".join((where, *path)), *result))
     return wrong
 
 
@@ -108,17 +108,17 @@ def _mismatch(
 
 def types_at(schema: Schema, path: Sequence[str]) -> set[str] | None:
     """Return the JSON types that a value at this path may have; empty when not known, None when it can't be there."""
-    found: set[str] = set()
+    result: set[str] = set()
     missing = False
-    for one in _alternatives(schema, schema):
-        inner = _types_in(schema, one, path)
+    for alternative in _alternatives(schema, schema):
+        inner = _types_in(schema, alternative, path)
         if inner is None:
             missing = True
         elif not inner:
             return set()
         else:
-            found |= inner
-    return found if found else (None if missing else set())
+            result |= inner
+    return result if result else (None if missing else set())
 
 
 def _types_in(root: Schema, schema: Schema, path: Sequence[str]) -> set[str] | None:
@@ -147,13 +147,13 @@ def _types_in(root: Schema, schema: Schema, path: Sequence[str]) -> set[str] | N
         return None
     else:
         return set()
-    found: set[str] = set()
-    answers = [_types_in(root, one, rest) for one in _alternatives(root, inner)]
-    if any(one is not None and not one for one in answers):
+    result: set[str] = set()
+    answers = [_types_in(root, alternative, rest) for alternative in _alternatives(root, inner)]
+    if any(answer is not None and not answer for answer in answers):
         return set()
-    for one in answers:
-        found |= one or set()
-    return found or None
+    for answer in answers:
+        result |= answer or set()
+    return result or None
 
 
 def _alternatives(root: Schema, schema: Schema) -> list[Schema]:
@@ -162,5 +162,5 @@ def _alternatives(root: Schema, schema: Schema) -> list[Schema]:
         return _alternatives(root, root.get("$defs", {}).get(name, ANY))
     for key in ("anyOf", "oneOf"):
         if key in schema:
-            return [inner for one in schema[key] for inner in _alternatives(root, one)]
+            return [inner for item in schema[key] for inner in _alternatives(root, item)]
     return [schema]

@@ -74,8 +74,8 @@ class Cron:
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
         try:
-            for found in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
-                planned = found.astimezone(UTC) + self._second
+            for result in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
+                planned = result.astimezone(UTC) + self._second
                 if planned > moment:  # in the hour that comes twice it begins at the first one
                     yield planned
         except (OverflowError, ValueError):  # behind the year 9999 there is nothing
@@ -84,8 +84,8 @@ class Cron:
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
         since = moment - self._second + timedelta(seconds=1)  # what is planned for this very moment counts
-        for found in CronSim(self._five, since.astimezone(self.zone), reverse=True):
-            planned = found.astimezone(UTC) + self._second
+        for result in CronSim(self._five, since.astimezone(self.zone), reverse=True):
+            planned = result.astimezone(UTC) + self._second
             if planned <= moment:
                 yield planned
 
@@ -148,11 +148,11 @@ class Times:
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        yield from (one for one in self.moments if one > moment)
+        yield from (item for item in self.moments if item > moment)
 
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        yield from (one for one in reversed(self.moments) if one <= moment)
+        yield from (item for item in reversed(self.moments) if item <= moment)
 
 
 @dataclass(frozen=True)
@@ -182,14 +182,14 @@ class ScheduleOrder:
 
     def spec(self) -> dict[str, Any]:
         """Return what decides about its times, as the ledger keeps it."""
-        found: dict[str, Any] = {"time_zone": self.time_zone}
+        result: dict[str, Any] = {"time_zone": self.time_zone}
         if self.cron is not None:
-            found["cron"] = self.cron
+            result["cron"] = self.cron
         elif self.every_seconds is not None:
-            found["every_seconds"] = self.every_seconds
+            result["every_seconds"] = self.every_seconds
         else:
-            found["times"] = [one.astimezone(UTC).isoformat() for one in sorted(self.times)]
-        return found
+            result["times"] = [time.astimezone(UTC).isoformat() for time in sorted(self.times)]
+        return result
 
     def check(self) -> None:
         """Raise `InvalidRequest` naming every field that can't work."""
@@ -234,18 +234,18 @@ def read_rule(spec: Mapping[str, Any], anchor: datetime) -> Rule:
         return Cron(spec["cron"], ZoneInfo(spec["time_zone"]))
     if "every_seconds" in spec:
         return Interval(float(spec["every_seconds"]), anchor)
-    return Times(tuple(datetime.fromisoformat(one) for one in spec["times"]))
+    return Times(tuple(datetime.fromisoformat(item) for item in spec["times"]))
 
 
 def first_after(rule: Rule, moment: datetime, end_at: datetime | None) -> datetime | None:
     """Return the next planned time after a moment; None when there is none any more."""
-    found = next(rule.after(moment), None)
-    return found if found is not None and (end_at is None or found <= end_at) else None
+    result = next(rule.after(moment), None)
+    return result if result is not None and (end_at is None or result <= end_at) else None
 
 
 def next_times(rule: Rule, moment: datetime, end_at: datetime | None, count: int) -> list[datetime]:
     """Return up to `count` planned times after a moment."""
-    return list(islice(takewhile(lambda one: end_at is None or one <= end_at, rule.after(moment)), count))
+    return list(islice(takewhile(lambda item: end_at is None or item <= end_at, rule.after(moment)), count))
 
 
 def jitter_of(schedule_id: str, planned_at: datetime, jitter_seconds: float) -> timedelta:

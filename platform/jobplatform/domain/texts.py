@@ -15,17 +15,17 @@ def find_null(value: Any) -> tuple[str, ...] | None:
     """Return the path to a text with U+0000 in a JSON value; None when there is none. Takes any depth."""
     waiting: list[tuple[tuple[str, ...], Any]] = [((), value)]
     while waiting:
-        path, one = waiting.pop()
-        if isinstance(one, str):
-            if NUL in one:
+        path, value = waiting.pop()
+        if isinstance(value, str):
+            if NUL in value:
                 return path
-        elif isinstance(one, Mapping):
-            for key, inner in one.items():
+        elif isinstance(value, Mapping):
+            for key, inner in value.items():
                 if NUL in str(key):
                     return (*path, str(key).replace(NUL, REPLACEMENT))
                 waiting.append(((*path, str(key)), inner))
-        elif isinstance(one, list | tuple):
-            waiting.extend(((*path, str(number)), inner) for number, inner in enumerate(one))
+        elif isinstance(value, list | tuple):
+            waiting.extend(((*path, str(number)), inner) for number, inner in enumerate(value))
     return None
 
 

@@ -113,11 +113,11 @@ def known_fields(model: type[BaseModel]) -> frozenset[str]:
     seen: set[type[BaseModel]] = set()
     waiting = [model]
     while waiting:
-        one = waiting.pop()
-        if one in seen:
+        item = waiting.pop()
+        if item in seen:
             continue
-        seen.add(one)
-        for name, info in one.model_fields.items():
+        seen.add(item)
+        for name, info in item.model_fields.items():
             names.update(filter(None, (name, info.alias)))
             waiting += _models_in(info.annotation)
     return frozenset(names)

@@ -115,7 +115,7 @@ def sign(secrets_: Sequence[str], message_id: str, moment: datetime, body: bytes
     return {
         "webhook-id": message_id,
         "webhook-timestamp": seconds,
-        "webhook-signature": " ".join(f"v1,{one}" for one in signatures),
+        "webhook-signature": " ".join(f"v1,{signature}" for signature in signatures),
     }
 
 
@@ -128,8 +128,16 @@ _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
 #: what `is_global` lets pass in some versions of Python: local NAT64, site-local, IETF's own (a cloud's metadata is in
 #: it), IPv4 in forms that are not used any more
 _NOBODYS = tuple(
-    ipaddress.ip_network(one)
-    for one in ("64:ff9b:1::/48", "fec0::/10", "192.0.0.0/24", "::/96", "::ffff:0:0:0/96", "100::/64", "2001:db8::/32")
+    ipaddress.ip_network(network)
+    for network in (
+        "64:ff9b:1::/48",
+        "fec0::/10",
+        "192.0.0.0/24",
+        "::/96",
+        "::ffff:0:0:0/96",
+        "100::/64",
+        "2001:db8::/32",
+    )
 )
 
 
@@ -139,19 +147,19 @@ def may_call(address: str, allowed: Collection[Network]) -> bool:
     What an IPv6 address carries of an IPv4 one counts: `::ffff:169.254.169.254` is that of a cloud's metadata.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        result = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    if _within(found, _NOBODYS):
-        return _within(found, allowed)
-    inner = found
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1] or found
-        if found in _TRANSLATED:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    if _within(found, allowed) or _within(inner, allowed):
+    if _within(result, _NOBODYS):
+        return _within(result, allowed)
+    inner = result
+    if isinstance(result, ipaddress.IPv6Address):
+        inner = result.ipv4_mapped or result.sixtofour or (result.teredo or (None, None))[1] or result
+        if result in _TRANSLATED:
+            inner = ipaddress.IPv4Address(int(result) & 0xFFFFFFFF)
+    if _within(result, allowed) or _within(inner, allowed):
         return True
-    return all(one.is_global and not one.is_multicast for one in (found, inner))
+    return all(item.is_global and not item.is_multicast for item in (result, inner))
 
 
 def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
@@ -184,8 +192,8 @@ def is_within(address: str, networks: Collection[Network]) -> bool:
     return _within(ipaddress.ip_address(address), networks)
 
 
-def _within(found: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Collection[Network]) -> bool:
-    return any(one.version == found.version and found in one for one in networks)
+def _within(address: ipaddress.IPv4Address | ipaddress.IPv6Address, networks: Collection[Network]) -> bool:
+    return any(network.version == address.version and address in network for network in networks)
 
 
 def _is_address(host: str) -> bool:

@@ -15,8 +15,8 @@ def begin_action(
     ledger: Ledger, *, tenant_id: UUID, key_id: UUID, key_name: str, action: str, path: str, address: str | None
 ) -> int:
     """Note that something is going to be done; returns the id of the line."""
-    ((found,),) = ledger.call("begin_action", tenant_id, key_id, key_name, action, path, address)
-    return int(found)
+    ((action_id,),) = ledger.call("begin_action", tenant_id, key_id, key_name, action, path, address)
+    return int(action_id)
 
 
 def end_action(ledger: Ledger, line: int, status: int, code: str | None) -> None:

@@ -23,7 +23,9 @@ _PUT = text(
 def put_dead_messages(connection: Connection, messages: Sequence[dict[str, Any]]) -> None:
     """Keep dead messages; the keys are the columns, `message` a JSON value."""
     if messages:
-        connection.execute(_PUT, [{**one, "message": orjson.dumps(one["message"]).decode()} for one in messages])
+        connection.execute(
+            _PUT, [{**message, "message": orjson.dumps(message["message"]).decode()} for message in messages]
+        )
 
 
 _LOOK = text(

@@ -195,14 +195,14 @@ def look_at_queue(
     _make_locks(ledger, [f"dispatch/{queue}", *(f"limit/{key}" for key in keys)])
     with ledger.open_call("look_at_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
         row = rows[0]
-        found = zip(*(column or () for column in row[3:8]), strict=True)
+        result = zip(*(column or () for column in row[3:8]), strict=True)
         look = Look(
             verdict=row[0],
             places_out=row[1] or [0] * PRIORITIES,
             oldest=row[2],
             arrivals=[
                 FoundLine(LineId(priority, tenant, _read(written)), head, size)
-                for priority, tenant, written, size, head in found
+                for priority, tenant, written, size, head in result
             ],
             arrived_until=row[8],
             arrived_all=row[9] is not False,

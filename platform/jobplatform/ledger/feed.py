@@ -32,16 +32,16 @@ def read_feed(
     rows = ledger.call(
         "read_feed",
         "{" + ",".join(map(str, tenants)) + "}",
-        [behind[one].tx for one in tenants],
-        [behind[one].id for one in tenants],
+        [behind[tenant].tx for tenant in tenants],
+        [behind[tenant].id for tenant in tenants],
         since or datetime(1970, 1, 1, tzinfo=UTC),
         limit,
     )
-    found: dict[UUID, list[FeedEvent]] = {one: [] for one in tenants}
+    result: dict[UUID, list[FeedEvent]] = {tenant: [] for tenant in tenants}
     horizon = 0
     for horizon, tenant, tx, event_id, job_id, at, event, state, run_no, data in rows:  # noqa: B007 - the last is wanted
         if event_id is not None:
-            found[UUID(tenant)].append(
+            result[UUID(tenant)].append(
                 FeedEvent(
                     place=Place(tx, event_id),
                     job_id=UUID(job_id),
@@ -52,7 +52,7 @@ def read_feed(
                     data=orjson.loads(data) if data is not None else None,
                 )
             )
-    return horizon, found
+    return horizon, result
 
 
 _KINDS = text(
@@ -67,7 +67,7 @@ def kinds_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tupl
     """Return id → (kind, queue) of these jobs, live or in history."""
     if not job_ids:
         return {}
-    dated = [time_of(one) for one in job_ids if one.version == 7]
+    dated = [time_of(item) for item in job_ids if item.version == 7]
     since = min(dated) - CLOCK_MARGIN if len(dated) == len(job_ids) else datetime(1970, 1, 1, tzinfo=UTC)
     rows = connection.execute(_KINDS, {"ids": list(job_ids), "since": since})
     return {row.id: (row.kind, row.queue) for row in rows}
@@ -84,8 +84,8 @@ def progress_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, A
 
 def rebase_feed(connection: Connection) -> int | None:
     """Call `rebase_feed`: the new offset when the ledger was restored into another cluster, else None."""
-    found: int | None = connection.execute(text("SELECT rebase_feed()")).scalar_one()
-    return found
+    feed: int | None = connection.execute(text("SELECT rebase_feed()")).scalar_one()
+    return feed
 
 
 def is_another_cluster(connection: Connection) -> bool:

@@ -27,8 +27,8 @@ CANCEL_CHANNEL = "jobplatform_cancel"
 def read_woken(woken: str | None) -> dict[str, int]:
     """Return queue → the highest priority of what a function of the ledger has named: "queue priority,…"."""
     due: dict[str, int] = {}
-    for one in filter(None, (woken or "").split(",")):
-        queue, _, priority = one.rpartition(" ")
+    for item in filter(None, (woken or "").split(",")):
+        queue, _, priority = item.rpartition(" ")
         due[queue] = max(int(priority), due.get(queue, 0))
     return due
 

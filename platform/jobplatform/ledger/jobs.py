@@ -87,7 +87,7 @@ def accept_batch(
         tolerance_seconds,
         all_or_nothing,
     )
-    return verdict, found_id, {one[0]: (one[1], one[2], one[3]) for one in orjson.loads(answer or "[]")}
+    return verdict, found_id, {load[0]: (load[1], load[2], load[3]) for load in orjson.loads(answer or "[]")}
 
 
 _ACCEPT = (
@@ -128,8 +128,8 @@ def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
         "SELECT tenant_id FROM jobs WHERE id = :id UNION ALL "
         "SELECT tenant_id FROM job_history WHERE id = :id AND finished_at >= :since LIMIT 1"
     )
-    found: UUID | None = connection.execute(statement, {"id": job_id, "since": earliest_end(job_id)}).scalar()
-    return found
+    tenant: UUID | None = connection.execute(statement, {"id": job_id, "since": earliest_end(job_id)}).scalar()
+    return tenant
 
 
 def payload_of(connection: Connection, job_id: UUID, finished_at: datetime | None) -> Any:
@@ -210,15 +210,15 @@ def list_jobs(
         if table == "job_history" and tag is not None:  # has an index on tags, which live jobs are too short-lived for
             bounds.append(HAS_TAG)
         newest = f"SELECT * FROM {table} WHERE {' AND '.join(bounds)} ORDER BY id DESC LIMIT :examined"
-        found = connection.execute(
+        page_rows = connection.execute(
             text(
                 f"SELECT {_VIEW}, {finished} FROM ({newest}) AS newest "
                 f"WHERE {' AND '.join(filters)} ORDER BY id DESC LIMIT :limit"
             ),
             values,
         ).all()
-        rows.extend(found)
-        if len(found) <= limit:
+        rows.extend(page_rows)
+        if len(page_rows) <= limit:
             edge = connection.execute(
                 text(f"SELECT count(*), (array_agg(id ORDER BY id))[1] FROM ({newest}) AS newest"), values
             ).one()

@@ -67,8 +67,8 @@ class KeyOwner(NamedTuple):
 
 def admit_key(ledger: Ledger, key: str) -> KeyOwner | None:
     """Call `admit_key.sql`: whose key it is, None when it is not valid. Takes a request of its rate."""
-    found = ledger.call("admit_key", hash_key(key))
-    return KeyOwner(*found[0]) if found else None
+    row = ledger.call("admit_key", hash_key(key))
+    return KeyOwner(*row[0]) if row else None
 
 
 _COLUMNS = (
@@ -145,8 +145,8 @@ def revoke_named(connection: Connection, name: str) -> int:
 
 def find_tenant(connection: Connection, name: str) -> UUID | None:
     """Return the tenant of this name."""
-    found: UUID | None = connection.execute(text("SELECT id FROM tenants WHERE name = :n"), {"n": name}).scalar()
-    return found
+    tenant: UUID | None = connection.execute(text("SELECT id FROM tenants WHERE name = :n"), {"n": name}).scalar()
+    return tenant
 
 
 def get_key(connection: Connection, key_id: UUID, tenant_id: UUID | None, *, lock: bool = False) -> Row[Any] | None:

@@ -43,8 +43,8 @@ def hold_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, seconds:
 def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
     """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
     ((until,),) = ledger.call("hold_key", key, seconds, reason, exactly)
-    found: datetime = until
-    return found
+    result: datetime = until
+    return result
 
 
 _COLUMNS = "name, max_concurrent, rate_units, rate_seconds, burst_units, sliding"

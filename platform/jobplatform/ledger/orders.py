@@ -79,11 +79,11 @@ def unchecked_orders(connection: Connection, kinds: Sequence[str], limit: int) -
 
 def release_orders(connection: Connection, checked: list[dict[str, Any]], keys: Iterable[UUID]) -> str:
     """Call `release_orders`: returns "queue priority,…" that got jobs."""
-    found: str | None = connection.execute(
+    result: str | None = connection.execute(
         text("SELECT release_orders(CAST(:checked AS jsonb), CAST(:keys AS uuid[]))"),
         {"checked": orjson.dumps(checked).decode(), "keys": list(keys)},
     ).scalar()
-    return found or ""
+    return result or ""
 
 
 def fold_counters(connection: Connection) -> int:

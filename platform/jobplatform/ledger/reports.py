@@ -33,12 +33,12 @@ def view_scripts() -> list[str]:
 def questions() -> list[Question]:
     """Return the ready questions."""
     folder = resources.files("jobplatform.ledger") / "reporting" / "questions"
-    found = []
+    result = []
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if file.name.endswith(".sql"):
             first, _, sql = file.read_text().partition("\n")
-            found.append(Question(file.name[3:-4], first.removeprefix("-- "), sql.strip()))
-    return found
+            result.append(Question(file.name[3:-4], first.removeprefix("-- "), sql.strip()))
+    return result
 
 
 def ask(connection: Connection, question: Question) -> tuple[list[str], list[tuple[Any, ...]]]:

@@ -214,14 +214,14 @@ def events_of(
 
 def children_of(connection: Connection, job_id: UUID) -> list[Any]:
     """Return what a task's last run has called, as Celery writes results down."""
-    found = connection.execute(
+    value = connection.execute(
         text(
             "SELECT usage -> 'children' FROM job_runs "
             "WHERE job_id = :id AND finished_at >= :since ORDER BY run_no DESC LIMIT 1"
         ),
         {"id": job_id, "since": earliest_end(job_id)},
     ).scalar()
-    return list(found or ())
+    return list(value or ())
 
 
 _ATTEMPT = text("SELECT attempt, max_attempts FROM jobs WHERE id = :job_id AND lease_id = :lease_id")

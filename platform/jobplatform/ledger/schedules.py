@@ -69,13 +69,13 @@ def put_off(connection: Connection, ids: Sequence[UUID], seconds: float) -> None
 
 def seconds_until_due(connection: Connection) -> float | None:
     """Return when the next schedule is due, from now; None when none is planned."""
-    found = connection.execute(
+    value = connection.execute(
         text(
             "SELECT extract(epoch FROM next_due_at - clock_timestamp()) FROM schedules "
             "WHERE paused_at IS NULL AND next_due_at IS NOT NULL ORDER BY next_due_at LIMIT 1"
         )
     ).scalar_one_or_none()
-    return None if found is None else float(found)
+    return None if value is None else float(value)
 
 
 _COLUMNS = (
@@ -112,8 +112,8 @@ def count_schedules(connection: Connection, tenant_id: UUID, cap: int) -> int:
 
 def database_time(connection: Connection) -> datetime:
     """Return the database's time."""
-    found: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return found
+    time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return time
 
 
 _PUT = text(

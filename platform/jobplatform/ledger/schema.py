@@ -64,7 +64,7 @@ def is_behind(revision: str, current: str | None) -> bool:
     script = ScriptDirectory.from_config(alembic_config(""))
     try:
         wanted = script.get_revision(revision)
-        passed = {one.revision for one in script.iterate_revisions(current, "base")} - {current}
+        passed = {item.revision for item in script.iterate_revisions(current, "base")} - {current}
     except CommandError:  # a relative one, or not known here: Alembic says so
         return False
     return wanted is not None and wanted.revision in passed
@@ -90,7 +90,7 @@ def _run(action: Callable[[Config, str], None], database_url: str, revision: str
         raise translate(error) from error
     except CommandError as error:
         known = ", ".join(
-            sorted(one.revision for one in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
+            sorted(item.revision for item in ScriptDirectory.from_config(alembic_config("")).walk_revisions())
         )
         raise ConfigurationError(f"revision {revision!r}: {error}. Known here: {known}") from None
 

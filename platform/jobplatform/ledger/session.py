@@ -110,8 +110,8 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
 def _read_moment(value: str | bytes | None, cursor: Any) -> datetime | None:
     """Return a timestamptz; one that Python can't hold is the nearest that it can: a list must not fail for one row."""
     try:
-        found: datetime | None = psycopg2.extensions.PYDATETIMETZ(value, cursor)
-        return found
+        moment: datetime | None = psycopg2.extensions.PYDATETIMETZ(value, cursor)
+        return moment
     except (ValueError, OverflowError):
         nearest = datetime.min if str(value).endswith("BC") else datetime.max
         return nearest.replace(tzinfo=UTC)
@@ -309,10 +309,10 @@ class Ledger:
         Yields what the function returned, and a way to call more of them in the transaction. Raises as `transaction`.
         """
         session = self._prepared()
-        found = session.call(function, values, begin=True)
+        result = session.call(function, values, begin=True)
         session.is_open = True
         try:
-            yield found, lambda name, *more: session.call(name, more)
+            yield result, lambda name, *more: session.call(name, more)
         except BaseException:
             session.roll_back()
             raise
@@ -321,12 +321,12 @@ class Ledger:
         session.commit()
 
     def _prepared(self) -> Prepared:
-        found: Prepared | None = getattr(self._threads, "prepared", None)
-        if found is None:
-            found = self._threads.prepared = Prepared(self.statements)
-        if found.is_open:
+        result: Prepared | None = getattr(self._threads, "prepared", None)
+        if result is None:
+            result = self._threads.prepared = Prepared(self.statements)
+        if result.is_open:
             raise RuntimeError("a transaction is open on this thread: call by what `open_call` yields")
-        return found
+        return result
 
     def close(self) -> None:
         """Close all pooled connections, and this thread's own."""

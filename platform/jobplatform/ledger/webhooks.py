@@ -131,11 +131,11 @@ def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> Place 
     low, high = 0, int(last) + 1
     while low < high:
         middle = (low + high) // 2
-        found = connection.execute(_FIRST, {"tenant": tenant_id, "tx": middle}).one_or_none()
-        if found is None or found.at >= since:
+        row = connection.execute(_FIRST, {"tenant": tenant_id, "tx": middle}).one_or_none()
+        if row is None or row.at >= since:
             high = middle
         else:
-            low = found.tx + 1
+            low = row.tx + 1
     return Place(low, 0) if low <= last else None
 
 
@@ -187,8 +187,8 @@ def send_webhooks(connection: Connection, messages: list[dict[str, Any]], job: b
 
 def webhook_answered(ledger: Ledger, endpoint_id: UUID, error: str | None, gone: bool, patience: float) -> str | None:
     """Call `webhook_answered`: returns why the endpoint was disabled just now."""
-    found = ledger.call("webhook_answered", endpoint_id, error, gone, patience)
-    return str(found[0][0]) if found else None
+    result = ledger.call("webhook_answered", endpoint_id, error, gone, patience)
+    return str(result[0][0]) if result else None
 
 
 def target_of(connection: Connection, endpoint_id: UUID) -> Row[Any] | None:
@@ -221,11 +221,16 @@ _MESSAGES = """
 
 
 def list_messages(
-    connection: Connection, endpoint_id: UUID, *, before: UUID | None = None, one: UUID | None = None, limit: int = 1
+    connection: Connection,
+    endpoint_id: UUID,
+    *,
+    before: UUID | None = None,
+    message_id: UUID | None = None,
+    limit: int = 1,
 ) -> Sequence[Row[Any]]:
     """Return messages of an endpoint, newest first, each with how its delivery goes; or `one` of them."""
     return connection.execute(
-        text(_MESSAGES), {"endpoint": endpoint_id, "before": before, "id": one, "limit": limit}
+        text(_MESSAGES), {"endpoint": endpoint_id, "before": before, "id": message_id, "limit": limit}
     ).all()
 
 

@@ -65,10 +65,10 @@ def get_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID) -> 
 
 def find_tenant(connection: Connection, workflow_id: UUID) -> UUID | None:
     """Return whose workflow it is."""
-    found: UUID | None = connection.execute(
+    tenant: UUID | None = connection.execute(
         text("SELECT tenant_id FROM workflows WHERE id = :id"), {"id": workflow_id}
     ).scalar_one_or_none()
-    return found
+    return tenant
 
 
 def list_workflows(
@@ -181,10 +181,10 @@ def step_name(connection: Connection, job_id: UUID) -> str | None:
 
 def replacement_of(connection: Connection, job_id: UUID) -> UUID | None:
     """Return the step whose result is this step's, when it was replaced."""
-    found: UUID | None = connection.execute(
+    result: UUID | None = connection.execute(
         text("SELECT result_of FROM workflow_steps WHERE id = :id"), {"id": job_id}
     ).scalar_one_or_none()
-    return found
+    return result
 
 
 def chord_has_begun(connection: Connection, job_id: UUID) -> bool:

@@ -82,16 +82,18 @@ def _boxes(nodes: Sequence[Mapping[str, Any]], edges: Iterable[Mapping[str, str]
         children[edge["from"]].append(edge["to"])
     alike: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     for node in nodes:
-        one = node["id"]
-        alike[(node["type"], node["kind"], tuple(parents[one]), tuple(children[one]))].append(node)
+        item = node["id"]
+        alike[(node["type"], node["kind"], tuple(parents[item]), tuple(children[item]))].append(node)
     boxes: list[_Box] = []
     for some in alike.values():
-        boxes += [_Box(some)] if len(some) >= STACK_FROM and some[0]["type"] == "job" else [_Box([one]) for one in some]
+        boxes += (
+            [_Box(some)] if len(some) >= STACK_FROM and some[0]["type"] == "job" else [_Box([item]) for item in some]
+        )
     place = {node["id"]: index for index, box in enumerate(boxes) for node in box.nodes}
     for index, box in enumerate(boxes):
         for node in box.nodes:
-            box.parents |= {place[one] for one in parents[node["id"]]} - {index}
-            box.children |= {place[one] for one in children[node["id"]]} - {index}
+            box.parents |= {place[parent] for parent in parents[node["id"]]} - {index}
+            box.children |= {place[item] for item in children[node["id"]]} - {index}
     return boxes
 
 
@@ -111,7 +113,9 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
     for box in boxes:
         columns[box.column].append(box)
     for column in columns:
-        column.sort(key=lambda box: sum(boxes[one].row for one in box.parents) / len(box.parents) if box.parents else 0)
+        column.sort(
+            key=lambda box: sum(boxes[parent].row for parent in box.parents) / len(box.parents) if box.parents else 0
+        )
         for row, box in enumerate(column):
             box.row = row
     return columns

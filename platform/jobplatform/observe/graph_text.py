@@ -19,7 +19,7 @@ def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, An
 
     `graph` has the form of `GET /v1/workflows/{id}/graph`. None: it is too wide to be drawn.
     """
-    stacks, children = _stacked(graph["nodes"], [(str(one["from"]), str(one["to"])) for one in graph["edges"]])
+    stacks, children = _stacked(graph["nodes"], [(str(item["from"]), str(item["to"])) for item in graph["edges"]])
     lines: list[tuple[str, list[Mapping[str, Any]]]] = []
     lanes: list[str | None] = []
     for name in _in_order(stacks, children):
@@ -66,7 +66,7 @@ def _stacked(
     line_of: dict[str, str] = {}
     stacks: dict[str, list[Mapping[str, Any]]] = {}
     for group in alike.values():
-        for together in [group] if len(group) >= STACK_FROM else [[one] for one in group]:
+        for together in [group] if len(group) >= STACK_FROM else [[item] for item in group]:
             name = f"{len(stacks):06}"
             stacks[name] = together
             line_of |= {str(node["id"]): name for node in together}

@@ -38,8 +38,8 @@ class AddedSteps:
         run's own step has returned, and its failure is this one's: it ends this branch of the workflow only. So many of
         them as `pending` have this step among their children."""
         self.own_name(ledger)
-        self._steps.append(orjson.dumps([{**one, "place": one["place"] + self._count} for one in steps])[1:-1])
-        self._names.update(str(one["name"]) for one in steps)
+        self._steps.append(orjson.dumps([{**step, "place": step["place"] + self._count} for step in steps])[1:-1])
+        self._names.update(str(step["name"]) for step in steps)
         self._count += len(steps)
         self._pending += pending
         self._result_of = result_of
@@ -65,8 +65,8 @@ class AddedSteps:
                 )
             )
             count += len(planned[-1].plan.steps)
-        names = Counter(one.name for written in planned for one in written.plan.steps)
-        twice = sorted(one for one, times in names.items() if times > 1 or one in self._names)
+        names = Counter(step.name for written in planned for step in written.plan.steps)
+        twice = sorted(step for step, times in names.items() if times > 1 or step in self._names)
         if twice:
             wrong = FieldError("parts", "names that no other step has", ", ".join(twice[:5]))
             raise InvalidRequest(f"steps are named twice: {', '.join(twice[:5])}", (wrong,))
@@ -102,6 +102,6 @@ class AddedSteps:
                 with ledger.statement() as connection:
                     return workflows.step_name(connection, self._delivery.job_id)
 
-            found: str | None = until_answered(once, "step_name", self._delivery)
-            self._name = found or self._delivery.kind.replace(".", "-")
+            result: str | None = until_answered(once, "step_name", self._delivery)
+            self._name = result or self._delivery.kind.replace(".", "-")
         return self._name

@@ -22,12 +22,12 @@ def cancel_workflow(
     order of locks that settling runs take. Raises `WorkflowNotFound`, or `WorkflowHasEnded`.
     """
     with ledger.transaction() as connection:
-        found = workflows.cancel_workflow(connection, tenant_id, workflow_id, reason, by)
-    if found.verdict == "gone":
+        workflow = workflows.cancel_workflow(connection, tenant_id, workflow_id, reason, by)
+    if workflow.verdict == "gone":
         raise WorkflowNotFound(workflow_id)
-    if found.verdict == "ended" and found.state != "cancelled":
-        raise WorkflowHasEnded(workflow_id, found.state)
-    if found.verdict == "requested":
+    if workflow.verdict == "ended" and workflow.state != "cancelled":
+        raise WorkflowHasEnded(workflow_id, workflow.state)
+    if workflow.verdict == "requested":
         with ledger.transaction() as connection:
             workflows.stop_workflow(connection, workflow_id, AT_ONCE)
     return get_workflow(ledger, tenant_id, workflow_id)

@@ -37,27 +37,27 @@ def check_orders(ledger: Ledger, kinds: KindRegistry, limit: int) -> Looked:
     take their time.
     """
     with ledger.statement() as connection:
-        found = orders.unchecked_orders(connection, [kind.name for kind in kinds], limit)
-    if not found:
+        unchecked = orders.unchecked_orders(connection, [kind.name for kind in kinds], limit)
+    if not unchecked:
         return Looked(0, "", False)
     until = time.monotonic() + LOOK_SECONDS
     checked: list[dict[str, Any]] = []
-    for one in found:
-        checked.append(_look(kinds.get(one.kind), one))
+    for item in unchecked:
+        checked.append(_look(kinds.get(item.kind), item))
         if time.monotonic() >= until:
             break
-    keys = {one.key_id for one in found[: len(checked)] if one.key_id is not None}
+    keys = {item.key_id for item in unchecked[: len(checked)] if item.key_id is not None}
     with ledger.transaction() as connection:
         woken = orders.release_orders(connection, checked, keys)
         orders.fold_counters(connection)
-    return Looked(len(checked), woken, len(checked) < len(found) or len(found) == limit)
+    return Looked(len(checked), woken, len(checked) < len(unchecked) or len(unchecked) == limit)
 
 
 def _look(kind: Kind, order: Unchecked) -> dict[str, Any]:
     try:
         limit_keys, limit_units = kind.limits_of(kind.parse(_parse(order.payload)))
     except InvalidRequest as error:  # its payload, or what its limit keys are made of
-        errors = [one.as_dict() for one in error.errors[:MOST_ERRORS]]
+        errors = [item.as_dict() for item in error.errors[:MOST_ERRORS]]
         return {"id": order.id, "error": _error(error.code, str(error), errors=errors)}
     except Exception as error:  # a bug in the kind's code: it must not hold up the others
         log.exception("order_not_checked", job_id=str(order.id), kind=kind.name)

@@ -119,13 +119,15 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
 
 
 def _waited_for(connection: Connection, job_id: UUID) -> Iterator[Reason]:
-    found = workflows.waited_for(connection, job_id)
-    if not found:
+    result = workflows.waited_for(connection, job_id)
+    if not result:
         yield Reason("blocked", "its workflow stops, or takes it up in this moment")
-    for one in found:
-        what = f"job {one.id}, {one.job_state or one.state}" if one.type == "job" else f"a {one.type}, {one.state}"
-        remedy = "replay or discard it" if one.job_state == State.DEAD else ""
-        yield Reason("blocked", f"waits for step {one.name} of its workflow ({what})", remedy)
+    for item in result:
+        what = (
+            f"job {item.id}, {item.job_state or item.state}" if item.type == "job" else f"a {item.type}, {item.state}"
+        )
+        remedy = "replay or discard it" if item.job_state == State.DEAD else ""
+        yield Reason("blocked", f"waits for step {item.name} of its workflow ({what})", remedy)
 
 
 def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:
@@ -178,7 +180,7 @@ def _broker(connection: Connection, config: Settings) -> Iterator[Reason]:
     dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
     if not dispatchers:
         yield Reason("no_dispatcher", "no dispatcher is alive", "jobplatform dispatch")
-    elif all(one.broker_error for one in dispatchers):
+    elif all(dispatcher.broker_error for dispatcher in dispatchers):
         since, error = dispatchers[0].broker_error_at, dispatchers[0].broker_error
         yield Reason("broker_down", f"RabbitMQ can't be used since {_time(since)}: {error}")
 
@@ -208,12 +210,12 @@ def _by(events: Sequence[Row[Any]], *names: str) -> str:
 
 
 def _seconds_in(events: Sequence[Row[Any]], now: datetime | None) -> dict[str, float]:
-    found: dict[str, float] = {}
+    seconds: dict[str, float] = {}
     for row, after in zip(events, [*events[1:], None], strict=True):
         end = after.at if after is not None else now
         if end is not None:
-            found[row.state] = round(found.get(row.state, 0.0) + max(0.0, (end - row.at).total_seconds()), 6)
-    return found
+            seconds[row.state] = round(seconds.get(row.state, 0.0) + max(0.0, (end - row.at).total_seconds()), 6)
+    return seconds
 
 
 def _time(moment: datetime | None) -> str:

@@ -67,9 +67,9 @@ def _fire(ledger: Ledger, limit: int, grace_seconds: float, taken: list[UUID]) -
             if len(fires) >= MAX_FIRES or size >= MAX_BYTES:
                 break
             try:
-                found = _plan(row, grace_seconds)
-                mine = [fire_of(row, planned) for planned in found.at]
-                sizes = [len(orjson.dumps(one["payload"])) for one in mine]
+                result = _plan(row, grace_seconds)
+                mine = [fire_of(row, planned) for planned in result.at]
+                sizes = [len(orjson.dumps(item["payload"])) for item in mine]
             except Exception:  # a time zone that is known no more, say: the others go on
                 log.exception("schedule_can_not_be_read", schedule=row.name, schedule_id=str(row.id))
                 later = row.now + timedelta(seconds=UNREADABLE_SECONDS)
@@ -78,10 +78,10 @@ def _fire(ledger: Ledger, limit: int, grace_seconds: float, taken: list[UUID]) -
             keep = next((n for n in range(1, len(mine)) if sum(sizes[:n]) >= MAX_BYTES), len(mine))
             fires += mine[:keep]
             size += sum(sizes[:keep])
-            if found.missed is not None:
-                first, last = found.missed
+            if result.missed is not None:
+                first, last = result.missed
                 missed.append({"schedule_id": str(row.id), "planned_at": first, "missed_until": last})
-            following.append(next_of(row, found.at[keep] if keep < len(mine) else found.next_at))
+            following.append(next_of(row, result.at[keep] if keep < len(mine) else result.next_at))
         woken = schedules.fire_schedules(connection, fires) if fires else None
         if following:
             schedules.advance(connection, following, missed)

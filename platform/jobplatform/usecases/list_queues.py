@@ -23,7 +23,7 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
         active = queues.active_of(connection, tenant_id)
         set_aside = queues.set_aside_of(connection, tenant_id)
         slots = workers.live_slots(connection, lease_seconds)
-    found = []
+    result = []
     for row in rows:
         counted = totals.get(row.name)
         accepted, finished = (counted.accepted, counted.finished) if counted else (0, 0)
@@ -31,7 +31,7 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
         running = active.get((row.name, "running"), 0)
         live = accepted - finished
         apart = {state: set_aside.get((row.name, state), 0) for state in ("scheduled", "blocked", "held", "dead")}
-        found.append(
+        result.append(
             {
                 "name": row.name,
                 "paused": row.paused_at is not None,
@@ -50,4 +50,4 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
                 "slots": slots.get(row.name, (0, 0))[0],
             }
         )
-    return found
+    return result

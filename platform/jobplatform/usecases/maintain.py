@@ -59,8 +59,8 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
     partitions = []
     if settings.history_days:
         with ledger.statement() as connection:
-            found = retention.old_partitions(connection, settings.history_days)
-        for name in found:
+            result = retention.old_partitions(connection, settings.history_days)
+        for name in result:
             tell(f"dropping {name}")
             try:
                 with ledger.transaction() as connection:

@@ -52,9 +52,9 @@ class LimitView:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form of the API."""
-        found = asdict(self)
-        limit = found.pop("limit") or dict.fromkeys(Limit.__dataclass_fields__) | {"name": None, "sliding": False}
-        return limit | found
+        result = asdict(self)
+        limit = result.pop("limit") or dict.fromkeys(Limit.__dataclass_fields__) | {"name": None, "sliding": False}
+        return limit | result
 
 
 def put_limit(ledger: Ledger, limit: Limit, *, by: str) -> LimitView:
@@ -86,8 +86,8 @@ def list_limits(ledger: Ledger) -> list[LimitView]:
             uses[name].append(use)
         elif use.held_until is not None:
             only_held.append(use)
-    found = [_view(row, uses[row.name]) for row in rows]
-    return found + ([LimitView(None, only_held[:KEYS_SHOWN], len(only_held) > KEYS_SHOWN)] if only_held else [])
+    result = [_view(row, uses[row.name]) for row in rows]
+    return result + ([LimitView(None, only_held[:KEYS_SHOWN], len(only_held) > KEYS_SHOWN)] if only_held else [])
 
 
 def _view(row: Row[Any], uses: Sequence[KeyUse]) -> LimitView:
@@ -172,5 +172,5 @@ def _check_names(*names: str) -> None:
 
 
 def _known(names: Iterable[str]) -> str:
-    found = list(names)
-    return f"there are {', '.join(found[:20])}" if found else "there are none"
+    result = list(names)
+    return f"there are {', '.join(result[:20])}" if result else "there are none"

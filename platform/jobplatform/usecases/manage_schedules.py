@@ -126,8 +126,8 @@ def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> Any:
         wrong = FieldError("payload", "a format of strftime for $planned_at, like %Y-%m-%d", str(error))
         raise InvalidRequest("the schedule can't work", (wrong,)) from None
     payload = parse(filled)
-    if found := find_null({"payload": dict(order.payload), "tags": list(order.tags)}):
-        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+    if null := find_null({"payload": dict(order.payload), "tags": list(order.tags)}):
+        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
         raise InvalidRequest("the schedule has a NUL character", (wrong,))
     return payload
 
@@ -232,7 +232,7 @@ def list_fires(
     """Return the fires of a schedule, newest first. Raises `ScheduleNotFound`."""
     with ledger.statement() as connection:
         row = _found(schedules.get_schedule(connection, tenant_id, name), name)
-        return [dict(one._mapping) for one in schedules.fires_of(connection, row.id, before, limit)]
+        return [dict(fire._mapping) for fire in schedules.fires_of(connection, row.id, before, limit)]
 
 
 def _found(row: Row[Any] | None, name: str) -> Row[Any]:

@@ -113,9 +113,9 @@ def rotate_secret(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, overlap_se
     """
     secret = new_secret()
     with ledger.transaction() as connection:
-        found = _found(connection, tenant_id, endpoint_id, lock=True)
+        result = _found(connection, tenant_id, endpoint_id, lock=True)
         webhooks.exchange_secret(connection, endpoint_id, secret, overlap_seconds)
-        return view_of(found) | {"secret": secret}
+        return view_of(result) | {"secret": secret}
 
 
 def send_test(ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, by: str) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def replay_message(
     """
     with ledger.transaction() as connection:
         _found(connection, tenant_id, endpoint_id, lock=True)
-        rows = webhooks.list_messages(connection, endpoint_id, one=message_id)
+        rows = webhooks.list_messages(connection, endpoint_id, message_id=message_id)
         if not rows:
             raise WebhookNotFound(f"webhook {endpoint_id} was told no message {message_id}")
         (row,) = rows
@@ -175,9 +175,9 @@ def replay_since(
         _found(connection, tenant_id, endpoint_id)
         place = webhooks.place_at(connection, tenant_id, since - REPLAY_MARGIN)
     with ledger.transaction() as connection:
-        found = _found(connection, tenant_id, endpoint_id, lock=True)
-        if found.disabled_at is not None:
-            raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({found.disabled_reason})")
+        result = _found(connection, tenant_id, endpoint_id, lock=True)
+        if result.disabled_at is not None:
+            raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({result.disabled_reason})")
         if place is not None:
             webhooks.replay_from(connection, endpoint_id, place, since, everything)
         return view_of(_found(connection, tenant_id, endpoint_id))
@@ -185,8 +185,8 @@ def replay_since(
 
 def view_of(row: Row[Any]) -> dict[str, Any]:
     """Return the JSON form of an endpoint."""
-    found = {name: value for name, value in row._mapping.items() if name != "tenant_id"}
-    return found | {"enabled": row.disabled_at is None}
+    result = {name: value for name, value in row._mapping.items() if name != "tenant_id"}
+    return result | {"enabled": row.disabled_at is None}
 
 
 def message_view(row: Row[Any]) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _send(
 
 
 def _message(connection: Connection, endpoint_id: UUID, message_id: UUID) -> dict[str, Any]:
-    (row,) = webhooks.list_messages(connection, endpoint_id, one=message_id)
+    (row,) = webhooks.list_messages(connection, endpoint_id, message_id=message_id)
     return message_view(row)
 
 
@@ -273,9 +273,9 @@ def _check(settings: Settings, values: Mapping[str, Any]) -> None:
     events = values.get("events")
     if events is not None:
         wrong += [
-            FieldError(f"events.{place}", f"one of {', '.join(TYPES)}", repr(one)[:200])
-            for place, one in enumerate(events)
-            if one not in TYPES
+            FieldError(f"events.{place}", f"one of {', '.join(TYPES)}", repr(item)[:200])
+            for place, item in enumerate(events)
+            if item not in TYPES
         ]
         if not events:
             wrong.append(FieldError("events", f"some of {', '.join(TYPES)}", "none"))

@@ -62,25 +62,25 @@ def plan_workflow(
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
     errors: list[FieldError] = []
     checked: set[int] = set()  # the elements of a map share their step
-    for one in plan.steps:
-        if one.step is not None and id(one.step) not in checked:
-            checked.add(id(one.step))
-            errors += _check(kinds, plan, one)
+    for entry in plan.steps:
+        if entry.step is not None and id(entry.step) not in checked:
+            checked.add(id(entry.step))
+            errors += _check(kinds, plan, entry)
     if errors:
         if len(plan.steps) == 1 and errors[0].field.endswith(".kind"):
             kinds.get(str(plan.steps[0].step and plan.steps[0].step.kind))
         raise InvalidRequest(f"not as expected: {', '.join(item.field for item in errors[:5])}", tuple(errors[:100]))
     _check_size(plan, field_name)
     pending = len(plan.sinks)
-    for one in plan.sinks if waits is not None else ():
-        one.children.append(str(waits))
+    for entry in plan.sinks if waits is not None else ():
+        entry.children.append(str(waits))
     try:
-        encoded = orjson.dumps([_row(kinds, one, defaults, first_place) for one in plan.steps])
+        encoded = orjson.dumps([_row(kinds, step, defaults, first_place) for step in plan.steps])
     except TypeError as error:  # orjson stops at 254 levels
         wrong = FieldError(field_name, "JSON of at most 250 levels", str(error))
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
-    if ESCAPED in encoded and (found := find_null(orjson.loads(encoded))):
-        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+    if ESCAPED in encoded and (null := find_null(orjson.loads(encoded))):
+        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
         raise InvalidRequest("the workflow has a NUL character", (wrong,))
     return Written(plan, encoded, pending)
 
@@ -89,24 +89,24 @@ def _check_size(plan: Plan, field_name: str) -> None:
     """Refuse what gets too large when it is unfolded: every element of a map has its step's payload."""
     sizes: dict[int, int] = {}
     total = 0
-    for one in plan.steps:
-        if one.step is not None:
-            payload = one.step.payload
+    for item in plan.steps:
+        if item.step is not None:
+            payload = item.step.payload
             if id(payload) not in sizes:
                 try:
                     sizes[id(payload)] = len(orjson.dumps(payload))
                 except TypeError:
                     continue  # told of below
             total += sizes[id(payload)]
-        total += 40 * len(one.children)
+        total += 40 * len(item.children)
         if total > MAX_BYTES:
             wrong = FieldError(field_name, f"at most {MAX_BYTES:,} bytes with every map unfolded", f"{total:,} or more")
             raise InvalidRequest("the workflow is too large: give large input as an upload", (wrong,))
 
 
-def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError]:
-    step, where = _step_of(one), plan.fields[one.name]
-    if one.type == "map":
+def _check(kinds: KindRegistry, plan: Plan, planned: PlannedStep) -> list[FieldError]:
+    step, where = _step_of(planned), plan.fields[planned.name]
+    if planned.type == "map":
         where = f"{where}.step"
     try:
         kind = kinds.get(step.kind)
@@ -130,40 +130,40 @@ def _check(kinds: KindRegistry, plan: Plan, one: PlannedStep) -> list[FieldError
     if step.run_at and step.start_by and step.start_by <= step.run_at:
         wrong.append(FieldError(f"{where}.start_by", "a time after run_at", step.start_by.isoformat()))
 
-    def schema_of(found: Reference) -> Schema | None:
-        if found.of == "item":
+    def schema_of(result: Reference) -> Schema | None:
+        if result.of == "item":
             return ANY
-        target = plan.by_name.get(found.step)
-        if target is None or target.step is None or found.of == "results" or target.step.kind not in kinds:
+        target = plan.by_name.get(result.step)
+        if target is None or target.step is None or result.of == "results" or target.step.kind not in kinds:
             return ANY
         return result_schema(kinds.get(target.step.kind).returns)
 
     return wrong + check_payload(kind, step.payload, f"{where}.payload", schema_of)
 
 
-def _row(kinds: KindRegistry, one: PlannedStep, defaults: Defaults, first_place: int) -> dict[str, Any]:
+def _row(kinds: KindRegistry, planned: PlannedStep, defaults: Defaults, first_place: int) -> dict[str, Any]:
     row: dict[str, Any] = {
-        "id": one.id,
-        "name": one.name,
-        "place": first_place + one.place,
-        "type": one.type,
-        "pending": one.pending,
-        "children": one.children,
-        "on_failure": one.on_failure,
-        "item": one.item,
+        "id": planned.id,
+        "name": planned.name,
+        "place": first_place + planned.place,
+        "type": planned.type,
+        "pending": planned.pending,
+        "children": planned.children,
+        "on_failure": planned.on_failure,
+        "item": planned.item,
     }
-    if one.step is None:
+    if planned.step is None:
         return row
-    order = _order(kinds, one.step, defaults)
-    if one.type == "job":
+    order = _order(kinds, planned.step, defaults)
+    if planned.type == "job":
         return row | order
-    over = read_reference(one.over)
+    over = read_reference(planned.over)
     assert over is not None, "planned as a reference"
     row["template"] = {
         "over": over.as_dict(),
         "shown": ".".join((over.step, over.of, *over.path)),
         "limit": MAX_STEPS,
-        "order": order | {"on_failure": one.step.on_failure},
+        "order": order | {"on_failure": planned.step.on_failure},
     }
     return row
 
@@ -189,6 +189,6 @@ def _order(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any
     }
 
 
-def _step_of(one: PlannedStep) -> Step:
-    assert one.step is not None
-    return one.step
+def _step_of(planned: PlannedStep) -> Step:
+    assert planned.step is not None
+    return planned.step

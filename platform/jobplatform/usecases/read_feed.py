@@ -22,16 +22,16 @@ def read_page(
     ledger: Ledger, tenant_id: UUID, behind: Place, wanted: Wanted, limit: int
 ) -> tuple[list[FeedEvent], Place, bool]:
     """Return the events behind a place, oldest first, where the next page begins, and whether there is more by now."""
-    horizon, found = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
-    seen = with_kinds(ledger, [one for one in found[tenant_id] if one.place.tx < horizon])
+    horizon, result = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
+    seen = with_kinds(ledger, [item for item in result[tenant_id] if item.place.tx < horizon])
     page: list[FeedEvent] = []
     for event in seen:
         if wanted.fits(event):
             page.append(event)
         behind = event.place
         if len(page) == limit:
-            return page, behind, event is not seen[-1] or len(found[tenant_id]) == MOST_EXAMINED
-    return page, behind, len(found[tenant_id]) == MOST_EXAMINED and bool(seen)
+            return page, behind, event is not seen[-1] or len(result[tenant_id]) == MOST_EXAMINED
+    return page, behind, len(result[tenant_id]) == MOST_EXAMINED and bool(seen)
 
 
 def now_in(ledger: Ledger, tenant_id: UUID) -> Place:
@@ -42,12 +42,12 @@ def now_in(ledger: Ledger, tenant_id: UUID) -> Place:
 
 def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
     """Return events with kind and queue of their jobs."""
-    ids = list({one.job_id for one in events})
+    ids = list({event.job_id for event in events})
     with ledger.statement() as connection:
         known = feed.kinds_of(connection, ids)
     return [
-        replace(one, kind=known[one.job_id][0], queue=known[one.job_id][1]) if one.job_id in known else one
-        for one in events
+        replace(event, kind=known[event.job_id][0], queue=known[event.job_id][1]) if event.job_id in known else event
+        for event in events
     ]
 
 
@@ -55,11 +55,11 @@ def follow(
     ledger: Ledger, behind: Mapping[UUID, Place], limit: int, named: Container[UUID]
 ) -> tuple[int, dict[UUID, list[FeedEvent]]]:
     """Return what `ledger.feed.read_feed` does, of lately only; of the tenants in `named` with kinds and queues."""
-    horizon, found = feed.read_feed(ledger, behind, limit, since=datetime.now(UTC) - feed.FOLLOW_BACK)
-    for tenant_id, events in found.items():
+    horizon, result = feed.read_feed(ledger, behind, limit, since=datetime.now(UTC) - feed.FOLLOW_BACK)
+    for tenant_id, events in result.items():
         if events and tenant_id in named:
-            found[tenant_id] = with_kinds(ledger, events)
-    return horizon, found
+            result[tenant_id] = with_kinds(ledger, events)
+    return horizon, result
 
 
 def progress_of(ledger: Ledger, job_ids: Sequence[UUID]) -> dict[UUID, Any]:

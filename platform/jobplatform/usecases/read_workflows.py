@@ -71,7 +71,7 @@ class Graph:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form of the API."""
-        nodes = [asdict(one) | {"id": str(one.id)} for one in self.nodes]
+        nodes = [asdict(node) | {"id": str(node.id)} for node in self.nodes]
         edges = [{"from": str(parent), "to": str(child)} for parent, child in self.edges]
         return {"workflow": self.workflow.as_dict(), "nodes": nodes, "edges": edges}
 
@@ -97,8 +97,8 @@ def list_workflows(
     with ledger.statement() as connection:
         rows = workflows.list_workflows(connection, tenant_id, state=state, below=cursor, limit=limit + 1)
     page = [dict(row._mapping) for row in rows[:limit]]
-    for one in page:
-        one["completed_at"] = one.pop("ended_at")
+    for item in page:
+        item["completed_at"] = item.pop("ended_at")
     return page, page[-1]["id"] if len(rows) > limit else None
 
 
@@ -126,7 +126,7 @@ def read_graph(ledger: Ledger, tenant_id: UUID, workflow_id: UUID) -> Graph:
     by_id = {row.id: row for row in rows}
     edges = []
     for row in rows:
-        for child in (by_id[one] for one in row.children if one in by_id):
+        for child in (by_id[item] for item in row.children if item in by_id):
             # what was unfolded or added is drawn from the step that did it, though that waits for it to be over
             added = child.type != "gate" and child.place < row.place
             edges.append((child.id, row.id) if added else (row.id, child.id))
@@ -136,14 +136,14 @@ def read_graph(ledger: Ledger, tenant_id: UUID, workflow_id: UUID) -> Graph:
 def _view(row: Row[Any], counted: Sequence[Row[Any]]) -> WorkflowView:
     steps: Counter[str] = Counter()
     over = total = 0
-    for one in counted:
-        total += one.steps
-        if one.job_state is None:
-            over += one.steps
-            steps["cancelled" if one.state in ("cancelled", "skipped", "failed") else "done"] += one.steps
+    for item in counted:
+        total += item.steps
+        if item.job_state is None:
+            over += item.steps
+            steps["cancelled" if item.state in ("cancelled", "skipped", "failed") else "done"] += item.steps
         else:
-            over += one.steps if one.job_state in (State.DEAD, State.HELD) and one.state in ("done", "failed") else 0
-            steps["waiting" if one.job_state == State.BLOCKED else one.job_state] += one.steps
+            over += item.steps if item.job_state in (State.DEAD, State.HELD) and item.state in ("done", "failed") else 0
+            steps["waiting" if item.job_state == State.BLOCKED else item.job_state] += item.steps
     values = dict(row._mapping)
     values["completed_at"] = values.pop("ended_at")
     values["state"] = WorkflowState(values["state"])

@@ -69,15 +69,15 @@ def replay_many(
             stop_after=stop_after,
             by=by,
         )
-        found = dead_letters.get_replay(connection, tenant_id, replay_id)
-    assert found is not None, "it was written just now"
-    return dict(found._mapping)
+        replay = dead_letters.get_replay(connection, tenant_id, replay_id)
+    assert replay is not None, "it was written just now"
+    return dict(replay._mapping)
 
 
 def get_replay(ledger: Ledger, tenant_id: UUID, replay_id: UUID) -> dict[str, Any]:
     """Return a replay as it stands. Raises `ReplayNotFound`."""
     with ledger.statement() as connection:
-        found = dead_letters.get_replay(connection, tenant_id, replay_id)
-    if found is None:
+        replay = dead_letters.get_replay(connection, tenant_id, replay_id)
+    if replay is None:
         raise ReplayNotFound(replay_id)
-    return dict(found._mapping)
+    return dict(replay._mapping)

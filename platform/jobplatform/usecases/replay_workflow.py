@@ -19,16 +19,18 @@ def replay_workflow(
     Raises `WorkflowNotFound`, or `WorkflowNotReplayable` for one that runs, has succeeded, or has lost a step.
     """
     with ledger.transaction() as connection:
-        found = workflows.replay_workflow(connection, tenant_id, workflow_id, {"by": by, "reason": reason})
-        if found.verdict == "gone":
+        workflow = workflows.replay_workflow(connection, tenant_id, workflow_id, {"by": by, "reason": reason})
+        if workflow.verdict == "gone":
             raise WorkflowNotFound(workflow_id)
-        if found.verdict == "stuck":
+        if workflow.verdict == "stuck":
             raise WorkflowNotReplayable(
-                workflow_id, f"can't go on: its step {found.state} was thrown away, or is older than the history"
+                workflow_id, f"can't go on: its step {workflow.state} was thrown away, or is older than the history"
             )
-        if found.verdict != "replayed":
-            raise WorkflowNotReplayable(workflow_id, f"is {found.state}: expected one that has failed or was cancelled")
+        if workflow.verdict != "replayed":
+            raise WorkflowNotReplayable(
+                workflow_id, f"is {workflow.state}: expected one that has failed or was cancelled"
+            )
         view = view_in(connection, tenant_id, workflow_id)
     if hints is not None:
-        hints.send_all(found.woken)
+        hints.send_all(workflow.woken)
     return view

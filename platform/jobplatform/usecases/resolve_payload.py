@@ -49,10 +49,10 @@ def fill_references(payload: Any, ask: Callable[[list[dict[str, Any]]], list[Any
     if not is_marked(payload):
         return payload
     try:
-        references = [found for _, found in find_references(payload)]
+        references = [reference for _, reference in find_references(payload)]
     except BadReference:  # checked at submit: this is no step
         return payload
-    values = ask([found.as_dict() for found in references])
+    values = ask([reference.as_dict() for reference in references])
     if values is None:
         return payload
     known: dict[Reference, Any] = dict(zip(references, values, strict=True))

@@ -18,10 +18,10 @@ def stop_some(ledger: Ledger, after: UUID | None, limit: int, seconds: float) ->
     """
     deadline = time.monotonic() + seconds
     with ledger.statement() as connection:
-        found = workflows.stopping_workflows(connection, after, PAGE)
-    for one in found:
+        stopping = workflows.stopping_workflows(connection, after, PAGE)
+    for workflow_id in stopping:
         with ledger.transaction() as connection:
-            workflows.stop_workflow(connection, one, limit)
+            workflows.stop_workflow(connection, workflow_id, limit)
         if time.monotonic() > deadline:
-            return True, one
-    return (True, found[-1]) if len(found) == PAGE else (False, None)
+            return True, workflow_id
+    return (True, stopping[-1]) if len(stopping) == PAGE else (False, None)

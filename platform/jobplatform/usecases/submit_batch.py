@@ -79,22 +79,22 @@ def submit_batch(
         _raise_first(checked, len(orders))
     batch_id = new_id()
     rows = [
-        one.values()
+        entry.values()
         | {
             "place": place,
-            "payload": orjson.Fragment(one.payload),
+            "payload": orjson.Fragment(entry.payload),
             **(
                 {
-                    "unique_key": one.command.unique.key,
-                    "unique_seconds": one.command.unique.seconds,
-                    "unique_refuse": one.command.unique.refuse,
+                    "unique_key": entry.command.unique.key,
+                    "unique_seconds": entry.command.unique.seconds,
+                    "unique_refuse": entry.command.unique.refuse,
                 }
-                if one.command.unique is not None
+                if entry.command.unique is not None
                 else {}
             ),
         }
-        for place, one in enumerate(checked)
-        if isinstance(one, CheckedOrder)
+        for place, entry in enumerate(checked)
+        if isinstance(entry, CheckedOrder)
     ]
     with one_at_a_time(idempotency_key):
         verdict, found_id, answers = jobs.accept_batch(
@@ -112,11 +112,11 @@ def submit_batch(
     if verdict == "conflict":
         raise key_conflict(idempotency_key)
     items = [
-        _outcome(orders[place], one, *answers[place]) if place in answers else BatchItem(problem=_problem(one))
-        for place, one in enumerate(checked)
+        _outcome(orders[place], entry, *answers[place]) if place in answers else BatchItem(problem=_problem(entry))
+        for place, entry in enumerate(checked)
     ]
     if verdict == "refused":
-        _raise_first([one.problem for one in items], len(orders))
+        _raise_first([item.problem for item in items], len(orders))
         raise AssertionError("refused without a reason")
     if verdict == "accepted" and hints is not None:
         _wake(hints, checked, items)
@@ -149,24 +149,24 @@ def _check(kinds: KindRegistry, caller: Caller, order: Ordered) -> CheckedOrder 
         return error
 
 
-def _raise_first(found: Sequence[object], total: int) -> None:
+def _raise_first(problems: Sequence[object], total: int) -> None:
     """Raise what is wrong: of wrong fields those of all, of other things the first."""
     errors: list[FieldError] = []
     places = []
-    for place, one in enumerate(found):
-        if isinstance(one, UnknownKind):
-            expected = f"{one.suggestion!r}?" if one.suggestion else f"one of {', '.join(one.known)}"
-            some: tuple[FieldError, ...] = (FieldError("kind", expected, one.name),)
-        elif isinstance(one, InvalidRequest):
-            some = one.errors or (FieldError("job", "a job as in POST /v1/jobs", str(one)),)
-        elif isinstance(one, JobPlatformError):
-            raise one
+    for place, entry in enumerate(problems):
+        if isinstance(entry, UnknownKind):
+            expected = f"{entry.suggestion!r}?" if entry.suggestion else f"one of {', '.join(entry.known)}"
+            some: tuple[FieldError, ...] = (FieldError("kind", expected, entry.name),)
+        elif isinstance(entry, InvalidRequest):
+            some = entry.errors or (FieldError("job", "a job as in POST /v1/jobs", str(entry)),)
+        elif isinstance(entry, JobPlatformError):
+            raise entry
         else:
             continue
         places.append(place)
         errors += [FieldError(f"{place}.{item.field}", item.expected, item.got) for item in some]
     if errors:
-        least = "at least " if len(found) < total else ""
+        least = "at least " if len(problems) < total else ""
         named = ", ".join(map(str, places[:10])) + (", …" if len(places) > 10 else "")
         raise InvalidRequest(
             f"nothing was accepted: {least}{len(places)} of {total} orders are not as expected ({named})",
@@ -174,9 +174,9 @@ def _raise_first(found: Sequence[object], total: int) -> None:
         )
 
 
-def _problem(found: CheckedOrder | JobPlatformError) -> JobPlatformError:
-    assert isinstance(found, JobPlatformError)
-    return found
+def _problem(outcome: CheckedOrder | JobPlatformError) -> JobPlatformError:
+    assert isinstance(outcome, JobPlatformError)
+    return outcome
 
 
 def _outcome(

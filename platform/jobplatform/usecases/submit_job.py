@@ -198,8 +198,8 @@ def submit_checked(
     accepted = jobs.accept_jobs(ledger, orjson.dumps(rows), CLOCK_TOLERANCE.total_seconds())
     views: list[JobView | None] = []
     for _, order in orders:
-        found = accepted.get(str(order.id))
-        views.append(order.view(*found) if found is not None else None)
+        result = accepted.get(str(order.id))
+        views.append(order.view(*result) if result is not None else None)
     if hints is not None:
         for view in views:
             if view is not None and view.state is State.AVAILABLE:
@@ -260,9 +260,9 @@ def _encode(command: SubmitJob) -> bytes:
         wrong = FieldError("payload", "JSON of at most 250 levels", str(error))
         raise InvalidPayload("the payload is nested too deeply", (wrong,)) from None
     if ESCAPED in encoded or command.tags:
-        found = find_null({"payload": command.payload, "tags": command.tags})
-        if found:
-            wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+        null = find_null({"payload": command.payload, "tags": command.tags})
+        if null:
+            wrong = FieldError(".".join(null), "text without U+0000", "text with it")
             raise InvalidPayload("the job has a NUL character", (wrong,))
     return encoded
 

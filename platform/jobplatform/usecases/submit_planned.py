@@ -95,7 +95,7 @@ def submit_steps(
         for row in steps:
             if (taken := UUID(row["id"])).version == WITHOUT_TIME and _exists(ledger, taken):
                 raise StepIdTaken(f"{row['name']}: {taken}")
-        found = workflows.create_workflow(
+        workflow = workflows.create_workflow(
             ledger,
             tenant_id=tenant_id,
             idempotency_key=None,
@@ -107,11 +107,11 @@ def submit_steps(
             pending=pending,
             steps=encoded,
         )
-        if found.verdict == "quota":
-            raise quota_exceeded(*str(found.woken).split(" "))
-        assert found.verdict == "accepted", found.verdict
+        if workflow.verdict == "quota":
+            raise quota_exceeded(*str(workflow.woken).split(" "))
+        assert workflow.verdict == "accepted", workflow.verdict
         if hints is not None:
-            hints.send_all(found.woken)
+            hints.send_all(workflow.woken)
         return workflow_id
 
     return _until_known(once)
@@ -141,7 +141,7 @@ def _encode(value: Any) -> bytes:
     except TypeError as error:
         wrong = FieldError("arguments", "JSON of at most 250 levels", str(error))
         raise InvalidPayload("the arguments can't be written", (wrong,)) from None
-    if ESCAPED in encoded and (found := find_null(orjson.loads(encoded))):
-        wrong = FieldError(".".join(found), "text without U+0000", "text with it")
+    if ESCAPED in encoded and (null := find_null(orjson.loads(encoded))):
+        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
         raise InvalidPayload("the arguments have a NUL character, which Postgres can't hold", (wrong,))
     return encoded

@@ -52,15 +52,15 @@ def submit_workflow(
     """
     defaults = Defaults(DEFAULT_PRIORITY if command.priority is None else command.priority, command.tags)
     written = plan_workflow(kinds, command.flow, defaults, field_name=field_name)
-    asked = (one.step.priority for one in written.plan.steps if one.step is not None)
-    highest = max((defaults.priority if one is None else one for one in asked), default=defaults.priority)
+    asked = (item.step.priority for item in written.plan.steps if item.step is not None)
+    highest = max((defaults.priority if item is None else item for item in asked), default=defaults.priority)
     if caller is not None:
         caller.check_priority(highest)
-        caller.check_kinds({one.step.kind for one in written.plan.steps if one.step is not None})
+        caller.check_kinds({item.step.kind for item in written.plan.steps if item.step is not None})
     workflow_id = new_id()
     fingerprint = _fingerprint(command, field_name) if idempotency_key is not None else None
     with one_at_a_time(idempotency_key):
-        found = workflows.create_workflow(
+        workflow = workflows.create_workflow(
             ledger,
             tenant_id=tenant_id,
             idempotency_key=idempotency_key,
@@ -72,17 +72,17 @@ def submit_workflow(
             pending=written.pending,
             steps=written.steps,
         )
-    if found.verdict == "conflict":
-        raise key_conflict(idempotency_key, str(found.workflow_id))
-    if found.verdict == "quota":
-        raise quota_exceeded(*str(found.woken).split(" "))
-    if found.verdict == "repeated":
-        earlier = UUID(str(found.workflow_id))
+    if workflow.verdict == "conflict":
+        raise key_conflict(idempotency_key, str(workflow.workflow_id))
+    if workflow.verdict == "quota":
+        raise quota_exceeded(*str(workflow.woken).split(" "))
+    if workflow.verdict == "repeated":
+        earlier = UUID(str(workflow.workflow_id))
         with ledger.statement() as connection:
             return AcceptedWorkflow(earlier, workflows.step_ids(connection, earlier), created=False)
     if hints is not None:
-        hints.send_all(found.woken)
-    return AcceptedWorkflow(workflow_id, {one.name: UUID(one.id) for one in written.plan.steps}, created=True)
+        hints.send_all(workflow.woken)
+    return AcceptedWorkflow(workflow_id, {step.name: UUID(step.id) for step in written.plan.steps}, created=True)
 
 
 def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
@@ -97,5 +97,5 @@ def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
 def _told(value: Any) -> Any:
     """Return what tells one order from another: a chain and a graph of the same steps are two."""
     if is_dataclass(value):
-        return [type(value).__name__, *(_told(getattr(value, one.name)) for one in fields(value))]
-    return [_told(one) for one in value] if isinstance(value, tuple) else value
+        return [type(value).__name__, *(_told(getattr(value, field.name)) for field in fields(value))]
+    return [_told(item) for item in value] if isinstance(value, tuple) else value

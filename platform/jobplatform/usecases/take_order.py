@@ -69,7 +69,7 @@ def take_order(
             tenant_id = keys.find_tenant(connection, user_id)
         if tenant_id is None:
             raise TenantUnknown(user_id)
-        found = submit_job(
+        accepted = submit_job(
             ledger,
             hints,
             kinds,
@@ -93,7 +93,7 @@ def take_order(
             "refused",
             f"{error!r} [internal_error]",
         )
-    return Answer(orjson.dumps(found.job.as_dict(), option=orjson.OPT_UTC_Z), True)
+    return Answer(orjson.dumps(accepted.job.as_dict(), option=orjson.OPT_UTC_Z), True)
 
 
 def _parse(body: bytes) -> Any:

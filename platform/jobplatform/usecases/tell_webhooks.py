@@ -48,34 +48,34 @@ def tell_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
 
 def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
     """Those that look at about the same part of the feeds together; one that is being replayed keeps nobody back."""
-    if current := [one for one in endpoints if not one.replaying]:
+    if current := [endpoint for endpoint in endpoints if not endpoint.replaying]:
         yield current
-    for one in endpoints:
-        if one.replaying:
-            yield [one]
+    for endpoint in endpoints:
+        if endpoint.replaying:
+            yield [endpoint]
 
 
 def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> Told:
     behind: dict[UUID, Place] = {}
-    for one in endpoints:
-        behind[one.tenant_id] = min(one.place, behind.get(one.tenant_id, one.place))
-    since = min(one.at for one in endpoints) - LATE
+    for item in endpoints:
+        behind[item.tenant_id] = min(item.place, behind.get(item.tenant_id, item.place))
+    since = min(endpoint.at for endpoint in endpoints) - LATE
     # messages of one transaction: jobs go out in between
     limit = max(1, min(limit, MOST_MESSAGES // len(endpoints)))
-    horizon, found = feed.read_feed(ledger, behind, limit, since=since)
-    more = any(len(events) == limit and events[-1].place.tx < horizon for events in found.values())
-    safe = {tenant: [one for one in events if one.place.tx < horizon] for tenant, events in found.items()}
+    horizon, result = feed.read_feed(ledger, behind, limit, since=since)
+    more = any(len(events) == limit and events[-1].place.tx < horizon for events in result.values())
+    safe = {tenant: [event for event in events if event.place.tx < horizon] for tenant, events in result.items()}
     kinds_known = {tenant: with_kinds(ledger, events) for tenant, events in safe.items() if events}
     moved: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
     for endpoint in endpoints:
-        events = [one for one in kinds_known.get(endpoint.tenant_id, []) if one.place > endpoint.place]
+        events = [item for item in kinds_known.get(endpoint.tenant_id, []) if item.place > endpoint.place]
         place = events[-1].place if events else endpoint.place
-        if len(found[endpoint.tenant_id]) < limit and endpoint.again.tx < horizon:
+        if len(result[endpoint.tenant_id]) < limit and endpoint.again.tx < horizon:
             place = max(place, endpoint.again)  # there is nothing more behind it: the replay is over
         if place == endpoint.place:
             continue
-        moved.append(_moved(endpoint, place, max((one.at for one in events), default=endpoint.at)))
+        moved.append(_moved(endpoint, place, max((event.at for event in events), default=endpoint.at)))
         for event in events:
             told = type_of(event)
             if told is not None and _wants(endpoint, event, told):
