@@ -6,13 +6,13 @@ from threading import Semaphore
 
 from flask import Flask
 
-from api import auth, health, measure, pages, problems, trail, v1
+from api import audit, auth, health, metrics, pages, problems, v1
 from api.services import Services
 from jobplatform.config import Settings, settings
 from jobplatform.domain.kinds import load_kinds
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.session import API, open_ledger
-from jobplatform.usecases.keep_artifacts import ArtifactStore
+from jobplatform.usecases.store_artifacts import ArtifactStore
 
 
 def create_app(config: Settings | None = None) -> Flask:
@@ -33,11 +33,11 @@ def create_app(config: Settings | None = None) -> Flask:
         store=ArtifactStore(config.artifact_url),
         blocking_waits=Semaphore(config.blocking_waits),
     )
-    measure.register(app)
+    metrics.register(app)
     problems.register(app)
     operations = {operation.endpoint.__name__: operation for operation in v1.OPERATIONS}
     auth.register(app, operations)
-    trail.register(app, operations)
+    audit.register(app, operations)
     health.register(app)
     pages.register(app)
     v1.register(app)

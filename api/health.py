@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from flask import Flask, Response
 
-from api.answers import answer
 from api.problems import problem
+from api.responses import answer
 from api.services import services
 from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger.feed import is_another_cluster

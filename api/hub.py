@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from api.threads import RequestThreads
-from jobplatform.domain.feeds import FeedEvent, Place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition
 from jobplatform.errors import JobPlatformError
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.read_feed import BEHIND_ALL
@@ -44,7 +44,7 @@ class Look(Enum):
 
 #: what a follower finds in his queue: an event, the progress of his job, that he has to look, or the end
 Item = FeedEvent | Mapping[str, Any] | Look | None
-Follow = Callable[[Mapping[UUID, Place], set[UUID]], tuple[int, dict[UUID, list[FeedEvent]]]]
+Follow = Callable[[Mapping[UUID, FeedPosition], set[UUID]], tuple[int, dict[UUID, list[FeedEvent]]]]
 
 
 @dataclass(eq=False)
@@ -55,7 +55,7 @@ class Follower:
     key_id: UUID
     job_id: UUID | None = None
     #: what he has had: of a feed by place, of a job by id alone
-    behind: Place = field(default_factory=Place)
+    behind: FeedPosition = field(default_factory=FeedPosition)
     unread: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(MOST_UNREAD + 1))
     progress: Any = None
     is_over: bool = False
@@ -94,7 +94,7 @@ class Hub:
     ) -> None:
         self._follow, self._progress, self._valid_keys, self._clock = follow, progress, valid_keys, clock
         self._followers: set[Follower] = set()
-        self._places: dict[UUID, Place] = {}
+        self._places: dict[UUID, FeedPosition] = {}
         # a thread of its own: polls must not queue behind requests, nor requests behind polls
         self._thread = RequestThreads(1)
         self._poll: asyncio.Task[None] | None = None
@@ -103,7 +103,7 @@ class Hub:
     def __len__(self) -> int:
         return len(self._followers)
 
-    def add(self, follower: Follower, now: Place) -> None:
+    def add(self, follower: Follower, now: FeedPosition) -> None:
         """Tell a follower what happens from `now` on (`usecases.read_feed.now_in`)."""
         self._followers.add(follower)
         self._places.setdefault(follower.tenant_id, now)
@@ -202,8 +202,8 @@ def _tell(follower: Follower, event: FeedEvent) -> None:
         follower.offer(event)
 
 
-def next_place(behind: Place, events: Sequence[FeedEvent], horizon: int) -> Place:
+def next_place(behind: FeedPosition, events: Sequence[FeedEvent], horizon: int) -> FeedPosition:
     """Return where the next poll begins: above the horizon once more, as others may come before what is there."""
     if len(events) >= MOST_EVENTS and events[-1].place.tx < horizon:
         return events[-1].place
-    return max(behind, Place(horizon - 1, BEHIND_ALL))
+    return max(behind, FeedPosition(horizon - 1, BEHIND_ALL))

@@ -11,9 +11,9 @@ from flask import Flask, Response, abort, redirect
 from markupsafe import escape
 from werkzeug.wrappers import Response as BaseResponse
 
-from api.answers import answer
 from api.openapi import build_openapi
 from api.problems import codes
+from api.responses import answer
 from api.services import services
 
 #: what the page needs → where the package has it, and its type

@@ -8,8 +8,8 @@ import orjson
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
-from api.answers import TROUBLE
 from api.floods import Floods
+from api.responses import TROUBLE
 from jobplatform.errors import (
     BodyTooLarge,
     DuplicateJob,

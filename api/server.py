@@ -18,23 +18,23 @@ from dataclasses import dataclass
 from typing import IO, Any
 from urllib.parse import unquote_to_bytes
 
-from api.answers import TROUBLE
 from api.app import create_app
 from api.auth import CALLER, PLAIN_BYTES
-from api.express import Express
+from api.fast_path import FastPath
 from api.hub import MOST_EVENTS, Hub
+from api.responses import TROUBLE
 from api.services import Services
 from api.streams import Streams
 from api.threads import RequestThreads
 from api.v1.artifacts import CAN_SEND_FILE, FILE
-from api.waits import CAN_PARK, PARKED, WAIT, WaitRoom
+from api.wait_registry import CAN_PARK, PARKED, WAIT, WaitRegistry
 from jobplatform.config import settings
 from jobplatform.errors import BodyTooLarge, BodyTooSlow, HeaderNotAscii, IncompleteBody, JobPlatformError, Overloaded
 from jobplatform.observe.logs import set_up_logs
 from jobplatform.observe.metrics import make_shared_folder
 from jobplatform.usecases import read_feed
 from jobplatform.usecases.admit import admit, valid_keys
-from jobplatform.usecases.read_jobs import find_ended
+from jobplatform.usecases.read_jobs import find_settled
 
 #: bodies up to this many bytes stay in memory, in and out
 IN_MEMORY_BYTES = 1024 * 1024
@@ -84,9 +84,9 @@ class Bridge:
     def __init__(
         self,
         wsgi: Any,
-        room: WaitRoom,
+        room: WaitRegistry,
         admit: Callable[[str | None], object],
-        express: Express,
+        express: FastPath,
         streams: Streams,
         *,
         threads: RequestThreads,
@@ -335,9 +335,9 @@ def build() -> Bridge:
     )
     return Bridge(
         flask.wsgi_app,
-        WaitRoom(lambda ids: find_ended(ledger, ids)),
+        WaitRegistry(lambda ids: find_settled(ledger, ids)),
         lambda authorization: admit(ledger, authorization),
-        Express(has),
+        FastPath(has),
         Streams(has, threads, hub, config.api_streams),
         threads=threads,
         max_body=config.max_body_bytes,

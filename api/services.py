@@ -11,7 +11,7 @@ from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.keep_artifacts import ArtifactStore
+from jobplatform.usecases.store_artifacts import ArtifactStore
 
 
 @dataclass(frozen=True)

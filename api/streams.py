@@ -15,18 +15,18 @@ from urllib.parse import parse_qsl
 from uuid import UUID
 
 from api import problems
-from api.answers import EVENTS, as_json
 from api.hub import Follower, Hub, Look
-from api.measure import count_request, harmless
+from api.metrics import count_request, ignore_metric_errors
+from api.responses import EVENTS, as_json
 from api.services import Services
 from api.threads import RequestThreads
 from api.v1.schemas.events import FeedQuery
 from api.v1.schemas.jobs import EventsQuery
 from jobplatform.domain.access import Scope
-from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition, Wanted, read_position
 from jobplatform.domain.jobs import JobView
-from jobplatform.domain.orders import check
 from jobplatform.domain.states import SETTLED
+from jobplatform.domain.submissions import check
 from jobplatform.errors import FieldError, InvalidRequest, JobPlatformError, TooManyStreams
 from jobplatform.observe.metrics import api_metrics
 from jobplatform.usecases import read_feed, read_jobs
@@ -103,12 +103,12 @@ class Streams:
             protocol.response_empty(204, [])
             return
         count_request(endpoint, "GET", 200, time.perf_counter() - began)
-        with harmless():
+        with ignore_metric_errors():
             api_metrics().streams.inc()
         try:
             await self._send(protocol, parts)
         finally:
-            with harmless():
+            with ignore_metric_errors():
                 api_metrics().streams.dec()
 
     def _refuse(self, protocol: Any, endpoint: str, problem: Any, began: float) -> None:
@@ -162,7 +162,7 @@ class Streams:
         ledger, tenant, job_id = self._services.ledger, follower.tenant_id, follower.job_id
         assert job_id is not None
         now = await self._threads.run(read_feed.now_in, ledger, tenant)
-        follower.behind = Place(0, after)
+        follower.behind = FeedPosition(0, after)
         # from here on the hub tells: what it tells while the past is read waits in the queue
         self._hub.add(follower, now)
         try:
@@ -222,7 +222,9 @@ class Streams:
     async def _of_feed(self, caller: Caller, scope: Any) -> AsyncIterator[bytes]:
         query = check(FeedQuery, _query(scope))
         last = _last_id(scope)
-        place = read_place(last) if last is not None else query.place() if "after" in query.model_fields_set else None
+        place = (
+            read_position(last) if last is not None else query.place() if "after" in query.model_fields_set else None
+        )
         if last is not None and place is None:
             raise InvalidRequest(
                 "not as expected: Last-Event-ID",
@@ -232,7 +234,7 @@ class Streams:
             place = await self._threads.run(read_feed.now_in, self._services.ledger, caller.tenant_id)
         return self._feed_stream(_follower(caller), place, query.wanted())
 
-    async def _feed_stream(self, follower: Follower, behind: Place, wanted: Wanted) -> AsyncIterator[bytes]:
+    async def _feed_stream(self, follower: Follower, behind: FeedPosition, wanted: Wanted) -> AsyncIterator[bytes]:
         ledger, tenant = self._services.ledger, follower.tenant_id
         yield f"retry: {RETRY_MS}\n\n".encode()
         added = False
@@ -273,7 +275,7 @@ def _feed_events(events: list[FeedEvent]) -> bytes:
     return b"".join(_event(item.event, item.as_dict(), item.place) for item in events)
 
 
-def _mark(behind: Place) -> bytes:
+def _mark(behind: FeedPosition) -> bytes:
     """Let the caller know a place without an event: what he does not want need not be looked through again."""
     return f"id: {behind}\n: still here\n\n".encode()
 

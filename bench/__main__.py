@@ -15,7 +15,7 @@ from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
-from jobplatform.devstack.place import CHECKOUT, open_place, taken
+from jobplatform.devstack.instance import CHECKOUT, open_place, taken
 from jobplatform.devstack.stack import Stack
 from jobplatform.devstack.system import require_programs
 

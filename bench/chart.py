@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.instance import CHECKOUT
 from jobplatform.errors import ConfigurationError
 
 TABLE = "rounds of the dispatcher, 100 jobs each"

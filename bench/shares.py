@@ -98,7 +98,7 @@ def _rounds(ours: Ours, ledger: Ledger) -> tuple[list[float], int]:
     policy = Policy()
     policy.read(ledger)
     waiting = Waiting(policy.weight)
-    while waiting.sweep(partial(dispatching.sweep_lines, ledger, "bench"), 2000):
+    while waiting.sweep(partial(dispatching.sweep_flows, ledger, "bench"), 2000):
         pass
     times, jobs = [], 0
     for number in range(WARM + ROUNDS):

@@ -17,7 +17,7 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 
 from jobplatform.config import Settings
-from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.instance import CHECKOUT
 from jobplatform.devstack.processes import script, start, wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
 from jobplatform.domain.jobs import SubmitJob
@@ -25,7 +25,7 @@ from jobplatform.domain.kinds import load_kinds
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.keys import create_key, create_tenant
 from jobplatform.ledger.session import open_ledger
-from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked, submit_job
+from jobplatform.usecases.submit_job import ApiKey, check_submission, submit_checked, submit_job
 
 #: rows per transaction when many jobs are loaded
 CHUNK = 1000
@@ -115,7 +115,7 @@ class Ours(Side):
         caller = ApiKey(self.key)
         for first in range(0, count, CHUNK):
             commands = [SubmitJob("bench.noop", {"n": n}) for n in range(first, min(first + CHUNK, count))]
-            submit_checked(self.ledger, None, [(caller, check_order(self.kinds, command)) for command in commands])
+            submit_checked(self.ledger, None, [(caller, check_submission(self.kinds, command)) for command in commands])
 
     def clear(self) -> None:
         """Forget all jobs."""

@@ -14,7 +14,7 @@ from drills.drill import Outcome, play
 from drills.faults import FAULTS, CanNotBeDone
 from drills.sink import Sink
 from drills.world import World
-from jobplatform.devstack.place import taken
+from jobplatform.devstack.instance import taken
 from jobplatform.devstack.processes import DidNotStart
 
 COLUMNS = {

@@ -25,13 +25,13 @@ from drills.load import Load
 from drills.sink import Sink
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.place import CHECKOUT, Place, open_place
+from jobplatform.devstack.instance import CHECKOUT, Place, open_place
 from jobplatform.devstack.processes import marked, script, wait_for
 from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-BEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 4.0, 3.0, 1.0
+HEARTBEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 4.0, 3.0, 1.0
 #: how soon a process that ended is started again
 RESTART_SECONDS = 0.3
 SLOTS = 3
@@ -52,7 +52,7 @@ class World:
                 {"drill": {"pool": "prefork", "prefetch": 2, "window_min": 40}}
             ).decode(),
             "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # every job is counted
-            "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
+            "JOBPLATFORM_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
             "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
             "JOBPLATFORM_MARKER_SECONDS": str(MARKER_SECONDS),
             "JOBPLATFORM_MAX_BACKOFF_SECONDS": "2",

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import structlog
 
-from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.instance import open_place, taken
 from jobplatform.devstack.rabbitmq_server import CHOICE, choose_server
 from jobplatform.devstack.stack import Stack
 from jobplatform.errors import ConfigurationError

@@ -9,17 +9,17 @@ from uuid import UUID
 
 from flask import Response, request
 
-from api.answers import answer, check_length, read_query
 from api.auth import tenant_id
 from api.operations import operation
 from api.problems import problem
+from api.responses import answer, check_length, read_query
 from api.services import services
 from api.v1.schemas.artifacts import Artifact, ArtifactList, UploadQuery
 from jobplatform.domain.access import Scope
-from jobplatform.domain.orders import check
+from jobplatform.domain.submissions import check
 from jobplatform.errors import FieldError, InvalidRequest
 from jobplatform.usecases import read_jobs
-from jobplatform.usecases.keep_artifacts import find_artifact, keep_upload
+from jobplatform.usecases.store_artifacts import find_artifact, keep_upload
 
 
 @operation(

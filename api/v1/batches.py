@@ -8,17 +8,17 @@ from typing import Any
 import orjson
 from flask import Response, request
 
-from api.answers import answer, check_length, read_query
 from api.auth import caller
-from api.measure import harmless
+from api.metrics import ignore_metric_errors
 from api.operations import operation
 from api.problems import from_error
+from api.responses import answer, check_length, read_query
 from api.services import services
 from api.v1.jobs import checked_key
 from api.v1.schemas.batches import Batch, BatchBody, BatchQuery
 from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import SubmitJob
-from jobplatform.domain.orders import read_order
+from jobplatform.domain.submissions import read_submission
 from jobplatform.domain.texts import ESCAPED
 from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import BodyTooLarge, FieldError, InvalidRequest, JobPlatformError, NotJson, WrongMediaType
@@ -64,7 +64,7 @@ def submit_batch() -> Response:
     named = 0
     for place, entry in enumerate(items):
         try:
-            orders.append(read_order(has.kinds, entry, escaped))
+            orders.append(read_submission(has.kinds, entry, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
                 raise NotJson(f"order {place}: {error}") from None
@@ -142,6 +142,6 @@ def _count(found: AcceptedBatch) -> None:
         if item.state is not None:
             key = (item.queue or "", item.kind or "")
             made[key] = made.get(key, 0) + 1
-    with harmless():
+    with ignore_metric_errors():
         for (queue, kind), jobs in made.items():
             api_metrics().accepted.labels(queue, kind).inc(jobs)

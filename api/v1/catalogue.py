@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from flask import Response
 
-from api.answers import answer, read_body, read_query
 from api.auth import tenant_id
 from api.operations import operation
+from api.responses import answer, read_body, read_query
 from api.services import services
 from api.v1.schemas.catalogue import KindList, QueueList
 from api.v1.schemas.limits import Tenant, TenantBody, TenantPage, TenantsQuery

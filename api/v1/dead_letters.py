@@ -6,9 +6,9 @@ from uuid import UUID
 
 from flask import Response
 
-from api.answers import answer, read_body, read_query
 from api.auth import caller, tenant_id
 from api.operations import operation
+from api.responses import answer, read_body, read_query
 from api.services import services
 from api.v1.schemas.dead_letters import DeadLetterPage, DeadLettersQuery, Replay, ReplayManyBody, ReplayPreview
 from jobplatform.domain.access import Scope

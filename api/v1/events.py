@@ -6,9 +6,9 @@ from uuid import UUID
 
 from flask import Response
 
-from api.answers import answer, read_query, refuse_stream
 from api.auth import tenant_id
 from api.operations import operation
+from api.responses import answer, read_query, refuse_stream
 from api.services import services
 from api.v1.schemas.events import Feed, FeedQuery
 from api.v1.schemas.jobs import EventList, EventsQuery

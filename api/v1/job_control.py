@@ -6,9 +6,9 @@ from uuid import UUID
 
 from flask import Response
 
-from api.answers import answer, read_body, read_optional
 from api.auth import caller, tenant_id
 from api.operations import operation
+from api.responses import answer, read_body, read_optional
 from api.services import services
 from api.v1.schemas.dead_letters import DiscardBody, ReplayBody, ResolveBody
 from api.v1.schemas.jobs import CancelBody, ChangeBody, Job

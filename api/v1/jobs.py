@@ -7,18 +7,18 @@ from uuid import UUID
 
 from flask import Response, g, request
 
-from api.answers import answer, as_json, check_length, if_changed, only, parse_object, read_query
 from api.auth import tenant_id
-from api.ends import when_ended
-from api.measure import harmless
+from api.long_poll import when_ended
+from api.metrics import ignore_metric_errors
 from api.operations import operation
+from api.responses import answer, as_json, check_length, if_changed, only, parse_object, read_query
 from api.services import Services, services
 from api.v1.schemas.jobs import EffectList, Explanation, Job, JobPage, ListQuery, RunList, WaitQuery
 from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import KindRegistry
-from jobplatform.domain.orders import SubmitBody, read_order
 from jobplatform.domain.states import SETTLED
+from jobplatform.domain.submissions import SubmitBody, read_submission
 from jobplatform.errors import (
     FieldError,
     InvalidRequest,
@@ -111,7 +111,7 @@ def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str
     """Return status, body and further headers for an accepted job, and count it when it was made just now."""
     headers = [("location", f"/v1/jobs/{job.id}")]
     if created:
-        with harmless():
+        with ignore_metric_errors():
             api_metrics().accepted.labels(job.queue, job.kind).inc()
     else:
         headers.append(("idempotent-replayed", "true"))
@@ -137,7 +137,7 @@ def _submit(has: Services, caller: ApiKey | UUID, command: SubmitJob, order: Ord
 
 def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
     """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
-    return read_order(kinds, parse_object(order.body, order.media_type), order.body)
+    return read_submission(kinds, parse_object(order.body, order.media_type), order.body)
 
 
 def checked_key(key: str | None) -> str | None:

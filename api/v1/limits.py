@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from flask import Response
 
-from api.answers import answer, read_body
 from api.auth import caller
 from api.operations import operation
+from api.responses import answer, read_body
 from api.services import services
-from api.v1.schemas.limits import Hold, HoldBody, LimitAnswer, LimitBody, LimitList, QuotaBody, QuotaList
+from api.v1.schemas.limits import Hold, LimitAnswer, LimitBody, LimitList, PauseKeyBody, QuotaBody, QuotaList
 from jobplatform.usecases import manage_limits
 
 
@@ -51,15 +51,15 @@ def delete_limit(name: str) -> Response:
     "limits",
     None,
     answer=Hold,
-    body=HoldBody,
+    body=PauseKeyBody,
     problems=(400, 403, 413, 415, 422),
 )
-def hold_key(key: str) -> Response:
+def pause_key(key: str) -> Response:
     """Let nothing of a key begin for so long, from now on; 0 seconds end a hold. Wants an operator's key."""
     has = services()
-    body = read_body(HoldBody, has.settings.max_body_bytes)
-    until = manage_limits.hold_key(has.ledger, key, body.seconds, f"{body.reason} ({caller().key_name})")
-    return answer({"key": key, "held_until": until})
+    body = read_body(PauseKeyBody, has.settings.max_body_bytes)
+    until = manage_limits.pause_key(has.ledger, key, body.seconds, f"{body.reason} ({caller().key_name})")
+    return answer({"key": key, "paused_until": until})
 
 
 @operation("GET", "/quotas", "List quotas", "limits", None, answer=QuotaList, problems=(403,))

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 from flask import Response
 
-from api.answers import answer, read_body, read_query
 from api.auth import caller, tenant_id
 from api.operations import operation
+from api.responses import answer, read_body, read_query
 from api.services import services
 from api.v1.schemas.schedules import (
     FireList,
@@ -176,11 +176,11 @@ def preview_schedule(name: str) -> Response:
     problems=(400, 413, 415, 422),
     logged=False,
 )
-def preview_order() -> Response:
+def preview_definition() -> Response:
     """Read the next planned times of a schedule that is not made yet: nothing is kept."""
     has = services()
     query = read_query(PreviewQuery)
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order("preview")
     has.kinds.get(order.kind)
-    words, times = manage_schedules.preview_order(order, datetime.now(UTC), query.count)
+    words, times = manage_schedules.preview_definition(order, datetime.now(UTC), query.count)
     return answer({"in_words": words, "times": times})

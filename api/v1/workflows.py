@@ -6,10 +6,10 @@ from uuid import UUID
 
 from flask import Response, request
 
-from api.answers import answer, read_body, read_optional, read_query
 from api.auth import caller, tenant_id
-from api.ends import when_ended
+from api.long_poll import when_ended
 from api.operations import operation
+from api.responses import answer, read_body, read_optional, read_query
 from api.services import services
 from api.v1.jobs import checked_key
 from api.v1.schemas.jobs import CancelBody, WaitQuery

@@ -163,7 +163,7 @@ def before_commit(world: World, size: float) -> Hits:
 
         def stop(data: bytes, before: bytes, killed: threading.Event = killed) -> bool:
             # what comes after the request that marks is the commit
-            if killed.is_set() or b"COMMIT" not in data or b"dispatch_lines" not in before:
+            if killed.is_set() or b"COMMIT" not in data or b"dispatch_flows" not in before:
                 return False
             killed.set()
             world.kill(world.head(DISPATCHERS[0]))

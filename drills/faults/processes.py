@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from drills.faults.fault import CanNotBeDone, Hits, Runs, fault, lasting
-from drills.world import API, BEAT_SECONDS, DISPATCHERS, LEASE_SECONDS, WORKERS, World, wait
-from jobplatform.devstack.place import CHECKOUT
+from drills.world import API, DISPATCHERS, HEARTBEAT_SECONDS, LEASE_SECONDS, WORKERS, World, wait
+from jobplatform.devstack.instance import CHECKOUT
 from jobplatform.devstack.processes import wait_for
 from jobplatform.devstack.system import apt_install
 from jobplatform.dispatch.rescue import GONE_BEATS
@@ -74,7 +74,7 @@ def zombie(world: World, size: float) -> Hits:
         wait_for("a run to freeze", lambda: world.runs_on(WORKERS[0]) > 0, seconds=60)
         with world.frozen([world.head(WORKERS[0]), *world.pool_children(WORKERS[0])]):
             wait(2 * LEASE_SECONDS)
-        wait(4 * BEAT_SECONDS)
+        wait(4 * HEARTBEAT_SECONDS)
     return {"frozen": rounds}
 
 
@@ -132,9 +132,9 @@ def hiccups(world: World, size: float) -> Hits:
     """The workers stand still, as on a machine that is overloaded, longer than one whose session had ended might."""
     rounds = max(1, int(10 * size))
     for _ in range(rounds):
-        wait(LEASE_SECONDS + 2 * BEAT_SECONDS)  # until rescue has an unbroken view
+        wait(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)  # until rescue has an unbroken view
         with world.frozen([pid for name in WORKERS for pid in (world.head(name), *world.pool_children(name))]):
             # longer than a worker without a session may be silent, and well below the lease: the last heartbeat may be
             # one interval old, and a busy machine continues late
-            wait(GONE_BEATS * BEAT_SECONDS + 0.3)
+            wait(GONE_BEATS * HEARTBEAT_SECONDS + 0.3)
     return {"frozen": rounds}

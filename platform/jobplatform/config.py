@@ -155,7 +155,7 @@ class Settings(BaseSettings):
     blocking_waits: int = _setting(2, "waits that may hold a thread where the server can't park them", ge=0)
 
     # liveness
-    beat_seconds: float = _setting(5.0, "a worker's sign of life", "s", gt=0)
+    heartbeat_seconds: float = _setting(5.0, "a worker's sign of life", "s", gt=0)
     lease_seconds: float = _setting(20.0, "without a beat for this long a worker is lost", "s", gt=0)
     watchdog_seconds: float = _setting(120.0, "a worker that consumes nothing for so long ends itself", "s", gt=0)
     shutdown_seconds: float = _setting(
@@ -284,10 +284,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_lease(self) -> Settings:
-        if self.lease_seconds <= 3 * self.beat_seconds:
+        if self.lease_seconds <= 3 * self.heartbeat_seconds:
             raise ValueError(
-                f"lease_seconds: more than three beats (3 × {self.beat_seconds:g} s), got {self.lease_seconds:g} s: a "
-                f"worker that misses a beat or two must not lose its runs"
+                f"lease_seconds: more than three heartbeats (3 × {self.heartbeat_seconds:g} s), got "
+                f"{self.lease_seconds:g} s: a worker that misses one or two must not lose its runs"
             )
         return self
 

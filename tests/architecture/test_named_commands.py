@@ -10,7 +10,7 @@ import click
 import pytest
 
 from jobplatform.cli.main import cli
-from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.instance import CHECKOUT
 
 #: `jobplatform group command`, in code and pages
 _NAMED = re.compile(r"(?<![\w./-])jobplatform((?: [a-z][a-z-]+){1,2})")

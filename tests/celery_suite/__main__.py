@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 import celery
 import orjson
 
-from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.instance import open_place, taken
 from jobplatform.devstack.processes import start, wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
 from jobplatform.devstack.system import require_programs
@@ -101,7 +101,7 @@ def main() -> int:
             "JOBPLATFORM_KIND_MODULES": "",
             "JOBPLATFORM_CELERY_TENANT": "celery",
             "JOBPLATFORM_BUILTIN_SCHEDULES": "false",
-            "JOBPLATFORM_BEAT_SECONDS": "0.5",
+            "JOBPLATFORM_HEARTBEAT_SECONDS": "0.5",
             "JOBPLATFORM_LEASE_SECONDS": "3",
         }
         stack = Stack(place, tell=lambda line: print(line, flush=True), extra=extra, durable=False)

@@ -376,7 +376,7 @@ def test_everything_that_changes_something_is_in_the_audit_log(
 
 def test_what_is_not_logged_makes_jobs_or_changes_nothing() -> None:
     free = {item.endpoint.__name__ for item in OPERATIONS if item.method != "GET" and not item.logged}
-    assert free == {"submit_job", "submit_batch", "submit_workflow", "preview_order"}
+    assert free == {"submit_job", "submit_batch", "submit_workflow", "preview_definition"}
 
 
 def test_the_line_is_there_before_anything_is_done(

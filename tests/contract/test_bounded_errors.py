@@ -12,7 +12,7 @@ import pytest
 
 from api import create_app
 from jobplatform.config import Settings
-from jobplatform.domain.orders import SubmitBody, check
+from jobplatform.domain.submissions import SubmitBody, check
 from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import InvalidPayload, InvalidRequest
 from jobplatform.ledger import keys

@@ -130,7 +130,7 @@ def test_an_explanation_of_every_end_says_who_and_why(api: Client, book: Book, d
 
 def test_an_explanation_of_what_is_amiss_in_a_run_and_of_other_ends(api: Client, book: Book, dead: str) -> None:
     silent, _ = book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '100 s'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '100 s'")
     assert explained(api, silent) == ["running", "worker_silent"]
     api.post(f"/v1/jobs/{silent}/cancel", {"reason": "enough"})
     assert explained(api, silent) == ["running", "worker_silent", "cancel_requested"]

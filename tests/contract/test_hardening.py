@@ -71,7 +71,7 @@ def test_submissions_by_sql_take_what_the_api_takes(book: Book, api: Client, mor
     from jobplatform.ledger.keys import hash_key
 
     book.do("INSERT INTO kinds VALUES ('email.send', 'email', 5, 3, 50) ON CONFLICT DO NOTHING")
-    statement = text(f"SELECT code, detail FROM order_job(:hash, 'email.send', '{{}}', {more})")
+    statement = text(f"SELECT code, detail FROM submit_job(:hash, 'email.send', '{{}}', {more})")
     with book.ledger.transaction() as connection:
         row = connection.execute(statement, {"hash": hash_key(api.key or "").hex()}).one()
     assert row.code == "invalid_request" and "between the years 1901 and 2998" in row.detail

@@ -53,12 +53,12 @@ def test_the_list_shows_use_and_who_waits(operator: Client, book: Book) -> None:
     )
     assert key["oldest_seconds"] >= 0
     status, hold, _ = operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 60, "reason": "moving"})
-    assert status == 200 and hold["held_until"]
+    assert status == 200 and hold["paused_until"]
     (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
-    assert key["held_reason"] == "moving (operator)"
+    assert key["paused_reason"] == "moving (operator)"
     operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 0})
     (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
-    assert key["held_until"] is None
+    assert key["paused_until"] is None
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack.compose import worker_names
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.place import open_place, taken
+from jobplatform.devstack.instance import open_place, taken
 from jobplatform.devstack.processes import marked
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
@@ -25,7 +25,7 @@ from tests.support.shop import write_shop
 from tests.support.waiting import eventually
 
 STACK = "test-e2e-next" if os.environ.get(CHOICE) else "test-e2e"
-BEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
+HEARTBEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
 #: those of docker-compose.yml, and one for the team's queue
 WORKERS = len(worker_names()) + 1
 
@@ -111,7 +111,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         ).decode(),
         "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # tests count jobs
         "JOBPLATFORM_MARKER_SECONDS": "2",
-        "JOBPLATFORM_BEAT_SECONDS": str(BEAT_SECONDS),
+        "JOBPLATFORM_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
         "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
         "JOBPLATFORM_CANCEL_GRACE_SECONDS": "1",
         "JOBPLATFORM_WATCHDOG_SECONDS": "8",

@@ -15,10 +15,10 @@ import psutil
 import psycopg2
 import pytest
 
-from jobplatform.devstack import place as places
+from jobplatform.devstack import instance as places
 from jobplatform.devstack import system
 from jobplatform.devstack.compose import worker_names
-from jobplatform.devstack.place import CHECKOUT, NAME_VARIABLE, open_place
+from jobplatform.devstack.instance import CHECKOUT, NAME_VARIABLE, open_place
 from jobplatform.devstack.processes import MARK, marked, script
 from jobplatform.errors import ConfigurationError
 

@@ -13,7 +13,7 @@ from drills.drill import play
 from drills.faults import FAULTS, CanNotBeDone, Fault, Runs
 from drills.sink import Sink
 from drills.world import World
-from jobplatform.devstack.place import taken
+from jobplatform.devstack.instance import taken
 
 SIZE = 0.05
 
@@ -40,7 +40,7 @@ def groups() -> dict[str, list[Fault]]:
     return result
 
 
-def in_turn(faults: list[Fault]) -> Fault:
+def in_fair_order(faults: list[Fault]) -> Fault:
     """Return a fault that is all of these, one after the other; the flow is back in between."""
 
     def do(world: World, size: float) -> dict[str, int]:
@@ -59,7 +59,7 @@ def in_turn(faults: list[Fault]) -> Fault:
 
 @pytest.mark.parametrize("name", list(groups()))
 def test_nothing_is_lost_and_all_adds_up(world: World, name: str) -> None:
-    outcome = play(world, in_turn(groups()[name]), SIZE)
+    outcome = play(world, in_fair_order(groups()[name]), SIZE)
     assert not outcome.wrong, outcome
     assert outcome.accepted > 0
 

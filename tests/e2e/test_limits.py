@@ -85,5 +85,5 @@ def test_what_the_other_side_asks_for_holds_for_everybody_and_is_no_attempt(plat
     )
     assert platform.wait(second)["state"] == "succeeded"
     assert platform.wait(first)["result"] == {"attempt": 1, "run_no": 2}
-    said = platform.sql("SELECT held_reason FROM limit_states WHERE key = 'region:far'")
+    said = platform.sql("SELECT paused_reason FROM limit_states WHERE key = 'region:far'")
     assert said == ["429 from there"]

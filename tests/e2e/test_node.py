@@ -85,7 +85,7 @@ def test_who_says_nothing_of_himself_is_refused(platform: Platform, producer: st
     nobody = order(userId=None)
     nameless = order(messageId=None, correlationId="nameless")
     answers = play("over_amqp.mjs", stdin=[nobody, nameless], AMQP_URL=producer)
-    assert {answer["code"] for answer in answers.values()} == {"order_without_name"}
+    assert {answer["code"] for answer in answers.values()} == {"unnamed_submission"}
     with pytest.raises(AssertionError, match="user_id property set to 'payments' but authenticated user was 'default'"):
         play("over_amqp.mjs", stdin=[order(userId="payments")], AMQP_URL=producer)
 

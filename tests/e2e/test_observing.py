@@ -70,7 +70,7 @@ def test_workers_tell_of_their_runs_children_included(platform: Platform, done: 
         return value(page, "jobplatform_runs_total", kind="video.transcode", outcome="failed") >= 1
 
     assert eventually(counted, 10)
-    assert value(read(platform, "metrics-worker-llm"), "jobplatform_worker_beats_total", answer="written") >= 1
+    assert value(read(platform, "metrics-worker-llm"), "jobplatform_worker_heartbeats_total", answer="written") >= 1
 
 
 def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:

@@ -11,7 +11,7 @@ import psycopg2
 
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.place import NAME_VARIABLE
+from jobplatform.devstack.instance import NAME_VARIABLE
 from jobplatform.devstack.processes import script
 from tests.e2e.conftest import Platform
 from tests.e2e.test_devstack import run

@@ -11,7 +11,7 @@ from tests.e2e.conftest import WORKERS, Platform
 from tests.support.waiting import eventually
 
 #: whether a job's worker has beaten twice in its run
-SEEN = "SELECT previous_beat_at > run_started_at FROM jobs j JOIN workers w ON w.id = j.worker_id WHERE j.id = :i"
+SEEN = "SELECT previous_heartbeat_at > run_started_at FROM jobs j JOIN workers w ON w.id = j.worker_id WHERE j.id = :i"
 
 
 def test_a_killed_pool_child_is_a_crash_and_its_job_runs_again(platform: Platform) -> None:

@@ -18,7 +18,7 @@ from jobplatform.ledger import workers as ledger_workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import end_runs
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.keep_artifacts import sweep_removals
+from jobplatform.usecases.store_artifacts import sweep_removals
 from tests.support.ledgers import Anything, Book
 from workers.runtime import attempt, context
 

@@ -97,7 +97,7 @@ MUTATIONS = [
     ("a due job is not made due", "retried",
      "UPDATE jobs SET run_at = clock_timestamp() - interval '1 hour' WHERE id = :i", {"overdue"}),
     ("a lost run is not taken back", "running",
-     "WITH w AS (UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour') "
+     "WITH w AS (UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour') "
      "UPDATE jobs SET run_started_at = clock_timestamp() - interval '1 hour' WHERE id = :i", {"worker_gone"}),
     ("a lock outlives its job", "succeeded",
      "INSERT INTO unique_locks (tenant_id, key, job_id) SELECT tenant_id, 'k', id FROM job_history WHERE id = :i",

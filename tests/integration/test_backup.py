@@ -9,10 +9,10 @@ import pytest
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres
-from jobplatform.devstack.place import Place, open_place, taken
+from jobplatform.devstack.instance import Place, open_place, taken
 from jobplatform.devstack.stack import Stack
 from jobplatform.doctor.ledger_checks import check_ledger
-from jobplatform.domain.feeds import Place as Cursor
+from jobplatform.domain.feeds import FeedPosition as Cursor
 from jobplatform.domain.feeds import Wanted
 from jobplatform.ledger import schema
 from jobplatform.ledger.session import Ledger, open_ledger
@@ -67,7 +67,7 @@ def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(book: Book, place: P
     dump = str(tmp_path / "ledger.dump")
     call(place, "pg_dump", "--format=custom", f"--file={dump}", book.url.replace("+psycopg2", ""))
     url = postgres.url(other)
-    roles = ("jobplatform_ordering", "jobplatform_reporting", "jobplatform_worker")
+    roles = ("jobplatform_submit", "jobplatform_reporting", "jobplatform_worker")
     commands = [part for role in roles for part in ("-c", f"CREATE ROLE {role} NOLOGIN")]
     call(other, "psql", "--set=ON_ERROR_STOP=1", url.replace("+psycopg2", ""), *commands)
     call(other, "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url.replace('+psycopg2', '')}", dump)

@@ -13,7 +13,7 @@ from jobplatform.domain.kinds import Kind
 from jobplatform.errors import ConfigurationError
 from tests.support.ledgers import Book, registry
 from workers.celery.beat import LedgerScheduler, declare, read_entry
-from workers.celery.orders import TaskCall
+from workers.celery.submissions import TaskCall
 
 ENTRIES: dict[str, dict[str, Any]] = {
     "every night": {

@@ -21,9 +21,9 @@ from jobplatform.ledger import (
 )
 from jobplatform.ledger.dispatching import Dispatched
 from jobplatform.ledger.ids import new_id
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from jobplatform.usecases.explain_job import explain_job
-from jobplatform.usecases.submit_job import ApiKey, check_order, submit_checked
+from jobplatform.usecases.submit_job import ApiKey, check_submission, submit_checked
 from tests.support.ledgers import Book, registry
 from tests.support.waiting import eventually
 
@@ -35,7 +35,7 @@ def big(book: Book) -> Book:
     with book.ledger.transaction() as connection:
         caller = ApiKey(keys.create_key(connection, book.tenant_id, "test"))
     for _ in range(BACKLOG // 1000):
-        orders = [(caller, check_order(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
+        orders = [(caller, check_submission(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
         submit_checked(book.ledger, None, orders)
     book.do("VACUUM (ANALYZE) jobs")
     return book
@@ -62,7 +62,7 @@ def test_no_hot_query_scans_what_waits(big: Book) -> None:
     dispatching.wake_jobs(ledger, 100, None)
     lease_id = new_id()
     assert big.claim(picked[0].id, lease_id, dispatch_no=1).verdict == "claimed"
-    keep_worker.beat(ledger, big.worker, [lease_id])
+    track_workers.beat(ledger, big.worker, [lease_id])
     with ledger.statement() as connection:
         queues.measure_queues(connection, 20)
         queues.active_of(connection, big.tenant_id)
@@ -77,10 +77,10 @@ def test_no_hot_query_scans_what_waits(big: Book) -> None:
         assert dead_letters.watch_replays(connection) == []
     big.do("INSERT INTO queue_markers (id, queue, priority, seen_at) VALUES (gen_random_uuid(), 'email', 4, now())")
     with ledger.statement() as connection:
-        markers.wanted_markers(connection, 0.0, 20.0)
-        markers.take_evidence(connection, 20.0)
+        markers.due_markers(connection, 0.0, 20.0)
+        markers.confirm_lost_messages(connection, 20.0)
     explain_job(ledger, Settings(database_url=big.url), big.tenant_id, out)
-    Rescuer(ledger, beat_seconds=1, lease_seconds=5).poll()
+    Rescuer(ledger, heartbeat_seconds=1, lease_seconds=5).poll()
     assert big.settle(picked[0].id, lease_id) == ("settled", "succeeded")
     big.submit()
     ledger.call("wake_jobs", 1, None)

@@ -169,7 +169,7 @@ def test_limits_are_set_shown_with_who_waits_held_and_removed(book: Book, ask: A
     for words in ("domain:*  5 at once", "10 in 60 s, burst 20", "domain:a.example", "1 tenants", "[moving]", "20.0"):
         assert words in shown, shown
     (first, second) = orjson.loads(ask("limits", "list", "--json").output)["limits"]
-    assert (first["keys"][0]["waiting_tenants"], second["keys"][0]["held_reason"]) == (1, "[moving]")
+    assert (first["keys"][0]["waiting_tenants"], second["keys"][0]["paused_reason"]) == (1, "[moving]")
     assert ask("limits", "release", "t:1").exit_code == 0
     assert ask("limits", "remove", "t:1").exit_code == 0
     assert isinstance(ask("limits", "remove", "t:1").exception, LimitNotFound)

@@ -45,7 +45,7 @@ def play(
     policy.read(book.ledger)
     known = waiting or Waiting(policy.weight)
     if waiting is not None:
-        known.sweep(partial(dispatching.sweep_lines, book.ledger, queue), 1000)
+        known.sweep(partial(dispatching.sweep_flows, book.ledger, queue), 1000)
     return run_round(book.ledger, publisher, known, policy, queue, window, batch)
 
 
@@ -281,7 +281,7 @@ def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(book: Book, br
     from jobplatform.config import Settings
     from jobplatform.dispatch.service import Dispatcher
 
-    good = Settings(database_url=book.url, broker_url=broker_url, beat_seconds=0.2, lease_seconds=1.0)
+    good = Settings(database_url=book.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0)
     dispatcher = Dispatcher(good)
     dispatcher._publisher._url = "amqp://x:x@127.0.0.1:1/x"  # the broker is away
     job_id = book.submit()
@@ -327,7 +327,7 @@ def dispatcher_of(book: Book, broker_url: str):
     from jobplatform.config import Settings
     from jobplatform.dispatch.service import Dispatcher
 
-    return Dispatcher(Settings(database_url=book.url, broker_url=broker_url, beat_seconds=0.2, lease_seconds=1.0))
+    return Dispatcher(Settings(database_url=book.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0))
 
 
 def test_a_backlog_of_due_jobs_is_woken_without_a_break(book: Book, broker_url: str, monkeypatch) -> None:
@@ -386,7 +386,7 @@ def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_u
 
 
 def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(book: Book, broker_url: str) -> None:
-    book.do("DROP FUNCTION take_evidence")
+    book.do("DROP FUNCTION confirm_lost_messages")
     dispatcher, job_id = dispatcher_of(book, broker_url), book.submit()
     dispatcher.step()
     assert book.row(job_id).state == "dispatched"

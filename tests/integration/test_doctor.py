@@ -14,7 +14,7 @@ from jobplatform.broker.connection import connected
 from jobplatform.cli.main import cli
 from jobplatform.config import QueueSettings, Settings, settings
 from jobplatform.devstack import rabbitmq
-from jobplatform.devstack.place import Place
+from jobplatform.devstack.instance import Place
 from jobplatform.doctor.broker_checks import check_broker
 from jobplatform.doctor.examine import examine
 from jobplatform.doctor.finding import Finding
@@ -24,7 +24,7 @@ from jobplatform.domain.kinds import Kind, KindRegistry, load_kinds
 from jobplatform.ledger import dispatching
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
-from jobplatform.usecases.keep_worker import register
+from jobplatform.usecases.track_workers import register
 from tests.support.desk import submit
 from tests.support.ledgers import Anything, Book, card
 from tests.support.waiting import eventually
@@ -53,7 +53,7 @@ def registry(*kinds: tuple[str, str]) -> KindRegistry:
 
 def beat(book: Book, error: str | None = None) -> None:
     with book.ledger.statement() as connection:
-        dispatching.beat_dispatcher(connection, new_id(), "host", 1, error)
+        dispatching.record_dispatcher_heartbeat(connection, new_id(), "host", 1, error)
 
 
 # --- the ledger
@@ -71,9 +71,11 @@ def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
     assert (one.check, one.level) == ("database", "failed") and "JOBPLATFORM_DATABASE_URL" in one.remedy
 
 
-@pytest.mark.parametrize(("revision", "remedy"), [("0008", "jobplatform migrate"), ("9999", "deploy the version")])
-def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str, remedy: str) -> None:
-    book.do("UPDATE alembic_version SET version_num = :r", r=revision)
+@pytest.mark.parametrize(("revision", "remedy"), [(None, "jobplatform migrate"), ("9999", "deploy the version")])
+def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str | None, remedy: str) -> None:
+    book.do("DELETE FROM alembic_version")
+    if revision is not None:
+        book.do("INSERT INTO alembic_version VALUES (:r)", r=revision)
     result = by_check(check_ledger(book.ledger, config))["migrated"]
     assert result.level == "failed" and result.remedy.startswith(remedy)
 

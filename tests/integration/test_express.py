@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from api.express import Express
+from api.fast_path import FastPath
 from jobplatform.devstack.proxy import proxied
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import keys
@@ -35,12 +35,12 @@ def key(book: Book) -> str:
         return keys.create_key(connection, book.tenant_id, "test")
 
 
-def lane(ledger) -> Express:
+def lane(ledger) -> FastPath:
     services: Any = SimpleNamespace(ledger=ledger, hints=None, kinds=registry())
-    return Express(services)
+    return FastPath(services)
 
 
-def play(express: Express, requests: list[tuple[Any, bytes]]) -> list[Any]:
+def play(express: FastPath, requests: list[tuple[Any, bytes]]) -> list[Any]:
     async def all_at_once() -> list[Any]:
         return list(await asyncio.gather(*[express.answer(*request) for request in requests]))
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import Connection, text
 
-from jobplatform.domain.feeds import FeedEvent, Place, Wanted, read_place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition, Wanted, read_position
 from jobplatform.domain.states import Event
 from jobplatform.ledger import keys, runs
 from jobplatform.ledger.ids import new_id
@@ -35,7 +35,7 @@ class Reader:
     """Reads on and on, as somebody who polls does."""
 
     def __init__(self, book: Book, limit: int = 1000) -> None:
-        self.book, self.limit, self.behind = book, limit, Place()
+        self.book, self.limit, self.behind = book, limit, FeedPosition()
         self.numbers: list[int] = []
 
     def read_until(self, count: int) -> list[int]:
@@ -137,7 +137,7 @@ def test_a_page_goes_on_within_a_transaction_of_many_events(book: Book) -> None:
         for number in range(10):
             note(connection, book, number)
     Reader(book).read_until(10)
-    pages, behind, more = [], Place(), True
+    pages, behind, more = [], FeedPosition(), True
     while more:
         page, behind, more = read_feed.read_page(book.ledger, book.tenant_id, behind, EVERYTHING, 4)
         pages.append([item.run_no for item in page])
@@ -151,7 +151,7 @@ def test_a_feed_that_begins_now_has_nothing_of_before_and_all_of_after(book: Boo
     with book.ledger.transaction() as slow:
         note(slow, book, 7)
         place = read_feed.now_in(book.ledger, book.tenant_id)
-    assert read_place(str(place)) == place and place.id == BEHIND_ALL
+    assert read_position(str(place)) == place and place.id == BEHIND_ALL
     reader = Reader(book)
     reader.behind = place
     assert reader.read_until(1) == [7], "it was not to be seen yet"
@@ -168,7 +168,7 @@ def test_what_is_wanted_of_a_feed(book: Book) -> None:
     Reader(book).read_until(7)
 
     def events(wanted: Wanted) -> list[FeedEvent]:
-        return read_feed.read_page(book.ledger, book.tenant_id, Place(), wanted, 100)[0]
+        return read_feed.read_page(book.ledger, book.tenant_id, FeedPosition(), wanted, 100)[0]
 
     assert "log" not in {item.event for item in events(Wanted())}, "only when it is asked for"
     (end,) = events(Wanted(events=frozenset({"succeeded"})))
@@ -182,7 +182,7 @@ def test_what_is_wanted_of_a_feed(book: Book) -> None:
     assert len(events(Wanted(queues=frozenset({"email"})))) == len(events(Wanted()))
     with book.ledger.transaction() as connection:
         stranger = keys.create_tenant(connection, "other")
-    assert read_feed.read_page(book.ledger, stranger, Place(), EVERYTHING, 10)[0] == []
+    assert read_feed.read_page(book.ledger, stranger, FeedPosition(), EVERYTHING, 10)[0] == []
 
 
 def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(book: Book) -> None:

@@ -11,8 +11,8 @@ import pytest
 from jobplatform.config import Settings
 from jobplatform.doctor.outside_checks import check_outside
 from jobplatform.errors import StorageFull, StorageUnavailable
-from jobplatform.usecases import keep_artifacts
-from jobplatform.usecases.keep_artifacts import ArtifactStore, free_bytes
+from jobplatform.usecases import store_artifacts
+from jobplatform.usecases.store_artifacts import ArtifactStore, free_bytes
 from tests.contract.conftest import Client, api, app  # noqa: F401 - fixtures
 from tests.integration.test_attempt import here, run  # noqa: F401 - fixtures
 from tests.support.ledgers import Book, registry
@@ -101,4 +101,4 @@ def test_free_space_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setattr("jobplatform.doctor.outside_checks.shutil.disk_usage", lambda _: little)
     (rows,) = [row for row in check_outside(config, registry()) if row.check == "storage"]
     assert rows.level == "warning" and "0.0 of 1,000.0 GB are free" in rows.message
-    assert keep_artifacts.FULL
+    assert store_artifacts.FULL

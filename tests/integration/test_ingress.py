@@ -13,7 +13,7 @@ import pytest
 
 from jobplatform.broker.connection import connected
 from jobplatform.broker.declare import count_ready
-from jobplatform.broker.orders import OrderReader
+from jobplatform.broker.submissions import SubmissionReader
 from jobplatform.broker.topology import ORDERS
 from jobplatform.config import Settings
 from jobplatform.devstack import rabbitmq
@@ -71,7 +71,7 @@ def producer(broker_url: str, book: Book) -> Producer:
 def taker(book: Book, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
     """Return an ingress whose rounds end by their number of orders, however slow this machine is."""
     config = Settings(database_url=book.url, broker_url=url, max_body_bytes=2000)
-    return Ingress(config, book.ledger, OrderReader(url), clock=clock)
+    return Ingress(config, book.ledger, SubmissionReader(url), clock=clock)
 
 
 def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Producer, broker_url: str) -> None:
@@ -92,9 +92,9 @@ def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Pro
     [
         (b"{", {}, "malformed", "not_json"),
         (b"[]", {}, "malformed", "not_json"),
-        (ORDER, {"message_id": None}, "malformed", "order_without_name"),
-        (ORDER, {"message_id": "x" * 251}, "malformed", "order_without_name"),
-        (ORDER, {"message_id": "a\x00b"}, "malformed", "order_without_name"),
+        (ORDER, {"message_id": None}, "malformed", "unnamed_submission"),
+        (ORDER, {"message_id": "x" * 251}, "malformed", "unnamed_submission"),
+        (ORDER, {"message_id": "a\x00b"}, "malformed", "unnamed_submission"),
         ({**ORDER, "kind": "test.bug"}, {}, "refused", "internal_error"),
         ({**ORDER, "kind": "test.ecko"}, {}, "refused", "unknown_kind"),
         ({**ORDER, "priority": 10}, {}, "refused", "invalid_request"),
@@ -129,7 +129,7 @@ def test_who_does_not_say_who_he_is_gets_an_answer_by_rabbitmqs_own_queue_only(
     with connected(broker_url, name="test") as connection:
         assert count_ready(connection, producer.answers) == 0
     ((reason, detail),) = book.all("SELECT reason, detail FROM dead_messages")
-    assert reason == "malformed" and "order_without_name" in detail
+    assert reason == "malformed" and "unnamed_submission" in detail
 
 
 def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
@@ -138,7 +138,7 @@ def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
     producer.publish()
     taking = taker(book, broker_url)
     with monkeypatch.context() as broken:
-        broken.setattr(OrderReader, "done", lambda *_, **__: (_ for _ in ()).throw(BrokerUnavailable("gone")))
+        broken.setattr(SubmissionReader, "done", lambda *_, **__: (_ for _ in ()).throw(BrokerUnavailable("gone")))
         with pytest.raises(BrokerUnavailable):
             taking.poll(registry())
     eventually(lambda: producer.left() == 1, what="it came again")
@@ -154,7 +154,7 @@ def test_while_the_ledger_is_away_orders_wait(
     for _ in range(3):
         producer.publish()
     taking = taker(book, broker_url)
-    real, tries = ingress.take_order, []
+    real, tries = ingress.accept_message, []
 
     def away(*arguments: Any, **named: Any) -> Any:
         tries.append(1)
@@ -162,7 +162,7 @@ def test_while_the_ledger_is_away_orders_wait(
             raise LedgerUnavailable()
         return real(*arguments, **named)
 
-    monkeypatch.setattr(ingress, "take_order", away)
+    monkeypatch.setattr(ingress, "accept_message", away)
     with pytest.raises(LedgerUnavailable):
         taking.poll(registry())
     eventually(lambda: producer.left() == 2, what="the others are back")
@@ -174,7 +174,7 @@ def test_while_the_ledger_is_away_orders_wait(
 def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
     book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = ingress.take_order
+    real = ingress.accept_message
 
     def held(*arguments: Any, **named: Any) -> Any:
         if b"held" in named["body"]:
@@ -185,7 +185,7 @@ def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
     producer.publish()
     taking = taker(book, broker_url)
     with monkeypatch.context() as waiting:
-        waiting.setattr(ingress, "take_order", held)
+        waiting.setattr(ingress, "accept_message", held)
         with pytest.raises(LedgerBusy):
             taking.poll(registry())
     assert book.all("SELECT payload FROM jobs") == [{"n": 1}]
@@ -243,4 +243,4 @@ def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(book: Book, br
     with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
         taker(book, broker_url).poll(registry())
     with pytest.raises(ConfigurationError, match="set the rights of the user `dispatcher`"):
-        OrderReader(rabbitmq.url(place, role="worker")).take(1)
+        SubmissionReader(rabbitmq.url(place, role="worker")).take(1)

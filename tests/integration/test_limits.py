@@ -22,11 +22,11 @@ from jobplatform.errors import LeaseLost, Permanent, QuotaExceeded
 from jobplatform.ledger import dispatching, keys, limits, queues, workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
-from jobplatform.usecases import execute_run, keep_worker
+from jobplatform.usecases import execute_run, track_workers
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.list_queues import list_queues
-from jobplatform.usecases.submit_planned import submit_order, submit_steps
+from jobplatform.usecases.submit_planned import submit_prepared, submit_steps
 from tests.support.desk import Desk, limit, out, submit
 from tests.support.ledgers import Book
 from tests.support.waiting import eventually
@@ -83,11 +83,11 @@ def test_two_dispatchers_never_give_one_place_twice(book: Book, desk: Desk) -> N
     submit(book, "k:1")
     submit(book, "k:1", queue="video")
     ledger = open_ledger(book.url, name="other")
-    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+    with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
         assert opened.look.key_free == [1]
         assert desk.round().sent == 0 and desk.round().sent == 0
     assert desk.round().sent == 1
-    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+    with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
         assert opened.look.key_free == [0]
     ledger.close()
 
@@ -98,7 +98,7 @@ def test_a_round_of_another_queue_that_took_long_has_its_places_too(book: Book, 
     limit(book, "other:1", max_concurrent=5)
     slow = submit(book, "k:1", queue="video")
     ledger = open_ledger(book.url, name="other")
-    with dispatching.look_at_queue(ledger, "video", keys=["k:1"]) as opened:
+    with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
         (line,) = opened.look.arrivals
         opened.dispatch([(line.id, 1)], [0.0])
         book.do("SELECT pg_sleep(0.3)")
@@ -121,12 +121,12 @@ def test_a_place_is_given_back_once_however_a_run_ends(book: Book, desk: Desk, h
     match how:
         case "crash":
             book.claim(first, lease)
-            keep_worker.beat(book.ledger, book.worker, [])
-            keep_worker.beat(book.ledger, book.worker, [])
-            keep_worker.beat(book.ledger, book.worker, [])
+            track_workers.beat(book.ledger, book.worker, [])
+            track_workers.beat(book.ledger, book.worker, [])
+            track_workers.beat(book.ledger, book.worker, [])
         case "rescue":
             book.claim(first, lease)
-            keep_worker.sign_off(book.ledger, book.worker)
+            track_workers.deregister(book.ledger, book.worker)
         case "return":
             book.do("SELECT return_job(:j, 1, 'test')", j=first)
             book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE id = :j", j=first)
@@ -382,8 +382,8 @@ def test_promises_are_counted_as_kept_or_broken(book: Book) -> None:
     book.dispatch(kept)
     assert book.claim(kept).verdict == "claimed", "a second run is no second promise"
     (queue,) = (queue for queue in list_queues(book.ledger, book.tenant_id, 20) if queue["name"] == "email")
-    assert (queue["promises_kept"], queue["promises_broken"]) == (1, 2)
-    assert book.all("SELECT promises_kept, promises_broken FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
+    assert (queue["deadlines_met"], queue["deadlines_missed"]) == (1, 2)
+    assert book.all("SELECT deadlines_met, deadlines_missed FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
 
 
 def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
@@ -425,7 +425,7 @@ def test_a_rate_below_one_is_one_in_a_longer_time(book: Book, desk: Desk) -> Non
 def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(book: Book, publisher: Publisher) -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
-    while waiting.sweep(partial(dispatching.sweep_lines, book.ledger, "email"), 10):
+    while waiting.sweep(partial(dispatching.sweep_flows, book.ledger, "email"), 10):
         pass
 
     def play() -> RoundReport:
@@ -450,7 +450,7 @@ def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(b
     job_id, lease_id = book.running()
     delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
     execute_run.hold(book.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
-    (row,) = book.all("SELECT key, extract(epoch FROM held_until - now())::float8 FROM limit_states")
+    (row,) = book.all("SELECT key, extract(epoch FROM paused_until - now())::float8 FROM limit_states")
     assert row[0].startswith("tenant:") and 86_000 < row[1] <= 86_400
     book.settle(job_id, lease_id)
     with pytest.raises(LeaseLost):
@@ -468,7 +468,7 @@ def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:
 def test_what_is_kept_of_keys_goes_when_they_are_full_again(book: Book) -> None:
     limit(book, "month:*", rate_units=1, rate_seconds=30 * 86_400)
     book.do(
-        "INSERT INTO limit_states (key, level, level_at, held_until) VALUES "
+        "INSERT INTO limit_states (key, level, level_at, paused_until) VALUES "
         "('old:1', 1, now() - interval '3 days', NULL), "
         "('new:1', 1, now() - interval '1 h', NULL), ('held:1', NULL, NULL, now() + interval '1 h'), "
         "('month:1', 0, now() - interval '3 days', NULL), ('was held:1', NULL, NULL, now() - interval '1 h')"
@@ -496,9 +496,9 @@ def test_a_quota_refuses_planned_orders_too_and_loudly(book: Book) -> None:
     }
     step = {"name": "1", "place": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
     book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
-    assert submit_order(book.ledger, None, book.tenant_id, new_id(), order)
+    assert submit_prepared(book.ledger, None, book.tenant_id, new_id(), order)
     with pytest.raises(QuotaExceeded):
-        submit_order(book.ledger, None, book.tenant_id, new_id(), order)
+        submit_prepared(book.ledger, None, book.tenant_id, new_id(), order)
     with pytest.raises(QuotaExceeded):
         submit_steps(book.ledger, None, book.tenant_id, "w", [{**step, **order, "id": str(new_id())}], 1)
     assert book.all("SELECT count(*)::int FROM jobs") == [1]

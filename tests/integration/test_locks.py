@@ -26,7 +26,7 @@ ATTACK = (
 def reporter(book: Book) -> Iterator[Engine]:
     """A login with the reporting role, as an analyst has one."""
     book.do("DROP ROLE IF EXISTS analyst")
-    book.do("CREATE ROLE analyst LOGIN PASSWORD 'analyst' IN ROLE jobplatform_reporting, jobplatform_ordering")
+    book.do("CREATE ROLE analyst LOGIN PASSWORD 'analyst' IN ROLE jobplatform_reporting, jobplatform_submit")
     url = book.url.split("@")[1]
     engine = create_engine(f"postgresql+psycopg2://analyst:analyst@{url}", isolation_level="AUTOCOMMIT")
     try:
@@ -45,7 +45,7 @@ def test_what_a_reporting_login_locks_stops_nothing(book: Book, reporter: Engine
         assert look(book) == "ready"
         with book.ledger.transaction() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '2s'"))
-            markers.wanted_markers(connection, 1, 1)
+            markers.due_markers(connection, 1, 1)
             ensure_partitions(connection)
             connection.execute(text("SELECT take_lock('epoch')"))
         schema.upgrade(book.url)
@@ -60,7 +60,7 @@ def look(book: Book) -> str:
     with book.ledger.transaction() as connection:
         return str(
             connection.execute(
-                text("SELECT verdict FROM look_at_queue('email', NULL, NULL, NULL, ARRAY['a', 'b'], 10)")
+                text("SELECT verdict FROM read_queue('email', NULL, NULL, NULL, ARRAY['a', 'b'], 10)")
             ).scalar_one()
         )
 

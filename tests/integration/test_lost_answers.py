@@ -15,7 +15,7 @@ from jobplatform.errors import JobPlatformError, LedgerUnavailable, OutcomeUnkno
 from jobplatform.ledger import effects
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.change_job import change_job
 from jobplatform.usecases.discard_job import discard_job
@@ -149,10 +149,10 @@ def test_a_beat_that_is_cut_is_repeated_and_harms_nothing(book: Book, loses_answ
         mine = book.worker
         with cut(book.url, number, loses_answer, LIMITS) as (ledger, found):
             try:
-                keep_worker.beat(ledger, mine, [lease_id])
+                track_workers.beat(ledger, mine, [lease_id])
             except (LedgerUnavailable, OutcomeUnknown):
                 pass
-        keep_worker.beat(book.ledger, mine, [lease_id])
+        track_workers.beat(book.ledger, mine, [lease_id])
         if not found.done:
             break
     assert found.seen > 3 and book.row(job_id).state == "running"

@@ -13,8 +13,8 @@ import pytest
 from jobplatform.config import Settings
 from jobplatform.domain.maintenance import TENANT, QueueHealth
 from jobplatform.ledger import keys
-from jobplatform.usecases import maintain
 from jobplatform.usecases import manage_schedules as manage
+from jobplatform.usecases import run_maintenance
 from tests.support.flows import play, submit
 from tests.support.ledgers import Book
 from workers.handlers.maintenance import remove_old_folders
@@ -40,11 +40,11 @@ def test_old_partitions_go_with_what_is_in_them_and_live_jobs_stay(book: Book) -
     done, lease_id = book.running()
     book.settle(done, lease_id)
     assert len(old(book, "job_history", 98)) >= 2
-    result = maintain.clean_up(book.ledger, config(book, history_days=90), lambda _: None, 0)
+    result = run_maintenance.clean_up(book.ledger, config(book, history_days=90), lambda _: None, 0)
     assert len(result.partitions) >= 6
     assert not old(book, "job_history", 98) and old(book, "job_history", 60), "the younger ones stay"
     assert book.row(job_id).state == "available" and book.row(done).state == "succeeded"
-    assert maintain.clean_up(book.ledger, config(book, history_days=0), lambda _: None, 0).partitions == []
+    assert run_maintenance.clean_up(book.ledger, config(book, history_days=0), lambda _: None, 0).partitions == []
 
 
 def test_files_go_after_their_time_by_way_of_the_list_of_removals(book: Book) -> None:
@@ -60,7 +60,7 @@ def test_files_go_after_their_time_by_way_of_the_list_of_removals(book: Book) ->
         done=done,
         live=job_id,
     )
-    result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    result = run_maintenance.clean_up(book.ledger, config(book), lambda _: None, 0)
     assert (result.uploads, result.artifacts) == (1, 1)
     assert set(book.all("SELECT location FROM artifact_removals")) == {"old-upload", "old-output"}
     assert set(book.all("SELECT location FROM artifacts")) == {"upload", "output", "of-a-live-job"}
@@ -75,9 +75,9 @@ def test_an_upload_stays_while_a_job_or_a_schedule_names_it(book: Book) -> None:
     )
     ids = dict(book.all("SELECT name, id FROM artifacts"))
     book.submit(payload={"source": {"artifact": str(ids["a"])}})
-    maintain.declare_schedules(book.ledger, config(book))
+    run_maintenance.declare_schedules(book.ledger, config(book))
     book.do("UPDATE schedules SET payload = CAST(:p AS jsonb)", p=f'{{"file": "{str(ids["b"]).upper()}"}}')
-    assert maintain.clean_up(book.ledger, config(book), lambda _: None, 0).uploads == 1
+    assert run_maintenance.clean_up(book.ledger, config(book), lambda _: None, 0).uploads == 1
     assert set(book.all("SELECT name FROM artifacts")) == {"a", "b"}
 
 
@@ -88,7 +88,7 @@ def test_history_stays_that_a_running_workflow_may_refer_to(book: Book) -> None:
         book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
     submit(book, step("test.echo"))
     book.do("UPDATE workflows SET created_at = now() - interval '119 days'")
-    assert maintain.clean_up(book.ledger, config(book), lambda _: None, 0).partitions == []
+    assert run_maintenance.clean_up(book.ledger, config(book), lambda _: None, 0).partitions == []
 
 
 def test_a_partition_that_is_read_is_left_for_another_night(book: Book) -> None:
@@ -96,14 +96,14 @@ def test_a_partition_that_is_read_is_left_for_another_night(book: Book) -> None:
         book.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
     with book.ledger.transaction() as connection:
         connection.exec_driver_sql("SELECT count(*) FROM job_events")  # as a dump does
-        result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+        result = run_maintenance.clean_up(book.ledger, config(book), lambda _: None, 0)
     assert result.partitions and not [name for name in result.partitions if name.startswith("job_events")]
 
 
 def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
     from jobplatform.domain.workflows import chain, step
 
-    maintain.declare_schedules(book.ledger, config(book))
+    run_maintenance.declare_schedules(book.ledger, config(book))
     done, lives = (submit(book, chain(step("test.echo"), step("test.echo"))) for _ in range(2))
     book.do(
         "UPDATE jobs SET run_at = now() + interval '1 hour', state = 'scheduled' WHERE workflow_id = :w "
@@ -117,7 +117,7 @@ def test_workflows_and_fires_go_but_for_what_lives(book: Book) -> None:
         "now() - days * interval '1 day', outcome FROM schedules, (VALUES (1, 91, 'skipped'), (2, 91, 'queued'), "
         "(3, 89, 'skipped')) AS v (n, days, outcome) WHERE name = 'clean-up'"
     )
-    result = maintain.clean_up(book.ledger, config(book), lambda _: None, 0)
+    result = run_maintenance.clean_up(book.ledger, config(book), lambda _: None, 0)
     assert (result.workflows, result.fires) == (1, 1)
     assert book.all("SELECT id FROM workflows") == [lives]
     assert book.all("SELECT DISTINCT workflow_id FROM workflow_steps") == [lives]
@@ -142,7 +142,7 @@ def test_folders_of_killed_runs_go_and_fresh_ones_stay(tmp_path: Path, monkeypat
 
 def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(book: Book) -> None:
     def ask() -> QueueHealth:
-        return maintain.look_at_queues(book.ledger, config(book))
+        return run_maintenance.check_queue_health(book.ledger, config(book))
 
     assert ask().problems == []
     job_id = book.submit()
@@ -162,7 +162,7 @@ def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(book: Book)
 
 def test_they_are_scheduled_once_and_what_an_operator_changed_stays(book: Book) -> None:
     for _ in range(2):
-        maintain.declare_schedules(book.ledger, config(book))
+        run_maintenance.declare_schedules(book.ledger, config(book))
     with book.ledger.statement() as connection:
         tenant = keys.find_tenant(connection, TENANT)
     assert tenant is not None
@@ -172,6 +172,6 @@ def test_they_are_scheduled_once_and_what_an_operator_changed_stays(book: Book) 
         ("queue-health", "email"),
     ]
     manage.pause_schedule(book.ledger, tenant, "clean-up", True, by="ada")
-    maintain.declare_schedules(book.ledger, config(book, maintenance_queue="llm"))
+    run_maintenance.declare_schedules(book.ledger, config(book, maintenance_queue="llm"))
     schedules, _ = manage.list_schedules(book.ledger, tenant, after="", limit=10)
     assert [(item.values["paused"], item.values["queue"]) for item in schedules] == [(True, "llm"), (False, "llm")]

@@ -18,17 +18,17 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from jobplatform.client import Conflict, Forbidden, Invalid, Ordered, TooManyRequests, Unauthorized, submit
+from jobplatform.client import Conflict, Forbidden, Invalid, Submitted, TooManyRequests, Unauthorized, submit
 from jobplatform.config import Settings
 from jobplatform.dispatch.audit import audit_ledger
 from jobplatform.domain.access import Scope
 from jobplatform.domain.kinds import Kind, KindRegistry
-from jobplatform.ledger import keys, orders
+from jobplatform.ledger import keys, submissions
 from jobplatform.ledger.keys import Grants
 from jobplatform.usecases.cancel_job import cancel_job
-from jobplatform.usecases.check_orders import check_orders
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.replay_job import replay_job
+from jobplatform.usecases.validate_submissions import validate_submissions
 from tests.support.ledgers import Book
 
 
@@ -54,7 +54,7 @@ def kinds(book: Book) -> KindRegistry:
     ):
         kind_registry.add(Kind(name, "email", payload, lambda p, c: None, max_attempts=7, limit_keys=limit_keys))
     with book.ledger.transaction() as connection:
-        orders.put_kinds(connection, kind_registry)
+        submissions.put_kinds(connection, kind_registry)
     return kind_registry
 
 
@@ -62,7 +62,7 @@ def kinds(book: Book) -> KindRegistry:
 def team(book: Book, kinds: KindRegistry) -> Iterator[Engine]:
     """A team's own login: it has a table of its own, and may order jobs."""
     name = f"team_{uuid.uuid4().hex[:8]}"
-    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_ordering")
+    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
     book.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
     place, database = book.url.rsplit("@", 1)[1].rsplit("/", 1)
     engine = create_engine(f"postgresql+psycopg2://{name}:x@{place}/{database}")
@@ -84,7 +84,7 @@ def make_key(book: Book, **grants: Any) -> str:
         return keys.create_key(connection, book.tenant_id, "shop", Grants(**grants))
 
 
-def order(session: Any, key: str, number: int = 1, **more: Any) -> Ordered:
+def order(session: Any, key: str, number: int = 1, **more: Any) -> Submitted:
     return submit(session, more.pop("kind", "acme.page"), more.pop("payload", {"number": number}), key=key, **more)
 
 
@@ -103,10 +103,10 @@ def test_the_job_and_the_teams_row_come_together_or_not_at_all(
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (2)"))
         kept = order(session, key, tags=["shop"], priority=6)
-        assert check_orders(book.ledger, kinds, 10).jobs == 0, "nobody sees it before"
+        assert validate_submissions(book.ledger, kinds, 10).jobs == 0, "nobody sees it before"
     assert kept.created and kept.id != lost.id and kept.id.version == 7
     assert book.row(kept.id).state == "blocked"
-    looked = check_orders(book.ledger, kinds, 10)
+    looked = validate_submissions(book.ledger, kinds, 10)
     assert (looked.jobs, looked.woken, looked.more) == (1, "email 6", False)
     row = book.row(kept.id)
     assert (row.state, row.tags, row.max_attempts, row.queue) == ("available", ["shop"], 7, "email")
@@ -124,7 +124,7 @@ def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
         bad = order(session, key, payload={"number": "many"})
         good = order(session, key)
         bug = order(session, key, kind="acme.broken", payload={})
-    check_orders(book.ledger, kinds, 10)
+    validate_submissions(book.ledger, kinds, 10)
     assert book.row(good.id).state == "available"
     row = book.row(bad.id)
     assert (row.state, row.error["code"]) == ("dead", "invalid_payload")
@@ -140,7 +140,7 @@ def test_times_are_those_of_the_order(book: Book, team: Engine, kinds: KindRegis
     later = datetime.now(UTC) + timedelta(hours=1)
     with team.begin() as connection:  # a plain connection does as well
         job = order(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
-    check_orders(book.ledger, kinds, 10)
+    validate_submissions(book.ledger, kinds, 10)
     row = book.row(job.id)
     assert (row.state, row.run_at, row.max_attempts) == ("scheduled", later, 2)
 
@@ -206,7 +206,7 @@ def test_keys_of_the_order_are_those_of_the_api(book: Book, team: Engine, key: s
             order(session, key, 2, idempotency_key="k")
         assert refused.value.code == "idempotency_key_reused", "as the API says it"
         alone = order(session, key, unique={"key": "u"})
-        assert order(session, key, 2, unique={"key": "u"}) == Ordered(alone.id, False)
+        assert order(session, key, 2, unique={"key": "u"}) == Submitted(alone.id, False)
         with pytest.raises(Conflict, match=str(alone.id)):
             order(session, key, 2, unique=unique)
     for wrong in ({"seconds": 1}, {"key": "u", "second": 1}, {"key": "u", "on_conflict": "refused"}):
@@ -233,7 +233,7 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
             with book.ledger.transaction() as connection:
                 keys.revoke_key(connection, key_id)
             with book.ledger.transaction() as connection:
-                orders.fold_counters(connection)
+                submissions.fold_counters(connection)
             done.set()
 
         thread = threading.Thread(target=others)
@@ -241,7 +241,7 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
         thread.join(20)
         assert done.is_set()
         session.commit()
-    assert check_orders(book.ledger, kinds, 10).jobs == 1
+    assert validate_submissions(book.ledger, kinds, 10).jobs == 1
     assert book.row(ordered.id).state == "available"
 
 
@@ -251,7 +251,7 @@ def test_counters_are_added_up(book: Book, team: Engine, kinds: KindRegistry, ke
             order(session, key)
     assert book.all("SELECT count(*) FROM queue_counters WHERE slot < 0") == [1]
     with book.ledger.transaction() as connection:
-        assert orders.fold_counters(connection) == 1
+        assert submissions.fold_counters(connection) == 1
     assert book.all("SELECT slot >= 0, accepted::int FROM queue_counters") == [(True, 3)]
     book.assert_conserved()
 
@@ -261,11 +261,11 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
 ) -> None:
     with Session(team) as session, session.begin():
         ids = [order(session, key, n).id for n in range(30)]
-    assert check_orders(book.ledger, KindRegistry(), 10).jobs == 0
+    assert validate_submissions(book.ledger, KindRegistry(), 10).jobs == 0
     looked: list[int] = []
 
     def look() -> None:
-        while result := check_orders(book.ledger, kinds, 7).jobs:
+        while result := validate_submissions(book.ledger, kinds, 7).jobs:
             looked.append(result)
 
     threads = [threading.Thread(target=look) for _ in range(3)]
@@ -273,7 +273,7 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
         thread.start()
     for thread in threads:
         thread.join()
-    while result := check_orders(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
+    while result := validate_submissions(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
         looked.append(result)
     assert sum(looked) >= 30, "two may look at one"
     assert set(book.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
@@ -287,11 +287,11 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
 ) -> None:
     with team.begin() as connection:
         (bad,) = connection.execute(
-            text("SELECT job_id FROM order_job(:hash, 'acme.page', CAST(:payload AS json))"),
+            text("SELECT job_id FROM submit_job(:hash, 'acme.page', CAST(:payload AS json))"),
             {"hash": hashlib.sha256(key.encode()).hexdigest(), "payload": payload},
         ).one()
         good = order(connection, key)
-    check_orders(book.ledger, kinds, 10)
+    validate_submissions(book.ledger, kinds, 10)
     result = {row[0]: row[1:] for row in book.all("SELECT id, state, error ->> 'code' FROM jobs")}
     assert result == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
 
@@ -299,11 +299,11 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
 def test_a_slow_kind_is_looked_at_a_few_at_a_time(
     book: Book, team: Engine, kinds: KindRegistry, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobplatform.usecases.check_orders.LOOK_SECONDS", 0.0)
+    monkeypatch.setattr("jobplatform.usecases.validate_submissions.LOOK_SECONDS", 0.0)
     with team.begin() as connection:
         for number in range(3):
             order(connection, key, number)
-    assert [check_orders(book.ledger, kinds, 10)[::2] for _ in range(3)] == [(1, True), (1, True), (1, False)]
+    assert [validate_submissions(book.ledger, kinds, 10)[::2] for _ in range(3)] == [(1, True), (1, True), (1, False)]
 
 
 def test_a_replay_does_not_pass_by_the_look(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
@@ -311,11 +311,11 @@ def test_a_replay_does_not_pass_by_the_look(book: Book, team: Engine, kinds: Kin
     with team.begin() as connection:
         called_off, refused = order(connection, key).id, order(connection, key, kind="acme.broken", payload={}).id
     cancel_job(book.ledger, book.tenant_id, called_off, reason=None, by="test")
-    check_orders(book.ledger, kinds, 10)
+    validate_submissions(book.ledger, kinds, 10)
     for job_id in (called_off, refused):
         replay_job(book.ledger, None, book.tenant_id, job_id, by="test", reason=None)
         assert book.row(job_id).state == "blocked"
-    check_orders(book.ledger, kinds, 10)
+    validate_submissions(book.ledger, kinds, 10)
     assert (book.row(called_off).state, book.row(called_off).limit_keys) == ("available", ["site:example.com"])
     assert book.row(refused).state == "dead"
     cancel_job(book.ledger, book.tenant_id, called_off, reason=None, by="test")
@@ -339,7 +339,7 @@ def test_the_same_order_from_sessions_in_other_time_zones(book: Book, team: Engi
 def test_no_key_stands_in_the_statement(book: Book, team: Engine, key: str) -> None:
     with team.connect() as connection:
         order(connection, key)
-        said = book.all("SELECT query FROM pg_stat_activity WHERE query LIKE '%order_job%' AND usename LIKE 'team_%'")
+        said = book.all("SELECT query FROM pg_stat_activity WHERE query LIKE '%submit_job%' AND usename LIKE 'team_%'")
         assert said and key not in str(said)
 
 
@@ -351,7 +351,7 @@ def test_it_can_be_called_off_before_anybody_has_looked(
     reasons = explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, job.id).reasons
     assert [reason.code for reason in reasons] == ["unchecked"]
     cancel_job(book.ledger, book.tenant_id, job.id, reason=None, by="test")
-    assert check_orders(book.ledger, kinds, 10).jobs == 0
+    assert validate_submissions(book.ledger, kinds, 10).jobs == 0
     assert book.row(job.id).state == "cancelled"
     book.assert_conserved()
 
@@ -359,7 +359,7 @@ def test_it_can_be_called_off_before_anybody_has_looked(
 def test_the_audit_is_content(book: Book, team: Engine, key: str, kinds: KindRegistry) -> None:
     with Session(team) as session, session.begin():
         order(session, key), order(session, key, payload={"number": None})
-    check_orders(book.ledger, kinds, 1)
+    validate_submissions(book.ledger, kinds, 1)
     assert audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
 
 
@@ -369,7 +369,7 @@ def test_who_may_order_may_do_nothing_else(book: Book, team: Engine, key: str) -
             "SELECT * FROM public.jobs",
             "SELECT key_hash FROM public.api_keys",
             "SELECT * FROM public.kinds",
-            "SELECT release_orders('[]', '{}')",
+            "SELECT release_validated_jobs('[]', '{}')",
         ):
             with pytest.raises(DBAPIError) as caught:
                 connection.execute(text(forbidden))
@@ -404,26 +404,26 @@ def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Async:
         async def execute(self, statement: Any, values: dict[str, Any]) -> Answer:
-            assert "order_job(" in str(statement) and values["key_hash"] == hashlib.sha256(b"k").hexdigest()
+            assert "submit_job(" in str(statement) and values["key_hash"] == hashlib.sha256(b"k").hexdigest()
             return Answer()
 
     result = asyncio.run(submit_async(Async(), "acme.page", {}, key="k"))  # type: ignore[arg-type]
-    assert result == Ordered(UUID(int=1), True)
+    assert result == Submitted(UUID(int=1), True)
 
 
 def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(book: Book, kinds: KindRegistry, key: str) -> None:
     with book.ledger.transaction() as connection:
-        orders.put_settings(connection, max_body_bytes=2000, idempotency_seconds=120)
+        submissions.put_settings(connection, max_body_bytes=2000, idempotency_seconds=120)
     key_hash = hashlib.sha256(key.encode()).hexdigest()
     large = '{"number": 1, "site": "' + "y" * 2000 + '"}'
     with book.ledger.transaction() as connection:
         said = connection.execute(
-            text("SELECT code, detail FROM order_job(:hash, 'acme.page', CAST(:payload AS json))"),
+            text("SELECT code, detail FROM submit_job(:hash, 'acme.page', CAST(:payload AS json))"),
             {"hash": key_hash, "payload": large},
         ).one()
         assert said.code == "invalid_request" and "at most 2000 bytes" in said.detail
         connection.execute(
-            text("SELECT * FROM order_job(:hash, 'acme.page', CAST(:payload AS json), p_idempotency_key => 'k')"),
+            text("SELECT * FROM submit_job(:hash, 'acme.page', CAST(:payload AS json), p_idempotency_key => 'k')"),
             {"hash": key_hash, "payload": '{"number": 1}'},
         )
     (lives,) = book.all("SELECT extract(epoch FROM expires_at - created_at)::int FROM idempotency_keys")

@@ -119,7 +119,7 @@ def test_cancel_against_failure__every_end_but_success_becomes_cancelled(book: B
 
 def test_settle_against_rescue__a_settled_run_is_not_rescued(book: Book, pool) -> None:
     job_id, lease_id = book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     with book.ledger.transaction() as worker:
         worker.execute(
             text("SELECT verdict FROM settle_run(:j, :l, 'succeeded', 'succeeded')"), {"j": job_id, "l": lease_id}
@@ -132,7 +132,7 @@ def test_settle_against_rescue__a_settled_run_is_not_rescued(book: Book, pool) -
 
 def test_settle_against_rescue__a_rescued_run_settles_nothing_any_more(book: Book) -> None:
     job_id, lease_id = book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     with book.ledger.transaction() as rescuer:
         (run,) = workers.rescue_runs(rescuer, 5.0)
     assert (run.outcome, run.state) == ("lost", "scheduled")
@@ -142,16 +142,16 @@ def test_settle_against_rescue__a_rescued_run_settles_nothing_any_more(book: Boo
 
 def test_rescue__a_beat_that_commits_before_the_look_counts(book: Book) -> None:
     book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     with book.ledger.transaction() as rescuer:
         rescuer.execute(text("SELECT 1"))  # its transaction is open before the beat
-        book.do("UPDATE workers SET beat_at = clock_timestamp()")
+        book.do("UPDATE workers SET heartbeat_at = clock_timestamp()")
         assert workers.rescue_runs(rescuer, 5.0) == []
 
 
 def test_two_rescuers__one_end_per_run(book: Book, pool) -> None:
     running = [book.running()[0] for _ in range(20)]
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
 
     def rescue() -> int:
         with book.ledger.transaction() as connection:
@@ -201,10 +201,10 @@ def test_late_settle_after_a_forgotten_claim__the_lease_never_repeats(book: Book
 
 def test_beat_against_claim__a_lease_named_before_it_is_claimed_does_no_harm(book: Book) -> None:
     other = card()
-    workers_row = "SELECT holding FROM workers WHERE id = :id"
-    from jobplatform.usecases import keep_worker
+    workers_row = "SELECT leases FROM workers WHERE id = :id"
+    from jobplatform.usecases import track_workers
 
-    keep_worker.register(book.ledger, other)
+    track_workers.register(book.ledger, other)
     lease_id = new_id()
-    assert keep_worker.beat(book.ledger, other, [lease_id]) == []
+    assert track_workers.beat(book.ledger, other, [lease_id]) == []
     assert book.all(workers_row, id=other.id) == [[lease_id]]

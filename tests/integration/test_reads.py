@@ -126,7 +126,7 @@ def test_ended_jobs_are_found_for_those_who_wait(book: Book) -> None:
     book.settle(done, lease_id)
     dead, lease_id = book.running()
     book.settle(dead, lease_id, "failed", "dead", error={"code": "x", "message": "x"})
-    assert read_jobs.find_ended(book.ledger, [waiting, done, dead]) == {done, dead}
+    assert read_jobs.find_settled(book.ledger, [waiting, done, dead]) == {done, dead}
 
 
 def test_celery_sees_what_the_ledger_sees(book: Book, monkeypatch) -> None:

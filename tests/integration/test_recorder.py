@@ -13,11 +13,11 @@ from jobplatform.broker.dead_letters import DeadLetterReader
 from jobplatform.broker.envelope import MARKER_KIND, Envelope, read_headers
 from jobplatform.broker.publisher import Publisher
 from jobplatform.broker.topology import DEAD_EXCHANGE, DEAD_RECORDS
-from jobplatform.dispatch.markers import look_for_lost_messages
+from jobplatform.dispatch.markers import detect_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.errors import ConfigurationError
 from jobplatform.ledger.ids import new_id
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from tests.support.ledgers import Book, card
 from tests.support.waiting import eventually
 
@@ -170,7 +170,7 @@ def test_without_its_queue_the_recorder_says_what_to_do(book: Book, recorder, br
 @pytest.fixture
 def look(book: Book, broker_url: str) -> Iterator[Callable[..., int]]:
     publisher = Publisher(broker_url)
-    yield lambda quiet=0.0: look_for_lost_messages(book.ledger, publisher, quiet, 60.0)
+    yield lambda quiet=0.0: detect_lost_messages(book.ledger, publisher, quiet, 60.0)
     publisher.close()
 
 
@@ -184,7 +184,7 @@ def take(broker_url: str, queue: str = "email") -> list[tuple]:
 
 
 def beat(book: Book, *, waiting=(), markers=()) -> None:
-    keep_worker.beat(book.ledger, book.worker, [], waiting, markers)
+    track_workers.beat(book.ledger, book.worker, [], waiting, markers)
 
 
 def test_a_lost_message_is_found_by_a_marker(book: Book, look, broker_url: str) -> None:
@@ -219,14 +219,14 @@ def test_a_worker_that_has_not_beaten_since_may_have_the_message(book: Book, loo
     job_id = book.submit()
     book.dispatch(job_id)
     other = card()
-    keep_worker.register(book.ledger, other)
+    track_workers.register(book.ledger, other)
     look()
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
         beat(book, markers=[marker])
     assert look() == 0, "the other worker has not told"
     for _ in range(2):
-        keep_worker.beat(book.ledger, other, [])
+        track_workers.beat(book.ledger, other, [])
     assert look() == 1
 
 

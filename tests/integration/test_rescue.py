@@ -17,7 +17,7 @@ from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, open_ledger
-from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases import end_runs, track_workers
 from tests.support.ledgers import Book, card, registry
 from tests.support.waiting import eventually
 from workers.liveness import heartbeat, stopping
@@ -32,30 +32,30 @@ def rescue(book: Book, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
 def test_a_worker_that_beats_keeps_its_runs(book: Book) -> None:
     _, lease_id = book.running()
     for _ in range(3):
-        keep_worker.beat(book.ledger, book.worker, [lease_id])
+        track_workers.beat(book.ledger, book.worker, [lease_id])
     assert rescue(book) == []
 
 
 def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(book: Book) -> None:
     job_id, lease_id = book.running()
-    keep_worker.beat(book.ledger, book.worker, [lease_id])
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '6 s'")
+    track_workers.beat(book.ledger, book.worker, [lease_id])
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '6 s'")
     assert rescue(book) == [("lost", "scheduled")]
     assert book.events(job_id)[-1] == "lost"
 
 
 def test_a_worker_that_signed_off_has_lost_its_runs_at_once(book: Book) -> None:
     book.running()
-    keep_worker.sign_off(book.ledger, book.worker)
+    track_workers.deregister(book.ledger, book.worker)
     assert rescue(book) == [("lost", "scheduled")]
 
 
 def test_a_run_missing_from_two_beats_has_crashed_though_its_worker_lives(book: Book) -> None:
     book.running()
-    keep_worker.beat(book.ledger, book.worker, [])
+    track_workers.beat(book.ledger, book.worker, [])
     assert rescue(book) == [], "one beat may have been on its way when the run began"
-    keep_worker.beat(book.ledger, book.worker, [])
-    keep_worker.beat(book.ledger, book.worker, [])
+    track_workers.beat(book.ledger, book.worker, [])
+    track_workers.beat(book.ledger, book.worker, [])
     assert rescue(book) == [("crashed", "scheduled")]
 
 
@@ -71,7 +71,7 @@ def test_a_cancelled_run_of_a_lost_worker_never_runs_again(book: Book) -> None:
     job_id, _ = book.running()
     with book.ledger.transaction() as connection:
         jobs.cancel_job(connection, book.tenant_id, job_id, None)
-    keep_worker.sign_off(book.ledger, book.worker)
+    track_workers.deregister(book.ledger, book.worker)
     assert rescue(book) == [("lost", "cancelled")]
     assert book.row(job_id).lost_count == 0
     book.assert_conserved()
@@ -80,17 +80,17 @@ def test_a_cancelled_run_of_a_lost_worker_never_runs_again(book: Book) -> None:
 def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_lease(book: Book) -> None:
     """After an outage of Postgres every worker looks dead; so does it after a suspension of this host."""
     book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
-    rescuer = Rescuer(book.ledger, beat_seconds=10, lease_seconds=0.2)
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
+    rescuer = Rescuer(book.ledger, heartbeat_seconds=10, lease_seconds=0.2)
     assert rescuer.poll() == 0
     eventually(lambda: rescuer.poll() == 1, seconds=5)
 
 
 def test_a_gap_between_polls_starts_the_lease_anew(book: Book) -> None:
-    rescuer = Rescuer(book.ledger, beat_seconds=0.05, lease_seconds=0.3)
+    rescuer = Rescuer(book.ledger, heartbeat_seconds=0.05, lease_seconds=0.3)
     rescuer.poll()
     book.running()
-    book.do("UPDATE workers SET beat_at = clock_timestamp() - interval '1 hour'")
+    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     book.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
     assert rescuer.poll() == 0
 
@@ -104,10 +104,10 @@ def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(book: Book, monkey
         return look(connection, *rest, **more)
 
     _, lease_id = book.running()
-    rescuer = Rescuer(book.ledger, beat_seconds=10, lease_seconds=lease_seconds)
+    rescuer = Rescuer(book.ledger, heartbeat_seconds=10, lease_seconds=lease_seconds)
     rescuer.poll()
     book.do("SELECT pg_sleep(:seconds)", seconds=lease_seconds)
-    keep_worker.beat(book.ledger, book.worker, [lease_id])
+    track_workers.beat(book.ledger, book.worker, [lease_id])
     monkeypatch.setattr(workers, "rescue_runs", stand_still_and_look)
     assert rescuer.poll() == 0
     assert rescuer.poll() == 1, "a lease later, and still no beat"
@@ -117,11 +117,11 @@ def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(book: Book, monkey
 def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(book: Book, table: str) -> None:
     lease_seconds = 0.4
     _, lease_id = book.running()
-    rescuer = Rescuer(book.ledger, beat_seconds=0.3, lease_seconds=lease_seconds)
+    rescuer = Rescuer(book.ledger, heartbeat_seconds=0.3, lease_seconds=lease_seconds)
     other = open_ledger(book.url, name="worker parent", connections=1)
     with book.ledger.transaction() as somebody:
         somebody.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        beat = ThreadPoolExecutor(1).submit(keep_worker.beat, other, book.worker, [lease_id])
+        beat = ThreadPoolExecutor(1).submit(track_workers.beat, other, book.worker, [lease_id])
         eventually(lambda: book.all("SELECT count(*)::int FROM pg_locks WHERE NOT granted") == [1])
         for _ in range(4):
             with pytest.raises(LedgerBusy):
@@ -130,7 +130,7 @@ def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(b
     deadline = time.monotonic() + 2 * lease_seconds  # what the beat says may be as old as the lock
     while time.monotonic() < deadline:
         assert rescuer.poll() == 0
-        keep_worker.beat(other, book.worker, [lease_id])
+        track_workers.beat(other, book.worker, [lease_id])
     other.close()
 
 
@@ -138,16 +138,16 @@ def test_beats_answer_with_what_is_to_be_cancelled(book: Book) -> None:
     from jobplatform.ledger import jobs
 
     job_id, lease_id = book.running()
-    assert keep_worker.beat(book.ledger, book.worker, [lease_id]) == []
+    assert track_workers.beat(book.ledger, book.worker, [lease_id]) == []
     with book.ledger.transaction() as connection:
         jobs.cancel_job(connection, book.tenant_id, job_id, None)
-    (order,) = keep_worker.beat(book.ledger, book.worker, [lease_id])
+    (order,) = track_workers.beat(book.ledger, book.worker, [lease_id])
     assert (order.job_id, order.lease_id) == (job_id, lease_id) and order.seconds >= 0
 
 
 def test_a_forgotten_worker_registers_itself_again(book: Book) -> None:
     book.do("DELETE FROM workers")
-    keep_worker.beat(book.ledger, book.worker, [])
+    track_workers.beat(book.ledger, book.worker, [])
     assert book.all("SELECT id FROM workers") == [book.worker.id]
 
 
@@ -184,7 +184,7 @@ def test_a_late_report_changes_nothing(book: Book) -> None:
 def beaten_by(book: Book, *, ends: bool) -> Ledger:
     """Let the book's worker beat on a session of its own."""
     session = open_ledger(book.url, name="worker parent", connections=1)
-    keep_worker.beat(session, book.worker, [])
+    track_workers.beat(session, book.worker, [])
     if ends:
         session.close()
         left = "SELECT count(*)::int FROM pg_stat_activity a JOIN workers w ON a.pid = w.session_pid"
@@ -225,18 +225,20 @@ def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
     assert book.row(job_id).attempt == 1
 
 
-def heart_of(book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float) -> heartbeat.Heart:
+def heartbeat_of(
+    book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float
+) -> heartbeat.Heartbeat:
     """Return the heart of the book's worker, on the book's ledger; tests call its `beat`."""
     for module in (heartbeat, stopping):
         monkeypatch.setattr(module, "parent_ledger", lambda: book.ledger)
     monkeypatch.setitem(REGISTRY._kinds, "test.echo", registry().get("test.echo"))
-    return heartbeat.Heart(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
+    return heartbeat.Heartbeat(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
 
 
 def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries, acked = Deliveries(), []
-    mine = heart_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(book, deliveries, monkeypatch)
     held = Held(job_id, 1, lease_id, "test.echo")
     report = Report(held, "crashed", "signal 9", lambda: acked.append(book.row(job_id).state))
     deliveries.report(report)
@@ -249,7 +251,7 @@ def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_
 def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    mine = heart_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(book, deliveries, monkeypatch)
     poison = Held(new_id(), 1, new_id(), "no.such.kind")
     deliveries.report(Report(poison, "crashed", "signal 9", lambda: None))
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
@@ -266,7 +268,7 @@ def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeyp
     deliveries.add(Held(new_id(), 1, idle, "test.echo"))
     deliveries.orphan_unstarted()
     assert set(deliveries.leases()) == {lease_id, idle}
-    mine = heart_of(book, deliveries, monkeypatch, beat_seconds=0.001, lease_seconds=1)
+    mine = heartbeat_of(book, deliveries, monkeypatch, heartbeat_seconds=0.001, lease_seconds=1)
     eventually(lambda: mine.beat() is None and deliveries.leases() == [lease_id], 5)
     book.settle(job_id, lease_id)
     eventually(lambda: mine.beat() is None and deliveries.leases() == [], 5)
@@ -297,7 +299,7 @@ def test_what_was_given_up_can_be_reported() -> None:
 def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
     job_id, lease_id = book.running()
     deliveries = Deliveries()
-    mine = heart_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(book, deliveries, monkeypatch)
     mine.shut_down()
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
     mine.beat()

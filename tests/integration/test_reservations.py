@@ -131,7 +131,7 @@ def test_the_refused_one_is_sent_from_its_old_place(book: Book, desk: Desk) -> N
     assert book.row(first).state == "dispatched"
     assert [book.row(job_id).state for job_id in (second, theirs)] == ["available"] * 2
     assert book.claim(first).verdict == "claimed"
-    assert book.row(first).place_at is None, "another attempt begins where all others do"
+    assert book.row(first).reserved_at is None, "another attempt begins where all others do"
 
 
 def test_another_dispatcher_hears_of_what_came_back_to_an_old_place(book: Book) -> None:
@@ -140,7 +140,8 @@ def test_another_dispatcher_hears_of_what_came_back_to_an_old_place(book: Book) 
     fill(book, "t:1", 0)
     assert take(book, job_id) == "limited"
     book.do(
-        "UPDATE jobs SET place_at = place_at - interval '1 h', run_at = clock_timestamp() WHERE id = :id", id=job_id
+        "UPDATE jobs SET reserved_at = reserved_at - interval '1 h', run_at = clock_timestamp() WHERE id = :id",
+        id=job_id,
     )
     dispatching.wake_jobs(book.ledger, 10, None)
     ((queue,),) = book.ledger.call("waiting_queues", ["email"], [book.row(job_id).run_at])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jobplatform.config import Settings
 from jobplatform.doctor.ledger_checks import check_ledger
-from jobplatform.domain.feeds import Place, Wanted
+from jobplatform.domain.feeds import FeedPosition, Wanted
 from jobplatform.ledger import feed
 from jobplatform.usecases.read_feed import now_in, read_page
 from tests.support.ledgers import Book
@@ -19,7 +19,7 @@ def restore(book: Book) -> None:
     book.do("UPDATE installation SET cluster = 'the old one'")
 
 
-def events_behind(book: Book, place: Place) -> list[str]:
+def events_behind(book: Book, place: FeedPosition) -> list[str]:
     page, _, _ = read_page(book.ledger, book.tenant_id, place, Wanted(), 100)
     return [str(event.job_id) for event in page]
 
@@ -28,7 +28,7 @@ def test_what_happens_after_a_restore_comes_behind_every_cursor(book: Book) -> N
     before = book.submit()
     cursor = now_in(book.ledger, book.tenant_id)
     restore(book)
-    cursor = Place(cursor.tx + LATER, cursor.id)
+    cursor = FeedPosition(cursor.tx + LATER, cursor.id)
     lost = book.submit()
     assert events_behind(book, cursor) == [], "without the offset it is lost"
     with book.ledger.transaction() as connection:
@@ -36,7 +36,7 @@ def test_what_happens_after_a_restore_comes_behind_every_cursor(book: Book) -> N
     assert offset is not None and offset > LATER
     after = book.submit()
     eventually(lambda: str(after) in events_behind(book, cursor))
-    assert str(before) in events_behind(book, Place())
+    assert str(before) in events_behind(book, FeedPosition())
     assert lost != after
     with book.ledger.transaction() as connection:
         assert feed.rebase_feed(connection) is None, "once"
@@ -52,7 +52,7 @@ def test_a_second_restore_goes_above_the_first(book: Book) -> None:
     assert offsets[0] is not None and offsets[1] is not None and offsets[1] > offsets[0]
     job_id = book.submit()
     # an event is shown when no older transaction is under way in the cluster, where other tests run too
-    eventually(lambda: str(job_id) in events_behind(book, Place(offsets[1] or 0, 0)))
+    eventually(lambda: str(job_id) in events_behind(book, FeedPosition(offsets[1] or 0, 0)))
 
 
 def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(book: Book) -> None:

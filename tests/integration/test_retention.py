@@ -20,13 +20,13 @@ RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
         dead_messages.forget_dead_messages,
     ),
     "workers": (
-        "INSERT INTO workers (id, node, host, pid, pool, slots, queues, kinds, beat_at) "
+        "INSERT INTO workers (id, node, host, pid, pool, slots, queues, kinds, heartbeat_at) "
         "SELECT gen_random_uuid(), 'n', 'h', 1, 'prefork', 1, '{}', '{}', clock_timestamp() - days * interval '1 day' "
         "FROM unnest(ARRAY[8, 6]) AS days",
         workers.forget_stopped,
     ),
     "dispatchers": (
-        "INSERT INTO dispatchers (id, host, pid, beat_at) "
+        "INSERT INTO dispatchers (id, host, pid, heartbeat_at) "
         "SELECT gen_random_uuid(), 'h', 1, clock_timestamp() - hours * interval '1 hour' "
         "FROM unnest(ARRAY[25, 23]) AS hours",
         dispatching.forget_dispatcher,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from jobplatform.domain.schedules import ScheduleOrder
+from jobplatform.domain.schedules import ScheduleDefinition
 from jobplatform.errors import InvalidPayload, ScheduleNotFound
 from jobplatform.ledger import schedules
 from jobplatform.usecases import manage_schedules as manage
@@ -19,7 +19,7 @@ from tests.support.ledgers import Book, registry
 
 def put(book: Book, name: str = "s", **order: Any) -> manage.ScheduleView:
     times = {} if {"cron", "times"} & set(order) else {"every_seconds": 60.0}
-    command = ScheduleOrder(name, "test.echo", order.pop("payload", {}), **{**times, **order})
+    command = ScheduleDefinition(name, "test.echo", order.pop("payload", {}), **{**times, **order})
     return manage.put_schedule(book.ledger, registry(), book.tenant_id, command, by="me")
 
 
@@ -217,10 +217,10 @@ def test_a_payload_that_no_fire_could_use_is_refused(book: Book) -> None:
     kinds = registry()
     kind = kinds.get("test.echo")
     object.__setattr__(kind, "payload", Strict)
-    order = ScheduleOrder("s", "test.echo", {"day": "monday"}, every_seconds=60)
+    order = ScheduleDefinition("s", "test.echo", {"day": "monday"}, every_seconds=60)
     with pytest.raises(InvalidPayload):
         manage.put_schedule(book.ledger, kinds, book.tenant_id, order, by="me")
-    order = ScheduleOrder("s", "test.echo", {"day": {"$planned_at": "%d"}}, every_seconds=60)
+    order = ScheduleDefinition("s", "test.echo", {"day": {"$planned_at": "%d"}}, every_seconds=60)
     manage.put_schedule(book.ledger, kinds, book.tenant_id, order, by="me")
 
 

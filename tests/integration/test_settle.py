@@ -118,7 +118,7 @@ def test_an_artifact_of_a_lost_run_is_refused(book: Book, tmp_path) -> None:
 
     from jobplatform.errors import LeaseLost
     from jobplatform.usecases.execute_run import Delivery
-    from jobplatform.usecases.keep_artifacts import ArtifactStore, keep_output
+    from jobplatform.usecases.store_artifacts import ArtifactStore, keep_output
 
     job_id, lease_id = book.running()
     store = ArtifactStore(tmp_path.as_uri())

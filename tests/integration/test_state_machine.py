@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from jobplatform.domain.states import FINAL, Event, State, may_lead_to
 from jobplatform.ledger import dead_letters, dispatching, effects, jobs, queues, runs, workers
 from jobplatform.ledger.ids import new_id
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from tests.support.ledgers import Book
 
 #: (outcome, what the caller decided for the job)
@@ -42,7 +42,7 @@ class Ledgers(RuleBasedStateMachine):
         for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters", "effects"):
             self.book.do(f"TRUNCATE {table}")
         self.book.do("UPDATE queues SET paused_at = NULL")
-        keep_worker.register(self.book.ledger, self.book.worker)
+        track_workers.register(self.book.ledger, self.book.worker)
         self.ids = [self.book.submit(max_attempts=2), self.book.submit()]
         self.leases = [new_id()]
 
@@ -126,10 +126,10 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule()
     def lose_the_worker(self) -> None:
-        keep_worker.sign_off(self.book.ledger, self.book.worker)
+        track_workers.deregister(self.book.ledger, self.book.worker)
         with self.book.ledger.transaction() as connection:
             workers.rescue_runs(connection, 60.0)
-        keep_worker.register(self.book.ledger, self.book.worker)
+        track_workers.register(self.book.ledger, self.book.worker)
 
     @rule()
     def wipe_the_broker(self) -> None:

@@ -14,10 +14,10 @@ import pytest
 from jobplatform.config import Settings
 from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.keep_artifacts import ArtifactStore, keep_output, sweep_removals
+from jobplatform.usecases.store_artifacts import ArtifactStore, keep_output, sweep_removals
 from tests.support.ledgers import Book, card
 from workers.liveness import stopping
 from workers.liveness.memory import note_peaks, peak_memory_of
@@ -51,7 +51,7 @@ def started(book: Book, deliveries: Deliveries) -> tuple[UUID, UUID]:
 
 
 def beat(book: Book, stopper: Stopper, deliveries: Deliveries) -> None:
-    stopper.look(keep_worker.beat(book.ledger, card(book.worker.id), deliveries.leases()))
+    stopper.look(track_workers.beat(book.ledger, card(book.worker.id), deliveries.leases()))
 
 
 def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(book: Book, threads) -> None:

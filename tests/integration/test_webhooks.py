@@ -14,10 +14,10 @@ from jobplatform.domain.webhooks import DELIVER
 from jobplatform.errors import InvalidRequest
 from jobplatform.ledger import keys, webhooks
 from jobplatform.ledger.ids import new_id
-from jobplatform.usecases import maintain, manage_webhooks
-from jobplatform.usecases.deliver_webhook import find_target, note_answer
+from jobplatform.usecases import manage_webhooks, run_maintenance
+from jobplatform.usecases.deliver_webhook import find_target, record_response
+from jobplatform.usecases.enqueue_webhooks import enqueue_webhooks
 from jobplatform.usecases.manage_webhooks import NewEndpoint, delivering
-from jobplatform.usecases.tell_webhooks import tell_webhooks
 from tests.support.ledgers import Book, registry
 from tests.support.waiting import eventually
 
@@ -48,7 +48,7 @@ class Hooks:
 
         def done() -> bool:
             nonlocal count
-            told = tell_webhooks(self.book.ledger, delivering(self.config), limit)
+            told = enqueue_webhooks(self.book.ledger, delivering(self.config), limit)
             count += told.messages
             places = self.book.all(
                 "SELECT tenant_id, cursor_tx, cursor_id FROM webhook_endpoints WHERE disabled_at IS NULL"
@@ -147,7 +147,7 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks:
     def look() -> None:
         while not stop.is_set():
             try:
-                tell_webhooks(book.ledger, delivering(hooks.config), limit)
+                enqueue_webhooks(book.ledger, delivering(hooks.config), limit)
             except Exception as error:
                 errors.append(error)
                 return
@@ -193,7 +193,9 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(b
         "job_id": mine,
         "body": {},
     }
-    written = webhooks.tell_webhooks(book.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config)))
+    written = webhooks.enqueue_webhooks(
+        book.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config))
+    )
     assert written == 0, "whoever saw an older cursor writes nothing"
     assert hooks.told(mine) == [("job.submitted", job_id)]
 
@@ -262,7 +264,7 @@ def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_tol
     def answer(error: str | None, *, gone: bool = False) -> dict[str, Any]:
         target = find_target(book.ledger, mine)
         assert target is not None
-        note_answer(book.ledger, kinds, target, error, gone=gone, patience_seconds=60)
+        record_response(book.ledger, kinds, target, error, gone=gone, patience_seconds=60)
         return manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
 
     assert answer("500")["failing_since"] is not None
@@ -291,7 +293,7 @@ def test_gone_is_gone(book: Book, hooks: Hooks) -> None:
     mine = hooks.add()
     target = find_target(book.ledger, mine)
     assert target is not None
-    note_answer(book.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
+    record_response(book.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
     endpoint = manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
     assert endpoint["disabled_reason"] == "it answered 410: gone"
 
@@ -313,7 +315,7 @@ def test_the_clean_up_takes_old_messages(book: Book, hooks: Hooks, config: Setti
     hooks.look()
     book.do("UPDATE webhook_messages SET created_at = created_at - interval '91 days' WHERE endpoint_id = :id", id=gone)
     manage_webhooks.delete_endpoint(book.ledger, book.tenant_id, gone)
-    maintain.clean_up(book.ledger, config, lambda _: None, 0)
+    run_maintenance.clean_up(book.ledger, config, lambda _: None, 0)
     assert book.all("SELECT endpoint_id FROM webhook_messages") == [kept]
     assert find_target(book.ledger, gone) is None
 

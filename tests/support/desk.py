@@ -59,7 +59,7 @@ class Desk:
     def round(self, queue: str = "email", window: int = 100) -> RoundReport:
         self.policy.read(self.book.ledger)
         known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
-        while known.sweep(partial(dispatching.sweep_lines, self.book.ledger, queue), 3):
+        while known.sweep(partial(dispatching.sweep_flows, self.book.ledger, queue), 3):
             pass
         return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
 

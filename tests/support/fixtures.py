@@ -9,7 +9,7 @@ import pytest
 
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack import rabbitmq
-from jobplatform.devstack.place import Place, open_place
+from jobplatform.devstack.instance import Place, open_place
 from tests.support.ledgers import Book, new_book
 from tests.support.servers import STACK
 

@@ -14,7 +14,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
 from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.stop_workflows import stop_some
+from jobplatform.usecases.stop_workflows import stop_workflows_that_ended
 from jobplatform.usecases.submit_workflow import submit_workflow
 from tests.support.ledgers import Book, registry
 
@@ -94,7 +94,7 @@ def look(book: Book, limit: int = 1000) -> int:
     """Do what the dispatcher does about workflows; returns how many still stop."""
     with book.ledger.transaction() as connection:
         workflows.time_out_workflows(connection)
-    stop_some(book.ledger, None, limit, 60)
+    stop_workflows_that_ended(book.ledger, None, limit, 60)
     return int(book.all("SELECT count(*)::int FROM workflows WHERE state = 'stopping'")[0])
 
 

@@ -18,13 +18,13 @@ from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.retry import Fixed
-from jobplatform.domain.window import places_of
+from jobplatform.domain.window import slots_of
 from jobplatform.ledger import dispatching, keys, queues, runs
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger, Limits, open_ledger
-from jobplatform.usecases.keep_worker import WorkerCard, register
 from jobplatform.usecases.submit_job import submit_job
+from jobplatform.usecases.track_workers import WorkerInfo, register
 
 LIMITS = Limits(statement_ms=20_000, lock_ms=10_000, idle_in_transaction_ms=30_000)
 
@@ -62,7 +62,7 @@ class Book:
     url: str
     tenant_id: UUID
     epoch: UUID
-    worker: WorkerCard
+    worker: WorkerInfo
 
     def submit(self, kind: str = "test.echo", payload: dict[str, Any] | None = None, **order: Any) -> UUID:
         """Submit a job and return its id."""
@@ -94,9 +94,9 @@ class Book:
         mine = ledger or open_ledger(self.url, name="dispatcher", limits=LIMITS)
         waiting = Waiting(lambda tenant: 1.0)
         try:
-            with dispatching.look_at_queue(mine, queue, arrivals=100_000) as opened:
+            with dispatching.read_queue(mine, queue, arrivals=100_000) as opened:
                 waiting.learn(opened.look)
-                takes = waiting.shares.plan(places_of(opened.look.places_out, window, batch), {})
+                takes = waiting.shares.plan(slots_of(opened.look.places_out, window, batch), {})
                 jobs = []
                 if opened.look.verdict == "ready" and takes:
                     chosen = [(take.line.id, take.jobs) for take in takes]
@@ -166,9 +166,9 @@ class Book:
             assert accepted == finished + live.get(queue, 0), f"{queue}: {accepted} accepted"
 
 
-def card(worker_id: UUID | None = None) -> WorkerCard:
+def card(worker_id: UUID | None = None) -> WorkerInfo:
     """Return the card of a worker for tests."""
-    return WorkerCard(worker_id or new_id(), "worker@test", "host", 1, "prefork", 4, ["email", "video"], ["test.echo"])
+    return WorkerInfo(worker_id or new_id(), "worker@test", "host", 1, "prefork", 4, ["email", "video"], ["test.echo"])
 
 
 @contextmanager

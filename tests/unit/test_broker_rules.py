@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jobplatform.broker.definitions import build_definitions, hash_password
 from jobplatform.broker.envelope import BODY, Envelope, MalformedMessage, read_headers
 from jobplatform.broker.topology import DEAD_EXCHANGE, build_topology, choose_queue_type
-from jobplatform.devstack.place import CHECKOUT
+from jobplatform.devstack.instance import CHECKOUT
 from jobplatform.devstack.rabbitmq import CONSUMER_TIMEOUT_MS
 from jobplatform.domain.kinds import LONGEST_RUN_SECONDS
 

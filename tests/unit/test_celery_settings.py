@@ -12,8 +12,8 @@ from celery import Celery
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
 from workers.celery import Task, use_settings
-from workers.celery.orders import REFUSED_TASKS
 from workers.celery.routing import is_on_ledger
+from workers.celery.submissions import REFUSED_TASKS
 
 DJANGO = SimpleNamespace(
     DEBUG=True,

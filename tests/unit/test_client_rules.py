@@ -13,7 +13,7 @@ import pytest
 from jobplatform import client as package
 from jobplatform.client import AsyncClient, Client, Invalid, NoAnswer, Order, Problem, TooManyRequests, Unavailable
 from jobplatform.client.calls import LONGEST_PAUSE, Call, Trouble, next_pause
-from jobplatform.client.failures import problem_of
+from jobplatform.client.errors import problem_of
 
 JOB = {
     "id": "01890000-0000-7000-8000-000000000000",

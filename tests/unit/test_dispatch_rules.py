@@ -6,10 +6,10 @@ from datetime import UTC, datetime
 
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
-from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_turn
-from jobplatform.domain.lines import Line, LineId, Served, Take
-from jobplatform.domain.window import places_of, window_of
-from jobplatform.ledger.dispatching import Dispatched, FoundLine
+from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_fair_order
+from jobplatform.domain.flows import FlowId, Line, Served, Take
+from jobplatform.domain.window import slots_of, window_of
+from jobplatform.ledger.dispatching import Dispatched, FlowHead
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,14 +36,14 @@ def test_backoff_doubles_to_its_cap_and_a_success_clears_it() -> None:
 
 
 def test_a_more_urgent_job_has_a_place_when_the_window_is_full_of_lesser_ones() -> None:
-    assert places_of([5, 0, 0, 0, 3, 0, 0, 0, 0, 0], 8, 100) == [0] + [5] * 4 + [8] * 5
-    assert places_of([0] * 10, 1000, 100) == [100] * 10
+    assert slots_of([5, 0, 0, 0, 3, 0, 0, 0, 0, 0], 8, 100) == [0] + [5] * 4 + [8] * 5
+    assert slots_of([0] * 10, 1000, 100) == [100] * 10
 
 
 def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_each_line_in_its_turn() -> None:
     waiting = Waiting(lambda tenant: 1.0)
     for number in range(1000):
-        waiting.shares.arrive(LineId(4, f"t{number}", (f"domain:{number}", "relay:smtp")), 0.0)
+        waiting.shares.arrive(FlowId(4, f"t{number}", (f"domain:{number}", "relay:smtp")), 0.0)
     limited = lambda key: True  # noqa: E731
     seen, rounds = set(), 0
     while len(waiting.shares) and rounds < 60:
@@ -59,9 +59,9 @@ def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_
 def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
-    lines = [FoundLine(LineId(4, tenant), 0.0) for tenant in "abcdef"]
+    lines = [FlowHead(FlowId(4, tenant), 0.0) for tenant in "abcdef"]
 
-    def read(after: LineId | None, limit: int) -> list[FoundLine]:
+    def read(after: FlowId | None, limit: int) -> list[FlowHead]:
         return [line for line in lines if after is None or line.id > after][:limit]
 
     while waiting.sweep(read, 2):
@@ -71,20 +71,20 @@ def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
     now[0] = 60.0
     while waiting.sweep(read, 2):
         pass
-    assert [LineId(4, tenant) in waiting.shares for tenant in "abcdef"] == [True, False, False, False, True, True]
+    assert [FlowId(4, tenant) in waiting.shares for tenant in "abcdef"] == [True, False, False, False, True, True]
     assert not waiting.sweep(read, 2), "not before a minute has passed"
 
 
 def test_jobs_are_published_by_priority_and_then_by_turns() -> None:
     takes = [
-        Take(Line(LineId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
+        Take(Line(FlowId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
     ]
     jobs = [
         Dispatched(line, f"{take.line.id.tenant}{n}", "k", take.line.id.priority, 1, NOW)
         for line, take in enumerate(takes)
         for n in range(take.jobs)
     ]
-    assert [job.id for job in in_turn(takes, jobs)] == ["c0", "a0", "b0", "a1", "a2", "b1", "a3"]
+    assert [job.id for job in in_fair_order(takes, jobs)] == ["c0", "a0", "b0", "a1", "a2", "b1", "a3"]
 
 
 def test_a_full_window_is_looked_at_when_a_quarter_of_it_is_free() -> None:

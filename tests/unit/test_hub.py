@@ -12,7 +12,7 @@ import pytest
 
 from api import hub as hub_module
 from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, Look, next_place
-from jobplatform.domain.feeds import FeedEvent, Place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition
 from jobplatform.domain.states import State
 from jobplatform.errors import LedgerUnavailable
 
@@ -20,7 +20,7 @@ TENANT, KEY = uuid4(), uuid4()
 
 
 def event(tx: int, number: int, job_id: UUID | None = None) -> FeedEvent:
-    return FeedEvent(Place(tx, number), job_id or uuid4(), datetime.now(UTC), "due", State.AVAILABLE, 0, None)
+    return FeedEvent(FeedPosition(tx, number), job_id or uuid4(), datetime.now(UTC), "due", State.AVAILABLE, 0, None)
 
 
 class Ledger:
@@ -34,7 +34,7 @@ class Ledger:
         self.is_away = False
         self.polls = 0
 
-    def follow(self, behind: Mapping[UUID, Place], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+    def follow(self, behind: Mapping[UUID, FeedPosition], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
         self.polls += 1
         if self.is_away:
             raise LedgerUnavailable()
@@ -85,7 +85,7 @@ def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: p
         job = uuid4()
         feed, of_job, other = Follower(TENANT, KEY), Follower(TENANT, KEY, job), Follower(TENANT, KEY, uuid4())
         for item in (feed, of_job, other):
-            hub.add(item, Place(0, 0))
+            hub.add(item, FeedPosition(0, 0))
         ledger.horizon = 5
         ledger.lines.append(event(6, 2, job))
         await polled(ledger)
@@ -104,10 +104,10 @@ def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: p
 
 def test_who_comes_later_gets_only_what_he_has_not_had(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
-        hub.add(Follower(TENANT, KEY), Place(0, 0))
+        hub.add(Follower(TENANT, KEY), FeedPosition(0, 0))
         ledger.lines += [event(1, 1), event(2, 2), event(3, 3)]
-        late = Follower(TENANT, KEY, behind=Place(2, 2))
-        hub.add(late, Place(3, 0))
+        late = Follower(TENANT, KEY, behind=FeedPosition(2, 2))
+        hub.add(late, FeedPosition(3, 0))
         ledger.horizon = 4
         await polled(ledger)
         assert numbers(late) == [3]
@@ -118,7 +118,7 @@ def test_who_comes_later_gets_only_what_he_has_not_had(monkeypatch: pytest.Monke
 def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         slow = Follower(TENANT, KEY)
-        hub.add(slow, Place(0, 0))
+        hub.add(slow, FeedPosition(0, 0))
         ledger.horizon = 10_000
         ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 500)]
         await polled(ledger, 4)
@@ -133,7 +133,7 @@ def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.M
 def test_who_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         quick = Follower(TENANT, KEY)
-        hub.add(quick, Place(0, 0))
+        hub.add(quick, FeedPosition(0, 0))
         ledger.horizon = 100_000
         ledger.lines = [event(n, n) for n in range(1, 3 * MOST_EVENTS)]
         had: list[int] = []
@@ -152,7 +152,7 @@ def test_lines_of_a_job_are_told_by_their_ids_whatever_their_transactions(monkey
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         follower = Follower(TENANT, KEY, job)
-        hub.add(follower, Place(0, 0))
+        hub.add(follower, FeedPosition(0, 0))
         ledger.lines, ledger.horizon = [event(100, 60, job), event(101, 50, job)], 102
         await polled(ledger)
         assert numbers(follower) == [50, 60]
@@ -164,8 +164,8 @@ def test_of_a_page_that_is_full_who_follows_a_job_looks_by_himself(monkeypatch: 
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         follower, stranger = Follower(TENANT, KEY, job), Follower(uuid4(), KEY, uuid4())
-        hub.add(follower, Place(0, 0))
-        hub.add(stranger, Place(10**9, 0))
+        hub.add(follower, FeedPosition(0, 0))
+        hub.add(stranger, FeedPosition(10**9, 0))
         ledger.horizon = 100_000
         ledger.lines = [event(1, 10**6, job), *(event(n, n) for n in range(2, MOST_EVENTS + 5))]
         await polled(ledger)
@@ -182,15 +182,15 @@ def test_a_feed_that_comes_during_a_poll_that_was_not_asked_for_kinds_waits_for_
         feed = Follower(TENANT, KEY)
         plain = ledger.follow
 
-        def follow(behind: Mapping[UUID, Place], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
+        def follow(behind: Mapping[UUID, FeedPosition], named: set[UUID]) -> tuple[int, dict[UUID, list[FeedEvent]]]:
             asked.append(set(named))
             if len(asked) == 1:
-                loop.call_soon_threadsafe(hub.add, feed, Place(0, 0))
+                loop.call_soon_threadsafe(hub.add, feed, FeedPosition(0, 0))
             return plain(behind, named)
 
         loop = asyncio.get_running_loop()
         hub._follow = follow
-        hub.add(Follower(TENANT, KEY, uuid4()), Place(0, 0))
+        hub.add(Follower(TENANT, KEY, uuid4()), FeedPosition(0, 0))
         ledger.lines, ledger.horizon = [event(1, 1)], 2
         await polled(ledger, 3)
         assert asked[0] == set() and asked[-1] == {TENANT}
@@ -203,7 +203,7 @@ def test_progress_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> No
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         follower = Follower(TENANT, KEY, job)
-        hub.add(follower, Place(0, 0))
+        hub.add(follower, FeedPosition(0, 0))
         for current in (1, 1, 2):
             ledger.progress = {job: {"current": current}}
             await polled(ledger, 3)
@@ -216,8 +216,8 @@ def test_a_key_that_is_not_valid_any_more_ends_its_streams(monkeypatch: pytest.M
     async def scene(hub: Hub, ledger: Ledger) -> None:
         mine, others = Follower(TENANT, KEY), Follower(TENANT, uuid4())
         ledger.valid |= {others.key_id}
-        hub.add(mine, Place(0, 0))
-        hub.add(others, Place(0, 0))
+        hub.add(mine, FeedPosition(0, 0))
+        hub.add(others, FeedPosition(0, 0))
         ledger.valid.discard(KEY)
         await polled(ledger)
         assert None in unread(mine) and unread(others) == []
@@ -229,7 +229,7 @@ def test_a_ledger_that_is_away_costs_time_and_no_event(monkeypatch: pytest.Monke
     async def scene(hub: Hub, ledger: Ledger) -> None:
         monkeypatch.setattr(hub_module, "AWAY_SECONDS", 0.001)
         follower = Follower(TENANT, KEY)
-        hub.add(follower, Place(0, 0))
+        hub.add(follower, FeedPosition(0, 0))
         ledger.is_away = True
         ledger.lines, ledger.horizon = [event(1, 1)], 2
         await polled(ledger)
@@ -243,7 +243,7 @@ def test_a_ledger_that_is_away_costs_time_and_no_event(monkeypatch: pytest.Monke
 def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         first = Follower(TENANT, KEY)
-        hub.add(first, Place(0, 0))
+        hub.add(first, FeedPosition(0, 0))
         await polled(ledger)
         hub.remove(first)
         await asyncio.sleep(0.02)
@@ -252,7 +252,7 @@ def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pyte
         assert ledger.polls == polls and len(hub) == 0
         again = Follower(TENANT, KEY)
         ledger.lines, ledger.horizon = [event(1, 1), event(5, 5)], 6
-        hub.add(again, Place(4, 0))
+        hub.add(again, FeedPosition(4, 0))
         await polled(ledger)
         assert numbers(again) == [5]
 
@@ -262,12 +262,14 @@ def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pyte
 @pytest.mark.parametrize(
     ("behind", "events", "horizon", "found"),
     [
-        (Place(1, 1), [], 9, Place(8, 10**17)),
-        (Place(8, 10**17), [], 9, Place(8, 10**17)),
-        (Place(1, 1), [event(3, 3)], 9, Place(8, 10**17)),
-        (Place(1, 1), [event(3, 3)] * MOST_EVENTS, 9, Place(3, 3)),
-        (Place(1, 1), [event(9, 3)] * MOST_EVENTS, 9, Place(8, 10**17)),
+        (FeedPosition(1, 1), [], 9, FeedPosition(8, 10**17)),
+        (FeedPosition(8, 10**17), [], 9, FeedPosition(8, 10**17)),
+        (FeedPosition(1, 1), [event(3, 3)], 9, FeedPosition(8, 10**17)),
+        (FeedPosition(1, 1), [event(3, 3)] * MOST_EVENTS, 9, FeedPosition(3, 3)),
+        (FeedPosition(1, 1), [event(9, 3)] * MOST_EVENTS, 9, FeedPosition(8, 10**17)),
     ],
 )
-def test_where_the_next_poll_begins(behind: Place, events: Sequence[FeedEvent], horizon: int, found: Place) -> None:
+def test_where_the_next_poll_begins(
+    behind: FeedPosition, events: Sequence[FeedEvent], horizon: int, found: FeedPosition
+) -> None:
     assert next_place(behind, events, horizon) == found

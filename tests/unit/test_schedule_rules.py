@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from jobplatform.domain.schedules import (
     Cron,
     Interval,
-    ScheduleOrder,
+    ScheduleDefinition,
     Times,
     fill_planned,
     fires_until,
@@ -218,5 +218,5 @@ def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
 )
 def test_what_can_not_work_is_named(order, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        ScheduleOrder("s", "k", {}, **order).check()
+        ScheduleDefinition("s", "k", {}, **order).check()
     assert field in {item.field for item in caught.value.errors}

@@ -23,7 +23,7 @@ def test_queues_are_a_list_of_names_or_json(monkeypatch: pytest.MonkeyPatch) -> 
         ("QUEUES", '{"gpu": {"pol": "threads"}}'),
         ("QUEUES", "{not json"),
         ("QUEUES", "a b"),
-        ("BEAT_SECONDS", "0"),
+        ("HEARTBEAT_SECONDS", "0"),
         ("CONFIRM_SECONDS", "5"),
         ("QUEUE_TYPE", "stream"),
         ("MAX_BODY_BYTES", "lots"),
@@ -71,7 +71,7 @@ def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_lease_of_three_beats_or_less_is_refused(monkeypatch) -> None:
-    monkeypatch.setenv("JOBPLATFORM_BEAT_SECONDS", "5")
+    monkeypatch.setenv("JOBPLATFORM_HEARTBEAT_SECONDS", "5")
     monkeypatch.setenv("JOBPLATFORM_LEASE_SECONDS", "15")
-    with pytest.raises(ConfigurationError, match="more than three beats"):
+    with pytest.raises(ConfigurationError, match="more than three heartbeats"):
         read_settings()

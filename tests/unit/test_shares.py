@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobplatform.domain.lines import LineId, Served, Take
+from jobplatform.domain.flows import FlowId, Served, Take
 from jobplatform.domain.shares import Shares
 
 UNLIMITED = 10**9
@@ -20,13 +20,13 @@ class Hall:
     def __init__(self, limits: dict[str, int] | None = None, weights: dict[str, float] | None = None) -> None:
         self.limits = limits or {}
         self.weights = weights or {}
-        self.waiting: dict[LineId, deque[float]] = defaultdict(deque)
-        self.out: list[LineId] = []
+        self.waiting: dict[FlowId, deque[float]] = defaultdict(deque)
+        self.out: list[FlowId] = []
         self.shares = Shares(lambda tenant: self.weights.get(tenant, 1.0))
         self.clock = 0.0
 
     def submit(self, tenant: str, jobs: int = 1, keys: tuple[str, ...] = (), priority: int = 4, told: bool = True):
-        line = LineId(priority, tenant, keys)
+        line = FlowId(priority, tenant, keys)
         self.clock += 1
         self.waiting[line] += [self.clock] * jobs
         if told:
@@ -38,11 +38,11 @@ class Hall:
         used = Counter(key for line in self.out for key in line.keys)
         return {key: limit - used[key] for key, limit in self.limits.items()}
 
-    def round(self, window: int = 10) -> list[LineId]:
+    def round(self, window: int = 10) -> list[FlowId]:
         """One round; returns the lines of what went out, in order."""
         places = [window - sum(line.priority >= p for line in self.out) for p in range(10)]
         outcomes: list[tuple[Take, Served]] = []
-        sent: list[LineId] = []
+        sent: list[FlowId] = []
         for take in self.shares.plan(places, self.free()):
             jobs = self.waiting[take.line.id]
             got = min(take.jobs, len(jobs))
@@ -76,7 +76,7 @@ def test_a_lone_job_passes_a_million_of_somebody_elses() -> None:
     hall.submit("big", 1_000_000)
     hall.drain(5)
     hall.submit("small")
-    assert LineId(4, "small") in hall.round()
+    assert FlowId(4, "small") in hall.round()
 
 
 def test_shares_follow_the_weights_within_five_percent_over_ten_thousand_jobs() -> None:
@@ -123,7 +123,7 @@ def test_one_job_at_a_time_gives_no_more_than_the_weight() -> None:
     hall.submit("honest", 10_000)
     result: Counter[str] = Counter()
     for _ in range(1000):
-        if not hall.waiting[LineId(4, "sly")]:
+        if not hall.waiting[FlowId(4, "sly")]:
             hall.submit("sly")
         result.update(hall.drain(1, window=1))
     assert result["sly"] == pytest.approx(1000 * 0.1 / 1.1, rel=0.1)
@@ -138,8 +138,8 @@ def test_a_full_key_holds_its_own_jobs_only() -> None:
     assert sent == {("provider:x",): 2, (): 5, ("provider:y",): 5}
     assert hall.shares.rooms == {"provider:x": 1}
     assert hall.round(100) == []
-    hall.out.remove(LineId(4, "a", ("provider:x",)))
-    assert hall.round(100) == [LineId(4, "a", ("provider:x",))]
+    hall.out.remove(FlowId(4, "a", ("provider:x",)))
+    assert hall.round(100) == [FlowId(4, "a", ("provider:x",))]
 
 
 def test_a_held_line_of_a_high_priority_lets_lower_ones_pass() -> None:
@@ -163,7 +163,7 @@ def test_a_line_that_comes_to_a_crowded_key_waits_for_its_turn_there() -> None:
     hall = Hall({"k": 1})
     hall.submit("a", 100, ("k",))
     hall.drain(10, window=5)
-    hall.out = [LineId(4, "a", ("k",))]
+    hall.out = [FlowId(4, "a", ("k",))]
     hall.round()
     for tenant in "bcd":
         hall.submit(tenant, 100, ("k",))
@@ -207,7 +207,7 @@ def test_a_line_that_is_always_full_does_not_starve_an_older_one_of_its_tenant()
         hall.round(10)
         hall.out.clear()
         hall.submit("a", 10, ("model:a",))
-    assert not hall.waiting[LineId(4, "a", ("model:b",))]
+    assert not hall.waiting[FlowId(4, "a", ("model:b",))]
 
 
 def test_a_room_closes_with_its_last_line() -> None:

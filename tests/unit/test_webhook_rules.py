@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from standardwebhooks import Webhook
 
-from jobplatform.domain.feeds import FeedEvent, Place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition
 from jobplatform.domain.retry import Steps
 from jobplatform.domain.states import TRANSITIONS, Event
 from jobplatform.domain.webhooks import (
@@ -57,12 +57,12 @@ def test_every_change_of_state_has_one_word_or_none() -> None:
     result = set()
     for (_, event), states in TRANSITIONS.items():
         for state in states:
-            line = FeedEvent(Place(1, 1), new_id(), datetime.now(UTC), event, state, 1, None)
+            line = FeedEvent(FeedPosition(1, 1), new_id(), datetime.now(UTC), event, state, 1, None)
             result.add(type_of(line))
     assert result == {None, *TYPES}
     assert set(USUAL_TYPES) <= set(TYPES)
     for event in (Event.LOG, Event.OUTPUT):
-        assert type_of(FeedEvent(Place(1, 1), new_id(), datetime.now(UTC), event, "succeeded", 1, None)) is None
+        assert type_of(FeedEvent(FeedPosition(1, 1), new_id(), datetime.now(UTC), event, "succeeded", 1, None)) is None
 
 
 @pytest.mark.parametrize(

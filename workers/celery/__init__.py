@@ -9,11 +9,11 @@ See docs/howto/migrate-from-celery.md. Without the config object such an app is 
 
 from workers.celery import errbacks as errbacks  # registers its task with every app that is finalized
 from workers.celery.adopt import watch_apps
-from workers.celery.seams import stand_in
+from workers.celery.patches import install_patches
 from workers.celery.settings import use_settings
 from workers.celery.task import Task
 
-stand_in()
+install_patches()
 watch_apps()
 
 __all__ = ["Task", "use_settings"]

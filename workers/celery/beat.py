@@ -18,14 +18,14 @@ from celery.schedules import crontab, schedule
 from jobplatform.config import settings
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import REGISTRY, KindRegistry
-from jobplatform.domain.schedules import ScheduleOrder
+from jobplatform.domain.schedules import ScheduleDefinition
 from jobplatform.errors import ConfigurationError, InvalidRequest, LedgerUnavailable, OutcomeUnknown, UnknownKind
 from jobplatform.ledger import keys, schedules
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.manage_schedules import put_schedule
-from workers.celery.orders import TaskCall
+from workers.celery.submissions import TaskCall
 from workers.celery.values import to_json
 from workers.runtime.process import hints, ledger
 
@@ -124,7 +124,7 @@ def declare(
     log.info("beat_schedule_read", schedules=len(orders), taken_away=gone)
 
 
-def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleOrder:
+def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleDefinition:
     """Return an entry of a `beat_schedule` as a schedule of ours. Raises `ConfigurationError` for what has no equal.
 
     The payload of a kind is its kwargs; a Celery task has both its args and its kwargs.
@@ -178,7 +178,7 @@ def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindR
         times = {"every_seconds": float(when)}
     else:
         raise wrong(f"expected crontab, schedule, timedelta or seconds, got {type(when).__name__}")
-    return ScheduleOrder(
+    return ScheduleDefinition(
         name=_NAME.sub("-", name).strip("-.")[:100] or "schedule",
         kind=entry["task"],
         payload=payload,

@@ -21,13 +21,13 @@ from jobplatform.errors import (
     LedgerUnavailable,
     OutcomeUnknown,
     Permanent,
-    Reordered,
+    RetryRequested,
     RunFailed,
     Snooze,
 )
 from workers.celery.failures import describe
 from workers.celery.replace import add_replacement
-from workers.celery.run import BodyRun, RetryOrder, running
+from workers.celery.run import BodyRun, RetryRequest, running
 from workers.celery.values import from_json, to_json
 from workers.runtime.attempt import TRACEBACK_CHARACTERS
 
@@ -43,7 +43,7 @@ RETRY_SECONDS = 180.0
 def run_body(task: Any, payload: Any, ctx: Any) -> Any:
     """Run the task's body once. Returns its result as JSON values.
 
-    Raises `Reordered` for a retry, `Permanent` for a failure, and what the attempt knows otherwise.
+    Raises `RetryRequested` for a retry, `Permanent` for a failure, and what the attempt knows otherwise.
     """
     headers = dict(payload.headers)
     args, kwargs = from_json(payload.args), from_json(payload.kwargs)
@@ -121,7 +121,7 @@ def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) 
         if task.max_retries is not None and request["retries"] >= task.max_retries:
             raise _failure(error.exc or error, _traceback_of(value))
         when = error.when if isinstance(error.when, int | float) else RETRY_SECONDS
-        raise _retry(RetryOrder(float(when), {}), error.exc or error)
+        raise _retry(RetryRequest(float(when), {}), error.exc or error)
     if isinstance(error, Ignore):
         return _ignored(run)
     if isinstance(error, Reject):
@@ -140,9 +140,9 @@ def _traceback_of(value: Any) -> str:
     return str(value.traceback) if isinstance(value, ExceptionInfo) else ""
 
 
-def _retry(order: RetryOrder, cause: Any) -> Reordered:
+def _retry(order: RetryRequest, cause: Any) -> RetryRequested:
     is_error = isinstance(cause, BaseException)
-    return Reordered(
+    return RetryRequested(
         str(cause or "") or (type(cause).__name__ if is_error else "the task asked for a retry"),
         after=order.delay_seconds,
         next_run=order.next_run or None,

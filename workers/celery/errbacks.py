@@ -11,9 +11,9 @@ from celery import Celery, _state
 from celery.app.task import Context
 
 from workers.celery.kinds import app_of
-from workers.celery.orders import ERRBACKS
 from workers.celery.routing import is_on_ledger
 from workers.celery.run import current_run
+from workers.celery.submissions import ERRBACKS
 from workers.celery.values import from_json
 
 

@@ -16,7 +16,7 @@ from jobplatform.errors import FieldError, InvalidRequest
 from workers.celery.call import Call
 from workers.celery.collect import Collector, leaves_of
 from workers.celery.ids import job_id_of
-from workers.celery.orders import ERRBACKS, kind_of_call, order_of
+from workers.celery.submissions import ERRBACKS, kind_of_call, submission_of
 from workers.celery.values import to_json
 
 _ODD = re.compile(r"[^A-Za-z0-9_-]+")
@@ -86,18 +86,18 @@ def plan_calls(
 
 def _job(app: Celery, call: Call, names: dict[str, str], ids: dict[str, UUID]) -> dict[str, Any]:
     kind = kind_of_call(call)
-    row = order_of(call, kind, call.payload(names))
+    row = submission_of(call, kind, call.payload(names))
     if call.after:  # counted from its turn on
         row["template"] = {"delay_seconds": call.delay_seconds, "start_within_seconds": call.start_within_seconds}
     if call.errbacks:
-        row["errbacks"] = [_errback_order(app, call)]
+        row["errbacks"] = [_errback_submission(app, call)]
         row["skip_calls_errbacks"] = call.is_body
         if call.header_after:  # when these fail its chord has not begun, and Celery calls no errback of its body
             row["template"]["header_after"] = [str(ids[item]) for item in call.header_after]
     return row
 
 
-def _errback_order(app: Celery, call: Call) -> dict[str, Any]:
+def _errback_submission(app: Celery, call: Call) -> dict[str, Any]:
     """Return the job that calls the errbacks of a call, on its queue, where their code is known."""
     headers = {"errbacks": to_json(call.errbacks), "root_id": call.headers.get("root_id")}
     return {

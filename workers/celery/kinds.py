@@ -11,8 +11,8 @@ from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import REGISTRY, Kind
 from jobplatform.errors import ConfigurationError
 from workers.celery.body import run_body
-from workers.celery.orders import REFUSED_TASKS, TaskCall
 from workers.celery.routing import queues_of_ledger, usual_queue
+from workers.celery.submissions import REFUSED_TASKS, TaskCall
 
 #: Celery's own tasks that would do in a worker what the ledger does
 NOT_NEEDED = frozenset(

@@ -17,7 +17,7 @@ _current: ContextVar[BodyRun | None] = ContextVar("run", default=None)
 
 
 @dataclass(frozen=True)
-class RetryOrder:
+class RetryRequest:
     """What `self.retry` has asked for. `next_run`: what the next run has instead, payload or priority."""
 
     delay_seconds: float
@@ -33,7 +33,7 @@ class BodyRun:
     tenant_id: UUID
     payload: Mapping[str, Any]
     queue: str
-    retry: RetryOrder | None = None
+    retry: RetryRequest | None = None
     #: the canvas that it is replaced by
     replacement: tuple[Collector, str] | None = None
     #: the last state that `update_state` has set, and what it said

@@ -14,14 +14,14 @@ from kombu.pools import producers
 
 from jobplatform.config import settings
 from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown, QuotaExceeded
-from jobplatform.usecases.submit_planned import submit_order, submit_steps
+from jobplatform.usecases.submit_planned import submit_prepared, submit_steps
 from workers.celery.call import Call, as_moment, as_priority, read_call, tell_published
 from workers.celery.collect import Collector, active
 from workers.celery.flow import plan_calls
 from workers.celery.ids import job_id_of, new_task_id
-from workers.celery.orders import kind_of_call, order_of
 from workers.celery.routing import check_app, how_to_add_a_queue, queues_of_ledger, route
-from workers.celery.run import BodyRun, RetryOrder, current_run
+from workers.celery.run import BodyRun, RetryRequest, current_run
+from workers.celery.submissions import kind_of_call, submission_of
 from workers.celery.tenants import caller_tenant
 from workers.celery.values import as_literal, to_json
 from workers.runtime.process import hints, ledger
@@ -172,8 +172,8 @@ def submit(app: Celery, collector: Collector) -> None:
 
 def _submit_alone(call: Call) -> None:
     tenant_id = caller_tenant()
-    order = order_of(call, kind_of_call(call), call.payload())
-    _translated(lambda: submit_order(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), order))
+    order = submission_of(call, kind_of_call(call), call.payload())
+    _translated(lambda: submit_prepared(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), order))
     tell_published(call)
 
 
@@ -228,7 +228,7 @@ def _check_left_to_celery(name: str, queue: str) -> None:
 
 def _read_retry(
     app: Celery, run: BodyRun, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
-) -> RetryOrder:
+) -> RetryRequest:
     """Read what `Task.retry` sends: the same task with the same id. The ledger keeps its place and its history."""
     for option in RETRY_WITHOUT_EQUAL:
         if (wanted := options.get(option)) and not (option == "queue" and wanted == run.queue):
@@ -256,7 +256,7 @@ def _read_retry(
             "kwargs": {key: keep(value) for key, value in next_kwargs.items()},
             "headers": keep({**headers, "custom": custom} if custom else headers),
         }
-    return RetryOrder(delay, next_run)
+    return RetryRequest(delay, next_run)
 
 
 #: options of `self.retry` that would make it another job

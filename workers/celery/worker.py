@@ -9,8 +9,8 @@ from celery import Celery, signals
 from jobplatform.config import settings
 from jobplatform.observe.logs import get_log
 from workers.celery.adopt import adopt_tasks
-from workers.celery.orders import REFUSED_TASKS
 from workers.celery.routing import check_app
+from workers.celery.submissions import REFUSED_TASKS
 from workers.control import restrict_control
 from workers.liveness.bootstep import Liveness
 from workers.runtime.hardening import harden

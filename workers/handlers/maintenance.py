@@ -11,7 +11,7 @@ from jobplatform.config import Settings, settings
 from jobplatform.domain.context import Context
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.maintenance import CLEAN_UP, QUEUE_HEALTH, CleanUp, NoPayload, QueueHealth, maintenance_kind
-from jobplatform.usecases import maintain
+from jobplatform.usecases import run_maintenance
 from workers.runtime.process import ledger
 
 #: a run's folder that nobody has written to for so long belongs to no run: the longest one has a day (s)
@@ -21,12 +21,12 @@ LEFT_OVER_SECONDS = 2 * 86_400
 def clean_up(_payload: NoPayload, ctx: Context) -> CleanUp:
     """Take away old partitions of history, uploads, outputs, workflows, and folders that killed runs left here."""
     folders = remove_old_folders(time.time() - LEFT_OVER_SECONDS)
-    return maintain.clean_up(ledger(), settings(), lambda what: ctx.progress(0, None, what), folders)
+    return run_maintenance.clean_up(ledger(), settings(), lambda what: ctx.progress(0, None, what), folders)
 
 
 def queue_health(_payload: NoPayload, _ctx: Context) -> QueueHealth:
     """Look at every queue: who waits how long, who works, and what is wrong."""
-    return maintain.look_at_queues(ledger(), settings())
+    return run_maintenance.check_queue_health(ledger(), settings())
 
 
 def remove_old_folders(before: float) -> int:

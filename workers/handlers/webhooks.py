@@ -21,7 +21,7 @@ from jobplatform.domain.webhooks import (
 )
 from jobplatform.errors import JobPlatformError, Permanent, Retryable, Throttled
 from jobplatform.ledger.ids import time_of
-from jobplatform.usecases.deliver_webhook import Target, find_target, note_answer
+from jobplatform.usecases.deliver_webhook import Target, find_target, record_response
 from workers.providers.post import AddressRefused, Answer, NoAnswer, poster
 from workers.runtime.process import ledger
 
@@ -44,7 +44,9 @@ def deliver_webhook(payload: Delivery, ctx: Context) -> Delivered:
     if not is_test:
         gone = answer is not None and answer.status == 410
         told = str(error) if error is not None else None
-        note_answer(ledger(), REGISTRY, target, told, gone=gone, patience_seconds=settings().webhook_patience_seconds)
+        record_response(
+            ledger(), REGISTRY, target, told, gone=gone, patience_seconds=settings().webhook_patience_seconds
+        )
     if error is not None:
         raise error
     assert answer is not None

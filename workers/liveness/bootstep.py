@@ -15,8 +15,8 @@ from jobplatform.domain.kinds import REGISTRY
 from jobplatform.errors import ConfigurationError
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import serve_metrics
-from jobplatform.usecases.keep_worker import WorkerCard
-from workers.liveness.heartbeat import Heart
+from jobplatform.usecases.track_workers import WorkerInfo
+from workers.liveness.heartbeat import Heartbeat
 from workers.liveness.sweeping import Sweeper
 from workers.liveness.watchdog import Watchdog, missing_consumers
 from workers.runtime.deliveries import DELIVERIES
@@ -40,14 +40,14 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self.heart: Heart | None = None
+        self.heart: Heartbeat | None = None
         config = settings()
         queues = sorted(worker.app.amqp.queues.consume_from)
         pool = POOLS.get(worker.pool_cls.__module__, worker.pool_cls.__module__)
         check_pool(pool, queues, config)
         check_kinds(queues, config)
         worker.prefetch_multiplier = min(config.queues[name].prefetch for name in queues)
-        self._card = WorkerCard(
+        self._card = WorkerInfo(
             id=WORKER_ID,
             node=worker.hostname,
             host=socket.gethostname(),
@@ -68,7 +68,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         watchdog = Watchdog(
             DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)
         )
-        self.heart = heart = Heart(self._card, DELIVERIES, config, watchdog)
+        self.heart = heart = Heartbeat(self._card, DELIVERIES, config, watchdog)
         worker_shutting_down.connect(lambda **_: heart.shut_down(), weak=False)
         worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
         heart.start()

@@ -17,10 +17,10 @@ from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger.hints import CANCEL_CHANNEL, Listener
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
-from jobplatform.usecases import end_runs, keep_worker
+from jobplatform.usecases import end_runs, track_workers
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.keep_artifacts import free_bytes
-from jobplatform.usecases.keep_worker import WorkerCard
+from jobplatform.usecases.store_artifacts import free_bytes
+from jobplatform.usecases.track_workers import WorkerInfo
 from workers.liveness.memory import note_peaks
 from workers.liveness.stopping import Stopper
 from workers.liveness.watchdog import Watchdog
@@ -36,12 +36,12 @@ RETRIES_PER_BEAT = 4
 PROMPT_SECONDS = 0.05
 
 
-class Heart:
-    """Beats every `beat_seconds` until stopped. One step of it is `beat`, which tests call."""
+class Heartbeat:
+    """Beats every `heartbeat_seconds` until stopped. One step of it is `beat`, which tests call."""
 
     def __init__(
         self,
-        card: WorkerCard,
+        card: WorkerInfo,
         deliveries: Deliveries,
         settings: Settings,
         watchdog: Watchdog | None = None,
@@ -61,7 +61,7 @@ class Heart:
         """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
         while True:
             try:
-                keep_worker.register(parent_ledger(), self.card)
+                track_workers.register(parent_ledger(), self.card)
                 break
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 log.warning("registration_waits_for_the_ledger", error=str(error))
@@ -83,21 +83,21 @@ class Heart:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            pause = self._settings.beat_seconds
+            pause = self._settings.heartbeat_seconds
             try:
                 self.beat()
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 pause /= RETRIES_PER_BEAT
                 worker_metrics().beats.labels("missed").inc()
-                log.warning("beat_missed", error=str(error))
+                log.warning("heartbeat_missed", error=str(error))
             except Exception:  # the beat must go on: without it every run of this worker is taken away
-                log.exception("beat_failed")
+                log.exception("heartbeat_failed")
             self._wait(pause)
         try:
             self.beat()
-            keep_worker.sign_off(parent_ledger(), self.card)
+            track_workers.deregister(parent_ledger(), self.card)
         except (LedgerUnavailable, OutcomeUnknown) as error:
-            log.warning("sign_off_failed", error=str(error))
+            log.warning("deregistration_failed", error=str(error))
 
     def _wait(self, seconds: float) -> None:
         """Wait for the next heartbeat: shorter when a run of this worker is cancelled, or when it is to stop.
@@ -117,7 +117,7 @@ class Heart:
         self._deliveries.prompt.clear()
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
-        orders = keep_worker.beat(
+        orders = track_workers.beat(
             parent_ledger(),
             self.card,
             self._deliveries.leases(),
@@ -132,8 +132,8 @@ class Heart:
             worker_metrics().free_bytes.set(free)
         for report in reports:
             self._try_to_end(report)
-        if orphans := self._deliveries.orphans(3 * self._settings.beat_seconds):
-            running = keep_worker.find_running(parent_ledger(), self.card.id, orphans)
+        if orphans := self._deliveries.orphans(3 * self._settings.heartbeat_seconds):
+            running = track_workers.find_running(parent_ledger(), self.card.id, orphans)
             self._deliveries.forget_orphans(set(orphans) - running)
         if self._watchdog is not None and self._stopper.shutting_down_since is None:
             self._watchdog.look(parent_ledger())

@@ -17,8 +17,8 @@ from jobplatform.config import Settings
 from jobplatform.errors import LeaseLost, LedgerUnavailable, OutcomeUnknown
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
-from jobplatform.usecases import end_runs, keep_worker
-from jobplatform.usecases.keep_worker import CancelOrder, WorkerCard
+from jobplatform.usecases import end_runs, track_workers
+from jobplatform.usecases.track_workers import CancelRequest, WorkerInfo
 from workers.runtime.deliveries import Deliveries, Held
 from workers.runtime.process import parent_ledger
 
@@ -30,7 +30,7 @@ class Stopper:
 
     def __init__(
         self,
-        card: WorkerCard,
+        card: WorkerInfo,
         deliveries: Deliveries,
         settings: Settings,
         end: Callable[[], None] = lambda: os.kill(os.getpid(), signal.SIGTERM),
@@ -50,7 +50,7 @@ class Stopper:
         self._missing: set[UUID] = set()
         self._recycling = False
 
-    def look(self, orders: Sequence[CancelOrder]) -> None:
+    def look(self, orders: Sequence[CancelRequest]) -> None:
         """Stop what is to be stopped now. Raises a `LedgerUnavailable`."""
         if self.shutting_down_since is not None:
             self._give_back()
@@ -62,7 +62,7 @@ class Stopper:
         self._stop_zombies()
         self._count_leaked()
 
-    def _cancel(self, order: CancelOrder) -> None:
+    def _cancel(self, order: CancelRequest) -> None:
         """The grace is over."""
         held = self._deliveries.get(order.lease_id)
         if held is None:
@@ -75,7 +75,7 @@ class Stopper:
             self._abandoned.add(order.lease_id)
             log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
 
-    def _terminate(self, order: CancelOrder, name: str) -> None:
+    def _terminate(self, order: CancelRequest, name: str) -> None:
         """Send a signal to a run's process, and end the run: what its process may still write does not count."""
         held = self._deliveries.get(order.lease_id)
         if held is None or not held.pid:
@@ -102,7 +102,7 @@ class Stopper:
             alive = alive if self._can_kill else []
         if self._leaked() and not alive:  # only threads are left that can't be stopped; Celery would wait for ever
             with suppress(LedgerUnavailable, OutcomeUnknown):
-                keep_worker.sign_off(parent_ledger(), self._card)
+                track_workers.deregister(parent_ledger(), self._card)
             self._leave()
 
     def _stop_zombies(self) -> None:
@@ -113,7 +113,7 @@ class Stopper:
         """
         taken = self._deliveries.taken()
         leases = {held.lease_id for held in taken}
-        running = keep_worker.find_running(parent_ledger(), self._card.id, list(leases)) if leases else set()
+        running = track_workers.find_running(parent_ledger(), self._card.id, list(leases)) if leases else set()
         missing = (self._seen_running & leases) - running
         for held in taken:
             if held.lease_id not in missing & self._missing:

@@ -8,7 +8,7 @@ import threading
 from jobplatform.config import Settings
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.observe.logs import get_log
-from jobplatform.usecases.keep_artifacts import sweep_removals
+from jobplatform.usecases.store_artifacts import sweep_removals
 from workers.runtime.process import ledger
 
 log = get_log(__name__)

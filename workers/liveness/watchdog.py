@@ -16,7 +16,7 @@ from typing import Any
 
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
-from jobplatform.usecases import keep_worker
+from jobplatform.usecases import track_workers
 from workers.runtime.deliveries import Deliveries
 
 log = get_log(__name__)
@@ -65,7 +65,7 @@ class Watchdog:
         idle_seconds = now - max(self._deliveries.received_at, self._connected_at)
         if idle_seconds <= self._seconds or len(self._deliveries.leases()) >= self._slots:
             return
-        if unread := keep_worker.find_unread_markers(ledger, self._queues, self._seconds):
+        if unread := track_workers.find_unread_markers(ledger, self._queues, self._seconds):
             self._give_up("a marker stands unread in its queue, it has a free slot and receives nothing", unread)
 
     def _give_up(self, why: str, queues: list[str]) -> None:

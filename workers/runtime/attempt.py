@@ -30,8 +30,8 @@ from jobplatform.errors import (
     LedgerUnavailable,
     OutcomeUnknown,
     Permanent,
-    Reordered,
     Retryable,
+    RetryRequested,
     Snooze,
     StorageFull,
     StorageUnavailable,
@@ -40,8 +40,8 @@ from jobplatform.errors import (
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
 from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, hold, settle
-from jobplatform.usecases.keep_artifacts import FULL
 from jobplatform.usecases.resolve_payload import resolve_payload
+from jobplatform.usecases.store_artifacts import FULL
 from workers.runtime.context import RunContext, open_context
 from workers.runtime.json_values import to_json_values
 from workers.runtime.process import hints, ledger
@@ -157,7 +157,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         )
     except EffectUnknown as error:
         return Settlement("held", State.HELD, error=_error(error, error.code, False, {"effect": error.key}))
-    except Reordered as error:
+    except RetryRequested as error:
         told = _error(error, error.reason, True, error.detail)
         wait = max(0.0, error.after or 0.0)
         return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=told, next_run=error.next_run)

@@ -34,7 +34,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import execute_run
 from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Claim
-from jobplatform.usecases.keep_artifacts import ArtifactStore, fetch_artifact, keep_output
+from jobplatform.usecases.store_artifacts import ArtifactStore, fetch_artifact, keep_output
 from workers.runtime.json_values import to_json_values
 from workers.runtime.process import ledger
 
@@ -164,7 +164,7 @@ class RunContext:
             return fetch_artifact(ledger(), self._store, self.tenant_id, artifact_id, self.workdir)
 
         try:
-            artifact: Path = execute_run.until_answered(once, "fetch_artifact", self._delivery)
+            artifact: Path = execute_run.retry_until_answered(once, "fetch_artifact", self._delivery)
             return artifact
         except ArtifactNotFound as error:
             raise Permanent(str(error), code=error.code) from None

@@ -7,8 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from api.v1.schemas.problems import Problem
-from jobplatform.domain.orders import SubmitBody
 from jobplatform.domain.states import State
+from jobplatform.domain.submissions import SubmitBody
 from jobplatform.usecases.submit_batch import MOST_JOBS
 
 

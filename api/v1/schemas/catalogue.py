@@ -46,8 +46,8 @@ class QueueInfo(BaseModel):
     dispatched: int
     running: int
     counts_are_capped: bool = Field(description="so many are scheduled, blocked, held or dead that not all are counted")
-    promises_kept: int = Field(description="jobs with a start_by that began before it")
-    promises_broken: int = Field(description="jobs that expired")
+    deadlines_met: int = Field(description="jobs with a start_by that began before it")
+    deadlines_missed: int = Field(description="jobs that expired")
     workers: int
     slots: int
 

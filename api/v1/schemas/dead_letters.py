@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from jobplatform.domain.orders import Moment, Tag
+from jobplatform.domain.submissions import Moment, Tag
 
 
 class ReplayBody(BaseModel):

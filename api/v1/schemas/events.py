@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from jobplatform.domain.feeds import Place, Wanted, read_place
+from jobplatform.domain.feeds import FeedPosition, Wanted, read_position
 from jobplatform.domain.states import Event, State
 
 NOW = "now"
@@ -19,7 +19,7 @@ def _split(value: object) -> object:
 
 
 def _placed(value: object) -> object:
-    if isinstance(value, str) and value not in ("", NOW) and read_place(value) is None:
+    if isinstance(value, str) and value not in ("", NOW) and read_position(value) is None:
         raise ValueError("the id of an event, like 123-456, or 'now'")
     return value
 
@@ -69,9 +69,9 @@ class FeedQuery(FeedFilter):
     )
     limit: int = Field(200, ge=1, le=1000)
 
-    def place(self) -> Place | None:
+    def place(self) -> FeedPosition | None:
         """Return where to begin; None: now."""
-        return None if self.after == NOW else read_place(self.after) or Place()
+        return None if self.after == NOW else read_position(self.after) or FeedPosition()
 
 
 class FeedItem(BaseModel):

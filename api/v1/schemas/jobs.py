@@ -16,8 +16,8 @@ from pydantic import (
 )
 
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.domain.orders import Moment
 from jobplatform.domain.states import State, Status
+from jobplatform.domain.submissions import Moment
 
 
 class CancelBody(BaseModel):

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from jobplatform.domain.access import USUAL_SCOPES, Scope
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.domain.orders import Moment
+from jobplatform.domain.submissions import Moment
 from jobplatform.ledger.keys import Grants
 from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, MOST_KINDS, USUAL_OVERLAP_SECONDS
 

@@ -38,8 +38,8 @@ class LimitKey(BaseModel):
     oldest_seconds: float | None = Field(description="how long the first one waits")
     units_left: float | None
     units_reserved: float | None = Field(description="of units_left, for the refused job that goes first")
-    held_until: datetime | None
-    held_reason: str | None
+    paused_until: datetime | None
+    paused_reason: str | None
 
 
 class LimitAnswer(BaseModel):
@@ -63,7 +63,7 @@ class LimitList(BaseModel):
     limits: list[LimitAnswer]
 
 
-class HoldBody(BaseModel):
+class PauseKeyBody(BaseModel):
     """For how long."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,7 +76,7 @@ class Hold(BaseModel):
     """A hold as it is now."""
 
     key: str
-    held_until: datetime
+    paused_until: datetime
 
 
 class TenantBody(BaseModel):

@@ -10,8 +10,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
-from jobplatform.domain.orders import Moment, Tag
-from jobplatform.domain.schedules import MAX_CATCH_UP, Missed, Overlap, ScheduleOrder
+from jobplatform.domain.schedules import MAX_CATCH_UP, Missed, Overlap, ScheduleDefinition
+from jobplatform.domain.submissions import Moment, Tag
 from jobplatform.errors import FieldError, InvalidRequest
 
 #: what a schedule may be called, in a path
@@ -60,10 +60,10 @@ class ScheduleBody(BaseModel):
         None, gt=0, le=366 * 86_400, description="its job expires that no run has begun so long after the planned time"
     )
 
-    def order(self, name: str) -> ScheduleOrder:
+    def order(self, name: str) -> ScheduleDefinition:
         """Return the order as the domain has it."""
         values = self.model_dump()
-        return ScheduleOrder(name=name, **{**values, "times": tuple(self.times), "tags": tuple(self.tags)})
+        return ScheduleDefinition(name=name, **{**values, "times": tuple(self.times), "tags": tuple(self.tags)})
 
 
 class Schedule(BaseModel):

@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from jobplatform.domain.orders import Moment
 from jobplatform.domain.states import State
+from jobplatform.domain.submissions import Moment
 from jobplatform.domain.webhooks import TYPES, USUAL_TYPES
 from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, USUAL_OVERLAP_SECONDS
 from jobplatform.usecases.manage_webhooks import MOST_URL_CHARACTERS, NewEndpoint

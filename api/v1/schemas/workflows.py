@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
 from api.v1.schemas.jobs import Failure
 from jobplatform.domain.jobs import MAX_PRIORITY
-from jobplatform.domain.orders import Moment, Tag
+from jobplatform.domain.submissions import Moment, Tag
 from jobplatform.domain.workflows import (
     MAX_STEPS,
     Chain,

@@ -84,7 +84,7 @@ def job_queue_arguments(queue_type: str) -> dict[str, Any]:
     return {"x-max-priority": MAX_PRIORITY, "x-dead-letter-exchange": DEAD_EXCHANGE}
 
 
-def order_queue_arguments(queue_type: str) -> dict[str, Any]:
+def submission_queue_arguments(queue_type: str) -> dict[str, Any]:
     """Return the arguments of the queue of orders: they wait while the ledger is away, however often they come."""
     if queue_type == "quorum":
         return {**job_queue_arguments(queue_type), "x-delivery-limit": 1_000_000_000}
@@ -102,7 +102,7 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         ),
         queues=(
             *(Queue(name, job_queue_arguments(queue_type)) for name in names),
-            Queue(ORDERS, order_queue_arguments(queue_type)),
+            Queue(ORDERS, submission_queue_arguments(queue_type)),
             Queue(DEAD_RECORDS, {"x-queue-type": queue_type}),
             Queue(
                 DEAD_COPIES,

@@ -45,7 +45,7 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
                     connection,
                     config.queues,
                     lease_seconds=config.lease_seconds,
-                    settle_seconds=2 * config.beat_seconds,
+                    settle_seconds=2 * config.heartbeat_seconds,
                 )
         except BrokerUnavailable as error:
             detail = f"{error}; the ledger alone was checked (--without-broker asks for that)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobplatform.cli import door
+from jobplatform.cli import options, output
 from jobplatform.cli.ledger import open_commands_ledger
 from jobplatform.cli.migrate import migrate
 
@@ -18,7 +18,7 @@ db.add_command(migrate)
 
 
 @db.command()
-@door.json_option
+@options.json_option
 def status(as_json: bool) -> None:
     """Show the ledger's revision, and its tables by size."""
     from rich.filesize import decimal
@@ -29,7 +29,7 @@ def status(as_json: bool) -> None:
     with open_commands_ledger().statement() as connection:
         revision, tables = schema.revision_of(connection), sizes.table_sizes(connection)
     if as_json:
-        door.print_json({"revision": revision, "known": schema.head(), "tables": tables})
+        output.print_json({"revision": revision, "known": schema.head(), "tables": tables})
         return
     click.echo(f"revision {revision or 'none'}, this version knows {schema.head()}")
     table = Table("table", "rows, about", "size", "of it indexes", "partitions", "dead rows", "vacuumed")
@@ -41,5 +41,5 @@ def status(as_json: bool) -> None:
             decimal(item["index_bytes"]),
             item["partitions"],
         )
-        table.add_row(*map(door.plain, row), f"{item['dead_rows']:,}", door.when(item["vacuumed_at"]))
-    door.print_table(table)
+        table.add_row(*map(output.plain, row), f"{item['dead_rows']:,}", output.when(item["vacuumed_at"]))
+    output.print_table(table)

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT, Command
+from jobplatform.cli import http, options, output
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
+from jobplatform.cli.options import MOMENT, Command
 
 
 def filter_options(command: Command) -> Command:
@@ -36,7 +36,7 @@ def dead() -> None:
 @filter_options
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
 @click.option("-q", "--quiet", is_flag=True, help="print ids only")
-@door.json_option
+@options.json_option
 def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> None:
     """List dead letters, newest first, with the reason.
 
@@ -52,7 +52,7 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
     cursor: str | None = None
     while len(letters) < limit:
         asked = given(limit=min(200, limit - len(letters)), cursor=cursor, **wanted)
-        page = door.ask("GET", "/v1/dead-letters", params=asked)
+        page = http.call_api("GET", "/v1/dead-letters", params=asked)
         letters += page["dead_letters"]
         cursor = page["next_cursor"]
         if cursor is None:
@@ -62,14 +62,14 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
             click.echo(letter["id"])
         return
     if as_json:
-        door.print_json(letters)
+        output.print_json(letters)
         return
     table = Table("id", "kind", "queue", "error", "attempts", "died", "why")
     for letter in letters:
         attempts = f"{letter['attempt']} of {letter['max_attempts']}"
-        row = (letter["id"], letter["kind"], letter["queue"], letter["code"], attempts, door.when(letter["died_at"]))
-        table.add_row(*map(door.plain, (*row, letter["message"])))
-    door.print_table(table)
+        row = (letter["id"], letter["kind"], letter["queue"], letter["code"], attempts, output.when(letter["died_at"]))
+        table.add_row(*map(output.plain, (*row, letter["message"])))
+    output.print_table(table)
 
 
 @dead.command()
@@ -78,7 +78,7 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second; else all at once")
 @click.option("--stop-after", default=10, show_default=True, help="stop when so many have died again; 0: never")
 @click.option("--yes", is_flag=True, help="do it; without, only show what it would take")
-@door.tenant_option
+@options.tenant_option
 def replay(
     kind: str | None,
     queue: str | None,
@@ -101,7 +101,7 @@ def replay(
         names = ("kind", "queue", "code", "tag", "died_after", "died_before")
         chosen = {name: value for name, value in zip(names, wanted, strict=True) if value is not None}
         body = {"filter": chosen, "limit": limit, "rate_per_second": rate, "stop_after": stop_after or None}
-        _tell(door.ask("POST", "/v1/dead-letters/replay", body={**body, "preview": not yes}))
+        _tell(http.call_api("POST", "/v1/dead-letters/replay", body={**body, "preview": not yes}))
         return
     from jobplatform.usecases.replay_many import DeadLetterFilter, preview_replay, replay_many
 
@@ -133,10 +133,10 @@ def _tell(answer: dict[str, Any]) -> None:
         return
     table = Table("kind", "queue", "error", "jobs", "first died", "last died")
     for group in answer["groups"]:
-        first, last = door.when(group["first_died_at"]), door.when(group["last_died_at"])
+        first, last = output.when(group["first_died_at"]), output.when(group["last_died_at"])
         row = (group["kind"], group["queue"], group["code"], f"{group['jobs']:,}", first, last)
-        table.add_row(*map(door.plain, row))
-    door.print_table(table)
+        table.add_row(*map(output.plain, row))
+    output.print_table(table)
     click.echo(f"{answer['jobs']:,} dead letters; run it again with --yes to replay them")
 
 
@@ -155,8 +155,8 @@ def messages(reason: str | None, limit: int, below: int | None) -> None:
     table = Table("number", "at", "queue", "reason", "what", "bytes")
     for row in rows:
         shown = (row.id, f"{row.at:%F %T}", row.queue, row.reason, row.detail, f"{row.body_bytes:,}")
-        table.add_row(*map(door.plain, shown))
-    door.print_table(table)
+        table.add_row(*map(output.plain, shown))
+    output.print_table(table)
 
 
 @dead.command()

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
+from jobplatform.cli import http, options, output
 from jobplatform.cli.ledger import open_commands_ledger
 from jobplatform.cli.listing import events, list_jobs, show
+from jobplatform.cli.options import MOMENT
 from jobplatform.cli.submit import submit, submit_many
 from jobplatform.cli.watch import watch
 
@@ -57,39 +57,41 @@ def _tell(job: JobView) -> None:
 
 def _over_http(database: bool, method: str, path: str, **body: Any) -> bool:
     """Do it over HTTP and tell of the job, where there is a key and nobody wants the database; returns whether."""
-    if database or not door.has_key():
+    if database or not http.has_key():
         return False
-    job = door.ask(method, f"/v1/jobs/{path}", body={name: value for name, value in body.items() if value is not None})
+    job = http.call_api(
+        method, f"/v1/jobs/{path}", body={name: value for name, value in body.items() if value is not None}
+    )
     click.echo(f"{job['id']} is {job['state']}")
     return True
 
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
-@door.database_option
-@door.json_option
+@options.database_option
+@options.json_option
 def explain(job_id: UUID, database: bool, as_json: bool) -> None:
     """Tell why a job is where it is, in order, and how long it was in each state."""
     from rich.table import Table
 
     result = _explanation(job_id, database)
     if as_json:
-        door.print_json(result)
+        output.print_json(result)
         return
     click.echo(f"{job_id} is {result['state']}")
     reasons = Table("why", "", "what to do")
     for reason in result["reasons"]:
-        reasons.add_row(*(door.plain(reason[name]) for name in ("code", "message", "remedy")))
-    door.print_table(reasons)
+        reasons.add_row(*(output.plain(reason[name]) for name in ("code", "message", "remedy")))
+    output.print_table(reasons)
     times = Table("state", "seconds in it")
     for state, seconds in result["seconds_in"].items():
         times.add_row(state, f"{seconds:,.3f}")
-    door.print_table(times)
+    output.print_table(times)
 
 
 def _explanation(job_id: UUID, database: bool) -> dict[str, Any]:
-    if door.has_key() and not database:
-        result: dict[str, Any] = door.ask("GET", f"/v1/jobs/{job_id}/explain")
+    if http.has_key() and not database:
+        result: dict[str, Any] = http.call_api("GET", f"/v1/jobs/{job_id}/explain")
         return result
     from jobplatform.config import settings
     from jobplatform.usecases.explain_job import explain_job
@@ -101,7 +103,7 @@ def _explanation(job_id: UUID, database: bool) -> dict[str, Any]:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", help="kept with the job")
-@door.database_option
+@options.database_option
 def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
     """Call a job off: at once unless it runs; a running one is told, and killed after a grace."""
     from jobplatform.usecases.cancel_job import cancel_job
@@ -115,7 +117,7 @@ def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", help="kept in its history")
-@door.database_option
+@options.database_option
 def replay(job_id: UUID, reason: str | None, database: bool) -> None:
     """Run a job again that is dead, cancelled or expired."""
     from jobplatform.usecases.replay_job import replay_job
@@ -129,7 +131,7 @@ def replay(job_id: UUID, reason: str | None, database: bool) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--reason", required=True, help="kept with the job")
-@door.database_option
+@options.database_option
 def discard(job_id: UUID, reason: str, database: bool) -> None:
     """Throw a dead letter away, or a job that is held; it stays in history."""
     from jobplatform.usecases.discard_job import discard_job
@@ -144,7 +146,7 @@ def discard(job_id: UUID, reason: str, database: bool) -> None:
 @click.argument("job_id", type=click.UUID)
 @click.option("--priority", type=click.IntRange(0, 9))
 @click.option("--run-at", type=MOMENT, help="like 2026-01-31T12:00:00Z; one that has passed means at once")
-@door.database_option
+@options.database_option
 def change(job_id: UUID, priority: int | None, run_at: datetime | None, database: bool) -> None:
     """Change priority or time of a job that no run has."""
     from jobplatform.usecases.change_job import change_job
@@ -163,7 +165,7 @@ def change(job_id: UUID, priority: int | None, run_at: datetime | None, database
 @click.argument("effect")
 @click.option("--happened/--not-happened", required=True, help="did it take place?")
 @click.option("--receipt", help="JSON: what the other side said, for the runs to come")
-@door.database_option
+@options.database_option
 def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None, database: bool) -> None:
     """Say what became of the EFFECT that holds a job; it runs again."""
     import orjson

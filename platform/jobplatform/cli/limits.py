@@ -40,7 +40,7 @@ def list_all(as_json: bool) -> None:
         title = f"[bold]{escape(view.limit.name)}[/]  {_in_words(view.limit)}" if view.limit else "[bold]held only[/]"
         table.add_row(title)
         for use in view.keys:
-            held = f"{use.held_until:%F %T} {use.held_reason or ''}".rstrip() if use.held_until else ""
+            held = f"{use.paused_until:%F %T} {use.paused_reason or ''}".rstrip() if use.paused_until else ""
             more = " or more" if use.waiting_lines >= LINES else ""
             waits = f"{use.waiting_tenants}{more} tenants, {use.oldest_seconds or 0:.0f} s" if use.waiting_lines else ""
             left = "" if use.units_left is None else f"{use.units_left:.1f}"
@@ -100,9 +100,9 @@ def remove(name: str) -> None:
 @click.option("--reason", default="by an operator", show_default=True)
 def hold(key: str, seconds: float, reason: str) -> None:
     """Let nothing of KEY begin for SECONDS; what runs goes on."""
-    from jobplatform.usecases.manage_limits import hold_key
+    from jobplatform.usecases.manage_limits import pause_key
 
-    until = hold_key(open_commands_ledger(), key, seconds, reason)
+    until = pause_key(open_commands_ledger(), key, seconds, reason)
     click.echo(f"{key} is held until {until:%F %T %Z}")
 
 
@@ -110,7 +110,7 @@ def hold(key: str, seconds: float, reason: str) -> None:
 @click.argument("key")
 def release(key: str) -> None:
     """End the hold of KEY."""
-    from jobplatform.usecases.manage_limits import hold_key
+    from jobplatform.usecases.manage_limits import pause_key
 
-    hold_key(open_commands_ledger(), key, 0, "")
+    pause_key(open_commands_ledger(), key, 0, "")
     click.echo(f"{key} is not held any more")

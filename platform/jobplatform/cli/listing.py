@@ -8,8 +8,8 @@ from uuid import UUID
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
+from jobplatform.cli import http, options, output
+from jobplatform.cli.options import MOMENT
 
 COLOURS = {
     "succeeded": "green",
@@ -31,7 +31,7 @@ COLOURS = {
 @click.option("--created-before", type=MOMENT)
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
 @click.option("-q", "--quiet", is_flag=True, help="print ids only")
-@door.json_option
+@options.json_option
 def list_jobs(
     state: str | None,
     kind: str | None,
@@ -63,69 +63,71 @@ def list_jobs(
         "created_after": created_after,
         "created_before": created_before,
     }
-    with door.connect() as client:
+    with http.connect() as client:
         page = list(islice(client.iter_jobs(page_size=min(limit, 200), **wanted), limit))
     if quiet:
         for job in page:
             click.echo(job.id)
         return
     if as_json:
-        door.print_json([job.raw for job in page])
+        output.print_json([job.raw for job in page])
         return
     table = Table("id", "kind", "state", "attempt", "created", "why")
     for job in page:
         why = (job.error or {}).get("code") if job.state != "succeeded" else None
         attempt = f"{job.attempt} of {job.max_attempts}"
-        table.add_row(str(job.id), job.kind, coloured(job.state), attempt, door.when(job.created_at), door.plain(why))
-    door.print_table(table)
+        table.add_row(
+            str(job.id), job.kind, coloured(job.state), attempt, output.when(job.created_at), output.plain(why)
+        )
+    output.print_table(table)
 
 
 @click.command()
 @click.argument("job_id", type=click.UUID)
-@door.json_option
+@options.json_option
 def show(job_id: UUID, as_json: bool) -> None:
     """Show a job: where it is, its runs, and its result."""
     from rich.table import Table
 
-    job = door.ask("GET", f"/v1/jobs/{job_id}")
+    job = http.call_api("GET", f"/v1/jobs/{job_id}")
     if as_json:
-        door.print_json(job)
+        output.print_json(job)
         return
-    runs = door.ask("GET", f"/v1/jobs/{job_id}/runs")["runs"]
+    runs = http.call_api("GET", f"/v1/jobs/{job_id}/runs")["runs"]
     click.echo(f"{job['id']}  {job['kind']}  priority {job['priority']}  {' '.join(job['tags'])}".rstrip())
     table = Table.grid(padding=(0, 2))
     table.add_row("state", coloured(job["state"]))
     for name in ("created_at", "run_at", "start_by", "started_at", "completed_at", "workflow_id"):
         value = job.get(name)
         if value is not None:
-            table.add_row(name.removesuffix("_at"), door.when(value) if name != "workflow_id" else value)
+            table.add_row(name.removesuffix("_at"), output.when(value) if name != "workflow_id" else value)
     if job["error"] and job["state"] != "succeeded":
-        table.add_row("error", door.plain(f"{job['error'].get('code')}: {job['error'].get('message')}"))
-    door.print_table(table)
+        table.add_row("error", output.plain(f"{job['error'].get('code')}: {job['error'].get('message')}"))
+    output.print_table(table)
     if runs:
         shown = Table("run", "attempt", "outcome", "began", "seconds", "why")
         for run in runs:
             seconds = datetime.fromisoformat(run["finished_at"]) - datetime.fromisoformat(run["started_at"])
             why = (run["error"] or {}).get("message")
-            began = door.when(run["started_at"])
+            began = output.when(run["started_at"])
             row = (run["run_no"], run["attempt"], run["outcome"], began, f"{seconds.total_seconds():.3f}", why)
-            shown.add_row(*map(door.plain, row))
-        door.print_table(shown)
+            shown.add_row(*map(output.plain, row))
+        output.print_table(shown)
     if job["result"] is not None:
-        door.print_json(job["result"])
+        output.print_json(job["result"])
 
 
 @click.command()
 @click.argument("job_id", type=click.UUID)
-@door.json_option
+@options.json_option
 def events(job_id: UUID, as_json: bool) -> None:
     """Print the history of a job, a line for each thing that has happened to it."""
     import orjson
 
-    with door.connect() as client:
+    with http.connect() as client:
         page = client.events(job_id)
     if as_json:
-        door.print_json(page)
+        output.print_json(page)
         return
     for item in page:
         data = orjson.dumps(item["data"]).decode() if item["data"] else ""

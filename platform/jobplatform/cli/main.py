@@ -8,7 +8,7 @@ import sys
 import click
 
 from jobplatform import __version__
-from jobplatform.cli.door import EXIT_FAILED, EXIT_NO_ANSWER
+from jobplatform.cli.options import EXIT_FAILED, EXIT_NO_ANSWER
 from jobplatform.errors import InvalidRequest, JobPlatformError, LedgerUnavailable, OutcomeUnknown
 
 #: command → (module, attribute)

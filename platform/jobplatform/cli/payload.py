@@ -70,7 +70,7 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def read_orders(lines: Iterator[str], source: str) -> Iterator[Order]:
+def read_submissions(lines: Iterator[str], source: str) -> Iterator[Order]:
     """Yield the orders of lines, each a JSON object as `POST /v1/jobs` takes it. Raises `click.UsageError`."""
     from dataclasses import fields
 

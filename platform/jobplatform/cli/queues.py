@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
+from jobplatform.cli import http, options, output
 from jobplatform.cli.ledger import open_commands_ledger
+from jobplatform.cli.options import MOMENT
 
 
 @click.group()
@@ -17,14 +17,14 @@ def queues() -> None:
 
 
 @queues.command("list")
-@door.json_option
+@options.json_option
 def list_queues(as_json: bool) -> None:
     """List queues: what waits and runs of yours, and who works on it."""
     from rich.table import Table
 
-    rows = door.ask("GET", "/v1/queues")["queues"]
+    rows = http.call_api("GET", "/v1/queues")["queues"]
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     shown = ("waiting", "scheduled", "blocked", "dispatched", "running", "held", "dead")
     table = Table("queue", *shown, "accepted", "finished", "workers", "slots", "")
@@ -33,9 +33,9 @@ def list_queues(as_json: bool) -> None:
         counted = ("scheduled", "blocked", "held", "dead")
         counts = [f"{item[name]:,}{more if name in counted and item[name] else ''}" for name in shown]
         counts += [f"{item[name]:,}" for name in ("accepted", "finished", "workers", "slots")]
-        until = f" until {door.when(item['paused_until'])}" if item["paused_until"] else ""
-        table.add_row(door.plain(item["name"]), *counts, f"[yellow]paused{until}[/]" if item["paused"] else "")
-    door.print_table(table)
+        until = f" until {output.when(item['paused_until'])}" if item["paused_until"] else ""
+        table.add_row(output.plain(item["name"]), *counts, f"[yellow]paused{until}[/]" if item["paused"] else "")
+    output.print_table(table)
 
 
 def _set(name: str, paused: bool, until: datetime | None = None) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import when
+from jobplatform.cli import http, options, output
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import find_tenant_id, open_commands_ledger
+from jobplatform.cli.output import when
 from jobplatform.cli.payload import parse_object, read_source
 
 
@@ -29,15 +29,15 @@ def _path(name: str, more: str = "") -> str:
 
 
 @schedules.command("list")
-@door.tenant_option
-@door.json_option
+@options.tenant_option
+@options.json_option
 def list_(tenant: str | None, as_json: bool) -> None:
     """List schedules with their next times."""
     from rich.table import Table
 
     rows = _read_all(tenant)
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("name", "when", "kind", "next", "last", "overlap", "missed", "put by")
     for schedule in rows:
@@ -53,15 +53,15 @@ def list_(tenant: str | None, as_json: bool) -> None:
             schedule["missed"],
             schedule["updated_by"],
         )
-        table.add_row(*map(door.plain, row))
-    door.print_table(table)
+        table.add_row(*map(output.plain, row))
+    output.print_table(table)
 
 
 def _read_all(tenant: str | None) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     following: str | None = ""
     if tenant is None:
-        with door.connect() as client:
+        with http.connect() as client:
             while following is not None:
                 page = client.call("GET", "/v1/schedules", params={"cursor": following, "limit": 200})
                 rows, following = rows + page["schedules"], page["next_cursor"]
@@ -79,7 +79,7 @@ def _read_all(tenant: str | None) -> list[dict[str, Any]]:
 @schedules.command()
 @click.argument("name")
 @click.option("--count", default=20, show_default=True, type=click.IntRange(1, 1000))
-@door.tenant_option
+@options.tenant_option
 def preview(name: str, count: int, tenant: str | None) -> None:
     """Print the next planned times of a schedule, in its time zone and in UTC."""
     from zoneinfo import ZoneInfo
@@ -87,8 +87,8 @@ def preview(name: str, count: int, tenant: str | None) -> None:
     from rich.table import Table
 
     if tenant is None:
-        values = door.ask("GET", _path(name))
-        times = door.ask("GET", _path(name, "/preview"), params={"count": count})["times"]
+        values = http.call_api("GET", _path(name))
+        times = http.call_api("GET", _path(name, "/preview"), params={"count": count})["times"]
         moments = [datetime.fromisoformat(time) for time in times]
     else:
         from jobplatform.usecases.manage_schedules import preview_schedule
@@ -100,7 +100,7 @@ def preview(name: str, count: int, tenant: str | None) -> None:
     for moment in moments:
         local = moment.astimezone(ZoneInfo(values["time_zone"]))
         table.add_row(f"{local:%a %F %T %Z}", f"{moment.astimezone(UTC):%F %T}")
-    door.print_table(table)
+    output.print_table(table)
 
 
 @schedules.command()
@@ -117,7 +117,7 @@ def preview(name: str, count: int, tenant: str | None) -> None:
 @click.option("--catch-up", default=1, show_default=True, type=click.IntRange(1, 1000))
 @click.option("--jitter", default=0.0, type=click.FloatRange(0, 86_400), help="seconds")
 @click.option("--priority", default=4, show_default=True, type=click.IntRange(0, 9))
-@door.tenant_option
+@options.tenant_option
 def put(
     name: str,
     kind: str,
@@ -150,7 +150,7 @@ def put(
         "priority": priority,
     }
     if tenant is None:
-        result = door.ask("PUT", _path(name), body={key: item for key, item in values.items() if item is not None})
+        result = http.call_api("PUT", _path(name), body={key: item for key, item in values.items() if item is not None})
     else:
         result = _put_by_database(tenant, name, values)
     click.echo(f"{name}: {result['in_words']}; next {when(result['next_at']) or 'never'}")
@@ -160,21 +160,21 @@ def _put_by_database(tenant: str, name: str, values: dict[str, Any]) -> dict[str
     from jobplatform.config import settings
     from jobplatform.domain.kinds import load_kinds
     from jobplatform.domain.maintenance import TENANT
-    from jobplatform.domain.schedules import ScheduleOrder
-    from jobplatform.usecases.maintain import add_kinds
+    from jobplatform.domain.schedules import ScheduleDefinition
     from jobplatform.usecases.manage_schedules import put_schedule
+    from jobplatform.usecases.run_maintenance import add_kinds
 
     config, ledger = settings(), open_commands_ledger()
     kinds = load_kinds(config.kind_modules, config.pools)
     if tenant == TENANT:
         add_kinds(kinds, config)
     tenant_id = find_tenant_id(ledger, tenant)
-    return put_schedule(ledger, kinds, tenant_id, ScheduleOrder(name, **values), by=who()).values
+    return put_schedule(ledger, kinds, tenant_id, ScheduleDefinition(name, **values), by=who()).values
 
 
 @schedules.command()
 @click.argument("name")
-@door.tenant_option
+@options.tenant_option
 def pause(name: str, tenant: str | None) -> None:
     """Pause a schedule: it fires no more until it is resumed."""
     _pause(name, tenant, True)
@@ -182,7 +182,7 @@ def pause(name: str, tenant: str | None) -> None:
 
 @schedules.command()
 @click.argument("name")
-@door.tenant_option
+@options.tenant_option
 def resume(name: str, tenant: str | None) -> None:
     """Resume a schedule; what was planned meanwhile is not made up for."""
     _pause(name, tenant, False)
@@ -190,7 +190,7 @@ def resume(name: str, tenant: str | None) -> None:
 
 def _pause(name: str, tenant: str | None, paused: bool) -> None:
     if tenant is None:
-        result = door.ask("POST", _path(name, "/pause" if paused else "/resume"))
+        result = http.call_api("POST", _path(name, "/pause" if paused else "/resume"))
     else:
         from jobplatform.usecases.manage_schedules import pause_schedule
 
@@ -201,11 +201,11 @@ def _pause(name: str, tenant: str | None, paused: bool) -> None:
 
 @schedules.command()
 @click.argument("name")
-@door.tenant_option
+@options.tenant_option
 def run(name: str, tenant: str | None) -> None:
     """Fire a schedule now, once, beside its times."""
     if tenant is None:
-        click.echo(f"job {door.ask('POST', _path(name, '/run'))['job_id']}")
+        click.echo(f"job {http.call_api('POST', _path(name, '/run'))['job_id']}")
         return
     from jobplatform.usecases.manage_schedules import run_now
 
@@ -216,29 +216,29 @@ def run(name: str, tenant: str | None) -> None:
 @schedules.command()
 @click.argument("name")
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-@door.tenant_option
-@door.json_option
+@options.tenant_option
+@options.json_option
 def fires(name: str, limit: int, tenant: str | None, as_json: bool) -> None:
     """List what became of a schedule's planned times, newest first."""
     from rich.table import Table
 
     if tenant is None:
-        rows = door.ask("GET", _path(name, "/fires"), params={"limit": limit})["fires"]
+        rows = http.call_api("GET", _path(name, "/fires"), params={"limit": limit})["fires"]
     else:
         from jobplatform.usecases.manage_schedules import list_fires
 
         ledger = open_commands_ledger()
         rows = list_fires(ledger, find_tenant_id(ledger, tenant), name, before=None, limit=limit)
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("planned", "late by", "outcome", "job", "by")
     for fire in rows:
         late = (_moment(fire["at"]) - _moment(fire["planned_at"])).total_seconds()
         what = fire["outcome"] + (f" until {when(fire['missed_until'])}" if fire["missed_until"] else "")
         row = (when(fire["planned_at"]), f"{late:.2f} s", what, fire["job_id"], fire["by"])
-        table.add_row(*map(door.plain, row))
-    door.print_table(table)
+        table.add_row(*map(output.plain, row))
+    output.print_table(table)
 
 
 def _moment(value: Any) -> datetime:
@@ -247,11 +247,11 @@ def _moment(value: Any) -> datetime:
 
 @schedules.command()
 @click.argument("name")
-@door.tenant_option
+@options.tenant_option
 def delete(name: str, tenant: str | None) -> None:
     """Take a schedule away; the jobs that it has made stay."""
     if tenant is None:
-        door.ask("DELETE", _path(name))
+        http.call_api("DELETE", _path(name))
     else:
         from jobplatform.usecases.manage_schedules import delete_schedule
 

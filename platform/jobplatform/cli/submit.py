@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
-from jobplatform.cli.payload import read_orders, read_payload
+from jobplatform.cli import http, options, output
+from jobplatform.cli.options import MOMENT
+from jobplatform.cli.payload import read_payload, read_submissions
 
 
 @click.command()
@@ -26,7 +26,7 @@ from jobplatform.cli.payload import read_orders, read_payload
 @click.option("--unique-key", help="the only live job of this key; the one that is there is answered")
 @click.option("--idempotency-key", help="makes a repetition of this command the same order")
 @click.option("--watch", is_flag=True, help="follow it to its end; exit code 3 when it does not succeed")
-@door.json_option
+@options.json_option
 def submit(
     kind: str,
     fields: tuple[str, ...],
@@ -58,12 +58,12 @@ def submit(
         "tags": tags,
         "unique": {"key": unique_key} if unique_key is not None else None,
     }
-    with door.connect() as client:
+    with http.connect() as client:
         job = client.submit(kind, read_payload(payload, fields), idempotency_key=idempotency_key, **order)
     if watch:
         watch_jobs([job.id], as_json=as_json)
     elif as_json:
-        door.print_json(job.raw)
+        output.print_json(job.raw)
     else:
         click.echo(job.id)
 
@@ -90,10 +90,10 @@ def submit_many(file: Path, batch_size: int) -> None:
     # on stderr: the ids are the output
     columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with (
-        door.connect() as client,
+        http.connect() as client,
         Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as progress,
     ):
         task = progress.add_task("", total=total)
-        for job_id in client.submit_many(read_orders(iter(source), str(file)), batch_size=batch_size):
+        for job_id in client.submit_many(read_submissions(iter(source), str(file)), batch_size=batch_size):
             click.echo(job_id)
             progress.advance(task)

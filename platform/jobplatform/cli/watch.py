@@ -11,7 +11,8 @@ from uuid import UUID
 
 import click
 
-from jobplatform.cli import door
+from jobplatform.cli import http, options
+from jobplatform.cli.output import plain, print_json
 
 MOST = 50
 
@@ -21,7 +22,7 @@ MOST = 50
 @click.option(
     "--output", is_flag=True, help="print what a job streams (a model's answer) as it comes, and nothing else"
 )
-@door.json_option
+@options.json_option
 def watch(job_ids: tuple[UUID, ...], output: bool, as_json: bool) -> None:
     """Follow jobs to their ends; exit code 3 when not all succeed.
 
@@ -36,7 +37,7 @@ def watch(job_ids: tuple[UUID, ...], output: bool, as_json: bool) -> None:
 
 def watch_jobs(job_ids: Sequence[UUID], *, as_json: bool = False, output: bool = False) -> None:
     """Follow jobs to their ends, and leave with `EXIT_NO_SUCCESS` when not all succeed."""
-    door.connect().close()  # says what is missing
+    http.connect().close()  # says what is missing
     if output:
         shown: Shown = _Output()
     elif sys.stdout.isatty() and not as_json:
@@ -46,9 +47,9 @@ def watch_jobs(job_ids: Sequence[UUID], *, as_json: bool = False, output: bool =
     with shown:
         ends = asyncio.run(_follow_all(job_ids, shown))
     if as_json:
-        door.print_json(ends[0] if len(ends) == 1 else ends)
+        print_json(ends[0] if len(ends) == 1 else ends)
     if any(end["state"] != "succeeded" for end in ends):
-        sys.exit(door.EXIT_NO_SUCCESS)
+        sys.exit(options.EXIT_NO_SUCCESS)
 
 
 class Shown(Protocol):
@@ -66,7 +67,7 @@ class Shown(Protocol):
 async def _follow_all(job_ids: Sequence[UUID], shown: Shown) -> list[Mapping[str, Any]]:
     from jobplatform.client import AsyncClient
 
-    async with AsyncClient(os.environ[door.URL], os.environ[door.KEY]) as client:
+    async with AsyncClient(os.environ[http.URL], os.environ[http.KEY]) as client:
 
         async def follow(job_id: UUID) -> Mapping[str, Any]:
             async for event in client.stream(job_id):
@@ -136,16 +137,16 @@ class _Bars(_Silent):
     def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         task = self._tasks[job_id]
         if name == "progress":
-            message = door.plain(data.get("message"))
+            message = plain(data.get("message"))
             self._progress.update(task, completed=data["current"], total=data.get("total"), message=message)
         elif name == "log":
-            self._progress.console.print(f"{str(job_id)[-8:]}  {door.plain(data['data']['message'])}")
+            self._progress.console.print(f"{str(job_id)[-8:]}  {plain(data['data']['message'])}")
         elif name == "end":
             good = data["state"] == "succeeded"
             colour = "green" if good else "red"
             self._progress.update(task, total=1, completed=int(good), state=f"[{colour}]{data['state']}[/]")
             if not good:
-                self._progress.update(task, message=door.plain((data["error"] or {}).get("message")))
+                self._progress.update(task, message=plain((data["error"] or {}).get("message")))
         elif name != "output":
             self._progress.update(task, state=data["state"])
 

@@ -10,9 +10,9 @@ from uuid import UUID
 
 import click
 
-from jobplatform.cli import door
-from jobplatform.cli.door import MOMENT
+from jobplatform.cli import http, options, output
 from jobplatform.cli.listing import coloured
+from jobplatform.cli.options import MOMENT
 
 TEST_SECONDS = 30.0
 
@@ -28,7 +28,7 @@ def webhooks() -> None:
 @click.option("--kind", "kinds", multiple=True, help="kinds that it is told of: email.send, 'email.*'  [default: all]")
 @click.option("--description", default="")
 @click.option("--contact", help="an e-mail address that is told when it is disabled")
-@door.json_option
+@options.json_option
 def create(
     url: str, events: tuple[str, ...], kinds: tuple[str, ...], description: str, contact: str | None, as_json: bool
 ) -> None:
@@ -37,50 +37,50 @@ def create(
     body |= {"events": list(events)} if events else {}
     body |= {"kinds": list(kinds)} if kinds else {}
     body |= {"contact": contact} if contact else {}
-    made = door.ask("POST", "/v1/webhooks", body=body)
+    made = http.call_api("POST", "/v1/webhooks", body=body)
     if as_json:
-        door.print_json(made)
+        output.print_json(made)
     else:
         click.echo(f"{made['id']} {made['secret']}")
 
 
 @webhooks.command("list")
-@door.json_option
+@options.json_option
 def list_webhooks(as_json: bool) -> None:
     """List webhooks, and whether they take what they are told."""
     from rich.table import Table
 
-    rows = door.ask("GET", "/v1/webhooks")["webhooks"]
+    rows = http.call_api("GET", "/v1/webhooks")["webhooks"]
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("id", "url", "events", "kinds", "delivered", "trouble")
     for webhook in rows:
         failing = (
-            f"failing since {door.when(webhook['failing_since'])}: {webhook['last_error']}"
+            f"failing since {output.when(webhook['failing_since'])}: {webhook['last_error']}"
             if webhook["failing_since"]
             else ""
         )
         trouble = f"disabled: {webhook['disabled_reason']}" if not webhook["enabled"] else failing
         kinds = ", ".join(webhook["kinds"] or ["all"])
-        delivered = door.when(webhook["delivered_at"]) or "never"
+        delivered = output.when(webhook["delivered_at"]) or "never"
         table.add_row(
-            webhook["id"], *map(door.plain, (webhook["url"], ", ".join(webhook["events"]), kinds, delivered, trouble))
+            webhook["id"], *map(output.plain, (webhook["url"], ", ".join(webhook["events"]), kinds, delivered, trouble))
         )
-    door.print_table(table)
+    output.print_table(table)
 
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
-@door.json_option
+@options.json_option
 def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
     """List what a webhook was told, and how that went."""
     from rich.table import Table
 
-    rows = door.ask("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
+    rows = http.call_api("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("message", "type", "job", "told", "state", "attempts", "answer")
     for item in rows:
@@ -89,35 +89,35 @@ def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
             item["id"],
             item["type"],
             item["about"] or "",
-            door.when(item["created_at"]),
+            output.when(item["created_at"]),
             coloured(item["state"] or "?"),
         )
-        table.add_row(*row, door.plain(item["attempts"]), door.plain(said))
-    door.print_table(table)
+        table.add_row(*row, output.plain(item["attempts"]), output.plain(said))
+    output.print_table(table)
 
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
-@door.json_option
+@options.json_option
 def test(webhook_id: UUID, as_json: bool) -> None:
     """Send a test message and tell how it was answered; exit code 3 when it was not taken."""
     from jobplatform.client import WaitTimeout
 
-    with door.connect() as client:
+    with http.connect() as client:
         made = client.call("POST", f"/v1/webhooks/{webhook_id}/test")
         try:
             job = client.wait(made["job_id"], timeout=TEST_SECONDS)
         except WaitTimeout as error:
             click.echo(f"not taken yet: {error}", err=True)
-            sys.exit(door.EXIT_NO_SUCCESS)
+            sys.exit(options.EXIT_NO_SUCCESS)
     if as_json:
-        door.print_json(job.raw)
+        output.print_json(job.raw)
     elif job.succeeded:
         click.echo(f"taken: {job.result['status']} in {job.result['seconds']} s")
     else:
         click.echo(f"not taken: {(job.error or {}).get('message')}", err=True)
     if not job.succeeded:
-        sys.exit(door.EXIT_NO_SUCCESS)
+        sys.exit(options.EXIT_NO_SUCCESS)
 
 
 @webhooks.command()
@@ -130,10 +130,10 @@ def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: 
     if (since is None) == (message is None):
         raise click.UsageError("expected --since or --message")
     if message is not None:
-        result = door.ask("POST", f"/v1/webhooks/{webhook_id}/messages/{message}/replay")
+        result = http.call_api("POST", f"/v1/webhooks/{webhook_id}/messages/{message}/replay")
         click.echo(f"{message} is delivered again by job {result['job_id']}")
         return
-    with door.connect() as client:
+    with http.connect() as client:
         path = f"/v1/webhooks/{webhook_id}"
         result = client.call("POST", f"{path}/replay", body={"since": since, "everything": everything})
         while result["replaying"] and result["enabled"]:
@@ -155,7 +155,7 @@ def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str 
     body = {name: value for name, value in given.items() if value is not None}
     if not body:
         raise click.UsageError("expected something to change: --enable, --disable, --url or --contact")
-    result = door.ask("PATCH", f"/v1/webhooks/{webhook_id}", body=body)
+    result = http.call_api("PATCH", f"/v1/webhooks/{webhook_id}", body=body)
     click.echo(f"{webhook_id} is {'enabled' if result['enabled'] else 'disabled'}: {result['url']}")
 
 
@@ -165,7 +165,9 @@ def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str 
 def rotate(webhook_id: UUID, overlap_hours: float) -> None:
     """Exchange the secret and print the new one."""
     click.echo(
-        door.ask("POST", f"/v1/webhooks/{webhook_id}/rotate", body={"overlap_seconds": overlap_hours * 3600})["secret"]
+        http.call_api("POST", f"/v1/webhooks/{webhook_id}/rotate", body={"overlap_seconds": overlap_hours * 3600})[
+            "secret"
+        ]
     )
 
 
@@ -173,5 +175,5 @@ def rotate(webhook_id: UUID, overlap_hours: float) -> None:
 @click.argument("webhook_id", type=click.UUID)
 def delete(webhook_id: UUID) -> None:
     """Take a webhook away."""
-    door.ask("DELETE", f"/v1/webhooks/{webhook_id}")
+    http.call_api("DELETE", f"/v1/webhooks/{webhook_id}")
     click.echo(f"{webhook_id} is gone")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobplatform.cli import door
+from jobplatform.cli import options, output
 from jobplatform.cli.ledger import create_login, open_commands_ledger, password_options
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def workers() -> None:
 
 @workers.command("list")
 @click.option("--all", "everyone", is_flag=True, help="those that have ended, too, of the last week")
-@door.json_option
+@options.json_option
 def list_workers(everyone: bool, as_json: bool) -> None:
     """List workers: what they consume, how much of it they run, and when they were heard of last."""
     from rich.table import Table
@@ -32,7 +32,7 @@ def list_workers(everyone: bool, as_json: bool) -> None:
     with open_commands_ledger().statement() as connection:
         rows = [dict(row._mapping) for row in read(connection, settings().lease_seconds, everyone=everyone)]
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("worker", "queues", "kinds", "pool", "slots", "began", "beat", "state")
     for item in rows:
@@ -40,9 +40,9 @@ def list_workers(everyone: bool, as_json: bool) -> None:
         slots = f"{item['running']} of {item['slots']}"
         colour = "green" if item["state"] == "alive" else "red" if item["state"] == "lost" else "dim"
         queues, kinds = ", ".join(item["queues"]), ", ".join(item["kinds"])
-        row = (item["node"], queues, kinds, item["pool"], slots, door.when(item["started_at"]), beat)
-        table.add_row(*map(door.plain, row), f"[{colour}]{item['state']}[/]")
-    door.print_table(table)
+        row = (item["node"], queues, kinds, item["pool"], slots, output.when(item["started_at"]), beat)
+        table.add_row(*map(output.plain, row), f"[{colour}]{item['state']}[/]")
+    output.print_table(table)
 
 
 @workers.command()

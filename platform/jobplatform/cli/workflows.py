@@ -12,7 +12,7 @@ from uuid import UUID
 
 import click
 
-from jobplatform.cli import door
+from jobplatform.cli import http, options, output
 from jobplatform.cli.jobs import who
 from jobplatform.cli.ledger import open_commands_ledger
 from jobplatform.cli.listing import coloured
@@ -47,7 +47,7 @@ def _tenant_of(ledger: Ledger, workflow_id: UUID) -> UUID:
 
 
 def _by_http(database: bool) -> bool:
-    return door.has_key() and not database
+    return http.has_key() and not database
 
 
 def _tell(workflow: Mapping[str, Any]) -> None:
@@ -59,7 +59,7 @@ def _tell(workflow: Mapping[str, Any]) -> None:
 @click.argument("order", metavar="JSON|@FILE|-")
 @click.option("--idempotency-key", help="makes a repetition of this command the same order")
 @click.option("--watch", "watching", is_flag=True, help="follow it to its end; exit code 3 when it does not succeed")
-@door.json_option
+@options.json_option
 def submit(order: str, idempotency_key: str | None, watching: bool, as_json: bool) -> None:
     """Submit a workflow, as `POST /v1/workflows` takes it, and print its id.
 
@@ -69,12 +69,12 @@ def submit(order: str, idempotency_key: str | None, watching: bool, as_json: boo
     from uuid import uuid4
 
     body = parse_object(read_source(order), "the workflow")
-    with door.connect() as client:
+    with http.connect() as client:
         result = client.call("POST", "/v1/workflows", body=body, idempotency_key=idempotency_key or str(uuid4()))
     if watching:
         _watch(UUID(result["id"]), as_json)
     elif as_json:
-        door.print_json(result)
+        output.print_json(result)
     else:
         click.echo(result["id"])
 
@@ -82,34 +82,34 @@ def submit(order: str, idempotency_key: str | None, watching: bool, as_json: boo
 @workflows.command("list")
 @click.option("--state", type=click.Choice(["running", "stopping", "succeeded", "failed", "cancelled"]))
 @click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
-@door.json_option
+@options.json_option
 def list_workflows(state: str | None, limit: int, as_json: bool) -> None:
     """List workflows, newest first."""
     from rich.table import Table
 
-    rows = door.ask("GET", "/v1/workflows", params={"state": state, "limit": limit})["workflows"]
+    rows = http.call_api("GET", "/v1/workflows", params={"state": state, "limit": limit})["workflows"]
     if as_json:
-        door.print_json(rows)
+        output.print_json(rows)
         return
     table = Table("id", "name", "state", "accepted", "why")
     for workflow in rows:
         why = (workflow["error"] or {}).get("message")
         row = (
             workflow["id"],
-            door.plain(workflow["name"]),
+            output.plain(workflow["name"]),
             coloured(workflow["state"]),
-            door.when(workflow["created_at"]),
-            door.plain(why),
+            output.when(workflow["created_at"]),
+            output.plain(why),
         )
         table.add_row(*row)
-    door.print_table(table)
+    output.print_table(table)
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write its picture there")
-@door.database_option
-@door.json_option
+@options.database_option
+@options.json_option
 def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> None:
     """Show a workflow: its progress, and the graph of its steps."""
     graph = _graph(workflow_id, database)
@@ -120,7 +120,7 @@ def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> 
         click.echo(f"written: {svg}")
         return
     if as_json:
-        door.print_json(graph)
+        output.print_json(graph)
         return
     _tell(graph["workflow"])
     if graph["workflow"]["error"]:
@@ -130,7 +130,7 @@ def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> 
 
 def _graph(workflow_id: UUID, database: bool) -> dict[str, Any]:
     if _by_http(database):
-        result: dict[str, Any] = door.ask("GET", f"/v1/workflows/{workflow_id}/graph")
+        result: dict[str, Any] = http.call_api("GET", f"/v1/workflows/{workflow_id}/graph")
         return result
     from jobplatform.usecases.read_workflows import read_graph
 
@@ -150,7 +150,7 @@ def _draw(graph: Mapping[str, Any]) -> None:
     table = Table.grid(padding=(0, 2))
     for lanes, nodes in lines[:SHOWN]:
         table.add_row(lanes, *(_line(nodes) if nodes else ()))
-    door.print_table(table)
+    output.print_table(table)
     if len(lines) > SHOWN:
         click.echo(f"and {len(lines) - SHOWN:,} more lines: --json or --svg has them")
 
@@ -158,19 +158,19 @@ def _draw(graph: Mapping[str, Any]) -> None:
 def _line(nodes: list[Mapping[str, Any]]) -> tuple[str, ...]:
     """Name, kind, state, attempt or progress of a step, or of many that are alike."""
     first = nodes[0]
-    kind = door.plain(first["kind"] or f"({first['type']})")
+    kind = output.plain(first["kind"] or f"({first['type']})")
     if len(nodes) == 1:
         attempt = f"attempt {first['attempt']}" if (first["attempt"] or 0) > 1 else ""
         why = (first["error"] or {}).get("message") if first["state"] in ("dead", "failed", "held") else ""
-        return door.plain(first["name"]), kind, coloured(first["state"]), attempt or door.plain(why)
+        return output.plain(first["name"]), kind, coloured(first["state"]), attempt or output.plain(why)
     counts = Counter(node["state"] for node in nodes)
     states = ", ".join(f"{count:,} {coloured(state)}" for state, count in counts.most_common())
-    return door.plain(f"{first['name']} … {nodes[-1]['name']}"), kind, states, f"{len(nodes):,} alike"
+    return output.plain(f"{first['name']} … {nodes[-1]['name']}"), kind, states, f"{len(nodes):,} alike"
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
-@door.json_option
+@options.json_option
 def watch(workflow_id: UUID, as_json: bool) -> None:
     """Follow a workflow to its end; exit code 3 when it does not succeed."""
     _watch(workflow_id, as_json)
@@ -182,7 +182,7 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
     interactive = sys.stdout.isatty() and not as_json
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
     told = ""
-    with door.connect() as client, Progress(*columns, disable=not interactive) as bar:
+    with http.connect() as client, Progress(*columns, disable=not interactive) as bar:
         task = bar.add_task("…", total=1.0)
         while True:
             result = client.call("GET", f"/v1/workflows/{workflow_id}")
@@ -194,21 +194,21 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
                 break
             time.sleep(POLL_SECONDS)
     if as_json:
-        door.print_json(result)
+        output.print_json(result)
     elif result["error"]:
         click.echo(f"why: {result['error'].get('message')}")
     if result["state"] != "succeeded":
-        sys.exit(door.EXIT_NO_SUCCESS)
+        sys.exit(options.EXIT_NO_SUCCESS)
 
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
 @click.option("--reason", help="kept in its error and its jobs' histories")
-@door.database_option
+@options.database_option
 def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Call a workflow off: what waits at once, what runs by its worker."""
     if _by_http(database):
-        _tell(door.ask("POST", f"/v1/workflows/{workflow_id}/cancel", body={"reason": reason} if reason else {}))
+        _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/cancel", body={"reason": reason} if reason else {}))
         return
     from jobplatform.usecases.cancel_workflow import cancel_workflow
 
@@ -219,11 +219,11 @@ def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
 @click.option("--reason", help="kept in its jobs' histories")
-@door.database_option
+@options.database_option
 def replay(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Run a workflow again from the steps that failed: what is done stays done."""
     if _by_http(database):
-        _tell(door.ask("POST", f"/v1/workflows/{workflow_id}/replay", body={"reason": reason} if reason else {}))
+        _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/replay", body={"reason": reason} if reason else {}))
         return
     from jobplatform.usecases.replay_workflow import replay_workflow
 

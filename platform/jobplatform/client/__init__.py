@@ -11,7 +11,7 @@ It needs httpx2 and nothing else of the platform. `submit(session, …)` orders 
 """
 
 from jobplatform.client.asynchronous import AsyncClient
-from jobplatform.client.failures import (
+from jobplatform.client.errors import (
     ClientError,
     Conflict,
     Forbidden,
@@ -25,9 +25,9 @@ from jobplatform.client.failures import (
     Unavailable,
     WaitTimeout,
 )
+from jobplatform.client.models import Artifact, Job, JobEvent, Order, TenantEvent
 from jobplatform.client.sync import Client
-from jobplatform.client.transaction import Ordered, submit, submit_async
-from jobplatform.client.views import Artifact, Job, JobEvent, Order, TenantEvent
+from jobplatform.client.transaction import Submitted, submit, submit_async
 
 __all__ = [
     "Artifact",
@@ -43,7 +43,7 @@ __all__ = [
     "NoAnswer",
     "NotFound",
     "Order",
-    "Ordered",
+    "Submitted",
     "Problem",
     "TenantEvent",
     "TooManyRequests",

@@ -15,10 +15,9 @@ import httpx2
 
 from jobplatform.client import calls
 from jobplatform.client.calls import Call, Trouble, given
-from jobplatform.client.failures import ClientError, NoAnswer, Problem, WaitTimeout
+from jobplatform.client.errors import ClientError, NoAnswer, Problem, WaitTimeout
 from jobplatform.client.files import CHUNK, Download, Progress, open_upload
-from jobplatform.client.sync import problem_in
-from jobplatform.client.views import (
+from jobplatform.client.models import (
     Artifact,
     Job,
     JobEvent,
@@ -28,6 +27,7 @@ from jobplatform.client.views import (
     read_event,
     read_job,
 )
+from jobplatform.client.sync import problem_in
 
 
 class AsyncClient:

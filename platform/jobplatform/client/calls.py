@@ -13,8 +13,8 @@ from typing import Any
 from urllib.parse import quote
 from uuid import UUID, uuid4
 
-from jobplatform.client.failures import ClientError, Conflict, NoAnswer, Problem, TooManyRequests, Unavailable
-from jobplatform.client.views import Order
+from jobplatform.client.errors import ClientError, Conflict, NoAnswer, Problem, TooManyRequests, Unavailable
+from jobplatform.client.models import Order
 
 log = logging.getLogger("jobplatform.client")
 

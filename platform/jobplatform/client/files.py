@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from jobplatform.client.failures import ClientError
-from jobplatform.client.views import Artifact
+from jobplatform.client.errors import ClientError
+from jobplatform.client.models import Artifact
 
 CHUNK = 256 * 1024
 #: slower than this is taken for dead (bytes/s)

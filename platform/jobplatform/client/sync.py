@@ -14,9 +14,9 @@ import httpx2
 
 from jobplatform.client import calls
 from jobplatform.client.calls import Call, Trouble, given
-from jobplatform.client.failures import ClientError, NoAnswer, Problem, WaitTimeout, problem_of
+from jobplatform.client.errors import ClientError, NoAnswer, Problem, WaitTimeout, problem_of
 from jobplatform.client.files import CHUNK, Download, Progress, open_upload
-from jobplatform.client.views import (
+from jobplatform.client.models import (
     Artifact,
     Job,
     JobEvent,

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from jobplatform.client.failures import problem_of
+from jobplatform.client.errors import problem_of
 from jobplatform.errors import all_errors
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Ordered:
+class Submitted:
     """A job that is there when the transaction commits; `created` False: an earlier order with its key has made it."""
 
     id: UUID
@@ -46,7 +46,7 @@ def submit(
     unique: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     schema: str | None = None,
-) -> Ordered:
+) -> Submitted:
     """Order a job in the transaction of this session or connection.
 
     `key` is an API key: its tenant, scopes, kinds and quotas hold as in the API. What does not fit the kind's schema is
@@ -74,7 +74,7 @@ async def submit_async(
     unique: Mapping[str, Any] | None = None,
     idempotency_key: str | None = None,
     schema: str | None = None,
-) -> Ordered:
+) -> Submitted:
     """Do what `submit` does, in an async session or connection."""
     values = _values(key, kind, payload, priority, run_at, start_by, max_attempts, tags, unique, idempotency_key)
     return _read((await session.execute(_statement(schema), values)).one())
@@ -85,7 +85,7 @@ def _statement(schema: str | None) -> TextClause:
 
     where = f'"{schema.replace(chr(34), chr(34) * 2)}".' if schema else ""
     return text(
-        f"SELECT job_id, created, code, detail FROM {where}order_job("
+        f"SELECT job_id, created, code, detail FROM {where}submit_job("
         "CAST(:key_hash AS text), CAST(:kind AS text), CAST(:payload AS json), CAST(:priority AS integer), "
         "CAST(:run_at AS timestamptz), CAST(:start_by AS timestamptz), CAST(:max_attempts AS integer), "
         "CAST(:tags AS text[]), CAST(:idempotency_key AS text), CAST(:unique_key AS text), "
@@ -133,8 +133,8 @@ def _values(
     return values
 
 
-def _read(row: Any) -> Ordered:
+def _read(row: Any) -> Submitted:
     if row.code is not None:
         status = next((error.status for error in all_errors() if error.code == row.code), 422)
         raise problem_of(status, {"code": row.code, "detail": row.detail}, None)
-    return Ordered(UUID(str(row.job_id)), row.created)
+    return Submitted(UUID(str(row.job_id)), row.created)

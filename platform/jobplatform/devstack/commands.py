@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobplatform.devstack.place import CHECKOUT, Place, chosen_name, open_place, taken
+from jobplatform.devstack.instance import CHECKOUT, Place, chosen_name, open_place, taken
 from jobplatform.devstack.postgres import is_running
 from jobplatform.devstack.processes import marked
 from jobplatform.devstack.stack import ENV_SERVERS, ENV_STACK, Stack

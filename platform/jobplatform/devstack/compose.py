@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from jobplatform.devstack.place import CHECKOUT, Place
+from jobplatform.devstack.instance import CHECKOUT, Place
 from jobplatform.devstack.processes import script
 
 FILE = CHECKOUT / "docker-compose.yml"

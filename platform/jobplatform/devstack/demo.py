@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from sqlalchemy import text
 
-from jobplatform.devstack.place import chosen_name, open_place, taken
+from jobplatform.devstack.instance import chosen_name, open_place, taken
 from jobplatform.devstack.processes import DidNotStart
 from jobplatform.devstack.stack import Stack
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import psycopg2
 
-from jobplatform.devstack.place import Place, demote
+from jobplatform.devstack.instance import Place, demote
 from jobplatform.devstack.processes import DidNotStart, start, wait_for, wait_gone
 from jobplatform.errors import ConfigurationError
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from jobplatform.devstack.place import Place, demote
+from jobplatform.devstack.instance import Place, demote
 from jobplatform.errors import ConfigurationError, JobPlatformError
 
 MARK = "JOBPLATFORM_STACK"

@@ -22,7 +22,7 @@ from jobplatform.broker.definitions import build_definitions
 from jobplatform.broker.topology import build_topology, choose_queue_type
 from jobplatform.broker.users import ROLES
 from jobplatform.config import DEFAULT_QUEUES
-from jobplatform.devstack.place import Place, demote
+from jobplatform.devstack.instance import Place, demote
 from jobplatform.devstack.processes import DidNotStart, marked, start, wait_for, wait_gone
 from jobplatform.devstack.rabbitmq_server import Server, choose_server
 

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobplatform.devstack.place import CHECKOUT, UNPRIVILEGED, stack_folder
+from jobplatform.devstack.instance import CHECKOUT, UNPRIVILEGED, stack_folder
 from jobplatform.devstack.system import apt_install, rabbitmq_bin
 from jobplatform.errors import ConfigurationError
 

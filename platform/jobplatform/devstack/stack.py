@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.compose import services, worker_names
-from jobplatform.devstack.place import Place, busy_ports, read_ports, stack_folder, with_new_ports
+from jobplatform.devstack.instance import Place, busy_ports, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
 from jobplatform.domain.access import Scope
 from jobplatform.ledger.keys import Grants, create_key, create_tenant, revoke_named
@@ -141,6 +141,9 @@ class Stack:
             postgres.create_database(self.place)
         self.tell("migrating the ledger …")
         self.run_service("migrate")
+        if self.own_database:  # another server may not let us create roles
+            self.run_service("login-worker")
+            self.run_service("login-reporting")
         if node is not None:
             rabbitmq.wait_until_up(self.place, node)
         self.run("broker", "apply")
@@ -162,9 +165,6 @@ class Stack:
                              "--http-port", str(ports["mail"])])  # fmt: skip
         self._start("model", [python, "-m", "jobplatform.devstack.modelserver", "--port", str(ports["model"])])
         self.start_dispatcher()
-        if self.own_database:  # somebody's own server may not let us make roles
-            self.run_service("login-worker")
-            self.run_service("login-reporting")
         for name in worker_names():
             self.start_service(name)
         api = self.start_api()
@@ -240,7 +240,7 @@ class Stack:
                 return bool(
                     connection.exec_driver_sql(
                         "SELECT count(*) FROM workers WHERE stopped_at IS NULL "
-                        "AND beat_at > clock_timestamp() - interval '20 s'"
+                        "AND heartbeat_at > clock_timestamp() - interval '20 s'"
                     ).scalar_one()
                     >= count
                 )

@@ -74,7 +74,7 @@ def audit_ledger(
             detail = f"{row.accepted:,} accepted, {row.finished:,} finished, {row.live:,} live"
             off = abs(row.accepted - row.finished - row.live)
             report.findings.append(Finding("not_conserved", f"queue {row.queue}, tenant {row.tenant_id}", off, detail))
-        for row in (*auditing.standing_long(connection, patience_seconds), *auditing.broken_workflows(connection)):
+        for row in (*auditing.long_standing(connection, patience_seconds), *auditing.broken_workflows(connection)):
             if row.jobs:
                 report.findings.append(Finding(row.code, "jobs", row.jobs, row.detail, _texts(row.examples)))
     findings: dict[str, Finding] = {}

@@ -19,8 +19,8 @@ from jobplatform.ledger.session import DISPATCHER, Ledger, open_ledger
 GAUGES = {
     "accepted": "Jobs ever accepted (exact, from counters; live = accepted - finished)",
     "finished": "Jobs ever finished (exact, from counters)",
-    "promises_kept": "Jobs with a start_by that began before it (exact, from counters)",
-    "promises_broken": "Jobs that expired (exact, from counters)",
+    "deadlines_met": "Jobs with a start_by that began before it (exact, from counters)",
+    "deadlines_missed": "Jobs that expired (exact, from counters)",
     "dispatched": "Jobs whose message is in RabbitMQ",
     "running": "Jobs that run",
     "oldest_seconds": "How long the oldest available job has been waiting for a place in the window",

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jobplatform.broker.dead_letters import BODY_BYTES
-from jobplatform.broker.orders import OrderMessage, OrderReader
+from jobplatform.broker.submissions import SubmissionMessage, SubmissionReader
 from jobplatform.broker.topology import ORDERS
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
@@ -16,7 +16,7 @@ from jobplatform.ledger import dead_messages
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
-from jobplatform.usecases.take_order import Answer, take_order
+from jobplatform.usecases.accept_message import Answer, accept_message
 
 log = get_log(__name__)
 
@@ -35,7 +35,7 @@ class Ingress:
         self,
         settings: Settings,
         ledger: Ledger,
-        reader: OrderReader,
+        reader: SubmissionReader,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._ledger, self._reader, self._clock = settings, ledger, reader, clock
@@ -47,7 +47,7 @@ class Ingress:
         order by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
         """
         until, taken = self._clock() + ROUND_SECONDS, 0
-        busy: list[tuple[OrderMessage, LedgerBusy]] = []
+        busy: list[tuple[SubmissionMessage, LedgerBusy]] = []
         try:
             while taken < BATCH and self._clock() < until:
                 # one by one: what is not taken in this round stays with RabbitMQ
@@ -66,14 +66,14 @@ class Ingress:
             raise
         return bool(busy) and self._put_back(busy)
 
-    def _put_back(self, busy: list[tuple[OrderMessage, LedgerBusy]]) -> bool:
+    def _put_back(self, busy: list[tuple[SubmissionMessage, LedgerBusy]]) -> bool:
         """Give submissions back to RabbitMQ whose keys are locked, and raise the last one's reason."""
         for order, _ in busy:
             self._reader.put_back(order)
         raise busy[-1][1]
 
-    def _take(self, kinds: KindRegistry, order: OrderMessage) -> None:
-        answer = take_order(
+    def _take(self, kinds: KindRegistry, order: SubmissionMessage) -> None:
+        answer = accept_message(
             self._ledger,
             None,
             kinds,
@@ -90,7 +90,7 @@ class Ingress:
         self._reader.done(order, answer.body if self._may_answer(order) else None, accepted=answer.accepted)
         dispatcher_metrics().orders.labels("accepted" if answer.accepted else "refused").inc()
 
-    def _may_answer(self, order: OrderMessage) -> bool:
+    def _may_answer(self, order: SubmissionMessage) -> bool:
         """Whether the answer goes to a place of who has ordered: we may write everywhere, and he may not."""
         place = order.reply_to or ""
         return place.startswith((DIRECT_REPLY, f"{order.user_id}."))
@@ -100,7 +100,7 @@ class Ingress:
         self._reader.close()
 
 
-def _dead_message(order: OrderMessage, answer: Answer) -> dict[str, Any]:
+def _dead_message(order: SubmissionMessage, answer: Answer) -> dict[str, Any]:
     return {
         "queue": ORDERS,
         "reason": answer.reason,

@@ -20,19 +20,19 @@ from jobplatform.observe.metrics import dispatcher_metrics
 log = get_log(__name__)
 
 
-def look_for_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: float, lease_seconds: float) -> int:
+def detect_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: float, lease_seconds: float) -> int:
     """Use the markers that were taken, then send those that are wanted; returns how many jobs went back to available.
 
     Raises `BrokerUnavailable` or a `LedgerUnavailable`.
     """
     with ledger.transaction() as connection:
-        returned = markers.take_evidence(connection, lease_seconds)
+        returned = markers.confirm_lost_messages(connection, lease_seconds)
     for job in returned:
         dispatcher_metrics().messages_lost.labels(job.queue).inc()
         log.warning("message_lost", job_id=str(job.job_id), queue=job.queue)
     envelopes = []
     with ledger.transaction() as connection:
-        for wanted in markers.wanted_markers(connection, quiet_seconds, lease_seconds):
+        for wanted in markers.due_markers(connection, quiet_seconds, lease_seconds):
             marker_id = new_id()
             markers.put_marker(connection, marker_id, wanted.queue, wanted.priority)
             envelopes.append(Envelope(str(marker_id), 1, MARKER_KIND, wanted.queue, wanted.priority))

@@ -9,10 +9,10 @@ from jobplatform.broker.envelope import Envelope
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import Order
 from jobplatform.dispatch.policy import Policy
-from jobplatform.dispatch.waiting import Waiting, in_turn
-from jobplatform.domain.lines import Take
-from jobplatform.domain.window import places_of
-from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, look_at_queue
+from jobplatform.dispatch.waiting import Waiting, in_fair_order
+from jobplatform.domain.flows import Take
+from jobplatform.domain.window import slots_of
+from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, read_queue
 from jobplatform.ledger.session import Ledger
 
 
@@ -74,19 +74,19 @@ def run_round(
     heads: list[float | None] = []
     unroutable = refused = 0
     try:
-        with look_at_queue(ledger, queue, waiting.marks(), keys) as opened:
+        with read_queue(ledger, queue, waiting.marks(), keys) as opened:
             look = opened.look
             if look.verdict != "ready":
                 return RoundReport(skipped=look.verdict)
             waiting.learn(look)
-            places = places_of(look.places_out, window, batch)
+            places = slots_of(look.places_out, window, batch)
             free = dict(zip(keys, look.key_free, strict=True))
-            promised = _mark_promised(opened, waiting, policy, places, free) if order == "start_by" else []
+            promised = _mark_by_deadline(opened, waiting, policy, places, free) if order == "start_by" else []
             takes = waiting.shares.plan(places, free, policy.is_limited)
             if takes:
                 lines = [(take.line.id, take.jobs) for take in takes]
                 jobs, heads = opened.dispatch(lines, waiting.marks_of(takes))
-            publishing = [*promised, *in_turn(takes, jobs)]
+            publishing = [*promised, *in_fair_order(takes, jobs)]
             jobs += promised
             if publishing:
                 receipt = publisher.publish(
@@ -112,7 +112,7 @@ def run_round(
     )
 
 
-def _mark_promised(
+def _mark_by_deadline(
     opened: OpenRound, waiting: Waiting, policy: Policy, places: list[int], free: dict[str, int]
 ) -> list[Dispatched]:
     """Mark what was promised, and count it off the places, of the window and of the keys."""
@@ -124,7 +124,7 @@ def _mark_promised(
         place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.line.id.priority > priority)
         for priority, place in enumerate(places)
     ]
-    jobs, keys = opened.dispatch_promised(places, above, free)
+    jobs, keys = opened.dispatch_by_deadline(places, above, free)
     for job, named in zip(jobs, keys, strict=True):
         for key in named:
             if key in free:
@@ -138,7 +138,7 @@ def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
     out = list(look.places_out)
     for job in sent:
         out[job.priority] += 1
-    return max((priority for priority, left in enumerate(places_of(out, window, window)) if left <= 0), default=-1)
+    return max((priority for priority, left in enumerate(slots_of(out, window, window)) if left <= 0), default=-1)
 
 
 def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: bool) -> float | None:

@@ -27,9 +27,9 @@ class Rescuer:
     database's clock: a host that was suspended shows no error. A poll waits for a beat at most.
     """
 
-    def __init__(self, ledger: Ledger, *, beat_seconds: float, lease_seconds: float) -> None:
+    def __init__(self, ledger: Ledger, *, heartbeat_seconds: float, lease_seconds: float) -> None:
         self._ledger = ledger
-        self._beat_seconds = beat_seconds
+        self._beat_seconds = heartbeat_seconds
         self._lease_seconds = lease_seconds
         self._unbroken_since: datetime | None = None
         self._last_poll: datetime | None = None
@@ -44,7 +44,7 @@ class Rescuer:
 
     def _poll(self) -> int:
         with self._ledger.transaction() as connection:
-            now = workers.hold_beats_open(connection, self._beat_seconds)
+            now = workers.keep_heartbeats_open(connection, self._beat_seconds)
             gap = (now - self._last_poll).total_seconds() if self._last_poll else None
             self._last_poll = now
             if self._unbroken_since is None or gap is None or not 0 <= gap <= 2 * self._beat_seconds:

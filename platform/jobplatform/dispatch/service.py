@@ -8,10 +8,10 @@ from functools import partial
 from jobplatform.broker.publisher import Publisher
 from jobplatform.config import QueueSettings, Settings
 from jobplatform.dispatch.backoff import Backoff
-from jobplatform.dispatch.duties import Duties
 from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.pace import Pace
+from jobplatform.dispatch.periodic import PeriodicTasks
 from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.rescue import POLLS_PER_BEAT, Rescuer
@@ -54,12 +54,14 @@ class Dispatcher:
         self._probe = Backoff(PROBE_SECONDS)
         self._policy = Policy()
         self._waiting: dict[str, Waiting] = {}
-        self._rescuer = Rescuer(self._ledger, beat_seconds=settings.beat_seconds, lease_seconds=settings.lease_seconds)
+        self._rescuer = Rescuer(
+            self._ledger, heartbeat_seconds=settings.heartbeat_seconds, lease_seconds=settings.lease_seconds
+        )
         self._broker_error = ""
-        self._duties = Duties(settings, self._ledger, self._publisher, lambda: self._broker_error)
+        self._duties = PeriodicTasks(settings, self._ledger, self._publisher, lambda: self._broker_error)
         self._guard_every = Every(GUARD_SECONDS)
         self._slots_every = Every(SLOTS_SECONDS)
-        self._rescue_every = Every(settings.beat_seconds / POLLS_PER_BEAT)
+        self._rescue_every = Every(settings.heartbeat_seconds / POLLS_PER_BEAT)
         self._due_every = Every(settings.dispatch_poll_seconds)
         self._all_due_every = Every(ALL_DUE_SECONDS)
         self._waiting_every = Every(settings.dispatch_poll_seconds)
@@ -84,7 +86,7 @@ class Dispatcher:
             try:
                 wait = self.step()
             except (LedgerUnavailable, OutcomeUnknown) as error:
-                # a lost answer to a mark is a doubt like any other: what was sent twice is harmless (I3)
+                # a lost answer to a mark is a doubt like any other: what was sent twice is ignore_metric_errors (I3)
                 wait = self._probe.failed(_LEDGER)
                 self._metrics.failures.labels("ledger").inc()
                 log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)
@@ -155,7 +157,7 @@ class Dispatcher:
         more = False
         for queue, waiting in self._waiting.items():
             before = len(waiting.shares)
-            more |= waiting.sweep(partial(dispatching.sweep_lines, self._ledger, queue), SWEPT_LINES)
+            more |= waiting.sweep(partial(dispatching.sweep_flows, self._ledger, queue), SWEPT_LINES)
             if len(waiting.shares) > before:
                 self._look_at.setdefault(queue, 0.0)
         return more

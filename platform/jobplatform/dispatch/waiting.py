@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
-from jobplatform.domain.lines import LineId, Served, Take
+from jobplatform.domain.flows import FlowId, Served, Take
 from jobplatform.domain.shares import Shares
-from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FoundLine, Look
+from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FlowHead, Look
 
 #: commits come out of order by this much, usually
 SLACK = timedelta(milliseconds=100)
@@ -42,10 +42,10 @@ class Waiting:
         self._limited_mark: datetime | None = None
         self._reset_at = 0.0
         self._sweep_at = 0.0
-        self._swept: LineId | None = None
+        self._swept: FlowId | None = None
         self._sweep_again = False
         #: what was found since the sweep began; None: there is none under way
-        self._found: set[LineId] | None = None
+        self._found: set[FlowId] | None = None
         self._looks_back = False
         self._first_room = 0
 
@@ -75,7 +75,7 @@ class Waiting:
         if len(self.shares.keys) <= MOST_KEYS:
             asked |= dict.fromkeys((*self.shares.keys, *rooms))
         else:
-            for line in self.shares.next_lines(self._first_room):
+            for line in self.shares.next_flows(self._first_room):
                 asked |= dict.fromkeys(line.keys)
                 if len(asked) >= MOST_KEYS:
                     break
@@ -123,7 +123,7 @@ class Waiting:
         """Note that nothing came of a plan."""
         self.shares.served((take, Served(0, take.line.head)) for take in takes)
 
-    def _note(self, lines: Sequence[FoundLine]) -> None:
+    def _note(self, lines: Sequence[FlowHead]) -> None:
         for line in lines:
             self.shares.arrive(line.id, line.head, line.size)
         if self._found is not None:
@@ -131,7 +131,7 @@ class Waiting:
 
     # --- the sweep
 
-    def sweep(self, read: Callable[[LineId | None, int], Sequence[FoundLine]], limit: int) -> bool:
+    def sweep(self, read: Callable[[FlowId | None, int], Sequence[FlowHead]], limit: int) -> bool:
         """Look at the next `limit` lines, when it is time; returns whether there are more to look at at once.
 
         Lines of which nothing was found in a whole sweep are forgotten.
@@ -152,7 +152,7 @@ class Waiting:
         return self._clock() >= self._sweep_at
 
 
-def in_turn(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dispatched]:
+def in_fair_order(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dispatched]:
     """Return jobs in the order in which they are to be published: by priority, then the lines of a plan by turns.
 
     A worker meets them in this order: all of one tenant and then all of the next would be fair to nobody.

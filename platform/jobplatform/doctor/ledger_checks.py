@@ -17,7 +17,7 @@ from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.feed import is_another_cluster
 from jobplatform.ledger.schema import head, revision_of
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.explain_job import DISPATCHER_BEATS
+from jobplatform.usecases.explain_job import DISPATCHER_HEARTBEATS
 
 #: s: callers' clocks may differ from the ledger's by five, before orders with times are refused
 SKEW_SECONDS = 2.0
@@ -189,7 +189,7 @@ def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None
 
 
 def _dispatchers(connection: Connection, config: Settings) -> Iterator[Finding]:
-    dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
+    dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_HEARTBEATS * config.heartbeat_seconds)
     if not dispatchers:
         yield failed(
             "dispatcher", "none is alive: nothing is published, and nothing becomes due", "jobplatform dispatch"
@@ -231,7 +231,7 @@ def _kinds(connection: Connection, config: Settings, kinds: KindRegistry) -> Ite
     rows = connection.execute(
         text(
             "SELECT DISTINCT queue, kind FROM workers, unnest(queues) AS queue, unnest(kinds) AS kind "
-            "WHERE stopped_at IS NULL AND beat_at > clock_timestamp() - make_interval(secs => :seconds)"
+            "WHERE stopped_at IS NULL AND heartbeat_at > clock_timestamp() - make_interval(secs => :seconds)"
         ),
         {"seconds": config.lease_seconds},
     )

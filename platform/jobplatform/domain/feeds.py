@@ -13,7 +13,7 @@ from jobplatform.domain.states import REMARKS, State
 _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
 
 
-class Place(NamedTuple):
+class FeedPosition(NamedTuple):
     """Behind an event: its transaction and its id. Feeds go on in this order."""
 
     tx: int = 0
@@ -23,17 +23,17 @@ class Place(NamedTuple):
         return f"{self.tx}-{self.id}"
 
 
-def read_place(text: str) -> Place | None:
+def read_position(text: str) -> FeedPosition | None:
     """Return the place that an event's id in a feed names; None when it is none."""
     match = _PLACE.match(text)
-    return Place(int(match[1]), int(match[2])) if match else None
+    return FeedPosition(int(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True)
 class FeedEvent:
     """An event of a tenant's feed. `kind` and `queue` are None where nobody asked, or the job is gone."""
 
-    place: Place
+    place: FeedPosition
     job_id: UUID
     at: datetime
     event: str

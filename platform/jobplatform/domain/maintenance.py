@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict
 
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.retry import Steps
-from jobplatform.domain.schedules import ScheduleOrder
+from jobplatform.domain.schedules import ScheduleDefinition
 
 #: whose jobs they are; its keys read their results
 TENANT = "jobplatform"
@@ -17,8 +17,8 @@ CLEAN_UP, QUEUE_HEALTH = "platform.clean_up", "platform.queue_health"
 
 SCHEDULES = (
     # by night, and never at the same second on all installations that share a disk
-    ScheduleOrder("clean-up", CLEAN_UP, {}, cron="30 3 * * *", jitter_seconds=600, missed="once"),
-    ScheduleOrder("queue-health", QUEUE_HEALTH, {}, cron="*/15 * * * *", missed="skip", start_within_seconds=600),
+    ScheduleDefinition("clean-up", CLEAN_UP, {}, cron="30 3 * * *", jitter_seconds=600, missed="once"),
+    ScheduleDefinition("queue-health", QUEUE_HEALTH, {}, cron="*/15 * * * *", missed="skip", start_within_seconds=600),
 )
 
 

@@ -156,7 +156,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class ScheduleOrder:
+class ScheduleDefinition:
     """What a schedule is to do. Exactly one of `cron`, `every_seconds` and `times`."""
 
     name: str
@@ -229,7 +229,7 @@ class ScheduleOrder:
 
 
 def read_rule(spec: Mapping[str, Any], anchor: datetime) -> Rule:
-    """Return the rule of a spec (`ScheduleOrder.spec`); `anchor`: what intervals count from."""
+    """Return the rule of a spec (`ScheduleDefinition.spec`); `anchor`: what intervals count from."""
     if "cron" in spec:
         return Cron(spec["cron"], ZoneInfo(spec["time_zone"]))
     if "every_seconds" in spec:

@@ -16,17 +16,17 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from heapq import heappop, heappush, nsmallest
 from itertools import count
 
-from jobplatform.domain.lines import (
+from jobplatform.domain.flows import (
     FIRST_GUESS,
     NOWHERE,
     PRIORITIES,
+    FlowId,
     Line,
-    LineId,
     PriorityClass,
     Room,
     Served,
     Take,
-    TenantTurn,
+    TenantClock,
 )
 
 #: tenants whose next lines are looked at when there are more limit keys than can be asked for
@@ -47,7 +47,7 @@ class Shares:
     def __init__(self, weight: Callable[[str], float] = _equal) -> None:
         self._weight = weight
         self._classes = [PriorityClass() for _ in range(PRIORITIES)]
-        self._lines: dict[LineId, Line] = {}
+        self._lines: dict[FlowId, Line] = {}
         self._keys: dict[str, int] = {}
         self._rooms: dict[str, int] = {}
         self._numbers = count()
@@ -57,7 +57,7 @@ class Shares:
     def __len__(self) -> int:
         return len(self._lines)
 
-    def __contains__(self, line_id: LineId) -> bool:
+    def __contains__(self, line_id: FlowId) -> bool:
         return line_id in self._lines
 
     @property
@@ -73,11 +73,11 @@ class Shares:
     def highest(self) -> int:
         """Return the highest priority of which something may go; -1: nothing may."""
         for priority in reversed(range(PRIORITIES)):
-            if self._classes[priority].lowest_turn() is not None:
+            if self._classes[priority].lowest_virtual_time() is not None:
                 return priority
         return -1
 
-    def next_lines(self, first_room: int) -> Iterator[LineId]:
+    def next_flows(self, first_room: int) -> Iterator[FlowId]:
         """Yield lines that a plan may look at, the highest priority first; of rooms those from `first_room` on."""
         for own in reversed(self._classes):
             for _, _, tenant in nsmallest(NEXT_TENANTS, own.heap):
@@ -87,7 +87,7 @@ class Shares:
             for key in (*keys[first:], *keys[:first]):
                 yield from (line.id for _, number, line in own.rooms[key].heap[:2] if number == line.entry)
 
-    def arrive(self, line_id: LineId, head: float, size: int | None = None) -> None:
+    def arrive(self, line_id: FlowId, head: float, size: int | None = None) -> None:
         """Note that jobs came to a line, `size` of them (None: not known), the first one at `head`."""
         line = self._lines.get(line_id)
         if line is not None:
@@ -98,7 +98,7 @@ class Shares:
         tenant = own.tenants.get(line_id.tenant)
         if tenant is None:
             turn = max(own.now, own.left.turns.pop(line_id.tenant, 0.0))
-            tenant = own.tenants[line_id.tenant] = TenantTurn(line_id.tenant, turn)
+            tenant = own.tenants[line_id.tenant] = TenantClock(line_id.tenant, turn)
         tenant.lines += 1
         line = self._lines[line_id] = Line(line_id, tenant, head, size or FIRST_GUESS, size is not None)
         for key in line_id.keys:
@@ -110,7 +110,7 @@ class Shares:
         else:
             self._block(own, line, crowded)
 
-    def keep(self, lines: Container[LineId]) -> None:
+    def keep(self, lines: Container[FlowId]) -> None:
         """Forget all other lines: they have no jobs."""
         for line in [line for line in self._lines.values() if line.id not in lines]:
             self._forget(self._classes[line.id.priority], line)
@@ -160,7 +160,7 @@ class Shares:
 
     # --- within a priority
 
-    def _queue(self, own: PriorityClass, tenant: TenantTurn) -> None:
+    def _queue(self, own: PriorityClass, tenant: TenantClock) -> None:
         if tenant.open:
             heappush(own.heap, (tenant.turn, next(self._numbers), tenant))
 
@@ -194,7 +194,7 @@ class Shares:
         line.blocked_by = key
         room.lines += 1
         line.entry = next(self._numbers)
-        heappush(room.heap, (room.turn_of(line.id.tenant), line.entry, line))
+        heappush(room.heap, (room.virtual_time_of(line.id.tenant), line.entry, line))
 
     def _leave(self, own: PriorityClass, key: str) -> None:
         """One line less in a room; the last one closes it."""
@@ -206,7 +206,7 @@ class Shares:
             if not self._rooms[key]:
                 del self._rooms[key]
 
-    def _let_out(self, own: PriorityClass, free: Mapping[str, int]) -> int:
+    def _unblock(self, own: PriorityClass, free: Mapping[str, int]) -> int:
         """Let as many lines out of each room as its key has places, in the order of their turns; returns how many."""
         out = 0
         for key in [key for key in free if key in own.rooms] if len(free) < len(own.rooms) else list(own.rooms):
@@ -215,7 +215,7 @@ class Shares:
                 turn, number, line = heappop(room.heap)
                 if number != line.entry:
                     continue
-                due = room.turn_of(line.id.tenant)
+                due = room.virtual_time_of(line.id.tenant)
                 if room.turns.turns.get(line.id.tenant, 0.0) > turn:  # another line of its tenant was served meanwhile
                     heappush(room.heap, (due, number, line))
                     continue
@@ -234,17 +234,17 @@ class Shares:
         #: lines of which nothing more is expected: they sit out the rest of this plan
         spent: list[Line] = []
         now = own.now
-        self._let_out(own, free)
+        self._unblock(own, free)
         while places > 0:
             if not own.heap:
                 # a line that was let out for one key may have gone to the room of another: the next one, then
-                if own.rooms and self._let_out(own, free):
+                if own.rooms and self._unblock(own, free):
                     continue
                 break
             turn, _, tenant = heappop(own.heap)
             if turn != tenant.turn or not tenant.open:
                 continue
-            line = self._next_line(own, tenant, free, is_limited)
+            line = self._next_flow(own, tenant, free, is_limited)
             if line is None:
                 continue
             take = takes.get(line)
@@ -274,12 +274,12 @@ class Shares:
                 self._queue(own, line.tenant)
         # not past anybody's turn: whoever comes now would wait until those have caught up
         spent_turn = min((line.tenant.turn for line in spent), default=now)
-        lowest = own.lowest_turn()
+        lowest = own.lowest_virtual_time()
         own.now = max(own.now, min(now, spent_turn, now if lowest is None else lowest))
         return list(takes.values())
 
-    def _next_line(
-        self, own: PriorityClass, tenant: TenantTurn, free: Mapping[str, int], is_limited: Callable[[str], bool]
+    def _next_flow(
+        self, own: PriorityClass, tenant: TenantClock, free: Mapping[str, int], is_limited: Callable[[str], bool]
     ) -> Line | None:
         """Return the tenant's line that has waited longest and may go; those that may not go to their rooms."""
         while tenant.heap:

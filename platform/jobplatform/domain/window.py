@@ -10,7 +10,7 @@ def window_of(window_min: int, window_factor: float, slots: int) -> int:
     return max(window_min, int(window_factor * slots))
 
 
-def places_of(out: Sequence[int], window: int, batch: int) -> list[int]:
+def slots_of(out: Sequence[int], window: int, batch: int) -> list[int]:
     """Return, for each priority, how many jobs of it and of those above it may go now, in all; negative: none.
 
     `out`: how many of each are out. A more urgent job goes out when the window is full of lesser ones, and there is

@@ -235,10 +235,10 @@ class NotJson(JobPlatformError):
     status = 400
 
 
-class OrderWithoutName(JobPlatformError):
+class UnnamedSubmission(JobPlatformError):
     """An order as a message has to have user_id and message_id."""
 
-    code = "order_without_name"
+    code = "unnamed_submission"
 
     def __init__(self) -> None:
         super().__init__(

@@ -59,7 +59,7 @@ class Retryable(RunFailed):
         self.after = after
 
 
-class Reordered(Retryable):
+class RetryRequested(Retryable):
     """Somebody who counts the attempts by himself wants another one. `next_run`: what that has instead: payload,
     priority or both."""
 

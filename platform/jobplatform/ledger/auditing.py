@@ -116,7 +116,7 @@ _STANDING_LONG = text(
     FROM (
         SELECT j.id FROM jobs j LEFT JOIN workers w ON w.id = j.worker_id
         WHERE j.state = 'running' AND j.run_started_at < clock_timestamp() - make_interval(secs => :patience)
-            AND (w.id IS NULL OR w.beat_at < clock_timestamp() - make_interval(secs => :patience))
+            AND (w.id IS NULL OR w.heartbeat_at < clock_timestamp() - make_interval(secs => :patience))
         LIMIT 10000) AS gone
     UNION ALL
     SELECT 'overdue', count(*), (array_agg(id ORDER BY id))[1 : :examples], 'due, and not made available'
@@ -133,7 +133,7 @@ _STANDING_LONG = text(
 )
 
 
-def standing_long(connection: Connection, patience_seconds: float) -> Sequence[Row[Any]]:
+def long_standing(connection: Connection, patience_seconds: float) -> Sequence[Row[Any]]:
     """Return code, jobs, examples, detail of what should have been dealt with long ago."""
     return connection.execute(_STANDING_LONG, {"patience": patience_seconds, "examples": EXAMPLES}).all()
 
@@ -149,19 +149,19 @@ _WORKFLOWS = text(
         SELECT s.*, j.state AS job_state FROM workflow_steps s JOIN going w ON w.id = s.workflow_id
         LEFT JOIN jobs j ON j.id = s.id
     ), counted AS (
-        SELECT child AS id, count(*) FILTER (WHERE state <> 'done' AND NOT told_failed) AS open,
-               count(*) FILTER (WHERE told_failed) AS failed
+        SELECT child AS id, count(*) FILTER (WHERE state <> 'done' AND NOT failure_propagated) AS open,
+               count(*) FILTER (WHERE failure_propagated) AS failed
         FROM steps, unnest(children) AS child GROUP BY child
     ), sinks AS (
         SELECT workflow_id, count(*) AS open FROM steps
-        WHERE state <> 'done' AND NOT told_failed AND cardinality(children) = 0 GROUP BY workflow_id
+        WHERE state <> 'done' AND NOT failure_propagated AND cardinality(children) = 0 GROUP BY workflow_id
     ), held AS (
         SELECT s.workflow_id, CASE
             WHEN s.pending <> coalesce(c.open, 0) THEN 'counter of a step'
             WHEN s.failed_parents <> coalesce(c.failed, 0) THEN 'counter of what has failed'
             WHEN w.state = 'running' AND s.pending = 0 AND s.state IN ('waiting', 'joining', 'skipped')
-                AND NOT s.told_failed THEN 'step that waits for nothing'
-            WHEN w.state = 'running' AND s.state = 'failed' AND NOT s.told_failed
+                AND NOT s.failure_propagated THEN 'step that waits for nothing'
+            WHEN w.state = 'running' AND s.state = 'failed' AND NOT s.failure_propagated
                 AND NOT (s.on_failure = 'skip' AND s.pending > 0) THEN 'failed step that stops nothing'
             WHEN s.type = 'job' AND (s.state = 'waiting') <> (s.job_state IS NOT DISTINCT FROM 'blocked')
                 THEN 'step and job disagree'
@@ -190,7 +190,7 @@ _OUT = text(
 )
 _WAITING = text(
     "SELECT DISTINCT job FROM workers, unnest(waiting) AS job "
-    "WHERE stopped_at IS NULL AND beat_at > clock_timestamp() - make_interval(secs => :lease)"
+    "WHERE stopped_at IS NULL AND heartbeat_at > clock_timestamp() - make_interval(secs => :lease)"
 )
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.domain.lines import PRIORITIES, LineId
+from jobplatform.domain.flows import PRIORITIES, FlowId
 from jobplatform.ledger.session import Call, Ledger
 from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
@@ -84,23 +84,23 @@ class Dispatched:
     state_at: datetime
 
 
-class FoundLine(NamedTuple):
+class FlowHead(NamedTuple):
     """A line, when its first job became available (seconds since 1970), and how many came; None is not known."""
 
-    id: LineId
+    id: FlowId
     head: float
     size: int | None = None
 
 
 @dataclass(frozen=True)
 class Look:
-    """What `look_at_queue` answers: see `85_dispatch_jobs.sql`."""
+    """What `read_queue` answers: see `85_dispatch_jobs.sql`."""
 
     verdict: str
     #: jobs of priority 0 … 9 that are dispatched or running, and when the first of all was dispatched
     places_out: list[int]
     oldest: datetime | None
-    arrivals: list[FoundLine]
+    arrivals: list[FlowHead]
     #: where the next look at what arrives begins
     arrived_until: datetime | None
     arrived_all: bool
@@ -120,7 +120,7 @@ class OpenRound:
         self._queue = queue
 
     def dispatch(
-        self, lines: Sequence[tuple[LineId, int]], marks: Sequence[float]
+        self, lines: Sequence[tuple[FlowId, int]], marks: Sequence[float]
     ) -> tuple[list[Dispatched], list[float | None]]:
         """Mark up to so many jobs of each line as dispatched.
 
@@ -128,7 +128,7 @@ class OpenRound:
         or an earlier time.
         """
         rows = self._call(
-            "dispatch_lines",
+            "dispatch_flows",
             self._queue,
             [line.priority for line, _ in lines],
             "{" + ",".join(line.tenant for line, _ in lines) + "}",
@@ -141,7 +141,7 @@ class OpenRound:
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
         return jobs, [heads[place] for place in range(1, len(lines) + 1)]
 
-    def dispatch_promised(
+    def dispatch_by_deadline(
         self, places: Sequence[int], above: Sequence[int], free: Mapping[str, int]
     ) -> tuple[list[Dispatched], list[tuple[str, ...]]]:
         """Mark jobs that have a start_by, the earliest first; returns them, and the limit keys of each.
@@ -150,7 +150,7 @@ class OpenRound:
         """
         names = list(free)
         rows = self._call(
-            "dispatch_promised",
+            "dispatch_by_deadline",
             self._queue,
             list(places),
             list(above),
@@ -184,7 +184,7 @@ MOST_ARRIVALS = 2000
 
 
 @contextmanager
-def look_at_queue(
+def read_queue(
     ledger: Ledger,
     queue: str,
     marks: tuple[datetime | None, datetime | None, datetime | None] = (None, None, None),
@@ -193,7 +193,7 @@ def look_at_queue(
 ) -> Iterator[OpenRound]:
     """Open a transaction by a look at a queue, in one round trip; it commits at the end of the block."""
     _make_locks(ledger, [f"dispatch/{queue}", *(f"limit/{key}" for key in keys)])
-    with ledger.open_call("look_at_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
+    with ledger.open_call("read_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
         row = rows[0]
         result = zip(*(column or () for column in row[3:8]), strict=True)
         look = Look(
@@ -201,7 +201,7 @@ def look_at_queue(
             places_out=row[1] or [0] * PRIORITIES,
             oldest=row[2],
             arrivals=[
-                FoundLine(LineId(priority, tenant, _read(written)), head, size)
+                FlowHead(FlowId(priority, tenant, _read(written)), head, size)
                 for priority, tenant, written, size, head in result
             ],
             arrived_until=row[8],
@@ -214,14 +214,14 @@ def look_at_queue(
 
 
 #: before the first line
-_BEFORE = LineId(PRIORITIES - 1, "00000000-0000-0000-0000-000000000000")
+_BEFORE = FlowId(PRIORITIES - 1, "00000000-0000-0000-0000-000000000000")
 
 
-def sweep_lines(ledger: Ledger, queue: str, after: LineId | None, limit: int) -> list[FoundLine]:
+def sweep_flows(ledger: Ledger, queue: str, after: FlowId | None, limit: int) -> list[FlowHead]:
     """Return the lines of a queue that come after one, the highest priority first: None is before the first."""
     priority, tenant, keys = after or _BEFORE
-    rows = ledger.call("sweep_lines", queue, priority, tenant, _written(keys), limit)
-    return [FoundLine(LineId(row[0], row[1], _read(row[2])), row[3]) for row in rows]
+    rows = ledger.call("sweep_flows", queue, priority, tenant, _written(keys), limit)
+    return [FlowHead(FlowId(row[0], row[1], _read(row[2])), row[3]) for row in rows]
 
 
 def _written(keys: tuple[str, ...]) -> str:
@@ -239,27 +239,29 @@ _BEAT = text(
     SELECT :id, :host, :pid, error, CASE WHEN error IS NOT NULL THEN clock_timestamp() END
     FROM (SELECT CAST(:error AS text) AS error) AS given
     ON CONFLICT (id) DO UPDATE SET
-        beat_at = clock_timestamp(), broker_error = excluded.broker_error,
+        heartbeat_at = clock_timestamp(), broker_error = excluded.broker_error,
         broker_error_at = CASE WHEN excluded.broker_error IS NOT NULL
             THEN coalesce(d.broker_error_at, clock_timestamp()) END
     """
 )
 
 
-def beat_dispatcher(connection: Connection, dispatcher_id: UUID, host: str, pid: int, broker_error: str | None) -> None:
+def record_dispatcher_heartbeat(
+    connection: Connection, dispatcher_id: UUID, host: str, pid: int, broker_error: str | None
+) -> None:
     """Tell that a dispatcher lives, and whether it can use RabbitMQ."""
     connection.execute(_BEAT, {"id": dispatcher_id, "host": host, "pid": pid, "error": broker_error})
 
 
 def forget_dispatcher(connection: Connection, dispatcher_id: UUID | None = None) -> None:
     """Forget a dispatcher that ends, or those that have been gone for a day."""
-    gone = "id = :id" if dispatcher_id else "beat_at < clock_timestamp() - interval '1 day'"
+    gone = "id = :id" if dispatcher_id else "heartbeat_at < clock_timestamp() - interval '1 day'"
     connection.execute(text(f"DELETE FROM dispatchers WHERE {gone}"), {"id": dispatcher_id})
 
 
 _DISPATCHERS = text(
     "SELECT host, pid, broker_error, broker_error_at FROM dispatchers "
-    "WHERE beat_at > clock_timestamp() - make_interval(secs => :seconds)"
+    "WHERE heartbeat_at > clock_timestamp() - make_interval(secs => :seconds)"
 )
 
 

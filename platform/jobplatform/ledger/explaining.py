@@ -17,7 +17,7 @@ _STANDING = text(
            j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
            j.run_started_at, j.dispatch_no, j.run_no, j.attempt, j.max_attempts, j.error, j.progress, j.cancel_reason,
            j.cancel_requested_at, clock_timestamp() AS now, q.paused_at, q.paused_until,
-           w.node AS worker, w.beat_at AS worker_beat_at
+           w.node AS worker, w.heartbeat_at AS worker_beat_at
     FROM jobs j LEFT JOIN queues q ON q.name = j.queue LEFT JOIN workers w ON w.id = j.worker_id
     WHERE j.id = :id AND j.tenant_id = :tenant_id
     """
@@ -47,7 +47,7 @@ _WORKERS = text(
     """
     SELECT node, slots, :kind = ANY (kinds) AS knows_kind FROM workers
     WHERE :queue = ANY (queues) AND stopped_at IS NULL AND draining_at IS NULL
-        AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
+        AND heartbeat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
     """
 )
 _EVENTS = text(
@@ -67,7 +67,7 @@ def ahead_of(connection: Connection, job: Row[Any]) -> Row[Any]:
     return connection.execute(_AHEAD, values | {"cap": AHEAD_CAP}).one()
 
 
-def out_of(connection: Connection, job: Row[Any]) -> Row[Any]:
+def in_flight_of(connection: Connection, job: Row[Any]) -> Row[Any]:
     """Return dispatched, running, of_this_class (of its priority or higher) of its queue: bounded by the windows."""
     return connection.execute(_OUT, {"queue": job.queue, "priority": job.priority}).one()
 

@@ -10,7 +10,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, text
 
-from jobplatform.domain.feeds import FeedEvent, Place, moment_of
+from jobplatform.domain.feeds import FeedEvent, FeedPosition, moment_of
 from jobplatform.domain.states import State
 from jobplatform.ledger.ids import time_of
 from jobplatform.ledger.jobs import CLOCK_MARGIN
@@ -21,7 +21,7 @@ FOLLOW_BACK = timedelta(days=1)
 
 
 def read_feed(
-    ledger: Ledger, behind: Mapping[UUID, Place], limit: int, *, since: datetime | None = None
+    ledger: Ledger, behind: Mapping[UUID, FeedPosition], limit: int, *, since: datetime | None = None
 ) -> tuple[int, dict[UUID, list[FeedEvent]]]:
     """Return the horizon, and up to `limit` events of each tenant behind its place.
 
@@ -43,7 +43,7 @@ def read_feed(
         if event_id is not None:
             result[UUID(tenant)].append(
                 FeedEvent(
-                    place=Place(tx, event_id),
+                    place=FeedPosition(tx, event_id),
                     job_id=UUID(job_id),
                     at=moment_of(at),
                     event=event,

@@ -23,7 +23,7 @@ def weights(connection: Connection) -> Mapping[str, float]:
 def names(connection: Connection) -> frozenset[str]:
     """Return the names of limits, and the keys that are held."""
     rows = connection.execute(
-        text("SELECT name FROM limits UNION ALL SELECT key FROM limit_states WHERE held_until > clock_timestamp()")
+        text("SELECT name FROM limits UNION ALL SELECT key FROM limit_states WHERE paused_until > clock_timestamp()")
     )
     return frozenset(row.name for row in rows)
 
@@ -34,15 +34,15 @@ def acquire(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, units: int) 
     return verdict, seconds
 
 
-def hold_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, seconds: float, reason: str) -> bool:
-    """Call `hold_by_run`; False: the lease is lost."""
-    ((held,),) = ledger.call("hold_by_run", job_id, lease_id, key, seconds, reason)
+def pause_key_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, seconds: float, reason: str) -> bool:
+    """Call `pause_key_by_run`; False: the lease is lost."""
+    ((held,),) = ledger.call("pause_key_by_run", job_id, lease_id, key, seconds, reason)
     return bool(held)
 
 
 def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
     """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
-    ((until,),) = ledger.call("hold_key", key, seconds, reason, exactly)
+    ((until,),) = ledger.call("pause_key", key, seconds, reason, exactly)
     result: datetime = until
     return result
 
@@ -80,7 +80,7 @@ def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
     return connection.execute(text("SELECT * FROM limit_uses(:lines)"), {"lines": lines}).all()
 
 
-def room_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:
+def capacity_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:
     """Return what holds for a job's keys: key, the limit's values, jobs out, units left and kept from it, hold."""
     values = {"keys": job.limit_keys, "job": job.id, "priority": job.priority}
     return connection.execute(_ROOM, values).all()
@@ -90,7 +90,7 @@ _ROOM = text(
     """
     SELECT l.key, l.max_concurrent, l.rate_units, l.rate_seconds, u.units AS units_left,
            coalesce(units_reserved(s, :job, :priority), 0) AS units_reserved,
-           CASE WHEN s.held_until > clock_timestamp() THEN s.held_until END AS held_until, s.held_reason,
+           CASE WHEN s.paused_until > clock_timestamp() THEN s.paused_until END AS paused_until, s.paused_reason,
            (SELECT count(*)::integer FROM jobs WHERE state IN ('dispatched', 'running') AND limit_keys <> '{}'
             AND l.key = ANY (limit_keys)) AS out
     FROM limits_of(:keys) l LEFT JOIN limit_states s ON s.key = l.key
@@ -149,7 +149,7 @@ _FORGET = text(
     """
     DELETE FROM limit_states WHERE key IN (
         SELECT s.key FROM limit_states s LEFT JOIN LATERAL limits_of(ARRAY[s.key]) l ON true
-        WHERE coalesce(s.held_until, '-infinity') < clock_timestamp()
+        WHERE coalesce(s.paused_until, '-infinity') < clock_timestamp()
             AND coalesce(greatest(s.level_at, s.slices_at), '-infinity') < clock_timestamp() - make_interval(
                 secs => 86400 + coalesce(l.rate_seconds * greatest(1, l.burst_units / l.rate_units), 0))
         LIMIT :limit FOR UPDATE OF s SKIP LOCKED)

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-_WANTED = text("SELECT queue, priority FROM wanted_markers(:quiet, :lease)")
+_WANTED = text("SELECT queue, priority FROM due_markers(:quiet, :lease)")
 _PUT = text("INSERT INTO queue_markers (id, queue, priority) VALUES (:id, :queue, :priority)")
 _SEEN = text("UPDATE queue_markers SET seen_at = clock_timestamp() WHERE id = ANY (:ids) AND seen_at IS NULL")
-_EVIDENCE = text("SELECT job_id, queue, priority FROM take_evidence(:lease, :limit)")
+_EVIDENCE = text("SELECT job_id, queue, priority FROM confirm_lost_messages(:lease, :limit)")
 
 
-def wanted_markers(connection: Connection, quiet_seconds: float, lease_seconds: float) -> Sequence[Row[Any]]:
+def due_markers(connection: Connection, quiet_seconds: float, lease_seconds: float) -> Sequence[Row[Any]]:
     """Return (queue, priority) of those that are worth a marker."""
     # two dispatchers must not both send one
     connection.execute(text("SELECT take_lock('markers')"))
@@ -58,6 +58,6 @@ def unread(connection: Connection, queues: Sequence[str], seconds: float) -> lis
     return sorted(connection.execute(_UNREAD, {"queues": list(queues), "seconds": seconds}).scalars())
 
 
-def take_evidence(connection: Connection, lease_seconds: float, limit: int = 10_000) -> Sequence[Row[Any]]:
+def confirm_lost_messages(connection: Connection, lease_seconds: float, limit: int = 10_000) -> Sequence[Row[Any]]:
     """Return to available the jobs whose messages are lost by the evidence of markers."""
     return connection.execute(_EVIDENCE, {"lease": lease_seconds, "limit": limit}).all()

@@ -46,13 +46,13 @@ def set_paused(connection: Connection, name: str, paused: bool, until: datetime 
 
 _TOTALS = text(
     "SELECT queue, sum(accepted)::bigint AS accepted, sum(finished)::bigint AS finished, "
-    "sum(promises_kept)::bigint AS promises_kept, sum(promises_broken)::bigint AS promises_broken "
+    "sum(deadlines_met)::bigint AS deadlines_met, sum(deadlines_missed)::bigint AS deadlines_missed "
     "FROM queue_counters WHERE tenant_id = :tenant_id GROUP BY queue"
 )
 
 
 def totals_of(connection: Connection, tenant_id: UUID) -> Mapping[str, Row[Any]]:
-    """Return queue → accepted, finished, promises_kept, promises_broken, by slotted counters: exact at any size."""
+    """Return queue → accepted, finished, deadlines_met, deadlines_missed, by slotted counters: exact at any size."""
     rows = connection.execute(_TOTALS, {"tenant_id": tenant_id})
     return {row.queue: row for row in rows}
 
@@ -92,15 +92,15 @@ _MEASURE = text(
     """
     SELECT q.name AS queue, (q.paused_at IS NOT NULL)::int AS paused,
            coalesce(c.accepted, 0)::bigint AS accepted, coalesce(c.finished, 0)::bigint AS finished,
-           coalesce(c.promises_kept, 0)::bigint AS promises_kept,
-           coalesce(c.promises_broken, 0)::bigint AS promises_broken,
+           coalesce(c.deadlines_met, 0)::bigint AS deadlines_met,
+           coalesce(c.deadlines_missed, 0)::bigint AS deadlines_missed,
            coalesce(busy.dispatched, 0) AS dispatched, coalesce(busy.running, 0) AS running,
            coalesce(extract(epoch FROM clock_timestamp() - first.at), 0)::double precision AS oldest_seconds,
            live.workers, coalesce(live.slots, 0) AS slots, live.draining
     FROM queues q
     LEFT JOIN LATERAL (
-        SELECT sum(accepted) AS accepted, sum(finished) AS finished, sum(promises_kept) AS promises_kept,
-               sum(promises_broken) AS promises_broken
+        SELECT sum(accepted) AS accepted, sum(finished) AS finished, sum(deadlines_met) AS deadlines_met,
+               sum(deadlines_missed) AS deadlines_missed
         FROM queue_counters WHERE queue = q.name) c ON true
     LEFT JOIN LATERAL (
         SELECT count(*) FILTER (WHERE state = 'dispatched') AS dispatched,
@@ -114,7 +114,7 @@ _MEASURE = text(
                sum(slots) FILTER (WHERE draining_at IS NULL) AS slots,
                count(*) FILTER (WHERE draining_at IS NOT NULL) AS draining FROM workers
         WHERE q.name = ANY (queues) AND stopped_at IS NULL
-            AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)) live ON true
+            AND heartbeat_at > clock_timestamp() - make_interval(secs => :lease_seconds)) live ON true
     ORDER BY q.name
     """
 )

@@ -61,6 +61,8 @@ def is_behind(revision: str, current: str | None) -> bool:
     """Return whether a revision is an earlier one than the ledger's."""
     if current is None:
         return False
+    if revision == "base":
+        return True
     script = ScriptDirectory.from_config(alembic_config(""))
     try:
         wanted = script.get_revision(revision)

@@ -10,16 +10,16 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
-from jobplatform.domain.feeds import Place
+from jobplatform.domain.feeds import FeedPosition
 from jobplatform.ledger.session import Ledger
 
 _ENDPOINT = (
     "id, tenant_id, url, description, events, kinds, contact, created_at, created_by, delivered_at, failing_since, "
-    "last_error, disabled_at, disabled_reason, (cursor_tx, cursor_id) < (again_tx, again_id) AS replaying"
+    "last_error, disabled_at, disabled_reason, (cursor_tx, cursor_id) < (replay_tx, replay_event_id) AS replaying"
 )
 
 
-def add_endpoint(connection: Connection, values: Mapping[str, Any], place: Place) -> None:
+def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedPosition) -> None:
     """Write an endpoint; it is told of what comes behind a place in the tenant's feed."""
     connection.execute(
         text(
@@ -60,13 +60,13 @@ def change_endpoint(connection: Connection, endpoint_id: UUID, changes: Mapping[
     connection.execute(text(f"UPDATE webhook_endpoints SET {settings} WHERE id = :id"), {**changes, "id": endpoint_id})
 
 
-def enable_endpoint(connection: Connection, endpoint_id: UUID, place: Place) -> None:
+def enable_endpoint(connection: Connection, endpoint_id: UUID, place: FeedPosition) -> None:
     """Tell an endpoint again, of what comes behind a place: what was missed comes by a replay."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, "
-            "cursor_tx = :tx, cursor_id = :event_id, cursor_at = clock_timestamp(), again_tx = 0, again_id = 0, "
-            "again_all = false WHERE id = :id AND disabled_at IS NOT NULL"
+            "cursor_tx = :tx, cursor_id = :event_id, cursor_at = clock_timestamp(), replay_tx = 0, "
+            "replay_event_id = 0, replay_everything = false WHERE id = :id AND disabled_at IS NOT NULL"
         ),
         {"id": endpoint_id, "tx": place.tx, "event_id": place.id},
     )
@@ -99,14 +99,17 @@ def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, over
     )
 
 
-def replay_from(connection: Connection, endpoint_id: UUID, place: Place, since: datetime, everything: bool) -> None:
+def replay_from(
+    connection: Connection, endpoint_id: UUID, place: FeedPosition, since: datetime, everything: bool
+) -> None:
     """Move an endpoint back to a place in the feed: what it has passed since a time is looked at again."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET "
-            "again_tx = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_tx ELSE cursor_tx END), "
-            "again_id = (CASE WHEN (cursor_tx, cursor_id) < (again_tx, again_id) THEN again_id ELSE cursor_id END), "
-            "again_all = :everything, again_from = :since, cursor_tx = :tx, cursor_id = :event_id, cursor_at = :since "
+            "(replay_tx, replay_event_id) = (SELECT p.tx, p.id FROM (VALUES (replay_tx, replay_event_id), "
+            "(cursor_tx, cursor_id)) AS p (tx, id) ORDER BY p.tx DESC, p.id DESC LIMIT 1), "
+            "replay_everything = :everything, replay_from_at = :since, cursor_tx = :tx, cursor_id = :event_id, "
+            "cursor_at = :since "
             "WHERE id = :id AND (cursor_tx, cursor_id) > (:tx, :event_id)"
         ),
         {"id": endpoint_id, "tx": place.tx, "event_id": place.id, "since": since, "everything": everything},
@@ -119,7 +122,7 @@ _FIRST = text(
 _LAST = text("SELECT max(tx) FROM job_events WHERE tenant_id = :tenant")
 
 
-def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> Place | None:
+def reserved_at(connection: Connection, tenant_id: UUID, since: datetime) -> FeedPosition | None:
     """Return a place in a tenant's feed before all that was written at a time or later; None: nothing was.
 
     By bisection: times rise with transactions, but for how long these last, which the caller has to allow for. An index
@@ -136,7 +139,7 @@ def place_at(connection: Connection, tenant_id: UUID, since: datetime) -> Place 
             high = middle
         else:
             low = row.tx + 1
-    return Place(low, 0) if low <= last else None
+    return FeedPosition(low, 0) if low <= last else None
 
 
 class Follower:
@@ -147,12 +150,12 @@ class Follower:
         self.tenant_id: UUID = row.tenant_id
         self.events = frozenset(row.events)
         self.kinds: tuple[str, ...] | None = tuple(row.kinds) if row.kinds is not None else None
-        self.place = Place(row.cursor_tx, row.cursor_id)
+        self.place = FeedPosition(row.cursor_tx, row.cursor_id)
         self.at: datetime = row.cursor_at
         self.created_at: datetime = row.created_at
         #: up to there it is a replay, of what is not older than this
-        self.again = Place(row.again_tx, row.again_id)
-        self.again_from: datetime | None = row.again_from
+        self.again = FeedPosition(row.replay_tx, row.replay_event_id)
+        self.replay_from_at: datetime | None = row.replay_from_at
 
     @property
     def replaying(self) -> bool:
@@ -164,16 +167,16 @@ def followers(connection: Connection) -> list[Follower]:
     """Return the endpoints of all tenants that are told of events, and how far each is."""
     rows = connection.execute(
         text(
-            "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, created_at, again_tx, "
-            "again_id, again_from FROM webhook_endpoints WHERE disabled_at IS NULL ORDER BY id"
+            "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, created_at, replay_tx, "
+            "replay_event_id, replay_from_at FROM webhook_endpoints WHERE disabled_at IS NULL ORDER BY id"
         )
     )
     return [Follower(row) for row in rows]
 
 
-def tell_webhooks(ledger: Ledger, moved: list[dict[str, Any]], messages: list[dict[str, Any]], job: bytes) -> int:
-    """Call `tell_webhooks`: returns how many messages were written."""
-    ((count,),) = ledger.call("tell_webhooks", _json(moved), _json(messages), job.decode())
+def enqueue_webhooks(ledger: Ledger, moved: list[dict[str, Any]], messages: list[dict[str, Any]], job: bytes) -> int:
+    """Call `enqueue_webhooks`: returns how many messages were written."""
+    ((count,),) = ledger.call("enqueue_webhooks", _json(moved), _json(messages), job.decode())
     return int(count)
 
 
@@ -185,9 +188,11 @@ def send_webhooks(connection: Connection, messages: list[dict[str, Any]], job: b
     )
 
 
-def webhook_answered(ledger: Ledger, endpoint_id: UUID, error: str | None, gone: bool, patience: float) -> str | None:
-    """Call `webhook_answered`: returns why the endpoint was disabled just now."""
-    result = ledger.call("webhook_answered", endpoint_id, error, gone, patience)
+def record_webhook_response(
+    ledger: Ledger, endpoint_id: UUID, error: str | None, gone: bool, patience: float
+) -> str | None:
+    """Call `record_webhook_response`: returns why the endpoint was disabled just now."""
+    result = ledger.call("record_webhook_response", endpoint_id, error, gone, patience)
     return str(result[0][0]) if result else None
 
 

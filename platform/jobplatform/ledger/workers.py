@@ -13,7 +13,7 @@ _REGISTER = text(
     """
     INSERT INTO workers (id, node, host, pid, pool, slots, queues, kinds)
     VALUES (:id, :node, :host, :pid, :pool, :slots, :queues, :kinds)
-    ON CONFLICT (id) DO UPDATE SET beat_at = clock_timestamp(), stopped_at = NULL
+    ON CONFLICT (id) DO UPDATE SET heartbeat_at = clock_timestamp(), stopped_at = NULL
     """
 )
 
@@ -25,19 +25,19 @@ def register_worker(connection: Connection, values: dict[str, Any]) -> None:
 
 _BEAT = text(
     "SELECT known, job_id, lease_id, cancel_requested_seconds, cancel_signal "
-    "FROM beat_worker(:worker_id, :holding, :waiting, :draining)"
+    "FROM record_heartbeat(:worker_id, :leases, :waiting, :draining)"
 )
 
 
-def beat_worker(
+def record_heartbeat(
     connection: Connection,
     worker_id: UUID,
-    holding: Sequence[UUID],
+    leases: Sequence[UUID],
     waiting: Sequence[UUID] = (),
     draining: bool = False,
 ) -> tuple[bool, list[Row[Any]]]:
-    """Call `beat_worker.sql`; returns whether the worker is known, and its runs that are to be cancelled."""
-    values = {"worker_id": worker_id, "holding": list(holding), "waiting": list(waiting), "draining": draining}
+    """Call `record_heartbeat.sql`; returns whether the worker is known, and its runs that are to be cancelled."""
+    values = {"worker_id": worker_id, "leases": list(leases), "waiting": list(waiting), "draining": draining}
     rows = connection.execute(_BEAT, values).all()
     return all(row.known for row in rows) if rows else True, [row for row in rows if row.known and row.job_id]
 
@@ -45,11 +45,11 @@ def beat_worker(
 def stop_worker(connection: Connection, worker_id: UUID) -> None:
     """Note that a worker has ended: what it still runs is lost at once."""
     connection.execute(
-        text("UPDATE workers SET stopped_at = clock_timestamp(), holding = '{}' WHERE id = :id"), {"id": worker_id}
+        text("UPDATE workers SET stopped_at = clock_timestamp(), leases = '{}' WHERE id = :id"), {"id": worker_id}
     )
 
 
-def hold_beats_open(connection: Connection, wait_seconds: float) -> datetime:
+def keep_heartbeats_open(connection: Connection, wait_seconds: float) -> datetime:
     """Make sure that beats and claims can be written until this transaction ends; returns the ledger's time.
 
     A table that somebody has locked is waited for so long, then `LedgerBusy` is raised.
@@ -82,17 +82,18 @@ def rescue_runs(
 def forget_stopped(connection: Connection, days: int = 7) -> int:
     """Delete workers that have been gone for days."""
     return connection.execute(
-        text("DELETE FROM workers WHERE beat_at < clock_timestamp() - make_interval(days => :days)"), {"days": days}
+        text("DELETE FROM workers WHERE heartbeat_at < clock_timestamp() - make_interval(days => :days)"),
+        {"days": days},
     ).rowcount
 
 
 _LIST = text(
     """
-    SELECT id, node, host, pid, pool, slots, queues, kinds, started_at, beat_at,
+    SELECT id, node, host, pid, pool, slots, queues, kinds, started_at, heartbeat_at,
            (SELECT count(*)::integer FROM jobs j WHERE j.worker_id = w.id AND j.state = 'running') AS running,
-           extract(epoch FROM clock_timestamp() - beat_at)::double precision AS silent_seconds,
+           extract(epoch FROM clock_timestamp() - heartbeat_at)::double precision AS silent_seconds,
            CASE WHEN stopped_at IS NOT NULL THEN 'ended'
-                WHEN beat_at <= clock_timestamp() - make_interval(secs => :lease_seconds) THEN 'lost'
+                WHEN heartbeat_at <= clock_timestamp() - make_interval(secs => :lease_seconds) THEN 'lost'
                 WHEN draining_at IS NOT NULL THEN 'draining'
                 ELSE 'alive' END AS state
     FROM workers w WHERE :everyone OR stopped_at IS NULL ORDER BY stopped_at NULLS FIRST, node, started_at DESC
@@ -110,7 +111,7 @@ _KNOWS_KIND = text(
     SELECT EXISTS (
         SELECT 1 FROM jobs j JOIN workers w ON j.queue = ANY (w.queues) AND j.kind = ANY (w.kinds)
         WHERE j.id = :job_id AND w.stopped_at IS NULL
-            AND w.beat_at > clock_timestamp() - make_interval(secs => :lease_seconds))
+            AND w.heartbeat_at > clock_timestamp() - make_interval(secs => :lease_seconds))
     """
 )
 
@@ -125,7 +126,7 @@ _LIVE_SLOTS = text(
     SELECT queue, sum(slots)::integer AS slots, count(*)::integer AS workers
     FROM workers, unnest(queues) AS queue
     WHERE stopped_at IS NULL AND draining_at IS NULL
-        AND beat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
+        AND heartbeat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
     GROUP BY queue
     """
 )

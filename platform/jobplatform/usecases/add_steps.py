@@ -15,7 +15,7 @@ from jobplatform.errors import FieldError, InvalidRequest
 from jobplatform.ledger import workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.execute_run import Delivery, until_answered
+from jobplatform.usecases.execute_run import Delivery, retry_until_answered
 from jobplatform.usecases.plan_workflow import Defaults, Written, plan_workflow
 
 
@@ -102,6 +102,6 @@ class AddedSteps:
                 with ledger.statement() as connection:
                     return workflows.step_name(connection, self._delivery.job_id)
 
-            result: str | None = until_answered(once, "step_name", self._delivery)
+            result: str | None = retry_until_answered(once, "step_name", self._delivery)
             self._name = result or self._delivery.kind.replace(".", "-")
         return self._name

@@ -43,11 +43,11 @@ def find_target(ledger: Ledger, endpoint_id: UUID) -> Target | None:
     return Target(endpoint_id, row.tenant_id, row.url, row.contact, tuple(row.secrets), failing, row.disabled_reason)
 
 
-def note_answer(
+def record_response(
     ledger: Ledger, kinds: KindRegistry, target: Target, error: str | None, *, gone: bool, patience_seconds: float
 ) -> None:
     """Note how an endpoint has answered (`error` None: well), and tell its contact when it is disabled for it."""
-    reason = webhooks.webhook_answered(ledger, target.id, error, gone, patience_seconds)
+    reason = webhooks.record_webhook_response(ledger, target.id, error, gone, patience_seconds)
     if reason is None:
         return
     log.warning("webhook_disabled", endpoint_id=str(target.id), tenant_id=str(target.tenant_id), reason=reason)

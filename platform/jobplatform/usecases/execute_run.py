@@ -54,7 +54,7 @@ def never() -> bool:
     return False
 
 
-def until_answered(
+def retry_until_answered(
     action: Callable[[], Any], what: str, delivery: Delivery, give_up: Callable[[], bool] = never
 ) -> Any:
     """Repeat while the ledger is away, waiting 0.1 s to 5 s in between; `give_up` ends it with the last error."""
@@ -90,7 +90,7 @@ def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = neve
         tenant_id = UUID(str(row.tenant_id))
         return Claim(delivery, tenant_id, row.payload, row.run_no, row.attempt, row.max_attempts)
 
-    result: Claim | str = until_answered(once, "claim", delivery, give_up)
+    result: Claim | str = retry_until_answered(once, "claim", delivery, give_up)
     return result
 
 
@@ -109,7 +109,7 @@ def settle(
     def once() -> runs.Settled:
         return runs.settle_run(ledger, delivery.job_id, delivery.lease_id, settlement)
 
-    settled: runs.Settled = until_answered(once, "settle", delivery, give_up)
+    settled: runs.Settled = retry_until_answered(once, "settle", delivery, give_up)
     if settled.verdict == "lost" or settled.state is None:
         raise LeaseLost()
     if hints is not None:
@@ -132,7 +132,7 @@ def acquire(
     """
     began = time.monotonic()
     while True:
-        verdict, seconds = until_answered(
+        verdict, seconds = retry_until_answered(
             lambda: limits.acquire(ledger, delivery.job_id, delivery.lease_id, key, units), "acquire", delivery
         )
         if verdict == "taken":
@@ -150,9 +150,9 @@ def hold(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: s
     """Let nothing of a key begin for so long, a day at most. Repeated while the ledger is away. Raises `LeaseLost`."""
 
     def once() -> bool:
-        return limits.hold_by_run(ledger, delivery.job_id, delivery.lease_id, key, seconds, reason)
+        return limits.pause_key_by_run(ledger, delivery.job_id, delivery.lease_id, key, seconds, reason)
 
-    if not until_answered(once, "hold", delivery):
+    if not retry_until_answered(once, "hold", delivery):
         raise LeaseLost()
 
 
@@ -161,7 +161,7 @@ def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unkn
 
     Raises `LeaseLost`, or `EffectUnknown` when a person has to say.
     """
-    verdict, receipt = until_answered(
+    verdict, receipt = retry_until_answered(
         lambda: effects.begin_effect(ledger, delivery.job_id, delivery.lease_id, key, token, unknown),
         "begin_effect",
         delivery,
@@ -180,7 +180,7 @@ def end_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, receip
         with ledger.transaction() as connection:
             return effects.end_effect(connection, delivery.job_id, delivery.lease_id, key, token, receipt)
 
-    if not until_answered(once, "end_effect", delivery):
+    if not retry_until_answered(once, "end_effect", delivery):
         raise LeaseLost()
 
 
@@ -191,7 +191,7 @@ def undo_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID) -> No
         with ledger.transaction() as connection:
             effects.undo_effect(connection, delivery.job_id, delivery.lease_id, key, token)
 
-    until_answered(once, "undo_effect", delivery)
+    retry_until_answered(once, "undo_effect", delivery)
 
 
 def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any]) -> None:
@@ -210,7 +210,7 @@ def write_remark(ledger: Ledger, delivery: Delivery, event: Event, data: dict[st
         with ledger.statement() as connection:
             return runs.write_remark(connection, delivery.job_id, delivery.lease_id, event, data)
 
-    if not until_answered(once, f"write_{event}", delivery):
+    if not retry_until_answered(once, f"write_{event}", delivery):
         raise LeaseLost()
 
 

@@ -18,7 +18,7 @@ from jobplatform.ledger import dispatching, explaining, jobs, limits, workflows
 from jobplatform.ledger.session import Ledger
 
 #: a dispatcher is missed after so many of its beats
-DISPATCHER_BEATS = 3
+DISPATCHER_HEARTBEATS = 3
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
     if state is State.RUNNING:
         yield Reason("running", f"run {job.run_no} goes on since {_time(job.run_started_at)} on {job.worker}")
         silence = (job.now - job.worker_beat_at).total_seconds() if job.worker_beat_at else None
-        if silence is None or silence > 2 * config.beat_seconds:
+        if silence is None or silence > 2 * config.heartbeat_seconds:
             said = (
                 f"its worker has not beaten for {silence:.0f} s" if silence is not None else "its worker is not known"
             )
@@ -99,7 +99,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         return
     workers = explaining.workers_of(connection, job, config.lease_seconds)
     slots = sum(worker.slots for worker in workers)
-    out = explaining.out_of(connection, job)
+    out = explaining.in_flight_of(connection, job)
     if state is State.DISPATCHED:
         yield Reason(
             "in_rabbitmq",
@@ -148,12 +148,12 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
 
 
 def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
-    for place, key in enumerate(limits.room_of(connection, job)):
+    for place, key in enumerate(limits.capacity_of(connection, job)):
         units = job.limit_units[place] if place < len(job.limit_units) else 1
-        if key.held_until is not None:
+        if key.paused_until is not None:
             yield Reason(
                 "key_held",
-                f"limit key {key.key} is held until {_time(key.held_until)}, by a run or an operator",
+                f"limit key {key.key} is held until {_time(key.paused_until)}, by a run or an operator",
                 f"jobplatform limits release {key.key}",
             )
         if key.max_concurrent is not None and key.out >= key.max_concurrent:
@@ -177,7 +177,7 @@ def _capped(jobs: int) -> str:
 
 
 def _broker(connection: Connection, config: Settings) -> Iterator[Reason]:
-    dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_BEATS * config.beat_seconds)
+    dispatchers = dispatching.live_dispatchers(connection, DISPATCHER_HEARTBEATS * config.heartbeat_seconds)
     if not dispatchers:
         yield Reason("no_dispatcher", "no dispatcher is alive", "jobplatform dispatch")
     elif all(dispatcher.broker_error for dispatcher in dispatchers):

@@ -35,8 +35,8 @@ class KeyUse:
     oldest_seconds: float | None
     units_left: float | None
     units_reserved: float | None
-    held_until: datetime | None
-    held_reason: str | None
+    paused_until: datetime | None
+    paused_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def list_limits(ledger: Ledger) -> list[LimitView]:
         name = row.key if row.key in uses else row.key.partition(":")[0] + ":*"
         if name in uses:
             uses[name].append(use)
-        elif use.held_until is not None:
+        elif use.paused_until is not None:
             only_held.append(use)
     result = [_view(row, uses[row.name]) for row in rows]
     return result + ([LimitView(None, only_held[:KEYS_SHOWN], len(only_held) > KEYS_SHOWN)] if only_held else [])
@@ -96,7 +96,7 @@ def _view(row: Row[Any], uses: Sequence[KeyUse]) -> LimitView:
     return LimitView(limit, busiest[:KEYS_SHOWN], len(uses) > KEYS_SHOWN, row.updated_at, row.updated_by)
 
 
-def hold_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime:
+def pause_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime:
     """Let nothing of a key begin for so long, 0 ends a hold; returns until when. Raises `InvalidRequest`."""
     wrong = []
     if not is_key(key):

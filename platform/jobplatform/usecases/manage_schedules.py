@@ -14,7 +14,7 @@ from sqlalchemy import Row
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.schedules import (
     Cron,
-    ScheduleOrder,
+    ScheduleDefinition,
     fill_planned,
     first_after,
     jitter_of,
@@ -49,7 +49,7 @@ def put_schedule(
     ledger: Ledger,
     kinds: KindRegistry,
     tenant_id: UUID,
-    order: ScheduleOrder,
+    order: ScheduleDefinition,
     *,
     by: str,
     origin: str = "person",
@@ -118,7 +118,7 @@ def put_schedule(
         return _view(_found(schedules.get_schedule(connection, tenant_id, order.name), order.name))
 
 
-def _check_payload(order: ScheduleOrder, parse: Any, now: datetime) -> Any:
+def _check_payload(order: ScheduleDefinition, parse: Any, now: datetime) -> Any:
     """Return a fire's typed payload. Raises `InvalidPayload` or `InvalidRequest` for one that no fire could use."""
     try:
         filled = fill_planned(dict(order.payload), now, order.time_zone)
@@ -163,7 +163,7 @@ def preview_schedule(
     return _view(row), next_times(read_rule(row.spec, row.anchor_at), since, row.end_at, count)
 
 
-def preview_order(order: ScheduleOrder, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:
+def preview_definition(order: ScheduleDefinition, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:
     """Return an order in words, and its next planned times. Raises `InvalidRequest`."""
     order.check()
     anchor = order.start_at or now

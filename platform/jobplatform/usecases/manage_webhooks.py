@@ -173,7 +173,7 @@ def replay_since(
     """
     with ledger.statement() as connection:
         _found(connection, tenant_id, endpoint_id)
-        place = webhooks.place_at(connection, tenant_id, since - REPLAY_MARGIN)
+        place = webhooks.reserved_at(connection, tenant_id, since - REPLAY_MARGIN)
     with ledger.transaction() as connection:
         result = _found(connection, tenant_id, endpoint_id, lock=True)
         if result.disabled_at is not None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from jobplatform.domain.feeds import FeedEvent, Place, Wanted
+from jobplatform.domain.feeds import FeedEvent, FeedPosition, Wanted
 from jobplatform.ledger import feed
 from jobplatform.ledger.session import Ledger
 
@@ -19,8 +19,8 @@ BEHIND_ALL = 10**17
 
 
 def read_page(
-    ledger: Ledger, tenant_id: UUID, behind: Place, wanted: Wanted, limit: int
-) -> tuple[list[FeedEvent], Place, bool]:
+    ledger: Ledger, tenant_id: UUID, behind: FeedPosition, wanted: Wanted, limit: int
+) -> tuple[list[FeedEvent], FeedPosition, bool]:
     """Return the events behind a place, oldest first, where the next page begins, and whether there is more by now."""
     horizon, result = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
     seen = with_kinds(ledger, [item for item in result[tenant_id] if item.place.tx < horizon])
@@ -34,10 +34,10 @@ def read_page(
     return page, behind, len(result[tenant_id]) == MOST_EXAMINED and bool(seen)
 
 
-def now_in(ledger: Ledger, tenant_id: UUID) -> Place:
+def now_in(ledger: Ledger, tenant_id: UUID) -> FeedPosition:
     """Return the place of what comes next: behind everything that is in the feed by now."""
-    horizon, _ = feed.read_feed(ledger, {tenant_id: Place(BEHIND_ALL, 0)}, 1)
-    return Place(horizon - 1, BEHIND_ALL)
+    horizon, _ = feed.read_feed(ledger, {tenant_id: FeedPosition(BEHIND_ALL, 0)}, 1)
+    return FeedPosition(horizon - 1, BEHIND_ALL)
 
 
 def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
@@ -52,7 +52,7 @@ def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
 
 
 def follow(
-    ledger: Ledger, behind: Mapping[UUID, Place], limit: int, named: Container[UUID]
+    ledger: Ledger, behind: Mapping[UUID, FeedPosition], limit: int, named: Container[UUID]
 ) -> tuple[int, dict[UUID, list[FeedEvent]]]:
     """Return what `ledger.feed.read_feed` does, of lately only; of the tenants in `named` with kinds and queues."""
     horizon, result = feed.read_feed(ledger, behind, limit, since=datetime.now(UTC) - feed.FOLLOW_BACK)

@@ -81,7 +81,7 @@ def list_artifacts(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[s
         return [dict(row._mapping) for row in artifacts.artifacts_of(connection, tenant_id, job_id)]
 
 
-def find_ended(ledger: Ledger, job_ids: Sequence[UUID]) -> set[UUID]:
+def find_settled(ledger: Ledger, job_ids: Sequence[UUID]) -> set[UUID]:
     """Return which of these jobs and workflows nothing happens to any more without a person."""
     with ledger.statement() as connection:
         return set(job_ids) - jobs.unfinished(connection, job_ids)

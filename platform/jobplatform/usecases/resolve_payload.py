@@ -11,7 +11,7 @@ from jobplatform.domain.references import BadReference, Reference, find_referenc
 from jobplatform.errors import Permanent
 from jobplatform.ledger import workflows
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.execute_run import Claim, until_answered
+from jobplatform.usecases.execute_run import Claim, retry_until_answered
 
 
 def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
@@ -25,7 +25,7 @@ def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
             with ledger.statement() as connection:
                 return workflows.resolve_references(connection, claimed.delivery.job_id, references)
 
-        values: list[Any] | None = until_answered(once, "resolve_references", claimed.delivery)
+        values: list[Any] | None = retry_until_answered(once, "resolve_references", claimed.delivery)
         return values
 
     payload = fill_references(claimed.payload, ask)

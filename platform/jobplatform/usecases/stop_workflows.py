@@ -11,7 +11,9 @@ from jobplatform.ledger.session import Ledger
 PAGE = 50
 
 
-def stop_some(ledger: Ledger, after: UUID | None, limit: int, seconds: float) -> tuple[bool, UUID | None]:
+def stop_workflows_that_ended(
+    ledger: Ledger, after: UUID | None, limit: int, seconds: float
+) -> tuple[bool, UUID | None]:
     """Look at the workflows behind one, for about so many seconds; each is a transaction of at most `limit` jobs.
 
     Returns whether some were not looked at, and where to go on. Two callers keep out of each other's way.

@@ -26,12 +26,12 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.admit import Caller
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
-from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedOrder, check_order
+from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedSubmission, check_submission
 
 MOST_JOBS = 10_000
 
 #: an order, or what was found wrong with it before
-Ordered = SubmitJob | JobPlatformError
+Parsed = SubmitJob | JobPlatformError
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def submit_batch(
     hints: HintSender | None,
     kinds: KindRegistry,
     caller: Caller,
-    orders: Sequence[Ordered],
+    orders: Sequence[Parsed],
     *,
     all_or_nothing: bool = True,
     idempotency_key: str | None = None,
@@ -94,7 +94,7 @@ def submit_batch(
             ),
         }
         for place, entry in enumerate(checked)
-        if isinstance(entry, CheckedOrder)
+        if isinstance(entry, CheckedSubmission)
     ]
     with one_at_a_time(idempotency_key):
         verdict, found_id, answers = jobs.accept_batch(
@@ -124,8 +124,8 @@ def submit_batch(
 
 
 def _check_all(
-    kinds: KindRegistry, caller: Caller, orders: Sequence[Ordered], *, all_or_nothing: bool
-) -> Iterator[CheckedOrder | JobPlatformError]:
+    kinds: KindRegistry, caller: Caller, orders: Sequence[Parsed], *, all_or_nothing: bool
+) -> Iterator[CheckedSubmission | JobPlatformError]:
     """Check each order against its kind. `MAX_ERRORS` fields are named in all; each wrong order names one at least."""
     named = 0
     for order in orders:
@@ -138,13 +138,13 @@ def _check_all(
             return
 
 
-def _check(kinds: KindRegistry, caller: Caller, order: Ordered) -> CheckedOrder | JobPlatformError:
+def _check(kinds: KindRegistry, caller: Caller, order: Parsed) -> CheckedSubmission | JobPlatformError:
     if isinstance(order, JobPlatformError):
         return order
     try:
         caller.check_kinds([order.kind])
         caller.check_priority(order.priority)
-        return check_order(kinds, order)
+        return check_submission(kinds, order)
     except JobPlatformError as error:
         return error
 
@@ -174,17 +174,17 @@ def _raise_first(problems: Sequence[object], total: int) -> None:
         )
 
 
-def _problem(outcome: CheckedOrder | JobPlatformError) -> JobPlatformError:
+def _problem(outcome: CheckedSubmission | JobPlatformError) -> JobPlatformError:
     assert isinstance(outcome, JobPlatformError)
     return outcome
 
 
 def _outcome(
-    command: Ordered, order: CheckedOrder | JobPlatformError, verdict: str, job_id: str, more: str | float | None
+    command: Parsed, order: CheckedSubmission | JobPlatformError, verdict: str, job_id: str, more: str | float | None
 ) -> BatchItem:
     """Return what the ledger has made of an order, perhaps a day ago: it may not fit its kind any more."""
     assert isinstance(command, SubmitJob)
-    kind, queue = command.kind, order.kind.queue if isinstance(order, CheckedOrder) else None
+    kind, queue = command.kind, order.kind.queue if isinstance(order, CheckedSubmission) else None
     problem: JobPlatformError
     if verdict == "accepted":
         return BatchItem(UUID(job_id), kind, queue, State(str(more)))
@@ -204,10 +204,12 @@ def _outcome(
     return BatchItem(problem=problem)
 
 
-def _wake(hints: HintSender, checked: Sequence[CheckedOrder | JobPlatformError], items: Sequence[BatchItem]) -> None:
+def _wake(
+    hints: HintSender, checked: Sequence[CheckedSubmission | JobPlatformError], items: Sequence[BatchItem]
+) -> None:
     due: dict[str, int] = {}
     for order, item in zip(checked, items, strict=True):
-        if isinstance(order, CheckedOrder) and item.state is State.AVAILABLE:
+        if isinstance(order, CheckedSubmission) and item.state is State.AVAILABLE:
             queue = order.kind.queue
             due[queue] = max(order.command.priority, due.get(queue, 0))
     for queue, priority in due.items():

@@ -60,7 +60,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True)
-class CheckedOrder:
+class CheckedSubmission:
     """An order that fits its kind, with the id its job will have. `payload` is its JSON."""
 
     id: UUID
@@ -111,12 +111,12 @@ class CheckedOrder:
         )
 
 
-def check_order(kinds: KindRegistry, command: SubmitJob) -> CheckedOrder:
+def check_submission(kinds: KindRegistry, command: SubmitJob) -> CheckedSubmission:
     """Check an order against its kind. Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload`."""
     kind = kinds.get(command.kind)
     _check_times(command)
     payload = kind.parse(command.payload)
-    return CheckedOrder(new_id(), kind, command, _encode(command), *kind.limits_of(payload))
+    return CheckedSubmission(new_id(), kind, command, _encode(command), *kind.limits_of(payload))
 
 
 def submit_job(
@@ -139,7 +139,7 @@ def submit_job(
     written, `OutcomeUnknown` when the ledger's answer was lost. `by` is who orders, for the job's history; a key's name
     is known.
     """
-    order = check_order(kinds, command)
+    order = check_submission(kinds, command)
     values = order.values() | {
         "payload": order.payload.decode(),
         "key_hash": hash_key(caller.key) if isinstance(caller, ApiKey) else None,
@@ -184,7 +184,7 @@ def submit_job(
 
 
 def submit_checked(
-    ledger: Ledger, hints: HintSender | None, orders: Sequence[tuple[ApiKey, CheckedOrder]]
+    ledger: Ledger, hints: HintSender | None, orders: Sequence[tuple[ApiKey, CheckedSubmission]]
 ) -> list[JobView | None]:
     """Write many checked orders, of any callers, in one transaction and one round trip.
 

@@ -1,6 +1,6 @@
 """Accept jobs whose callers have planned them by themselves, with their ids: what an existing Celery app calls.
 
-The id makes a repetition harmless: an order that was accepted before is not accepted again (I1).
+The id makes a repetition ignore_metric_errors: an order that was accepted before is not accepted again (I1).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ NO_TOLERANCE_NEEDED = 1e9
 TRIES, WAIT_SECONDS = 4, 0.2
 
 
-def submit_order(
+def submit_prepared(
     ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, order: Mapping[str, Any]
 ) -> bool:
     """Accept one job; `order` has the keys of a planned step. Returns False when a job with this id was there already.

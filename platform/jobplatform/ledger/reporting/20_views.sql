@@ -107,13 +107,13 @@ CREATE OR REPLACE VIEW reporting.queues AS
 SELECT q.name AS queue, q.paused_at, c.accepted, c.finished, c.accepted - c.finished AS live,
        coalesce(busy.dispatched, 0) AS dispatched, coalesce(busy.running, 0) AS running,
        (SELECT count(*) FROM public.workers w WHERE q.name = ANY (w.queues) AND w.stopped_at IS NULL
-            AND w.beat_at > now() - interval '1 minute') AS workers,
-       c.promises_kept, c.promises_broken
+            AND w.heartbeat_at > now() - interval '1 minute') AS workers,
+       c.deadlines_met, c.deadlines_missed
 FROM public.queues q
 LEFT JOIN LATERAL (
     SELECT coalesce(sum(accepted), 0)::bigint AS accepted, coalesce(sum(finished), 0)::bigint AS finished,
-           coalesce(sum(promises_kept), 0)::bigint AS promises_kept,
-           coalesce(sum(promises_broken), 0)::bigint AS promises_broken
+           coalesce(sum(deadlines_met), 0)::bigint AS deadlines_met,
+           coalesce(sum(deadlines_missed), 0)::bigint AS deadlines_missed
     FROM public.queue_counters WHERE queue = q.name) AS c ON true
 LEFT JOIN LATERAL (
     SELECT count(*) FILTER (WHERE state = 'dispatched') AS dispatched, count(*) FILTER (WHERE state = 'running') AS running
@@ -121,9 +121,9 @@ LEFT JOIN LATERAL (
 COMMENT ON VIEW reporting.queues IS 'Every queue now: exact totals from counters, cheap at any size';
 
 CREATE OR REPLACE VIEW reporting.workers AS
-SELECT w.id, w.node, w.host, w.pid, w.pool, w.slots, w.queues, w.started_at, w.beat_at, w.stopped_at,
-       cardinality(w.holding) AS holding,
-       CASE WHEN w.stopped_at IS NOT NULL THEN 'stopped' WHEN w.beat_at < now() - interval '1 minute' THEN 'silent'
-            ELSE 'beating' END AS state
+SELECT w.id, w.node, w.host, w.pid, w.pool, w.slots, w.queues, w.started_at, w.heartbeat_at, w.stopped_at,
+       cardinality(w.leases) AS running,
+       CASE WHEN w.stopped_at IS NOT NULL THEN 'stopped' WHEN w.heartbeat_at < now() - interval '1 minute' THEN 'silent'
+            ELSE 'alive' END AS state
 FROM public.workers w;
-COMMENT ON VIEW reporting.workers IS 'Worker processes of the last week, with their last beat';
+COMMENT ON VIEW reporting.workers IS 'Worker processes of the last week, with their last heartbeat';

@@ -8,11 +8,11 @@ BEGIN
 END $$;
 
 -- Count a promise (start_by) of a job: kept when its first run begins, broken when it expires.
-CREATE OR REPLACE FUNCTION note_promise(p_tenant uuid, p_queue text, p_kept boolean) RETURNS void
+CREATE OR REPLACE FUNCTION count_deadline(p_tenant uuid, p_queue text, p_kept boolean) RETURNS void
 LANGUAGE sql VOLATILE AS $$
-    INSERT INTO queue_counters AS c (tenant_id, queue, slot, promises_kept, promises_broken)
+    INSERT INTO queue_counters AS c (tenant_id, queue, slot, deadlines_met, deadlines_missed)
     VALUES (p_tenant, p_queue, pg_backend_pid() % 64, p_kept::integer, (NOT p_kept)::integer)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET
-        promises_kept = c.promises_kept + excluded.promises_kept,
-        promises_broken = c.promises_broken + excluded.promises_broken;
+        deadlines_met = c.deadlines_met + excluded.deadlines_met,
+        deadlines_missed = c.deadlines_missed + excluded.deadlines_missed;
 $$;

@@ -61,17 +61,17 @@ LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (
         SELECT 1 FROM jsonb_array_elements_text(p_template -> 'header_after') AS before (id)
         JOIN workflow_steps p ON p.id = before.id::uuid
-        WHERE p.told_failed OR p.state IN ('failed', 'cancelled'));
+        WHERE p.failure_propagated OR p.state IN ('failed', 'cancelled'));
 $$;
 
 -- Whether all that has failed in a chord's header are bodies of chords, which have called their own errbacks.
-CREATE OR REPLACE FUNCTION chord_is_told(b workflow_steps) RETURNS boolean
+CREATE OR REPLACE FUNCTION chord_is_notified(b workflow_steps) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(bool_and(
         m.skip_calls_errbacks AND m.errbacks IS NOT NULL AND m.state = 'cancelled' AND chord_has_begun(m.template)), false)
     FROM workflow_steps g JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children)
     WHERE g.workflow_id = b.workflow_id AND g.type = 'gate' AND b.id = ANY (g.children)
-        AND (m.told_failed OR m.state IN ('failed', 'cancelled'));
+        AND (m.failure_propagated OR m.state IN ('failed', 'cancelled'));
 $$;
 
 -- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
@@ -95,7 +95,7 @@ BEGIN
         RETURN;
     END IF;
     SELECT array_agg(id), count(*) FILTER (WHERE cardinality(children) = 0) INTO v_steps, sinks FROM workflow_steps
-    WHERE id = ANY (p_steps) AND NOT told_failed
+    WHERE id = ANY (p_steps) AND NOT failure_propagated
         AND (state IN ('waiting', 'joining', 'skipped') OR state = 'failed' AND on_failure = 'skip');
     SELECT coalesce(array_agg(child), '{}'), coalesce(array_agg(cause), '{}') INTO failed, causes FROM (
         SELECT unnest(children) AS child, coalesce(failed_by, id) AS cause FROM workflow_steps WHERE id = ANY (v_steps)
@@ -132,7 +132,7 @@ BEGIN
         SELECT * FROM workflow_steps b WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
             AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks
                  -- what fails before the header calls its own errbacks
-                 AND chord_has_begun(b.template) AND NOT chord_is_told(b))
+                 AND chord_has_begun(b.template) AND NOT chord_is_notified(b))
             ORDER BY id
     LOOP
         j.id := s.id;
@@ -144,13 +144,13 @@ BEGIN
         PERFORM call_errbacks(s, j);
     END LOOP;
     UPDATE workflow_steps SET
-        state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, told_failed = true
+        state = CASE WHEN state = 'waiting' THEN 'cancelled' ELSE state END, failure_propagated = true
     WHERE id = ANY (v_steps);
 END $$;
 
 -- The failure that steps were told of is taken back: what has failed is replayed, while its workflow goes on. Those that
 -- were called off for it wait again, level by level. The caller has locked the workflow.
-CREATE OR REPLACE FUNCTION untell_steps(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
+CREATE OR REPLACE FUNCTION retract_notifications(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_told uuid[] := p_told;
@@ -161,9 +161,9 @@ BEGIN
     WHILE cardinality(v_told) > 0 LOOP
         PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told) ORDER BY id FOR UPDATE;
         SELECT array_agg(id), count(*) FILTER (WHERE cardinality(children) = 0) INTO v_back, v_more
-        FROM workflow_steps WHERE id = ANY (v_told) AND told_failed;
+        FROM workflow_steps WHERE id = ANY (v_told) AND failure_propagated;
         UPDATE workflow_steps s SET
-            pending = pending + back.times, failed_parents = failed_parents - back.times, told_failed = false,
+            pending = pending + back.times, failed_parents = failed_parents - back.times, failure_propagated = false,
             failed_by = CASE WHEN failed_parents > back.times THEN failed_by END
         FROM (SELECT id, count(*)::integer AS times FROM unnest(v_told) AS id GROUP BY id) AS back
         WHERE s.id = back.id;

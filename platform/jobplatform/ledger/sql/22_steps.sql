@@ -25,16 +25,16 @@ BEGIN
         WHERE id = s.id;
         PERFORM call_errbacks(s, j);
     ELSIF j.state <> 'succeeded' AND s.on_failure IN ('fail', 'skip') THEN
-        -- one that was called off before its turn: its branch ends when that comes (`tell_steps`), as what it waited
+        -- one that was called off before its turn: its branch ends when that comes (`notify_steps`), as what it waited
         -- for goes on
-        UPDATE workflow_steps SET state = 'failed', told_failed = s.on_failure = 'skip' AND s.pending = 0 WHERE id = s.id;
+        UPDATE workflow_steps SET state = 'failed', failure_propagated = s.on_failure = 'skip' AND s.pending = 0 WHERE id = s.id;
         PERFORM call_errbacks(s, j);
         IF s.on_failure = 'fail' THEN
             PERFORM fail_workflow(s, j.state, j.error);
         ELSIF s.pending > 0 THEN
             PERFORM end_sinks(s.workflow_id, 0, step_failure(s.name, j.id, j.state, j.error));
         ELSE
-            PERFORM tell_steps(
+            PERFORM notify_steps(
                 s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id,
                 step_failure(s.name, j.id, j.state, j.error));
         END IF;
@@ -42,7 +42,7 @@ BEGIN
         UPDATE workflow_steps SET state = 'skipped' WHERE id = s.id;
     ELSE
         UPDATE workflow_steps SET state = 'done' WHERE id = s.id;
-        PERFORM tell_steps(s.workflow_id, s.children, (cardinality(s.children) = 0)::integer);
+        PERFORM notify_steps(s.workflow_id, s.children, (cardinality(s.children) = 0)::integer);
         IF j.state = 'dead' AND s.on_failure = 'ignore' THEN  -- nobody is to look after it
             j.state := 'discarded';
             j.error := jsonb_build_object(
@@ -65,7 +65,7 @@ $$;
 -- what has failed (p_cause is the job that did, p_error what its workflow says of it); p_sinks of what is over had nobody
 -- to tell but the workflow. Level by level: a gate that opens tells on. In a workflow that has ended nobody is told:
 -- `revive_workflow` counts anew.
-CREATE OR REPLACE FUNCTION tell_steps(
+CREATE OR REPLACE FUNCTION notify_steps(
     p_workflow uuid, p_told uuid[], p_sinks integer, p_failed uuid[] DEFAULT '{}', p_cause uuid DEFAULT NULL,
     p_error jsonb DEFAULT NULL)
 RETURNS void
@@ -104,7 +104,7 @@ BEGIN
         v_failed := '{}';
         v_causes := '{}';
         IF v_ready IS NOT NULL THEN
-            SELECT told, sinks INTO v_told, v_more FROM open_steps(p_workflow, v_ready);
+            SELECT told, sinks INTO v_told, v_more FROM unblock_steps(p_workflow, v_ready);
             v_sinks := v_sinks + v_more;
         END IF;
         IF v_broken IS NOT NULL THEN
@@ -146,7 +146,7 @@ END $$;
 --
 -- The queues that got jobs are left in a setting of the transaction, for the hint that its caller sends when it is
 -- committed.
-CREATE OR REPLACE FUNCTION open_steps(p_workflow uuid, p_steps uuid[], OUT told uuid[], OUT sinks integer)
+CREATE OR REPLACE FUNCTION unblock_steps(p_workflow uuid, p_steps uuid[], OUT told uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     s workflow_steps;
@@ -244,8 +244,8 @@ BEGIN
     SELECT array_agg(id) INTO v_ready FROM json_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
     WHERE type <> 'job' AND pending = 0 AND p_open;
     IF v_ready IS NOT NULL THEN
-        SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
-        PERFORM tell_steps(p_workflow, v_told, v_sinks);
+        SELECT told, sinks INTO v_told, v_sinks FROM unblock_steps(p_workflow, v_ready);
+        PERFORM notify_steps(p_workflow, v_told, v_sinks);
     END IF;
 END $$;
 

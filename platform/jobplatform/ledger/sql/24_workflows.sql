@@ -59,7 +59,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
     UPDATE workflows SET
-        state = 'stopping', stop_as = 'cancelled', kills = true, error = jsonb_strip_nulls(jsonb_build_object(
+        state = 'stopping', stop_as = 'cancelled', kill_running = true, error = jsonb_strip_nulls(jsonb_build_object(
             'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'by', p_by, 'last', error))
     WHERE id = p_workflow AND tenant_id = p_tenant AND state IN ('running', 'stopping')
         AND stop_as IS DISTINCT FROM 'cancelled';
@@ -75,7 +75,7 @@ BEGIN
 END $$;
 
 -- Call off what has not begun of a workflow that stops, at most p_limit jobs; what runs is left to end, or told to
--- (`kills`). When nothing of it lives any more but what needs a person, it has ended. Returns its state.
+-- (`kill_running`). When nothing of it lives any more but what needs a person, it has ended. Returns its state.
 CREATE OR REPLACE FUNCTION stop_workflow(p_workflow uuid, p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -93,7 +93,7 @@ BEGIN
         WHERE s.workflow_id = p_workflow AND (
             live.state IN ('blocked', 'scheduled', 'available', 'dispatched') AND s.state IN ('waiting', 'open')
             OR live.state IN ('dead', 'held') AND w.stop_as = 'cancelled'
-            OR live.state = 'running' AND w.kills AND live.cancel_requested_at IS NULL)
+            OR live.state = 'running' AND w.kill_running AND live.cancel_requested_at IS NULL)
         ORDER BY live.queue, live.id LIMIT p_limit FOR UPDATE OF live, s SKIP LOCKED
     LOOP
         IF j.state = 'running' THEN
@@ -121,7 +121,7 @@ BEGIN
     UPDATE workflows SET state = 'succeeded', ended_at = clock_timestamp(), error = NULL
     WHERE id = p_workflow AND state = 'stopping' AND pending = 0
         AND NOT EXISTS (
-            SELECT 1 FROM workflow_steps s WHERE s.workflow_id = p_workflow AND (s.state = 'failed' OR s.told_failed));
+            SELECT 1 FROM workflow_steps s WHERE s.workflow_id = p_workflow AND (s.state = 'failed' OR s.failure_propagated));
     UPDATE workflows SET state = stop_as, ended_at = clock_timestamp()
     WHERE id = p_workflow AND state = 'stopping';
     SELECT * INTO w FROM workflows WHERE id = p_workflow;
@@ -135,7 +135,7 @@ DECLARE
     v_count integer;
 BEGIN
     UPDATE workflows SET
-        state = 'stopping', stop_as = 'failed', kills = true, error = jsonb_build_object(
+        state = 'stopping', stop_as = 'failed', kill_running = true, error = jsonb_build_object(
             'code', 'timed_out', 'message', format('its time limit of %s s is over', time_limit_seconds))
     WHERE id IN (
         SELECT id FROM workflows WHERE state = 'running' AND deadline_at <= clock_timestamp()
@@ -166,13 +166,13 @@ BEGIN
     UPDATE workflow_steps SET state = CASE WHEN j.state = 'blocked' THEN 'waiting' ELSE 'open' END
     WHERE id = j.id AND state = 'failed' RETURNING * INTO s;
     IF NOT FOUND OR current_setting('jobplatform.replaying', true) = j.workflow_id::text THEN
-        UPDATE workflow_steps SET told_failed = false WHERE id = s.id;
+        UPDATE workflow_steps SET failure_propagated = false WHERE id = s.id;
         RETURN;
     END IF;
     SELECT * INTO w FROM workflows WHERE id = j.workflow_id FOR UPDATE;
-    UPDATE workflow_steps SET told_failed = false WHERE id = s.id;
-    IF w.state = 'running' AND s.told_failed THEN
-        PERFORM untell_steps(w.id, s.children, (cardinality(s.children) = 0)::integer);
+    UPDATE workflow_steps SET failure_propagated = false WHERE id = s.id;
+    IF w.state = 'running' AND s.failure_propagated THEN
+        PERFORM retract_notifications(w.id, s.children, (cardinality(s.children) = 0)::integer);
     END IF;
     IF w.state = 'running' AND w.error ->> 'job_id' = j.id::text THEN
         UPDATE workflows SET error = (
@@ -238,13 +238,13 @@ BEGIN
     END IF;
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND state = 'cancelled';
     UPDATE workflow_steps s SET pending = coalesce(counted.open, 0), failed_parents = 0, failed_by = NULL,
-        told_failed = false
+        failure_propagated = false
     FROM workflow_steps t LEFT JOIN (
         SELECT child, count(*)::integer AS open FROM workflow_steps p, unnest(p.children) AS child
         WHERE p.workflow_id = p_workflow AND p.state <> 'done' GROUP BY child) AS counted ON counted.child = t.id
     WHERE t.id = s.id AND s.workflow_id = p_workflow AND s.state <> 'done';
     UPDATE workflows SET
-        state = 'running', stop_as = NULL, kills = false, error = NULL, ended_at = NULL,
+        state = 'running', stop_as = NULL, kill_running = false, error = NULL, ended_at = NULL,
         deadline_at = v_now + make_interval(secs => time_limit_seconds),
         pending = (SELECT count(*) FROM workflow_steps
                    WHERE workflow_id = p_workflow AND state <> 'done' AND cardinality(children) = 0)
@@ -253,8 +253,8 @@ BEGIN
     SELECT array_agg(id) INTO v_ready FROM workflow_steps
     WHERE workflow_id = p_workflow AND pending = 0 AND state IN ('waiting', 'joining', 'skipped');
     IF v_ready IS NOT NULL THEN
-        SELECT told, sinks INTO v_told, v_sinks FROM open_steps(p_workflow, v_ready);
-        PERFORM tell_steps(p_workflow, v_told, v_sinks);
+        SELECT told, sinks INTO v_told, v_sinks FROM unblock_steps(p_workflow, v_ready);
+        PERFORM notify_steps(p_workflow, v_told, v_sinks);
     END IF;
 END $$;
 

@@ -97,8 +97,8 @@ DECLARE
     v_units double precision;
     v_lack double precision;  -- beside what is reserved
 BEGIN
-    SELECT extract(epoch FROM max(held_until) - clock_timestamp()) INTO seconds FROM limit_states s
-    WHERE s.key = ANY (p_keys) AND held_until > clock_timestamp();
+    SELECT extract(epoch FROM max(paused_until) - clock_timestamp()) INTO seconds FROM limit_states s
+    WHERE s.key = ANY (p_keys) AND paused_until > clock_timestamp();
     IF seconds > 0 THEN
         RETURN;
     END IF;
@@ -154,21 +154,21 @@ END $$;
 
 -- Nothing of this key begins before so many seconds have passed; an earlier hold that lasts longer stays, unless p_set.
 -- 0 seconds with p_set ends a hold. Returns until when.
-CREATE OR REPLACE FUNCTION hold_key(p_key text, p_seconds double precision, p_reason text, p_set boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION pause_key(p_key text, p_seconds double precision, p_reason text, p_set boolean DEFAULT false)
 RETURNS timestamptz
 LANGUAGE sql VOLATILE AS $$
-    INSERT INTO limit_states AS s (key, held_until, held_reason)
+    INSERT INTO limit_states AS s (key, paused_until, paused_reason)
     VALUES (p_key, clock_timestamp() + make_interval(secs => least(greatest(p_seconds, 0), 366 * 86400)), p_reason)
     ON CONFLICT (key) DO UPDATE SET
-        held_reason = CASE WHEN p_set OR s.held_until IS NULL OR s.held_until < excluded.held_until
-                      THEN excluded.held_reason ELSE s.held_reason END,
-        held_until = CASE WHEN p_set THEN excluded.held_until ELSE greatest(s.held_until, excluded.held_until) END
-    RETURNING held_until;
+        paused_reason = CASE WHEN p_set OR s.paused_until IS NULL OR s.paused_until < excluded.paused_until
+                      THEN excluded.paused_reason ELSE s.paused_reason END,
+        paused_until = CASE WHEN p_set THEN excluded.paused_until ELSE greatest(s.paused_until, excluded.paused_until) END
+    RETURNING paused_until;
 $$;
 
 -- What a run says of a key: nothing of it begins for so long. A day at most: a header that was misread must not stop a
 -- provider for everybody and for long. False: the lease is lost.
-CREATE OR REPLACE FUNCTION hold_by_run(p_job uuid, p_lease uuid, p_key text, p_seconds double precision, p_reason text)
+CREATE OR REPLACE FUNCTION pause_key_by_run(p_job uuid, p_lease uuid, p_key text, p_seconds double precision, p_reason text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -180,7 +180,7 @@ BEGIN
         RETURN false;
     END IF;
     v_keys := keys_of(ARRAY[p_key], v_tenant);
-    PERFORM hold_key(v_keys[1], least(coalesce(nullif(p_seconds, 'NaN'), 0), 86400), p_reason);
+    PERFORM pause_key(v_keys[1], least(coalesce(nullif(p_seconds, 'NaN'), 0), 86400), p_reason);
     RETURN true;
 END $$;
 
@@ -209,7 +209,7 @@ END $$;
 -- Places are counted from the jobs that are dispatched or running, of all queues, and from nothing else: what a crash, a
 -- rescue or a hand does to a job gives its place back by itself, and once. Units per period are taken at the claim
 -- (take_units); here they only tell how many jobs are worth a message.
-CREATE OR REPLACE FUNCTION room_of_keys(p_keys text[], p_mark timestamptz)
+CREATE OR REPLACE FUNCTION capacity_of_keys(p_keys text[], p_mark timestamptz)
 RETURNS TABLE (place integer, free integer, seconds double precision, oldest timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -245,7 +245,7 @@ BEGIN
                v_oldest
         FROM (
             SELECT l.place, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
-                   extract(epoch FROM s.held_until - v_now)::double precision AS held,
+                   extract(epoch FROM s.paused_until - v_now)::double precision AS held,
                    -- what is reserved for a job that may be sent is for its message
                    u.units - coalesce((SELECT s.reserved_units FROM jobs r
                                        WHERE r.id = s.reserved_for AND r.state IN ('scheduled', 'running')

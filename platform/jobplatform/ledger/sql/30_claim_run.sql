@@ -51,7 +51,7 @@ BEGIN
                 'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
             PERFORM note_event(j, 'expired');
             PERFORM finish_job(j, clock_timestamp());
-            PERFORM note_promise(j.tenant_id, j.queue, false);
+            PERFORM count_deadline(j.tenant_id, j.queue, false);
             verdict := 'expired';
             RETURN;
         END IF;
@@ -74,12 +74,12 @@ BEGIN
                 verdict := refuse_run(j, v_now, v_units.seconds, v_units.key);
                 RETURN;
             END IF;
-            IF j.place_at IS NOT NULL THEN
-                UPDATE jobs SET place_at = NULL WHERE id = p_job;
+            IF j.reserved_at IS NOT NULL THEN
+                UPDATE jobs SET reserved_at = NULL WHERE id = p_job;
             END IF;
         END IF;
         IF j.start_by IS NOT NULL AND j.run_no = 1 THEN
-            PERFORM note_promise(j.tenant_id, j.queue, true);
+            PERFORM count_deadline(j.tenant_id, j.queue, true);
         END IF;
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
         VALUES (p_job, j.tenant_id, 'started', 'running', j.run_no,
@@ -112,7 +112,7 @@ BEGIN
                 coalesce(j.limit_units[array_position(j.limit_keys, p_key)], 1), p_key)) ELSE error END,
         run_no = run_no - 1, attempt = attempt - 1, lease_id = NULL, worker_id = NULL,
         started_at = CASE WHEN started_at < p_claimed_at THEN started_at END,
-        place_at = CASE WHEN p_seconds IS NOT NULL THEN coalesce(place_at, (
+        reserved_at = CASE WHEN p_seconds IS NOT NULL THEN coalesce(reserved_at, (
             SELECT max(e.at) FROM job_events e WHERE e.job_id = j.id AND e.state = 'available')) END
     WHERE id = j.id RETURNING * INTO j;
     PERFORM note_event(j, CASE WHEN p_seconds IS NULL THEN 'refused' ELSE 'limited' END,

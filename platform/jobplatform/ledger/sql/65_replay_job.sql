@@ -72,7 +72,7 @@ BEGIN
         RETURN;
     END IF;
     IF j.workflow_id IS NOT NULL AND step_is_blocked(j.id)
-        -- ordered in a transaction, and nobody has let it go: its payload has to be looked at first (`release_orders`)
+        -- ordered in a transaction, and nobody has let it go: its payload has to be looked at first (`release_validated_jobs`)
         OR j.workflow_id IS NULL AND j.run_no = 0 AND EXISTS (
             SELECT 1 FROM job_events e
             WHERE e.job_id = p_job AND e.at >= p_since AND e.event = 'submitted' AND e.state = 'blocked')

@@ -26,17 +26,17 @@ BEGIN
     FOR candidate IN
         WITH gone AS MATERIALIZED (  -- asked once per worker, of the few that are silent and not yet past their lease
             SELECT id FROM workers
-            WHERE stopped_at IS NULL AND beat_at < v_as_of - make_interval(secs => p_gone_seconds)
-                AND beat_at >= v_as_of - make_interval(secs => p_lease_seconds)
+            WHERE stopped_at IS NULL AND heartbeat_at < v_as_of - make_interval(secs => p_gone_seconds)
+                AND heartbeat_at >= v_as_of - make_interval(secs => p_lease_seconds)
                 AND session_has_ended(session_pid))
         SELECT j.id, j.lease_id, j.run_no, j.worker_id, j.run_started_at
         FROM jobs j LEFT JOIN workers k ON k.id = j.worker_id
         WHERE j.state = 'running' AND (
             k.id IS NULL OR k.stopped_at IS NOT NULL
-            OR k.beat_at < v_as_of - make_interval(secs => p_lease_seconds)
+            OR k.heartbeat_at < v_as_of - make_interval(secs => p_lease_seconds)
             OR k.id IN (SELECT id FROM gone)
-            OR (j.run_started_at < k.previous_beat_at
-                AND NOT j.lease_id = ANY (k.holding) AND NOT j.lease_id = ANY (k.previous_holding)))
+            OR (j.run_started_at < k.previous_heartbeat_at
+                AND NOT j.lease_id = ANY (k.leases) AND NOT j.lease_id = ANY (k.previous_leases)))
         ORDER BY j.run_started_at LIMIT p_limit
         FOR UPDATE OF j SKIP LOCKED
     LOOP
@@ -48,15 +48,15 @@ BEGIN
         ELSIF w.stopped_at IS NOT NULL THEN
             v_outcome := 'lost';
             v_reason := 'its worker has stopped';
-        ELSIF w.beat_at < v_as_of - make_interval(secs => p_lease_seconds) THEN
+        ELSIF w.heartbeat_at < v_as_of - make_interval(secs => p_lease_seconds) THEN
             v_outcome := 'lost';
             v_reason := format('no beat of its worker for %s s', p_lease_seconds);
-        ELSIF w.beat_at < v_as_of - make_interval(secs => p_gone_seconds)
+        ELSIF w.heartbeat_at < v_as_of - make_interval(secs => p_gone_seconds)
             AND session_has_ended(w.session_pid) THEN
             v_outcome := 'lost';
             v_reason := format('the session of its worker has ended, and no beat came for %s s', p_gone_seconds);
-        ELSIF candidate.run_started_at < w.previous_beat_at
-            AND NOT candidate.lease_id = ANY (w.holding) AND NOT candidate.lease_id = ANY (w.previous_holding) THEN
+        ELSIF candidate.run_started_at < w.previous_heartbeat_at
+            AND NOT candidate.lease_id = ANY (w.leases) AND NOT candidate.lease_id = ANY (w.previous_leases) THEN
             v_outcome := 'crashed';
             v_reason := 'its worker lives but holds it no more: the process that ran it died';
         END IF;

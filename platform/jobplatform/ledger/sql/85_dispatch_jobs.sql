@@ -20,7 +20,7 @@
 --   arrived_until: where the next look begins;  arrived_all: there were no more of them than were looked at
 --   key_…:      per key of p_keys how many of its jobs may go, and in how many seconds it is worth another look (NULL:
 --               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, when keys were asked for
-CREATE OR REPLACE FUNCTION look_at_queue(
+CREATE OR REPLACE FUNCTION read_queue(
     p_queue text, p_arrived_from timestamptz, p_active_mark timestamptz, p_limited_mark timestamptz, p_keys text[],
     p_arrivals integer,
     OUT verdict text, OUT places_out integer[], OUT oldest timestamptz,
@@ -72,7 +72,7 @@ BEGIN
         ORDER BY state_at DESC LIMIT p_arrivals
     ), placed AS (  -- back at their old places
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
-        WHERE queue = p_queue AND jobs.state = 'available' AND place_at IS NOT NULL AND state_at < v_from
+        WHERE queue = p_queue AND jobs.state = 'available' AND reserved_at IS NOT NULL AND state_at < v_from
         LIMIT p_arrivals
     ), line AS (
         SELECT come.priority, tenant_id, limit_keys, count(*) AS size, min(state_at) AS head
@@ -87,7 +87,7 @@ BEGIN
 
     IF cardinality(p_keys) > 0 THEN
         SELECT array_agg(k.free ORDER BY place), array_agg(k.seconds ORDER BY place), min(k.oldest)
-        INTO key_free, key_seconds, limited_oldest FROM room_of_keys(p_keys, p_limited_mark) k;
+        INTO key_free, key_seconds, limited_oldest FROM capacity_of_keys(p_keys, p_limited_mark) k;
     END IF;
 END $$;
 
@@ -130,11 +130,11 @@ END $$;
 
 -- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
 -- keys as text, how many, and a time (in seconds since 1970) before which nothing of it waits. p_asked: the limit keys that
--- look_at_queue was asked for; a line with another key that has a limit, since a moment perhaps, gets nothing.
+-- read_queue was asked for; a line with another key that has a limit, since a moment perhaps, gets nothing.
 --
 -- Returns a row per job, and after them a row per line without id: `next_head` is when its next job became available,
 -- NULL when there is none.
-CREATE OR REPLACE FUNCTION dispatch_lines(
+CREATE OR REPLACE FUNCTION dispatch_flows(
     p_queue text, p_priorities integer[], p_tenants uuid[], p_keys text[], p_counts integer[],
     p_marks double precision[], p_asked text[]
 ) RETURNS TABLE (
@@ -183,7 +183,7 @@ END $$;
 -- are ordered so. p_places: for each priority, how many of it and of those above it may go, in all, of which p_above are for
 -- those above it; p_keys, p_free: how many jobs of a limit key may go. Of 2,000 jobs, that is: a job held by its key must not hold up others behind it, and
 -- what is left goes by turns.
-CREATE OR REPLACE FUNCTION dispatch_promised(
+CREATE OR REPLACE FUNCTION dispatch_by_deadline(
     p_queue text, p_places integer[], p_above integer[], p_keys text[], p_free integer[]
 ) RETURNS TABLE (
     place integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
@@ -208,7 +208,7 @@ BEGIN
         ), free AS MATERIALIZED (  -- a key that nobody has asked for has no place, if it has a limit
             SELECT l.key, coalesce(f.free - (SELECT count(*) FROM jobs u  -- what higher priorities have taken
                                             WHERE u.id = ANY (v_ids) AND l.key = ANY (u.limit_keys)), CASE WHEN l.max_concurrent IS NOT NULL OR l.rate_units IS NOT NULL
-                OR EXISTS (SELECT 1 FROM limit_states s WHERE s.key = l.key AND held_until > clock_timestamp())
+                OR EXISTS (SELECT 1 FROM limit_states s WHERE s.key = l.key AND paused_until > clock_timestamp())
                 THEN 0 END) AS free
             FROM limits_of(ARRAY(SELECT DISTINCT k FROM asking)) AS l
             LEFT JOIN unnest(p_keys, p_free) AS f (key, free) ON f.key = l.key
@@ -229,7 +229,7 @@ END $$;
 
 -- The lines of a queue after one (priority, tenant, keys): the highest priority first, then in the order of the index; and
 -- when their first job became available. One probe of the index per line, however many jobs wait in it.
-CREATE OR REPLACE FUNCTION sweep_lines(p_queue text, p_priority integer, p_tenant uuid, p_keys text, p_limit integer)
+CREATE OR REPLACE FUNCTION sweep_flows(p_queue text, p_priority integer, p_tenant uuid, p_keys text, p_limit integer)
 RETURNS TABLE (priority integer, tenant text, keys text, head double precision)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column

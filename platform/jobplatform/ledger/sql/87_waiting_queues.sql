@@ -15,7 +15,7 @@ BEGIN
         WHERE queue = one.name AND state = 'available' AND attempt >= 0 AND state_at >= coalesce(one.mark, '-infinity')
         ORDER BY state_at LIMIT 1;
         IF NOT FOUND THEN  -- back at an old place
-            PERFORM 1 FROM jobs WHERE queue = one.name AND state = 'available' AND place_at IS NOT NULL LIMIT 1;
+            PERFORM 1 FROM jobs WHERE queue = one.name AND state = 'available' AND reserved_at IS NOT NULL LIMIT 1;
         END IF;
         IF FOUND THEN
             RETURN NEXT one.name;

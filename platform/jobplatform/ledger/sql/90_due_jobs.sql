@@ -5,7 +5,7 @@ LANGUAGE sql VOLATILE AS $$
         SELECT id FROM jobs WHERE state = 'scheduled' AND run_at <= clock_timestamp() AND run_at >= p_since
         ORDER BY run_at LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), made AS (
-        UPDATE jobs j SET state = 'available', state_at = coalesce(place_at, clock_timestamp())
+        UPDATE jobs j SET state = 'available', state_at = coalesce(reserved_at, clock_timestamp())
         FROM due WHERE j.id = due.id RETURNING j.*
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
@@ -36,7 +36,7 @@ BEGIN
             'code', 'expired', 'message', 'start_by passed before a run began', 'retryable', false);
         PERFORM note_event(j, 'expired');
         PERFORM finish_job(j, clock_timestamp());
-        PERFORM note_promise(j.tenant_id, j.queue, false);
+        PERFORM count_deadline(j.tenant_id, j.queue, false);
         v_count := v_count + 1;
     END LOOP;
     RETURN v_count;

@@ -3,7 +3,7 @@
 
 -- Queues and priorities that are worth a marker: a job has been out for p_quiet seconds without a run, a worker that
 -- consumes the queue beats, and no marker is on its way. Each marker that found nothing doubles the wait, up to 64-fold.
-CREATE OR REPLACE FUNCTION wanted_markers(p_quiet double precision, p_lease double precision)
+CREATE OR REPLACE FUNCTION due_markers(p_quiet double precision, p_lease double precision)
 RETURNS TABLE (queue text, priority integer)
 LANGUAGE sql STABLE AS $$
     SELECT quiet.queue, quiet.priority::integer FROM (
@@ -17,14 +17,14 @@ LANGUAGE sql STABLE AS $$
             OR before.last < clock_timestamp() - make_interval(secs => p_quiet * power(2, least(before.sent - 1, 6))))
         AND EXISTS (
             SELECT 1 FROM workers w WHERE quiet.queue = ANY (w.queues) AND w.stopped_at IS NULL
-                AND w.beat_at > clock_timestamp() - make_interval(secs => p_lease));
+                AND w.heartbeat_at > clock_timestamp() - make_interval(secs => p_lease));
 $$;
 
 -- Use the markers that were taken: a job that was dispatched before one, neither runs nor waits in a worker by two beats
 -- of each that consumes the queue, has lost its message. Returns the jobs that went back to available.
 --
 -- A job wrongly taken for lost costs a message too many, no more (I3).
-CREATE OR REPLACE FUNCTION take_evidence(p_lease double precision, p_limit integer)
+CREATE OR REPLACE FUNCTION confirm_lost_messages(p_lease double precision, p_limit integer)
 RETURNS TABLE (job_id uuid, queue text, priority integer)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -36,8 +36,8 @@ BEGIN
     FOR marker IN
         SELECT * FROM queue_markers m WHERE m.seen_at IS NOT NULL AND NOT m.used AND NOT EXISTS (
             SELECT 1 FROM workers w WHERE m.queue = ANY (w.queues) AND w.stopped_at IS NULL
-                AND w.beat_at > clock_timestamp() - make_interval(secs => p_lease)
-                AND coalesce(w.previous_beat_at, '-infinity') < m.seen_at)
+                AND w.heartbeat_at > clock_timestamp() - make_interval(secs => p_lease)
+                AND coalesce(w.previous_heartbeat_at, '-infinity') < m.seen_at)
         FOR UPDATE SKIP LOCKED
     LOOP
         v_found := false;
@@ -49,7 +49,7 @@ BEGIN
                     AND lost.dispatched_at < marker.sent_at
                     AND NOT EXISTS (
                         SELECT 1 FROM workers w WHERE w.stopped_at IS NULL AND lost.id = ANY (w.waiting)
-                            AND w.beat_at > clock_timestamp() - make_interval(secs => p_lease))
+                            AND w.heartbeat_at > clock_timestamp() - make_interval(secs => p_lease))
                 LIMIT p_limit FOR UPDATE SKIP LOCKED)
             RETURNING *
         LOOP

@@ -64,7 +64,7 @@ LANGUAGE sql STABLE AS $$
     SELECT greatest(
         0, (SELECT max(newest.tx) FROM tenants t CROSS JOIN LATERAL (
                 SELECT max(tx) AS tx FROM job_events WHERE tenant_id = t.id) AS newest),
-        (SELECT max(greatest(cursor_tx, again_tx)) FROM webhook_endpoints));
+        (SELECT max(greatest(cursor_tx, replay_tx)) FROM webhook_endpoints));
 $$;
 
 -- Whether there is an event, or a cursor, of a transaction that this cluster has not come to: it is of another one.

@@ -44,15 +44,15 @@ END $$;
 -- is told once, whoever dies when. An endpoint whose cursor another one has moved meanwhile is left to him.
 --
 -- p_moved: [{"endpoint", "from_tx", "from_id", "tx", "id", "at"}]; p_messages: as send_webhooks, without the tenant.
--- Of a replay (up to again_tx, again_id) what was delivered is left out, unless all of it is wanted, and what is on
+-- Of a replay (up to replay_tx, replay_event_id) what was delivered is left out, unless all of it is wanted, and what is on
 -- its way in any case.
-CREATE OR REPLACE FUNCTION tell_webhooks(p_moved jsonb, p_messages jsonb, p_job jsonb) RETURNS integer
+CREATE OR REPLACE FUNCTION enqueue_webhooks(p_moved jsonb, p_messages jsonb, p_job jsonb) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_messages jsonb;
 BEGIN
     WITH mine AS MATERIALIZED (
-        SELECT w.id, w.tenant_id, w.again_all, m.tx, m.id AS event_id, m.at
+        SELECT w.id, w.tenant_id, w.replay_everything, m.tx, m.id AS event_id, m.at
         FROM jsonb_to_recordset(p_moved) AS m (
             endpoint uuid, from_tx bigint, from_id bigint, tx bigint, id bigint, at timestamptz)
         JOIN webhook_endpoints w ON w.id = m.endpoint
@@ -71,7 +71,7 @@ BEGIN
     JOIN mine ON mine.id = a.endpoint
     LEFT JOIN webhook_messages told ON told.endpoint_id = a.endpoint AND told.event_id = a.event_id
     WHERE told.id IS NULL
-        OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = told.job_id AND j.state <> 'dead') AND (mine.again_all OR NOT EXISTS (
+        OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = told.job_id AND j.state <> 'dead') AND (mine.replay_everything OR NOT EXISTS (
             SELECT 1 FROM job_history h WHERE h.id = told.job_id AND h.state = 'succeeded' AND h.result ->> 'skipped' IS NULL
                 AND h.finished_at >= told.created_at - interval '1 hour'));
     RETURN CASE WHEN v_messages IS NULL THEN 0 ELSE send_webhooks(v_messages, p_job) END;
@@ -79,7 +79,7 @@ END $$;
 
 -- Note how an endpoint has answered. One that delivers nothing for longer than p_patience seconds, or says that it is
 -- gone, is disabled; returns why, when that was now.
-CREATE OR REPLACE FUNCTION webhook_answered(p_endpoint uuid, p_error text, p_gone boolean, p_patience double precision)
+CREATE OR REPLACE FUNCTION record_webhook_response(p_endpoint uuid, p_error text, p_gone boolean, p_patience double precision)
 RETURNS TABLE (reason text)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

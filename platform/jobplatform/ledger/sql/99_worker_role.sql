@@ -29,7 +29,7 @@ BEGIN
     REVOKE INSERT, UPDATE, DELETE ON alembic_version, api_keys, audit_log, installation FROM jobplatform_worker;
     FOR v_function IN
         SELECT p.oid FROM pg_proc p
-        WHERE p.pronamespace = v_schema::regnamespace AND p.proname IN ('ensure_partitions', 'drop_partition', 'order_job')
+        WHERE p.pronamespace = v_schema::regnamespace AND p.proname IN ('ensure_partitions', 'drop_partition', 'submit_job')
     LOOP
         EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_worker', v_function);
     END LOOP;

@@ -34,8 +34,8 @@ workers = Table(
     Column("queues", ARRAY(Text), nullable=False),
     Column("kinds", ARRAY(Text), nullable=False),
     now("started_at"),
-    now("beat_at"),
-    Column("holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    now("heartbeat_at"),
+    Column("leases", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     Column(
         "waiting",
         ARRAY(UUID(as_uuid=True)),
@@ -43,12 +43,12 @@ workers = Table(
         server_default=text("'{}'"),
         comment="jobs whose message it has and whose run has not begun",
     ),
-    moment("previous_beat_at"),
-    Column("previous_holding", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
+    moment("previous_heartbeat_at"),
+    Column("previous_leases", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     moment("stopped_at"),
     Column("session_pid", Integer, comment="of the Postgres session that wrote the last beat"),
     moment("draining_at", comment="when it was asked to end: it takes no more jobs, and finishes those it has"),
-    Index("ix_workers_beat_at", "beat_at"),
+    Index("ix_workers_heartbeat_at", "heartbeat_at"),
 )
 
 dispatchers = Table(
@@ -58,7 +58,7 @@ dispatchers = Table(
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
     now("started_at"),
-    now("beat_at"),
+    now("heartbeat_at"),
     Column("broker_error", Text, comment="why RabbitMQ can't be used now; NULL: it can"),
     moment("broker_error_at", comment="since when"),
 )

@@ -45,12 +45,12 @@ limit_states = Table(
     moment("level_at"),
     Column("slices", ARRAY(Double), comment="units taken in each part of the sliding window that ends at slices_at"),
     moment("slices_at"),
-    moment("held_until", comment="nothing of this key begins before"),
-    Column("held_reason", Text),
+    moment("paused_until", comment="nothing of this key begins before"),
+    Column("paused_reason", Text),
     Column("reserved_for", UUID(as_uuid=True), comment="the refused job that goes first, until it comes again"),
     Column("reserved_units", Double),
     moment("reserved_until"),
-    Index("ix_limit_states_held_until", "held_until", postgresql_where=text("held_until IS NOT NULL")),
+    Index("ix_limit_states_held_until", "paused_until", postgresql_where=text("paused_until IS NOT NULL")),
 )
 
 quota_samples = Table(

@@ -35,10 +35,12 @@ webhook_endpoints = Table(
     Column("cursor_tx", BigInteger, nullable=False, comment="of the feed: everything up to here has its messages"),
     Column("cursor_id", BigInteger, nullable=False),
     moment("cursor_at", nullable=False, comment="no older partition is looked at"),
-    Column("again_tx", BigInteger, nullable=False, server_default=text("0"), comment="up to here it is a replay"),
-    Column("again_id", BigInteger, nullable=False, server_default=text("0")),
-    moment("again_from", comment="nothing older is told again"),
-    Column("again_all", Boolean, nullable=False, server_default=text("false"), comment="of what was delivered, too"),
+    Column("replay_tx", BigInteger, nullable=False, server_default=text("0"), comment="up to here it is a replay"),
+    Column("replay_event_id", BigInteger, nullable=False, server_default=text("0")),
+    moment("replay_from_at", comment="nothing older is told again"),
+    Column(
+        "replay_everything", Boolean, nullable=False, server_default=text("false"), comment="of what was delivered, too"
+    ),
     now("created_at"),
     Column("created_by", Text, nullable=False),
     moment("delivered_at", comment="the last time, to a minute"),

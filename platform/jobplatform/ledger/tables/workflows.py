@@ -31,7 +31,7 @@ workflows = Table(
     Column("time_limit_seconds", Double),
     moment("deadline_at"),
     Column("stop_as", Text, comment="the state it will end in"),
-    Column("kills", Boolean, nullable=False, server_default=text("false")),
+    Column("kill_running", Boolean, nullable=False, server_default=text("false")),
     Column("error", JSONB),
     now("created_at"),
     moment("ended_at"),
@@ -63,7 +63,11 @@ workflow_steps = Table(
     Column("failed_parents", Integer, nullable=False, server_default=text("0"), comment="of those it waited for"),
     Column("failed_by", UUID(as_uuid=True), comment="the job whose failure reached it first"),
     Column(
-        "told_failed", Boolean, nullable=False, server_default=text("false"), comment="its children count it as failed"
+        "failure_propagated",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="its children count it as failed",
     ),
     Column("result_of", UUID(as_uuid=True), comment="the step that replaced it: what it returns is its result"),
     Column("errbacks", JSONB, comment="orders of the jobs that its failure makes"),

@@ -26,11 +26,11 @@ class Wait:
     seconds: float
 
 
-class WaitRoom:
+class WaitRegistry:
     """The parked requests of one process, on one event loop."""
 
-    def __init__(self, find_ended: Callable[[Sequence[UUID]], set[UUID]]) -> None:
-        self._find_ended = find_ended
+    def __init__(self, find_settled: Callable[[Sequence[UUID]], set[UUID]]) -> None:
+        self._find_ended = find_settled
         self._waiting: dict[UUID, set[asyncio.Future[None]]] = {}
         self._poll: asyncio.Task[None] | None = None
         # a thread of its own: polls must not queue behind requests, nor requests behind polls

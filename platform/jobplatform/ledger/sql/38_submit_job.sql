@@ -2,12 +2,12 @@
 --
 -- Runs with the rights of the ledger's owner, so that who orders needs the right to call it and none to any table. What
 -- it can't tell, as Python alone knows it, is whether the payload fits its kind and which limits hold: the job is
--- blocked until a dispatcher has looked (`release_orders`).
+-- blocked until a dispatcher has looked (`release_validated_jobs`).
 --
 -- Nobody waits for this transaction: it locks what its keys name (p_idempotency_key, p_unique_key) and nothing else.
 -- p_key_hash is the SHA-256 of the API key in hex: the key itself would stand in logs and in pg_stat_activity.
 -- `code` is that of the API's problem, with `detail`; NULL: the job is there, `created` tells whether by this order.
-CREATE OR REPLACE FUNCTION order_job(
+CREATE OR REPLACE FUNCTION submit_job(
     p_key_hash text, p_kind text, p_payload json, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
     p_start_by timestamptz DEFAULT NULL, p_max_attempts integer DEFAULT NULL, p_tags text[] DEFAULT '{}',
     p_idempotency_key text DEFAULT NULL, p_unique_key text DEFAULT NULL,
@@ -101,7 +101,7 @@ END $$;
 -- temporary tables. Who may is said by role.
 DO $$
 DECLARE
-    v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'order_job' AND pronamespace = current_schema()::regnamespace);
+    v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'submit_job' AND pronamespace = current_schema()::regnamespace);
 BEGIN
     -- built-in functions first, whatever stands in the schema; nothing of a session's temporary schema
     EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_function, current_schema());
@@ -111,24 +111,24 @@ BEGIN
         NULL;
     END;
     EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', v_function);
-    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_ordering') THEN
+    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_submit') THEN
         BEGIN
-            CREATE ROLE jobplatform_ordering NOLOGIN;
+            CREATE ROLE jobplatform_submit NOLOGIN;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'role jobplatform_ordering was not made: an administrator has to (docs/howto/own-transaction.md)';
+                RAISE WARNING 'role jobplatform_submit was not made: an administrator has to (docs/howto/own-transaction.md)';
                 RETURN;
             WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
                 NULL;
         END;
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO jobplatform_ordering', current_schema());
-    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_ordering', v_function);
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO jobplatform_submit', current_schema());
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_submit', v_function);
 END $$;
 
 -- Jobs that were ordered in transactions of others, and whose payloads nobody has looked at; of kinds that the caller
--- knows. Nobody holds them meanwhile: `release_orders` asks again.
-CREATE OR REPLACE FUNCTION unchecked_orders(p_kinds text[], p_limit integer)
+-- knows. Nobody holds them meanwhile: `release_validated_jobs` asks again.
+CREATE OR REPLACE FUNCTION unvalidated_jobs(p_kinds text[], p_limit integer)
 RETURNS TABLE (job_id text, kind text, payload text, key_id text)
 LANGUAGE plpgsql STABLE AS $$
 #variable_conflict use_column
@@ -146,7 +146,7 @@ END $$;
 -- Let jobs go that were looked at, or bury those that can't run.
 -- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have ordered them.
 -- Returns "queue priority,…" that got jobs.
-CREATE OR REPLACE FUNCTION release_orders(p_checked jsonb, p_keys uuid[]) RETURNS text
+CREATE OR REPLACE FUNCTION release_validated_jobs(p_checked jsonb, p_keys uuid[]) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
@@ -184,13 +184,13 @@ BEGIN
             SELECT tenant_id, queue, slot FROM queue_counters WHERE slot < 0 LIMIT 1000 FOR UPDATE SKIP LOCKED)
         RETURNING *
     ), added AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted, finished, promises_kept, promises_broken)
-        SELECT tenant_id, queue, pg_backend_pid() % 64, sum(accepted), sum(finished), sum(promises_kept), sum(promises_broken)
+        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted, finished, deadlines_met, deadlines_missed)
+        SELECT tenant_id, queue, pg_backend_pid() % 64, sum(accepted), sum(finished), sum(deadlines_met), sum(deadlines_missed)
         FROM gone GROUP BY tenant_id, queue ORDER BY tenant_id, queue
         ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET
             accepted = c.accepted + excluded.accepted, finished = c.finished + excluded.finished,
-            promises_kept = c.promises_kept + excluded.promises_kept,
-            promises_broken = c.promises_broken + excluded.promises_broken
+            deadlines_met = c.deadlines_met + excluded.deadlines_met,
+            deadlines_missed = c.deadlines_missed + excluded.deadlines_missed
     )
     SELECT count(*) INTO v_count FROM gone;
     RETURN v_count;

@@ -12,12 +12,12 @@ from contextlib import suppress
 from uuid import UUID
 
 from jobplatform.broker.dead_letters import DeadLetterReader
-from jobplatform.broker.orders import OrderReader
 from jobplatform.broker.publisher import Publisher
+from jobplatform.broker.submissions import SubmissionReader
 from jobplatform.config import Settings
 from jobplatform.dispatch.every import Every
 from jobplatform.dispatch.ingress import Ingress
-from jobplatform.dispatch.markers import look_for_lost_messages
+from jobplatform.dispatch.markers import detect_lost_messages
 from jobplatform.dispatch.recorder import Recorder
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry, load_kinds
@@ -30,8 +30,8 @@ from jobplatform.ledger import (
     feed,
     keys,
     limits,
-    orders,
     queues,
+    submissions,
     workers,
     workflows,
 )
@@ -39,12 +39,12 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
-from jobplatform.usecases.check_orders import check_orders
+from jobplatform.usecases.enqueue_webhooks import enqueue_webhooks
 from jobplatform.usecases.fire_schedules import fire_schedules
-from jobplatform.usecases.maintain import declare_schedules
 from jobplatform.usecases.manage_webhooks import delivering
-from jobplatform.usecases.stop_workflows import stop_some
-from jobplatform.usecases.tell_webhooks import tell_webhooks
+from jobplatform.usecases.run_maintenance import declare_schedules
+from jobplatform.usecases.stop_workflows import stop_workflows_that_ended
+from jobplatform.usecases.validate_submissions import validate_submissions
 
 log = get_log(__name__)
 
@@ -62,7 +62,7 @@ ORDERS_SECONDS, ORDERS_LIMIT, KINDS_SECONDS = 0.25, 100, 2 * 86_400.0
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
 
-class Duties:
+class PeriodicTasks:
     """The duties of one dispatcher. `broker_error` is empty while RabbitMQ can be used."""
 
     def __init__(
@@ -79,17 +79,17 @@ class Duties:
         self._kinds: KindRegistry | None = None
         url = settings.broker_url.get_secret_value()
         self._recorder = Recorder(ledger, DeadLetterReader(url))
-        self._ingress = Ingress(settings, ledger, OrderReader(url))
+        self._ingress = Ingress(settings, ledger, SubmissionReader(url))
         #: name → when, what (returns whether there is more to do at once), and how long after a failure
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
-            "house": (Every(HOUSE_SECONDS), self._keep_house, LONG_RETRY_SECONDS),
-            "beat": (Every(settings.beat_seconds), self._beat, RETRY_SECONDS),
-            "markers": (Every(settings.beat_seconds), self._look_for_lost_messages, RETRY_SECONDS),
+            "house": (Every(HOUSE_SECONDS), self._delete_expired, LONG_RETRY_SECONDS),
+            "beat": (Every(settings.heartbeat_seconds), self._beat, RETRY_SECONDS),
+            "markers": (Every(settings.heartbeat_seconds), self._detect_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
             "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
             "kinds": (Every(HOUSE_SECONDS), self._put_kinds, LONG_RETRY_SECONDS),
-            "orders": (Every(ORDERS_SECONDS), self._check_orders, RETRY_SECONDS),
-            "ingress": (Every(ORDERS_SECONDS), self._take_orders, RETRY_SECONDS),
+            "orders": (Every(ORDERS_SECONDS), self._validate_submissions, RETRY_SECONDS),
+            "ingress": (Every(ORDERS_SECONDS), self._accept_messages, RETRY_SECONDS),
             "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
@@ -139,13 +139,13 @@ class Duties:
         """Let the ledger know, for those who ask why a job does not run."""
         error = self._broker_error()[:500] or None
         with self._ledger.statement() as connection:
-            dispatching.beat_dispatcher(connection, self._id, socket.gethostname(), os.getpid(), error)
+            dispatching.record_dispatcher_heartbeat(connection, self._id, socket.gethostname(), os.getpid(), error)
         return False
 
-    def _look_for_lost_messages(self) -> bool:
+    def _detect_lost_messages(self) -> bool:
         if not self._broker_error():
             config = self._settings
-            look_for_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
+            detect_lost_messages(self._ledger, self._publisher, config.marker_seconds, config.lease_seconds)
         return False
 
     def _watch_replays(self) -> bool:
@@ -176,33 +176,33 @@ class Duties:
         if self._kinds is None:
             self._kinds = load_kinds(self._settings.kind_modules, self._settings.pools)
         with self._ledger.transaction() as connection:
-            orders.put_kinds(connection, self._kinds)
-            orders.put_settings(
+            submissions.put_kinds(connection, self._kinds)
+            submissions.put_settings(
                 connection,
                 max_body_bytes=self._settings.max_body_bytes,
                 idempotency_seconds=self._settings.idempotency_seconds,
             )
             if (offset := feed.rebase_feed(connection)) is not None:
                 log.warning("feed_rebased", reason="the ledger was restored into another cluster", offset=offset)
-            orders.forget_kinds(connection, KINDS_SECONDS)
+            submissions.forget_kinds(connection, KINDS_SECONDS)
         return False
 
-    def _check_orders(self) -> bool:
+    def _validate_submissions(self) -> bool:
         """Look at what was ordered in transactions of others, and let it go."""
         if self._kinds is None:
             return False
-        looked = check_orders(self._ledger, self._kinds, ORDERS_LIMIT)
+        looked = validate_submissions(self._ledger, self._kinds, ORDERS_LIMIT)
         self.woken = ",".join(filter(None, (self.woken, looked.woken)))
         return looked.more
 
-    def _take_orders(self) -> bool:
+    def _accept_messages(self) -> bool:
         """Make jobs of orders that came as messages."""
         return self._kinds is not None and self._ingress.poll(self._kinds)
 
     def _tell_webhooks(self) -> bool:
         """Make the jobs that deliver webhooks."""
         kind = delivering(self._settings)
-        told = tell_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
+        told = enqueue_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
         if told.messages:
             self.woken = ",".join(filter(None, (self.woken, f"{kind.queue} {DEFAULT_PRIORITY}")))
         return told.more
@@ -213,10 +213,10 @@ class Duties:
             timed_out = workflows.time_out_workflows(connection)
         if timed_out:
             log.info("workflows_timed_out", count=timed_out)
-        more, self._stopped = stop_some(self._ledger, self._stopped, STOP_LIMIT, STOP_SECONDS)
+        more, self._stopped = stop_workflows_that_ended(self._ledger, self._stopped, STOP_LIMIT, STOP_SECONDS)
         return more
 
-    def _keep_house(self) -> bool:
+    def _delete_expired(self) -> bool:
         """Once an hour: partitions ahead of time, configured queues, and what nobody needs any more."""
         with self._ledger.transaction() as connection:
             for name, queue in self._settings.queues.items():

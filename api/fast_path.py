@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from api import problems
 from api.auth import PLAIN_BYTES
-from api.measure import count_request
+from api.metrics import count_request
 from api.problems import Reply
 from api.services import Services
 from api.threads import RequestThreads
@@ -22,7 +22,7 @@ from api.v1.jobs import Order, read_command, reply_to
 from jobplatform.domain.jobs import JobView
 from jobplatform.errors import JobPlatformError
 from jobplatform.usecases.admit import read_key
-from jobplatform.usecases.submit_job import ApiKey, CheckedOrder, check_order, submit_checked
+from jobplatform.usecases.submit_job import ApiKey, CheckedSubmission, check_submission, submit_checked
 
 PATH = "/v1/jobs"
 JSON = ("content-type", "application/json")
@@ -30,12 +30,12 @@ JSON = ("content-type", "application/json")
 BATCH = 200
 
 
-class Express:
+class FastPath:
     """Accepts plain orders on the event loop, with one thread that writes."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._waiting: list[tuple[ApiKey, CheckedOrder, asyncio.Future[JobView | None]]] = []
+        self._waiting: list[tuple[ApiKey, CheckedSubmission, asyncio.Future[JobView | None]]] = []
         self._writing: asyncio.Task[None] | None = None
         self._thread = RequestThreads(1)
 
@@ -53,7 +53,7 @@ class Express:
             command = read_command(self._services.kinds, Order(body, media_type, authorization, None))
             if command.unique is not None:
                 return None  # it may have to wait for another order
-            checked = check_order(self._services.kinds, command)
+            checked = check_submission(self._services.kinds, command)
         except Exception:
             return None  # the usual way finds it again, asks for the key first, and says it in full
         began = time.perf_counter()
@@ -70,7 +70,7 @@ class Express:
         count_request("submit_job", "POST", reply[0], time.perf_counter() - began)
         return reply
 
-    async def _write(self, caller: ApiKey, order: CheckedOrder) -> JobView | None:
+    async def _write(self, caller: ApiKey, order: CheckedSubmission) -> JobView | None:
         future: asyncio.Future[JobView | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((caller, order, future))
         if self._writing is None or self._writing.done():

@@ -2,16 +2,16 @@
 -- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
 -- none; `known` is false when the worker is not registered.
 -- p_draining: it was asked to end, and takes no more jobs.
-CREATE OR REPLACE FUNCTION beat_worker(
-    p_worker uuid, p_holding uuid[], p_waiting uuid[] DEFAULT '{}', p_draining boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION record_heartbeat(
+    p_worker uuid, p_leases uuid[], p_waiting uuid[] DEFAULT '{}', p_draining boolean DEFAULT false)
 RETURNS TABLE (
     known boolean, job_id uuid, lease_id uuid, cancel_requested_seconds double precision, cancel_signal text)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 BEGIN
     UPDATE workers SET
-        previous_holding = holding, previous_beat_at = beat_at,
-        holding = p_holding, waiting = p_waiting, beat_at = clock_timestamp(), session_pid = pg_backend_pid(),
+        previous_leases = leases, previous_heartbeat_at = heartbeat_at,
+        leases = p_leases, waiting = p_waiting, heartbeat_at = clock_timestamp(), session_pid = pg_backend_pid(),
         draining_at = CASE WHEN p_draining THEN coalesce(draining_at, clock_timestamp()) END
     WHERE id = p_worker AND stopped_at IS NULL;
     IF NOT FOUND THEN

@@ -115,7 +115,7 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
         raise InvalidRequest(f"not as expected: {named}", mismatch.errors) from None
 
 
-def read_order(kinds: KindRegistry, body: Any, raw: bytes = ESCAPED) -> SubmitJob:
+def read_submission(kinds: KindRegistry, body: Any, raw: bytes = ESCAPED) -> SubmitJob:
     """Return the checked command in JSON values; when it is wrong, the error names the wrong fields of its payload too.
 
     Raises `NotJson`, `InvalidRequest`. `raw` as in `check`.

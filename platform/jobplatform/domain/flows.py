@@ -14,7 +14,7 @@ NOWHERE = -1
 KEPT_TURNS = 1000
 
 
-class LineId(NamedTuple):
+class FlowId(NamedTuple):
     """A line: the waiting jobs of one priority, tenant (its id) and set of limit keys."""
 
     priority: int
@@ -27,7 +27,7 @@ class Line:
 
     __slots__ = ("blocked_by", "entry", "head", "id", "size", "sure", "tenant")
 
-    def __init__(self, line_id: LineId, tenant: TenantTurn, head: float, size: int, sure: bool) -> None:
+    def __init__(self, line_id: FlowId, tenant: TenantClock, head: float, size: int, sure: bool) -> None:
         self.id = line_id
         self.tenant = tenant
         #: when its first job became available, or earlier, in seconds since 1970
@@ -41,7 +41,7 @@ class Line:
         self.entry = NOWHERE
 
 
-class TenantTurn:
+class TenantClock:
     """A tenant within a priority."""
 
     __slots__ = ("heap", "id", "lines", "open", "turn")
@@ -84,13 +84,13 @@ class Room:
         self.now = 0.0
         self.turns = Turns()
 
-    def turn_of(self, tenant: str) -> float:
+    def virtual_time_of(self, tenant: str) -> float:
         """Return the turn at which a tenant's next line stands."""
         return max(self.now, self.turns.turns.get(tenant, 0.0))
 
     def charge(self, tenant: str, step: float) -> None:
         """Move a tenant's turn on."""
-        self.turns.keep(tenant, self.turn_of(tenant) + step, self.now)
+        self.turns.keep(tenant, self.virtual_time_of(tenant) + step, self.now)
 
 
 class PriorityClass:
@@ -101,14 +101,14 @@ class PriorityClass:
     def __init__(self) -> None:
         #: the turn of the job that was last chosen
         self.now = 0.0
-        self.tenants: dict[str, TenantTurn] = {}
+        self.tenants: dict[str, TenantClock] = {}
         #: (turn, number, tenant): an entry counts while its turn is its tenant's
-        self.heap: list[tuple[float, int, TenantTurn]] = []
+        self.heap: list[tuple[float, int, TenantClock]] = []
         self.rooms: dict[str, Room] = {}
         #: tenants without jobs whose turn is yet to come
         self.left = Turns()
 
-    def lowest_turn(self) -> float | None:
+    def lowest_virtual_time(self) -> float | None:
         """Return the lowest turn of those who may go; None: nobody may."""
         while self.heap and (self.heap[0][0] != self.heap[0][2].turn or not self.heap[0][2].open):
             heappop(self.heap)

@@ -15,7 +15,7 @@ from jobplatform.errors import BrokerUnavailable, ConfigurationError
 
 
 @dataclass(frozen=True)
-class OrderMessage:
+class SubmissionMessage:
     """An order as it came."""
 
     tag: int
@@ -30,7 +30,7 @@ class OrderMessage:
     message: Mapping[str, Any]
 
 
-class OrderReader:
+class SubmissionReader:
     """Takes orders on a connection of its own, and answers them on it. Not thread-safe; made after any fork."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 2.0) -> None:
@@ -40,16 +40,16 @@ class OrderReader:
         #: a right that is missing for answers must not take the orders' channel with it
         self._replies: Any = None
 
-    def take(self, limit: int) -> list[OrderMessage]:
+    def take(self, limit: int) -> list[SubmissionMessage]:
         """Return at most `limit` orders; they are RabbitMQ's until `done`.
 
         Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there, or not allowed.
         """
-        messages: list[OrderMessage] = []
+        messages: list[SubmissionMessage] = []
         try:
             channel = self._open()
             while len(messages) < limit and (message := channel.basic_get(ORDERS)) is not None:
-                messages.append(read_order_message(message))
+                messages.append(read_submission_message(message))
         except (amqp.exceptions.NotFound, amqp.exceptions.AccessRefused) as error:
             self.close()
             raise ConfigurationError(
@@ -64,7 +64,7 @@ class OrderReader:
             raise
         return messages
 
-    def done(self, order: OrderMessage, answer: bytes | None, *, accepted: bool) -> None:
+    def done(self, order: SubmissionMessage, answer: bytes | None, *, accepted: bool) -> None:
         """Answer an order, unless that is None, and acknowledge it. Raises `BrokerUnavailable`."""
         try:
             if answer is not None:
@@ -74,7 +74,7 @@ class OrderReader:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while orders were answered: {error!r}") from None
 
-    def put_back(self, order: OrderMessage) -> None:
+    def put_back(self, order: SubmissionMessage) -> None:
         """Give an order back to RabbitMQ. Raises `BrokerUnavailable`."""
         try:
             self._open().basic_reject(order.tag, requeue=True)
@@ -82,7 +82,7 @@ class OrderReader:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while an order was put back: {error!r}") from None
 
-    def _reply(self, order: OrderMessage, answer: bytes, accepted: bool) -> None:
+    def _reply(self, order: SubmissionMessage, answer: bytes, accepted: bool) -> None:
         reply = amqp.Message(
             answer,
             content_type="application/json" if accepted else "application/problem+json",
@@ -110,10 +110,10 @@ class OrderReader:
             close(connection)
 
 
-def read_order_message(message: Any) -> OrderMessage:
+def read_submission_message(message: Any) -> SubmissionMessage:
     """Read a message whatever is in it."""
     properties, headers, body = take_apart(message)
-    return OrderMessage(
+    return SubmissionMessage(
         tag=message.delivery_tag,
         user_id=properties.get("user_id"),
         message_id=properties.get("message_id"),

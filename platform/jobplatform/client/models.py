@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from jobplatform.client.failures import JobFailed
+from jobplatform.client.errors import JobFailed
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from typing import Any, Literal
 import orjson
 
 from jobplatform.domain.kinds import KindRegistry
-from jobplatform.domain.orders import read_order
+from jobplatform.domain.submissions import read_submission
 from jobplatform.errors import (
     DuplicateJob,
     InvalidRequest,
     JobPlatformError,
     LedgerUnavailable,
     NotJson,
-    OrderWithoutName,
     OutcomeUnknown,
     QuotaExceeded,
     TenantUnknown,
+    UnnamedSubmission,
 )
 from jobplatform.ledger import keys
 from jobplatform.ledger.hints import HintSender
@@ -42,7 +42,7 @@ class Answer:
     detail: str = ""
 
 
-def take_order(
+def accept_message(
     ledger: Ledger,
     hints: HintSender | None,
     kinds: KindRegistry,
@@ -53,18 +53,18 @@ def take_order(
     max_body_bytes: int,
     idempotency_seconds: int,
 ) -> Answer:
-    """Accept an order, or say why not. Repeating it is harmless: the message's id makes it one order.
+    """Accept an order, or say why not. Repeating it is ignore_metric_errors: the message's id makes it one order.
 
     Raises `LedgerUnavailable` or `OutcomeUnknown`: then it has to come again.
     """
     try:
         if not user_id or not message_id or len(message_id) > MOST_ID_CHARACTERS:
-            raise OrderWithoutName()
+            raise UnnamedSubmission()
         if not (user_id.isprintable() and message_id.isprintable()):  # NUL, lone surrogates: no ledger holds them
-            raise OrderWithoutName()
+            raise UnnamedSubmission()
         if len(body) > max_body_bytes:
             raise InvalidRequest(f"an order may have at most {max_body_bytes} bytes, got {len(body)}")
-        command = read_order(kinds, _parse(body), body)
+        command = read_submission(kinds, _parse(body), body)
         with ledger.statement() as connection:
             tenant_id = keys.find_tenant(connection, user_id)
         if tenant_id is None:
@@ -82,7 +82,7 @@ def take_order(
     except (LedgerUnavailable, OutcomeUnknown):
         raise
     except JobPlatformError as error:
-        malformed = isinstance(error, NotJson | OrderWithoutName)
+        malformed = isinstance(error, NotJson | UnnamedSubmission)
         detail = f"{error} [{error.code}]"
         return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
     except Exception as error:  # a bug in the kind's code, or ours: it must not hold up the others, and come for ever

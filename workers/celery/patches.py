@@ -36,7 +36,7 @@ from workers.celery.routing import is_on_ledger
 _done = False
 
 
-def stand_in() -> None:
+def install_patches() -> None:
     """Stand in at Celery's places, once per process."""
     global _done
     if _done:

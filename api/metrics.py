@@ -19,14 +19,14 @@ NOT_COUNTED = frozenset({"healthz", "readyz", "metrics"})
 
 def count_request(endpoint: str, method: str, status: int, seconds: float) -> None:
     """Count one answered request."""
-    with harmless():
+    with ignore_metric_errors():
         metrics = api_metrics()
         metrics.requests.labels(endpoint, method, str(status)).inc()
         metrics.seconds.labels(endpoint).observe(seconds)
 
 
 @contextmanager
-def harmless() -> Iterator[None]:
+def ignore_metric_errors() -> Iterator[None]:
     """What can't be counted (a full disk, say) must not turn a job that is committed into an error."""
     try:
         yield

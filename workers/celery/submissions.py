@@ -52,7 +52,7 @@ def kind_of_call(call: Call) -> Kind:
     )
 
 
-def order_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
+def submission_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
     """Return the job of a step as the ledger takes it."""
     now = datetime.now(UTC)
     written = payload if kind.payload is TaskCall else payload["kwargs"]

@@ -9,9 +9,9 @@ import orjson
 
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest
-from jobplatform.ledger import orders
-from jobplatform.ledger.orders import Unchecked
+from jobplatform.ledger import submissions
 from jobplatform.ledger.session import Ledger
+from jobplatform.ledger.submissions import UnvalidatedJob
 from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
@@ -22,7 +22,7 @@ LOOK_SECONDS = 0.5
 MOST_ERRORS = 20
 
 
-class Looked(NamedTuple):
+class Validated(NamedTuple):
     """How many were looked at, "queue priority,…" that got jobs, and whether there may be more."""
 
     jobs: int
@@ -30,16 +30,16 @@ class Looked(NamedTuple):
     more: bool
 
 
-def check_orders(ledger: Ledger, kinds: KindRegistry, limit: int) -> Looked:
+def validate_submissions(ledger: Ledger, kinds: KindRegistry, limit: int) -> Validated:
     """Look at up to `limit` jobs of kinds that this process knows.
 
     Outside of any transaction: of two that look at one, the second finds it gone. Kinds are somebody's code, and may
     take their time.
     """
     with ledger.statement() as connection:
-        unchecked = orders.unchecked_orders(connection, [kind.name for kind in kinds], limit)
+        unchecked = submissions.unvalidated_jobs(connection, [kind.name for kind in kinds], limit)
     if not unchecked:
-        return Looked(0, "", False)
+        return Validated(0, "", False)
     until = time.monotonic() + LOOK_SECONDS
     checked: list[dict[str, Any]] = []
     for item in unchecked:
@@ -48,12 +48,12 @@ def check_orders(ledger: Ledger, kinds: KindRegistry, limit: int) -> Looked:
             break
     keys = {item.key_id for item in unchecked[: len(checked)] if item.key_id is not None}
     with ledger.transaction() as connection:
-        woken = orders.release_orders(connection, checked, keys)
-        orders.fold_counters(connection)
-    return Looked(len(checked), woken, len(checked) < len(unchecked) or len(unchecked) == limit)
+        woken = submissions.release_validated_jobs(connection, checked, keys)
+        submissions.fold_counters(connection)
+    return Validated(len(checked), woken, len(checked) < len(unchecked) or len(unchecked) == limit)
 
 
-def _look(kind: Kind, order: Unchecked) -> dict[str, Any]:
+def _look(kind: Kind, order: UnvalidatedJob) -> dict[str, Any]:
     try:
         limit_keys, limit_units = kind.limits_of(kind.parse(_parse(order.payload)))
     except InvalidRequest as error:  # its payload, or what its limit keys are made of

@@ -32,7 +32,7 @@ from jobplatform.errors import (
 from jobplatform.ledger import artifacts
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
-from jobplatform.usecases.execute_run import Delivery, until_answered
+from jobplatform.usecases.execute_run import Delivery, retry_until_answered
 
 CHUNK_BYTES = 1024 * 1024
 #: of a file name; most file systems take 255
@@ -217,7 +217,7 @@ def keep_output(
         with ledger.transaction() as connection:
             return artifacts.insert_output(connection, values)
 
-    if not until_answered(once, "keep_output", delivery):
+    if not retry_until_answered(once, "keep_output", delivery):
         store.remove(location)
         raise LeaseLost()
     return _public(values)

@@ -1,4 +1,4 @@
-"""Jobs that were ordered in transactions of others, and the kinds that can be; see `sql/38_order_job.sql`."""
+"""Jobs that were ordered in transactions of others, and the kinds that can be; see `sql/38_submit_job.sql`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def forget_kinds(connection: Connection, seconds: float) -> int:
     ).rowcount
 
 
-class Unchecked(NamedTuple):
+class UnvalidatedJob(NamedTuple):
     """A job whose payload nobody has looked at, and the API key that has ordered it."""
 
     id: UUID
@@ -67,20 +67,21 @@ class Unchecked(NamedTuple):
     key_id: UUID | None
 
 
-def unchecked_orders(connection: Connection, kinds: Sequence[str], limit: int) -> list[Unchecked]:
+def unvalidated_jobs(connection: Connection, kinds: Sequence[str], limit: int) -> list[UnvalidatedJob]:
     """Return such jobs of these kinds, oldest first."""
     rows = connection.execute(
-        text("SELECT * FROM unchecked_orders(CAST(:kinds AS text[]), :limit)"), {"kinds": list(kinds), "limit": limit}
+        text("SELECT * FROM unvalidated_jobs(CAST(:kinds AS text[]), :limit)"), {"kinds": list(kinds), "limit": limit}
     )
     return [
-        Unchecked(UUID(row.job_id), row.kind, row.payload, UUID(row.key_id) if row.key_id else None) for row in rows
+        UnvalidatedJob(UUID(row.job_id), row.kind, row.payload, UUID(row.key_id) if row.key_id else None)
+        for row in rows
     ]
 
 
-def release_orders(connection: Connection, checked: list[dict[str, Any]], keys: Iterable[UUID]) -> str:
-    """Call `release_orders`: returns "queue priority,…" that got jobs."""
+def release_validated_jobs(connection: Connection, checked: list[dict[str, Any]], keys: Iterable[UUID]) -> str:
+    """Call `release_validated_jobs`: returns "queue priority,…" that got jobs."""
     result: str | None = connection.execute(
-        text("SELECT release_orders(CAST(:checked AS jsonb), CAST(:keys AS uuid[]))"),
+        text("SELECT release_validated_jobs(CAST(:checked AS jsonb), CAST(:keys AS uuid[]))"),
         {"checked": orjson.dumps(checked).decode(), "keys": list(keys)},
     ).scalar()
     return result or ""

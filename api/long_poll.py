@@ -11,7 +11,7 @@ from uuid import UUID
 from flask import request
 
 from api.services import services
-from api.waits import CAN_PARK, PARKED, WAIT, Wait
+from api.wait_registry import CAN_PARK, PARKED, WAIT, Wait
 
 T = TypeVar("T")
 

@@ -8,7 +8,7 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel
 
-from jobplatform.domain.orders import check
+from jobplatform.domain.submissions import check
 from jobplatform.errors import BodyTooLarge, NoStreams, NotJson, WrongMediaType
 
 M = TypeVar("M", bound=BaseModel)

@@ -104,7 +104,7 @@ def _all(ledger: Ledger, forget: Callable[[Connection], int], batch: int = BATCH
             return gone
 
 
-def look_at_queues(ledger: Ledger, settings: Settings) -> QueueHealth:
+def check_queue_health(ledger: Ledger, settings: Settings) -> QueueHealth:
     """Return every queue with its waiting time, workers and slots, and what is wrong."""
     with ledger.statement() as connection:
         rows = [dict(row._mapping) for row in queues.measure_queues(connection, settings.lease_seconds)]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from jobplatform.domain.access import allows
-from jobplatform.domain.feeds import FeedEvent, Place
+from jobplatform.domain.feeds import FeedEvent, FeedPosition
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.webhooks import DELIVER, body_of, type_of
 from jobplatform.ledger import feed, webhooks
@@ -31,7 +31,7 @@ class Told(NamedTuple):
     more: bool
 
 
-def tell_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
+def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
     """Look at up to `limit` events of each endpoint's feed, and write the messages that it is to get.
 
     Any number of callers at once: an endpoint is moved on together with its messages, from where this caller has seen
@@ -56,7 +56,7 @@ def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
 
 
 def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> Told:
-    behind: dict[UUID, Place] = {}
+    behind: dict[UUID, FeedPosition] = {}
     for item in endpoints:
         behind[item.tenant_id] = min(item.place, behind.get(item.tenant_id, item.place))
     since = min(endpoint.at for endpoint in endpoints) - LATE
@@ -82,20 +82,20 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
                 messages.append(_message(endpoint, event, told))
     if not moved:
         return Told(0, more)
-    return Told(webhooks.tell_webhooks(ledger, moved, messages, job_of(kind)), more)
+    return Told(webhooks.enqueue_webhooks(ledger, moved, messages, job_of(kind)), more)
 
 
 def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
     if event.kind is None or event.kind == DELIVER:  # gone by now; or it would tell of its own messages for ever
         return False
     # transactions were under way when it was made, or a replay was asked for
-    since = endpoint.again_from if endpoint.replaying else None
+    since = endpoint.replay_from_at if endpoint.replaying else None
     if event.at < (since or endpoint.created_at):
         return False
     return told in endpoint.events and allows(endpoint.kinds, event.kind)
 
 
-def _moved(endpoint: Follower, place: Place, at: datetime) -> dict[str, Any]:
+def _moved(endpoint: Follower, place: FeedPosition, at: datetime) -> dict[str, Any]:
     return {
         "endpoint": endpoint.id,
         "from_tx": endpoint.place.tx,

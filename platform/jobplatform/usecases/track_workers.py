@@ -11,7 +11,7 @@ from jobplatform.ledger.session import Ledger
 
 
 @dataclass(frozen=True)
-class WorkerCard:
+class WorkerInfo:
     """A worker process as the ledger knows it. `id` is one per process, not its node name."""
 
     id: UUID
@@ -25,7 +25,7 @@ class WorkerCard:
 
 
 @dataclass(frozen=True)
-class CancelOrder:
+class CancelRequest:
     """A run of this worker whose job was called off `seconds` ago."""
 
     job_id: UUID
@@ -35,7 +35,7 @@ class CancelOrder:
     signal: str | None = None
 
 
-def register(ledger: Ledger, card: WorkerCard) -> None:
+def register(ledger: Ledger, card: WorkerInfo) -> None:
     """Write the worker's row."""
     with ledger.transaction() as connection:
         workers.register_worker(connection, asdict(card))
@@ -43,24 +43,24 @@ def register(ledger: Ledger, card: WorkerCard) -> None:
 
 def beat(
     ledger: Ledger,
-    card: WorkerCard,
-    holding: Sequence[UUID],
+    card: WorkerInfo,
+    leases: Sequence[UUID],
     waiting: Sequence[UUID] = (),
     seen_markers: Sequence[UUID] = (),
     draining: bool = False,
-) -> list[CancelOrder]:
+) -> list[CancelRequest]:
     """Tell that this process lives; returns which of its runs to cancel.
 
-    `holding`: the leases it handed to its pool; `waiting`: the jobs whose message it has and whose run has not begun;
+    `leases`: the leases it handed to its pool; `waiting`: the jobs whose message it has and whose run has not begun;
     `seen_markers`: those it took from their queues since the last beat; `draining`: it was asked to end.
     """
     with ledger.statement() as connection:
         if seen_markers:
             markers.note_seen(connection, seen_markers)
-        known, orders = workers.beat_worker(connection, card.id, holding, waiting, draining)
+        known, orders = workers.record_heartbeat(connection, card.id, leases, waiting, draining)
     if not known:
         register(ledger, card)
-    return [CancelOrder(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in orders]
+    return [CancelRequest(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in orders]
 
 
 def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -> list[str]:
@@ -75,7 +75,7 @@ def find_running(ledger: Ledger, worker_id: UUID, leases: Sequence[UUID]) -> set
         return runs.running_leases(connection, worker_id, leases)
 
 
-def sign_off(ledger: Ledger, card: WorkerCard) -> None:
+def deregister(ledger: Ledger, card: WorkerInfo) -> None:
     """Tell that this process ends: what it still runs is lost at once."""
     with ledger.transaction() as connection:
         workers.stop_worker(connection, card.id)
