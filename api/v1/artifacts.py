@@ -32,13 +32,13 @@ from jobplatform.usecases.store_artifacts import find_artifact, keep_upload
     problems=(404,),
 )
 def list_artifacts(job_id: UUID) -> Response:
-    """List the files that a job's runs have put out; `url` downloads one."""
+    """List the files that a job's runs have written; `url` downloads a file."""
     artifacts = read_jobs.list_artifacts(services().ledger, tenant_id(), job_id)
     return answer({"artifacts": [public(record) for record in artifacts]})
 
 
 def public(record: dict[str, Any]) -> dict[str, Any]:
-    """Return an artifact's record as callers see it: with a URL, without its place in the store."""
+    """Return an artifact's record as callers see it: with a URL, without its location in the store."""
     shown = {key: value for key, value in record.items() if key != "location"}
     return {**shown, "url": f"/v1/artifacts/{record['id']}"}
 
@@ -59,7 +59,7 @@ CAN_SEND_FILE, FILE = "jobplatform.can_send_file", "jobplatform.file"
     also=((206, "The part that was asked for"), (304, "You have it already")),
 )
 def download_artifact(artifact_id: UUID) -> Response:
-    """Download a file; `Range: bytes=…` gives one part of it (RFC 9110, section 14)."""
+    """Download a file; `Range: bytes=…` returns a part of it (RFC 9110, section 14)."""
     has = services()
     record = find_artifact(has.ledger, tenant_id(), artifact_id)
     size, etag = int(record["size"]), f'"{record["sha256"]}"'
@@ -73,7 +73,7 @@ def download_artifact(artifact_id: UUID) -> Response:
         return Response(status=304, headers={"ETag": etag})
     wanted = request.range
     if request.headers.get("If-Range") not in (None, etag):
-        wanted = None  # the caller has a part of another file
+        wanted = None  # the caller has a part of another version of the file
     start, end, status = 0, size, 200
     if wanted is not None and wanted.units == "bytes" and len(wanted.ranges) == 1:
         bounds = _bounds(wanted.ranges[0], size)
@@ -89,7 +89,7 @@ def download_artifact(artifact_id: UUID) -> Response:
         request.environ[FILE] = (str(local), start, end)
         return Response(status=status, headers=headers, mimetype=record["content_type"])
     chunks = has.store.read(record["location"], start, end)
-    first = next(chunks, b"")  # a file that is gone is told before the status has left
+    first = next(chunks, b"")  # a missing file must raise before the status line is sent
 
     def body() -> Iterator[bytes]:
         yield first
@@ -120,9 +120,9 @@ def _bounds(wanted: tuple[int, int | None], size: int) -> tuple[int, int] | None
     problems=(413, 422, 507),
 )
 def upload() -> Response:
-    """Put up a file to be used by jobs, as the raw body (`?filename=`) or as the part `file` of a form.
+    """Upload a file for jobs to read, as the raw body (`?filename=`) or as the part `file` of a form.
 
-    Its id goes into a payload, as `{"artifact": "<id>"}`.
+    Refer to it in a payload by its id: `{"artifact": "<id>"}`.
     """
     has = services()
     check_length(has.settings.max_upload_bytes)

@@ -45,21 +45,22 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
     ndjson=True,
 )
 def submit_batch() -> Response:
-    """Submit up to 10,000 jobs: a JSON array of orders, or NDJSON (an order per line).
+    """Submit up to 10,000 jobs: a JSON array of job requests, or NDJSON with one job request per line.
 
-    All of them are accepted, or none, and then `errors` names the fields by order (`17.payload.to`). With
-    `?per_item=true` each that can be is accepted, and the others have their problem beside them. One `Idempotency-Key`
-    makes a repetition of the whole request safe.
+    All of them are accepted, or none; `errors` then names each field with the index of its job (`17.payload.to`). With
+    `?per_item=true` the valid ones are accepted, and each of the others gets its own problem. One `Idempotency-Key`
+    makes it safe to repeat the whole request.
     """
     has = services()
     per_item = read_query(BatchQuery).per_item
     check_length(has.settings.max_batch_bytes)
     raw = request.get_data(cache=False)
-    escaped = ESCAPED if ESCAPED in raw else b""  # where none is, no order has to be looked through for it
+    # without an escape no value can contain one, and no payload has to be searched
+    escaped = ESCAPED if ESCAPED in raw else b""
     items = _read(raw, request.mimetype)
-    if not 0 < len(items) <= MOST_JOBS:  # counted before any is checked
-        expected = f"1 to {MOST_JOBS} orders"
-        raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} orders"),))
+    if not 0 < len(items) <= MOST_JOBS:  # counted before any is validated
+        expected = f"1 to {MOST_JOBS} job requests"
+        raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} job requests"),))
     orders: list[SubmitJob | JobPlatformError] = []
     named = 0
     for place, entry in enumerate(items):
@@ -73,7 +74,7 @@ def submit_batch() -> Response:
                 named += len(error.errors)
             orders.append(error)
             if named >= MAX_ERRORS and not per_item:
-                break  # nothing will be accepted, and no more fields are named
+                break  # nothing will be accepted, and no further fields are reported
     key = checked_key(request.headers.get("Idempotency-Key"))
     result = submit(
         has.ledger,
@@ -103,13 +104,13 @@ MOST_VALUES = 2_000_000
 
 
 def _read(raw: bytes, media_type: str) -> list[Any]:
-    """Return the orders of a body, each as JSON values, or as bytes that are none."""
-    # at least as many as there are values: commas in texts count too. Nothing is read into memory for it
+    """Return the job requests of a body, each as JSON values, or as bytes that are not JSON."""
+    # an upper bound on the number of values: commas in strings count too. It needs no memory
     if (values := raw.count(b",")) > MOST_VALUES:
         raise BodyTooLarge(f"a batch may have at most {MOST_VALUES:,} values (commas), got {values:,}: split it")
     if media_type in NDJSON:
         if (lines := raw.count(b"\n")) > 2 * MOST_JOBS:
-            expected = f"1 to {MOST_JOBS} orders"
+            expected = f"1 to {MOST_JOBS} job requests"
             raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{lines} lines"),))
         return [_line(line) for line in raw.splitlines() if line.strip()]
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):

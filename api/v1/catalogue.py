@@ -1,4 +1,4 @@
-"""What there is: kinds, queues, tenants."""
+"""Kinds, queues and tenants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobplatform.usecases.list_queues import list_queues as read_queues
 
 @operation("GET", "/kinds", "List kinds", "catalogue", Scope.READ, answer=KindList)
 def list_kinds() -> Response:
-    """List what can be submitted, with the JSON Schema of each payload."""
+    """List the kinds of jobs that can be submitted, with the JSON Schema of each payload."""
     return answer(
         {
             "kinds": [
@@ -38,7 +38,7 @@ def list_kinds() -> Response:
 
 @operation("GET", "/queues", "List queues", "catalogue", Scope.READ, answer=QueueList)
 def list_queues() -> Response:
-    """List the queues with your counts, and the workers that live; cheap whatever the backlog."""
+    """List the queues with the tenant's job counts and the live workers. Cheap at any backlog."""
     has = services()
     return answer({"queues": read_queues(has.ledger, tenant_id(), has.settings.lease_seconds)})
 
@@ -47,7 +47,7 @@ def list_queues() -> Response:
     "GET", "/tenants", "List tenants", "limits", None, answer=TenantPage, query=TenantsQuery, problems=(403, 422)
 )
 def list_tenants() -> Response:
-    """List tenants with their weights. Go on with `next_cursor`. Wants an operator's key."""
+    """List tenants with their weights. Continue with `next_cursor`. Requires an operator key."""
     query = read_query(TenantsQuery)
     tenants, cursor = manage_limits.list_tenants(services().ledger, after=query.cursor, limit=query.limit)
     return answer({"tenants": tenants, "next_cursor": cursor})
@@ -64,7 +64,7 @@ def list_tenants() -> Response:
     problems=(400, 403, 404, 413, 415, 422),
 )
 def put_tenant(name: str) -> Response:
-    """Set the share of a tenant, beside others, of every queue. Wants an operator's key."""
+    """Set the weight of a tenant: its share of every queue relative to other tenants. Requires an operator key."""
     has = services()
     weight = read_body(TenantBody, has.settings.max_body_bytes).weight
     manage_limits.set_weight(has.ledger, name, weight)

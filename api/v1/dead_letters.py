@@ -29,9 +29,9 @@ from jobplatform.usecases.replay_many import replay_many as replay
     problems=(422,),
 )
 def list_dead_letters() -> Response:
-    """List dead letters: jobs that need a person, newest first, with the reason. Go on with `next_cursor`.
+    """List dead letters, newest first: jobs that need an operator, each with the reason. Continue with `next_cursor`.
 
-    A page reads a bounded number of jobs: it may be short, or empty, and still have a next one.
+    A page reads a bounded number of jobs: it may be short or empty and still have a `next_cursor`.
     """
     query = read_query(DeadLettersQuery)
     wanted = DeadLetterFilter(query.kind, query.queue, query.code, query.tag, query.died_after, query.died_before)
@@ -42,7 +42,7 @@ def list_dead_letters() -> Response:
 @operation(
     "POST",
     "/dead-letters/replay",
-    "Run many dead letters again",
+    "Replay many dead letters",
     "dead letters",
     Scope.CONTROL,
     status=202,
@@ -53,9 +53,10 @@ def list_dead_letters() -> Response:
     problems=(400, 413, 415, 422),
 )
 def replay_many() -> Response:
-    """Run many dead letters again, oldest first, at a rate; with `preview` only tell which (200).
+    """Replay many dead letters, oldest first, at a given rate. With `preview` only count them (200).
 
-    When `stop_after` of them have died again, what has not run yet goes back. `GET /v1/replays/{id}` follows it.
+    When `stop_after` of them have failed again, the rest return to the dead letters. Follow it with `GET
+    /v1/replays/{id}`.
     """
     has = services()
     body = read_body(ReplayManyBody, has.settings.max_body_bytes)
@@ -78,5 +79,5 @@ def replay_many() -> Response:
     "GET", "/replays/<uuid:replay_id>", "Read a replay", "dead letters", Scope.READ, answer=Replay, problems=(404,)
 )
 def get_replay(replay_id: UUID) -> Response:
-    """Read a replay of many dead letters: how many died again, and whether it was stopped."""
+    """Read a replay of many dead letters: how many failed again, and whether it was stopped."""
     return answer(read_replay(services().ledger, tenant_id(), replay_id))

@@ -30,10 +30,11 @@ from jobplatform.usecases import read_feed, read_jobs
     also=((204, "A stream that was followed to its end"),),
 )
 def list_events(job_id: UUID) -> Response:
-    """List what happened to a job, in order: every change of state, and the lines its handler logged or streamed.
+    """List the events of a job in order: every change of state, and the lines that its handler logged or streamed.
 
-    With `Accept: text/event-stream` the answer is a stream that ends with the job: what happened (behind
-    `Last-Event-ID`), what happens, `progress`, and at last `end` with the job. Who comes again then is answered 204.
+    With `Accept: text/event-stream` the response is a stream that ends with the job: past events (after
+    `Last-Event-ID`), new events, `progress`, and finally `end` with the job. A client that reconnects after that gets
+    204.
     """
     refuse_stream()
     query = read_query(EventsQuery)
@@ -53,9 +54,9 @@ def list_events(job_id: UUID) -> Response:
     streams=True,
 )
 def list_feed() -> Response:
-    """List what happened to the tenant's jobs, oldest first: nothing is left out, and nothing comes twice.
+    """List the events of all jobs of the tenant, oldest first, without gaps and without duplicates.
 
-    With `Accept: text/event-stream` the answer is a stream of what happens from now on, or behind `Last-Event-ID`.
+    With `Accept: text/event-stream` the response is a stream of new events, or of those after `Last-Event-ID`.
     """
     refuse_stream()
     query = read_query(FeedQuery)

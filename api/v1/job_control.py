@@ -34,9 +34,10 @@ from jobplatform.usecases.resolve_effect import resolve_effect as resolve
     problems=(400, 404, 409, 413, 415, 422),
 )
 def cancel_job(job_id: UUID) -> Response:
-    """Call a job off: at once (200) unless it runs; a running one is told, and killed after a grace (202).
+    """Cancel a job: at once (200), or, while it runs, after its handler was notified and a grace period has passed
+    (202).
 
-    Repeating changes nothing. A job that has ended otherwise answers 409: the first commit wins.
+    Idempotent. A job that has ended in another state answers 409: the first commit wins.
     """
     has = services()
     body = read_optional(CancelBody, has.settings.max_body_bytes)
@@ -55,7 +56,7 @@ def cancel_job(job_id: UUID) -> Response:
     problems=(400, 403, 404, 409, 413, 415, 422),
 )
 def change_job(job_id: UUID) -> Response:
-    """Change priority or run_at of a job that no run has; a run_at that has passed means at once."""
+    """Change the priority or `run_at` of a job that is not running. A `run_at` in the past means "now"."""
     has = services()
     body = read_body(ChangeBody, has.settings.max_body_bytes)
     caller().check_priority(body.priority)
@@ -74,7 +75,7 @@ def change_job(job_id: UUID) -> Response:
 @operation(
     "POST",
     "/jobs/<uuid:job_id>/discard",
-    "Throw a dead letter away",
+    "Discard a dead letter",
     "dead letters",
     Scope.CONTROL,
     answer=Job,
@@ -82,7 +83,7 @@ def change_job(job_id: UUID) -> Response:
     problems=(400, 404, 409, 413, 415, 422),
 )
 def discard_job(job_id: UUID) -> Response:
-    """Throw away a job that is dead or held; it stays in history with the reason. Repeating changes nothing."""
+    """Discard a job that is dead or held. It stays in the history with the reason. Idempotent."""
     has = services()
     body = read_body(DiscardBody, has.settings.max_body_bytes)
     job = discard(has.ledger, tenant_id(), job_id, body.reason, by=caller().key_name)
@@ -92,7 +93,7 @@ def discard_job(job_id: UUID) -> Response:
 @operation(
     "POST",
     "/jobs/<uuid:job_id>/replay",
-    "Run a job again",
+    "Replay a job",
     "dead letters",
     Scope.CONTROL,
     status=202,
@@ -102,7 +103,7 @@ def discard_job(job_id: UUID) -> Response:
     problems=(400, 404, 409, 413, 415, 422),
 )
 def replay_job(job_id: UUID) -> Response:
-    """Run a job again that is dead, cancelled or expired: same id, its history kept, its attempts begin anew."""
+    """Replay a job that is dead, cancelled or expired: same id, its history is kept, its attempts start from zero."""
     has = services()
     body = read_optional(ReplayBody, has.settings.max_body_bytes)
     job = replay(has.ledger, has.hints, tenant_id(), job_id, by=caller().key_name, reason=body.reason)
@@ -112,7 +113,7 @@ def replay_job(job_id: UUID) -> Response:
 @operation(
     "POST",
     "/jobs/<uuid:job_id>/resolve",
-    "Resolve an unknown effect",
+    "Resolve an effect with unknown outcome",
     "dead letters",
     Scope.CONTROL,
     status=202,
@@ -121,7 +122,7 @@ def replay_job(job_id: UUID) -> Response:
     problems=(400, 404, 409, 413, 415, 422),
 )
 def resolve_effect(job_id: UUID) -> Response:
-    """Say whether the effect took place that holds the job; it runs again, and finds it done or does it."""
+    """Record whether the effect that holds the job took place. The job runs again, and skips or repeats the effect."""
     has = services()
     body = read_body(ResolveBody, has.settings.max_body_bytes)
     job = resolve(

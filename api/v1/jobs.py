@@ -55,9 +55,9 @@ MAX_KEY_CHARACTERS = 255
     logged=False,
 )
 def submit_job() -> Response:
-    """Accept a job. The 202 leaves only after the job is committed; the broker is not needed for that.
+    """Accept a job. The 202 is sent after the job is committed; it does not need the broker.
 
-    With an `Idempotency-Key`, a repetition of the same request gives the same job again (24 hours).
+    Repeating the request with the same `Idempotency-Key` returns the same job (for 24 hours).
     """
     has = services()
     check_length(has.settings.max_body_bytes)
@@ -73,7 +73,7 @@ def submit_job() -> Response:
 
 @dataclass(frozen=True)
 class Order:
-    """A submit request, whatever server and framework it came through."""
+    """A submit request, independent of the server and framework that received it."""
 
     body: bytes
     media_type: str
@@ -82,9 +82,9 @@ class Order:
 
 
 def accept(has: Services, order: Order, known: Caller | None = None) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Accept a job; returns status, body and further headers. `known`: who calls, where the key was looked up before.
+    """Accept a job; returns status, body and further headers. `known`: the caller, if the key was already looked up.
 
-    Raises our errors, and what is wrong with an order is told to those with a valid key only.
+    Raises `JobPlatformError`. Validation errors are reported to callers with a valid key only.
     """
     if known is not None:
         command = read_command(has.kinds, order)
@@ -108,7 +108,7 @@ def accept(has: Services, order: Order, known: Caller | None = None) -> tuple[in
 
 
 def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Return status, body and further headers for an accepted job, and count it when it was made just now."""
+    """Return status, body and further headers for an accepted job, and count it if it was created by this request."""
     headers = [("location", f"/v1/jobs/{job.id}")]
     if created:
         with ignore_metric_errors():
@@ -136,12 +136,12 @@ def _submit(has: Services, caller: ApiKey | UUID, command: SubmitJob, order: Ord
 
 
 def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
-    """Return the checked command; when it is wrong, the error names the wrong fields of its payload too."""
+    """Return the validated command. Raises `InvalidRequest`, which names the wrong fields of the payload too."""
     return read_submission(kinds, parse_object(order.body, order.media_type), order.body)
 
 
 def checked_key(key: str | None) -> str | None:
-    """Return an Idempotency-Key that can be kept. Raises `InvalidRequest`."""
+    """Return the Idempotency-Key if it is valid. Raises `InvalidRequest`."""
     if key is None:
         return None
     if not 0 < len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
@@ -155,9 +155,10 @@ def checked_key(key: str | None) -> str | None:
 
 @operation("GET", "/jobs", "List jobs", "jobs", Scope.READ, answer=JobPage, query=ListQuery, problems=(422,))
 def list_jobs() -> Response:
-    """List jobs, newest first, by state, kind, queue, tag, code of error, time of creation. Go on with `next_cursor`.
+    """List jobs, newest first, by state, kind, queue, tag, error code and time of creation. Continue with
+    `next_cursor`.
 
-    A page looks at a bounded number of jobs: it may be short, or empty, and still have a next one.
+    A page reads a bounded number of jobs: it may be short or empty and still have a `next_cursor`.
     """
     query = read_query(ListQuery)
     jobs, cursor = read_jobs.list_jobs(
@@ -191,9 +192,10 @@ def list_jobs() -> Response:
     problems=(404, 422),
 )
 def get_job(job_id: UUID) -> Response:
-    """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the answer comes when the job has ended or died.
+    """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the response is sent when the job has ended or is
+    dead.
 
-    The answer has an `ETag`; with `If-None-Match` a job that is as it was is answered 304.
+    The response has an `ETag`; with `If-None-Match` an unchanged job is answered with 304.
     """
     query = read_query(WaitQuery)
     ledger, tenant = services().ledger, tenant_id()
@@ -206,21 +208,21 @@ def get_job(job_id: UUID) -> Response:
 @operation(
     "GET",
     "/jobs/<uuid:job_id>/explain",
-    "Explain where a job is",
+    "Explain a job's state",
     "jobs",
     Scope.READ,
     answer=Explanation,
     problems=(404,),
 )
 def explain_job(job_id: UUID) -> Response:
-    """Tell why a job is where it is: everything that keeps it from running, in order, and its time in each state."""
+    """Explain the state of a job: everything that keeps it from running, in order, and its time in each state."""
     has = services()
     return answer(explain(has.ledger, has.settings, tenant_id(), job_id).as_dict())
 
 
 @operation("GET", "/jobs/<uuid:job_id>/runs", "List a job's runs", "jobs", Scope.READ, answer=RunList, problems=(404,))
 def list_runs(job_id: UUID) -> Response:
-    """List the runs of a job in order; one that goes on has the outcome "running"."""
+    """List the runs of a job in order. A run in progress has the outcome "running"."""
     return answer({"runs": read_jobs.list_runs(services().ledger, tenant_id(), job_id)})
 
 
@@ -228,5 +230,5 @@ def list_runs(job_id: UUID) -> Response:
     "GET", "/jobs/<uuid:job_id>/effects", "List a job's effects", "jobs", Scope.READ, answer=EffectList, problems=(404,)
 )
 def list_effects(job_id: UUID) -> Response:
-    """List what the job has done to the outside world, or intended to: the effect journal."""
+    """List the effects of a job on other systems, done or intended: the effect journal."""
     return answer({"effects": read_effects(services().ledger, tenant_id(), job_id)})

@@ -19,7 +19,7 @@ from jobplatform.usecases import manage_keys
 @operation(
     "POST",
     "/keys",
-    "Make an API key",
+    "Create an API key",
     "access",
     Scope.ADMIN,
     status=201,
@@ -28,9 +28,9 @@ from jobplatform.usecases import manage_keys
     problems=(400, 413, 415, 422),
 )
 def create_key() -> Response:
-    """Make an API key. It is shown this once; what the ledger keeps can't be used as one.
+    """Create an API key. It is shown only once; the ledger stores a hash.
 
-    A key can't be good for more than the one that makes it, of priorities, kinds and what concerns all tenants.
+    A key can't grant more than the key that creates it: priorities, kinds, operator rights.
     """
     has, who = services(), caller()
     body = read_body(KeyBody, has.settings.max_body_bytes)
@@ -46,7 +46,7 @@ def create_key() -> Response:
 
 @operation("GET", "/keys", "List API keys", "access", Scope.ADMIN, answer=KeyPage, query=KeysQuery, problems=(422,))
 def list_keys() -> Response:
-    """List the tenant's API keys, oldest first, without what could be used as one."""
+    """List the tenant's API keys, oldest first, without the secrets."""
     query = read_query(KeysQuery)
     keys, cursor = manage_keys.list_keys(services().ledger, tenant_id(), after=query.cursor, limit=query.limit)
     return answer({"keys": keys, "next_cursor": cursor})
@@ -55,7 +55,7 @@ def list_keys() -> Response:
 @operation(
     "POST",
     "/keys/<uuid:key_id>/rotate",
-    "Exchange an API key",
+    "Rotate an API key",
     "access",
     Scope.ADMIN,
     status=201,
@@ -65,7 +65,7 @@ def list_keys() -> Response:
     problems=(400, 404, 413, 415, 422),
 )
 def rotate_key(key_id: UUID) -> Response:
-    """Make a key that may do the same as this one, which ends after the overlap (a day, unless said otherwise)."""
+    """Create a key with the same grants. The old key expires after the overlap (one day by default)."""
     has, who = services(), caller()
     body = read_optional(RotateBody, has.settings.max_body_bytes)
     made = manage_keys.rotate_key(has.ledger, who, key_id, by=who.key_name, overlap_seconds=body.overlap_seconds)
@@ -74,7 +74,7 @@ def rotate_key(key_id: UUID) -> Response:
 
 @operation("DELETE", "/keys/<uuid:key_id>", "Revoke an API key", "access", Scope.ADMIN, answer=Key, problems=(404,))
 def revoke_key(key_id: UUID) -> Response:
-    """Revoke a key: it is refused from its next request on. Repeating changes nothing."""
+    """Revoke a key: its next request is refused. Idempotent."""
     return answer(manage_keys.revoke_key(services().ledger, tenant_id(), key_id))
 
 
@@ -89,7 +89,7 @@ def revoke_key(key_id: UUID) -> Response:
     problems=(422,),
 )
 def list_actions() -> Response:
-    """List what the tenant's keys have changed, newest first. Who ordered a job, its own history says."""
+    """List what the tenant's keys have changed, newest first. Submissions are in the history of each job."""
     query = read_query(AuditQuery)
     actions, cursor = manage_keys.list_actions(
         services().ledger, tenant_id(), before=query.cursor, key_id=query.key_id, limit=query.limit

@@ -8,13 +8,13 @@ from api.auth import caller
 from api.operations import operation
 from api.responses import answer, read_body
 from api.services import services
-from api.v1.schemas.limits import Hold, LimitAnswer, LimitBody, LimitList, PauseKeyBody, QuotaBody, QuotaList
+from api.v1.schemas.limits import KeyPause, LimitAnswer, LimitBody, LimitList, PauseKeyBody, QuotaBody, QuotaList
 from jobplatform.usecases import manage_limits
 
 
 @operation("GET", "/limits", "List limits", "limits", None, answer=LimitList, problems=(403,))
 def list_limits() -> Response:
-    """List limits, what uses their keys, and who waits for them. Wants an operator's key."""
+    """List limits with the usage of their keys and the jobs that wait for them. Requires an operator key."""
     return answer({"limits": [limit.as_dict() for limit in manage_limits.list_limits(services().ledger)]})
 
 
@@ -29,33 +29,34 @@ def list_limits() -> Response:
     problems=(400, 403, 413, 415, 422),
 )
 def put_limit(name: str) -> Response:
-    """Set the limit of a key (`provider:openai`), or of each key of a name (`domain:*`). It acts at once; jobs that are
-    out go on. Wants an operator's key.
+    """Set the limit of a key (`provider:openai`), or of every key with a prefix (`domain:*`). It takes effect at
+    once; jobs in flight continue. Requires an operator key.
     """
     has = services()
     limit = read_body(LimitBody, has.settings.max_body_bytes).limit(name)
     return answer(manage_limits.put_limit(has.ledger, limit, by=caller().key_name).as_dict())
 
 
-@operation("DELETE", "/limits/<name>", "Remove a limit", "limits", None, status=204, problems=(403, 404))
+@operation("DELETE", "/limits/<name>", "Delete a limit", "limits", None, status=204, problems=(403, 404))
 def delete_limit(name: str) -> Response:
-    """Remove a limit; what it held back goes. Wants an operator's key."""
+    """Delete a limit; the jobs that it blocked are released. Requires an operator key."""
     manage_limits.remove_limit(services().ledger, name)
     return Response(status=204)
 
 
 @operation(
     "PUT",
-    "/limits/<key>/hold",
-    "Hold a key",
+    "/limits/<key>/pause",
+    "Pause a limit key",
     "limits",
     None,
-    answer=Hold,
+    answer=KeyPause,
     body=PauseKeyBody,
     problems=(400, 403, 413, 415, 422),
 )
 def pause_key(key: str) -> Response:
-    """Let nothing of a key begin for so long, from now on; 0 seconds end a hold. Wants an operator's key."""
+    """Pause a limit key: no job that uses it starts for so many seconds. 0 seconds resume it. Requires an operator
+    key."""
     has = services()
     body = read_body(PauseKeyBody, has.settings.max_body_bytes)
     until = manage_limits.pause_key(has.ledger, key, body.seconds, f"{body.reason} ({caller().key_name})")
@@ -64,7 +65,7 @@ def pause_key(key: str) -> Response:
 
 @operation("GET", "/quotas", "List quotas", "limits", None, answer=QuotaList, problems=(403,))
 def list_quotas() -> Response:
-    """List quotas of what may wait. Wants an operator's key."""
+    """List quotas on waiting jobs. Requires an operator key."""
     return answer({"quotas": manage_limits.list_quotas(services().ledger)})
 
 
@@ -79,10 +80,10 @@ def list_quotas() -> Response:
     problems=(400, 403, 404, 413, 415, 422),
 )
 def put_quota(tenant: str, queue: str) -> Response:
-    """Let at most so many jobs of a tenant wait in a queue; `*` is each that has no quota of its own.
+    """Limit how many jobs of a tenant may wait in a queue. `*` stands for every tenant or queue without its own quota.
 
-    The queue `+` is all of them together: so many may live, dead letters too. What is more is refused with 429 and a
-    Retry-After. Wants an operator's key.
+    The queue `+` stands for all queues together and counts all live jobs, dead letters included. Further jobs get 429
+    and a Retry-After. Requires an operator key.
     """
     has = services()
     most = read_body(QuotaBody, has.settings.max_body_bytes).max_waiting
@@ -90,8 +91,8 @@ def put_quota(tenant: str, queue: str) -> Response:
     return Response(status=204)
 
 
-@operation("DELETE", "/quotas/<tenant>/<queue>", "Remove a quota", "limits", None, status=204, problems=(403, 404))
+@operation("DELETE", "/quotas/<tenant>/<queue>", "Delete a quota", "limits", None, status=204, problems=(403, 404))
 def delete_quota(tenant: str, queue: str) -> Response:
-    """Remove a quota. Wants an operator's key."""
+    """Remove a quota. Requires an operator key."""
     manage_limits.remove_quota(services().ledger, tenant, queue)
     return Response(status=204)

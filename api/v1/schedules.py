@@ -29,7 +29,7 @@ from jobplatform.usecases import manage_schedules
 @operation(
     "PUT",
     "/schedules/<name>",
-    "Put a schedule",
+    "Create or replace a schedule",
     "schedules",
     Scope.SUBMIT,
     answer=Schedule,
@@ -37,10 +37,10 @@ from jobplatform.usecases import manage_schedules
     problems=(400, 403, 409, 413, 415, 422),
 )
 def put_schedule(name: str) -> Response:
-    """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
+    """Create or replace a schedule. Idempotent.
 
-    What comes when: a cron expression in a time zone, an interval, or a list of times. Its times go on where they were
-    unless they are changed.
+    It fires by a cron expression in a time zone, by an interval, or at listed times. Its next time is kept
+    unless the times are changed.
     """
     has = services()
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
@@ -63,7 +63,7 @@ def put_schedule(name: str) -> Response:
     problems=(422,),
 )
 def list_schedules() -> Response:
-    """List schedules in the order of their names. Go on with `next_cursor`."""
+    """List schedules in the order of their names. Continue with `next_cursor`."""
     query = read_query(SchedulesQuery)
     schedules, cursor = manage_schedules.list_schedules(
         services().ledger, tenant_id(), after=query.cursor, limit=query.limit
@@ -79,7 +79,7 @@ def get_schedule(name: str) -> Response:
 
 @operation("DELETE", "/schedules/<name>", "Delete a schedule", "schedules", Scope.CONTROL, status=204, problems=(404,))
 def delete_schedule(name: str) -> Response:
-    """Take a schedule away, with the list of its fires; the jobs that it has made stay."""
+    """Delete a schedule and its fires. The jobs that it has created stay."""
     manage_schedules.delete_schedule(services().ledger, tenant_id(), name)
     return Response(status=204)
 
@@ -88,7 +88,7 @@ def delete_schedule(name: str) -> Response:
     "POST", "/schedules/<name>/pause", "Pause a schedule", "schedules", Scope.CONTROL, answer=Schedule, problems=(404,)
 )
 def pause_schedule(name: str) -> Response:
-    """Pause a schedule: it fires no more until it is resumed."""
+    """Pause a schedule: it does not fire until it is resumed."""
     result = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, True, by=caller().key_name)
     return answer(result.as_dict())
 
@@ -103,7 +103,7 @@ def pause_schedule(name: str) -> Response:
     problems=(404,),
 )
 def resume_schedule(name: str) -> Response:
-    """Resume a schedule. What was planned meanwhile is not made up for."""
+    """Resume a schedule. Fires that were planned during the pause are skipped."""
     result = manage_schedules.pause_schedule(services().ledger, tenant_id(), name, False, by=caller().key_name)
     return answer(result.as_dict())
 
@@ -119,7 +119,7 @@ def resume_schedule(name: str) -> Response:
     problems=(404,),
 )
 def run_schedule(name: str) -> Response:
-    """Fire a schedule now, once, beside its times; also when it is paused."""
+    """Fire a schedule once, now, in addition to its planned times. Works while it is paused."""
     has, who = services(), caller()
 
     def check(kind: str, priority: int) -> None:
@@ -141,7 +141,7 @@ def run_schedule(name: str) -> Response:
     problems=(404, 422),
 )
 def list_fires(name: str) -> Response:
-    """List what became of a schedule's planned times, newest first."""
+    """List the fires of a schedule and their outcomes, newest first."""
     query = read_query(FiresQuery)
     fires = manage_schedules.list_fires(services().ledger, tenant_id(), name, before=query.before, limit=query.limit)
     return answer({"fires": fires})
@@ -167,7 +167,7 @@ def preview_schedule(name: str) -> Response:
 @operation(
     "POST",
     "/schedules/preview",
-    "Preview an order for a schedule",
+    "Preview a new schedule",
     "schedules",
     Scope.READ,
     answer=Preview,
@@ -177,7 +177,7 @@ def preview_schedule(name: str) -> Response:
     logged=False,
 )
 def preview_definition() -> Response:
-    """Read the next planned times of a schedule that is not made yet: nothing is kept."""
+    """Preview the planned times of a schedule without creating it."""
     has = services()
     query = read_query(PreviewQuery)
     order = read_body(ScheduleBody, has.settings.max_body_bytes).order("preview")

@@ -29,7 +29,7 @@ from jobplatform.usecases import manage_webhooks
 @operation(
     "POST",
     "/webhooks",
-    "Make a webhook",
+    "Create a webhook",
     "webhooks",
     Scope.ADMIN,
     status=201,
@@ -38,9 +38,9 @@ from jobplatform.usecases import manage_webhooks
     problems=(400, 413, 415, 422),
 )
 def create_webhook() -> Response:
-    """Make a webhook: a URL that is told what happens to the tenant's jobs, from now on.
+    """Create a webhook: a URL that receives the events of the tenant's jobs from now on.
 
-    Messages are signed by Standard Webhooks. The secret is shown this once.
+    Messages are signed as specified by Standard Webhooks. The secret is shown only once.
     """
     has = services()
     order = read_body(WebhookBody, has.settings.max_body_bytes).order()
@@ -58,7 +58,7 @@ def list_webhooks() -> Response:
     "GET", "/webhooks/<uuid:webhook_id>", "Read a webhook", "webhooks", Scope.ADMIN, answer=Webhook, problems=(404,)
 )
 def get_webhook(webhook_id: UUID) -> Response:
-    """Return a webhook: whether it is enabled, and whether it takes what it is told."""
+    """Read a webhook: whether it is enabled, and whether its deliveries succeed."""
     return answer(manage_webhooks.get_endpoint(services().ledger, tenant_id(), webhook_id))
 
 
@@ -73,9 +73,9 @@ def get_webhook(webhook_id: UUID) -> Response:
     problems=(400, 404, 413, 415, 422),
 )
 def change_webhook(webhook_id: UUID) -> Response:
-    """Change what is named; enable or disable it.
+    """Change the given fields; enable or disable a webhook.
 
-    Enabled again it is told of what comes from now on. What it has missed comes by a replay.
+    A re-enabled webhook receives events from now on. Use a replay for those that it has missed.
     """
     has = services()
     changes = read_body(WebhookChange, has.settings.max_body_bytes).model_dump(exclude_unset=True)
@@ -86,7 +86,7 @@ def change_webhook(webhook_id: UUID) -> Response:
     "DELETE", "/webhooks/<uuid:webhook_id>", "Delete a webhook", "webhooks", Scope.ADMIN, status=204, problems=(404,)
 )
 def delete_webhook(webhook_id: UUID) -> Response:
-    """Take a webhook away. What is on its way to it is not delivered any more."""
+    """Delete a webhook. Pending deliveries are dropped."""
     manage_webhooks.delete_endpoint(services().ledger, tenant_id(), webhook_id)
     return Response(status=204)
 
@@ -94,7 +94,7 @@ def delete_webhook(webhook_id: UUID) -> Response:
 @operation(
     "POST",
     "/webhooks/<uuid:webhook_id>/rotate",
-    "Exchange a webhook's secret",
+    "Rotate a webhook's secret",
     "webhooks",
     Scope.ADMIN,
     answer=WebhookWithSecret,
@@ -103,7 +103,7 @@ def delete_webhook(webhook_id: UUID) -> Response:
     problems=(400, 404, 413, 415, 422),
 )
 def rotate_webhook(webhook_id: UUID) -> Response:
-    """Sign with a new secret; the old one signs beside it for the overlap (a day, unless said otherwise)."""
+    """Rotate the secret. Both secrets sign for the overlap (one day by default)."""
     has = services()
     body = read_optional(WebhookRotateBody, has.settings.max_body_bytes)
     webhook = manage_webhooks.rotate_secret(has.ledger, tenant_id(), webhook_id, body.overlap_seconds)
@@ -121,9 +121,9 @@ def rotate_webhook(webhook_id: UUID) -> Response:
     problems=(404,),
 )
 def test_webhook(webhook_id: UUID) -> Response:
-    """Send a message of the type webhook.test, in one attempt, whether the webhook is enabled or not.
+    """Send a message of type webhook.test, with a single attempt, even to a disabled webhook.
 
-    How it went is in the list of messages, and in the job that delivers it.
+    The result is in the list of messages, and in the job that delivers it.
     """
     has = services()
     return answer(manage_webhooks.send_test(has.ledger, has.settings, tenant_id(), webhook_id, caller().key_name), 202)
@@ -132,7 +132,7 @@ def test_webhook(webhook_id: UUID) -> Response:
 @operation(
     "GET",
     "/webhooks/<uuid:webhook_id>/messages",
-    "List what a webhook was told",
+    "List a webhook's messages",
     "webhooks",
     Scope.ADMIN,
     answer=MessagePage,
@@ -140,7 +140,7 @@ def test_webhook(webhook_id: UUID) -> Response:
     problems=(404, 422),
 )
 def list_messages(webhook_id: UUID) -> Response:
-    """List messages, newest first, each with how its delivery goes; the runs of its job are the attempts."""
+    """List messages, newest first, with the state of their delivery. The runs of a message's job are its attempts."""
     query = read_query(MessagesQuery)
     messages, cursor = manage_webhooks.list_messages(
         services().ledger, tenant_id(), webhook_id, before=query.cursor, limit=query.limit
@@ -151,7 +151,7 @@ def list_messages(webhook_id: UUID) -> Response:
 @operation(
     "POST",
     "/webhooks/<uuid:webhook_id>/messages/<uuid:message_id>/replay",
-    "Deliver a message again",
+    "Redeliver a message",
     "webhooks",
     Scope.ADMIN,
     status=202,
@@ -159,7 +159,7 @@ def list_messages(webhook_id: UUID) -> Response:
     problems=(404, 409),
 )
 def replay_message(webhook_id: UUID, message_id: UUID) -> Response:
-    """Deliver a message again, with the same webhook-id. One that is on its way stays as it is."""
+    """Redeliver a message with the same webhook-id. A message that is still being delivered is left alone."""
     has = services()
     message = manage_webhooks.replay_message(has.ledger, has.settings, tenant_id(), webhook_id, message_id)
     return answer(message, 202)
@@ -168,7 +168,7 @@ def replay_message(webhook_id: UUID, message_id: UUID) -> Response:
 @operation(
     "POST",
     "/webhooks/<uuid:webhook_id>/replay",
-    "Tell a webhook again from a time on",
+    "Replay events to a webhook",
     "webhooks",
     Scope.ADMIN,
     status=202,
@@ -177,9 +177,9 @@ def replay_message(webhook_id: UUID, message_id: UUID) -> Response:
     problems=(400, 404, 413, 415, 422),
 )
 def replay_webhook(webhook_id: UUID) -> Response:
-    """Tell a webhook of what has happened since a time and was not delivered to it, or of all of it.
+    """Replay events since a time: those that were not delivered to the webhook, or all of them.
 
-    What it was not told because it was disabled is told now. This goes on in the background (`replaying`).
+    Includes events from times at which it was disabled. Runs in the background (`replaying`).
     """
     has = services()
     body = read_body(WebhookReplayBody, has.settings.max_body_bytes)

@@ -46,10 +46,10 @@ from jobplatform.usecases.submit_workflow import submit_workflow as submit
     logged=False,
 )
 def submit_workflow() -> Response:
-    """Accept a workflow: all its jobs are committed together, or none.
+    """Accept a workflow: its jobs are committed together, or none of them.
 
-    Steps refer to the results of others with `{"$from": "step.result.path"}`; what they name is checked against the
-    types that the kinds declare. With an `Idempotency-Key`, a repetition of the same request gives the same workflow.
+    Steps refer to results of other steps with `{"$from": "step.result.path"}`; references are checked against the
+    types that the kinds declare. Repeating the request with the same `Idempotency-Key` returns the same workflow.
     """
     has = services()
     body = read_body(WorkflowBody, has.settings.max_body_bytes)
@@ -81,7 +81,7 @@ def submit_workflow() -> Response:
     problems=(422,),
 )
 def list_workflows() -> Response:
-    """List workflows, newest first, by state. Go on with `next_cursor`."""
+    """List workflows, newest first, by state. Continue with `next_cursor`."""
     query = read_query(WorkflowsQuery)
     workflows, cursor = read_workflows.list_workflows(
         services().ledger, tenant_id(), state=query.state, cursor=query.cursor, limit=query.limit
@@ -100,7 +100,8 @@ def list_workflows() -> Response:
     problems=(404, 422),
 )
 def get_workflow(workflow_id: UUID) -> Response:
-    """Read a workflow: its state, and how many of its jobs are where. With `?wait=SECONDS`, when it has ended."""
+    """Read a workflow: its state, and its jobs counted by state. With `?wait=SECONDS` the response is sent when it
+    has ended."""
     query = read_query(WaitQuery)
     ledger, tenant = services().ledger, tenant_id()
     result = when_ended(
@@ -126,7 +127,7 @@ SVG = "image/svg+xml"
     problems=(404, 422),
 )
 def get_graph(workflow_id: UUID) -> Response:
-    """Read the steps of a workflow, with states and times, and which waits for which; `?format=svg` draws it."""
+    """Read the steps of a workflow with states, times and dependencies. `?format=svg` draws the graph."""
     query = read_query(GraphQuery)
     graph = read_graph(services().ledger, tenant_id(), workflow_id)
     wants_picture = request.accept_mimetypes.best_match(["application/json", SVG]) == SVG
@@ -152,9 +153,9 @@ def get_graph(workflow_id: UUID) -> Response:
     problems=(400, 404, 409, 413, 415, 422),
 )
 def cancel_workflow(workflow_id: UUID) -> Response:
-    """Call a workflow off: what waits at once; what runs is told, and killed after a grace. Repeating changes nothing.
+    """Cancel a workflow: waiting jobs at once, running ones after a grace period. Idempotent.
 
-    `state` is `stopping` until nothing of it runs any more. One that has ended otherwise answers 409.
+    `state` is `stopping` until none of its jobs runs. A workflow that has ended in another state answers 409.
     """
     has = services()
     body = read_optional(CancelBody, has.settings.max_body_bytes)
@@ -165,7 +166,7 @@ def cancel_workflow(workflow_id: UUID) -> Response:
 @operation(
     "POST",
     "/workflows/<uuid:workflow_id>/replay",
-    "Run a workflow again",
+    "Replay a workflow",
     "workflows",
     Scope.CONTROL,
     status=202,
@@ -175,7 +176,7 @@ def cancel_workflow(workflow_id: UUID) -> Response:
     problems=(400, 404, 409, 413, 415, 422),
 )
 def replay_workflow(workflow_id: UUID) -> Response:
-    """Run a workflow that has failed or was cancelled again, from the steps that failed: what is done stays done."""
+    """Replay a failed or cancelled workflow from the steps that failed. Completed steps are not repeated."""
     has = services()
     body = read_optional(CancelBody, has.settings.max_body_bytes)
     result = replay(has.ledger, has.hints, tenant_id(), workflow_id, by=caller().key_name, reason=body.reason)

@@ -56,7 +56,7 @@ DEFAULT_QUEUES: dict[str, dict[str, Any]] = {
 
 
 def _setting(default: Any, about: str, unit: str = "", **limits: Any) -> Any:
-    """A setting with what docs/operations/configuration.md says of it."""
+    """Return a field with its description and unit for docs/operations/configuration.md."""
     return Field(default, description=about, json_schema_extra={"unit": unit}, **limits)
 
 
@@ -65,16 +65,16 @@ class QueueSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    pool: Pool = _setting("prefork", "the Celery pool of its workers; only prefork can enforce time limits")
-    prefetch: int = _setting(1, "1 for long jobs, up to 4 where jobs are short", "messages per slot", ge=1, le=1000)
-    window_min: int = _setting(4, "how many may be dispatched or running at once, at least", "jobs", ge=1, le=100_000)
+    pool: Pool = _setting("prefork", "Celery pool of its workers; only prefork enforces time limits")
+    prefetch: int = _setting(1, "1 for long jobs, up to 4 for short ones", "messages per slot", ge=1, le=1000)
+    window_min: int = _setting(4, "minimum number of jobs in flight", "jobs", ge=1, le=100_000)
     window_factor: float = _setting(
         4.0, "window = max(window_min, window_factor × live slots)", "jobs per slot", gt=0, le=10_000
     )
     order: Order = _setting(
         "shares",
-        "what goes first within a priority: `shares` (tenants by weight, then age), or `start_by` (jobs that have one, "
-        "the earliest first, whosever they are; then as shares)",
+        "order within a priority: `shares` (fair shares of tenants by weight, then age), or `start_by` (earliest "
+        "deadline first, regardless of tenant; jobs without one as with `shares`)",
     )
 
 
@@ -103,13 +103,13 @@ class Settings(BaseSettings):
 
     # servers
     database_url: SecretStr = _setting(
-        SecretStr("postgresql+psycopg2://jobplatform@localhost/jobplatform"), "the ledger, Postgres 15 or newer"
+        SecretStr("postgresql+psycopg2://jobplatform@localhost/jobplatform"), "URL of the ledger, Postgres 15 or newer"
     )
-    database_password: SecretStr | None = _setting(None, "put into database_url; for secrets that come as files")
+    database_password: SecretStr | None = _setting(None, "merged into database_url; for secrets in files")
     broker_url: SecretStr = _setting(SecretStr("amqp://guest:guest@localhost:5672/"), "RabbitMQ 3.10 or newer")
-    broker_password: SecretStr | None = _setting(None, "put into broker_url; for secrets that come as files")
+    broker_password: SecretStr | None = _setting(None, "merged into broker_url; for secrets in files")
     management_url: SecretStr | None = _setting(
-        None, "RabbitMQ's management API, for Flower; broker_password is put into it"
+        None, "RabbitMQ's management API, for Flower; broker_password is merged into it"
     )
     queue_type: QueueType = _setting("auto", "auto: quorum from RabbitMQ 4.3 on, classic with priorities before")
 
@@ -125,7 +125,7 @@ class Settings(BaseSettings):
 
     unknown_kind_seconds: float = _setting(
         300.0,
-        "how long a job waits for a worker that knows its kind, when none that runs does; then it is a dead letter",
+        "how long a job waits for a worker that knows its kind before it is dead-lettered",
         "s",
         ge=0,
     )
@@ -136,99 +136,105 @@ class Settings(BaseSettings):
     max_upload_bytes: int = _setting(2 * 1024**3, "largest upload", "bytes", ge=1024)
     max_bytes_in_flight: int = _setting(
         128 * 1024**2,
-        "bodies that one API process reads or works on at the same time; more are answered 503",
+        "request bodies in memory per API process; further requests get 503",
         "bytes",
         ge=4 * 1024**2,
     )
-    body_seconds: float = _setting(
-        10.0, "how long a body of more than 16 KiB may take, beside what 50 kB/s need for its size", "s", gt=0
+    body_seconds: float = _setting(10.0, "time-out of a request body above 16 KiB, plus its size at 50 kB/s", "s", gt=0)
+    max_schedules: int = _setting(1000, "maximum number of schedules per tenant", "schedules", ge=1)
+    max_result_bytes: int = _setting(
+        1_048_576, "largest result of a run; store larger ones as artifacts", "bytes", ge=1024
     )
-    max_schedules: int = _setting(1000, "schedules that a tenant may have", "schedules", ge=1)
-    max_result_bytes: int = _setting(1_048_576, "largest result of a run; more goes into artifacts", "bytes", ge=1024)
     max_payload_bytes: int = _setting(
-        16_777_216, "largest payload of a step with the results that it refers to", "bytes", ge=1024
+        16_777_216, "largest payload of a step, including the results that it references", "bytes", ge=1024
     )
-    idempotency_seconds: int = _setting(86_400, "how long an Idempotency-Key is remembered", "s", ge=60)
+    idempotency_seconds: int = _setting(86_400, "lifetime of an Idempotency-Key", "s", ge=60)
     api_database_connections: int = _setting(8, "ledger connections per pool and API process", ge=1)
     api_threads: int = _setting(4, "request threads per API process (granian)", ge=1)
-    api_streams: int = _setting(1000, "streams of events that one API process holds open at most", "streams", ge=1)
-    blocking_waits: int = _setting(2, "waits that may hold a thread where the server can't park them", ge=0)
+    api_streams: int = _setting(1000, "maximum number of open event streams per API process", "streams", ge=1)
+    blocking_waits: int = _setting(2, "long polls that may block a thread, on servers without an event loop", ge=0)
 
     # liveness
-    heartbeat_seconds: float = _setting(5.0, "a worker's sign of life", "s", gt=0)
-    lease_seconds: float = _setting(20.0, "without a beat for this long a worker is lost", "s", gt=0)
-    watchdog_seconds: float = _setting(120.0, "a worker that consumes nothing for so long ends itself", "s", gt=0)
+    heartbeat_seconds: float = _setting(5.0, "interval of a worker's heartbeat", "s", gt=0)
+    lease_seconds: float = _setting(20.0, "a worker without a heartbeat for this long is lost", "s", gt=0)
+    watchdog_seconds: float = _setting(120.0, "a worker that stops consuming for this long exits", "s", gt=0)
     shutdown_seconds: float = _setting(
-        0.0, "a worker that is asked to end gives back what still runs after so long; 0: it waits", "s", ge=0
+        0.0, "after SIGTERM, unfinished runs are released after this long; 0: wait for them", "s", ge=0
     )
-    cancel_grace_seconds: float = _setting(10.0, "from a cancel to the kill of its run", "s", ge=0)
+    cancel_grace_seconds: float = _setting(10.0, "from the cancellation of a run to its kill", "s", ge=0)
 
     # dispatch
-    dispatch_poll_seconds: float = _setting(0.5, "how often the dispatcher looks without a hint", "s", gt=0)
-    dispatch_batch: int = _setting(500, "jobs per round of a queue", "jobs", ge=1, le=5000)
+    dispatch_poll_seconds: float = _setting(0.5, "poll interval of the dispatcher without notifications", "s", gt=0)
+    dispatch_batch: int = _setting(500, "maximum number of jobs per round of a queue", "jobs", ge=1, le=5000)
     schedule_grace_seconds: float = _setting(
-        60.0, "a fire that is later than this was missed: its schedule says what then", "s", ge=1
+        60.0, "a fire later than this counts as missed; the schedule's `missed` policy applies", "s", ge=1
     )
-    marker_seconds: float = _setting(30.0, "a job that is out for so long without a run is looked for", "s", gt=0)
-    confirm_seconds: float = _setting(2.0, "how long a batch waits for RabbitMQ's confirms", "s", gt=0, le=2.0)
-    max_backoff_seconds: float = _setting(60.0, "longest pause of a queue after failures", "s", ge=1)
+    marker_seconds: float = _setting(
+        30.0, "a dispatched job without a run for this long is checked for a lost message", "s", gt=0
+    )
+    confirm_seconds: float = _setting(2.0, "time-out of publisher confirms per batch", "s", gt=0, le=2.0)
+    max_backoff_seconds: float = _setting(60.0, "maximum back-off of a queue after failures", "s", ge=1)
 
     # kinds
-    artifact_url: str = _setting("file:///var/lib/jobplatform/artifacts", "where artifacts are kept (fsspec)")
-    media_root: Path = _setting(Path("/var/lib/jobplatform/media"), "folder whose files a video job may name")
-    smtp_url: SecretStr = _setting(SecretStr("smtp://localhost:25"), "mail relay; smtps:// and user:password work")
-    email_from: str = _setting("Job Platform <jobs@localhost>", "the sender when a job names none")
-    email_templates: Path | None = _setting(None, "folder of your templates, looked at before the built-in ones")
-    llm_base_url: str = _setting("http://localhost:11434/v1", "an OpenAI-compatible server")
-    llm_api_key: SecretStr = _setting(SecretStr("unused"), "its key")
-    llm_model: str = _setting("local", "the model when a job names none")
-    llm_timeout_seconds: float = _setting(120.0, "longest silence of that server", "s", gt=0)
+    artifact_url: str = _setting("file:///var/lib/jobplatform/artifacts", "artifact store (fsspec URL)")
+    media_root: Path = _setting(Path("/var/lib/jobplatform/media"), "folder whose files video jobs may read by path")
+    smtp_url: SecretStr = _setting(
+        SecretStr("smtp://localhost:25"), "mail relay; smtps:// and user:password are supported"
+    )
+    email_from: str = _setting("Job Platform <jobs@localhost>", "default sender")
+    email_templates: Path | None = _setting(None, "folder of your templates; takes precedence over the built-in ones")
+    llm_base_url: str = _setting("http://localhost:11434/v1", "base URL of an OpenAI-compatible server")
+    llm_api_key: SecretStr = _setting(SecretStr("unused"), "API key of that server")
+    llm_model: str = _setting("local", "default model")
+    llm_timeout_seconds: float = _setting(120.0, "read time-out of that server", "s", gt=0)
 
     # webhooks
     webhook_queue: str | None = _setting(
-        None, "the queue whose workers deliver webhooks; none: `webhooks` where there is one, or the maintenance queue"
+        None, "queue of webhook deliveries; default: `webhooks` if it exists, else the maintenance queue"
     )
     webhook_networks: Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode] = _setting(
         (),
-        "networks besides the public internet that webhooks may call, plain http as well: 10.0.0.0/8, separated by "
-        "commas",
+        "networks that webhooks may call in addition to the public internet, also by plain http: 10.0.0.0/8, "
+        "separated by commas",
     )
     webhook_timeout_seconds: float = _setting(
-        15.0, "how long a receiver has to answer, from the connection on; 0: nothing is sent", "s", ge=0, le=120
+        15.0, "time-out of a delivery, including the connection; 0: deliveries are disabled", "s", ge=0, le=120
     )
     webhook_patience_seconds: float = _setting(
-        5 * 86_400.0, "an endpoint that takes nothing for so long is disabled, and its contact is told", "s", gt=0
+        5 * 86_400.0, "an endpoint that fails for this long is disabled, and its contact is notified", "s", gt=0
     )
 
     # keeping house
-    builtin_schedules: bool = _setting(True, "the platform's own: clean-up at night, queue health every 15 minutes")
-    maintenance_queue: str | None = _setting(None, "where these run; none: the first queue")
+    builtin_schedules: bool = _setting(
+        True, "schedules of the platform: nightly clean-up, queue health every 15 minutes"
+    )
+    maintenance_queue: str | None = _setting(None, "queue of these schedules; default: the first queue")
     history_days: int = _setting(
-        90, "history, outputs and workflows are kept so long after their end; 0: for ever", "days", ge=0
+        90, "retention of history, outputs and workflows after their end; 0: forever", "days", ge=0
     )
-    audit_log_days: int = _setting(400, "what API keys have changed is told so long; 0: for ever", "days", ge=0)
-    upload_days: int = _setting(30, "an upload is kept so long", "days", ge=1)
+    audit_log_days: int = _setting(400, "retention of the audit log; 0: forever", "days", ge=0)
+    upload_days: int = _setting(30, "retention of uploads", "days", ge=1)
     beat_schedule: str | None = _setting(
-        None, "Celery's beat_schedule to read, by `celery -A workers.app beat`, like acme.settings:BEAT_SCHEDULE"
+        None, "beat_schedule that `celery -A workers.app beat` reads, like acme.settings:BEAT_SCHEDULE"
     )
-    beat_time_zone: str | None = _setting(None, "the zone of its crontabs; none: Celery's timezone, which is UTC")
-    beat_tenant: str | None = _setting(None, "the tenant whose jobs these are; none: celery_tenant")
+    beat_time_zone: str | None = _setting(None, "time zone of its crontabs; default: Celery's timezone (UTC)")
+    beat_tenant: str | None = _setting(None, "tenant of these schedules; default: celery_tenant")
 
     # existing Celery apps
-    celery_tenant: str | None = _setting(None, "the tenant of existing Celery apps: what they call are its jobs")
+    celery_tenant: str | None = _setting(None, "tenant of the jobs of existing Celery apps")
     celery_queues: Annotated[tuple[str, ...], NoDecode] = _setting(
-        (), "queues whose tasks go through the ledger, separated by commas; none: all. Others stay Celery's"
+        (), "queues whose tasks go through the ledger, separated by commas; default: all. Others stay with plain Celery"
     )
-    celery_old_broker_url: SecretStr | None = _setting(None, "where tasks of queues that stay Celery's are published")
-    celery_old_result_backend: SecretStr | None = _setting(None, "where results are that the ledger does not have")
+    celery_old_broker_url: SecretStr | None = _setting(None, "broker of the queues that stay with plain Celery")
+    celery_old_result_backend: SecretStr | None = _setting(None, "result backend of tasks that are not in the ledger")
 
     # observing
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "what is logged")
-    log_format: Literal["json", "console"] = _setting("json", "how")
-    metrics_port: int = _setting(0, "port of /metrics of dispatcher and workers; 0: none", ge=0, le=65535)
-    metrics_host: str = _setting("127.0.0.1", "address of that port")
-    flower_user: str = _setting("flower", "Flower's login")
-    flower_password: SecretStr | None = _setting(None, "Flower's password; without one Flower does not start")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "minimum level of log lines")
+    log_format: Literal["json", "console"] = _setting("json", "format of log lines")
+    metrics_port: int = _setting(0, "port of /metrics of dispatcher and workers; 0: disabled", ge=0, le=65535)
+    metrics_host: str = _setting("127.0.0.1", "address to bind that port to")
+    flower_user: str = _setting("flower", "user name of Flower's login")
+    flower_password: SecretStr | None = _setting(None, "password of Flower's login; required by Flower")
 
     @field_validator("database_url", mode="before")
     @classmethod

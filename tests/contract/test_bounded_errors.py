@@ -79,7 +79,7 @@ def test_a_batch_of_more_orders_than_are_taken_is_refused_unread(api: Client) ->
     status, problem = api.call(
         "POST", "/v1/jobs/batch?per_item=true", data=b"[" + b"{}," * 500_000 + b"{}]", headers=JSON
     )[:2]
-    assert (status, problem["detail"]) == (422, "expected 1 to 10000 orders")
+    assert (status, problem["detail"]) == (422, "expected 1 to 10000 job requests")
 
 
 def test_ten_thousand_wrong_orders_name_few_fields(api: Client) -> None:

@@ -52,11 +52,11 @@ def test_the_list_shows_use_and_who_waits(operator: Client, book: Book) -> None:
         1,
     )
     assert key["oldest_seconds"] >= 0
-    status, hold, _ = operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 60, "reason": "moving"})
+    status, hold, _ = operator.call("PUT", "/v1/limits/domain:example.com/pause", {"seconds": 60, "reason": "moving"})
     assert status == 200 and hold["paused_until"]
     (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
     assert key["paused_reason"] == "moving (operator)"
-    operator.call("PUT", "/v1/limits/domain:example.com/hold", {"seconds": 0})
+    operator.call("PUT", "/v1/limits/domain:example.com/pause", {"seconds": 0})
     (key,) = operator.get("/v1/limits")[1]["limits"][0]["keys"]
     assert key["paused_until"] is None
 
@@ -71,7 +71,7 @@ def test_the_list_shows_use_and_who_waits(operator: Client, book: Book) -> None:
         ("/v1/limits/a:1", {"rate_units": 1, "rate_seconds": 1, "burst_units": 2, "sliding": True}, "burst_units"),
         ("/v1/limits/a:1", {"max_concurrent": -1}, "max_concurrent"),
         ("/v1/limits/a:1", {"max_concurent": 1}, "max_concurent"),
-        ("/v1/limits/a:*/hold", {"seconds": 1}, "key"),
+        ("/v1/limits/a:*/pause", {"seconds": 1}, "key"),
         ("/v1/quotas/*/nowhere", {"max_waiting": 1}, "queue"),
         ("/v1/tenants/x", {"weight": 0}, "weight"),
     ],
@@ -88,7 +88,7 @@ def test_only_operators_see_and_change_what_concerns_all(api: Client) -> None:
         ("GET", "/v1/limits", None),
         ("PUT", "/v1/limits/a:1", {"max_concurrent": 1}),
         ("DELETE", "/v1/limits/a:1", None),
-        ("PUT", "/v1/limits/a:1/hold", {"seconds": 1}),
+        ("PUT", "/v1/limits/a:1/pause", {"seconds": 1}),
         ("GET", "/v1/tenants", None),
         ("PUT", "/v1/tenants/test", {"weight": 2}),
         ("GET", "/v1/quotas", None),
@@ -156,7 +156,7 @@ def test_what_lives_over_all_queues_has_a_quota_of_its_own(operator: Client, api
     status, answer, _ = api.post("/v1/jobs/batch?per_item=true", batch)
     assert status == 202 and ["problem" in item for item in answer["jobs"]] == [False, False, True, True], answer
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL]}})
-    assert (status, problem["code"]) == (429, "quota_exceeded") and "live in all queues" in problem["detail"]
+    assert (status, problem["code"]) == (429, "quota_exceeded") and "more live jobs" in problem["detail"]
     book.dispatch(UUID(job["id"]))
     assert api.post("/v1/jobs", chat)[0] == 429, "one that is out lives still"
     assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] in (200, 202)

@@ -164,13 +164,13 @@ def test_limits_are_set_shown_with_who_waits_held_and_removed(book: Book, ask: A
     assert isinstance(wrong, InvalidRequest) and {item.field for item in wrong.errors} == {"name", "rate_units"}
     job_id = book.submit()
     book.do("UPDATE jobs SET limit_keys = '{domain:a.example}' WHERE id = :id", id=job_id)
-    assert "is held until" in ask("limits", "hold", "t:1", 60, "--reason", "[moving]").output
+    assert "is paused until" in ask("limits", "pause", "t:1", 60, "--reason", "[moving]").output
     shown = ask("limits", "list").output
     for words in ("domain:*  5 at once", "10 in 60 s, burst 20", "domain:a.example", "1 tenants", "[moving]", "20.0"):
         assert words in shown, shown
     (first, second) = orjson.loads(ask("limits", "list", "--json").output)["limits"]
     assert (first["keys"][0]["waiting_tenants"], second["keys"][0]["paused_reason"]) == (1, "[moving]")
-    assert ask("limits", "release", "t:1").exit_code == 0
+    assert ask("limits", "resume", "t:1").exit_code == 0
     assert ask("limits", "remove", "t:1").exit_code == 0
     assert isinstance(ask("limits", "remove", "t:1").exception, LimitNotFound)
 

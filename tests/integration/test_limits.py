@@ -293,14 +293,14 @@ def test_a_hold_keeps_everything_of_a_key_back_until_it_ends(book: Book, desk: D
     waits, goes = submit(book, "provider:x"), submit(book, "provider:y")
     other = submit(book, "provider:x")
     book.dispatch(other)
-    limits.hold(book.ledger, "provider:x", 3600, "Retry-After")
+    limits.pause_key(book.ledger, "provider:x", 3600, "Retry-After")
     assert book.claim(other).verdict == "limited"
     assert desk.rounds() == 1 and book.row(goes).state == "dispatched"
     report = desk.round()
     assert report.sent == 0 and report.limited_seconds
-    limits.hold(book.ledger, "provider:x", 1, "a shorter one changes nothing")
+    limits.pause_key(book.ledger, "provider:x", 1, "a shorter one changes nothing")
     assert desk.round().sent == 0
-    limits.hold(book.ledger, "provider:x", 0, "", exactly=True)
+    limits.pause_key(book.ledger, "provider:x", 0, "", exactly=True)
     eventually(lambda: desk.round().sent == 1, seconds=5)
     assert book.row(waits).state == "dispatched"
 
@@ -393,7 +393,7 @@ def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
     desk.rounds()
     job_id = submit(book, "k:1", "r:1", units=1)
     book.do("SELECT * FROM take_units(gen_random_uuid(), 0, '{r:1}', '{1}')")
-    limits.hold(book.ledger, "r:1", 60, "a Retry-After")
+    limits.pause_key(book.ledger, "r:1", 60, "a Retry-After")
     settings = Settings(database_url=book.url)
     reasons = {
         reason.code: reason.message for reason in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons
@@ -449,12 +449,12 @@ def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(book: Bo
 def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(book: Book) -> None:
     job_id, lease_id = book.running()
     delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
-    execute_run.hold(book.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
+    execute_run.pause_key(book.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
     (row,) = book.all("SELECT key, extract(epoch FROM paused_until - now())::float8 FROM limit_states")
     assert row[0].startswith("tenant:") and 86_000 < row[1] <= 86_400
     book.settle(job_id, lease_id)
     with pytest.raises(LeaseLost):
-        execute_run.hold(book.ledger, delivery, "tenant", 1, "")
+        execute_run.pause_key(book.ledger, delivery, "tenant", 1, "")
 
 
 def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:

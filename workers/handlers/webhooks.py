@@ -62,7 +62,7 @@ def _ask(target: Target, payload: Delivery, ctx: Context) -> tuple[Answer | None
     except NoAnswer as error:
         if payload.body["type"] != TEST_TYPE:
             seconds = min(LONGEST_HOLD, max(LEAST_HOLD, (target.failing_seconds or 0) / 10))
-            ctx.hold(endpoint_key(target.id), seconds, "the receiver does not answer")
+            ctx.pause(endpoint_key(target.id), seconds, "the receiver does not answer")
         return None, Retryable(str(error), code="webhook_not_reached")
     except AddressRefused as error:
         return None, Permanent(str(error), code="webhook_address_refused")

@@ -39,7 +39,7 @@ from jobplatform.errors import (
 )
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import worker_metrics
-from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, hold, settle
+from jobplatform.usecases.execute_run import Claim, Delivery, Settlement, claim, pause_key, settle
 from jobplatform.usecases.resolve_payload import resolve_payload
 from jobplatform.usecases.store_artifacts import FULL
 from workers.runtime.context import RunContext, open_context
@@ -221,7 +221,7 @@ def _throttled(claimed: Claim, error: Throttled) -> Settlement:
     """Let nothing of the key begin meanwhile, this job neither."""
     told = _error(error, error.code, True, {"limit_key": error.key})
     if is_key(error.key):
-        _through_soft_limit(lambda: hold(ledger(), claimed.delivery, error.key, error.seconds, told["message"]))
+        _through_soft_limit(lambda: pause_key(ledger(), claimed.delivery, error.key, error.seconds, told["message"]))
     else:
         told["message"] += f" (not held: {error.key!r:.100} is no limit key)"
     return Settlement("snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=told)

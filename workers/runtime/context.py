@@ -184,10 +184,10 @@ class RunContext:
             raise Permanent(f"acquire: expected units from 1 to {MOST_UNITS}, got {units!r}", code="invalid_limit_key")
         execute_run.acquire(ledger(), self._delivery, key, units, self.cancelled)
 
-    def hold(self, key: str, seconds: float, reason: str = "") -> None:
-        """See `jobplatform.Context.hold`."""
+    def pause(self, key: str, seconds: float, reason: str = "") -> None:
+        """See `jobplatform.Context.pause`."""
         self._check_key(key)
-        execute_run.hold(ledger(), self._delivery, key, seconds, reason or f"job {self.job_id}")
+        execute_run.pause_key(ledger(), self._delivery, key, seconds, reason or f"job {self.job_id}")
 
     @staticmethod
     def _check_key(key: str) -> None:

@@ -13,7 +13,7 @@ from pydantic import (
 
 
 class UploadQuery(BaseModel):
-    """What an upload is called."""
+    """Name of an upload."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -1,4 +1,4 @@
-"""Requests and answers on orders of many jobs."""
+"""Requests and responses of batches."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobplatform.usecases.submit_batch import MOST_JOBS
 
 
 class BatchBody(RootModel[list[SubmitBody]]):
-    """Orders, each as in POST /v1/jobs."""
+    """Job requests, each as in POST /v1/jobs."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -28,7 +28,7 @@ class BatchBody(RootModel[list[SubmitBody]]):
 
 
 class BatchQuery(BaseModel):
-    """How to take a batch."""
+    """Options of a batch."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +36,7 @@ class BatchQuery(BaseModel):
 
 
 class BatchItem(BaseModel):
-    """What became of an order: its job, or the problem."""
+    """The result for one job request: its job, or the problem."""
 
     id: UUID | None = None
     kind: str | None = None
@@ -46,7 +46,7 @@ class BatchItem(BaseModel):
 
 
 class Batch(BaseModel):
-    """What became of a batch, in its order."""
+    """The results of a batch, in the order of the request."""
 
     batch_id: UUID = Field(description="in the histories of its jobs")
     accepted: int

@@ -12,7 +12,7 @@ from jobplatform.domain.submissions import Moment, Tag
 
 
 class ReplayBody(BaseModel):
-    """Why a job is run again."""
+    """Why a job is replayed."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -20,7 +20,7 @@ class ReplayBody(BaseModel):
 
 
 class DeadLetterFilter(BaseModel):
-    """Which dead letters; what is not given is "any"."""
+    """Filter of dead letters. A missing field matches everything."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +40,7 @@ class DeadLettersQuery(DeadLetterFilter):
 
 
 class DeadLetter(BaseModel):
-    """A job that needs a person: replay it, or discard it."""
+    """A job that needs an operator: replay it, or discard it."""
 
     id: UUID
     kind: str
@@ -59,14 +59,14 @@ class DeadLetter(BaseModel):
 
 
 class DeadLetterPage(BaseModel):
-    """A page of dead letters, newest first. A page may be short, or empty, and still have a next one."""
+    """A page of dead letters, newest first. It may be short or empty and still have a `next_cursor`."""
 
     dead_letters: list[DeadLetter]
     next_cursor: UUID | None
 
 
 class ReplayManyBody(BaseModel):
-    """Which dead letters to run again, how many, and how fast."""
+    """Which dead letters to replay, how many, and how fast."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -85,7 +85,7 @@ class ReplayManyBody(BaseModel):
 
 
 class DiscardBody(BaseModel):
-    """Why a dead letter is thrown away."""
+    """Why a dead letter is discarded."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,14 +104,14 @@ class ReplayGroup(BaseModel):
 
 
 class ReplayPreview(BaseModel):
-    """What a replay would take."""
+    """What a replay would include."""
 
     jobs: int
     groups: list[ReplayGroup]
 
 
 class ResolveBody(BaseModel):
-    """What became of an effect that holds a job."""
+    """Whether the effect that holds a job took place."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -121,7 +121,7 @@ class ResolveBody(BaseModel):
 
 
 class Replay(BaseModel):
-    """A replay of many dead letters, as it stands."""
+    """A replay of many dead letters, with its progress."""
 
     id: UUID
     state: Literal["running", "done", "stopped"]

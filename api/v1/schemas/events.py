@@ -52,7 +52,7 @@ class FeedFilter(BaseModel):
     )
 
     def wanted(self) -> Wanted:
-        """Return what is wanted."""
+        """Return the filter as the domain has it."""
         return Wanted(
             frozenset(self.event) if self.event is not None else None,
             frozenset(self.kind) if self.kind is not None else None,
@@ -62,7 +62,7 @@ class FeedFilter(BaseModel):
 
 
 class FeedQuery(FeedFilter):
-    """Which events, and from where on."""
+    """Which events, and after which position."""
 
     after: Annotated[str, BeforeValidator(_placed)] = Field(
         "", description="the id of the last event you have (`next` of the page before); `now`: what comes from now on"
@@ -70,7 +70,7 @@ class FeedQuery(FeedFilter):
     limit: int = Field(200, ge=1, le=1000)
 
     def place(self) -> FeedPosition | None:
-        """Return where to begin; None: now."""
+        """Return the position to start after; None: now."""
         return None if self.after == NOW else read_position(self.after) or FeedPosition()
 
 
@@ -89,7 +89,7 @@ class FeedItem(BaseModel):
 
 
 class Feed(BaseModel):
-    """Events, oldest first. A page may be short, or empty, and still have more behind it."""
+    """Events, oldest first. A page may be short or empty and still be followed by more."""
 
     events: list[FeedItem]
     next: str = Field(description="`after` of the next page")

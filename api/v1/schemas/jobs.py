@@ -21,7 +21,7 @@ from jobplatform.domain.submissions import Moment
 
 
 class CancelBody(BaseModel):
-    """Why a job is called off."""
+    """Why a job is cancelled."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -29,7 +29,7 @@ class CancelBody(BaseModel):
 
 
 class ChangeBody(BaseModel):
-    """What to change of a job that no run has."""
+    """What to change of a job that is not running."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"priority": 9}})
 
@@ -63,7 +63,7 @@ Fields = Annotated[
 
 
 class WaitQuery(BaseModel):
-    """How long to wait for the job to end, and what to tell of it."""
+    """How long to wait for the job to end, and which fields to return."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -100,7 +100,7 @@ class EventsQuery(BaseModel):
 
 
 class Progress(BaseModel):
-    """How far a run is."""
+    """Progress of a run."""
 
     current: float
     total: float | None
@@ -108,7 +108,7 @@ class Progress(BaseModel):
 
 
 class Failure(BaseModel):
-    """Why a job failed, or its last run did."""
+    """Why a job, or its last run, failed."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -142,7 +142,7 @@ class Job(BaseModel):
 
 
 class JobPage(BaseModel):
-    """A page of jobs, newest first. A page may be short, or empty, and still have a next one."""
+    """A page of jobs, newest first. It may be short or empty and still have a `next_cursor`."""
 
     jobs: list[Job]
     next_cursor: UUID | None
@@ -171,7 +171,7 @@ class RunList(BaseModel):
 
 
 class Event(BaseModel):
-    """One line of a job's history."""
+    """One event of a job's history."""
 
     id: int
     at: datetime
@@ -188,7 +188,7 @@ class EventList(BaseModel):
 
 
 class Reason(BaseModel):
-    """One thing that is so."""
+    """One reason for the state of a job."""
 
     code: str = Field(description="stable, like paused, scheduled, no_worker, window_full, waiting")
     message: str
@@ -205,7 +205,7 @@ class HistoryLine(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Why a job is where it is."""
+    """Explanation of a job's state."""
 
     job_id: UUID
     state: State
@@ -215,7 +215,7 @@ class Explanation(BaseModel):
 
 
 class EffectLine(BaseModel):
-    """One effect of a job; `intended` by a run that is over means unknown."""
+    """One effect of a job. `intended` by a run that has ended means that the outcome is unknown."""
 
     key: str
     state: Literal["intended", "done", "skipped"]
@@ -226,6 +226,6 @@ class EffectLine(BaseModel):
 
 
 class EffectList(BaseModel):
-    """The effects of a job, in the order of their intents."""
+    """The effects of a job, in the order in which they were intended."""
 
     effects: list[EffectLine]

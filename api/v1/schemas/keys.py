@@ -15,7 +15,7 @@ from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, MOST_KINDS
 
 
 class KeyBody(BaseModel):
-    """What a new key is for, and what it may do."""
+    """Purpose and grants of a new key."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -51,7 +51,7 @@ class KeyBody(BaseModel):
 
 
 class RotateBody(BaseModel):
-    """For how long the old key is good beside the new one."""
+    """For how long the old key stays valid."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -59,7 +59,7 @@ class RotateBody(BaseModel):
 
 
 class Key(BaseModel):
-    """A key, without what could be used as one."""
+    """An API key, without the secret."""
 
     id: UUID
     prefix: str = Field(description="its first characters")
@@ -79,7 +79,7 @@ class Key(BaseModel):
 
 
 class NewKey(Key):
-    """A key that was just made."""
+    """A new API key, with the secret."""
 
     key: str = Field(description="shown this once")
 
@@ -111,7 +111,7 @@ class AuditQuery(BaseModel):
 
 
 class Action(BaseModel):
-    """Something that was done by a key."""
+    """A change made with a key."""
 
     id: int
     at: datetime
@@ -125,7 +125,7 @@ class Action(BaseModel):
 
 
 class ActionPage(BaseModel):
-    """What was done, newest first. Jobs and workflows tell in their own history who has ordered them."""
+    """Changes, newest first. Submissions are in the history of jobs and workflows."""
 
     actions: list[Action]
     next_cursor: int | None

@@ -28,7 +28,7 @@ class LimitBody(BaseModel):
 
 
 class LimitKey(BaseModel):
-    """What a key is used by now."""
+    """Current usage of a key."""
 
     key: str
     dispatched: int
@@ -43,7 +43,7 @@ class LimitKey(BaseModel):
 
 
 class LimitAnswer(BaseModel):
-    """A limit, the keys that it holds for now, those with most waiting first."""
+    """A limit and its keys in use, the keys with most waiting jobs first."""
 
     name: str | None = Field(description="null: keys that are held, without a limit")
     max_concurrent: int | None
@@ -64,7 +64,7 @@ class LimitList(BaseModel):
 
 
 class PauseKeyBody(BaseModel):
-    """For how long."""
+    """Duration of the pause."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -72,8 +72,8 @@ class PauseKeyBody(BaseModel):
     reason: str = Field("by an operator", max_length=500)
 
 
-class Hold(BaseModel):
-    """A hold as it is now."""
+class KeyPause(BaseModel):
+    """The state of a paused key."""
 
     key: str
     paused_until: datetime

@@ -1,4 +1,4 @@
-"""`jobplatform audit`: does everything add up?"""
+"""`jobplatform audit`: check the ledger and RabbitMQ for contradictions."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from jobplatform.cli.ledger import open_commands_ledger
 
 @click.command()
 @click.option("--hours", default=24.0, show_default=True, help="check each job submitted in the last … hours")
-@click.option("--seconds", default=60.0, show_default=True, help="stop after about this long; it says how far it came")
-@click.option("--without-broker", is_flag=True, help="the ledger alone")
+@click.option(
+    "--seconds", default=60.0, show_default=True, help="stop after about this long, and report how far the check got"
+)
+@click.option("--without-broker", is_flag=True, help="check the ledger only")
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> None:
-    """Hold records that were written apart against each other; exit 0 when all add up, 1 when not (database).
+    """Compare independent records with each other. Exit code 0 when they agree, 1 when not (database).
 
-    accepted = finished + live from counters and rows; each job against its history and runs; what is dispatched
-    against RabbitMQ's messages. A RabbitMQ that can't be reached is a finding, beside those of the ledger.
+    Checks accepted = finished + live by counters and rows, each job against its history and runs, and dispatched jobs
+    against RabbitMQ's messages. An unreachable RabbitMQ is reported as a finding, after those of the ledger.
     """
     import orjson
     from rich.console import Console

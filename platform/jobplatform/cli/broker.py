@@ -1,4 +1,4 @@
-"""`jobplatform broker`: what stands in RabbitMQ."""
+"""`jobplatform broker`: the topology in RabbitMQ."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 
 @click.group()
 def broker() -> None:
-    """Declare what stands in RabbitMQ, or write its definitions file."""
+    """Declare the topology in RabbitMQ, or write its definitions file."""
 
 
 @broker.command()
@@ -35,11 +35,17 @@ def apply() -> None:
 
 
 @broker.command()
-@click.option("--broker-version", default="4.3", show_default=True, help="decides the queue type when it is `auto`")
+@click.option(
+    "--broker-version",
+    default="4.3",
+    show_default=True,
+    help="version of the broker; selects the queue type when it is `auto`",
+)
 @click.option("--passwords", type=FOLDER, help="folder with a file per role: operator, dispatcher, worker, monitor")
-@click.option("--output", type=FILE, help="where to write; else to the standard output")
+@click.option("--output", type=FILE, help="file to write  [default: standard output]")
 def definitions(broker_version: str, passwords: Path | None, output: Path | None) -> None:
-    """Write the definitions file that a blank RabbitMQ node imports at boot: topology, and users with least rights."""
+    """Write the definitions file that an empty RabbitMQ node imports at boot: topology, and users with least
+    privileges."""
     import orjson
 
     from jobplatform.broker.definitions import build_definitions

@@ -1,4 +1,4 @@
-"""`jobplatform completion`: the shell completes commands and options."""
+"""`jobplatform completion`: shell completion of commands and options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 @click.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
-    """Print the completion of SHELL, to be read by it at start.
+    """Print the completion script of SHELL; source it at start.
 
     \b
     bash:  eval "$(jobplatform completion bash)"      in ~/.bashrc

@@ -11,7 +11,7 @@ from jobplatform.cli.migrate import migrate
 
 @click.group()
 def db() -> None:
-    """Migrate the ledger, and see how large it is; needs the database."""
+    """Inspect the ledger's database. Needs the database."""
 
 
 db.add_command(migrate)

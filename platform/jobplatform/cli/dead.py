@@ -14,7 +14,7 @@ from jobplatform.cli.options import MOMENT, Command
 
 
 def filter_options(command: Command) -> Command:
-    """Add the options that choose dead letters."""
+    """Add the options that filter dead letters."""
     for option in (
         click.option("--died-before", type=MOMENT),
         click.option("--died-after", type=MOMENT),
@@ -29,12 +29,14 @@ def filter_options(command: Command) -> Command:
 
 @click.group()
 def dead() -> None:
-    """List and replay dead letters (over HTTP, or of a --tenant by the database); read dead messages (database)."""
+    """List and replay dead letters (over HTTP, or with --tenant by the database); read dead messages (database)."""
 
 
 @dead.command("list")
 @filter_options
-@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
+@click.option(
+    "-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="how many, newest first"
+)
 @click.option("-q", "--quiet", is_flag=True, help="print ids only")
 @options.json_option
 def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> None:
@@ -74,10 +76,10 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
 
 @dead.command()
 @filter_options
-@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="the oldest ones first")
-@click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second; else all at once")
-@click.option("--stop-after", default=10, show_default=True, help="stop when so many have died again; 0: never")
-@click.option("--yes", is_flag=True, help="do it; without, only show what it would take")
+@click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="how many, oldest first")
+@click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second  [default: all at once]")
+@click.option("--stop-after", default=10, show_default=True, help="stop when so many have failed again; 0: never")
+@click.option("--yes", is_flag=True, help="replay them; without it, only show the preview")
 @options.tenant_option
 def replay(
     kind: str | None,
@@ -92,9 +94,9 @@ def replay(
     yes: bool,
     tenant: str | None,
 ) -> None:
-    """Run the dead letters again that fit; shows which, and does it with --yes.
+    """Replay the dead letters that match. Shows a preview; --yes replays them.
 
-    `jobplatform dead list` lists them one by one.
+    `jobplatform dead list` lists them.
     """
     wanted = (kind, queue, code, tag, died_after, died_before)
     if tenant is None:
@@ -125,7 +127,7 @@ def replay(
 
 
 def _tell(answer: dict[str, Any]) -> None:
-    """Tell of a replay, or of the preview of one."""
+    """Print a replay, or the preview of one."""
     from rich.table import Table
 
     if "id" in answer:
@@ -143,9 +145,9 @@ def _tell(answer: dict[str, Any]) -> None:
 @dead.command()
 @click.option("--reason", type=click.Choice(["malformed", "no_job", "refused", "stale"]))
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 1000))
-@click.option("--below", type=int, help="go on below this number")
+@click.option("--below", type=int, help="continue below this id")
 def messages(reason: str | None, limit: int, below: int | None) -> None:
-    """List dead messages, newest first: what came from RabbitMQ and belonged to no live dispatch (database)."""
+    """List dead messages, newest first: messages from RabbitMQ that belonged to no live dispatch (database)."""
     from rich.table import Table
 
     from jobplatform.ledger.dead_messages import list_dead_messages

@@ -1,4 +1,4 @@
-"""`jobplatform dev`: the private stack for a newcomer's machine, behind `make demo`, `make up` and `make test`."""
+"""`jobplatform dev`: the development stack behind `make demo`, `make up` and `make test`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import click
 
 @click.group()
 def dev() -> None:
-    """Run the private stack of this checkout: Postgres, RabbitMQ, API, dispatcher, workers, Flower, mail, model."""
+    """Run the development stack of this checkout: Postgres, RabbitMQ, API, dispatcher, workers, Flower, mail, model."""
     # a SIGTERM ends a command as Ctrl-C does: it cleans up
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 @dev.command()
 def install() -> None:
-    """Install what the distribution has to give: rabbitmq-server and ffmpeg."""
+    """Install the system packages: rabbitmq-server and ffmpeg."""
     from jobplatform.devstack.system import install_packages
 
     install_packages()
@@ -41,7 +41,7 @@ def down() -> None:
 
 @dev.command()
 def status() -> None:
-    """Show what runs, and where."""
+    """Show the running processes and their addresses."""
     from jobplatform.devstack.commands import status
 
     status()

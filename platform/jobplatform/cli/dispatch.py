@@ -9,7 +9,8 @@ import click
 
 @click.command()
 def dispatch() -> None:
-    """Run a dispatcher until SIGTERM: the bridge from the ledger to RabbitMQ. Run two. (Database and broker.)"""
+    """Run a dispatcher until SIGTERM; it publishes jobs of the ledger to RabbitMQ. Run two for availability
+    (database, broker)."""
     from jobplatform.config import settings
     from jobplatform.dispatch.gauges import watch_queues
     from jobplatform.dispatch.service import Dispatcher

@@ -1,4 +1,4 @@
-"""`jobplatform doctor`: my job was submitted, and does not run. Why?"""
+"""`jobplatform doctor`: find out why jobs do not run."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ MARKS = {"ok": "[green]✓[/]", "warning": "[yellow]![/]", "failed": "[red]✗[/
 @click.argument("job_id", type=click.UUID, required=False)
 @click.option("--json", "as_json", is_flag=True, help="print JSON")
 def doctor(job_id: UUID | None, as_json: bool) -> None:
-    """Look at everything that keeps jobs from running: one line per check, with the command that mends it (database).
+    """Check everything that can keep jobs from running: one line per check, with the command that fixes it (database).
 
-    With JOB_ID it also tells why that job is where it is. Exit 0 when nothing has failed, 1 when something has.
-    Needs the database, RabbitMQ and the settings that dispatcher and workers have.
+    With JOB_ID it also explains the state of that job. Exit code 1 when a check has failed, else 0.
+    Needs the database, RabbitMQ, and the settings of dispatcher and workers.
     """
     import orjson
     from rich.console import Console

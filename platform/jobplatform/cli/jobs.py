@@ -1,4 +1,4 @@
-"""`jobplatform jobs`: submit and follow jobs, and do what a person may do to one."""
+"""`jobplatform jobs`: submit, follow and control jobs."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def jobs() -> None:
     """Submit, list, show and watch jobs; explain, cancel, replay, discard, change or resolve one.
 
-    Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY. Without a key, or with --database, what is done to one job
-    is done by the database, whoever's it is.
+    Uses HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY. Without a key, or with --database, commands that control
+    one job use the database, regardless of tenant.
     """
 
 
@@ -35,7 +35,7 @@ for _command in (submit, submit_many, list_jobs, show, watch, events):
 
 
 def who() -> str:
-    """Return who does it, for the job's history."""
+    """Return the name of the caller, for the job's history."""
     return f"cli:{getpass.getuser()}"
 
 
@@ -56,7 +56,7 @@ def _tell(job: JobView) -> None:
 
 
 def _over_http(database: bool, method: str, path: str, **body: Any) -> bool:
-    """Do it over HTTP and tell of the job, where there is a key and nobody wants the database; returns whether."""
+    """Send the request over HTTP and print the job, if there is a key and --database is not given; returns whether."""
     if database or not http.has_key():
         return False
     job = http.call_api(
@@ -71,7 +71,7 @@ def _over_http(database: bool, method: str, path: str, **body: Any) -> bool:
 @options.database_option
 @options.json_option
 def explain(job_id: UUID, database: bool, as_json: bool) -> None:
-    """Tell why a job is where it is, in order, and how long it was in each state."""
+    """Explain the state of a job, and how long it was in each state."""
     from rich.table import Table
 
     result = _explanation(job_id, database)
@@ -102,10 +102,10 @@ def _explanation(job_id: UUID, database: bool) -> dict[str, Any]:
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
-@click.option("--reason", help="kept with the job")
+@click.option("--reason", help="stored with the job")
 @options.database_option
 def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
-    """Call a job off: at once unless it runs; a running one is told, and killed after a grace."""
+    """Cancel a job: at once, or, while it runs, after its handler was notified and a grace period has passed."""
     from jobplatform.usecases.cancel_job import cancel_job
 
     if _over_http(database, "POST", f"{job_id}/cancel", reason=reason):
@@ -116,10 +116,10 @@ def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
-@click.option("--reason", help="kept in its history")
+@click.option("--reason", help="stored in its history")
 @options.database_option
 def replay(job_id: UUID, reason: str | None, database: bool) -> None:
-    """Run a job again that is dead, cancelled or expired."""
+    """Replay a job that is dead, cancelled or expired."""
     from jobplatform.usecases.replay_job import replay_job
 
     if _over_http(database, "POST", f"{job_id}/replay", reason=reason):
@@ -130,10 +130,10 @@ def replay(job_id: UUID, reason: str | None, database: bool) -> None:
 
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
-@click.option("--reason", required=True, help="kept with the job")
+@click.option("--reason", required=True, help="stored with the job")
 @options.database_option
 def discard(job_id: UUID, reason: str, database: bool) -> None:
-    """Throw a dead letter away, or a job that is held; it stays in history."""
+    """Discard a dead-lettered or held job. It stays in the history."""
     from jobplatform.usecases.discard_job import discard_job
 
     if _over_http(database, "POST", f"{job_id}/discard", reason=reason):
@@ -145,10 +145,10 @@ def discard(job_id: UUID, reason: str, database: bool) -> None:
 @jobs.command()
 @click.argument("job_id", type=click.UUID)
 @click.option("--priority", type=click.IntRange(0, 9))
-@click.option("--run-at", type=MOMENT, help="like 2026-01-31T12:00:00Z; one that has passed means at once")
+@click.option("--run-at", type=MOMENT, help="like 2026-01-31T12:00:00Z; a time in the past means now")
 @options.database_option
 def change(job_id: UUID, priority: int | None, run_at: datetime | None, database: bool) -> None:
-    """Change priority or time of a job that no run has."""
+    """Change the priority or time of a job that is not running."""
     from jobplatform.usecases.change_job import change_job
 
     if priority is None and run_at is None:
@@ -164,10 +164,10 @@ def change(job_id: UUID, priority: int | None, run_at: datetime | None, database
 @click.argument("job_id", type=click.UUID)
 @click.argument("effect")
 @click.option("--happened/--not-happened", required=True, help="did it take place?")
-@click.option("--receipt", help="JSON: what the other side said, for the runs to come")
+@click.option("--receipt", help="JSON: response of the other system, passed to later runs")
 @options.database_option
 def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None, database: bool) -> None:
-    """Say what became of the EFFECT that holds a job; it runs again."""
+    """Record whether the EFFECT that holds a job took place. The job runs again."""
     import orjson
 
     from jobplatform.usecases.resolve_effect import resolve_effect

@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 @click.group()
 def keys() -> None:
-    """Create, list, exchange and revoke API keys, of any tenant; needs the database."""
+    """Create, list, rotate and revoke API keys of any tenant. Needs the database."""
 
 
 @keys.command()
-@click.option("--tenant", default="default", show_default=True, help="made when it does not exist")
-@click.option("--name", default="cli", show_default=True, help="what the key is for")
+@click.option("--tenant", default="default", show_default=True, help="created if it does not exist")
+@click.option("--name", default="cli", show_default=True, help="purpose of the key")
 @click.option(
     "--scope",
     "scopes",
@@ -32,10 +32,16 @@ def keys() -> None:
     type=click.Choice([scope.value for scope in Scope]),
     help=f"what it may be used for, given as often as needed  [default: {', '.join(USUAL_SCOPES)}]",
 )
-@click.option("--kind", "kinds", multiple=True, help="what it may submit: email.send, 'email.*'  [default: all]")
-@click.option("--max-priority", type=click.IntRange(0, 9), default=9, show_default=True, help="the highest to ask for")
-@click.option("--per-minute", type=click.IntRange(min=1), help="how many requests a minute  [default: no limit]")
-@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="valid so long  [default: for ever]")
+@click.option("--kind", "kinds", multiple=True, help="kinds it may submit: email.send, 'email.*'  [default: all]")
+@click.option(
+    "--max-priority",
+    type=click.IntRange(0, 9),
+    default=9,
+    show_default=True,
+    help="highest priority it may submit with",
+)
+@click.option("--per-minute", type=click.IntRange(min=1), help="requests per minute  [default: no limit]")
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="days until it expires  [default: never]")
 @click.option("--operator", is_flag=True, help="may read and change limits, weights and quotas, of all tenants")
 def create(
     tenant: str,
@@ -47,7 +53,7 @@ def create(
     days: float | None,
     operator: bool,
 ) -> None:
-    """Create an API key and print it: the only time it can be read."""
+    """Create an API key and print it. It can't be read later."""
     from jobplatform.ledger.keys import Grants, create_tenant
     from jobplatform.usecases.manage_keys import create_key
 
@@ -67,9 +73,15 @@ def create(
 
 @keys.command()
 @click.argument("prefix")
-@click.option("--overlap-hours", type=click.FloatRange(0, 31 * 24), default=24, show_default=True, help="both are good")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 31 * 24),
+    default=24,
+    show_default=True,
+    help="hours during which both are valid",
+)
 def rotate(prefix: str, overlap_hours: float) -> None:
-    """Create a key that may do what the one that begins with PREFIX may, and print it; the old one ends later."""
+    """Create a key with the grants of the one that begins with PREFIX, and print it. The old key expires later."""
     from jobplatform.usecases.manage_keys import rotate_key
 
     ledger = open_commands_ledger()
@@ -80,7 +92,7 @@ def rotate(prefix: str, overlap_hours: float) -> None:
 @keys.command()
 @click.argument("prefix")
 def revoke(prefix: str) -> None:
-    """Revoke the key that begins with PREFIX (ten characters, see `keys list`). Acts with the next request."""
+    """Revoke the key that begins with PREFIX (ten characters, see `keys list`). Its next request is refused."""
     from jobplatform.usecases.manage_keys import revoke_key
 
     ledger = open_commands_ledger()

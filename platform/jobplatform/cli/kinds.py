@@ -1,4 +1,4 @@
-"""`jobplatform kinds`: the kinds that this environment knows."""
+"""`jobplatform kinds`: the kinds that are registered here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands' way to the ledger."""
+"""The ledger, as commands open it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def find_tenant_id(ledger: Ledger, tenant: str) -> UUID:
 
 
 def open_commands_ledger() -> Ledger:
-    """Return the ledger of the settings, by one connection."""
+    """Open the ledger of the settings with one connection."""
     from jobplatform.config import settings
     from jobplatform.ledger.session import open_ledger
 
@@ -36,14 +36,14 @@ def open_commands_ledger() -> Ledger:
 
 
 def password_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add what commands that create a login take: NAME and `--password-file`."""
+    """Add the parameters of commands that create a login: NAME and `--password-file`."""
     file = click.Path(exists=True, path_type=Path)
     option = click.option("--password-file", type=file, help="read the password from it; without, one is generated")
     return click.argument("name")(option(command))
 
 
 def create_login(name: str, file: Path | None, put: Callable[[Connection, str, str], None], what: str) -> None:
-    """Create a Postgres login, and print its password when it was generated here, else what the login is."""
+    """Create a Postgres login. Prints its password if it was generated, else a confirmation."""
     import secrets
 
     password = file.read_text().strip() if file else secrets.token_urlsafe(24)

@@ -1,4 +1,4 @@
-"""`jobplatform limits`: limits on keys, their use and who waits; holds."""
+"""`jobplatform limits`: limits, their usage, and pauses of limit keys."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 @click.group()
 def limits() -> None:
-    """Show and set limits on keys (docs/concepts/limits.md); a change acts at once. Needs the database."""
+    """Show and set limits (docs/concepts/limits.md). Changes take effect at once. Needs the database."""
 
 
 @limits.command("list")
 @click.option("--json", "as_json", is_flag=True, help="as GET /v1/limits has it")
 def list_all(as_json: bool) -> None:
-    """Show all limits, what uses them, and who waits."""
+    """Show all limits, their usage and the jobs that wait for them."""
     from jobplatform.usecases.manage_limits import LINES, list_limits
 
     limit_views = list_limits(open_commands_ledger())
@@ -62,11 +62,13 @@ def _in_words(limit: Limit) -> str:
 
 @limits.command("set")
 @click.argument("name")
-@click.option("--max-concurrent", type=int, help="jobs dispatched or running at once")
-@click.option("--rate", type=float, help="units in --seconds, taken when a run begins")
+@click.option("--max-concurrent", type=int, help="jobs in flight at once")
+@click.option("--rate", type=float, help="units per --seconds, taken when a run starts")
 @click.option("--seconds", type=float, help="the period of --rate")
-@click.option("--burst", type=float, help="what the token bucket holds  [default: --rate]")
-@click.option("--sliding", is_flag=True, help="never more than --rate in any --seconds, instead of a bucket")
+@click.option("--burst", type=float, help="capacity of the token bucket  [default: --rate]")
+@click.option(
+    "--sliding", is_flag=True, help="sliding window instead of a token bucket: at most --rate in any --seconds"
+)
 def set_limit(
     name: str,
     max_concurrent: int | None,
@@ -75,13 +77,13 @@ def set_limit(
     burst: float | None,
     sliding: bool,
 ) -> None:
-    """Set the limit of a key (provider:openai), or of each key of a name ('domain:*')."""
+    """Set the limit of a key (provider:openai), or of every key with a prefix ('domain:*')."""
     from jobplatform.domain.limits import Limit
     from jobplatform.usecases.manage_limits import put_limit
 
     limit = Limit(name, max_concurrent, rate, seconds, burst, sliding)
     put_limit(open_commands_ledger(), limit, by=who())
-    click.echo(f"{name} is limited; jobs that are out already go on")
+    click.echo(f"{name} is limited; jobs in flight continue")
 
 
 @limits.command()
@@ -91,26 +93,26 @@ def remove(name: str) -> None:
     from jobplatform.usecases.manage_limits import remove_limit
 
     remove_limit(open_commands_ledger(), name)
-    click.echo(f"{name} is not limited any more")
+    click.echo(f"{name} is not limited")
 
 
 @limits.command()
 @click.argument("key")
 @click.argument("seconds", type=float)
 @click.option("--reason", default="by an operator", show_default=True)
-def hold(key: str, seconds: float, reason: str) -> None:
-    """Let nothing of KEY begin for SECONDS; what runs goes on."""
+def pause(key: str, seconds: float, reason: str) -> None:
+    """Pause KEY for SECONDS: no job that uses it starts. Running jobs continue."""
     from jobplatform.usecases.manage_limits import pause_key
 
     until = pause_key(open_commands_ledger(), key, seconds, reason)
-    click.echo(f"{key} is held until {until:%F %T %Z}")
+    click.echo(f"{key} is paused until {until:%F %T %Z}")
 
 
 @limits.command()
 @click.argument("key")
-def release(key: str) -> None:
-    """End the hold of KEY."""
+def resume(key: str) -> None:
+    """Resume KEY."""
     from jobplatform.usecases.manage_limits import pause_key
 
     pause_key(open_commands_ledger(), key, 0, "")
-    click.echo(f"{key} is not held any more")
+    click.echo(f"{key} is not paused")

@@ -29,7 +29,9 @@ COLOURS = {
 @click.option("--error-code", "--code", "error_code", help="of the last error, like smtp_refused")
 @click.option("--created-after", type=MOMENT)
 @click.option("--created-before", type=MOMENT)
-@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="the newest ones")
+@click.option(
+    "-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 100_000), help="how many, newest first"
+)
 @click.option("-q", "--quiet", is_flag=True, help="print ids only")
 @options.json_option
 def list_jobs(
@@ -121,7 +123,7 @@ def show(job_id: UUID, as_json: bool) -> None:
 @click.argument("job_id", type=click.UUID)
 @options.json_option
 def events(job_id: UUID, as_json: bool) -> None:
-    """Print the history of a job, a line for each thing that has happened to it."""
+    """Print the history of a job, one line per event."""
     import orjson
 
     with http.connect() as client:

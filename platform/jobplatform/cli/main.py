@@ -62,11 +62,11 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__)
 def cli() -> None:
-    """The job platform: the ledger decides, RabbitMQ carries."""
+    """Job platform on Celery, RabbitMQ and Postgres."""
 
 
 def main() -> None:
-    """Run the command line; our own errors are a line on stderr, and one per field that is wrong."""
+    """Run the command line. Our own errors are printed as one line on stderr, plus one per wrong field."""
     try:
         cli(standalone_mode=True)
     except JobPlatformError as error:
@@ -75,7 +75,7 @@ def main() -> None:
             click.echo(f"  {item.in_words()}", err=True)
         sys.exit(EXIT_NO_ANSWER if isinstance(error, LedgerUnavailable | OutcomeUnknown) else EXIT_FAILED)
     except Exception as error:
-        # looked at by its name first: who never went by HTTP has not imported the client
+        # by name first: a command without HTTP has not imported the client
         if not any(kind.__name__ == "ClientError" for kind in type(error).__mro__):
             raise
         from jobplatform.client import NoAnswer, Unavailable

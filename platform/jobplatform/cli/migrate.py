@@ -9,12 +9,12 @@ from jobplatform.errors import ConfigurationError
 
 @click.command()
 @click.option("--revision", default="head", show_default=True, help="the revision to go to")
-@click.option("--down", is_flag=True, help="go back to --revision; what only newer revisions hold is lost")
+@click.option("--down", is_flag=True, help="migrate back to --revision; data of newer revisions is lost")
 def migrate(revision: str, down: bool) -> None:
-    """Bring the ledger to the newest schema (database). Safe to run twice, and from two places at once.
+    """Migrate the ledger to the newest schema (database). Safe to repeat, and to run on two hosts at once.
 
-    `--down --revision 0002` goes back, in emergencies: stop everything before. Then run `migrate` of the version that
-    the revision belongs to, which has its functions.
+    `--down --revision 0002` migrates back, in emergencies: stop all processes first. Then run `migrate` of the
+    version that the revision belongs to; it creates its functions.
     """
     from jobplatform.config import settings
     from jobplatform.ledger import schema

@@ -1,4 +1,4 @@
-"""Payloads and orders from arguments, a file, or standard input."""
+"""Payloads and job requests from arguments, a file, or standard input."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def read_payload(given: str | None, fields: Sequence[str]) -> dict[str, Any]:
-    """Return a payload: JSON, `@file`, or `-` for standard input; then `name=text` and `name:=JSON` put into it.
+    """Return a payload: JSON, `@file`, or `-` for standard input; then `name=text` and `name:=JSON` are merged into it.
 
-    A dot goes inside: `source.path=a.mp4`. Raises `click.UsageError`.
+    A dot names a nested field: `source.path=a.mp4`. Raises `click.UsageError`.
     """
     payload = parse_object(read_source(given), "--payload") if given is not None else {}
     for field in fields:
@@ -46,7 +46,7 @@ def _read_field(field: str) -> tuple[str, Any]:
 
 
 def read_source(given: str) -> str:
-    """Return a text, what stands in `@file`, or standard input for `-`."""
+    """Return a text, the content of `@file`, or standard input for `-`."""
     if given == "-":
         return sys.stdin.read()
     if given.startswith("@"):
@@ -71,7 +71,7 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
 
 
 def read_submissions(lines: Iterator[str], source: str) -> Iterator[Order]:
-    """Yield the orders of lines, each a JSON object as `POST /v1/jobs` takes it. Raises `click.UsageError`."""
+    """Yield the job requests of lines, each a JSON object as for `POST /v1/jobs`. Raises `click.UsageError`."""
     from dataclasses import fields
 
     from jobplatform.client import Order

@@ -1,4 +1,4 @@
-"""`jobplatform queues`: list them over HTTP; pause and resume by the database."""
+"""`jobplatform queues`: list queues over HTTP; pause and resume them by the database."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def queues() -> None:
 @queues.command("list")
 @options.json_option
 def list_queues(as_json: bool) -> None:
-    """List queues: what waits and runs of yours, and who works on it."""
+    """List queues with your waiting and running jobs, and their workers."""
     from rich.table import Table
 
     rows = http.call_api("GET", "/v1/queues")["queues"]
@@ -51,9 +51,9 @@ def _set(name: str, paused: bool, until: datetime | None = None) -> None:
 
 @queues.command()
 @click.argument("name")
-@click.option("--until", type=MOMENT, help="resumes by itself then, like 2026-01-31T12:00:00Z")
+@click.option("--until", type=MOMENT, help="resume at this time, like 2026-01-31T12:00:00Z")
 def pause(name: str, until: datetime | None) -> None:
-    """Pause a queue: running jobs go on, nothing more starts."""
+    """Pause a queue: no job starts; running jobs continue."""
     if until is not None and until <= datetime.now(UTC):
         raise click.UsageError(f"--until: expected a time in the future, got {until.isoformat()}")
     _set(name, True, until)

@@ -1,4 +1,4 @@
-"""`jobplatform rebuild`: fill RabbitMQ again from the ledger."""
+"""`jobplatform rebuild`: publish the ledger's dispatched jobs again."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ BATCH = 1000
 @click.command()
 @click.argument("queue", required=False)
 def rebuild(queue: str | None) -> None:
-    """Dispatch again what is dispatched, of QUEUE or of all: after somebody has emptied a queue by hand (database).
+    """Publish all dispatched jobs of QUEUE, or of all queues, again: after a queue was emptied by hand (database).
 
-    Safe at any time: messages that are still there are stale then, and run nothing. A wiped broker and lost messages
-    are found without it.
+    Safe at any time: messages that still exist become stale and run nothing. A wiped broker and lost messages
+    are detected without it.
     """
     from sqlalchemy import text
 

@@ -1,4 +1,4 @@
-"""`jobplatform reporting`: ready questions, and logins for those who report."""
+"""`jobplatform reporting`: prepared queries, and logins for SQL reports."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from jobplatform.cli.ledger import create_login, open_commands_ledger, password_
 
 @click.group()
 def reporting() -> None:
-    """Ask the ledger, and let others ask it by SQL; needs the database."""
+    """Run prepared queries, and create logins for SQL reports. Needs the database."""
 
 
 @reporting.command()
 @click.argument("name", required=False)
 def ask(name: str | None) -> None:
-    """Answer the ready question NAME; without one, list the questions."""
+    """Run the prepared query NAME; without NAME, list them."""
     from rich.console import Console
     from rich.table import Table
 
@@ -42,7 +42,7 @@ def ask(name: str | None) -> None:
 @reporting.command()
 @password_options
 def login(name: str, password_file: Path | None) -> None:
-    """Create the login NAME: it reads the schema `reporting`, nothing else, and no longer than a minute."""
+    """Create the login NAME: it reads the schema `reporting` only, with a statement time-out of a minute."""
     from jobplatform.ledger import reports
 
     create_login(name, password_file, reports.put_reader, "may read the schema reporting")

@@ -1,4 +1,4 @@
-"""`jobplatform schedules`: manage what runs when; over HTTP, or of a tenant by the database."""
+"""`jobplatform schedules`: manage schedules, over HTTP or by the database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobplatform.cli.payload import parse_object, read_source
 def schedules() -> None:
     """List, put, preview, pause, resume, run or delete schedules.
 
-    Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY; with --tenant by the database, of that tenant.
+    Uses HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY; with --tenant the database.
     """
 
 
@@ -132,7 +132,7 @@ def put(
     priority: int,
     tenant: str | None,
 ) -> None:
-    """Make a schedule, or put it in the place of the one with its NAME.
+    """Create or replace the schedule NAME.
 
     \b
     jobplatform schedules put report acme.report --cron "0 7 * * mon-fri" --time-zone Europe/Berlin
@@ -176,7 +176,7 @@ def _put_by_database(tenant: str, name: str, values: dict[str, Any]) -> dict[str
 @click.argument("name")
 @options.tenant_option
 def pause(name: str, tenant: str | None) -> None:
-    """Pause a schedule: it fires no more until it is resumed."""
+    """Pause a schedule: it does not fire until it is resumed."""
     _pause(name, tenant, True)
 
 
@@ -184,7 +184,7 @@ def pause(name: str, tenant: str | None) -> None:
 @click.argument("name")
 @options.tenant_option
 def resume(name: str, tenant: str | None) -> None:
-    """Resume a schedule; what was planned meanwhile is not made up for."""
+    """Resume a schedule. Fires that were planned during the pause are skipped."""
     _pause(name, tenant, False)
 
 
@@ -203,7 +203,7 @@ def _pause(name: str, tenant: str | None, paused: bool) -> None:
 @click.argument("name")
 @options.tenant_option
 def run(name: str, tenant: str | None) -> None:
-    """Fire a schedule now, once, beside its times."""
+    """Fire a schedule once, now, in addition to its planned times."""
     if tenant is None:
         click.echo(f"job {http.call_api('POST', _path(name, '/run'))['job_id']}")
         return
@@ -219,7 +219,7 @@ def run(name: str, tenant: str | None) -> None:
 @options.tenant_option
 @options.json_option
 def fires(name: str, limit: int, tenant: str | None, as_json: bool) -> None:
-    """List what became of a schedule's planned times, newest first."""
+    """List the fires of a schedule and their outcomes, newest first."""
     from rich.table import Table
 
     if tenant is None:
@@ -249,7 +249,7 @@ def _moment(value: Any) -> datetime:
 @click.argument("name")
 @options.tenant_option
 def delete(name: str, tenant: str | None) -> None:
-    """Take a schedule away; the jobs that it has made stay."""
+    """Delete a schedule. The jobs that it has created stay."""
     if tenant is None:
         http.call_api("DELETE", _path(name))
     else:

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @click.command()
 def settings() -> None:
-    """Print every setting as a Markdown table: docs/operations/configuration.md is made of it."""
+    """Print every setting as a Markdown table, the source of docs/operations/configuration.md."""
     click.echo(reference())
 
 
 def reference() -> str:
-    """Return the two tables; a test holds the page against them."""
+    """Return the two tables; a test compares the page with them."""
     from jobplatform.config import PREFIX, QueueSettings, Settings
 
     names = {f"{PREFIX}{name.upper()}": field for name, field in Settings.model_fields.items()}

@@ -12,7 +12,7 @@ def states() -> None:
 
 
 def diagram() -> str:
-    """Return the Mermaid text of docs/concepts/state-machine.md; a test holds the two together."""
+    """Return the Mermaid text of docs/concepts/state-machine.md; a test compares the two."""
     from jobplatform.domain.states import FINAL, TRANSITIONS, State
 
     arrows: dict[tuple[State | None, State], list[str]] = {}

@@ -19,13 +19,13 @@ from jobplatform.cli.payload import read_payload, read_submissions
 @click.argument("fields", nargs=-1)
 @click.option("-p", "--payload", metavar="JSON|@FILE|-", help="the payload; - is standard input")
 @click.option("--priority", type=click.IntRange(0, 9))
-@click.option("--run-at", type=MOMENT, help="not before, like 2026-01-31T12:00:00Z")
-@click.option("--start-by", type=MOMENT, help="it expires when no run has begun by then")
+@click.option("--run-at", type=MOMENT, help="do not run before this time, like 2026-01-31T12:00:00Z")
+@click.option("--start-by", type=MOMENT, help="expires if no run has started by then")
 @click.option("--max-attempts", type=click.IntRange(1, 100))
-@click.option("--tag", "tags", multiple=True, help="given as often as needed")
-@click.option("--unique-key", help="the only live job of this key; the one that is there is answered")
-@click.option("--idempotency-key", help="makes a repetition of this command the same order")
-@click.option("--watch", is_flag=True, help="follow it to its end; exit code 3 when it does not succeed")
+@click.option("--tag", "tags", multiple=True, help="may be repeated")
+@click.option("--unique-key", help="unique key: returns the live job with this key if there is one")
+@click.option("--idempotency-key", help="idempotency key: repeating the command returns the same id")
+@click.option("--watch", is_flag=True, help="follow it until it ends; exit code 3 when it does not succeed")
 @options.json_option
 def submit(
     kind: str,
@@ -72,12 +72,12 @@ def submit(
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, allow_dash=True, path_type=Path), default="-")
 @click.option("--batch-size", default=1000, show_default=True, type=click.IntRange(1, 10_000))
 def submit_many(file: Path, batch_size: int) -> None:
-    """Submit the orders in FILE (- is standard input), a JSON object per line; prints their ids as they are accepted.
+    """Submit the job requests in FILE (- is standard input), one JSON object per line. Prints ids as they are accepted.
 
     \b
     {"kind": "email.send", "payload": {"to": ["ada@example.com"], "subject": "News", "text": "…"}, "tags": ["news"]}
 
-    Each batch is accepted as a whole. One that is refused ends it: what was printed stands.
+    Each batch is accepted as a whole. A refused batch ends the command; jobs whose ids were printed stay accepted.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

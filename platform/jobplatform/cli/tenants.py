@@ -1,4 +1,4 @@
-"""`jobplatform tenants`: their shares and quotas."""
+"""`jobplatform tenants`: weights and quotas of tenants."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from jobplatform.cli.ledger import open_commands_ledger
 
 @click.group()
 def tenants() -> None:
-    """Show and set what tenants may have: weights and quotas (docs/concepts/limits.md). Needs the database."""
+    """Show and set weights and quotas of tenants (docs/concepts/limits.md). Needs the database."""
 
 
 @tenants.command("list")
-@click.option("--after", default="", help="go on behind this name")
+@click.option("--after", default="", help="continue after this name")
 @click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 1000))
 def list_all(after: str, limit: int) -> None:
     """List tenants with their weights, and all quotas."""
@@ -42,7 +42,7 @@ def list_all(after: str, limit: int) -> None:
 @click.argument("tenant")
 @click.argument("weight", type=float)
 def weight(tenant: str, weight: float) -> None:
-    """Set the share of TENANT, beside others: 2 gets twice as much as 1 where both wait."""
+    """Set the weight of TENANT: with 2 it gets twice the share of a tenant with 1 while both have waiting jobs."""
     from jobplatform.usecases.manage_limits import set_weight
 
     set_weight(open_commands_ledger(), tenant, weight)
@@ -53,11 +53,11 @@ def weight(tenant: str, weight: float) -> None:
 @click.argument("tenant")
 @click.argument("queue")
 @click.argument("max_waiting", required=False, type=int)
-@click.option("--remove", is_flag=True, help="there is no quota any more")
+@click.option("--remove", is_flag=True, help="remove the quota")
 def quota(tenant: str, queue: str, max_waiting: int | None, remove: bool) -> None:
-    """Let at most MAX_WAITING jobs of TENANT wait in QUEUE; '*' is each that has no quota of its own.
+    """Limit the waiting jobs of TENANT in QUEUE to MAX_WAITING. '*' stands for each without a quota of its own.
 
-    The queue '+' is all of them together: so many may live there, dead letters too.
+    The queue '+' stands for all queues together and counts all live jobs, dead letters included.
     """
     from jobplatform.config import settings
     from jobplatform.usecases.manage_limits import put_quota, remove_quota

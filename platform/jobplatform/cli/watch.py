@@ -1,4 +1,4 @@
-"""`jobplatform jobs watch`: jobs as they go on, with progress bars for people and lines for pipes."""
+"""`jobplatform jobs watch`: follow jobs, with progress bars on a terminal and lines in a pipe."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ MOST = 50
 
 @click.command()
 @click.argument("job_ids", type=click.UUID, nargs=-1, required=True)
-@click.option(
-    "--output", is_flag=True, help="print what a job streams (a model's answer) as it comes, and nothing else"
-)
+@click.option("--output", is_flag=True, help="print only what a job streams (a model's answer), as it arrives")
 @options.json_option
 def watch(job_ids: tuple[UUID, ...], output: bool, as_json: bool) -> None:
-    """Follow jobs to their ends; exit code 3 when not all succeed.
+    """Follow jobs until they end. Exit code 3 when not all succeed.
 
     \b
     jobplatform jobs watch $(jobplatform jobs submit video.transcode source.path=in.mp4 preset=web-360p)
@@ -36,7 +34,7 @@ def watch(job_ids: tuple[UUID, ...], output: bool, as_json: bool) -> None:
 
 
 def watch_jobs(job_ids: Sequence[UUID], *, as_json: bool = False, output: bool = False) -> None:
-    """Follow jobs to their ends, and leave with `EXIT_NO_SUCCESS` when not all succeed."""
+    """Follow jobs until they end; exits with `EXIT_NO_SUCCESS` when not all succeed."""
     http.connect().close()  # says what is missing
     if output:
         shown: Shown = _Output()
@@ -53,7 +51,7 @@ def watch_jobs(job_ids: Sequence[UUID], *, as_json: bool = False, output: bool =
 
 
 class Shown(Protocol):
-    """What is shown of events as they come."""
+    """Output for events as they arrive."""
 
     def __enter__(self) -> Any: ...
 

@@ -1,4 +1,4 @@
-"""`jobplatform webhooks`: be told of jobs; over HTTP, with a key that has the scope admin."""
+"""`jobplatform webhooks`: manage webhooks over HTTP, with a key that has the scope admin."""
 
 from __future__ import annotations
 
@@ -19,20 +19,22 @@ TEST_SECONDS = 30.0
 
 @click.group()
 def webhooks() -> None:
-    """Make, list, change, test and replay webhooks (docs/howto/webhooks.md); wants a key with the scope admin."""
+    """Create, list, change, test and replay webhooks (docs/howto/webhooks.md). Requires a key with the scope admin."""
 
 
 @webhooks.command()
 @click.argument("url")
-@click.option("--event", "events", multiple=True, help="like job.dead, given as often as needed")
-@click.option("--kind", "kinds", multiple=True, help="kinds that it is told of: email.send, 'email.*'  [default: all]")
+@click.option("--event", "events", multiple=True, help="like job.dead; may be repeated")
+@click.option(
+    "--kind", "kinds", multiple=True, help="kinds whose events it receives: email.send, 'email.*'  [default: all]"
+)
 @click.option("--description", default="")
-@click.option("--contact", help="an e-mail address that is told when it is disabled")
+@click.option("--contact", help="e-mail address to notify when it is disabled")
 @options.json_option
 def create(
     url: str, events: tuple[str, ...], kinds: tuple[str, ...], description: str, contact: str | None, as_json: bool
 ) -> None:
-    """Make a webhook, and print its id and its secret: the only time it can be read."""
+    """Create a webhook, and print its id and its secret. The secret can't be read later."""
     body: dict[str, Any] = {"url": url, "description": description}
     body |= {"events": list(events)} if events else {}
     body |= {"kinds": list(kinds)} if kinds else {}
@@ -47,7 +49,7 @@ def create(
 @webhooks.command("list")
 @options.json_option
 def list_webhooks(as_json: bool) -> None:
-    """List webhooks, and whether they take what they are told."""
+    """List webhooks, and whether their deliveries succeed."""
     from rich.table import Table
 
     rows = http.call_api("GET", "/v1/webhooks")["webhooks"]
@@ -72,10 +74,12 @@ def list_webhooks(as_json: bool) -> None:
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
-@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
+@click.option(
+    "-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="how many, newest first"
+)
 @options.json_option
 def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
-    """List what a webhook was told, and how that went."""
+    """List the messages of a webhook and the state of their delivery."""
     from rich.table import Table
 
     rows = http.call_api("GET", f"/v1/webhooks/{webhook_id}/messages", params={"limit": limit})["messages"]
@@ -100,7 +104,7 @@ def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
 @click.argument("webhook_id", type=click.UUID)
 @options.json_option
 def test(webhook_id: UUID, as_json: bool) -> None:
-    """Send a test message and tell how it was answered; exit code 3 when it was not taken."""
+    """Send a test message and print the response. Exit code 3 when it was not delivered."""
     from jobplatform.client import WaitTimeout
 
     with http.connect() as client:
@@ -122,11 +126,11 @@ def test(webhook_id: UUID, as_json: bool) -> None:
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
-@click.option("--since", type=MOMENT, help="all since then that was not delivered, like 2026-01-31T12:00:00Z")
-@click.option("--everything", is_flag=True, help="with --since: what was delivered, too")
-@click.option("--message", type=click.UUID, help="this message alone")
+@click.option("--since", type=MOMENT, help="replay undelivered events since then, like 2026-01-31T12:00:00Z")
+@click.option("--everything", is_flag=True, help="with --since: delivered events too")
+@click.option("--message", type=click.UUID, help="redeliver this message only")
 def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: UUID | None) -> None:
-    """Tell a webhook again: one message, or what has happened since a time."""
+    """Redeliver one message, or replay the events since a time."""
     if (since is None) == (message is None):
         raise click.UsageError("expected --since or --message")
     if message is not None:
@@ -146,7 +150,7 @@ def replay(webhook_id: UUID, since: datetime | None, everything: bool, message: 
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
-@click.option("--enable/--disable", default=None, help="enabled it is told of what comes from now on")
+@click.option("--enable/--disable", default=None, help="a re-enabled webhook receives new events only")
 @click.option("--url")
 @click.option("--contact")
 def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str | None) -> None:
@@ -161,9 +165,15 @@ def change(webhook_id: UUID, enable: bool | None, url: str | None, contact: str 
 
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
-@click.option("--overlap-hours", type=click.FloatRange(0, 31 * 24), default=24, show_default=True, help="both sign")
+@click.option(
+    "--overlap-hours",
+    type=click.FloatRange(0, 31 * 24),
+    default=24,
+    show_default=True,
+    help="hours during which both sign",
+)
 def rotate(webhook_id: UUID, overlap_hours: float) -> None:
-    """Exchange the secret and print the new one."""
+    """Rotate the secret and print the new one."""
     click.echo(
         http.call_api("POST", f"/v1/webhooks/{webhook_id}/rotate", body={"overlap_seconds": overlap_hours * 3600})[
             "secret"
@@ -174,6 +184,6 @@ def rotate(webhook_id: UUID, overlap_hours: float) -> None:
 @webhooks.command()
 @click.argument("webhook_id", type=click.UUID)
 def delete(webhook_id: UUID) -> None:
-    """Take a webhook away."""
+    """Delete a webhook."""
     http.call_api("DELETE", f"/v1/webhooks/{webhook_id}")
     click.echo(f"{webhook_id} is gone")

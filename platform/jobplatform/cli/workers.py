@@ -1,4 +1,4 @@
-"""`jobplatform workers`: who works on what."""
+"""`jobplatform workers`: the workers and their state."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 @click.group()
 def workers() -> None:
-    """See the workers; needs the database."""
+    """List workers, and create their database login. Needs the database."""
 
 
 @workers.command("list")
-@click.option("--all", "everyone", is_flag=True, help="those that have ended, too, of the last week")
+@click.option("--all", "everyone", is_flag=True, help="include workers that ended within the last week")
 @options.json_option
 def list_workers(everyone: bool, as_json: bool) -> None:
-    """List workers: what they consume, how much of it they run, and when they were heard of last."""
+    """List workers: their queues, busy slots, and last heartbeat."""
     from rich.table import Table
 
     from jobplatform.config import settings

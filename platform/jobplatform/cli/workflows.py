@@ -1,4 +1,4 @@
-"""`jobplatform workflows`: submit, follow and draw workflows, and do what a person may do to one."""
+"""`jobplatform workflows`: submit, follow, draw and control workflows."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def workflows() -> None:
     """Submit, list, show, draw, watch, cancel or replay workflows.
 
     Over HTTP, with JOBPLATFORM_URL and JOBPLATFORM_API_KEY. Without a key, or with --database, `show`, `cancel` and
-    `replay` go by the database, whoever's it is.
+    `replay` use the database, regardless of tenant.
     """
 
 
@@ -57,8 +57,8 @@ def _tell(workflow: Mapping[str, Any]) -> None:
 
 @workflows.command()
 @click.argument("order", metavar="JSON|@FILE|-")
-@click.option("--idempotency-key", help="makes a repetition of this command the same order")
-@click.option("--watch", "watching", is_flag=True, help="follow it to its end; exit code 3 when it does not succeed")
+@click.option("--idempotency-key", help="idempotency key: repeating the command returns the same id")
+@click.option("--watch", "watching", is_flag=True, help="follow it until it ends; exit code 3 when it does not succeed")
 @options.json_option
 def submit(order: str, idempotency_key: str | None, watching: bool, as_json: bool) -> None:
     """Submit a workflow, as `POST /v1/workflows` takes it, and print its id.
@@ -81,7 +81,9 @@ def submit(order: str, idempotency_key: str | None, watching: bool, as_json: boo
 
 @workflows.command("list")
 @click.option("--state", type=click.Choice(["running", "stopping", "succeeded", "failed", "cancelled"]))
-@click.option("-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="the newest ones")
+@click.option(
+    "-n", "--limit", default=20, show_default=True, type=click.IntRange(1, 200), help="how many, newest first"
+)
 @options.json_option
 def list_workflows(state: str | None, limit: int, as_json: bool) -> None:
     """List workflows, newest first."""
@@ -107,7 +109,7 @@ def list_workflows(state: str | None, limit: int, as_json: bool) -> None:
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write its picture there")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="write the graph as SVG to this file")
 @options.database_option
 @options.json_option
 def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> None:
@@ -156,7 +158,7 @@ def _draw(graph: Mapping[str, Any]) -> None:
 
 
 def _line(nodes: list[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Name, kind, state, attempt or progress of a step, or of many that are alike."""
+    """Name, kind, state, attempt or progress of a step, or of a group of similar steps."""
     first = nodes[0]
     kind = output.plain(first["kind"] or f"({first['type']})")
     if len(nodes) == 1:
@@ -172,7 +174,7 @@ def _line(nodes: list[Mapping[str, Any]]) -> tuple[str, ...]:
 @click.argument("workflow_id", type=click.UUID)
 @options.json_option
 def watch(workflow_id: UUID, as_json: bool) -> None:
-    """Follow a workflow to its end; exit code 3 when it does not succeed."""
+    """Follow a workflow until it ends. Exit code 3 when it does not succeed."""
     _watch(workflow_id, as_json)
 
 
@@ -203,10 +205,10 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
-@click.option("--reason", help="kept in its error and its jobs' histories")
+@click.option("--reason", help="stored in its error and in the history of its jobs")
 @options.database_option
 def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
-    """Call a workflow off: what waits at once, what runs by its worker."""
+    """Cancel a workflow: waiting jobs at once, running ones after a grace period."""
     if _by_http(database):
         _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/cancel", body={"reason": reason} if reason else {}))
         return
@@ -218,10 +220,10 @@ def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
 
 @workflows.command()
 @click.argument("workflow_id", type=click.UUID)
-@click.option("--reason", help="kept in its jobs' histories")
+@click.option("--reason", help="stored in the history of its jobs")
 @options.database_option
 def replay(workflow_id: UUID, reason: str | None, database: bool) -> None:
-    """Run a workflow again from the steps that failed: what is done stays done."""
+    """Replay a workflow from the steps that failed. Completed steps are not repeated."""
     if _by_http(database):
         _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/replay", body={"reason": reason} if reason else {}))
         return

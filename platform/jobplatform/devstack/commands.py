@@ -64,7 +64,7 @@ def down() -> None:
 
 
 def status() -> None:
-    """Show what runs, and where."""
+    """Show the running processes and their addresses."""
     console = Console()
     _show(console, Stack(open_place(STACK), tell=lambda _: None))
 

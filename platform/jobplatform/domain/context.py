@@ -103,7 +103,7 @@ class Context(Protocol):
         """
         ...
 
-    def hold(self, key: str, seconds: float, reason: str = "") -> None:
+    def pause(self, key: str, seconds: float, reason: str = "") -> None:
         """Let nothing of a limit key begin for so long (what a Retry-After says); this run goes on."""
         ...
 

@@ -1,4 +1,4 @@
-"""Errors of the servers that the platform needs, and of its configuration."""
+"""Errors of Postgres, RabbitMQ and the artifact store, and of the configuration."""
 
 from __future__ import annotations
 
@@ -6,52 +6,52 @@ from jobplatform.errors.base import JobPlatformError
 
 
 class LedgerUnavailable(JobPlatformError):
-    """The ledger (Postgres) can't be reached; nothing was changed. Repeat in a moment."""
+    """The ledger (Postgres) is unavailable; nothing was changed. Retry in a moment."""
 
     code = "ledger_unavailable"
     status = 503
 
 
 class LedgerReadOnly(LedgerUnavailable):
-    """The ledger takes no writes (a standby, or set to read only); nothing was changed. Reads go on."""
+    """The ledger is read-only (a standby, or a read-only database); nothing was changed. Reads work."""
 
     code = "ledger_read_only"
 
 
 class LedgerBusy(LedgerUnavailable):
-    """The ledger could not lock what it needed in time; nothing was changed. Repeat in a moment."""
+    """The ledger timed out waiting for a lock; nothing was changed. Retry in a moment."""
 
     code = "ledger_busy"
 
 
 class OutcomeUnknown(JobPlatformError):
-    """The outcome is unknown: the ledger's answer was lost. Repeat it; a submit with the same Idempotency-Key."""
+    """The outcome is unknown: the ledger's response was lost. Retry; a submission with the same Idempotency-Key."""
 
     code = "outcome_unknown"
     status = 503
 
 
 class StorageFull(JobPlatformError):
-    """There is no space left in the artifact store; nothing was kept. Free space, or move JOBPLATFORM_ARTIFACT_URL."""
+    """The artifact store is full; nothing was stored. Free space, or move JOBPLATFORM_ARTIFACT_URL."""
 
     code = "storage_full"
     status = 507
 
 
 class StorageUnavailable(JobPlatformError):
-    """The artifact store can't be written or read at the moment; nothing was kept. Repeat in a moment."""
+    """The artifact store is unavailable; nothing was stored. Retry in a moment."""
 
     code = "storage_unavailable"
     status = 503
 
 
 class BrokerUnavailable(JobPlatformError):
-    """RabbitMQ can't be reached, or did not confirm in time; jobs wait in the ledger."""
+    """RabbitMQ is unavailable, or did not confirm in time; jobs wait in the ledger."""
 
     code = "broker_unavailable"
 
 
 class ConfigurationError(JobPlatformError):
-    """The configuration can't work."""
+    """The configuration is invalid."""
 
     code = "configuration_error"

@@ -20,14 +20,14 @@ class BodyTooLarge(JobPlatformError):
 
 
 class BodyTooSlow(JobPlatformError):
-    """The body did not come in time: repeat the request, on a faster line or in smaller parts."""
+    """The request body timed out: retry over a faster connection or in smaller parts."""
 
     code = "body_too_slow"
     status = 408
 
 
 class Overloaded(JobPlatformError):
-    """This process works on as many bytes of requests as it may; repeat in a moment."""
+    """This process has reached its limit of request bytes in flight; retry in a moment."""
 
     code = "overloaded"
     status = 503

@@ -1,4 +1,4 @@
-"""Errors by what operators have set: keys, limits, quotas, webhooks."""
+"""Errors of access and policy: keys, limits, quotas, webhooks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Unauthorized(JobPlatformError):
 
 
 class LimitNotFound(JobPlatformError):
-    """There is no such limit, tenant or quota."""
+    """No such limit, tenant or quota."""
 
     code = "limit_not_found"
     status = 404
@@ -30,7 +30,7 @@ class NotAllowed(JobPlatformError):
 
 
 class TooManySchedules(JobPlatformError):
-    """The tenant has as many schedules as it may have."""
+    """The tenant has reached its maximum number of schedules."""
 
     code = "too_many_schedules"
     status = 409
@@ -43,7 +43,7 @@ class TooManySchedules(JobPlatformError):
 
 
 class TenantUnknown(NotAllowed):
-    """There is no tenant of this name."""
+    """No such tenant."""
 
     code = "tenant_unknown"
 
@@ -52,7 +52,7 @@ class TenantUnknown(NotAllowed):
 
 
 class PriorityTooHigh(NotAllowed):
-    """This API key may not ask for so high a priority."""
+    """This API key may not submit with so high a priority."""
 
     code = "priority_too_high"
 
@@ -71,27 +71,29 @@ class KindNotAllowed(NotAllowed):
 
 
 class KeyNotFound(JobPlatformError):
-    """There is no such API key."""
+    """No such API key."""
 
     code = "key_not_found"
     status = 404
 
 
 class WebhookNotFound(JobPlatformError):
-    """There is no such webhook, or no such message of it."""
+    """No such webhook, or no such message of it."""
 
     code = "webhook_not_found"
     status = 404
 
 
 class MessageGone(JobPlatformError):
-    """What the message said is not kept any more."""
+    """The content of the message is no longer stored."""
 
     code = "message_gone"
     status = 409
 
     def __init__(self, message_id: object) -> None:
-        super().__init__(f"what message {message_id} said is not kept any more: the job that delivered it is too old")
+        super().__init__(
+            f"the content of message {message_id} is no longer stored: the job that delivered it is past its retention"
+        )
 
 
 class RateLimited(JobPlatformError):
@@ -110,17 +112,17 @@ class RateLimited(JobPlatformError):
 
 
 class TooManyStreams(JobPlatformError):
-    """This API process has as many open streams as it may."""
+    """This API process has reached its limit of open streams."""
 
     code = "too_many_streams"
     status = 503
 
     def __init__(self, most: int) -> None:
-        super().__init__(f"as many streams are open in this process as may be ({most}); try again in a moment")
+        super().__init__(f"this process has reached its limit of {most} open streams; retry in a moment")
 
 
 class QuotaExceeded(JobPlatformError):
-    """Too many jobs of this tenant wait in this queue, or live in all of them. Nothing was accepted."""
+    """Too many jobs of this tenant wait in this queue, or are live in all queues. Nothing was accepted."""
 
     code = "quota_exceeded"
     status = 429
@@ -130,17 +132,17 @@ class QuotaExceeded(JobPlatformError):
         #: whole seconds, from a second to an hour
         self.retry_after = min(3600, max(1, ceil(retry_seconds))) if retry_seconds is not None else UNKNOWN_RATE_SECONDS
         super().__init__(
-            f"as many jobs of this tenant wait in queue {queue}, or live in all queues, as its quotas allow; try again "
+            f"the quotas of this tenant allow no more waiting jobs in queue {queue}, or no more live jobs; retry "
             f"in {self.retry_after} s"
-            + ("" if known else " (none of them has ended since this was asked last, so the time is a guess)")
+            + ("" if known else " (none of them has ended since the last request, so the time is a guess)")
         )
         self.queue = queue
 
 
-#: when to try again where nothing is known of how fast the queue moves
+#: Retry-After (s) when the rate of the queue is unknown
 UNKNOWN_RATE_SECONDS = 15
 
 
 def quota_exceeded(queue: str, seconds: str | None) -> QuotaExceeded:
-    """Return the error for what the ledger says of a refusal: when to try again, as text, or nothing."""
+    """Return the error for a refusal of the ledger. `seconds`: when to retry, as text, if known."""
     return QuotaExceeded(queue, float(seconds) if seconds else None)

@@ -1,10 +1,8 @@
-"""Errors of a request: what it says, or what it names, is not as expected."""
+"""Errors of a request: invalid content, unknown names, states that forbid it."""
 
 from __future__ import annotations
 
 from jobplatform.errors.base import FieldError, JobPlatformError
-
-# --- what happens to a run ---------------------------------------------------------------------
 
 
 class InvalidRequest(JobPlatformError):
@@ -81,14 +79,14 @@ class NotCancellable(JobPlatformError):
 
 
 class DuplicateJob(JobPlatformError):
-    """Another job holds this unique key."""
+    """Another live job has this unique key."""
 
     code = "duplicate_job"
     status = 409
 
     def __init__(self, key: str, job_id: object) -> None:
         super().__init__(
-            f"job {job_id} holds the unique key {key!r}: wait until it has ended, or order without `refuse`"
+            f"job {job_id} has the unique key {key!r}: wait until it has ended, or submit without `refuse`"
         )
         self.job_id = job_id
 
@@ -105,7 +103,7 @@ class EffectNotFound(JobPlatformError):
 
 
 class NotReplayable(JobPlatformError):
-    """Only a job that is dead, cancelled or expired can be run again."""
+    """Only a job that is dead, cancelled or expired can be replayed."""
 
     code = "not_replayable"
     status = 409
@@ -116,7 +114,7 @@ class NotReplayable(JobPlatformError):
 
 
 class StepNotReplayable(NotReplayable):
-    """This step of a workflow was called off with it, and comes back with it."""
+    """This step was cancelled with its workflow, and is replayed with it."""
 
     code = "step_not_replayable"
 
@@ -130,14 +128,14 @@ class StepNotReplayable(NotReplayable):
 
 
 class StepIdTaken(JobPlatformError):
-    """A step was ordered with an id that another job has."""
+    """A step was submitted with the id of another job."""
 
     code = "step_id_taken"
 
     def __init__(self, detail: str) -> None:
         super().__init__(
-            f"a task of this canvas has an id that was used before ({detail}): expected new ones. A canvas that was "
-            f"applied, or frozen, once is not applied again: make another one"
+            f"a task of this canvas has an id that was used before ({detail}): expected new ids. A canvas that was "
+            f"applied or frozen can't be applied again: create another one"
         )
 
 
@@ -166,7 +164,7 @@ class WorkflowHasEnded(JobPlatformError):
 
 
 class WorkflowNotReplayable(JobPlatformError):
-    """Only a workflow that has failed or was cancelled can be run again."""
+    """Only a workflow that has failed or was cancelled can be replayed."""
 
     code = "workflow_not_replayable"
     status = 409
@@ -187,7 +185,7 @@ class ScheduleNotFound(JobPlatformError):
 
 
 class NotDiscardable(JobPlatformError):
-    """Only a job that is dead or held can be thrown away."""
+    """Only a job that is dead or held can be discarded."""
 
     code = "not_discardable"
     status = 409
@@ -198,7 +196,7 @@ class NotDiscardable(JobPlatformError):
 
 
 class NotChangeable(JobPlatformError):
-    """Priority and run_at can be changed only while no run has the job."""
+    """Priority and run_at can be changed only while the job is not running."""
 
     code = "not_changeable"
     status = 409
@@ -216,16 +214,10 @@ class IdempotencyConflict(JobPlatformError):
 
 
 class IdempotencyInProgress(JobPlatformError):
-    """A request with this Idempotency-Key is being worked on; repeat in a moment."""
+    """A request with this Idempotency-Key is in progress; retry in a moment."""
 
     code = "idempotency_in_progress"
     status = 409
-
-
-# --- what happens to a run ---------------------------------------------------------------------
-
-
-# --- what happens to a run ---------------------------------------------------------------------
 
 
 class NotJson(JobPlatformError):
@@ -236,12 +228,12 @@ class NotJson(JobPlatformError):
 
 
 class UnnamedSubmission(JobPlatformError):
-    """An order as a message has to have user_id and message_id."""
+    """A submission over AMQP needs the properties user_id and message_id."""
 
     code = "unnamed_submission"
 
     def __init__(self) -> None:
         super().__init__(
-            "expected the properties user_id (the user of the connection, whose name is the tenant's) and message_id "
-            "(1 to 250 characters: a message with the same one is the same order)"
+            "expected the properties user_id (the connection's user, named as the tenant) and message_id "
+            "(1 to 250 characters; a message with the same id is the same submission)"
         )

@@ -8,7 +8,7 @@ from jobplatform.errors.base import JobPlatformError
 
 
 class LeaseLost(JobPlatformError):
-    """This run has lost its lease: another run or a person decided; nothing it writes counts any more."""
+    """This run has lost its lease to another run or an operator; its writes are discarded."""
 
     code = "lease_lost"
 
@@ -20,7 +20,7 @@ class JobCancelled(JobPlatformError):
 
 
 class RunFailed(JobPlatformError):
-    """A handler failed in a way it can name. Raise `Retryable` or `Permanent`, not this."""
+    """Base class of failures that a handler reports. Raise `Retryable` or `Permanent`."""
 
     code = "failed"
     retryable: ClassVar[bool] = False
@@ -36,12 +36,12 @@ class RunFailed(JobPlatformError):
         super().__init__(message)
         self.reason = code or self.code
         self.detail = detail
-        #: raised in a `ctx.effect` block: nobody knows whether the effect took place (a time-out after sending, say)
+        #: raised in a `ctx.effect` block: the outcome of the effect is unknown (a time-out after sending, say)
         self.may_have_happened = may_have_happened
 
 
 class Retryable(RunFailed):
-    """The run failed, another attempt may succeed. `after` (seconds) overrides the kind's retry policy."""
+    """The run failed; another attempt may succeed. `after` (seconds) overrides the kind's retry policy."""
 
     code = "retryable"
     retryable = True
@@ -60,8 +60,8 @@ class Retryable(RunFailed):
 
 
 class RetryRequested(Retryable):
-    """Somebody who counts the attempts by himself wants another one. `next_run`: what that has instead: payload,
-    priority or both."""
+    """A caller that counts attempts itself requests another one. `next_run`: payload or priority of
+    that attempt, if they change."""
 
     code = "retry"
 
@@ -73,13 +73,13 @@ class RetryRequested(Retryable):
 
 
 class Permanent(RunFailed):
-    """The run failed and no attempt can succeed: the job becomes a dead letter with this reason."""
+    """The run failed and no attempt can succeed: the job is dead-lettered with this reason."""
 
     code = "permanent"
 
 
 class EffectUnknown(JobPlatformError):
-    """An earlier run may have done this effect, and its kind wants a person to say so: the job is held."""
+    """An earlier run may have done this effect, and the kind requires an operator to decide: the job is held."""
 
     code = "effect_unknown"
 
@@ -89,7 +89,7 @@ class EffectUnknown(JobPlatformError):
 
 
 class Snooze(JobPlatformError):
-    """Not now: run again in `seconds`. Does not count as an attempt."""
+    """Run again in `seconds`. Does not count as an attempt."""
 
     code = "snoozed"
 
@@ -99,11 +99,11 @@ class Snooze(JobPlatformError):
 
 
 class Throttled(Snooze):
-    """The other side said "not now" (429, a Retry-After): nothing of this limit key begins for so long, and this run
+    """The other system refused with 429 or Retry-After: the limit key is paused for `seconds`, and this run
     does not count as an attempt."""
 
     code = "throttled"
 
-    def __init__(self, key: str, seconds: float, reason: str = "the other side said: not now") -> None:
+    def __init__(self, key: str, seconds: float, reason: str = "the other system refused for now") -> None:
         super().__init__(seconds, reason)
         self.key = key

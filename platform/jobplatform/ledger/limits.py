@@ -40,7 +40,7 @@ def pause_key_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, sec
     return bool(held)
 
 
-def hold(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
+def pause_key(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
     """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
     ((until,),) = ledger.call("pause_key", key, seconds, reason, exactly)
     result: datetime = until

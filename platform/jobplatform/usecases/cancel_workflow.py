@@ -1,4 +1,4 @@
-"""Call a workflow off: what waits at once, what runs by its worker."""
+"""Cancel a workflow: waiting jobs at once, running ones after a grace period."""
 
 from __future__ import annotations
 

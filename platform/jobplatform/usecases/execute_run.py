@@ -146,7 +146,7 @@ def acquire(
         time.sleep(min(seconds, most_seconds))
 
 
-def hold(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: str) -> None:
+def pause_key(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: str) -> None:
     """Let nothing of a key begin for so long, a day at most. Repeated while the ledger is away. Raises `LeaseLost`."""
 
     def once() -> bool:

@@ -23,7 +23,7 @@ DISPATCHER_HEARTBEATS = 3
 
 @dataclass(frozen=True)
 class Reason:
-    """One thing that is so. `code` is stable; `remedy` says what to do, where somebody can."""
+    """One reason for the state of a job. `code` is stable; `remedy` says what to do, where somebody can."""
 
     code: str
     message: str
@@ -154,7 +154,7 @@ def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
             yield Reason(
                 "key_held",
                 f"limit key {key.key} is held until {_time(key.paused_until)}, by a run or an operator",
-                f"jobplatform limits release {key.key}",
+                f"jobplatform limits resume {key.key}",
             )
         if key.max_concurrent is not None and key.out >= key.max_concurrent:
             yield Reason(

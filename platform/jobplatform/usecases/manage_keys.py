@@ -85,7 +85,7 @@ def rotate_key(
 
 
 def revoke_key(ledger: Ledger, tenant_id: UUID | None, key_id: UUID) -> dict[str, Any]:
-    """Revoke a key: it is refused from its next request on. Repeating changes nothing. Raises `KeyNotFound`."""
+    """Revoke a key: its next request is refused. Idempotent. Raises `KeyNotFound`."""
     with ledger.transaction() as connection:
         if keys.get_key(connection, key_id, tenant_id) is None:
             raise KeyNotFound(f"no API key {key_id}")

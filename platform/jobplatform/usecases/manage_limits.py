@@ -107,7 +107,7 @@ def pause_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime
         wrong.append(FieldError("reason", "text without U+0000", "text with it"))
     if wrong:
         raise InvalidRequest("the hold can't work", tuple(wrong))
-    return limits.hold(ledger, key, seconds, reason, exactly=True)
+    return limits.pause_key(ledger, key, seconds, reason, exactly=True)
 
 
 def set_weight(ledger: Ledger, tenant: str, weight: float) -> None:
@@ -129,7 +129,7 @@ def list_tenants(ledger: Ledger, *, after: str = "", limit: int = 100) -> tuple[
 
 
 def put_quota(ledger: Ledger, tenant: str, queue: str, max_waiting: int, *, queues: Iterable[str], by: str) -> None:
-    """Let at most so many jobs of a tenant wait in a queue; `*` is each that has no quota of its own.
+    """Limit how many jobs of a tenant may wait in a queue. `*` stands for every tenant or queue without its own quota.
 
     The queue `+` is all of them together: so many may live there, dead letters too.
 

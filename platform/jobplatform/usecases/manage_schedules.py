@@ -55,7 +55,7 @@ def put_schedule(
     origin: str = "person",
     most: int | None = None,
 ) -> ScheduleView:
-    """Make a schedule, or put it in the place of the one with its name. Repeating it changes nothing.
+    """Create or replace a schedule. Idempotent.
 
     Its times go on where they were unless they are changed: no fire is lost or doubled by a deployment that declares it
     again. `most`: how many a tenant may have. Raises `UnknownKind`, `InvalidPayload`, `InvalidRequest` and

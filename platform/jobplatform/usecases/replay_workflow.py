@@ -1,4 +1,4 @@
-"""Run a workflow again from the steps that failed: what is done stays done."""
+"""Replay a workflow from the steps that failed. Completed steps are not repeated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
--- One line of a job's history. Called in the transaction that changes the state (I5).
+-- One event of a job's history. Called in the transaction that changes the state (I5).
 -- PL/pgSQL keeps the plan; a function in plain SQL is planned anew at each call before Postgres 18.
 CREATE OR REPLACE FUNCTION note_event(j jobs, p_event text, p_data jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
