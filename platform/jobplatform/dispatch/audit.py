@@ -1,7 +1,7 @@
-"""The audit: what the ledger's records say of each other, and what RabbitMQ says of the ledger (I8).
+"""The audit: compares the ledger's records with each other, and the ledger with RabbitMQ (I8).
 
-Counters written by submit and settle against counted rows, each job's row against its history and its runs, what is
-dispatched against the messages that are there. Bounded: slices of jobs, newest first, until a time is reached or used.
+Compares counters with counted rows, each job's row with its history and its runs, and dispatched jobs with the
+messages in RabbitMQ. Bounded: reads slices of jobs, newest first, until a start time or a time budget is reached.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from jobplatform.ledger import auditing, dispatching
 from jobplatform.ledger.ids import lowest_id_at
 from jobplatform.ledger.session import Ledger
 
-#: a slice is made smaller or larger so that it takes about this long
+#: target duration of a slice (s); its size adapts
 SLICE_SECONDS = 2.0
 FIRST_SLICE, SMALLEST_SLICE = timedelta(minutes=10), timedelta(seconds=1)
-#: dead messages that nobody has recorded yet: more are a sign
+#: unrecorded dead messages above this number are a finding
 UNRECORDED = 1000
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is not as it should be. `code` is stable; `examples` are ids of jobs."""
+    """One contradiction. `code` is stable; `examples` are ids of jobs."""
 
     code: str
     where: str
@@ -39,7 +39,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What an audit found; `checked_since` says how far back it came, `complete` whether that was as far as asked."""
+    """Result of an audit. `checked_since`: how far back it got; `complete`: whether it covered the requested time."""
 
     findings: list[Finding] = field(default_factory=list)
     checked_jobs: int = 0
@@ -48,7 +48,7 @@ class Report:
 
     @property
     def is_clean(self) -> bool:
-        """Return whether nothing was found."""
+        """Return whether there are no findings."""
         return not self.findings
 
     def as_dict(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def audit_ledger(
 ) -> Report:
     """Check the jobs submitted in the last `hours`, newest first, for at most about `budget_seconds`.
 
-    `patience_seconds`: what is overdue for so long is found. Raises a `LedgerUnavailable`.
+    `patience_seconds`: jobs overdue by more than this are reported. Raises `LedgerUnavailable`.
     """
     report, deadline = Report(), time.monotonic() + budget_seconds
     with ledger.statement() as connection:
@@ -79,7 +79,7 @@ def audit_ledger(
                 report.findings.append(Finding(row.code, "jobs", row.jobs, row.detail, _texts(row.examples)))
     findings: dict[str, Finding] = {}
     now = datetime.now(UTC)
-    # ids are made by the clocks of the API's hosts: the first slice reaches a day ahead
+    # ids carry the clocks of the API hosts: the first slice starts a day in the future
     beyond, oldest, width = now + timedelta(days=1), now - timedelta(hours=hours), FIRST_SLICE
     while beyond > oldest:
         if time.monotonic() > deadline:
@@ -109,9 +109,9 @@ def audit_ledger(
 def audit_broker(
     ledger: Ledger, connection: Any, queues: Iterable[str], *, lease_seconds: float, settle_seconds: float
 ) -> list[Finding]:
-    """Hold what is dispatched against RabbitMQ: the sentinel, each queue, and how many messages there are.
+    """Compare dispatched jobs with RabbitMQ: the sentinel, each queue, and the number of messages.
 
-    A message that is missing is found where no stale one makes up for it: looked for twice, `settle_seconds` apart.
+    A missing message is detected unless a stale one balances it: counted twice, `settle_seconds` apart.
     Raises `BrokerUnavailable` or a `LedgerUnavailable`.
     """
     findings = []
@@ -136,7 +136,7 @@ def audit_broker(
     if suspects:
         time.sleep(settle_seconds)
     for queue, (before, ready) in suspects.items():
-        # what a worker had before the count is named in a beat by now, or runs; what it got later was in the count
+        # messages that a worker had before the count are in its heartbeat by now, or run; later ones were counted
         with ledger.statement() as statement:
             out = auditing.dispatched_of(statement, queue)
             waiting = auditing.waiting_in_workers(statement, lease_seconds)

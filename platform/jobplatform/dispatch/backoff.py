@@ -1,4 +1,4 @@
-"""Back-off per queue after a doubt: the first try comes with a batch of one."""
+"""Back-off per queue after a failure: the first retry has a batch of one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ class Backoff:
         self._until.pop(name, None)
 
     def try_now(self) -> None:
-        """End all waits; the failures stay noted, so the next tries are careful ones."""
+        """End all waits. Failures stay recorded, so that the next batch of each queue has one job."""
         self._until.clear()
 
     def ready(self, name: str) -> bool:
-        """Return whether it is time for the next try."""
+        """Return whether the next try is due."""
         return self.clock() >= self._until.get(name, 0.0)
 
     def doubtful(self, name: str) -> bool:
-        """Return whether the last try failed: then try with one."""
+        """Return whether the last try failed: the next batch then has one job."""
         return name in self._failures

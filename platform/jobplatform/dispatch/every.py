@@ -1,4 +1,4 @@
-"""A timer: says when something is due again."""
+"""A timer for periodic work."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable
 
 
 class Every:
-    """Due at once, and then every so many seconds."""
+    """Due immediately, then every `seconds`."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._seconds, self._clock, self._next = seconds, clock, 0.0
 
     def due(self) -> bool:
-        """Return whether it is time, and start over if so."""
+        """Return whether it is due; if so, restart the timer."""
         if self._clock() < self._next:
             return False
         self._next = self._clock() + self._seconds
         return True
 
     def seconds_left(self) -> float:
-        """Return how long it is until it is due; 0 when it is."""
+        """Return the seconds until it is due; 0 when it is due."""
         return max(0.0, self._next - self._clock())
 
     def again(self, seconds: float = 0.0) -> None:
-        """Make it due in so many seconds, at once by default."""
+        """Make it due in so many seconds, immediately by default."""
         self._next = self._clock() + seconds

@@ -1,6 +1,6 @@
-"""What stands in the ledger now, as Prometheus gauges: asked when they are read, and bounded whatever the backlog (I7).
+"""Current state of the ledger as Prometheus gauges: queried on scrape, bounded at any backlog (I7).
 
-Every dispatcher tells the same; take the maximum over them.
+Every dispatcher reports the same values; take the maximum over them.
 """
 
 from __future__ import annotations

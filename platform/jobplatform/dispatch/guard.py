@@ -1,7 +1,7 @@
-"""The guard of the broker's epoch: a durable sentinel queue that is gone tells that the broker was wiped (I2).
+"""Epoch guard: a durable sentinel queue detects a wiped broker by its absence (I2).
 
-It declares a new sentinel first and commits it as current then; dispatched jobs of any other epoch go back to
-available, always and not once: a batch that commits just after the wipe is found too (rule 5).
+It declares a new sentinel, then commits it as current. Dispatched jobs of any other epoch return to
+available, on every check and not only once: a batch that commits just after the wipe is detected too (rule 5).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ log = get_log(__name__)
 
 
 def guard_epoch(ledger: Ledger, publisher: Publisher, batch: int = 1000) -> UUID:
-    """Make sure the current epoch's sentinel stands, and return what was dispatched in another. Returns the epoch.
+    """Check the sentinel of the current epoch, and return jobs dispatched in other epochs to available. Returns the
+    epoch.
 
     Raises `BrokerUnavailable` or a `LedgerUnavailable`.
     """

@@ -1,4 +1,4 @@
-"""Orders that come as messages become jobs; what is none of it becomes a dead message, with the reason (I6)."""
+"""AMQP ingress: submissions that arrive as messages become jobs; anything else is recorded as a dead message (I6)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ log = get_log(__name__)
 
 #: RabbitMQ's own queue for answers, https://www.rabbitmq.com/docs/direct-reply-to
 DIRECT_REPLY = "amq.rabbitmq.reply-to"
-#: of one look: jobs go out in between
+#: messages per poll: jobs are dispatched in between
 BATCH = 50
-#: how long one round may take submissions, however large: queues are dispatched in between
+#: time limit of a round: queues are dispatched in between
 ROUND_SECONDS = 0.25
 
 
 class Ingress:
-    """Any number of them may work at once: RabbitMQ gives each message to one."""
+    """Any number of them may run at once: RabbitMQ delivers each message to one."""
 
     def __init__(
         self,
@@ -41,33 +41,33 @@ class Ingress:
         self._settings, self._ledger, self._reader, self._clock = settings, ledger, reader, clock
 
     def poll(self, kinds: KindRegistry) -> bool:
-        """Take what is there, for `ROUND_SECONDS` or a batch at most; returns whether there may be more.
+        """Accept waiting messages, for at most `ROUND_SECONDS` or one batch; returns whether there may be more.
 
-        An order is acknowledged when its job is committed: after a crash in between it comes again, and is the same
-        order by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
+        A message is acknowledged after its job is committed. After a crash in between it is redelivered, and is the
+        same submission by its message_id. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
         """
         until, taken = self._clock() + ROUND_SECONDS, 0
         busy: list[tuple[SubmissionMessage, LedgerBusy]] = []
         try:
             while taken < BATCH and self._clock() < until:
-                # one by one: what is not taken in this round stays with RabbitMQ
+                # one by one: messages that are not accepted in this round stay in RabbitMQ
                 order = next(iter(self._reader.take(1)), None)
                 if order is None:
                     break
                 taken += 1
                 try:
                     self._take(kinds, order)
-                except LedgerBusy as error:  # another transaction has locked its keys: the others need not wait for it
+                except LedgerBusy as error:  # another transaction has locked its keys: the others must not wait for it
                     busy.append((order, error))
             else:
                 return not busy or self._put_back(busy)
         except BaseException:
-            self._reader.close()  # what is left comes again
+            self._reader.close()  # the rest is redelivered
             raise
         return bool(busy) and self._put_back(busy)
 
     def _put_back(self, busy: list[tuple[SubmissionMessage, LedgerBusy]]) -> bool:
-        """Give submissions back to RabbitMQ whose keys are locked, and raise the last one's reason."""
+        """Requeue submissions whose keys are locked, and raise the last one's reason."""
         for order, _ in busy:
             self._reader.put_back(order)
         raise busy[-1][1]
@@ -91,7 +91,8 @@ class Ingress:
         dispatcher_metrics().orders.labels("accepted" if answer.accepted else "refused").inc()
 
     def _may_answer(self, order: SubmissionMessage) -> bool:
-        """Whether the answer goes to a place of who has ordered: we may write everywhere, and he may not."""
+        """Return whether the reply queue belongs to the sender: the dispatcher may write to queues that the sender
+        may not."""
         place = order.reply_to or ""
         return place.startswith((DIRECT_REPLY, f"{order.user_id}."))
 

@@ -1,7 +1,8 @@
-"""The marker for a single lost message (rule 6), sent behind the messages of a queue and priority that has had jobs out
-for a while without a run. When a worker takes it from its queue, what was published before it was taken too, or lost.
+"""Markers detect single lost messages (rule 6). A marker is published behind the messages of a queue and priority
+whose jobs have been in flight for a while without a run. When a worker receives it, all earlier messages were
+received or lost.
 
-By evidence, not by counting (n stale messages and n lost ones look alike) nor by sending again blindly.
+Counting can't detect them: n stale messages hide n lost ones. Publishing again blindly would duplicate.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ log = get_log(__name__)
 
 
 def detect_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: float, lease_seconds: float) -> int:
-    """Use the markers that were taken, then send those that are wanted; returns how many jobs went back to available.
+    """Evaluate received markers, then publish due ones; returns how many jobs were returned to available.
 
     Raises `BrokerUnavailable` or a `LedgerUnavailable`.
     """
@@ -36,10 +37,10 @@ def detect_lost_messages(ledger: Ledger, publisher: Publisher, quiet_seconds: fl
             marker_id = new_id()
             markers.put_marker(connection, marker_id, wanted.queue, wanted.priority)
             envelopes.append(Envelope(str(marker_id), 1, MARKER_KIND, wanted.queue, wanted.priority))
-    if envelopes:  # after the commit: a marker that nobody knows would be no evidence
+    if envelopes:  # after the commit: a marker must be in the ledger before it can be received
         try:
             receipt = publisher.publish(envelopes)
-        except BrokerUnavailable:  # one that went out all the same is a marker that nobody knows
+        except BrokerUnavailable:  # a marker that was published nevertheless is unknown to the ledger, and ignored
             with ledger.transaction() as connection:
                 markers.forget_markers(connection, [UUID(envelope.job_id) for envelope in envelopes])
             raise

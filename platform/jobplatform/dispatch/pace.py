@@ -1,7 +1,7 @@
-"""When to look again at a queue whose window is full: when a quarter of it is free, by the rate at which it empties.
+"""When to dispatch again to a queue whose window is full: when a quarter of it is free, by the rate at which it drains.
 
-A look costs the same for one free place as for a hundred, in Postgres and in RabbitMQ; the workers have the other three
-quarters of the window meanwhile. An urgent job does not wait for it: its hint wakes the dispatcher.
+A round costs the same for one free slot as for a hundred, in Postgres and in RabbitMQ; workers have the other three
+quarters of the window meanwhile. An urgent job does not wait: its notification wakes the dispatcher.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-#: at the least, and at the most: seconds between looks at a full window
+#: minimum and maximum interval between rounds of a full window (s)
 SOONEST, LATEST = 0.004, 0.1
-#: the share of the window that is to be free
+#: fraction of the window that must be free
 SHARE = 0.25
-#: how much the newest measurement counts
+#: weight of the newest measurement
 WEIGHT = 0.3
 
 
 class Pace:
-    """How fast one queue's window empties."""
+    """Rate at which a queue's window drains."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -27,7 +27,7 @@ class Pace:
         self._looked_at: float | None = None
 
     def note(self, active: int, sent: int) -> None:
-        """Note a look: how many jobs were out, and how many went out after it."""
+        """Record a round: how many jobs were in flight before it, and after it."""
         now = self._clock()
         if self._looked_at is not None and now > self._looked_at:
             rate = max(0, self._out - active) / (now - self._looked_at)
@@ -35,7 +35,7 @@ class Pace:
         self._out, self._looked_at = active + sent, now
 
     def seconds_until_worth_it(self, window: int) -> float:
-        """Return how long to wait until a quarter of the window is free."""
+        """Return the seconds until a quarter of the window is expected to be free."""
         if self._rate <= 0:
             return LATEST if self._looked_at is None or self._out >= window else SOONEST
         return min(LATEST, max(SOONEST, SHARE * window / self._rate))

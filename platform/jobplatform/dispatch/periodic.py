@@ -1,6 +1,6 @@
-"""What a dispatcher does besides dispatching: house, sign of life, lost and dead messages, replays.
+"""Periodic tasks of a dispatcher: heartbeat, schedules, AMQP ingress, webhooks, lost and dead messages, retention.
 
-Each on a timer of its own, and one that fails keeps neither the jobs nor the others waiting.
+Each has its own timer. A task that fails delays neither dispatching nor the other tasks.
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ from jobplatform.usecases.validate_submissions import validate_submissions
 log = get_log(__name__)
 
 HOUSE_SECONDS, RECORD_SECONDS, REPLAYS_SECONDS, WORKFLOWS_SECONDS = 3600.0, 1.0, 2.0, 1.0
-#: jobs of a workflow that stops, called off in one transaction; and how long one look at all of them may take
+#: jobs of a stopping workflow per transaction; and the time limit of one pass over all workflows (s)
 STOP_LIMIT, STOP_SECONDS = 250, 0.3
-#: how often schedules are looked at that nobody knew of at the last look, and how many in one transaction
+#: poll interval for schedules that were added since the last poll (s), and schedules per transaction
 SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
-#: how often the feeds of tenants with webhooks are looked at, and how many events of each at a time
+#: poll interval of feeds with webhooks (s), and events of each per poll
 WEBHOOKS_SECONDS, WEBHOOKS_LIMIT = 0.5, 500
-#: how often orders of others' transactions are looked at, and how many in one transaction; and for how long a kind can
-#: be ordered that no dispatcher knows any more
+#: poll interval for jobs submitted in other transactions (s), jobs per transaction, and for how long a kind can
+#: be submitted that no dispatcher knows any more
 ORDERS_SECONDS, ORDERS_LIMIT, KINDS_SECONDS = 0.25, 100, 2 * 86_400.0
-#: after a failure that is no outage of the ledger
+#: pause after a failure other than an outage of the ledger (s)
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
 
 class PeriodicTasks:
-    """The duties of one dispatcher. `broker_error` is empty while RabbitMQ can be used."""
+    """The periodic tasks of one dispatcher. `broker_error` is empty while RabbitMQ is available."""
 
     def __init__(
         self, settings: Settings, ledger: Ledger, publisher: Publisher, broker_error: Callable[[], str]
@@ -71,16 +71,16 @@ class PeriodicTasks:
         self._settings, self._ledger, self._publisher = settings, ledger, publisher
         self._broker_error = broker_error
         self._id = new_id()
-        #: the queues that got jobs by a duty: "queue priority,…"
+        #: queues that got jobs by a periodic task: "queue priority,…"
         self.woken = ""
-        #: of the workflows that stop, the one that was looked at last
+        #: the stopping workflow that was processed last
         self._stopped: UUID | None = None
         #: read once: a process that knows other kinds is another process
         self._kinds: KindRegistry | None = None
         url = settings.broker_url.get_secret_value()
         self._recorder = Recorder(ledger, DeadLetterReader(url))
         self._ingress = Ingress(settings, ledger, SubmissionReader(url))
-        #: name → when, what (returns whether there is more to do at once), and how long after a failure
+        #: name → timer, task (returns whether it has more to do immediately), and pause after a failure (s)
         self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
             "house": (Every(HOUSE_SECONDS), self._delete_expired, LONG_RETRY_SECONDS),
             "beat": (Every(settings.heartbeat_seconds), self._beat, RETRY_SECONDS),
@@ -96,9 +96,9 @@ class PeriodicTasks:
         }
 
     def run(self) -> bool:
-        """Do what is due; returns whether there is more to do at once.
+        """Run the tasks that are due; returns whether one of them has more to do immediately.
 
-        Raises `LedgerUnavailable` or `OutcomeUnknown`: then nothing can be done.
+        Raises `LedgerUnavailable` or `OutcomeUnknown`.
         """
         more = False
         for name, (every, act, retry_seconds) in self._duties.items():
@@ -109,7 +109,7 @@ class PeriodicTasks:
                     every.again()
                     more = True
             except (LedgerBusy, BrokerUnavailable, ConfigurationError) as error:
-                # a dump may hold what a new partition needs; the broker is away; a queue is not declared yet
+                # a dump may lock the table of a new partition; the broker is down; a queue is not declared yet
                 every.again(retry_seconds)
                 log.warning("duty_waits", duty=name, error=str(error), retry_seconds=retry_seconds)
             except (LedgerUnavailable, OutcomeUnknown):
@@ -121,7 +121,7 @@ class PeriodicTasks:
         return more
 
     def seconds_until_schedules(self) -> float:
-        """Return when schedules want to be looked at next."""
+        """Return the seconds until the next schedule is due."""
         return self._duties["schedules"][0].seconds_left()
 
     def at_once(self, name: str) -> None:
@@ -136,7 +136,7 @@ class PeriodicTasks:
         self._ingress.close()
 
     def _beat(self) -> bool:
-        """Let the ledger know, for those who ask why a job does not run."""
+        """Write the dispatcher's heartbeat, which `explain` and the doctor read."""
         error = self._broker_error()[:500] or None
         with self._ledger.statement() as connection:
             dispatching.record_dispatcher_heartbeat(connection, self._id, socket.gethostname(), os.getpid(), error)
@@ -162,7 +162,7 @@ class PeriodicTasks:
         return False
 
     def _fire_schedules(self) -> bool:
-        """Make the jobs of schedules that are due, and be there again when the next one is."""
+        """Fire due schedules, and set the timer to the next due time."""
         fired = fire_schedules(self._ledger, limit=SCHEDULES_LIMIT, grace_seconds=self._settings.schedule_grace_seconds)
         self.woken = ",".join(filter(None, (self.woken, fired.woken)))
         if fired.fires:
@@ -172,7 +172,7 @@ class PeriodicTasks:
         return fired.more
 
     def _put_kinds(self) -> bool:
-        """Note the kinds that can be ordered in transactions of others."""
+        """Publish the known kinds, for submissions in other transactions."""
         if self._kinds is None:
             self._kinds = load_kinds(self._settings.kind_modules, self._settings.pools)
         with self._ledger.transaction() as connection:
@@ -188,7 +188,7 @@ class PeriodicTasks:
         return False
 
     def _validate_submissions(self) -> bool:
-        """Look at what was ordered in transactions of others, and let it go."""
+        """Validate jobs that were submitted in other transactions, and release them."""
         if self._kinds is None:
             return False
         looked = validate_submissions(self._ledger, self._kinds, ORDERS_LIMIT)
@@ -196,11 +196,11 @@ class PeriodicTasks:
         return looked.more
 
     def _accept_messages(self) -> bool:
-        """Make jobs of orders that came as messages."""
+        """Accept submissions from AMQP."""
         return self._kinds is not None and self._ingress.poll(self._kinds)
 
     def _tell_webhooks(self) -> bool:
-        """Make the jobs that deliver webhooks."""
+        """Create the jobs that deliver webhooks."""
         kind = delivering(self._settings)
         told = enqueue_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
         if told.messages:
@@ -208,7 +208,7 @@ class PeriodicTasks:
         return told.more
 
     def _stop_workflows(self) -> bool:
-        """Call off what is left of workflows that have failed, were cancelled, or took too long."""
+        """Cancel the remaining jobs of workflows that failed, were cancelled, or timed out."""
         with self._ledger.transaction() as connection:
             timed_out = workflows.time_out_workflows(connection)
         if timed_out:
@@ -217,7 +217,7 @@ class PeriodicTasks:
         return more
 
     def _delete_expired(self) -> bool:
-        """Once an hour: partitions ahead of time, configured queues, and what nobody needs any more."""
+        """Hourly: create partitions ahead of time, configured queues, and delete data past its retention period."""
         with self._ledger.transaction() as connection:
             for name, queue in self._settings.queues.items():
                 queues.put_queue(connection, name, queue.window_min, queue.window_factor)
@@ -239,4 +239,4 @@ class PeriodicTasks:
         ):
             with self._ledger.transaction() as connection:
                 more = forget(connection) >= 1000 or more
-        return more  # a batch of each at a time: jobs go out in between
+        return more  # one batch of each at a time: jobs are dispatched in between

@@ -1,6 +1,6 @@
-"""What operators have set for tenants and limit keys, read every second: their weights, and which keys have a limit.
+"""Weights of tenants and names of limits, as operators have set them; read every second.
 
-Only names: what a limit is, and what is left of it, is read in the round's transaction, under the key's lock.
+Names only: the limit itself and its usage are read in the round's transaction, under the key's lock.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ class Policy:
         return self._weights.get(tenant, 1.0)
 
     def is_limited(self, key: str) -> bool:
-        """Return whether a key has a limit of its own, or one for all of its name, or is held."""
+        """Return whether a key has a limit, its prefix has one, or it is paused."""
         return bool(self._names) and (key in self._names or key.partition(":")[0] + ":*" in self._names)

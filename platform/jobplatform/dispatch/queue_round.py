@@ -1,4 +1,4 @@
-"""One round for one queue: lock, look → choose → mark → publish → await confirms → commit. In doubt roll back (I3)."""
+"""One round of one queue: lock, read → choose → mark → publish → await confirms → commit. Any doubt rolls back (I3)."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from jobplatform.ledger.session import Ledger
 
 @dataclass(frozen=True)
 class RoundReport:
-    """What a round did."""
+    """Result of a round."""
 
     sent: int = 0
     unroutable: int = 0
     refused: int = 0
-    #: jobs that were out before it
+    #: jobs in flight before the round
     active: int = 0
-    #: the highest priority without a free place; -1: every priority has one
+    #: the highest priority without a free slot; -1: every priority has one
     closed: int = -1
-    #: the highest priority of which jobs wait that a place, or another round, would take; -1: there are none
+    #: the highest priority with jobs that a free slot, or another round, would dispatch; -1: none
     highest: int = -1
-    #: jobs wait for a limit key: look again in so many seconds, or when one of its jobs ends
+    #: jobs wait for a limit key: read again in so many seconds, or when one of its jobs ends
     limited_seconds: float | None = None
     skipped: str = ""
 
     @property
     def waiting(self) -> bool:
-        """Return whether jobs are left that a free place, or another round, would take."""
+        """Return whether jobs are left that a free slot, or another round, would dispatch."""
         return self.highest >= 0
 
     @property
     def full(self) -> bool:
-        """Return whether the window, not the ledger, was the limit."""
+        """Return whether the window, not the backlog, was the limit."""
         return self.highest >= 0 and self.closed >= self.highest
 
 
@@ -60,7 +60,7 @@ def run_round(
     batch: int,
     order: Order = "shares",
 ) -> RoundReport:
-    """Dispatch as many of the queue's jobs as fit its window and their limits, at most `batch`.
+    """Dispatch jobs of the queue, as many as its window and their limits allow, at most `batch`.
 
     The transaction is open while the broker confirms (2 s at most, and the server bounds it): the rows stay locked, so
     that a claim waits until their state says `dispatched`.
@@ -115,12 +115,12 @@ def run_round(
 def _mark_by_deadline(
     opened: OpenRound, waiting: Waiting, policy: Policy, places: list[int], free: dict[str, int]
 ) -> list[Dispatched]:
-    """Mark what was promised, and count it off the places, of the window and of the keys."""
+    """Mark jobs with deadlines, and subtract them from the free slots of the window and of the keys."""
     shares = waiting.shares
-    rehearsal = shares.plan(places, free, policy.is_limited)  # how many places each priority would take
+    rehearsal = shares.plan(places, free, policy.is_limited)  # how many slots each priority would use
     waiting.forgo(rehearsal)
     above = [
-        # below where it broke off nobody knows how many are for those above
+        # below the priority at which it stopped, the slots for higher priorities are unknown
         place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.line.id.priority > priority)
         for priority, place in enumerate(places)
     ]
@@ -148,12 +148,12 @@ def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: 
     if fell_short:  # lines that were let out had less than was thought: the next ones
         return SOON_SECONDS
     asked = dict(zip(keys, look.key_seconds, strict=True))
-    if any(key not in asked for key in rooms):  # it has just come, or it is one of more than can be asked for at once
+    if any(key not in asked for key in rooms):  # it has just arrived, or there are more than one query can ask for
         return SOON_SECONDS
     return min([LIMITED_SECONDS, *(seconds for key in rooms if (seconds := asked[key]) is not None)])
 
 
 def _fell_short(takes: list[Take], jobs: list[Dispatched]) -> bool:
-    """Return whether a line with limit keys had less than was planned."""
+    """Return whether a flow with limit keys had fewer jobs than planned."""
     counter = Counter(job.line for job in jobs)
     return any(take.line.id.keys and counter[place] < take.jobs for place, take in enumerate(takes))

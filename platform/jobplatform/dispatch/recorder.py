@@ -1,8 +1,8 @@
-"""The recorder: takes what RabbitMQ has dead-lettered, and lets the ledger decide what it was (rule 7).
+"""The recorder: consumes what RabbitMQ has dead-lettered, and lets the ledger decide what to do with it (rule 7).
 
-A live job whose current message it was is dispatched anew (a quorum queue dead-letters a healthy message at its 21st
-lost connection); the message of a job that has died is known by its dead letter; everything else is kept as a dead
-message with the reason.
+If it was the current message of a live job, the job is dispatched again (a quorum queue dead-letters a healthy
+message at its 21st lost connection). The message of a dead job is already known as its dead letter. Everything else
+is recorded as a dead message with the reason.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ BATCH = 200
 
 
 class Recorder:
-    """Any number of them may work at once: RabbitMQ gives each message to one."""
+    """Any number of them may run at once: RabbitMQ delivers each message to one."""
 
     def __init__(self, ledger: Ledger, reader: DeadLetterReader) -> None:
         self._ledger, self._reader = ledger, reader
 
     def poll(self) -> bool:
-        """Record what is there, at most a batch; returns whether there may be more.
+        """Record waiting messages, at most one batch; returns whether there may be more.
 
-        The messages are acknowledged when the transaction has committed: after a crash in between one is recorded
-        twice, never none. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
+        The messages are acknowledged after the transaction has committed: after a crash in between, a message is
+        recorded twice, never zero times. Raises `BrokerUnavailable`, `ConfigurationError` or a `LedgerUnavailable`.
         """
         letters = self._reader.take(BATCH)
         if not letters:
@@ -46,7 +46,7 @@ class Recorder:
                 kept = [result for letter in letters if (result := self._judge(connection, letter, known)) is not None]
                 dead_messages.put_dead_messages(connection, kept)
         except BaseException:
-            self._reader.close()  # they come again
+            self._reader.close()  # they are redelivered
             raise
         self._reader.done(letters)
         for message in kept:
@@ -58,7 +58,7 @@ class Recorder:
     def _judge(
         self, connection: Any, letter: DeadLetter, known: dict[UUID, tuple[str, int, str]]
     ) -> dict[str, Any] | None:
-        """Return the dead message to keep; None when the ledger knows better."""
+        """Return the dead message to record; None when there is nothing to record."""
         if letter.dispatch is None:
             return _dead_message(letter, "malformed", letter.fault)
         job_id, number, kind = letter.dispatch
@@ -71,11 +71,11 @@ class Recorder:
             )
         if state == State.DISPATCHED and number == current:
             reason = f"RabbitMQ dead-lettered its message: {letter.broker_reason}"
-            if runs.return_job(connection, job_id, number, reason):  # locks and looks again
+            if runs.return_job(connection, job_id, number, reason):  # locks and reads again
                 log.warning("job_dispatched_again", job_id=str(job_id), reason=letter.broker_reason)
                 return None
         if state == State.DEAD and number == current and letter.broker_reason == "rejected":
-            return None  # the dead letter says it all
+            return None  # the dead letter has all of it
         return _dead_message(
             letter, "stale", f"job {job_id} is {state} with dispatch {current}, the message is of dispatch {number}"
         )

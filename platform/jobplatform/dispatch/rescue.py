@@ -1,8 +1,8 @@
-"""Rescue: end the runs whose worker is gone, so that their jobs run again.
+"""Rescue: end the runs of lost workers, so that their jobs run again.
 
-Nothing is expired until this process has itself reached the ledger without a break for a full lease: after an outage
-of Postgres every worker looks dead, and every long video would run twice. Nor when beats could not be written because
-somebody held a lock on a table, and never for a silence that is younger than the last moment of which that is known.
+No lease expires until this process has reached the ledger without interruption for a full lease: after an outage of
+Postgres every worker looks dead, and every long video would run twice. Nor while heartbeats could not be written
+because of a lock on the table, and never for a silence that is younger than the end of that lock.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
-#: polls in a beat, and how old in beats the last sign of a worker may be whose session has ended: it connects again at
-#: its next beat, when it lives. Together its runs begin anew within three beats
+#: polls per heartbeat interval; and, in intervals, how old the last heartbeat of a worker without a session may be: it
+#: reconnects at its next heartbeat, if it is alive. Together, its runs restart within three intervals
 POLLS_PER_BEAT = 2
 GONE_BEATS = 2.5
 
 
 class Rescuer:
-    """Polls twice a beat; "without a break" is no failed poll *and* no more than two beats between polls, by the
-    database's clock: a host that was suspended shows no error. A poll waits for a beat at most.
+    """Polls twice per heartbeat interval. "Without interruption" means no failed poll *and* at most two intervals
+    between polls, by the database's clock: a suspended host shows no error. A poll waits for at most one interval.
     """
 
     def __init__(self, ledger: Ledger, *, heartbeat_seconds: float, lease_seconds: float) -> None:
@@ -35,10 +35,10 @@ class Rescuer:
         self._last_poll: datetime | None = None
 
     def poll(self) -> int:
-        """Look once; returns how many runs were ended. Raises `LedgerUnavailable`."""
+        """Poll once; returns how many runs were ended. Raises `LedgerUnavailable`."""
         try:
             return self._poll()
-        except BaseException:  # whatever it was, the view is broken
+        except BaseException:  # whatever failed, the view has a gap
             self._unbroken_since = self._last_poll = None
             raise
 

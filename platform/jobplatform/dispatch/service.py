@@ -1,4 +1,4 @@
-"""The dispatcher: the only bridge from the ledger to RabbitMQ. One loop, no threads; run two for availability."""
+"""The dispatcher, the only component that publishes jobs. One loop, no threads; run two for availability."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from jobplatform.observe.metrics import dispatcher_metrics
 
 log = get_log(__name__)
 
-#: how often everything scheduled is looked at; in between only what became due in the last `DUE_SLACK_SECONDS`
+#: interval of a scan of all scheduled jobs (s); in between only those due within the last `DUE_SLACK_SECONDS`
 ALL_DUE_SECONDS = DUE_SLACK_SECONDS = 60.0
 WAKE_LIMIT = 1000
 GUARD_SECONDS = 2.0
 SLOTS_SECONDS = 1.0
-#: lines that a step looks at to find those that it does not know
+#: flows that a step reads to find unknown ones
 SWEPT_LINES = 500
 PROBE_SECONDS = 5.0
 NOTHING_SECONDS = 0.02
-#: a hint of this name: jobs with limit keys have ended; how long to wait for more of them before a look
+#: notification of this name: jobs with limit keys have ended; how long to collect more of them before a round (s)
 FREED, FREED_SECONDS = "!limits", 0.01
 _BROKER, _LEDGER = "broker", "ledger"
 
 
 class Dispatcher:
-    """Makes jobs due, dispatches them, rescues runs, guards the broker's epoch."""
+    """Activates due jobs, dispatches them, rescues runs, and guards the broker's epoch."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -67,9 +67,9 @@ class Dispatcher:
         self._waiting_every = Every(settings.dispatch_poll_seconds)
         self._slots: dict[str, tuple[int, int]] = {}
         self._next_due_at = 0.0
-        #: queue → when to look at it
+        #: queue → time of its next round
         self._look_at: dict[str, float] = {}
-        #: queue whose window is full → the highest priority that has no place there
+        #: queue whose window is full → the highest priority without a slot
         self._closed: dict[str, int] = {}
         self._paces: dict[str, Pace] = {}
         self._metrics = dispatcher_metrics()
@@ -86,13 +86,13 @@ class Dispatcher:
             try:
                 wait = self.step()
             except (LedgerUnavailable, OutcomeUnknown) as error:
-                # a lost answer to a mark is a doubt like any other: what was sent twice is ignore_metric_errors (I3)
+                # a lost response to a mark is a doubt like any other: a message sent twice is harmless (I3)
                 wait = self._probe.failed(_LEDGER)
                 self._metrics.failures.labels("ledger").inc()
                 log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)
                 self._pause(wait)
                 continue
-            except Exception:  # a bug in one step must not end what carries everybody's jobs
+            except Exception:  # a bug in one step must not end the process that carries all jobs
                 wait = self._probe.failed(_LEDGER)
                 self._metrics.failures.labels("bug").inc()
                 log.exception("dispatcher_step_failed", retry_seconds=wait)
@@ -112,7 +112,7 @@ class Dispatcher:
             time.sleep(0.05)
 
     def step(self) -> float:
-        """Do what is due now; returns the seconds until the next look, 0 when there is more to do at once."""
+        """Run everything that is due; returns the seconds until the next step, 0 when there is more to do."""
         more = self._duties.run()
         if self._duties.woken:
             self._note_hints(read_woken(self._duties.woken))
@@ -143,7 +143,7 @@ class Dispatcher:
         return self._waiting[queue]
 
     def _find_waiting(self) -> None:
-        """Look at queues that have jobs which nobody has told of, or which the memory of this process has missed."""
+        """Find queues with waiting jobs of which this process was not notified."""
         marks = {queue: mark for queue, waiting in self._waiting.items() if (mark := waiting.arrived_from)}
         for queue in dispatching.waiting_queues(self._ledger, marks):
             self._look_at.setdefault(queue, 0.0)
@@ -153,7 +153,7 @@ class Dispatcher:
                 self._look_at.setdefault(queue, 0.0)
 
     def _sweep(self) -> bool:
-        """Look for lines that this process does not know; returns whether there are more to look at."""
+        """Find flows that this process does not know; returns whether there are more to read."""
         more = False
         for queue, waiting in self._waiting.items():
             before = len(waiting.shares)
@@ -163,7 +163,7 @@ class Dispatcher:
         return more
 
     def _note_hints(self, due: dict[str, int]) -> None:
-        """Look at once where something is due; not for what has no place in a full window."""
+        """Schedule rounds for notified queues, except for jobs that have no slot in a full window."""
         if due.pop(FREED, None) is not None:
             soon = time.monotonic() + FREED_SECONDS
             for queue, waiting in self._waiting.items():
@@ -174,8 +174,8 @@ class Dispatcher:
                 self._look_at[queue] = 0.0
 
     def _look(self, queue: str) -> None:
-        """Play a round of a queue and say when to look again: at once, when a window is worth it, or when asked."""
-        self._look_at.pop(queue, None)  # before: a queue that fails must not be the first one again, and again
+        """Run a round of a queue and schedule the next: at once, when the window is worth it, or on notification."""
+        self._look_at.pop(queue, None)  # before it runs: a queue that fails must not be first every time
         self._closed.pop(queue, None)
         report = self._round(queue)
         if report.skipped:
@@ -186,7 +186,7 @@ class Dispatcher:
             self._closed[queue] = report.closed
             wait = pace.seconds_until_worth_it(self._window(queue))
         elif report.waiting:
-            # nothing has gone though it might have: somebody holds a job's row for a moment
+            # nothing was dispatched although it could be: another transaction has locked a job's row
             wait = 0.0 if report.sent else NOTHING_SECONDS
         elif report.limited_seconds is not None:
             wait = report.limited_seconds
@@ -208,9 +208,9 @@ class Dispatcher:
             self._all_due_every.again()
             raise
         self._look_at |= dict.fromkeys(woken.queues, 0.0)
-        if woken.more:  # a backlog, after an outage say: until it is done everything is looked at
+        if woken.more:  # a backlog, for instance after an outage: scan everything until it is done
             self._all_due_every.again()
-        # a due job whose row somebody holds is looked for again a little later, not in a spin
+        # a due job whose row is locked is retried a little later, not in a busy loop
         soon = woken.seconds if woken.seconds is not None else 3600.0
         self._next_due_at = time.monotonic() + (0.0 if woken.more else max(soon, 0.02))
 
@@ -225,7 +225,7 @@ class Dispatcher:
             self._broker_error = str(error)
             log.warning("broker_unavailable", error=str(error), retry_seconds=wait)
         else:
-            if self._probe.doubtful(_BROKER):  # it is back: no queue needs to sit out its back-off
+            if self._probe.doubtful(_BROKER):  # RabbitMQ is back: no queue needs to wait for its back-off
                 self._backoff.try_now()
                 log.info("broker_is_back")
             self._probe.succeeded(_BROKER)
@@ -246,7 +246,7 @@ class Dispatcher:
             self._metrics.failures.labels("broker").inc()
             log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)
             return RoundReport(skipped="broker unavailable")
-        except LedgerBusy as error:  # of this queue: the others go on
+        except LedgerBusy as error:  # of this queue only: the others continue
             wait = self._backoff.failed(queue)
             self._metrics.failures.labels("busy").inc()
             log.warning("dispatch_failed", queue=queue, error=str(error), retry_seconds=wait)

@@ -1,11 +1,11 @@
-"""A dispatcher's memory of one queue: which lines wait, where its looks begin, and what is left to be found.
+"""A dispatcher's in-memory view of one queue: which flows wait, where its scans start, and what is still unknown.
 
-All of it is a hint. Lines are found by what became available lately; every few seconds the last quarter of a minute is
-looked at once more, since transactions commit out of order. A sweep goes over all lines, however many jobs are in them:
-at the start of a dispatcher, whenever more came than a look reads, and every minute.
+All of it is a hint. Flows are discovered by jobs that became available recently; every few seconds the last 15
+seconds are scanned again, since transactions commit out of order. A sweep reads all flows, at any number of jobs per
+flow: at start, whenever more arrived than a scan reads, and every minute.
 
-Marks keep looks short: a report's long snapshot keeps the index entries of dispatched jobs from being cleaned up, and a
-look that starts at the beginning walks them all (0.9 → 72.7 ms after 300,000 jobs, seen).
+Marks keep scans short: the long snapshot of a report keeps index entries of dispatched jobs from being vacuumed, and a
+scan from the beginning reads them all (0.9 → 72.7 ms after 300,000 jobs, measured).
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from jobplatform.domain.flows import FlowId, Served, Take
 from jobplatform.domain.shares import Shares
 from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FlowHead, Look
 
-#: commits come out of order by this much, usually
+#: transactions usually commit out of order by at most this (s)
 SLACK = timedelta(milliseconds=100)
-#: another dispatcher's round, of another queue, may have marked jobs with limit keys that are not to be seen yet: the
-#: server ends its transaction before this. Their places are counted, or a limit would be passed
+#: another dispatcher's round of another queue may have marked jobs with limit keys that are not visible yet: the
+#: server ends its transaction before this (s). Their slots are counted, or a limit would be exceeded
 LONGEST_ROUND = timedelta(seconds=30)
-#: how often what came lately, and what is out, is looked at without marks
+#: interval of scans without marks, of recent arrivals and jobs in flight (s)
 RESET_SECONDS = 5.0
 LOOK_BACK = timedelta(seconds=15)
 SWEEP_SECONDS = 60.0
-#: keys that one look asks for: each is a row that is locked for the round
+#: limit keys per round: each is a row that is locked for the round
 MOST_KEYS = 256
 
 
 class Waiting:
-    """What is known of one queue."""
+    """The known flows of one queue."""
 
     def __init__(self, weight: Callable[[str], float], clock: Callable[[], float] = time.monotonic) -> None:
         self.shares = Shares(weight)
@@ -44,31 +44,33 @@ class Waiting:
         self._sweep_at = 0.0
         self._swept: FlowId | None = None
         self._sweep_again = False
-        #: what was found since the sweep began; None: there is none under way
+        #: flows found since the sweep began; None: no sweep in progress
         self._found: set[FlowId] | None = None
         self._looks_back = False
         self._first_room = 0
 
-    # --- before a look
+    # --- before a scan
 
     def marks(self) -> tuple[datetime | None, datetime | None, datetime | None]:
-        """Return where the next look begins: at what arrived, at what is out, at what is out with limit keys."""
+        """Return where the next scans start: of arrived jobs, of jobs in flight, of jobs in flight with limit keys."""
         if self._clock() >= self._reset_at:
             self._reset_at = self._clock() + RESET_SECONDS
             self._active_mark = self._limited_mark = None
-            if self._arrived_from is not None:  # it may be a minute old: the queue was paused, or another's
+            if (
+                self._arrived_from is not None
+            ):  # it may be a minute old: the queue was paused, or served by another dispatcher
                 self._arrived_from -= LOOK_BACK
             self._looks_back = True
         return self._arrived_from, self._active_mark, self._limited_mark
 
     @property
     def arrived_from(self) -> datetime | None:
-        """What became available before this time has been looked at; None: look at everything."""
+        """Jobs that became available before this time were scanned; None: scan everything."""
         return None if self._clock() >= self._reset_at else self._arrived_from
 
     def keys_to_ask(self, is_limited: Callable[[str], bool]) -> list[str]:
-        """Return the limit keys to ask for: all that have a limit or a room. When there are too many, all the keys of
-        some lines that are next: a line can go only when each of its keys has room.
+        """Return the limit keys to read: all that have a limit or capacity. When there are too many, all the keys of
+        the next flows: a flow can proceed only when each of its keys has capacity.
         """
         rooms = self.shares.rooms
         asked: dict[str, None] = {}
@@ -85,7 +87,7 @@ class Waiting:
     # --- after it
 
     def learn(self, look: Look) -> None:
-        """Note what a look has found."""
+        """Record the result of a scan."""
         self._note(look.arrivals)
         self._arrived_from = look.arrived_until
         if not look.arrived_all and not self._looks_back:
@@ -97,17 +99,17 @@ class Waiting:
             self._limited_mark = look.limited_oldest - LONGEST_ROUND
 
     def marks_of(self, takes: Sequence[Take]) -> list[float]:
-        """Return for each line a time before which nothing of it waits, as far as one knows."""
+        """Return for each flow a time before which none of its jobs waits, as far as known."""
         slack = SLACK.total_seconds()
         return [take.line.head - slack for take in takes]
 
     def settle(
         self, takes: Sequence[Take], jobs: Iterable[Dispatched], unsent: set[str], heads: Sequence[float | None]
     ) -> None:
-        """Note what became of a plan: the jobs of its lines that were published, and those that were taken back."""
+        """Record the result of a plan: published jobs, and jobs that were taken back."""
         counts, first_back = [0] * len(takes), list(heads)
         for job in jobs:
-            if job.line == NO_LINE:  # its line learns of it when it asks for it
+            if job.line == NO_LINE:  # its flow is blocked when it asks for the key
                 continue
             if job.id in unsent:
                 back = job.state_at.timestamp()
@@ -120,7 +122,7 @@ class Waiting:
         )
 
     def forgo(self, takes: Sequence[Take]) -> None:
-        """Note that nothing came of a plan."""
+        """Record that a plan was not carried out."""
         self.shares.served((take, Served(0, take.line.head)) for take in takes)
 
     def _note(self, lines: Sequence[FlowHead]) -> None:
@@ -132,9 +134,9 @@ class Waiting:
     # --- the sweep
 
     def sweep(self, read: Callable[[FlowId | None, int], Sequence[FlowHead]], limit: int) -> bool:
-        """Look at the next `limit` lines, when it is time; returns whether there are more to look at at once.
+        """Read the next `limit` flows, if a sweep is due; returns whether there are more to read.
 
-        Lines of which nothing was found in a whole sweep are forgotten.
+        Flows without jobs in a whole sweep are forgotten.
         """
         if self._clock() < self._sweep_at:
             return False
@@ -144,7 +146,7 @@ class Waiting:
         self._note(result)
         self._swept = result[-1].id if len(result) == limit else None
         if self._swept is None:
-            # those that another dispatcher has emptied
+            # flows that another dispatcher has drained
             self.shares.keep(self._found)
             self._found = None
             self._sweep_at = self._clock() + (0.0 if self._sweep_again else SWEEP_SECONDS)
@@ -153,9 +155,9 @@ class Waiting:
 
 
 def in_fair_order(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dispatched]:
-    """Return jobs in the order in which they are to be published: by priority, then the lines of a plan by turns.
+    """Return jobs in publishing order: by priority, then interleaved over the flows of the plan.
 
-    A worker meets them in this order: all of one tenant and then all of the next would be fair to nobody.
+    Workers receive them in this order: all jobs of one tenant before those of the next would not be fair.
     """
     places: dict[int, int] = {}
     ranked = []

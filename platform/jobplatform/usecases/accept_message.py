@@ -53,7 +53,7 @@ def accept_message(
     max_body_bytes: int,
     idempotency_seconds: int,
 ) -> Answer:
-    """Accept an order, or say why not. Repeating it is ignore_metric_errors: the message's id makes it one order.
+    """Accept an order, or say why not. Repeating it is harmless: the message's id makes it one order.
 
     Raises `LedgerUnavailable` or `OutcomeUnknown`: then it has to come again.
     """

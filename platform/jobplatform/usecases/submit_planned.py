@@ -1,6 +1,6 @@
 """Accept jobs whose callers have planned them by themselves, with their ids: what an existing Celery app calls.
 
-The id makes a repetition ignore_metric_errors: an order that was accepted before is not accepted again (I1).
+The id makes a repetition harmless: an order that was accepted before is not accepted again (I1).
 """
 
 from __future__ import annotations
