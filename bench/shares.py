@@ -32,7 +32,7 @@ BATCH, ROUNDS, WARM = 100, 60, 10
 
 @dataclass(frozen=True)
 class Case:
-    """Who waits: `tenants` take turns as jobs come, and `keys` limit keys, of `places` each."""
+    """Who waits: `tenants` take virtual_times as jobs come, and `keys` limit keys, of `places` each."""
 
     name: str
     tenants: int

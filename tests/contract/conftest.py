@@ -12,7 +12,7 @@ import pytest
 from api import create_app
 from jobplatform.config import Settings
 from jobplatform.ledger import keys
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
 class Client:
@@ -49,10 +49,10 @@ EMAIL = {"kind": "email.send", "payload": {"to": ["ada@example.com"], "subject":
 
 
 @pytest.fixture
-def app(book: Book, tmp_path) -> Iterator[Any]:
+def app(harness: LedgerHarness, tmp_path) -> Iterator[Any]:
     (tmp_path / "media").mkdir()
     config = Settings(
-        database_url=book.url,
+        database_url=harness.url,
         artifact_url=(tmp_path / "artifacts").as_uri(),
         media_root=tmp_path / "media",
         max_body_bytes=50_000,
@@ -64,15 +64,15 @@ def app(book: Book, tmp_path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def api(app: Any, book: Book) -> Client:
-    with book.ledger.transaction() as connection:
-        key = keys.create_key(connection, book.tenant_id, "test")
+def api(app: Any, harness: LedgerHarness) -> Client:
+    with harness.ledger.transaction() as connection:
+        key = keys.create_key(connection, harness.tenant_id, "test")
     return Client(app.test_client(), key)
 
 
 @pytest.fixture
-def stranger(app: Any, book: Book) -> Client:
+def stranger(app: Any, harness: LedgerHarness) -> Client:
     """A caller of another tenant."""
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         key = keys.create_key(connection, keys.create_tenant(connection, "other"), "test")
     return Client(app.test_client(), key)

@@ -13,21 +13,21 @@ from jobplatform.domain.access import Scope, is_mistyped, new_key
 from jobplatform.ledger import keys
 from jobplatform.ledger.keys import Grants
 from tests.contract.conftest import EMAIL, Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 ADMIN = tuple(Scope)
 
 
-def client_of(app: Any, book: Book, tenant: str | None = None, name: str = "k", **grants: Any) -> Client:
-    with book.ledger.transaction() as connection:
-        tenant_id = book.tenant_id if tenant is None else keys.create_tenant(connection, tenant)
+def client_of(app: Any, harness: LedgerHarness, tenant: str | None = None, name: str = "k", **grants: Any) -> Client:
+    with harness.ledger.transaction() as connection:
+        tenant_id = harness.tenant_id if tenant is None else keys.create_tenant(connection, tenant)
         return Client(app.test_client(), keys.create_key(connection, tenant_id, name, Grants(**grants)))
 
 
 @pytest.fixture
-def admin(app: Any, book: Book) -> Client:
-    return client_of(app, book, name="admin", scopes=ADMIN)
+def admin(app: Any, harness: LedgerHarness) -> Client:
+    return client_of(app, harness, name="admin", scopes=ADMIN)
 
 
 # --- the walk
@@ -84,10 +84,12 @@ BODIES: dict[str, Any] = {
 }
 
 
-def test_nobody_sees_or_touches_what_another_tenant_has(app: Any, book: Book, api: Client, admin: Client) -> None:
+def test_nobody_sees_or_touches_what_another_tenant_has(
+    app: Any, harness: LedgerHarness, api: Client, admin: Client
+) -> None:
     things = things_of(api, admin)
     before = api.get(f"/v1/jobs/{things['job_id']}")[1]
-    stranger = client_of(app, book, "other", scopes=ADMIN)
+    stranger = client_of(app, harness, "other", scopes=ADMIN)
     seen = 0
     for operation in OPERATIONS:
         if operation.scope is None or operation.endpoint.__name__ in OF_ONES_OWN:
@@ -113,11 +115,11 @@ def test_nobody_sees_or_touches_what_another_tenant_has(app: Any, book: Book, ap
 NOBODYS = dict.fromkeys(("workflow_id", "artifact_id", "key_id", "webhook_id"), "01890000-0000-7000-8000-000000000000")
 
 
-def test_every_operation_wants_its_scope(app: Any, book: Book, api: Client, admin: Client) -> None:
+def test_every_operation_wants_its_scope(app: Any, harness: LedgerHarness, api: Client, admin: Client) -> None:
     things = things_of(api, admin)
     for operation in OPERATIONS:
         scopes = tuple(scope for scope in Scope if scope is not operation.scope)
-        without = client_of(app, book, scopes=scopes)
+        without = client_of(app, harness, scopes=scopes)
         status, problem, _ = without.call(
             operation.method, path_of(operation, things), EMAIL if operation.body is not None else None
         )
@@ -128,8 +130,8 @@ def test_every_operation_wants_its_scope(app: Any, book: Book, api: Client, admi
 # --- what a key may submit
 
 
-def test_a_key_submits_the_kinds_that_it_may(app: Any, book: Book) -> None:
-    mail = client_of(app, book, kinds=("email.*",))
+def test_a_key_submits_the_kinds_that_it_may(app: Any, harness: LedgerHarness) -> None:
+    mail = client_of(app, harness, kinds=("email.*",))
     assert mail.post("/v1/jobs", EMAIL)[0] == 202
     video = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
     step = {"name": "a", **video}
@@ -141,21 +143,21 @@ def test_a_key_submits_the_kinds_that_it_may(app: Any, book: Book) -> None:
         status, problem, _ = mail.call(method, path, body)
         assert (status, problem["code"]) == (403, "kind_not_allowed"), path
         assert "email.*" in problem["detail"] and "llm.chat" in problem["detail"]
-    assert book.all("SELECT kind FROM jobs") == ["email.send"]
+    assert harness.all("SELECT kind FROM jobs") == ["email.send"]
 
 
-def test_a_schedule_is_run_by_who_may_order_its_jobs(app: Any, book: Book, admin: Client) -> None:
+def test_a_schedule_is_run_by_who_may_order_its_jobs(app: Any, harness: LedgerHarness, admin: Client) -> None:
     schedule = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}, "every_seconds": 3600}
     assert admin.call("PUT", "/v1/schedules/s", {**schedule, "priority": 8})[0] == 200
     for grants, code in (({"kinds": ("email.*",)}, "kind_not_allowed"), ({"max_priority": 7}, "priority_too_high")):
-        status, problem, _ = client_of(app, book, **grants).post("/v1/schedules/s/run")
+        status, problem, _ = client_of(app, harness, **grants).post("/v1/schedules/s/run")
         assert (status, problem["code"]) == (403, code)
-    assert book.all("SELECT count(*) FROM jobs") == [0]
+    assert harness.all("SELECT count(*) FROM jobs") == [0]
     assert admin.post("/v1/schedules/s/run")[0] == 202
 
 
-def test_the_history_of_a_job_tells_who_ordered_it(app: Any, book: Book) -> None:
-    caller = client_of(app, book, name="shop")
+def test_the_history_of_a_job_tells_who_ordered_it(app: Any, harness: LedgerHarness) -> None:
+    caller = client_of(app, harness, name="shop")
     job = caller.submit()
     (event,) = caller.get(f"/v1/jobs/{job['id']}/events")[1]["events"]
     assert (event["event"], event["data"]) == ("submitted", {"by": "shop"})
@@ -164,8 +166,8 @@ def test_the_history_of_a_job_tells_who_ordered_it(app: Any, book: Book) -> None
 # --- rates
 
 
-def test_a_key_with_a_rate_is_told_what_is_left_and_when_to_come_again(app: Any, book: Book) -> None:
-    caller = client_of(app, book, requests_per_minute=3)
+def test_a_key_with_a_rate_is_told_what_is_left_and_when_to_come_again(app: Any, harness: LedgerHarness) -> None:
+    caller = client_of(app, harness, requests_per_minute=3)
     left = []
     for call in (
         lambda: caller.get("/v1/kinds"),
@@ -182,21 +184,21 @@ def test_a_key_with_a_rate_is_told_what_is_left_and_when_to_come_again(app: Any,
         assert (status, problem["code"]) == (429, "rate_limited")
         assert 1 <= int(headers["Retry-After"]) <= 20
         assert headers["RateLimit"].startswith('"key";r=0;t=')
-    assert book.all("SELECT count(*) FROM jobs") == [1]
+    assert harness.all("SELECT count(*) FROM jobs") == [1]
 
 
-def test_asking_again_and_again_does_not_make_the_wait_longer(app: Any, book: Book) -> None:
-    caller = client_of(app, book, requests_per_minute=600)
-    book.do(
+def test_asking_again_and_again_does_not_make_the_wait_longer(app: Any, harness: LedgerHarness) -> None:
+    caller = client_of(app, harness, requests_per_minute=600)
+    harness.do(
         "INSERT INTO key_rates (key_id, level, level_at) SELECT id, 0, clock_timestamp() FROM api_keys "
         "WHERE requests_per_minute IS NOT NULL"
     )
     eventually(lambda: caller.get("/v1/kinds")[0] == 200, seconds=5)
 
 
-def test_what_is_refused_for_another_reason_is_counted_once(app: Any, book: Book) -> None:
-    caller = client_of(app, book, requests_per_minute=1)
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
+def test_what_is_refused_for_another_reason_is_counted_once(app: Any, harness: LedgerHarness) -> None:
+    caller = client_of(app, harness, requests_per_minute=1)
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
     status, problem, _ = caller.post("/v1/jobs", EMAIL)
     assert (status, problem["code"]) == (429, "quota_exceeded"), "the true reason, not the rate"
     assert caller.get("/v1/kinds")[1]["code"] == "rate_limited"
@@ -205,19 +207,19 @@ def test_what_is_refused_for_another_reason_is_counted_once(app: Any, book: Book
 # --- expiry, exchange
 
 
-def test_a_key_ends_at_its_time(app: Any, book: Book, admin: Client) -> None:
+def test_a_key_ends_at_its_time(app: Any, harness: LedgerHarness, admin: Client) -> None:
     until = datetime.now(UTC) + timedelta(hours=1)
     status, made, headers = admin.post("/v1/keys", {"name": "short", "expires_at": until.isoformat()})
     assert status == 201 and headers["Cache-Control"] == "no-store"
     short = Client(app.test_client(), made["key"])
     assert short.post("/v1/jobs", EMAIL)[0] == 202
-    book.do("UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = :id", id=made["id"])
+    harness.do("UPDATE api_keys SET expires_at = clock_timestamp() WHERE id = :id", id=made["id"])
     for method, path, body in (("GET", "/v1/kinds", None), ("POST", "/v1/jobs", EMAIL)):
         status, problem, _ = short.call(method, path, body)
         assert (status, problem["code"]) == (401, "unauthorized")
 
 
-def test_both_keys_are_good_for_the_overlap(app: Any, book: Book, admin: Client) -> None:
+def test_both_keys_are_good_for_the_overlap(app: Any, harness: LedgerHarness, admin: Client) -> None:
     _, old, _ = admin.post(
         "/v1/keys", {"name": "shop", "scopes": ["jobs:submit"], "kinds": ["email.*"], "max_priority": 5}
     )
@@ -228,7 +230,7 @@ def test_both_keys_are_good_for_the_overlap(app: Any, book: Book, admin: Client)
     assert new["replaces"] == old["id"]
     callers = [Client(app.test_client(), item["key"]) for item in (old, new)]
     assert [caller.post("/v1/jobs", EMAIL)[0] for caller in callers] == [202, 202]
-    (left,) = book.all(
+    (left,) = harness.all(
         "SELECT extract(epoch FROM expires_at - now())::float8 FROM api_keys WHERE id = :id", id=old["id"]
     )
     assert 3500 < left <= 3600
@@ -246,8 +248,8 @@ def test_exchanging_a_key_again_makes_none_that_ends_unannounced(admin: Client) 
         assert (status, new["expires_at"]) == (201, None)
 
 
-def test_no_key_makes_one_that_may_more(app: Any, book: Book) -> None:
-    small = client_of(app, book, scopes=ADMIN, max_priority=5, kinds=("email.*",))
+def test_no_key_makes_one_that_may_more(app: Any, harness: LedgerHarness) -> None:
+    small = client_of(app, harness, scopes=ADMIN, max_priority=5, kinds=("email.*",))
     for body, code in (
         ({"max_priority": 9, "kinds": ["email.send"]}, "priority_too_high"),
         ({"max_priority": 5}, "kind_not_allowed"),
@@ -258,15 +260,15 @@ def test_no_key_makes_one_that_may_more(app: Any, book: Book) -> None:
         status, problem, _ = small.post("/v1/keys", {"name": "more", **body})
         assert (status, problem["code"]) == (403, code), body
     assert small.post("/v1/keys", {"name": "as much", "max_priority": 5, "kinds": ["email.*"]})[0] == 201
-    with book.ledger.transaction() as connection:
-        boss, _ = keys.make_key(connection, book.tenant_id, "boss", Grants(is_operator=True), by="")
-    admin = client_of(app, book, scopes=ADMIN)
+    with harness.ledger.transaction() as connection:
+        boss, _ = keys.make_key(connection, harness.tenant_id, "boss", Grants(is_operator=True), by="")
+    admin = client_of(app, harness, scopes=ADMIN)
     status, problem, _ = admin.post(f"/v1/keys/{boss}/rotate")
     assert (status, problem["code"]) == (403, "not_allowed"), "an operator's key is not got by exchanging it"
 
 
-def test_an_operator_makes_keys_for_other_tenants(app: Any, book: Book) -> None:
-    boss = client_of(app, book, scopes=ADMIN, is_operator=True)
+def test_an_operator_makes_keys_for_other_tenants(app: Any, harness: LedgerHarness) -> None:
+    boss = client_of(app, harness, scopes=ADMIN, is_operator=True)
     status, made, _ = boss.post("/v1/keys", {"name": "first", "tenant": "new-team", "scopes": ["admin"]})
     assert (status, made["tenant"]) == (201, "new-team")
     theirs = Client(app.test_client(), made["key"])
@@ -293,15 +295,15 @@ def test_keys_that_can_not_work_are_refused(admin: Client, body: Any, field: str
     assert problem["errors"][0]["field"] == field
 
 
-def test_what_is_kept_and_shown_of_a_key_can_not_be_used_as_one(book: Book, admin: Client) -> None:
+def test_what_is_kept_and_shown_of_a_key_can_not_be_used_as_one(harness: LedgerHarness, admin: Client) -> None:
     _, made, _ = admin.post("/v1/keys", {"name": "x"})
     secret = made["key"]
     assert secret not in str(admin.get("/v1/keys")[1])
-    (row,) = book.all("SELECT api_keys::text FROM api_keys WHERE id = :id", id=made["id"])
+    (row,) = harness.all("SELECT api_keys::text FROM api_keys WHERE id = :id", id=made["id"])
     assert secret not in row and secret[10:] not in row
 
 
-def test_the_last_use_is_shown(book: Book, admin: Client, app: Any) -> None:
+def test_the_last_use_is_shown(harness: LedgerHarness, admin: Client, app: Any) -> None:
     _, made, _ = admin.post("/v1/keys", {"name": "x"})
     assert made["last_used_at"] is None
     Client(app.test_client(), made["key"]).submit()
@@ -345,7 +347,7 @@ def test_a_mistyped_key_is_told_so(app: Any) -> None:
 
 
 def test_everything_that_changes_something_is_in_the_audit_log(
-    app: Any, book: Book, api: Client, admin: Client
+    app: Any, harness: LedgerHarness, api: Client, admin: Client
 ) -> None:
     job = api.submit()
     api.get(f"/v1/jobs/{job['id']}")
@@ -370,7 +372,7 @@ def test_everything_that_changes_something_is_in_the_audit_log(
         "create_key",
         "revoke_key",
     }
-    stranger = client_of(app, book, "other", scopes=ADMIN)
+    stranger = client_of(app, harness, "other", scopes=ADMIN)
     assert stranger.get("/v1/audit-log")[1]["actions"] == []
 
 
@@ -380,7 +382,7 @@ def test_what_is_not_logged_makes_jobs_or_changes_nothing() -> None:
 
 
 def test_the_line_is_there_before_anything_is_done(
-    app: Any, book: Book, api: Client, admin: Client, monkeypatch: pytest.MonkeyPatch
+    app: Any, harness: LedgerHarness, api: Client, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that dies in between leaves a line without an end, never a change without a line."""
     from jobplatform.errors import LedgerUnavailable
@@ -393,6 +395,6 @@ def test_the_line_is_there_before_anything_is_done(
 
     monkeypatch.setattr(audit_log, "end_action", away)
     assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] == 200
-    assert book.all("SELECT action, status FROM audit_log") == [("cancel_job", None)]
+    assert harness.all("SELECT action, status FROM audit_log") == [("cancel_job", None)]
     monkeypatch.setattr(audit_log, "begin_action", lambda *_, **__: away())
     assert api.post(f"/v1/jobs/{job['id']}/discard", {"reason": "no"})[0] == 503

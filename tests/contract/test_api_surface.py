@@ -11,7 +11,7 @@ from api.auth import OPEN_ENDPOINTS
 from jobplatform.ledger import keys
 from jobplatform.ledger.schema import head
 from tests.contract.conftest import Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 SAMPLE = "01890000-0000-7000-8000-000000000000"
 
@@ -37,9 +37,9 @@ def test_every_route_asks_for_a_key_unless_it_is_listed_as_open(app) -> None:
     assert all(path.startswith("/v1/") for _, path, _ in closed)
 
 
-def test_revoking_a_key_acts_with_the_next_request(api: Client, book: Book) -> None:
+def test_revoking_a_key_acts_with_the_next_request(api: Client, harness: LedgerHarness) -> None:
     assert api.get("/v1/kinds")[0] == 200
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         assert keys.revoke_named(connection, "test") == 1
     assert api.get("/v1/kinds")[0] == 401
 
@@ -152,9 +152,9 @@ def test_an_upload_over_the_limit_is_refused(api: Client) -> None:
     assert (status, problem["code"]) == (413, "body_too_large")
 
 
-def test_readyz_says_when_the_ledger_has_no_tables(app, api: Client, book: Book) -> None:
+def test_readyz_says_when_the_ledger_has_no_tables(app, api: Client, harness: LedgerHarness) -> None:
     assert api.get("/readyz")[1]["ledger"]["revision"] == head()
-    book.do("DROP TABLE alembic_version")
+    harness.do("DROP TABLE alembic_version")
     assert api.get("/readyz")[1]["code"] == "not_migrated"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.contract.conftest import EMAIL, Client
 from tests.contract.test_access_api import client_of
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import wait_until_blocked
 
 WRONG: dict[str, Any] = {"kind": "email.send", "payload": {"to": "nobody"}}
@@ -26,22 +26,22 @@ def ids(answer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
-def test_all_of_a_batch_is_accepted_in_its_order(api: Client, book: Book, media_type: str) -> None:
+def test_all_of_a_batch_is_accepted_in_its_order(api: Client, harness: LedgerHarness, media_type: str) -> None:
     orders = [mail(number, priority=number % 10, tags=[f"n{number}"]) for number in range(25)]
     body = json.dumps(orders) if "x-" not in media_type else "\n".join(json.dumps(order) for order in orders) + "\n\n"
     status, answer, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
     assert status == 202, answer
     assert (answer["accepted"], answer["refused"], len(answer["jobs"])) == (25, 0, 25)
     for number, job_id in enumerate(ids(answer)):
-        row = book.row(job_id)
+        row = harness.row(job_id)
         assert (row.payload["subject"], row.priority, row.tags) == (f"mail {number}", number % 10, [f"n{number}"])
         assert (row.state, row.queue, row.kind) == ("available", "email", "email.send")
     (event,) = api.get(f"/v1/jobs/{ids(answer)[3]}/events")[1]["events"]
     assert event["data"] == {"by": "test", "batch": answer["batch_id"]}
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def test_one_wrong_order_and_nothing_is_accepted(api: Client, book: Book) -> None:
+def test_one_wrong_order_and_nothing_is_accepted(api: Client, harness: LedgerHarness) -> None:
     orders = [mail(), WRONG, mail(), {"kind": "no.such", "payload": {}}, mail(color="red"), 7]
     status, problem, _ = api.post(PATH, orders[:5])
     assert (status, problem["code"]) == (422, "invalid_request")
@@ -49,24 +49,26 @@ def test_one_wrong_order_and_nothing_is_accepted(api: Client, book: Book) -> Non
     assert {"1.payload.to", "3.kind", "4.color"} <= {item["field"] for item in problem["errors"]}
     status, problem, _ = api.post(PATH, orders)
     assert (status, problem["code"]) == (400, "not_json") and "order 5" in problem["detail"]
-    assert book.all("SELECT count(*) FROM jobs") == [0]
+    assert harness.all("SELECT count(*) FROM jobs") == [0]
 
 
-def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, book: Book) -> None:
+def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, harness: LedgerHarness) -> None:
     orders = [mail(1), WRONG, mail(2, run_at="2020-01-01T00:00:00Z"), 7, mail(3)]
     status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
     assert (status, answer["accepted"], answer["refused"]) == (202, 2, 3)
     codes = [item.get("problem", {}).get("code") for item in answer["jobs"]]
     assert codes == [None, "invalid_payload", "invalid_request", "not_json", None]
     assert answer["jobs"][1]["problem"]["errors"][0]["field"] == "payload.to"
-    assert [book.row(job_id).payload["subject"] for job_id in (answer["jobs"][0]["id"], answer["jobs"][4]["id"])] == [
+    assert [
+        harness.row(job_id).payload["subject"] for job_id in (answer["jobs"][0]["id"], answer["jobs"][4]["id"])
+    ] == [
         "mail 1",
         "mail 3",
     ]
 
 
 @pytest.mark.parametrize("per_item", ["false", "true"])
-def test_a_repetition_gets_the_first_answer(api: Client, book: Book, per_item: str) -> None:
+def test_a_repetition_gets_the_first_answer(api: Client, harness: LedgerHarness, per_item: str) -> None:
     orders = [mail(1, unique={"key": "u"}), mail(2, unique={"key": "u"}), mail(3)]
     key = {"Idempotency-Key": "batch-1"}
     first = api.post(f"{PATH}?per_item={per_item}", orders, headers=key)
@@ -75,7 +77,7 @@ def test_a_repetition_gets_the_first_answer(api: Client, book: Book, per_item: s
     assert first[1] == again[1]
     assert again[2]["Idempotent-Replayed"] == "true" and "Idempotent-Replayed" not in first[2]
     assert first[1]["jobs"][1] == {**first[1]["jobs"][0], "state": None}, "the one that holds the unique key"
-    assert book.all("SELECT count(*) FROM jobs") == [2]
+    assert harness.all("SELECT count(*) FROM jobs") == [2]
     for status, problem, _ in (
         api.post(f"{PATH}?per_item={per_item}", orders[:2], headers=key),
         api.post(PATH, orders, headers=key) if per_item == "true" else api.post("/v1/jobs", mail(1), headers=key),
@@ -83,7 +85,7 @@ def test_a_repetition_gets_the_first_answer(api: Client, book: Book, per_item: s
         assert (status, problem["code"]) == (422, "idempotency_key_reused")
 
 
-def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, book: Book) -> None:
+def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, harness: LedgerHarness) -> None:
     answers: list[Any] = []
     orders, key = [mail(n) for n in range(3)], {"Idempotency-Key": "twins"}
 
@@ -91,30 +93,30 @@ def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, book: Boo
         answers.append(Client(app.test_client(), api.key).post(PATH, orders, headers=key))
 
     twins = [threading.Thread(target=submit) for _ in range(2)]
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         connection.exec_driver_sql("LOCK TABLE jobs IN SHARE MODE")
         for twin in twins:
             twin.start()
-        wait_until_blocked(book, 2)
+        wait_until_blocked(harness, 2)
     for twin in twins:
         twin.join()
     assert [answer[0] for answer in answers] == [202, 202]
     assert answers[0][1] == answers[1][1]
-    assert book.all("SELECT count(*) FROM jobs") == [3]
+    assert harness.all("SELECT count(*) FROM jobs") == [3]
 
 
-def test_what_is_refused_binds_no_key(api: Client, book: Book) -> None:
+def test_what_is_refused_binds_no_key(api: Client, harness: LedgerHarness) -> None:
     late = mail(run_at="2020-01-01T00:00:00Z", unique={"key": "u"})
     other = mail(unique={"key": "v"})
     key = {"Idempotency-Key": "again"}
     status, problem, _ = api.post(PATH, [other, late], headers=key)
     assert (status, problem["errors"][0]["field"]) == (422, "1.run_at")
-    assert book.all("SELECT count(*) FROM unique_locks") == [0]
+    assert harness.all("SELECT count(*) FROM unique_locks") == [0]
     assert api.post(PATH, [mail()], headers=key)[0] == 202, "a new order with the key"
     assert api.post(PATH, [mail(unique={"key": "u"}), other])[0] == 202
 
 
-def test_unique_orders_of_a_batch(api: Client, book: Book) -> None:
+def test_unique_orders_of_a_batch(api: Client, harness: LedgerHarness) -> None:
     holder = api.submit(unique={"key": "u"})
     refuse = {"key": "u", "on_conflict": "refuse"}
     status, problem, _ = api.post(PATH, [mail(), mail(unique=refuse)])
@@ -123,11 +125,11 @@ def test_unique_orders_of_a_batch(api: Client, book: Book) -> None:
     assert status == 202
     assert answer["jobs"][0]["id"] == holder["id"] and answer["jobs"][0]["state"] is None
     assert answer["jobs"][1]["problem"]["code"] == "duplicate_job"
-    assert book.all("SELECT count(*) FROM jobs") == [2]
+    assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_a_quota_counts_every_order(api: Client, book: Book) -> None:
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 3, 'test')")
+def test_a_quota_counts_every_order(api: Client, harness: LedgerHarness) -> None:
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 3, 'test')")
     orders = [
         mail(1, unique={"key": "a"}),
         mail(2),
@@ -137,12 +139,12 @@ def test_a_quota_counts_every_order(api: Client, book: Book) -> None:
     ]
     status, problem, headers = api.post(PATH, orders)
     assert (status, problem["code"]) == (429, "quota_exceeded") and int(headers["Retry-After"]) >= 1
-    assert book.all("SELECT count(*) FROM jobs") == [0]
+    assert harness.all("SELECT count(*) FROM jobs") == [0]
     status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
     assert (answer["accepted"], answer["refused"]) == (3, 2), "the last one's twin has no place either"
     assert [item["problem"]["code"] for item in answer["jobs"][3:]] == ["quota_exceeded"] * 2
-    assert book.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "who was refused holds none"
-    book.assert_conserved()
+    assert harness.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "who was refused holds none"
+    harness.assert_conserved()
 
 
 def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -> None:
@@ -153,29 +155,29 @@ def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -
     assert again[2]["Idempotent-Replayed"] == "true"
 
 
-def test_a_twin_of_an_order_without_a_place_has_none_either(api: Client, book: Book) -> None:
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
+def test_a_twin_of_an_order_without_a_place_has_none_either(api: Client, harness: LedgerHarness) -> None:
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
     orders = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
     _, answer, _ = api.post(f"{PATH}?per_item=true", orders)
     assert [item["problem"]["code"] for item in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
 
 
-def test_many_orders_whose_keys_are_held(api: Client, book: Book) -> None:
+def test_many_orders_whose_keys_are_held(api: Client, harness: LedgerHarness) -> None:
     orders = [mail(n, unique={"key": f"k{n}"}) for n in range(1000)]
     first, again = api.post(PATH, orders)[1], api.post(PATH, orders)[1]
     assert ids(first) == ids(again) and again["accepted"] == 1000
-    assert book.all("SELECT count(*) FROM jobs") == [1000]
+    assert harness.all("SELECT count(*) FROM jobs") == [1000]
 
 
-def test_a_key_that_may_not(app: Any, book: Book) -> None:
-    small = client_of(app, book, kinds=("email.*",), max_priority=5)
+def test_a_key_that_may_not(app: Any, harness: LedgerHarness) -> None:
+    small = client_of(app, harness, kinds=("email.*",), max_priority=5)
     llm = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
     for orders, code in (([mail(), llm], "kind_not_allowed"), ([mail(priority=6)], "priority_too_high")):
         status, problem, _ = small.post(PATH, orders)
         assert (status, problem["code"]) == (403, code)
     _, answer, _ = small.post(f"{PATH}?per_item=true", [mail(), llm])
     assert answer["jobs"][1]["problem"]["code"] == "kind_not_allowed"
-    reader = client_of(app, book, scopes=("jobs:read",))
+    reader = client_of(app, harness, scopes=("jobs:read",))
     assert reader.post(PATH, [mail()])[0] == 403
 
 
@@ -197,9 +199,9 @@ def test_bodies_that_are_none(api: Client, body: bytes, media_type: str, status:
     assert (rows, problem["code"]) == (status, code)
 
 
-def test_a_thousand_at_once(api: Client, book: Book) -> None:
+def test_a_thousand_at_once(api: Client, harness: LedgerHarness) -> None:
     status, answer, _ = api.post(
         PATH, data=json.dumps([mail(n) for n in range(1000)]), headers={"Content-Type": "application/json"}
     )
     assert status == 202 and len(set(ids(answer))) == 1000
-    book.assert_conserved()
+    harness.assert_conserved()

@@ -17,17 +17,17 @@ from jobplatform.domain.validation import MAX_ERRORS
 from jobplatform.errors import InvalidPayload, InvalidRequest
 from jobplatform.ledger import keys
 from tests.contract.conftest import Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture
-def api(book: Book, tmp_path: Path) -> Iterator[Client]:
+def api(harness: LedgerHarness, tmp_path: Path) -> Iterator[Client]:
     """The API with the limits it ships with."""
-    app = create_app(Settings(database_url=book.url, artifact_url=tmp_path.as_uri()))
-    with book.ledger.transaction() as connection:
-        key = keys.create_key(connection, book.tenant_id, "test")
+    app = create_app(Settings(database_url=harness.url, artifact_url=tmp_path.as_uri()))
+    with harness.ledger.transaction() as connection:
+        key = keys.create_key(connection, harness.tenant_id, "test")
     yield Client(app.test_client(), key)
     app.extensions["services"].ledger.close()
 

@@ -7,15 +7,15 @@ from uuid import uuid4
 import pytest
 
 from tests.contract.conftest import Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 ERROR = {"code": "boom", "message": "boom", "retryable": False}
 
 
 @pytest.fixture
-def dead(api: Client, book: Book) -> str:
-    job_id, lease_id = book.running()
-    book.settle(job_id, lease_id, "failed", "dead", error=ERROR)
+def dead(api: Client, harness: LedgerHarness) -> str:
+    job_id, lease_id = harness.running()
+    harness.settle(job_id, lease_id, "failed", "dead", error=ERROR)
     return str(job_id)
 
 
@@ -65,13 +65,13 @@ def test_a_wrong_replay_names_the_field(api: Client, dead: str, body: dict, fiel
     assert api.get(f"/v1/jobs/{dead}")[1]["state"] == "dead"
 
 
-def test_priority_and_time_can_be_changed_until_it_runs(api: Client, book: Book) -> None:
+def test_priority_and_time_can_be_changed_until_it_runs(api: Client, harness: LedgerHarness) -> None:
     job = api.submit()
     status, changed, _ = api.call("PATCH", f"/v1/jobs/{job['id']}", {"priority": 9, "run_at": "2099-01-01T00:00:00Z"})
     assert (status, changed["priority"], changed["state"]) == (200, 9, "scheduled")
     assert api.call("PATCH", f"/v1/jobs/{job['id']}", {})[0] == 422
     assert api.call("PATCH", f"/v1/jobs/{job['id']}", {"priority": 10})[0] == 422
-    running, _ = book.running()
+    running, _ = harness.running()
     assert api.call("PATCH", f"/v1/jobs/{running}", {"priority": 1})[1]["code"] == "not_changeable"
 
 
@@ -90,19 +90,19 @@ def explained(api: Client, job_id: object) -> list[str]:
     return [reason["code"] for reason in rows["reasons"]]
 
 
-def test_an_explanation_tells_everything_in_order(api: Client, book: Book) -> None:
-    job_id = book.submit("test.llm")
-    book.do("UPDATE queues SET paused_at = clock_timestamp() WHERE name = 'llm'")
+def test_an_explanation_tells_everything_in_order(api: Client, harness: LedgerHarness) -> None:
+    job_id = harness.submit("test.llm")
+    harness.do("UPDATE queues SET paused_at = clock_timestamp() WHERE name = 'llm'")
     assert explained(api, job_id) == ["paused", "waiting", "no_worker", "no_dispatcher"]
-    book.do("UPDATE queues SET paused_at = NULL")
-    book.do("INSERT INTO dispatchers (id, host, pid, broker_error) VALUES (gen_random_uuid(), 'h', 1, 'refused')")
+    harness.do("UPDATE queues SET paused_at = NULL")
+    harness.do("INSERT INTO dispatchers (id, host, pid, broker_error) VALUES (gen_random_uuid(), 'h', 1, 'refused')")
     assert explained(api, job_id) == ["waiting", "no_worker", "broker_down"]
-    book.do("UPDATE dispatchers SET broker_error = NULL")
-    book.do("UPDATE workers SET queues = '{llm}'")
+    harness.do("UPDATE dispatchers SET broker_error = NULL")
+    harness.do("UPDATE workers SET queues = '{llm}'")
     assert explained(api, job_id) == ["waiting", "kind_unknown"]
-    book.do("UPDATE workers SET kinds = '{test.llm}', slots = 1")
-    ahead = [book.submit("test.llm", priority=9) for _ in range(5)]
-    book.dispatch(*ahead[:4])
+    harness.do("UPDATE workers SET kinds = '{test.llm}', slots = 1")
+    ahead = [harness.submit("test.llm", priority=9) for _ in range(5)]
+    harness.dispatch(*ahead[:4])
     assert explained(api, job_id) == ["waiting", "window_full"]
     assert (
         "ahead of it in queue llm: 1 jobs of higher priority, 0 jobs of its own"
@@ -111,7 +111,7 @@ def test_an_explanation_tells_everything_in_order(api: Client, book: Book) -> No
     assert explained(api, ahead[0]) == ["in_rabbitmq"]
 
 
-def test_an_explanation_of_every_end_says_who_and_why(api: Client, book: Book, dead: str) -> None:
+def test_an_explanation_of_every_end_says_who_and_why(api: Client, harness: LedgerHarness, dead: str) -> None:
     assert explained(api, dead) == ["dead"]
     cancelled = api.submit()["id"]
     api.post(f"/v1/jobs/{cancelled}/cancel", {"reason": "too late"})
@@ -119,42 +119,48 @@ def test_an_explanation_of_every_end_says_who_and_why(api: Client, book: Book, d
     assert reason["code"] == "cancelled" and "by test" in reason["message"] and "too late" in reason["message"]
     later = api.submit(run_at="2099-01-01T00:00:00Z")["id"]
     assert explained(api, later) == ["scheduled"]
-    running, lease_id = book.running()
+    running, lease_id = harness.running()
     assert explained(api, running) == ["running"]
-    book.settle(running, lease_id)
+    harness.settle(running, lease_id)
     result = api.get(f"/v1/jobs/{running}/explain")[1]
     assert [reason["code"] for reason in result["reasons"]] == ["succeeded"]
     assert set(result["seconds_in"]) == {"available", "dispatched", "running", "succeeded"}
     assert api.get(f"/v1/jobs/{uuid4()}/explain")[0] == 404
 
 
-def test_an_explanation_of_what_is_amiss_in_a_run_and_of_other_ends(api: Client, book: Book, dead: str) -> None:
-    silent, _ = book.running()
-    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '100 s'")
+def test_an_explanation_of_what_is_amiss_in_a_run_and_of_other_ends(
+    api: Client, harness: LedgerHarness, dead: str
+) -> None:
+    silent, _ = harness.running()
+    harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '100 s'")
     assert explained(api, silent) == ["running", "worker_silent"]
     api.post(f"/v1/jobs/{silent}/cancel", {"reason": "enough"})
     assert explained(api, silent) == ["running", "worker_silent", "cancel_requested"]
     api.post(f"/v1/jobs/{dead}/discard", {"reason": "wrong address"})
     (reason,) = api.get(f"/v1/jobs/{dead}/explain")[1]["reasons"]
     assert reason["code"] == "discarded" and "wrong address" in reason["message"]
-    late = book.submit()
-    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=late)
-    book.do("SELECT * FROM wake_jobs(10, NULL)")
+    late = harness.submit()
+    harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=late)
+    harness.do("SELECT * FROM wake_jobs(10, NULL)")
     assert explained(api, late) == ["expired"]
-    waiting = book.submit("test.llm")
-    book.do("UPDATE queues SET paused_at = clock_timestamp(), paused_until = '2099-01-01T00:00:00Z' WHERE name = 'llm'")
+    waiting = harness.submit("test.llm")
+    harness.do(
+        "UPDATE queues SET paused_at = clock_timestamp(), paused_until = '2099-01-01T00:00:00Z' WHERE name = 'llm'"
+    )
     reasons = api.get(f"/v1/jobs/{waiting}/explain")[1]["reasons"]
     assert reasons[0]["code"] == "paused" and "until 2099-01-01" in reasons[0]["message"]
 
 
-def test_a_held_job_shows_its_effect_and_is_resolved(api: Client, book: Book) -> None:
-    job_id, lease_id = book.running()
-    book.do(
+def test_a_held_job_shows_its_effect_and_is_resolved(api: Client, harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    harness.do(
         "INSERT INTO effects (job_id, key, tenant_id, state, run_no, token) "
         "SELECT id, 'charge', tenant_id, 'intended', 1, gen_random_uuid() FROM jobs WHERE id = :i",
         i=job_id,
     )
-    book.settle(job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "?", "retryable": False})
+    harness.settle(
+        job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "?", "retryable": False}
+    )
     assert explained(api, job_id) == ["held"]
     assert [item["state"] for item in api.get(f"/v1/jobs/{job_id}/effects")[1]["effects"]] == ["intended"]
     wrong = {"effect": "other", "happened": True}

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.contract.conftest import EMAIL, Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 DAILY = {"kind": "email.send", "payload": EMAIL["payload"], "cron": "0 9 * * *"}
 
@@ -55,9 +55,9 @@ def test_a_step_that_is_after_itself_is_refused(api: Client) -> None:
     assert problem["errors"][0]["expected"] == "another part: none comes after itself"
 
 
-def test_a_row_that_python_can_not_hold_takes_no_list_down(api: Client, book: Book) -> None:
+def test_a_row_that_python_can_not_hold_takes_no_list_down(api: Client, harness: LedgerHarness) -> None:
     job = api.submit()
-    book.do("UPDATE jobs SET run_at = '294276-01-01', start_by = 'infinity' WHERE id = :id", id=job["id"])
+    harness.do("UPDATE jobs SET run_at = '294276-01-01', start_by = 'infinity' WHERE id = :id", id=job["id"])
     status, page, _ = api.get("/v1/jobs")
     assert status == 200 and page["jobs"][0]["run_at"].startswith("9999-12-31")
     assert api.get(f"/v1/jobs/{job['id']}")[0] == 200
@@ -67,12 +67,12 @@ def test_a_row_that_python_can_not_hold_takes_no_list_down(api: Client, book: Bo
     "more",
     ["p_run_at => '294276-01-01'", "p_start_by => 'infinity'", "p_run_at => '0044-03-15 BC'", "p_tags => '{{a,b}}'"],
 )
-def test_submissions_by_sql_take_what_the_api_takes(book: Book, api: Client, more: str) -> None:
+def test_submissions_by_sql_take_what_the_api_takes(harness: LedgerHarness, api: Client, more: str) -> None:
     from jobplatform.ledger.keys import hash_key
 
-    book.do("INSERT INTO kinds VALUES ('email.send', 'email', 5, 3, 50) ON CONFLICT DO NOTHING")
+    harness.do("INSERT INTO kinds VALUES ('email.send', 'email', 5, 3, 50) ON CONFLICT DO NOTHING")
     statement = text(f"SELECT code, detail FROM submit_job(:hash, 'email.send', '{{}}', {more})")
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         row = connection.execute(statement, {"hash": hash_key(api.key or "").hex()}).one()
     assert row.code == "invalid_request" and "between the years 1901 and 2998" in row.detail
     assert api.get("/v1/jobs")[0] == 200
@@ -105,12 +105,12 @@ def test_a_tenant_has_so_many_schedules_and_no_more(api: Client, app: Any) -> No
     assert api.call("PUT", "/v1/schedules/a", {**DAILY, "priority": 7})[0] == 200, "one that is there can be changed"
 
 
-def test_a_standby_answers_reads_and_names_itself(api: Client, app: Any, book: Book) -> None:
+def test_a_standby_answers_reads_and_names_itself(api: Client, app: Any, harness: LedgerHarness) -> None:
     job = api.submit()
-    name = book.url.rpartition("/")[2]
+    name = harness.url.rpartition("/")[2]
     ledger = app.extensions["services"].ledger
-    book.do("UPDATE api_keys SET last_used_at = NULL")  # its use would be noted
-    book.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    harness.do("UPDATE api_keys SET last_used_at = NULL")  # its use would be noted
+    harness.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     ledger.close()
     try:
         assert api.get(f"/v1/jobs/{job['id']}")[0] == 200
@@ -122,4 +122,4 @@ def test_a_standby_answers_reads_and_names_itself(api: Client, app: Any, book: B
         assert (status, problem["code"]) == (503, "read_only") and "primary" in problem["detail"]
     finally:
         ledger.close()
-        book.do(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
+        harness.do(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')

@@ -11,7 +11,7 @@ import pytest
 
 from jobplatform.ledger.ids import new_id
 from tests.contract.conftest import EMAIL, Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 FIELDS = {
     *("id", "kind", "queue", "state", "status", "priority", "attempt", "max_attempts", "progress", "result", "error"),
@@ -19,13 +19,13 @@ FIELDS = {
 }
 
 
-def test_a_job_is_accepted_with_its_location(api: Client, book: Book) -> None:
+def test_a_job_is_accepted_with_its_location(api: Client, harness: LedgerHarness) -> None:
     status, job, headers = api.post("/v1/jobs", {**EMAIL, "tags": ["a"], "priority": 9})
     assert (status, headers["Location"]) == (202, f"/v1/jobs/{job['id']}")
     assert set(job) >= FIELDS
     assert (job["state"], job["status"], job["priority"], job["tags"]) == ("available", "pending", 9, ["a"])
     assert api.get(headers["Location"])[1] == job
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
 
 
 def test_a_scheduled_job_is_pending_until_its_time(api: Client) -> None:
@@ -82,14 +82,16 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "code", "fields"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_bad_orders_are_refused_and_change_nothing(api: Client, book: Book, body, status, code, fields) -> None:
+def test_bad_orders_are_refused_and_change_nothing(
+    api: Client, harness: LedgerHarness, body, status, code, fields
+) -> None:
     got, problem, headers = api.post("/v1/jobs", body)
     assert (got, problem["code"]) == (status, code), problem
     assert headers["Content-Type"] == "application/problem+json"
     assert {error["field"] for error in problem["errors"]} == fields
     assert all(error["expected"] for error in problem["errors"])
     for table in ("jobs", "job_events", "queue_counters", "idempotency_keys"):
-        assert book.all(f"SELECT count(*)::int FROM {table}") == [0]
+        assert harness.all(f"SELECT count(*)::int FROM {table}") == [0]
 
 
 def test_an_unknown_kind_says_what_was_meant(api: Client) -> None:
@@ -115,7 +117,7 @@ def test_bodies_that_are_not_json_or_too_large(api: Client, data, content_type, 
     assert (got, problem["code"]) == (status, code)
 
 
-def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, book: Book, monkeypatch) -> None:
+def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, harness: LedgerHarness, monkeypatch) -> None:
     from jobplatform.usecases import submit_job
 
     soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
@@ -126,7 +128,7 @@ def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, book: Boo
     assert (status, again["id"]) == (202, first["id"])
     status, _, _ = api.post("/v1/jobs", {**EMAIL, "run_at": soon}, headers={"Idempotency-Key": "another"})
     assert status == 422
-    assert book.all("SELECT count(*)::int FROM idempotency_keys") == [1], "what was refused binds no key"
+    assert harness.all("SELECT count(*)::int FROM idempotency_keys") == [1], "what was refused binds no key"
 
 
 def test_filters_take_any_time_and_refuse_null_characters(api: Client) -> None:
@@ -167,29 +169,29 @@ def test_foreign_and_unknown_ids_are_the_same_404(api: Client, stranger: Client,
     assert api.get(f"/v1/jobs/{job['id']}")[1]["state"] == "available"
 
 
-def test_cancel_is_at_once_idempotent_and_too_late_is_a_409(api: Client, book: Book) -> None:
+def test_cancel_is_at_once_idempotent_and_too_late_is_a_409(api: Client, harness: LedgerHarness) -> None:
     job = api.submit()
     status, cancelled, _ = api.post(f"/v1/jobs/{job['id']}/cancel", {"reason": "changed my mind"})
     assert (status, cancelled["state"], cancelled["status"]) == (200, "cancelled", "failed")
     assert cancelled["error"]["message"] == "changed my mind"
     assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] == 200
-    done, lease_id = book.running()
-    book.settle(done, lease_id)
+    done, lease_id = harness.running()
+    harness.settle(done, lease_id)
     status, problem, _ = api.post(f"/v1/jobs/{done}/cancel")
     assert (status, problem["code"]) == (409, "not_cancellable")
-    running, _ = book.running()
+    running, _ = harness.running()
     status, told, _ = api.post(f"/v1/jobs/{running}/cancel")
     assert (status, told["state"]) == (202, "running") and told["cancel_requested_at"]
     assert api.post(f"/v1/jobs/{running}/cancel", {"colour": 1})[0] == 422
 
 
-def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Client, book: Book) -> None:
+def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Client, harness: LedgerHarness) -> None:
     dead = api.submit()["id"]
     api.submit()
-    book.dispatch(UUID(dead))
+    harness.dispatch(UUID(dead))
     lease = new_id()
-    book.claim(UUID(dead), lease, kind="email.send")
-    book.settle(UUID(dead), lease, "failed", "dead", error={"code": "bad_smell", "message": "x", "retryable": False})
+    harness.claim(UUID(dead), lease, kind="email.send")
+    harness.settle(UUID(dead), lease, "failed", "dead", error={"code": "bad_smell", "message": "x", "retryable": False})
     _, page, _ = api.get("/v1/jobs?error_code=bad_smell&fields=id,error")
     assert page["jobs"] == [{"id": dead, "error": {"code": "bad_smell", "message": "x", "retryable": False}}]
     assert api.get("/v1/jobs?error_code=none")[1]["jobs"] == []
@@ -225,9 +227,9 @@ def test_lists_filter_and_page(api: Client, stranger: Client) -> None:
         assert (status, problem["errors"][0]["field"]) == (422, wrong.split("=")[0])
 
 
-def test_events_and_runs_are_the_history(api: Client, book: Book) -> None:
-    job_id, lease_id = book.running()
-    book.settle(job_id, lease_id, usage={"total_tokens": 3})
+def test_events_and_runs_are_the_history(api: Client, harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    harness.settle(job_id, lease_id, usage={"total_tokens": 3})
     _, rows, _ = api.get(f"/v1/jobs/{job_id}/events")
     assert [event["event"] for event in rows["events"]] == ["submitted", "dispatched", "started", "succeeded"]
     _, rest, _ = api.get(f"/v1/jobs/{job_id}/events?after={rows['events'][1]['id']}")
@@ -238,13 +240,13 @@ def test_events_and_runs_are_the_history(api: Client, book: Book) -> None:
     ]
 
 
-def test_waiting_without_an_event_loop_is_bounded_and_ends_with_the_job(api: Client, book: Book) -> None:
-    job_id, lease_id = book.running()
+def test_waiting_without_an_event_loop_is_bounded_and_ends_with_the_job(api: Client, harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
     with ThreadPoolExecutor(4) as pool:
         waits = [pool.submit(api.get, f"/v1/jobs/{job_id}?wait=30") for _ in range(4)]
         # two places (the default): the other two are answered at once with what is
         early = [wait.result()[1]["state"] for wait in islice(as_completed(waits), 2)]
-        book.settle(job_id, lease_id)
+        harness.settle(job_id, lease_id)
         states = sorted(wait.result()[1]["state"] for wait in waits)
     assert early == ["running", "running"]
     assert states == ["running", "running", "succeeded", "succeeded"]

@@ -9,22 +9,22 @@ import pytest
 
 from jobplatform.ledger import keys
 from tests.contract.conftest import EMAIL, Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
 @pytest.fixture
-def operator(app: Any, book: Book) -> Client:
-    with book.ledger.transaction() as connection:
+def operator(app: Any, harness: LedgerHarness) -> Client:
+    with harness.ledger.transaction() as connection:
         return Client(
-            app.test_client(), keys.create_key(connection, book.tenant_id, "operator", keys.Grants(is_operator=True))
+            app.test_client(), keys.create_key(connection, harness.tenant_id, "operator", keys.Grants(is_operator=True))
         )
 
 
 @pytest.fixture
-def lowly(app: Any, book: Book) -> Client:
-    with book.ledger.transaction() as connection:
+def lowly(app: Any, harness: LedgerHarness) -> Client:
+    with harness.ledger.transaction() as connection:
         return Client(
-            app.test_client(), keys.create_key(connection, book.tenant_id, "lowly", keys.Grants(max_priority=4))
+            app.test_client(), keys.create_key(connection, harness.tenant_id, "lowly", keys.Grants(max_priority=4))
         )
 
 
@@ -38,11 +38,11 @@ def test_a_limit_is_set_seen_and_removed(operator: Client) -> None:
     assert (status, problem["code"]) == (404, "limit_not_found") and "provider:openai" in problem["detail"]
 
 
-def test_the_list_shows_use_and_who_waits(operator: Client, book: Book) -> None:
+def test_the_list_shows_use_and_who_waits(operator: Client, harness: LedgerHarness) -> None:
     operator.call("PUT", "/v1/limits/domain:*", {"max_concurrent": 1})
     job = operator.submit()
     operator.submit()
-    book.dispatch(UUID(job["id"]))
+    harness.dispatch(UUID(job["id"]))
     (limit,) = operator.get("/v1/limits")[1]["limits"]
     (key,) = limit["keys"]
     assert (key["key"], key["dispatched"], key["waiting_lines"], key["waiting_tenants"]) == (
@@ -100,14 +100,14 @@ def test_only_operators_see_and_change_what_concerns_all(api: Client) -> None:
         assert "jobplatform keys create --operator" in problem["detail"]
 
 
-def test_weights_are_set_and_listed(operator: Client, book: Book) -> None:
-    (name,) = book.all("SELECT name FROM tenants")
+def test_weights_are_set_and_listed(operator: Client, harness: LedgerHarness) -> None:
+    (name,) = harness.all("SELECT name FROM tenants")
     assert operator.call("PUT", f"/v1/tenants/{name}", {"weight": 2.5})[:2] == (200, {"name": name, "weight": 2.5})
     assert operator.get("/v1/tenants")[1] == {"tenants": [{"name": name, "weight": 2.5}], "next_cursor": None}
     assert operator.call("PUT", "/v1/tenants/nobody", {"weight": 2.5})[0] == 404
 
 
-def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, book: Book) -> None:
+def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, harness: LedgerHarness) -> None:
     for path, body in (
         ("/v1/jobs", {**EMAIL, "priority": 5}),
         ("/v1/workflows", {"name": "w", "flow": {"chain": [{**EMAIL, "priority": 5}]}}),
@@ -118,11 +118,11 @@ def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, book: Book
     assert lowly.call("PUT", "/v1/schedules/s", {**EMAIL, "every_seconds": 60, "priority": 9})[0] == 403
     job = lowly.submit(priority=4)
     assert lowly.call("PATCH", f"/v1/jobs/{job['id']}", {"priority": 5})[0] == 403
-    assert book.all("SELECT priority FROM jobs") == [4]
+    assert harness.all("SELECT priority FROM jobs") == [4]
 
 
 def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
-    operator: Client, api: Client, book: Book
+    operator: Client, api: Client, harness: LedgerHarness
 ) -> None:
     assert operator.call("PUT", "/v1/quotas/*/email", {"max_waiting": 2})[0] == 204
     key = {"headers": {"Idempotency-Key": "first"}}
@@ -133,9 +133,9 @@ def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
     assert api.post("/v1/jobs", EMAIL, **key)[1]["id"] == first, "it is there already"
     status, problem, _ = api.post("/v1/workflows", {"name": "w", "flow": {"chain": [EMAIL]}})
     assert (status, problem["code"]) == (429, "quota_exceeded")
-    book.dispatch(UUID(first))
+    harness.dispatch(UUID(first))
     assert api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})[0] == 202, "one that is out waits no more"
-    (name,) = book.all("SELECT name FROM tenants")
+    (name,) = harness.all("SELECT name FROM tenants")
     operator.call("PUT", f"/v1/quotas/{name}/email", {"max_waiting": 1000})
     api.submit()
     assert len(operator.get("/v1/quotas")[1]["quotas"]) == 2
@@ -144,7 +144,9 @@ def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
     assert api.post("/v1/jobs", EMAIL)[0] == 429
 
 
-def test_what_lives_over_all_queues_has_a_quota_of_its_own(operator: Client, api: Client, book: Book) -> None:
+def test_what_lives_over_all_queues_has_a_quota_of_its_own(
+    operator: Client, api: Client, harness: LedgerHarness
+) -> None:
     """Whatever their state: what waits, what is out, what is dead; and whichever way they are ordered."""
     chat = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
     assert operator.call("PUT", "/v1/quotas/*/+", {"max_waiting": 4})[0] == 204
@@ -157,26 +159,26 @@ def test_what_lives_over_all_queues_has_a_quota_of_its_own(operator: Client, api
     assert status == 202 and ["problem" in item for item in answer["jobs"]] == [False, False, True, True], answer
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL]}})
     assert (status, problem["code"]) == (429, "quota_exceeded") and "more live jobs" in problem["detail"]
-    book.dispatch(UUID(job["id"]))
+    harness.dispatch(UUID(job["id"]))
     assert api.post("/v1/jobs", chat)[0] == 429, "one that is out lives still"
     assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] in (200, 202)
     assert api.post("/v1/jobs", chat)[0] == 202
-    (name,) = book.all("SELECT name FROM tenants")
+    (name,) = harness.all("SELECT name FROM tenants")
     assert operator.call("PUT", f"/v1/quotas/{name}/+", {"max_waiting": 6})[0] == 204
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat, EMAIL]}})
     assert status == 429, "no queue gets too many of them, but all together do"
     assert api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat]}})[0] == 202
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def test_the_time_to_try_again_is_measured(operator: Client, api: Client, book: Book) -> None:
+def test_the_time_to_try_again_is_measured(operator: Client, api: Client, harness: LedgerHarness) -> None:
     operator.call("PUT", "/v1/quotas/*/*", {"max_waiting": 0})
     assert "a guess" in api.post("/v1/jobs", EMAIL)[1]["detail"]
     # ten jobs have ended in the last hundred seconds: six for each minute
-    book.do("UPDATE quota_samples SET old_at = old_at - interval '100 s'")
-    book.do(
+    harness.do("UPDATE quota_samples SET old_at = old_at - interval '100 s'")
+    harness.do(
         "INSERT INTO queue_counters (tenant_id, queue, slot, finished, accepted) VALUES (:t, 'email', 0, 10, 10)",
-        t=book.tenant_id,
+        t=harness.tenant_id,
     )
     status, problem, headers = api.post("/v1/jobs", EMAIL)
     assert status == 429 and headers["Retry-After"] in ("10", "11") and "a guess" not in problem["detail"]

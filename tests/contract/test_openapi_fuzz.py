@@ -19,16 +19,18 @@ from api.v1 import OPERATIONS
 from jobplatform.domain.access import Scope
 from jobplatform.ledger import keys
 from jobplatform.ledger.keys import Grants
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("tag", sorted({item.tag for item in OPERATIONS}))
-def test_every_operation_answers_as_it_is_described(app: Any, book: Book, tag: str, mode: GenerationMode) -> None:
-    with book.ledger.transaction() as connection:
-        key = keys.create_key(connection, book.tenant_id, "fuzz", Grants(scopes=tuple(Scope), is_operator=True))
+def test_every_operation_answers_as_it_is_described(
+    app: Any, harness: LedgerHarness, tag: str, mode: GenerationMode
+) -> None:
+    with harness.ledger.transaction() as connection:
+        key = keys.create_key(connection, harness.tenant_id, "fuzz", Grants(scopes=tuple(Scope), is_operator=True))
     schema = schemathesis.openapi.from_wsgi("/openapi.json", app)
     seen = 0
     for result in schema.get_all_operations():

@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from tests.contract.conftest import Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
 def queue(api: Client, name: str = "email") -> dict[str, Any]:
     return next(item for item in api.get("/v1/queues")[1]["queues"] if item["name"] == name)
 
 
-def test_jobs_are_counted_by_what_they_wait_for(api: Client, book: Book) -> None:
+def test_jobs_are_counted_by_what_they_wait_for(api: Client, harness: LedgerHarness) -> None:
     states = ["available"] * 3 + ["scheduled"] * 4 + ["blocked"] * 5 + ["held"] * 2 + ["dead"] * 6
     for state in states:
         api.submit()
         error = '\'{"code": "x"}\'' if state in ("dead", "held") else "NULL"
-        book.do(
+        harness.do(
             f"UPDATE jobs SET state = '{state}', error = {error} "
             "WHERE id = (SELECT id FROM jobs WHERE state = 'available' ORDER BY id DESC LIMIT 1)"
         )
@@ -27,22 +27,22 @@ def test_jobs_are_counted_by_what_they_wait_for(api: Client, book: Book) -> None
     assert result["counts_are_capped"] is False
 
 
-def test_more_dead_letters_than_were_ever_counted_leave_nothing_waiting(api: Client, book: Book) -> None:
+def test_more_dead_letters_than_were_ever_counted_leave_nothing_waiting(api: Client, harness: LedgerHarness) -> None:
     api.submit()
-    book.do(
+    harness.do(
         "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, "
         "lost_limit, run_at, error) SELECT gen_random_uuid(), tenant_id, queue, kind, 'dead', 4, '{}', 5, 3, 50, "
         "now(), "
         '\'{"code": "smtp_refused"}\' FROM jobs, generate_series(1, 24000)'
     )
-    book.do("UPDATE jobs SET state = 'dead', error = '{\"code\": \"x\"}' WHERE state = 'available'")
-    book.do("UPDATE queue_counters SET accepted = accepted + 24000")
+    harness.do("UPDATE jobs SET state = 'dead', error = '{\"code\": \"x\"}' WHERE state = 'available'")
+    harness.do("UPDATE queue_counters SET accepted = accepted + 24000")
     result = queue(api)
     assert (result["dead"], result["waiting"]) == (24_001, 0)
 
 
-def kill(book: Book, job: dict[str, Any], code: str) -> None:
-    book.do(
+def kill(harness: LedgerHarness, job: dict[str, Any], code: str) -> None:
+    harness.do(
         "UPDATE jobs SET state = 'dead', state_at = now(), error = jsonb_build_object('code', CAST(:code AS text), "
         "'message', 'because') WHERE id = :id",
         id=job["id"],
@@ -50,10 +50,10 @@ def kill(book: Book, job: dict[str, Any], code: str) -> None:
     )
 
 
-def test_dead_letters_have_a_list_of_their_own(api: Client, stranger: Client, book: Book) -> None:
+def test_dead_letters_have_a_list_of_their_own(api: Client, stranger: Client, harness: LedgerHarness) -> None:
     jobs = [api.submit(tags=[f"t{n}"]) for n in range(5)]
     for number, job in enumerate(jobs[:4]):
-        kill(book, job, "smtp_refused" if number % 2 else "smtp_unreachable")
+        kill(harness, job, "smtp_refused" if number % 2 else "smtp_unreachable")
     letters = api.get("/v1/dead-letters")[1]["dead_letters"]
     assert [letter["id"] for letter in letters] == [job["id"] for job in reversed(jobs[:4])]
     assert (letters[0]["code"], letters[0]["message"], letters[0]["tags"]) == ("smtp_refused", "because", ["t3"])

@@ -11,14 +11,14 @@ import pytest
 from jobplatform.domain.access import Scope
 from tests.contract.conftest import Client
 from tests.contract.test_access_api import client_of
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 HOOK = {"url": "https://example.com/hook", "description": "ours"}
 
 
 @pytest.fixture
-def admin(app: Any, book: Book) -> Client:
-    return client_of(app, book, name="admin", scopes=tuple(Scope))
+def admin(app: Any, harness: LedgerHarness) -> Client:
+    return client_of(app, harness, name="admin", scopes=tuple(Scope))
 
 
 def test_the_life_of_a_webhook(admin: Client) -> None:

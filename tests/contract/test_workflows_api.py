@@ -10,7 +10,7 @@ import pytest
 
 from jobplatform.ledger import workflows
 from tests.contract.conftest import Client
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 CHAT = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "Hello"}]}}
 
@@ -115,13 +115,13 @@ def test_the_key_makes_it_once(api: Client) -> None:
         ({"flow": CHAT, "time_limit_seconds": 0}, "time_limit_seconds", "greater than 0"),
     ],
 )
-def test_what_can_not_work_is_named(api: Client, book: Book, body: Any, field: str, expected: str) -> None:
+def test_what_can_not_work_is_named(api: Client, harness: LedgerHarness, body: Any, field: str, expected: str) -> None:
     status, problem, _ = api.post("/v1/workflows", body)
     assert status == 422, problem
     told = {item["field"]: item["expected"] for item in problem["errors"]}
     assert field in told, told
     assert expected in told[field]
-    assert book.all("SELECT count(*)::int FROM workflow_steps") == [0]
+    assert harness.all("SELECT count(*)::int FROM workflow_steps") == [0]
 
 
 def test_an_unknown_kind_alone_is_told_like_a_single_jobs(api: Client) -> None:
@@ -140,12 +140,12 @@ def test_cancel_and_replay(api: Client) -> None:
     assert (status, problem["code"]) == (409, "workflow_not_replayable")
 
 
-def test_the_graph_as_json_and_as_a_picture(api: Client, book: Book) -> None:
+def test_the_graph_as_json_and_as_a_picture(api: Client, harness: LedgerHarness) -> None:
     flow = {"chain": [CHAT, {"group": [CHAT] * 12, "name": "many"}, mail("<b> & done", name="end")]}
     workflow = api.post("/v1/workflows", {"name": "<pic>", "flow": flow})[1]["id"]
     status, graph, _ = api.get(f"/v1/workflows/{workflow}/graph")
     assert status == 200 and len(graph["nodes"]) == 15 and len(graph["edges"]) == 25
-    with book.ledger.statement() as connection:
+    with harness.ledger.statement() as connection:
         assert len(workflows.steps_of(connection, UUID(workflow), graph["workflow"]["created_at"], 100)) == 15
     for ask in ({"path": "?format=svg"}, {"path": "", "headers": {"Accept": "image/svg+xml"}}):
         status, picture, headers = api.get(f"/v1/workflows/{workflow}/graph{ask.pop('path')}", **ask)

@@ -21,49 +21,52 @@ from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.change_job import change_job
 from jobplatform.usecases.discard_job import discard_job
 from jobplatform.usecases.replay_job import replay_job
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 ERROR = {"code": "x", "message": "x", "retryable": False}
 
 
 @pytest.fixture
-def full(book: Book) -> dict[str, UUID]:
+def full(harness: LedgerHarness) -> dict[str, UUID]:
     """A ledger with a job in most states, by every way we have."""
-    result = {"available": book.submit(), "scheduled": book.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z"))}
-    result["running"], _ = book.running()
-    result["dispatched"] = book.submit()
-    book.dispatch(result["dispatched"])
+    result = {
+        "available": harness.submit(),
+        "scheduled": harness.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z")),
+    }
+    result["running"], _ = harness.running()
+    result["dispatched"] = harness.submit()
+    harness.dispatch(result["dispatched"])
     for name, outcome, state in (
         ("succeeded", "succeeded", None),
         ("dead", "failed", "dead"),
         ("retried", "failed", "scheduled"),
         ("crashed", "crashed", None),
     ):
-        job_id, lease_id = book.running()
-        book.settle(job_id, lease_id, outcome, state, error=None if outcome == "succeeded" else ERROR)
+        job_id, lease_id = harness.running()
+        harness.settle(job_id, lease_id, outcome, state, error=None if outcome == "succeeded" else ERROR)
         result[name] = job_id
-    result["cancelled"] = book.submit()
-    cancel_job(book.ledger, book.tenant_id, result["cancelled"])
-    result["asked"], _ = book.running()
-    cancel_job(book.ledger, book.tenant_id, result["asked"])
+    result["cancelled"] = harness.submit()
+    cancel_job(harness.ledger, harness.tenant_id, result["cancelled"])
+    result["asked"], _ = harness.running()
+    cancel_job(harness.ledger, harness.tenant_id, result["asked"])
     for name in ("replayed", "discarded"):
-        job_id, lease_id = book.running()
-        book.settle(job_id, lease_id, "failed", "dead", error=ERROR)
+        job_id, lease_id = harness.running()
+        harness.settle(job_id, lease_id, "failed", "dead", error=ERROR)
         result[name] = job_id
-    replay_job(book.ledger, None, book.tenant_id, result["replayed"], by="ops")
-    discard_job(book.ledger, book.tenant_id, result["discarded"], "x", by="ops")
-    result["changed"] = book.submit()
-    change_job(book.ledger, None, book.tenant_id, result["changed"], priority=9, by="ops")
+    replay_job(harness.ledger, None, harness.tenant_id, result["replayed"], by="ops")
+    discard_job(harness.ledger, harness.tenant_id, result["discarded"], "x", by="ops")
+    result["changed"] = harness.submit()
+    change_job(harness.ledger, None, harness.tenant_id, result["changed"], priority=9, by="ops")
     return result
 
 
-def codes(book: Book) -> dict[str, tuple[int, list[str]]]:
-    report = audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60)
+def codes(harness: LedgerHarness) -> dict[str, tuple[int, list[str]]]:
+    report = audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60)
     return {finding.code: (finding.count, finding.examples) for finding in report.findings}
 
 
-def test_a_ledger_that_nobody_touched_adds_up(book: Book, full: dict[str, UUID]) -> None:
-    report = audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60)
+def test_a_ledger_that_nobody_touched_adds_up(harness: LedgerHarness, full: dict[str, UUID]) -> None:
+    report = audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60)
     assert report.findings == []
     assert (report.checked_jobs, report.complete) == (len(full), True)
 
@@ -106,28 +109,32 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("name", "which", "mutation", "found"), MUTATIONS, ids=[item[0] for item in MUTATIONS])
-def test_each_mutation_is_found(book: Book, full, name: str, which: str, mutation: str, found: set[str]) -> None:
-    book.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
-    report = codes(book)
+def test_each_mutation_is_found(
+    harness: LedgerHarness, full, name: str, which: str, mutation: str, found: set[str]
+) -> None:
+    harness.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
+    report = codes(harness)
     assert set(report) == found
     for code in found - {"not_conserved"}:
         assert str(full[which]) in report[code][1]
 
 
-def test_a_job_older_than_asked_is_not_looked_at(book: Book, full) -> None:
+def test_a_job_older_than_asked_is_not_looked_at(harness: LedgerHarness, full) -> None:
     old = lowest_id_at(datetime.fromisoformat("2026-01-01T00:00Z"))
     for table, column in (("jobs", "id"), ("job_events", "job_id")):
-        book.do(f"UPDATE {table} SET {column} = :o WHERE {column} = :i", o=old, i=full["available"])
-    book.do("UPDATE jobs SET state = 'blocked' WHERE id = :o", o=old)
-    assert codes(book) == {}
+        harness.do(f"UPDATE {table} SET {column} = :o WHERE {column} = :i", o=old, i=full["available"])
+    harness.do("UPDATE jobs SET state = 'blocked' WHERE id = :o", o=old)
+    assert codes(harness) == {}
 
 
-def test_an_audit_whose_time_is_up_says_how_far_it_came(book: Book, full) -> None:
-    report = audit_ledger(book.ledger, hours=1, budget_seconds=0, patience_seconds=60)
+def test_an_audit_whose_time_is_up_says_how_far_it_came(harness: LedgerHarness, full) -> None:
+    report = audit_ledger(harness.ledger, hours=1, budget_seconds=0, patience_seconds=60)
     assert (report.complete, report.checked_jobs) == (False, 0)
 
 
-def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(book: Book, full, monkeypatch) -> None:
+def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(
+    harness: LedgerHarness, full, monkeypatch
+) -> None:
     from jobplatform.dispatch import audit
     from jobplatform.errors import LedgerBusy
 
@@ -140,7 +147,7 @@ def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(b
         return check(connection, lowest, beyond)
 
     monkeypatch.setattr(audit.auditing, "check_slice", busy_at_first)
-    report = audit_ledger(book.ledger, hours=24, budget_seconds=60, patience_seconds=60)
+    report = audit_ledger(harness.ledger, hours=24, budget_seconds=60, patience_seconds=60)
     assert (report.is_clean, report.checked_jobs, report.complete) == (True, len(full), True)
     assert slices[1] < slices[0] and max(slices[2:]) < timedelta(days=1)
     steps = [after / before for before, after in pairwise(slices[2:-1])]
@@ -157,25 +164,27 @@ def publisher(broker_url: str) -> Iterator[Publisher]:
     result.close()
 
 
-def broker_codes(book: Book, broker_url: str) -> dict[str, int]:
+def broker_codes(harness: LedgerHarness, broker_url: str) -> dict[str, int]:
     with connected(broker_url, name="test") as connection:
-        result = audit_broker(book.ledger, connection, ["email"], lease_seconds=60, settle_seconds=0.1)
+        result = audit_broker(harness.ledger, connection, ["email"], lease_seconds=60, settle_seconds=0.1)
     return {item.code: item.count for item in result}
 
 
-def test_messages_that_are_lost_are_found(book: Book, publisher: Publisher, broker_url: str) -> None:
-    guard_epoch(book.ledger, publisher)
-    ids = [book.submit() for _ in range(3)]
-    run_round(book.ledger, publisher, Waiting(Policy().weight), Policy(), "email", 100, 100)
-    assert broker_codes(book, broker_url) == {}
+def test_messages_that_are_lost_are_found(harness: LedgerHarness, publisher: Publisher, broker_url: str) -> None:
+    guard_epoch(harness.ledger, publisher)
+    ids = [harness.submit() for _ in range(3)]
+    run_round(harness.ledger, publisher, Waiting(Policy().weight), Policy(), "email", 100, 100)
+    assert broker_codes(harness, broker_url) == {}
     with connected(broker_url, name="test") as connection:
         assert connection.channel().basic_get("email", no_ack=True) is not None
-    assert broker_codes(book, broker_url) == {"message_lost": 1}
-    book.do("UPDATE workers SET waiting = CAST(:w AS uuid[])", w=[ids[0]])
-    assert broker_codes(book, broker_url) == {}, "a worker has it"
+    assert broker_codes(harness, broker_url) == {"message_lost": 1}
+    harness.do("UPDATE workers SET waiting = CAST(:w AS uuid[])", w=[ids[0]])
+    assert broker_codes(harness, broker_url) == {}, "a worker has it"
 
 
-def test_a_queue_that_was_deleted_and_a_broker_that_was_wiped_are_found(book: Book, broker_url: str) -> None:
+def test_a_queue_that_was_deleted_and_a_broker_that_was_wiped_are_found(
+    harness: LedgerHarness, broker_url: str
+) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete("email")
-    assert set(broker_codes(book, broker_url)) == {"queue_missing", "no_epoch"}
+    assert set(broker_codes(harness, broker_url)) == {"queue_missing", "no_epoch"}

@@ -17,7 +17,7 @@ from jobplatform.domain.feeds import Wanted
 from jobplatform.ledger import schema
 from jobplatform.ledger.session import Ledger, open_ledger
 from jobplatform.usecases.read_feed import now_in, read_page
-from tests.support.ledgers import LIMITS, Book
+from tests.support.ledger_harness import LIMITS, LedgerHarness
 from tests.support.servers import STACK
 from tests.support.waiting import eventually
 
@@ -47,32 +47,34 @@ def call(place: Place, program: str, *arguments: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def jobs_behind(ledger: Ledger, book: Book, cursor: Cursor, event: str | None = None) -> set[str]:
-    page, _, _ = read_page(ledger, book.tenant_id, cursor, Wanted(), 100)
+def jobs_behind(ledger: Ledger, harness: LedgerHarness, cursor: Cursor, event: str | None = None) -> set[str]:
+    page, _, _ = read_page(ledger, harness.tenant_id, cursor, Wanted(), 100)
     return {str(entry.job_id) for entry in page if event in (None, entry.event)}
 
 
-def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(book: Book, place: Place, other: Place, tmp_path) -> None:
-    waiting, (running, lease_id), done = book.submit(priority=7), book.running(), book.running()
-    book.settle(*done)
+def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
+    harness: LedgerHarness, place: Place, other: Place, tmp_path
+) -> None:
+    waiting, (running, lease_id), done = harness.submit(priority=7), harness.running(), harness.running()
+    harness.settle(*done)
     counts = (
         "SELECT state, count(*) FROM jobs GROUP BY state UNION ALL SELECT 'ended', count(*) FROM job_history ORDER BY 1"
     )
-    before = [tuple(row) for row in book.all(counts)]
-    rows = {job_id: book.row(job_id) for job_id in (waiting, running, done[0])}
+    before = [tuple(row) for row in harness.all(counts)]
+    rows = {job_id: harness.row(job_id) for job_id in (waiting, running, done[0])}
     # the newest event: a transaction of anything else in this Postgres keeps the feed behind what it may still precede
-    eventually(lambda: str(done[0]) in jobs_behind(book.ledger, book, Cursor(), "succeeded"))
-    cursor = now_in(book.ledger, book.tenant_id)
+    eventually(lambda: str(done[0]) in jobs_behind(harness.ledger, harness, Cursor(), "succeeded"))
+    cursor = now_in(harness.ledger, harness.tenant_id)
 
     dump = str(tmp_path / "ledger.dump")
-    call(place, "pg_dump", "--format=custom", f"--file={dump}", book.url.replace("+psycopg2", ""))
+    call(place, "pg_dump", "--format=custom", f"--file={dump}", harness.url.replace("+psycopg2", ""))
     url = postgres.url(other)
     roles = ("jobplatform_submit", "jobplatform_reporting", "jobplatform_worker")
     commands = [part for role in roles for part in ("-c", f"CREATE ROLE {role} NOLOGIN")]
     call(other, "psql", "--set=ON_ERROR_STOP=1", url.replace("+psycopg2", ""), *commands)
     call(other, "pg_restore", "--no-owner", "--exit-on-error", f"--dbname={url.replace('+psycopg2', '')}", dump)
     ledger = open_ledger(url, name="test", limits=LIMITS)
-    restored = Book(ledger, url, book.tenant_id, book.epoch, book.worker)
+    restored = LedgerHarness(ledger, url, harness.tenant_id, harness.epoch, harness.worker)
     try:
         assert "feeds" in {result.check for result in check_ledger(ledger, Settings(database_url=url))}, (
             "the page's step 3"

@@ -11,7 +11,7 @@ from celery.schedules import crontab, schedule
 
 from jobplatform.domain.kinds import Kind
 from jobplatform.errors import ConfigurationError
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 from workers.celery.beat import LedgerScheduler, declare, read_entry
 from workers.celery.submissions import TaskCall
 
@@ -28,15 +28,17 @@ ENTRIES: dict[str, dict[str, Any]] = {
 }
 
 
-def read(book: Book) -> dict[str, Any]:
-    rows = book.all("SELECT name, spec, payload, start_within_seconds, priority, overlap FROM schedules ORDER BY name")
+def read(harness: LedgerHarness) -> dict[str, Any]:
+    rows = harness.all(
+        "SELECT name, spec, payload, start_within_seconds, priority, overlap FROM schedules ORDER BY name"
+    )
     return {row.name: row for row in rows}
 
 
-def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None:
+def test_entries_become_schedules_and_go_with_the_dictionary(harness: LedgerHarness) -> None:
     for _ in range(2):
-        declare(book.ledger, registry(), "acme", ENTRIES, "Europe/Berlin")
-    result = read(book)
+        declare(harness.ledger, registry(), "acme", ENTRIES, "Europe/Berlin")
+    result = read(harness)
     assert set(result) == {"every-night", "often", "delta", "schedule", "sets"}
     assert result["every-night"].spec == {"cron": "30 3,4 * * mon-fri", "time_zone": "Europe/Berlin"}
     assert result["every-night"].payload == {"a": 1} and result["every-night"].overlap == "allow"
@@ -47,10 +49,10 @@ def test_entries_become_schedules_and_go_with_the_dictionary(book: Book) -> None
     )
     assert result["delta"].spec["every_seconds"] == 300 and result["schedule"].spec["every_seconds"] == 10
     assert result["sets"].spec["cron"] == "*/15 1,2 * 1 *"
-    declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
-    assert set(read(book)) == {"often"}
-    declare(book.ledger, registry(), "acme", {}, "UTC")
-    assert read(book) == {}
+    declare(harness.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
+    assert set(read(harness)) == {"often"}
+    declare(harness.ledger, registry(), "acme", {}, "UTC")
+    assert read(harness) == {}
 
 
 @pytest.mark.parametrize(
@@ -68,12 +70,12 @@ def test_options_without_an_equal_are_named(options: dict[str, Any], said: str) 
         read_entry("x", {"task": "test.echo", "schedule": 30.0, "options": options}, "UTC", registry())
 
 
-def test_names_that_would_be_one_are_refused(book: Book) -> None:
+def test_names_that_would_be_one_are_refused(harness: LedgerHarness) -> None:
     with pytest.raises(ConfigurationError, match="rename one"):
-        declare(book.ledger, registry(), "acme", {"a b": ENTRIES["often"], "a/b": ENTRIES["delta"]}, "UTC")
+        declare(harness.ledger, registry(), "acme", {"a b": ENTRIES["often"], "a/b": ENTRIES["delta"]}, "UTC")
 
 
-def test_a_bug_in_one_look_ends_no_beat(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_in_one_look_ends_no_beat(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.celery.beat.ledger", lambda: None)
     assert LedgerScheduler(app=Celery("t", set_as_current=False), lazy=True).tick() > 0
 
@@ -92,30 +94,32 @@ def test_a_bug_in_one_look_ends_no_beat(book: Book, monkeypatch: pytest.MonkeyPa
         ({"task": "test.echo", "schedule": crontab(0, 0, day_of_month="1-7", day_of_week="mon")}, "both"),
     ],
 )
-def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(book: Book, entry: Any, said: str) -> None:
+def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(
+    harness: LedgerHarness, entry: Any, said: str
+) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
-        declare(book.ledger, registry(), "acme", {"fine": ENTRIES["often"], "mine": entry}, "UTC")
+        declare(harness.ledger, registry(), "acme", {"fine": ENTRIES["often"], "mine": entry}, "UTC")
     assert "beat_schedule['mine']" in str(caught.value)
-    assert read(book) == {}
+    assert read(harness) == {}
 
 
-def test_a_tick_fires_and_says_when_to_come_again(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workers.celery.beat.ledger", lambda: book.ledger)
+def test_a_tick_fires_and_says_when_to_come_again(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.celery.beat.ledger", lambda: harness.ledger)
     app = Celery("t", set_as_current=False)
     app.conf.beat_max_loop_interval = 3
     first, second = (LedgerScheduler(app=app, lazy=True) for _ in range(2))
     assert first.tick() == 3.0
-    declare(book.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
-    book.do("UPDATE schedules SET next_planned_at = now(), next_due_at = now(), anchor_at = now()")
+    declare(harness.ledger, registry(), "acme", {"often": ENTRIES["often"]}, "UTC")
+    harness.do("UPDATE schedules SET next_planned_at = now(), next_due_at = now(), anchor_at = now()")
     assert 0 < first.tick() <= 3
     second.tick()
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
     assert read_entry("x", ENTRIES["often"], "UTC", registry()).name == "x"
 
 
-def test_a_celery_task_has_args_and_kwargs(book: Book) -> None:
+def test_a_celery_task_has_args_and_kwargs(harness: LedgerHarness) -> None:
     kinds = registry()
     kinds.add(Kind("proj.tasks.Add", "email", TaskCall, lambda payload, ctx: None, free_name=True))
     entry = {"task": "proj.tasks.Add", "schedule": 30.0, "args": (1, timedelta(0).days), "kwargs": {"z": 2}}
-    declare(book.ledger, kinds, "acme", {"add": entry}, "UTC")
-    assert read(book)["add"].payload == {"args": [1, 0], "kwargs": {"z": 2}}
+    declare(harness.ledger, kinds, "acme", {"add": entry}, "UTC")
+    assert read(harness)["add"].payload == {"args": [1, 0], "kwargs": {"z": 2}}

@@ -24,24 +24,24 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import track_workers
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.submit_job import ApiKey, check_submission, submit_checked
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 from tests.support.waiting import eventually
 
 BACKLOG = 12_000
 
 
 @pytest.fixture
-def big(book: Book) -> Book:
-    with book.ledger.transaction() as connection:
-        caller = ApiKey(keys.create_key(connection, book.tenant_id, "test"))
+def big(harness: LedgerHarness) -> LedgerHarness:
+    with harness.ledger.transaction() as connection:
+        caller = ApiKey(keys.create_key(connection, harness.tenant_id, "test"))
     for _ in range(BACKLOG // 1000):
         orders = [(caller, check_submission(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
-        submit_checked(book.ledger, None, orders)
-    book.do("VACUUM (ANALYZE) jobs")
-    return book
+        submit_checked(harness.ledger, None, orders)
+    harness.do("VACUUM (ANALYZE) jobs")
+    return harness
 
 
-def test_no_hot_query_scans_what_waits(big: Book) -> None:
+def test_no_hot_query_scans_what_waits(big: LedgerHarness) -> None:
     ledger = big.ledger
 
     def scanned() -> int:

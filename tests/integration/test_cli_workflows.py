@@ -23,14 +23,14 @@ from jobplatform.errors import (
     WorkflowNotReplayable,
 )
 from tests.support.flows import failing, look, play, submit
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 Ask = Callable[..., Result]
 
 
 @pytest.fixture
-def ask(book: Book, monkeypatch: pytest.MonkeyPatch) -> Ask:
-    config = Settings(database_url=book.url)
+def ask(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> Ask:
+    config = Settings(database_url=harness.url)
     monkeypatch.setattr("jobplatform.config.settings", lambda: config)
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.delenv("JOBPLATFORM_API_KEY", raising=False)
@@ -41,13 +41,13 @@ def ask(book: Book, monkeypatch: pytest.MonkeyPatch) -> Ask:
     return run
 
 
-def test_a_workflow_is_shown_drawn_replayed_and_cancelled(book: Book, ask: Ask, tmp_path: Path) -> None:
+def test_a_workflow_is_shown_drawn_replayed_and_cancelled(harness: LedgerHarness, ask: Ask, tmp_path: Path) -> None:
     parts = [step("test.echo", name=f"s{n}") for n in range(5)]
     workflow = submit(
-        book, chain(step("test.echo", name="first"), group(*parts, name="many"), step("test.echo", name="end"))
+        harness, chain(step("test.echo", name="first"), group(*parts, name="many"), step("test.echo", name="end"))
     )
-    play(book, failing("s3"))
-    look(book)
+    play(harness, failing("s3"))
+    look(harness)
     shown = ask("workflows", "show", workflow).output
     assert f"{workflow} is failed" in shown and "why: step s3 is dead" in shown
     assert "s0 … s4" in shown and "4 succeeded, 1 dead" in shown and "5 alike" in shown
@@ -58,13 +58,13 @@ def test_a_workflow_is_shown_drawn_replayed_and_cancelled(book: Book, ask: Ask, 
     assert "is running" in ask("workflows", "replay", workflow).output
     assert isinstance(ask("workflows", "replay", workflow).exception, WorkflowNotReplayable)
     assert "is cancelled" in ask("workflows", "cancel", workflow, "--reason", "enough").output
-    done = submit(book, step("test.echo"))
-    play(book)
+    done = submit(harness, step("test.echo"))
+    play(harness)
     assert isinstance(ask("workflows", "cancel", done).exception, WorkflowHasEnded)
     assert isinstance(ask("workflows", "show", uuid4()).exception, WorkflowNotFound)
 
 
-def test_schedules_from_put_to_delete(book: Book, ask: Ask) -> None:
+def test_schedules_from_put_to_delete(harness: LedgerHarness, ask: Ask) -> None:
     mail = '{"to": ["a@example.com"], "subject": {"$planned_at": "%Y"}, "text": "x"}'
     put = ("schedules", "put", "--tenant", "acme", "report", "email.send", "--payload", mail)
     made = ask(*put, "--cron", "0 7 * * mon-fri", "--time-zone", "Europe/Berlin")

@@ -21,7 +21,7 @@ from jobplatform.dispatch.waiting import Waiting
 from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, queues
 from jobplatform.ledger.ids import new_id
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 
@@ -33,7 +33,7 @@ def publisher(broker_url: str):
 
 
 def play(
-    book: Book,
+    harness: LedgerHarness,
     publisher: Publisher,
     window: int = 100,
     queue: str = "email",
@@ -42,11 +42,11 @@ def play(
 ) -> RoundReport:
     """One round, by default of a dispatcher that has just started."""
     policy = Policy()
-    policy.read(book.ledger)
+    policy.read(harness.ledger)
     known = waiting or Waiting(policy.weight)
     if waiting is not None:
-        known.sweep(partial(dispatching.sweep_flows, book.ledger, queue), 1000)
-    return run_round(book.ledger, publisher, known, policy, queue, window, batch)
+        known.sweep(partial(dispatching.sweep_flows, harness.ledger, queue), 1000)
+    return run_round(harness.ledger, publisher, known, policy, queue, window, batch)
 
 
 def messages(broker_url: str, queue: str) -> list[amqp.Message]:
@@ -59,132 +59,136 @@ def messages(broker_url: str, queue: str) -> list[amqp.Message]:
     return result
 
 
-def test_a_round_publishes_and_marks(book: Book, publisher: Publisher, broker_url: str) -> None:
-    ids = [book.submit() for _ in range(3)]
-    assert play(book, publisher).sent == 3
-    assert {book.row(job_id).state for job_id in ids} == {"dispatched"}
+def test_a_round_publishes_and_marks(harness: LedgerHarness, publisher: Publisher, broker_url: str) -> None:
+    ids = [harness.submit() for _ in range(3)]
+    assert play(harness, publisher).sent == 3
+    assert {harness.row(job_id).state for job_id in ids} == {"dispatched"}
     sent = messages(broker_url, "email")
     assert [read_headers(message.headers) for message in sent] == [(job_id, 1, "test.echo") for job_id in ids]
     assert all(message.properties["delivery_mode"] == 2 for message in sent)
-    assert book.events(ids[0]) == ["submitted", "dispatched"]
+    assert harness.events(ids[0]) == ["submitted", "dispatched"]
 
 
-def test_priorities_are_strict_in_the_ledger_and_in_the_broker(book: Book, publisher, broker_url: str) -> None:
-    low, high, middle = book.submit(priority=0), book.submit(priority=9), book.submit(priority=5)
-    play(book, publisher)
+def test_priorities_are_strict_in_the_ledger_and_in_the_broker(
+    harness: LedgerHarness, publisher, broker_url: str
+) -> None:
+    low, high, middle = harness.submit(priority=0), harness.submit(priority=9), harness.submit(priority=5)
+    play(harness, publisher)
     assert [read_headers(message.headers)[0] for message in messages(broker_url, "email")] == [high, middle, low]
 
 
-def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(book: Book, publisher) -> None:
+def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(harness: LedgerHarness, publisher) -> None:
     for _ in range(5):
-        book.submit(priority=1)
-    report = play(book, publisher, window=2)
+        harness.submit(priority=1)
+    report = play(harness, publisher, window=2)
     assert (report.sent, report.full, report.closed) == (2, True, 1)
-    report = play(book, publisher, window=2)
+    report = play(harness, publisher, window=2)
     assert (report.sent, report.full, report.active) == (0, True, 2)
-    urgent = book.submit(priority=9)
-    assert play(book, publisher, window=2).sent == 1
-    assert book.row(urgent).state == "dispatched"
+    urgent = harness.submit(priority=9)
+    assert play(harness, publisher, window=2).sent == 1
+    assert harness.row(urgent).state == "dispatched"
     for _ in range(5):
-        book.submit(priority=9)
-    assert play(book, publisher, window=2).sent == 1, "never more than a window of any class"
+        harness.submit(priority=9)
+    assert play(harness, publisher, window=2).sent == 1, "never more than a window of any class"
 
 
-def test_a_paused_queue_is_not_dispatched(book: Book, publisher) -> None:
-    job_id = book.submit()
-    with book.ledger.transaction() as connection:
+def test_a_paused_queue_is_not_dispatched(harness: LedgerHarness, publisher) -> None:
+    job_id = harness.submit()
+    with harness.ledger.transaction() as connection:
         queues.set_paused(connection, "email", True)
-    assert play(book, publisher).skipped == "paused"
-    assert book.row(job_id).state == "available"
+    assert play(harness, publisher).skipped == "paused"
+    assert harness.row(job_id).state == "available"
 
 
-def test_an_unroutable_message_leaves_its_job_available(book: Book, publisher, broker_url: str) -> None:
+def test_an_unroutable_message_leaves_its_job_available(harness: LedgerHarness, publisher, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete("email")
-    job_id = book.submit()
-    assert play(book, publisher).unroutable == 1
-    assert (book.row(job_id).state, book.row(job_id).dispatch_no) == ("available", 0)
+    job_id = harness.submit()
+    assert play(harness, publisher).unroutable == 1
+    assert (harness.row(job_id).state, harness.row(job_id).dispatch_no) == ("available", 0)
 
 
-def test_a_broker_that_is_away_leaves_everything_available(book: Book) -> None:
-    ids = [book.submit() for _ in range(3)]
+def test_a_broker_that_is_away_leaves_everything_available(harness: LedgerHarness) -> None:
+    ids = [harness.submit() for _ in range(3)]
     away = Publisher("amqp://x:x@127.0.0.1:1/x", confirm_seconds=0.5)
     with pytest.raises(BrokerUnavailable):
-        play(book, away)
-    assert {book.row(job_id).state for job_id in ids} == {"available"}
+        play(harness, away)
+    assert {harness.row(job_id).state for job_id in ids} == {"available"}
 
 
-def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(book: Book, publisher) -> None:
-    ids = [book.submit() for _ in range(50)]
+def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(harness: LedgerHarness, publisher) -> None:
+    ids = [harness.submit() for _ in range(50)]
     publisher.connection.transport.sock.close()
     with pytest.raises(BrokerUnavailable):
-        play(book, publisher)
-    assert {book.row(job_id).state for job_id in ids} == {"available"}
-    assert play(book, publisher).sent == 50, "the next round opens a new connection"
+        play(harness, publisher)
+    assert {harness.row(job_id).state for job_id in ids} == {"available"}
+    assert play(harness, publisher).sent == 50, "the next round opens a new connection"
 
 
 def test_a_batch_that_is_half_published_is_published_again_and_each_job_is_claimed_once(
-    book: Book, broker_url: str
+    harness: LedgerHarness, broker_url: str
 ) -> None:
-    ids = [book.submit() for _ in range(300)]
+    ids = [harness.submit() for _ in range(300)]
     with proxied(broker_url) as (url, proxy):
         cut = Publisher(url)
         assert cut.connection.connected
         # pieces of a batch are large: the second one and what follows is lost, with the confirms of the first
         proxy.stops = lambda data, before: len(before) > 10_000
         with pytest.raises(BrokerUnavailable):
-            play(book, cut, window=1000)
+            play(harness, cut, window=1000)
         proxy.stops = None
-        assert {(book.row(job_id).state, book.row(job_id).dispatch_no) for job_id in ids} == {("available", 0)}
-        assert play(book, cut, window=1000).sent == 300
+        assert {(harness.row(job_id).state, harness.row(job_id).dispatch_no) for job_id in ids} == {("available", 0)}
+        assert play(harness, cut, window=1000).sent == 300
         cut.close()
     result = [read_headers(message.headers) for message in messages(broker_url, "email")]
     assert 300 < len(result) < 600 and {job_id for job_id, _, _ in result} == set(ids)
-    verdicts = [book.claim(job_id, dispatch_no=number).verdict for job_id, number, _ in result]
+    verdicts = [harness.claim(job_id, dispatch_no=number).verdict for job_id, number, _ in result]
     assert (verdicts.count("claimed"), verdicts.count("stale")) == (300, len(result) - 300)
 
 
-def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(book: Book) -> None:
+def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lock_together(
+    harness: LedgerHarness,
+) -> None:
     from jobplatform.ledger.session import Limits, open_ledger
 
-    job_id = book.submit()
-    frozen = open_ledger(book.url, name="frozen", limits=Limits(idle_in_transaction_ms=200))
+    job_id = harness.submit()
+    frozen = open_ledger(harness.url, name="frozen", limits=Limits(idle_in_transaction_ms=200))
 
     def free() -> bool:
-        with book.round() as (jobs, opened):
+        with harness.round() as (jobs, opened):
             opened.take_back(jobs)
             return [job.id for job in jobs] == [str(job_id)]
 
-    with pytest.raises(OutcomeUnknown), book.round(ledger=frozen):
+    with pytest.raises(OutcomeUnknown), harness.round(ledger=frozen):
         assert not free()
         eventually(free, seconds=5)
-    assert book.row(job_id).state == "available"
+    assert harness.row(job_id).state == "available"
     frozen.close()
 
 
-def test_what_a_round_calls_after_its_connection_died_changes_nothing(book: Book) -> None:
+def test_what_a_round_calls_after_its_connection_died_changes_nothing(harness: LedgerHarness) -> None:
     """The end of the transaction must not be taken for an invitation to open another one."""
     from jobplatform.ledger.session import has_news, open_ledger
 
-    job_id = book.submit()
-    ledger = open_ledger(book.url, name="doomed")
-    with pytest.raises((OutcomeUnknown, LedgerUnavailable)), book.round(ledger=ledger) as (jobs, opened):
-        book.do(
+    job_id = harness.submit()
+    ledger = open_ledger(harness.url, name="doomed")
+    with pytest.raises((OutcomeUnknown, LedgerUnavailable)), harness.round(ledger=ledger) as (jobs, opened):
+        harness.do(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplatform doomed' "
             "AND datname = current_database()"
         )
         eventually(lambda: has_news(ledger._threads.prepared._connection), seconds=5)
-        with book.round() as (second, _):
+        with harness.round() as (second, _):
             assert len(second) == 1, "another dispatcher has dispatched it meanwhile"
         opened.take_back(jobs)
-    assert book.row(job_id).state == "dispatched"
+    assert harness.row(job_id).state == "dispatched"
     ledger.close()
 
 
-def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> None:
+def test_the_dispatchers_transactions_are_bounded_by_the_server(harness: LedgerHarness) -> None:
     from jobplatform.ledger.session import DISPATCHER, open_ledger
 
-    ledger = open_ledger(book.url, name="d", limits=DISPATCHER)
+    ledger = open_ledger(harness.url, name="d", limits=DISPATCHER)
     with ledger.statement() as connection:
         version = connection.exec_driver_sql("SHOW server_version_num").scalar_one()
         limits = {"idle_in_transaction_session_timeout": "5s", "lock_timeout": "2s"}
@@ -195,57 +199,59 @@ def test_the_dispatchers_transactions_are_bounded_by_the_server(book: Book) -> N
     ledger.close()
 
 
-def test_marks_skip_what_is_gone_and_what_comes_late_is_found_all_the_same(book: Book, publisher) -> None:
+def test_marks_skip_what_is_gone_and_what_comes_late_is_found_all_the_same(harness: LedgerHarness, publisher) -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
-    book.submit()
-    assert play(book, publisher, waiting=waiting).sent == 1
+    harness.submit()
+    assert play(harness, publisher, waiting=waiting).sent == 1
     for seconds, later in ((10, 6.0), (3600, 60.0)):  # its commit came late: a moment, or longer than anybody waits
-        late = book.submit()
-        book.do("UPDATE jobs SET state_at = state_at - make_interval(secs => :s) WHERE id = :id", s=seconds, id=late)
-        assert play(book, publisher, waiting=waiting).sent == 0
+        late = harness.submit()
+        harness.do("UPDATE jobs SET state_at = state_at - make_interval(secs => :s) WHERE id = :id", s=seconds, id=late)
+        assert play(harness, publisher, waiting=waiting).sent == 0
         now[0] += later
-        assert play(book, publisher, waiting=waiting).sent == 1
+        assert play(harness, publisher, waiting=waiting).sent == 1
 
 
-def test_scheduled_jobs_become_due_and_expired_ones_end(book: Book) -> None:
-    due, later, expired = book.submit(), book.submit(), book.submit()
-    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '1 s' WHERE id = :i", i=due)
-    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() + interval '1 h' WHERE id = :i", i=later)
-    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=expired)
-    woken = dispatching.wake_jobs(book.ledger, 100, None)
+def test_scheduled_jobs_become_due_and_expired_ones_end(harness: LedgerHarness) -> None:
+    due, later, expired = harness.submit(), harness.submit(), harness.submit()
+    harness.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '1 s' WHERE id = :i", i=due)
+    harness.do(
+        "UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() + interval '1 h' WHERE id = :i", i=later
+    )
+    harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=expired)
+    woken = dispatching.wake_jobs(harness.ledger, 100, None)
     assert woken.queues == ["email"] and not woken.more and 3500 < (woken.seconds or 0) <= 3600
-    states = [book.row(job_id).state for job_id in (due, later, expired)]
+    states = [harness.row(job_id).state for job_id in (due, later, expired)]
     assert states == ["available", "scheduled", "expired"]
-    assert book.events(due)[-1] == "due"
-    book.assert_conserved()
+    assert harness.events(due)[-1] == "due"
+    harness.assert_conserved()
 
 
-def test_the_epoch_is_declared_once_and_kept(book: Book, publisher, broker_url: str) -> None:
-    first = guard_epoch(book.ledger, publisher)
-    assert first != book.epoch, "the test's own epoch has no sentinel: it counts as wiped"
-    assert guard_epoch(book.ledger, publisher) == first
+def test_the_epoch_is_declared_once_and_kept(harness: LedgerHarness, publisher, broker_url: str) -> None:
+    first = guard_epoch(harness.ledger, publisher)
+    assert first != harness.epoch, "the test's own epoch has no sentinel: it counts as wiped"
+    assert guard_epoch(harness.ledger, publisher) == first
     with connected(broker_url, name="test") as connection:
         assert queue_exists(connection, epoch_queue(first))
 
 
 def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits_after(
-    book, publisher, broker_url
+    harness, publisher, broker_url
 ) -> None:
-    guard_epoch(book.ledger, publisher)
-    before, late = book.submit(), book.submit()
-    assert play(book, publisher, batch=1).sent == 1
+    guard_epoch(harness.ledger, publisher)
+    before, late = harness.submit(), harness.submit()
+    assert play(harness, publisher, batch=1).sent == 1
     with connected(broker_url, name="test") as connection:
-        with book.ledger.transaction() as ledger:
+        with harness.ledger.transaction() as ledger:
             old = dispatching.current_epoch(ledger)
         connection.channel().queue_delete(epoch_queue(old))
-    new = guard_epoch(book.ledger, publisher)
-    assert new != old and book.row(before).state == "available"
-    book.dispatch(late)
-    book.do("UPDATE jobs SET epoch = :old WHERE id = :id", old=old, id=late)  # a batch that began before the wipe
-    guard_epoch(book.ledger, publisher)
-    assert book.row(late).state == "available"
-    assert book.events(late)[-1] == "returned"
+    new = guard_epoch(harness.ledger, publisher)
+    assert new != old and harness.row(before).state == "available"
+    harness.dispatch(late)
+    harness.do("UPDATE jobs SET epoch = :old WHERE id = :id", old=old, id=late)  # a batch that began before the wipe
+    guard_epoch(harness.ledger, publisher)
+    assert harness.row(late).state == "available"
+    assert harness.events(late)[-1] == "returned"
 
 
 def test_a_batch_is_confirmed_together_and_unroutable_ones_are_told_apart(publisher: Publisher) -> None:
@@ -276,39 +282,39 @@ def test_an_idle_publisher_keeps_its_connection_alive(broker_url: str) -> None:
     publisher.close()
 
 
-def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(book: Book, broker_url: str) -> None:
+def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(harness: LedgerHarness, broker_url: str) -> None:
     """Jobs are accepted while the broker is down, and flow when it is back."""
     from jobplatform.config import Settings
     from jobplatform.dispatch.service import Dispatcher
 
-    good = Settings(database_url=book.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0)
+    good = Settings(database_url=harness.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0)
     dispatcher = Dispatcher(good)
     dispatcher._publisher._url = "amqp://x:x@127.0.0.1:1/x"  # the broker is away
-    job_id = book.submit()
+    job_id = harness.submit()
     dispatcher.step()
-    assert book.row(job_id).state == "available"
+    assert harness.row(job_id).state == "available"
     dispatcher._publisher._url = broker_url
 
     def dispatched() -> bool:
         dispatcher.step()
-        return book.row(job_id).state == "dispatched"
+        return harness.row(job_id).state == "dispatched"
 
     eventually(dispatched, seconds=20)
     dispatcher._publisher.close()
     dispatcher._ledger.close()
 
 
-def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(book: Book) -> None:
+def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(harness: LedgerHarness) -> None:
     from jobplatform.ledger.hints import HintListener, HintSender
 
-    listener, sender = HintListener(book.ledger.statements), HintSender(book.ledger.statements)
+    listener, sender = HintListener(harness.ledger.statements), HintSender(harness.ledger.statements)
     assert listener.wait(0) == {}
     began = time.monotonic()
     sender.send("email", 3)
     assert listener.wait(10) == {"email": 3}
     assert time.monotonic() - began < 5
     pid = listener._connection.info.backend_pid
-    book.do("SELECT pg_terminate_backend(:p)", p=pid)
+    harness.do("SELECT pg_terminate_backend(:p)", p=pid)
 
     def heard() -> bool:
         sender.send("email", 3)
@@ -323,60 +329,62 @@ def test_connections_that_fail_say_so_in_our_words() -> None:
         close(connect("amqp://x:x@127.0.0.1:1/x", name="test", timeout_seconds=0.5))
 
 
-def dispatcher_of(book: Book, broker_url: str):
+def dispatcher_of(harness: LedgerHarness, broker_url: str):
     from jobplatform.config import Settings
     from jobplatform.dispatch.service import Dispatcher
 
-    return Dispatcher(Settings(database_url=book.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0))
+    return Dispatcher(
+        Settings(database_url=harness.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0)
+    )
 
 
-def test_a_backlog_of_due_jobs_is_woken_without_a_break(book: Book, broker_url: str, monkeypatch) -> None:
+def test_a_backlog_of_due_jobs_is_woken_without_a_break(harness: LedgerHarness, broker_url: str, monkeypatch) -> None:
     """After an outage more is due than one look takes, and older than what the quick looks see."""
     from jobplatform.dispatch import service
 
     monkeypatch.setattr(service, "WAKE_LIMIT", 3)
-    dispatcher = dispatcher_of(book, broker_url)
+    dispatcher = dispatcher_of(harness, broker_url)
     for _ in range(10):
-        book.submit()
-    book.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '5 minutes'")
+        harness.submit()
+    harness.do("UPDATE jobs SET state = 'scheduled', run_at = clock_timestamp() - interval '5 minutes'")
     for _ in range(4):
         dispatcher.step()
-    assert book.all("SELECT count(*)::int FROM jobs WHERE state = 'scheduled'") == [0]
+    assert harness.all("SELECT count(*)::int FROM jobs WHERE state = 'scheduled'") == [0]
     dispatcher._publisher.close()
     dispatcher._ledger.close()
 
 
-def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(book: Book, broker_url: str) -> None:
-    book.do("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
-    book.do(
+def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(harness: LedgerHarness, broker_url: str) -> None:
+    harness.do("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
+    harness.do(
         "CREATE TRIGGER broken BEFORE UPDATE ON jobs FOR EACH ROW "
         "WHEN (NEW.queue = 'email' AND NEW.state = 'dispatched') EXECUTE FUNCTION fail()"
     )
-    failing, fine = book.submit(), book.submit(kind="test.video")
-    dispatcher = dispatcher_of(book, broker_url)
+    failing, fine = harness.submit(), harness.submit(kind="test.video")
+    dispatcher = dispatcher_of(harness, broker_url)
     dispatcher.step()
-    assert (book.row(failing).state, book.row(fine).state) == ("available", "dispatched")
+    assert (harness.row(failing).state, harness.row(fine).state) == ("available", "dispatched")
     dispatcher._publisher.close()
     dispatcher._ledger.close()
 
 
-def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_url: str) -> None:
+def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(harness: LedgerHarness, broker_url: str) -> None:
     """A dump holds what a new partition needs."""
 
     def partitions() -> list[str]:
-        return book.all(
+        return harness.all(
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'job_runs'::regclass "
             "AND inhrelid::regclass::text <> 'job_runs_default'"
         )
 
     for name in partitions():
-        book.do(f"DROP TABLE {name}")
-    job_id = book.submit()
-    with book.ledger.transaction() as dump:
+        harness.do(f"DROP TABLE {name}")
+    job_id = harness.submit()
+    with harness.ledger.transaction() as dump:
         dump.execute(text("LOCK TABLE job_runs_default IN ACCESS SHARE MODE"))
-        dispatcher = dispatcher_of(book, broker_url)
+        dispatcher = dispatcher_of(harness, broker_url)
         dispatcher.step()
-        assert book.row(job_id).state == "dispatched"
+        assert harness.row(job_id).state == "dispatched"
         assert partitions() == []
     dispatcher._duties.at_once("house")  # a minute later
     dispatcher.step()
@@ -385,13 +393,13 @@ def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(book: Book, broker_u
     dispatcher._ledger.close()
 
 
-def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(book: Book, broker_url: str) -> None:
-    book.do("DROP FUNCTION confirm_lost_messages")
-    dispatcher, job_id = dispatcher_of(book, broker_url), book.submit()
+def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(harness: LedgerHarness, broker_url: str) -> None:
+    harness.do("DROP FUNCTION confirm_lost_messages")
+    dispatcher, job_id = dispatcher_of(harness, broker_url), harness.submit()
     dispatcher.step()
-    assert book.row(job_id).state == "dispatched"
-    assert book.all("SELECT count(*)::int FROM dispatchers") == [1]
+    assert harness.row(job_id).state == "dispatched"
+    assert harness.all("SELECT count(*)::int FROM dispatchers") == [1]
     dispatcher._duties.close()
-    assert book.all("SELECT count(*)::int FROM dispatchers") == [0]
+    assert harness.all("SELECT count(*)::int FROM dispatchers") == [0]
     dispatcher._publisher.close()
     dispatcher._ledger.close()

@@ -26,14 +26,14 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import open_ledger
 from jobplatform.usecases.track_workers import register
 from tests.support.desk import submit
-from tests.support.ledgers import Anything, Book, card
+from tests.support.ledger_harness import Anything, LedgerHarness, card
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def config(book: Book, broker_url: str, place: Place, tmp_path: Path) -> Settings:
+def config(harness: LedgerHarness, broker_url: str, place: Place, tmp_path: Path) -> Settings:
     return Settings(
-        database_url=book.url,
+        database_url=harness.url,
         broker_url=broker_url,
         management_url=f"http://{rabbitmq.USER}:{place.secret}@127.0.0.1:{place.ports['management']}",
         artifact_url=(tmp_path / "artifacts").as_uri(),
@@ -51,16 +51,16 @@ def registry(*kinds: tuple[str, str]) -> KindRegistry:
     return kind_registry
 
 
-def beat(book: Book, error: str | None = None) -> None:
-    with book.ledger.statement() as connection:
+def beat(harness: LedgerHarness, error: str | None = None) -> None:
+    with harness.ledger.statement() as connection:
         dispatching.record_dispatcher_heartbeat(connection, new_id(), "host", 1, error)
 
 
 # --- the ledger
 
 
-def test_a_ledger_as_it_should_be(book: Book, config: Settings) -> None:
-    result = by_check(check_ledger(book.ledger, config))
+def test_a_ledger_as_it_should_be(harness: LedgerHarness, config: Settings) -> None:
+    result = by_check(check_ledger(harness.ledger, config))
     assert set(result) == {"database", "migrated", "clock", "connections", "snapshots", "bloat"}
     assert {item.level for item in result.values()} == {"ok"}
 
@@ -72,85 +72,89 @@ def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
 
 
 @pytest.mark.parametrize(("revision", "remedy"), [(None, "jobplatform migrate"), ("9999", "deploy the version")])
-def test_a_ledger_of_another_version(book: Book, config: Settings, revision: str | None, remedy: str) -> None:
-    book.do("DELETE FROM alembic_version")
+def test_a_ledger_of_another_version(
+    harness: LedgerHarness, config: Settings, revision: str | None, remedy: str
+) -> None:
+    harness.do("DELETE FROM alembic_version")
     if revision is not None:
-        book.do("INSERT INTO alembic_version VALUES (:r)", r=revision)
-    result = by_check(check_ledger(book.ledger, config))["migrated"]
+        harness.do("INSERT INTO alembic_version VALUES (:r)", r=revision)
+    result = by_check(check_ledger(harness.ledger, config))["migrated"]
     assert result.level == "failed" and result.remedy.startswith(remedy)
 
 
-def test_others_who_may_create_functions_beside_the_ledgers_are_named(book: Book, config: Settings) -> None:
-    assert "schema" not in {result.check for result in check_ledger(book.ledger, config)}
-    book.do("GRANT CREATE ON SCHEMA public TO PUBLIC")
-    result = {result.check: result for result in check_ledger(book.ledger, config)}["schema"]
+def test_others_who_may_create_functions_beside_the_ledgers_are_named(harness: LedgerHarness, config: Settings) -> None:
+    assert "schema" not in {result.check for result in check_ledger(harness.ledger, config)}
+    harness.do("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    result = {result.check: result for result in check_ledger(harness.ledger, config)}["schema"]
     assert (result.level, result.remedy) == ("warning", "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    book.do(result.remedy)
-    assert "schema" not in {result.check for result in check_ledger(book.ledger, config)}
+    harness.do(result.remedy)
+    assert "schema" not in {result.check for result in check_ledger(harness.ledger, config)}
 
 
-def test_a_snapshot_that_is_old_is_named(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_snapshot_that_is_old_is_named(
+    harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("jobplatform.doctor.ledger_checks.OLD_SNAPSHOT_SECONDS", -1)
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         connection.exec_driver_sql("SELECT 1")
         pid = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
-        result = by_check(check_ledger(book.ledger, config))["snapshots"]
+        result = by_check(check_ledger(harness.ledger, config))["snapshots"]
     assert result.level == "warning" and str(pid) in result.remedy
 
 
 # --- processes
 
 
-def test_processes_as_they_should_be(book: Book, config: Settings) -> None:
-    beat(book)
-    register(book.ledger, card())
+def test_processes_as_they_should_be(harness: LedgerHarness, config: Settings) -> None:
+    beat(harness)
+    register(harness.ledger, card())
     kinds = registry(("test.echo", "email"))
     config = config.model_copy(update={"queues": {"email": QueueSettings(), "video": QueueSettings()}})
-    result = by_check(check_processes(book.ledger, config, kinds))
+    result = by_check(check_processes(harness.ledger, config, kinds))
     for name in ("llm", "webhooks"):
         assert result.pop(f"queue {name}").level == "warning", "the ledger has it, the settings have not"
     assert {item.level for item in result.values()} == {"ok"}, result
 
 
-def test_no_dispatcher_and_one_without_a_broker(book: Book, config: Settings) -> None:
-    result = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+def test_no_dispatcher_and_one_without_a_broker(harness: LedgerHarness, config: Settings) -> None:
+    result = by_check(check_processes(harness.ledger, config, None))["dispatcher"]
     assert (result.level, result.remedy) == ("failed", "jobplatform dispatch")
-    beat(book, "no route to host")
-    result = by_check(check_processes(book.ledger, config, None))["dispatcher"]
+    beat(harness, "no route to host")
+    result = by_check(check_processes(harness.ledger, config, None))["dispatcher"]
     assert result.level == "failed" and "no route to host" in result.message
-    beat(book)
-    assert by_check(check_processes(book.ledger, config, None))["dispatcher"].level == "ok"
+    beat(harness)
+    assert by_check(check_processes(harness.ledger, config, None))["dispatcher"].level == "ok"
 
 
-def test_what_waits_and_for_whom(book: Book, config: Settings) -> None:
+def test_what_waits_and_for_whom(harness: LedgerHarness, config: Settings) -> None:
     def queue(name: str) -> Finding:
         kinds = registry(("test.echo", "email"), ("new.one", "email"))
-        return by_check(check_processes(book.ledger, config, kinds))[name]
+        return by_check(check_processes(harness.ledger, config, kinds))[name]
 
     assert queue("queue llm").level == "warning", "nobody consumes it, and nothing waits"
-    job_id = submit(book, queue="llm")
+    job_id = submit(harness, queue="llm")
     result = queue("queue llm")
     assert result.level == "failed" and "-Q llm" in result.remedy
-    book.do("UPDATE jobs SET queue = 'email', state_at = state_at - interval '5 min' WHERE id = :id", id=job_id)
+    harness.do("UPDATE jobs SET queue = 'email', state_at = state_at - interval '5 min' WHERE id = :id", id=job_id)
     result = queue("queue email")
     assert result.level == "warning" and "slots are free" in result.message
-    book.do("UPDATE queues SET paused_at = now() WHERE name = 'email'")
+    harness.do("UPDATE queues SET paused_at = now() WHERE name = 'email'")
     assert queue("queue email").remedy == "jobplatform queues resume email"
     assert queue("kind new.one").level == "failed"
-    book.do("UPDATE jobs SET state = 'scheduled', run_at = now() - interval '1 h' WHERE id = :id", id=job_id)
+    harness.do("UPDATE jobs SET state = 'scheduled', run_at = now() - interval '1 h' WHERE id = :id", id=job_id)
     assert queue("scheduled").level == "failed"
-    book.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
+    harness.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
     assert "1 jobs need a person" in queue("dead letters").message
-    book.do("DELETE FROM queues WHERE name = 'video'")
+    harness.do("DELETE FROM queues WHERE name = 'video'")
     assert queue("queue video").level == "failed"
 
 
 # --- RabbitMQ
 
 
-def test_a_broker_as_it_should_be(book: Book, config: Settings) -> None:
-    result = by_check(check_broker(book.ledger, config))
+def test_a_broker_as_it_should_be(harness: LedgerHarness, config: Settings) -> None:
+    result = by_check(check_broker(harness.ledger, config))
     assert {name: item.level for name, item in result.items()} == {
         "rabbitmq": "ok",
         "epoch": "failed",  # no dispatcher has declared the sentinel of this test's vhost
@@ -159,23 +163,23 @@ def test_a_broker_as_it_should_be(book: Book, config: Settings) -> None:
         "topology": "ok",
     }
     assert "1 workers say that they consume it, RabbitMQ has 0 consumers" in result["consumers"].message
-    book.do("UPDATE workers SET stopped_at = now()")
-    assert "consumers" not in by_check(check_broker(book.ledger, config))
+    harness.do("UPDATE workers SET stopped_at = now()")
+    assert "consumers" not in by_check(check_broker(harness.ledger, config))
 
 
-def test_a_policy_that_drops_messages_is_named(book: Book, config: Settings, place: Place) -> None:
+def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: Settings, place: Place) -> None:
     vhost = config.broker_url.get_secret_value().rpartition("/")[2]
     policy = {"pattern": "^email$", "definition": {"max-length": 5}, "apply-to": "queues"}
     rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "PUT", policy)
     try:
-        result = eventually(lambda: by_check(check_broker(book.ledger, config)).get("policies"))
+        result = eventually(lambda: by_check(check_broker(harness.ledger, config)).get("policies"))
     finally:
         rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "DELETE")
     assert result.level == "failed" and "email (max-length=5, by policy 'shrink')" in result.message
 
 
-def test_a_broker_that_is_not_there_is_one_line(book: Book, config: Settings) -> None:
-    (one,) = check_broker(book.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
+def test_a_broker_that_is_not_there_is_one_line(harness: LedgerHarness, config: Settings) -> None:
+    (one,) = check_broker(harness.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
     assert (one.check, one.level) == ("rabbitmq", "failed")
     assert "RabbitMQ at 127.0.0.1:9 can't be reached" in one.message
 
@@ -186,20 +190,20 @@ def secret(text: str) -> Any:
     return SecretStr(text)
 
 
-def test_a_queue_that_is_missing_and_one_with_other_arguments(book: Book, config: Settings) -> None:
+def test_a_queue_that_is_missing_and_one_with_other_arguments(harness: LedgerHarness, config: Settings) -> None:
     url = config.broker_url.get_secret_value()
     with connected(url, name="test") as connection:
         connection.channel().queue_delete("video")
-    result = by_check(check_broker(book.ledger, config))["topology"]
+    result = by_check(check_broker(harness.ledger, config))["topology"]
     assert (result.level, result.remedy) == ("failed", "jobplatform broker apply") and "video" in result.message
     with connected(url, name="test") as connection:
         connection.channel().queue_declare("video", durable=True, auto_delete=False)
-    result = by_check(check_broker(book.ledger, config))["topology"]
+    result = by_check(check_broker(harness.ledger, config))["topology"]
     assert result.level == "failed" and "x-dead-letter-exchange is None, expected 'jobs.dead'" in result.message
 
 
-def test_without_the_management_api_it_says_what_was_not_looked_at(book: Book, config: Settings) -> None:
-    result = by_check(check_broker(book.ledger, config.model_copy(update={"management_url": None})))
+def test_without_the_management_api_it_says_what_was_not_looked_at(harness: LedgerHarness, config: Settings) -> None:
+    result = by_check(check_broker(harness.ledger, config.model_copy(update={"management_url": None})))
     assert result["management"].level == "warning" and "topology" not in result
 
 
@@ -245,22 +249,24 @@ def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue:
 # --- all of it
 
 
-def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(book: Book, config: Settings) -> None:
-    book.do("DROP TABLE alembic_version")
-    book.do("DROP TABLE broker_epochs CASCADE")
-    result = by_check(examine(book.ledger, config))
+def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(harness: LedgerHarness, config: Settings) -> None:
+    harness.do("DROP TABLE alembic_version")
+    harness.do("DROP TABLE broker_epochs CASCADE")
+    result = by_check(examine(harness.ledger, config))
     assert result["migrated"].remedy == "jobplatform migrate"
     assert "epoch" not in result and result["rabbitmq"].level == "ok"
 
 
-def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(book: Book, config: Settings) -> None:
-    result = by_check(examine(book.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
+def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(harness: LedgerHarness, config: Settings) -> None:
+    result = by_check(examine(harness.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
     assert result["kinds"].level == "failed" and "no.such.module" in result["kinds"].message
     assert {"database", "rabbitmq", "dispatcher"} <= set(result)
 
 
-def test_the_command_answers_for_a_job(book: Book, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    job_id = book.submit()
+def test_the_command_answers_for_a_job(
+    harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = harness.submit()
     for name in ("database_url", "broker_url", "management_url", "artifact_url"):
         value: Any = getattr(config, name)
         monkeypatch.setenv(f"JOBPLATFORM_{name.upper()}", str(getattr(value, "get_secret_value", lambda v=value: v)()))

@@ -16,7 +16,7 @@ from jobplatform.ledger import effects
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.resolve_effect import list_effects, resolve_effect
-from tests.support.ledgers import Anything, Book
+from tests.support.ledger_harness import Anything, LedgerHarness
 from workers.runtime import attempt, context
 
 
@@ -41,24 +41,24 @@ def bank() -> Bank:
 
 
 @pytest.fixture
-def run(book: Book, monkeypatch, tmp_path) -> Callable[..., Any]:
+def run(harness: LedgerHarness, monkeypatch, tmp_path) -> Callable[..., Any]:
     """Run a job once: submitted at the first call, dispatched again at the next ones."""
-    config = Settings(database_url=book.url, artifact_url=tmp_path.as_uri())
+    config = Settings(database_url=harness.url, artifact_url=tmp_path.as_uri())
     for module in (attempt, context):
-        monkeypatch.setattr(module, "ledger", lambda: book.ledger)
+        monkeypatch.setattr(module, "ledger", lambda: harness.ledger)
     monkeypatch.setattr(attempt, "settings", lambda: config)
 
     def once(handler: Any, job_id: UUID, unknown: str = "hold") -> Any:
         kind = Kind("test.echo", "email", Anything, handler, retry=Fixed(0), unknown_effects=unknown)
-        book.all("SELECT * FROM wake_jobs(10, NULL)")
-        book.dispatch(job_id)
-        number, lease_id = book.row(job_id).dispatch_no, new_id()
-        delivery = Delivery(job_id, number, "test.echo", lease_id, book.worker.id, "worker@test")
+        harness.all("SELECT * FROM wake_jobs(10, NULL)")
+        harness.dispatch(job_id)
+        number, lease_id = harness.row(job_id).dispatch_no, new_id()
+        delivery = Delivery(job_id, number, "test.echo", lease_id, harness.worker.id, "worker@test")
         try:
             attempt.run_attempt(delivery, kind)
         except Killed:
-            book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
-        return book.row(job_id)
+            harness.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+        return harness.row(job_id)
 
     return once
 
@@ -87,15 +87,15 @@ def then(first: Any, second: Any) -> Any:
     return handler
 
 
-def test_an_effect_that_is_done_is_not_done_again(book: Book, bank: Bank, run) -> None:
-    job_id = book.submit()
+def test_an_effect_that_is_done_is_not_done_again(harness: LedgerHarness, bank: Bank, run) -> None:
+    job_id = harness.submit()
     row = run(then(charging(bank), Retryable("later")), job_id)
     assert (row.state, bank.charges) == ("scheduled", 1)
     row = run(charging(bank), job_id)
     assert (row.state, row.result, bank.charges) == ("succeeded", {"number": 1}, 1)
     assert [
         (effect["key"], effect["state"], effect["receipt"])
-        for effect in list_effects(book.ledger, book.tenant_id, job_id)
+        for effect in list_effects(harness.ledger, harness.tenant_id, job_id)
     ] == [("charge-42", "done", {"number": 1})]
 
 
@@ -104,88 +104,88 @@ def test_an_effect_that_is_done_is_not_done_again(book: Book, bank: Bank, run) -
     [("repeat", "succeeded", 2, {"number": 2}), ("skip", "succeeded", 1, None), ("hold", "held", 1, None)],
 )
 def test_a_crash_between_effect_and_receipt_is_for_the_kind_to_decide(
-    book: Book, bank: Bank, run, unknown: str, state: str, charges: int, result: Any
+    harness: LedgerHarness, bank: Bank, run, unknown: str, state: str, charges: int, result: Any
 ) -> None:
-    job_id = book.submit()
+    job_id = harness.submit()
     run(charging(bank, after=Killed()), job_id, unknown)
     row = run(charging(bank), job_id, unknown)
     assert (row.state, bank.charges) == (state, charges)
     assert getattr(row, "result", None) == result
 
 
-def test_a_failure_that_is_known_leaves_nothing_unknown(book: Book, bank: Bank, run) -> None:
-    job_id = book.submit()
+def test_a_failure_that_is_known_leaves_nothing_unknown(harness: LedgerHarness, bank: Bank, run) -> None:
+    job_id = harness.submit()
     assert run(charging(bank, fail=Retryable("refused")), job_id).state == "scheduled"
-    assert list_effects(book.ledger, book.tenant_id, job_id) == []
+    assert list_effects(harness.ledger, harness.tenant_id, job_id) == []
     assert run(charging(bank), job_id).state == "succeeded"
 
 
 @pytest.mark.parametrize("error", [Retryable("time-out", may_have_happened=True), ValueError("a bug")])
-def test_a_failure_that_is_not_known_holds_the_job(book: Book, bank: Bank, run, error: Exception) -> None:
-    job_id = book.submit()
+def test_a_failure_that_is_not_known_holds_the_job(harness: LedgerHarness, bank: Bank, run, error: Exception) -> None:
+    job_id = harness.submit()
     run(charging(bank, fail=error), job_id)
     row = run(charging(bank), job_id)
     assert (row.state, row.error["code"], row.error["detail"]) == ("held", "effect_unknown", {"effect": "charge-42"})
-    assert book.all("SELECT outcome FROM job_runs WHERE job_id = :j ORDER BY run_no", j=job_id)[-1] == "held"
+    assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :j ORDER BY run_no", j=job_id)[-1] == "held"
 
 
 @pytest.mark.parametrize(("happened", "charges", "result"), [(True, 0, {"seen": "by hand"}), (False, 1, {"number": 1})])
 def test_a_person_says_what_became_of_it_and_the_job_goes_on(
-    book: Book, bank: Bank, run, happened: bool, charges: int, result: Any
+    harness: LedgerHarness, bank: Bank, run, happened: bool, charges: int, result: Any
 ) -> None:
-    job_id = book.submit()
+    job_id = harness.submit()
     run(charging(bank, fail=ValueError("who knows")), job_id)
     attempts = run(charging(bank), job_id).attempt
     receipt = {"seen": "by hand"} if happened else None
     job = resolve_effect(
-        book.ledger, None, book.tenant_id, job_id, "charge-42", happened=happened, receipt=receipt, by="ops"
+        harness.ledger, None, harness.tenant_id, job_id, "charge-42", happened=happened, receipt=receipt, by="ops"
     )
     assert (job.state, job.attempt) == ("available", attempts), "being held costs no attempt"
     row = run(charging(bank), job_id)
     assert (row.state, row.result, bank.charges) == ("succeeded", result, charges)
-    assert book.events(job_id)[-4:] == ["resolved", "dispatched", "started", "succeeded"]
+    assert harness.events(job_id)[-4:] == ["resolved", "dispatched", "started", "succeeded"]
 
 
-def test_only_what_is_held_by_the_effect_is_resolved(book: Book, bank: Bank, run) -> None:
-    job_id, waiting = book.submit(), book.submit()
+def test_only_what_is_held_by_the_effect_is_resolved(harness: LedgerHarness, bank: Bank, run) -> None:
+    job_id, waiting = harness.submit(), harness.submit()
     run(charging(bank, fail=ValueError("who knows")), job_id)
     run(charging(bank), job_id)
     for item, key in ((waiting, "charge-42"), (job_id, "charge-43")):
         with pytest.raises(EffectNotFound, match="see GET"):
-            resolve_effect(book.ledger, None, book.tenant_id, item, key, happened=True, by="ops")
+            resolve_effect(harness.ledger, None, harness.tenant_id, item, key, happened=True, by="ops")
     with pytest.raises(JobNotFound):
-        resolve_effect(book.ledger, None, new_id(), job_id, "charge-42", happened=True, by="ops")
-    assert book.row(job_id).state == "held"
+        resolve_effect(harness.ledger, None, new_id(), job_id, "charge-42", happened=True, by="ops")
+    assert harness.row(job_id).state == "held"
 
 
-def test_a_run_that_lost_its_lease_notes_no_effect(book: Book) -> None:
-    job_id, lease_id = book.running()
+def test_a_run_that_lost_its_lease_notes_no_effect(harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
     token = new_id()
-    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", token, "hold")[0] == "do"
-    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", token, "hold")[0] == "do", "a repeated call"
-    assert effects.begin_effect(book.ledger, job_id, lease_id, "k", new_id(), "hold")[0] == "unknown"
-    book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
-    assert effects.begin_effect(book.ledger, job_id, lease_id, "other", token, "hold")[0] == "lost"
-    with book.ledger.transaction() as connection:
+    assert effects.begin_effect(harness.ledger, job_id, lease_id, "k", token, "hold")[0] == "do"
+    assert effects.begin_effect(harness.ledger, job_id, lease_id, "k", token, "hold")[0] == "do", "a repeated call"
+    assert effects.begin_effect(harness.ledger, job_id, lease_id, "k", new_id(), "hold")[0] == "unknown"
+    harness.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+    assert effects.begin_effect(harness.ledger, job_id, lease_id, "other", token, "hold")[0] == "lost"
+    with harness.ledger.transaction() as connection:
         assert not effects.end_effect(connection, job_id, lease_id, "k", token, {"x": 1})
         assert not effects.undo_effect(connection, job_id, lease_id, "k", token)
-    assert book.all("SELECT state FROM effects") == ["intended"]
+    assert harness.all("SELECT state FROM effects") == ["intended"]
 
 
-def test_a_receipt_that_is_no_json_is_kept_in_words(book: Book, run) -> None:
+def test_a_receipt_that_is_no_json_is_kept_in_words(harness: LedgerHarness, run) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         with ctx.effect("k") as effect:
             effect.receipt = {"at": object, "nul": "a\x00b"}
 
-    job_id = book.submit()
+    job_id = harness.submit()
     assert run(handler, job_id).state == "succeeded"
-    assert book.all("SELECT receipt ->> 'nul' FROM effects") == ["a\ufffdb"]
+    assert harness.all("SELECT receipt ->> 'nul' FROM effects") == ["a\ufffdb"]
 
 
-def test_a_key_that_can_not_be_kept_is_the_handlers_fault(book: Book, run) -> None:
+def test_a_key_that_can_not_be_kept_is_the_handlers_fault(harness: LedgerHarness, run) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         with ctx.effect("x" * 300):
             raise AssertionError("not reached")
 
-    row = run(handler, book.submit())
+    row = run(handler, harness.submit())
     assert (row.state, row.error["code"]) == ("dead", "invalid_effect")

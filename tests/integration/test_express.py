@@ -13,7 +13,7 @@ from api.fast_path import FastPath
 from jobplatform.devstack.proxy import proxied
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import keys
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 
 
 class Scope(SimpleNamespace):
@@ -30,9 +30,9 @@ def body(**order: Any) -> bytes:
 
 
 @pytest.fixture
-def key(book: Book) -> str:
-    with book.ledger.transaction() as connection:
-        return keys.create_key(connection, book.tenant_id, "test")
+def key(harness: LedgerHarness) -> str:
+    with harness.ledger.transaction() as connection:
+        return keys.create_key(connection, harness.tenant_id, "test")
 
 
 def lane(ledger) -> FastPath:
@@ -47,22 +47,24 @@ def play(express: FastPath, requests: list[tuple[Any, bytes]]) -> list[Any]:
     return asyncio.run(all_at_once())
 
 
-def test_many_at_once_are_all_accepted_in_few_commits(book: Book, key: str) -> None:
-    before = book.all("SELECT pg_current_xact_id()::text::bigint")[0]
-    replies = play(lane(book.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)])
-    commits = book.all("SELECT pg_current_xact_id()::text::bigint")[0] - before
+def test_many_at_once_are_all_accepted_in_few_commits(harness: LedgerHarness, key: str) -> None:
+    before = harness.all("SELECT pg_current_xact_id()::text::bigint")[0]
+    replies = play(lane(harness.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)])
+    commits = harness.all("SELECT pg_current_xact_id()::text::bigint")[0] - before
     assert {reply[0] for reply in replies} == {202}
     assert commits < 100, "how many share one depends on how busy the machine is"
     jobs = [orjson.loads(reply[2]) for reply in replies]
     assert len({job["id"] for job in jobs}) == 300
     assert [job["tags"] for job in jobs] == [[f"t{n}"] for n in range(300)], "everybody gets his own job"
     assert dict(replies[0][1])["location"] == f"/v1/jobs/{jobs[0]['id']}"
-    assert book.all("SELECT count(*)::int FROM jobs") == [300]
-    assert set(book.all("SELECT event FROM job_events")) == {"submitted"}
-    book.assert_conserved()
+    assert harness.all("SELECT count(*)::int FROM jobs") == [300]
+    assert set(harness.all("SELECT event FROM job_events")) == {"submitted"}
+    harness.assert_conserved()
 
 
-def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_along(book: Book, key: str) -> None:
+def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_along(
+    harness: LedgerHarness, key: str
+) -> None:
     long_ago = "2001-01-01T00:00:00Z"
     strange = [
         (scope(key), b"{not json"),
@@ -74,25 +76,25 @@ def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_alon
         (scope(key), body(payload={"a": "x\x00y"})),
         (scope(key), body(payload={"a": "x" * 20_000})),
     ]
-    replies = play(lane(book.ledger), [*strange, (scope(key), body()), (scope(key), body())])
+    replies = play(lane(harness.ledger), [*strange, (scope(key), body()), (scope(key), body())])
     assert replies[: len(strange)] == [None] * len(strange)
     assert [reply[0] for reply in replies[len(strange) :]] == [202, 202]
-    assert book.all("SELECT count(*)::int FROM jobs") == [2]
-    book.assert_conserved()
+    assert harness.all("SELECT count(*)::int FROM jobs") == [2]
+    harness.assert_conserved()
 
 
-def test_an_order_that_the_ledger_cannot_take_is_nobody_elses_error(book: Book, key: str) -> None:
-    book.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
-    express = lane(book.ledger)
+def test_an_order_that_the_ledger_cannot_take_is_nobody_elses_error(harness: LedgerHarness, key: str) -> None:
+    harness.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
+    express = lane(harness.ledger)
     first = play(express, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])
     assert None in first, "a batch that fails is written one by one, the usual way"
     assert play(express, [(scope(key), body())])[0][0] == 202
 
 
-def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(book: Book, key: str) -> None:
+def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
-    with proxied(book.url) as (url, proxy):
+    with proxied(harness.url) as (url, proxy):
         express = lane(open_ledger(url, name="cut"))
         assert play(express, [(scope(key), body())])[0][0] == 202
         proxy.losing_answers.set()
@@ -102,20 +104,20 @@ def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(book: Book, key
         assert play(express, [(scope(key), body())])[0][0] == 202
 
 
-def test_a_ledger_that_is_away_is_503_with_when_to_come_back(book: Book, key: str) -> None:
+def test_a_ledger_that_is_away_is_503_with_when_to_come_back(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
-    express = lane(open_ledger(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
+    express = lane(open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
     ((status, headers, content),) = play(express, [(scope(key), body())])
     assert (status, orjson.loads(content)["code"]) == (503, LedgerUnavailable.code)
     assert dict(headers)["retry-after"]
 
 
-def test_a_quota_of_what_lives_holds_for_those_of_several_queues_together(book: Book, key: str) -> None:
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', '+', 3, 'test')")
-    express = lane(book.ledger)
+def test_a_quota_of_what_lives_holds_for_those_of_several_queues_together(harness: LedgerHarness, key: str) -> None:
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', '+', 3, 'test')")
+    express = lane(harness.ledger)
     play(express, [(scope(key), body(kind=kind)) for kind in ("test.echo", "test.video", "test.llm") for _ in range(4)])
-    assert book.all("SELECT count(*) <= 3 FROM jobs") == [True], "what goes the usual way asks again"
+    assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True], "what goes the usual way asks again"
     play(express, [(scope(key), body()) for _ in range(5)])
-    assert book.all("SELECT count(*) <= 3 FROM jobs") == [True]
-    book.assert_conserved()
+    assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True]
+    harness.assert_conserved()

@@ -15,27 +15,27 @@ from jobplatform.ledger import keys, runs
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import read_feed
 from jobplatform.usecases.read_feed import BEHIND_ALL
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 EVERYTHING = Wanted(frozenset(Event))
 
 
-def note(connection: Connection, book: Book, number: int, tenant: UUID | None = None) -> None:
+def note(connection: Connection, harness: LedgerHarness, number: int, tenant: UUID | None = None) -> None:
     connection.execute(
         text(
             "INSERT INTO job_events (job_id, tenant_id, event, state, run_no) "
             "VALUES (:job, :tenant, 'succeeded', 'succeeded', :number)"
         ),
-        {"job": new_id(), "tenant": tenant or book.tenant_id, "number": number},
+        {"job": new_id(), "tenant": tenant or harness.tenant_id, "number": number},
     )
 
 
 class Reader:
     """Reads on and on, as somebody who polls does."""
 
-    def __init__(self, book: Book, limit: int = 1000) -> None:
-        self.book, self.limit, self.behind = book, limit, FeedPosition()
+    def __init__(self, harness: LedgerHarness, limit: int = 1000) -> None:
+        self.harness, self.limit, self.behind = harness, limit, FeedPosition()
         self.numbers: list[int] = []
 
     def read_until(self, count: int) -> list[int]:
@@ -47,64 +47,64 @@ class Reader:
         more = True
         while more:
             page, self.behind, more = read_feed.read_page(
-                self.book.ledger, self.book.tenant_id, self.behind, EVERYTHING, self.limit
+                self.harness.ledger, self.harness.tenant_id, self.behind, EVERYTHING, self.limit
             )
             self.numbers += [item.run_no for item in page]
         return self.numbers
 
 
-def test_a_transaction_that_ends_late_is_waited_for(book: Book) -> None:
+def test_a_transaction_that_ends_late_is_waited_for(harness: LedgerHarness) -> None:
     """The later id becomes visible first: a feed by ids alone would go on behind it, and miss the other."""
-    reader = Reader(book)
-    with book.ledger.transaction() as slow:
-        note(slow, book, 1)
-        with book.ledger.transaction() as fast:
-            note(fast, book, 2)
+    reader = Reader(harness)
+    with harness.ledger.transaction() as slow:
+        note(slow, harness, 1)
+        with harness.ledger.transaction() as fast:
+            note(fast, harness, 2)
         assert reader.read() == [], "the first one may come yet"
     assert reader.read_until(2) == [1, 2]
 
 
-def test_ids_that_were_given_in_the_other_order_than_transactions_began(book: Book) -> None:
-    reader = Reader(book)
-    with book.ledger.transaction() as first:
+def test_ids_that_were_given_in_the_other_order_than_transactions_began(harness: LedgerHarness) -> None:
+    reader = Reader(harness)
+    with harness.ledger.transaction() as first:
         first.execute(text("SELECT pg_current_xact_id()"))
-        with book.ledger.transaction() as second:
-            note(second, book, 2)
-        note(first, book, 1)
+        with harness.ledger.transaction() as second:
+            note(second, harness, 2)
+        note(first, harness, 1)
         assert reader.read() == []
     assert reader.read_until(2) == [1, 2], "in the order of the transactions, whatever the ids say"
 
 
-def test_what_was_rolled_back_never_comes(book: Book) -> None:
-    reader = Reader(book)
-    with pytest.raises(ZeroDivisionError), book.ledger.transaction() as connection:
-        note(connection, book, 1)
+def test_what_was_rolled_back_never_comes(harness: LedgerHarness) -> None:
+    reader = Reader(harness)
+    with pytest.raises(ZeroDivisionError), harness.ledger.transaction() as connection:
+        note(connection, harness, 1)
         raise ZeroDivisionError
-    with book.ledger.transaction() as connection:
-        note(connection, book, 2)
+    with harness.ledger.transaction() as connection:
+        note(connection, harness, 2)
     assert reader.read_until(1) == [2]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_many_writers_in_any_order_and_readers_of_any_page_size(book: Book, seed: int) -> None:
-    with book.ledger.transaction() as connection:
+def test_many_writers_in_any_order_and_readers_of_any_page_size(harness: LedgerHarness, seed: int) -> None:
+    with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
     numbers = iter(range(10_000))
     lock = threading.Lock()
     done = threading.Event()
     written: list[int] = []
-    readers = [Reader(book, limit) for limit in (1, 3, 1000)]
+    readers = [Reader(harness, limit) for limit in (1, 3, 1000)]
 
     def write(mine: random.Random) -> None:
         for _ in range(25):
             try:
-                with book.ledger.transaction() as connection:
+                with harness.ledger.transaction() as connection:
                     some = []
                     for _ in range(mine.randint(1, 4)):
                         with lock:
                             some.append(next(numbers))
-                        note(connection, book, some[-1])
-                        note(connection, book, -1, other)
+                        note(connection, harness, some[-1])
+                        note(connection, harness, -1, other)
                         connection.execute(text("SELECT pg_sleep(:s)"), {"s": mine.random() * 0.004})
                     if mine.random() < 0.2:
                         raise ZeroDivisionError
@@ -132,43 +132,43 @@ def test_many_writers_in_any_order_and_readers_of_any_page_size(book: Book, seed
     assert readers[0].numbers == readers[1].numbers == readers[2].numbers, "one order for all"
 
 
-def test_a_page_goes_on_within_a_transaction_of_many_events(book: Book) -> None:
-    with book.ledger.transaction() as connection:
+def test_a_page_goes_on_within_a_transaction_of_many_events(harness: LedgerHarness) -> None:
+    with harness.ledger.transaction() as connection:
         for number in range(10):
-            note(connection, book, number)
-    Reader(book).read_until(10)
+            note(connection, harness, number)
+    Reader(harness).read_until(10)
     pages, behind, more = [], FeedPosition(), True
     while more:
-        page, behind, more = read_feed.read_page(book.ledger, book.tenant_id, behind, EVERYTHING, 4)
+        page, behind, more = read_feed.read_page(harness.ledger, harness.tenant_id, behind, EVERYTHING, 4)
         pages.append([item.run_no for item in page])
     assert [number for page in pages for number in page] == list(range(10))
     assert [len(page) for page in pages] == [4, 4, 2]
 
 
-def test_a_feed_that_begins_now_has_nothing_of_before_and_all_of_after(book: Book) -> None:
-    note_one = book.submit()
-    Reader(book).read_until(1)
-    with book.ledger.transaction() as slow:
-        note(slow, book, 7)
-        place = read_feed.now_in(book.ledger, book.tenant_id)
+def test_a_feed_that_begins_now_has_nothing_of_before_and_all_of_after(harness: LedgerHarness) -> None:
+    note_one = harness.submit()
+    Reader(harness).read_until(1)
+    with harness.ledger.transaction() as slow:
+        note(slow, harness, 7)
+        place = read_feed.now_in(harness.ledger, harness.tenant_id)
     assert read_position(str(place)) == place and place.id == BEHIND_ALL
-    reader = Reader(book)
+    reader = Reader(harness)
     reader.behind = place
     assert reader.read_until(1) == [7], "it was not to be seen yet"
-    assert book.events(note_one) == ["submitted"]
+    assert harness.events(note_one) == ["submitted"]
 
 
-def test_what_is_wanted_of_a_feed(book: Book) -> None:
-    job_id, lease_id = book.running()
-    with book.ledger.statement() as connection:
+def test_what_is_wanted_of_a_feed(harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    with harness.ledger.statement() as connection:
         runs.write_remark(connection, job_id, lease_id, Event.LOG, {"message": "x"})
         runs.write_remark(connection, job_id, lease_id, Event.OUTPUT, {"text": "y"})
-    book.settle(job_id, lease_id)
-    book.submit()
-    Reader(book).read_until(7)
+    harness.settle(job_id, lease_id)
+    harness.submit()
+    Reader(harness).read_until(7)
 
     def events(wanted: Wanted) -> list[FeedEvent]:
-        return read_feed.read_page(book.ledger, book.tenant_id, FeedPosition(), wanted, 100)[0]
+        return read_feed.read_page(harness.ledger, harness.tenant_id, FeedPosition(), wanted, 100)[0]
 
     assert "log" not in {item.event for item in events(Wanted())}, "only when it is asked for"
     (end,) = events(Wanted(events=frozenset({"succeeded"})))
@@ -180,29 +180,29 @@ def test_what_is_wanted_of_a_feed(book: Book) -> None:
         "succeeded",
     ]
     assert len(events(Wanted(queues=frozenset({"email"})))) == len(events(Wanted()))
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         stranger = keys.create_tenant(connection, "other")
-    assert read_feed.read_page(book.ledger, stranger, FeedPosition(), EVERYTHING, 10)[0] == []
+    assert read_feed.read_page(harness.ledger, stranger, FeedPosition(), EVERYTHING, 10)[0] == []
 
 
-def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(book: Book) -> None:
+def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(harness: LedgerHarness) -> None:
     """Several threads of a handler write at once: who follows one job goes by ids alone."""
-    job_id, lease_id = book.running()
+    job_id, lease_id = harness.running()
     seen: list[int] = []
     done = threading.Event()
 
     def write() -> None:
         for _ in range(40):
-            with book.ledger.transaction() as connection:
+            with harness.ledger.transaction() as connection:
                 runs.write_remark(connection, job_id, lease_id, Event.LOG, {"message": "x"})
                 connection.execute(text("SELECT pg_sleep(0.001)"))
 
     def read() -> None:
         while True:
             last = done.is_set()
-            with book.ledger.statement() as connection:
+            with harness.ledger.statement() as connection:
                 seen.extend(
-                    row.id for row in runs.events_of(connection, book.tenant_id, job_id, seen[-1] if seen else 0)
+                    row.id for row in runs.events_of(connection, harness.tenant_id, job_id, seen[-1] if seen else 0)
                 )
             if last:
                 return
@@ -215,4 +215,4 @@ def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(book: Book) -
         writer.join()
     done.set()
     reader.join()
-    assert seen == book.all("SELECT id FROM job_events WHERE job_id = :id ORDER BY id", id=job_id)
+    assert seen == harness.all("SELECT id FROM job_events WHERE job_id = :id ORDER BY id", id=job_id)

@@ -15,7 +15,7 @@ from jobplatform.usecases import store_artifacts
 from jobplatform.usecases.store_artifacts import ArtifactStore, free_bytes
 from tests.contract.conftest import Client, api, app  # noqa: F401 - fixtures
 from tests.integration.test_attempt import here, run  # noqa: F401 - fixtures
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 
 FULL_DEVICE = Path("/dev/full")
 
@@ -47,40 +47,42 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArtifactStore, "__init__", init)
 
 
-def test_a_run_that_finds_no_space_for_its_output_waits_and_counts_no_attempt(book: Book, full_disk: None) -> None:
+def test_a_run_that_finds_no_space_for_its_output_waits_and_counts_no_attempt(
+    harness: LedgerHarness, full_disk: None
+) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         ctx.artifact("out.bin", b"x" * 100_000)
 
-    _, row = run(book, handler)
+    _, row = run(harness, handler)
     assert (row.state, row.attempt) == ("scheduled", 0)
     assert 29 < (row.run_at - row.state_at).total_seconds() <= 30
-    (error,) = book.all("SELECT error FROM job_runs")
+    (error,) = harness.all("SELECT error FROM job_runs")
     assert error["code"] == "storage_full" and "No space left on device" in error["message"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_so_does_one_whose_own_folder_is_full(book: Book, number: int) -> None:
+def test_so_does_one_whose_own_folder_is_full(harness: LedgerHarness, number: int) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         raise OSError(number, "no space")
 
-    _, row = run(book, handler)
+    _, row = run(harness, handler)
     assert (row.state, row.attempt) == ("scheduled", 0)
 
 
-def test_other_errors_of_the_system_are_the_handlers(book: Book) -> None:
+def test_other_errors_of_the_system_are_the_handlers(harness: LedgerHarness) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         raise OSError(errno.ENOENT, "no such file")
 
-    _, row = run(book, handler)
+    _, row = run(harness, handler)
     assert (row.attempt, row.error["code"]) == (1, "unhandled_exception")
 
 
-def test_an_upload_is_answered_507_and_nothing_is_kept(api: Client, book: Book, full_disk: None) -> None:  # noqa: F811
+def test_an_upload_is_answered_507_and_nothing_is_kept(api: Client, harness: LedgerHarness, full_disk: None) -> None:  # noqa: F811
     has = api.flask.application.extensions["services"]
     has.store.__init__(has.settings.artifact_url)  # as this process would open it now
     status, problem, _ = api.call("POST", "/v1/uploads?filename=a", data=b"x" * 200_000)
     assert (status, problem["code"]) == (507, "storage_full")
-    assert book.all("SELECT count(*)::int FROM artifacts") == [0]
+    assert harness.all("SELECT count(*)::int FROM artifacts") == [0]
 
 
 def test_what_a_store_says_otherwise_is_told_as_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from jobplatform.dispatch.ingress import Ingress
 from jobplatform.domain.kinds import Kind
 from jobplatform.errors import BrokerUnavailable, ConfigurationError, LedgerBusy, LedgerUnavailable
 from jobplatform.ledger import keys
-from tests.support.ledgers import Anything, Book, registry
+from tests.support.ledger_harness import Anything, LedgerHarness, registry
 from tests.support.waiting import eventually
 
 ORDER = {"kind": "test.echo", "payload": {"n": 1}, "priority": 7}
@@ -62,29 +62,31 @@ class Producer:
 
 
 @pytest.fixture
-def producer(broker_url: str, book: Book) -> Producer:
-    with book.ledger.transaction() as connection:
+def producer(broker_url: str, harness: LedgerHarness) -> Producer:
+    with harness.ledger.transaction() as connection:
         keys.create_tenant(connection, rabbitmq.USER)
     return Producer(broker_url)
 
 
-def taker(book: Book, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
+def taker(harness: LedgerHarness, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
     """Return an ingress whose rounds end by their number of orders, however slow this machine is."""
-    config = Settings(database_url=book.url, broker_url=url, max_body_bytes=2000)
-    return Ingress(config, book.ledger, SubmissionReader(url), clock=clock)
+    config = Settings(database_url=harness.url, broker_url=url, max_body_bytes=2000)
+    return Ingress(config, harness.ledger, SubmissionReader(url), clock=clock)
 
 
-def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Producer, broker_url: str) -> None:
+def test_an_order_becomes_a_job_and_the_answer_says_so(
+    harness: LedgerHarness, producer: Producer, broker_url: str
+) -> None:
     producer.publish()
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     assert not taking.poll(registry())
     content_type, job = producer.read()
     taking.close()
     assert content_type == "application/json"
-    (row,) = book.all("SELECT id::text, kind, priority, payload FROM jobs")
+    (row,) = harness.all("SELECT id::text, kind, priority, payload FROM jobs")
     assert tuple(row) == (job["id"], "test.echo", 7, {"n": 1})
-    assert book.all("SELECT name FROM tenants t JOIN jobs j ON j.tenant_id = t.id") == [rabbitmq.USER]
-    assert producer.left() == 0 and book.all("SELECT count(*) FROM dead_messages") == [0]
+    assert harness.all("SELECT name FROM tenants t JOIN jobs j ON j.tenant_id = t.id") == [rabbitmq.USER]
+    assert producer.left() == 0 and harness.all("SELECT count(*) FROM dead_messages") == [0]
 
 
 @pytest.mark.parametrize(
@@ -104,39 +106,39 @@ def test_an_order_becomes_a_job_and_the_answer_says_so(book: Book, producer: Pro
     ],
 )
 def test_what_is_refused_is_answered_and_kept(
-    book: Book, producer: Producer, broker_url: str, body: Any, properties: Any, reason: str, code: str
+    harness: LedgerHarness, producer: Producer, broker_url: str, body: Any, properties: Any, reason: str, code: str
 ) -> None:
     producer.publish(body, **properties)
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     kinds = registry()
     kinds.add(Kind("test.bug", "email", Anything, lambda p, c: None, limit_keys=lambda p: [1 / 0]))
     taking.poll(kinds)
     content_type, problem = producer.read()
     taking.close()
     assert (content_type, problem["code"]) == ("application/problem+json", code)
-    ((kept, detail, queue),) = book.all("SELECT reason, detail, queue FROM dead_messages")
+    ((kept, detail, queue),) = harness.all("SELECT reason, detail, queue FROM dead_messages")
     assert (kept, queue) == (reason, ORDERS) and code in detail
-    assert book.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
+    assert harness.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
 
 
 def test_who_does_not_say_who_he_is_gets_an_answer_by_rabbitmqs_own_queue_only(
-    book: Book, producer: Producer, broker_url: str
+    harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     producer.publish(user_id=None)
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     taking.poll(registry())
     taking.close()
     with connected(broker_url, name="test") as connection:
         assert count_ready(connection, producer.answers) == 0
-    ((reason, detail),) = book.all("SELECT reason, detail FROM dead_messages")
+    ((reason, detail),) = harness.all("SELECT reason, detail FROM dead_messages")
     assert reason == "malformed" and "unnamed_submission" in detail
 
 
 def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
-    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer.publish()
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     with monkeypatch.context() as broken:
         broken.setattr(SubmissionReader, "done", lambda *_, **__: (_ for _ in ()).throw(BrokerUnavailable("gone")))
         with pytest.raises(BrokerUnavailable):
@@ -145,15 +147,15 @@ def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
     taking.poll(registry())
     taking.close()
     _, job = producer.read()
-    assert book.all("SELECT id::text FROM jobs") == [job["id"]]
+    assert harness.all("SELECT id::text FROM jobs") == [job["id"]]
 
 
 def test_while_the_ledger_is_away_orders_wait(
-    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
         producer.publish()
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     real, tries = ingress.accept_message, []
 
     def away(*arguments: Any, **named: Any) -> Any:
@@ -168,11 +170,11 @@ def test_while_the_ledger_is_away_orders_wait(
     eventually(lambda: producer.left() == 2, what="the others are back")
     taking.poll(registry())
     taking.close()
-    assert book.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
+    assert harness.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
 
 
 def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
-    book: Book, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
+    harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ingress.accept_message
 
@@ -183,64 +185,68 @@ def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
 
     producer.publish({**ORDER, "payload": {"n": "held"}})
     producer.publish()
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     with monkeypatch.context() as waiting:
         waiting.setattr(ingress, "accept_message", held)
         with pytest.raises(LedgerBusy):
             taking.poll(registry())
-    assert book.all("SELECT payload FROM jobs") == [{"n": 1}]
+    assert harness.all("SELECT payload FROM jobs") == [{"n": 1}]
     eventually(lambda: producer.left() == 1, what="it is back")
     taking.poll(registry())
     taking.close()
-    assert book.all("SELECT count(*) FROM jobs") == [2]
+    assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_no_answer_goes_to_a_place_of_somebody_else(book: Book, producer: Producer, broker_url: str) -> None:
+def test_no_answer_goes_to_a_place_of_somebody_else(
+    harness: LedgerHarness, producer: Producer, broker_url: str
+) -> None:
     """It would come with the dispatcher's rights: an order of one's own must not look accepted to another."""
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_declare("payments.answers", durable=True, auto_delete=False)
     producer.publish(reply_to="payments.answers")
     producer.publish(reply_to="email")
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     taking.poll(registry())
     taking.close()
     with connected(broker_url, name="test") as connection:
         assert [count_ready(connection, name) for name in ("payments.answers", "email")] == [0, 0]
-    assert book.all("SELECT count(*) FROM jobs") == [2]
+    assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_many_are_taken_a_batch_at_a_time(book: Book, producer: Producer, broker_url: str) -> None:
+def test_many_are_taken_a_batch_at_a_time(harness: LedgerHarness, producer: Producer, broker_url: str) -> None:
     with connected(broker_url, name="producer") as connection:
         channel = connection.channel()
         channel.confirm_select()
         for number in range(ingress.BATCH + 5):
             message = amqp.Message(orjson.dumps(ORDER), user_id=rabbitmq.USER, message_id=str(number))
             channel.basic_publish_confirm(message, exchange=ORDERS)
-    taking = taker(book, broker_url)
+    taking = taker(harness, broker_url)
     assert taking.poll(registry()) and not taking.poll(registry())
     taking.close()
-    assert book.all("SELECT count(*) FROM jobs") == [ingress.BATCH + 5]
+    assert harness.all("SELECT count(*) FROM jobs") == [ingress.BATCH + 5]
 
 
 def test_a_round_ends_when_its_time_is_up_and_the_next_one_goes_on(
-    book: Book, producer: Producer, broker_url: str
+    harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     for _ in range(5):
         producer.publish()
     tenths = itertools.count()
-    taking = taker(book, broker_url, clock=lambda: next(tenths) / 10)
+    taking = taker(harness, broker_url, clock=lambda: next(tenths) / 10)
     assert taking.poll(registry()), "there is more"
-    assert book.all("SELECT count(*) FROM jobs") == [2] and producer.left() == 3
+    assert harness.all("SELECT count(*) FROM jobs") == [2] and producer.left() == 3
     while taking.poll(registry()):
         pass
     taking.close()
-    assert book.all("SELECT count(*) FROM jobs") == [5]
+    assert harness.all("SELECT count(*) FROM jobs") == [5]
 
 
-def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(book: Book, broker_url: str, place: Any) -> None:
+def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(
+    harness: LedgerHarness, broker_url: str, place: Any
+) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete(ORDERS)
     with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
-        taker(book, broker_url).poll(registry())
+        taker(harness, broker_url).poll(registry())
     with pytest.raises(ConfigurationError, match="set the rights of the user `dispatcher`"):
         SubmissionReader(rabbitmq.url(place, role="worker")).take(1)

@@ -28,61 +28,63 @@ from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.list_queues import list_queues
 from jobplatform.usecases.submit_planned import submit_prepared, submit_steps
 from tests.support.desk import Desk, limit, out, submit
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 
-def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(book: Book, desk: Desk) -> None:
-    limit(book, "provider:x", max_concurrent=2)
-    held = [submit(book, "provider:x") for _ in range(5)]
-    free = [submit(book), submit(book, "provider:y")]
+def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "provider:x", max_concurrent=2)
+    held = [submit(harness, "provider:x") for _ in range(5)]
+    free = [submit(harness), submit(harness, "provider:y")]
     assert desk.rounds() == 4
-    assert out(book, "provider:x") == 2
-    assert {book.row(job_id).state for job_id in free} == {"dispatched"}
+    assert out(harness, "provider:x") == 2
+    assert {harness.row(job_id).state for job_id in free} == {"dispatched"}
     report = desk.round()
     assert report.sent == 0 and not report.waiting and report.limited_seconds
     lease = new_id()
-    book.claim(held[0], lease)
+    harness.claim(held[0], lease)
     assert desk.round().sent == 0, "a running job has its place, too"
-    book.settle(held[0], lease)
+    harness.settle(held[0], lease)
     assert desk.round().sent == 1
 
 
 def test_a_limit_holds_from_its_commit_on_also_for_a_dispatcher_that_has_not_read_of_it(
-    book: Book, publisher: Publisher
+    harness: LedgerHarness, publisher: Publisher
 ) -> None:
     for _ in range(3):
-        submit(book, "k:1")
-    free = submit(book)
-    limit(book, "k:1", max_concurrent=1)
+        submit(harness, "k:1")
+    free = submit(harness)
+    limit(harness, "k:1", max_concurrent=1)
     waiting = Waiting(lambda tenant: 1.0)
-    report = run_round(book.ledger, publisher, waiting, Policy(), "email", 10, 10)
-    assert (report.sent, book.row(free).state) == (1, "dispatched")
+    report = run_round(harness.ledger, publisher, waiting, Policy(), "email", 10, 10)
+    assert (report.sent, harness.row(free).state) == (1, "dispatched")
     policy = Policy()
-    policy.read(book.ledger)
+    policy.read(harness.ledger)
     for _ in range(3):
-        run_round(book.ledger, publisher, waiting, policy, "email", 10, 10)
-    assert out(book, "k:1") == 1
+        run_round(harness.ledger, publisher, waiting, policy, "email", 10, 10)
+    assert out(harness, "k:1") == 1
 
 
-def test_a_key_is_limited_across_queues_and_dispatchers(book: Book, publisher: Publisher, broker_url: str) -> None:
-    limit(book, "provider:*", max_concurrent=3)
+def test_a_key_is_limited_across_queues_and_dispatchers(
+    harness: LedgerHarness, publisher: Publisher, broker_url: str
+) -> None:
+    limit(harness, "provider:*", max_concurrent=3)
     for queue in ("email", "video") * 10:
-        submit(book, "provider:x", queue=queue)
-    desks = [Desk(book, publisher), Desk(book, Publisher(broker_url))]
+        submit(harness, "provider:x", queue=queue)
+    desks = [Desk(harness, publisher), Desk(harness, Publisher(broker_url))]
     with ThreadPoolExecutor(2) as pool:
         for _ in range(10):
             list(pool.map(lambda pair: pair[0].round(pair[1]), zip(desks, ("email", "video"), strict=True)))
-    assert out(book, "provider:x") == 3
+    assert out(harness, "provider:x") == 3
     desks[1].publisher.close()
 
 
-def test_two_dispatchers_never_give_one_place_twice(book: Book, desk: Desk) -> None:
+def test_two_dispatchers_never_give_one_place_twice(harness: LedgerHarness, desk: Desk) -> None:
     """The place is counted under the key's lock: the second one sees it taken, or the key locked."""
-    limit(book, "k:1", max_concurrent=1)
-    submit(book, "k:1")
-    submit(book, "k:1", queue="video")
-    ledger = open_ledger(book.url, name="other")
+    limit(harness, "k:1", max_concurrent=1)
+    submit(harness, "k:1")
+    submit(harness, "k:1", queue="video")
+    ledger = open_ledger(harness.url, name="other")
     with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
         assert opened.look.key_free == [1]
         assert desk.round().sent == 0 and desk.round().sent == 0
@@ -92,121 +94,123 @@ def test_two_dispatchers_never_give_one_place_twice(book: Book, desk: Desk) -> N
     ledger.close()
 
 
-def test_a_round_of_another_queue_that_took_long_has_its_places_too(book: Book, desk: Desk) -> None:
+def test_a_round_of_another_queue_that_took_long_has_its_places_too(harness: LedgerHarness, desk: Desk) -> None:
     """Its marks are older than what this dispatcher has seen out when it looked last, and come later."""
-    limit(book, "k:1", max_concurrent=1)
-    limit(book, "other:1", max_concurrent=5)
-    slow = submit(book, "k:1", queue="video")
-    ledger = open_ledger(book.url, name="other")
+    limit(harness, "k:1", max_concurrent=1)
+    limit(harness, "other:1", max_concurrent=5)
+    slow = submit(harness, "k:1", queue="video")
+    ledger = open_ledger(harness.url, name="other")
     with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
         (line,) = opened.look.arrivals
         opened.dispatch([(line.id, 1)], [0.0])
-        book.do("SELECT pg_sleep(0.3)")
-        submit(book, "other:1")
+        harness.do("SELECT pg_sleep(0.3)")
+        submit(harness, "other:1")
         assert desk.rounds() == 1
         assert desk.round().sent == 0
-    submit(book, "k:1")
-    assert desk.rounds() == 0 and out(book, "k:1") == 1
-    assert book.row(slow).state == "dispatched"
+    submit(harness, "k:1")
+    assert desk.rounds() == 0 and out(harness, "k:1") == 1
+    assert harness.row(slow).state == "dispatched"
     ledger.close()
 
 
 @pytest.mark.parametrize("how", ["crash", "rescue", "return", "cancel", "expire"])
-def test_a_place_is_given_back_once_however_a_run_ends(book: Book, desk: Desk, how: str) -> None:
-    limit(book, "k:1", max_concurrent=1)
-    first = submit(book, "k:1")
-    submit(book, "k:1")
+def test_a_place_is_given_back_once_however_a_run_ends(harness: LedgerHarness, desk: Desk, how: str) -> None:
+    limit(harness, "k:1", max_concurrent=1)
+    first = submit(harness, "k:1")
+    submit(harness, "k:1")
     assert desk.rounds() == 1
     lease = new_id()
     match how:
         case "crash":
-            book.claim(first, lease)
-            track_workers.beat(book.ledger, book.worker, [])
-            track_workers.beat(book.ledger, book.worker, [])
-            track_workers.beat(book.ledger, book.worker, [])
+            harness.claim(first, lease)
+            track_workers.beat(harness.ledger, harness.worker, [])
+            track_workers.beat(harness.ledger, harness.worker, [])
+            track_workers.beat(harness.ledger, harness.worker, [])
         case "rescue":
-            book.claim(first, lease)
-            track_workers.deregister(book.ledger, book.worker)
+            harness.claim(first, lease)
+            track_workers.deregister(harness.ledger, harness.worker)
         case "return":
-            book.do("SELECT return_job(:j, 1, 'test')", j=first)
-            book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE id = :j", j=first)
+            harness.do("SELECT return_job(:j, 1, 'test')", j=first)
+            harness.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE id = :j", j=first)
         case "cancel":
-            book.do("SELECT cancel_job(:t, :j, now() - interval '1 day', 'x')", t=book.tenant_id, j=first)
+            harness.do("SELECT cancel_job(:t, :j, now() - interval '1 day', 'x')", t=harness.tenant_id, j=first)
         case "expire":
-            book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :j", j=first)
-            dispatching.wake_jobs(book.ledger, 10, None)
-    with book.ledger.transaction() as connection:
+            harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :j", j=first)
+            dispatching.wake_jobs(harness.ledger, 10, None)
+    with harness.ledger.transaction() as connection:
         workers.rescue_runs(connection, 60.0)
-    assert book.row(first).state not in ("dispatched", "running")
-    assert desk.rounds() == 1 and out(book, "k:1") == 1
+    assert harness.row(first).state not in ("dispatched", "running")
+    assert desk.rounds() == 1 and out(harness, "k:1") == 1
 
 
-def test_a_limit_is_changed_at_run_time_and_one_key_may_have_its_own(book: Book, desk: Desk) -> None:
-    limit(book, "domain:*", max_concurrent=1)
+def test_a_limit_is_changed_at_run_time_and_one_key_may_have_its_own(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "domain:*", max_concurrent=1)
     for _ in range(6):
-        submit(book, "domain:a.example")
-        submit(book, "domain:b.example")
+        submit(harness, "domain:a.example")
+        submit(harness, "domain:b.example")
     assert desk.rounds() == 2
-    limit(book, "domain:a.example", max_concurrent=4)
+    limit(harness, "domain:a.example", max_concurrent=4)
     assert desk.rounds() == 3
-    limit(book, "domain:a.example", max_concurrent=0)
-    book.do("DELETE FROM limits WHERE name = 'domain:*'")
+    limit(harness, "domain:a.example", max_concurrent=0)
+    harness.do("DELETE FROM limits WHERE name = 'domain:*'")
     assert desk.rounds() == 5
-    assert (out(book, "domain:a.example"), out(book, "domain:b.example")) == (4, 6)
-    book.do("DELETE FROM limits")
+    assert (out(harness, "domain:a.example"), out(harness, "domain:b.example")) == (4, 6)
+    harness.do("DELETE FROM limits")
     assert desk.rounds() == 2
 
 
-def test_tenant_stands_for_the_jobs_own_tenant(book: Book) -> None:
-    with book.ledger.transaction() as connection:
+def test_tenant_stands_for_the_jobs_own_tenant(harness: LedgerHarness) -> None:
+    with harness.ledger.transaction() as connection:
         tenant = keys.create_tenant(connection, "Größe & Co: 100%")
-    job_id = submit(book, "tenant", "a:1", tenant=tenant)
+    job_id = submit(harness, "tenant", "a:1", tenant=tenant)
     from jobplatform.domain.limits import key
 
-    assert book.row(job_id).limit_keys == ["a:1", key("tenant", "Größe & Co: 100%")]
+    assert harness.row(job_id).limit_keys == ["a:1", key("tenant", "Größe & Co: 100%")]
 
 
-def test_tenants_share_a_queue_by_their_weights(book: Book, desk: Desk) -> None:
-    with book.ledger.transaction() as connection:
+def test_tenants_share_a_queue_by_their_weights(harness: LedgerHarness, desk: Desk) -> None:
+    with harness.ledger.transaction() as connection:
         heavy, light = (keys.create_tenant(connection, name) for name in ("heavy", "light"))
-    book.do("UPDATE tenants SET weight = 3 WHERE name = 'heavy'")
+    harness.do("UPDATE tenants SET weight = 3 WHERE name = 'heavy'")
     for tenant in (heavy, light):
         for _ in range(40):
-            submit(book, tenant=tenant)
+            submit(harness, tenant=tenant)
     assert desk.rounds(window=20) == 20
     counter = Counter(
-        book.all("SELECT t.name FROM jobs j JOIN tenants t ON t.id = j.tenant_id WHERE state = 'dispatched'")
+        harness.all("SELECT t.name FROM jobs j JOIN tenants t ON t.id = j.tenant_id WHERE state = 'dispatched'")
     )
     assert counter == {"heavy": 15, "light": 5}
 
 
-def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) -> None:
-    with book.ledger.transaction() as connection:
+def test_a_lone_job_passes_a_backlog_without_reading_it(harness: LedgerHarness, desk: Desk) -> None:
+    with harness.ledger.transaction() as connection:
         big = keys.create_tenant(connection, "big")
-    book.do(
+    harness.do(
         "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, "
         "lost_limit, run_at) SELECT gen_random_uuid(), :t, 'email', 'test.echo', 'available', 4, '{}', 3, 3, 3, now() "
         "FROM generate_series(1, 20000)",
         t=big,
     )
-    book.do("VACUUM (ANALYZE) jobs")  # by these statistics all that waits is of one tenant
+    harness.do("VACUUM (ANALYZE) jobs")  # by these statistics all that waits is of one tenant
     desk.rounds(window=10)
-    lone = submit(book)
+    lone = submit(harness)
 
     def read() -> int:
-        with book.ledger.statement() as connection:
+        with harness.ledger.statement() as connection:
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
-        desk.book.ledger.call("waiting_queues", [], [])
-        (rows,) = book.all("SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'")
+        desk.harness.ledger.call("waiting_queues", [], [])
+        (rows,) = harness.all(
+            "SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'"
+        )
         return rows
 
-    book.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
+    harness.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
     desk.round(window=12)
-    assert desk.round(window=14).sent and book.row(lone).state == "dispatched"
+    assert desk.round(window=14).sent and harness.row(lone).state == "dispatched"
     for _ in range(8):  # plans are made anew for the first calls of a session
         desk.round(window=16)
-        book.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched' AND tenant_id = :t", t=big)
-    submit(book)
+        harness.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched' AND tenant_id = :t", t=big)
+    submit(harness)
     before = read()
     desk.round(window=18)
     assert read() - before < 3000, "arrivals are looked at, 2,000 at the most, and then a probe per line"
@@ -215,72 +219,72 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(book: Book, desk: Desk) 
 # --- units per period, taken at the claim
 
 
-def test_units_are_taken_at_the_claim_and_who_gets_none_is_snoozed(book: Book, desk: Desk) -> None:
-    limit(book, "mail:x", rate_units=2, rate_seconds=3600)
-    ids = [submit(book, "mail:x") for _ in range(3)]
-    book.dispatch(*ids)  # as if all of them had been worth a message
-    verdicts = [book.claim(job_id).verdict for job_id in ids]
+def test_units_are_taken_at_the_claim_and_who_gets_none_is_snoozed(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "mail:x", rate_units=2, rate_seconds=3600)
+    ids = [submit(harness, "mail:x") for _ in range(3)]
+    harness.dispatch(*ids)  # as if all of them had been worth a message
+    verdicts = [harness.claim(job_id).verdict for job_id in ids]
     assert verdicts == ["claimed", "claimed", "limited"]
-    row = book.row(ids[2])
+    row = harness.row(ids[2])
     assert (row.state, row.attempt, row.run_no, row.lease_id) == ("scheduled", 0, 0, None)
     assert 1700 < (row.run_at - row.state_at).total_seconds() < 2000
-    assert book.events(ids[2])[-1] == "limited"
-    submit(book, "mail:x")
+    assert harness.events(ids[2])[-1] == "limited"
+    submit(harness, "mail:x")
     report = desk.round()
     assert report.sent == 0, "no message without units"
-    assert_audit_is_clean(book)
+    assert_audit_is_clean(harness)
 
 
-def test_a_pause_of_the_workers_bursts_through_no_limit(book: Book, desk: Desk) -> None:
-    limit(book, "mail:x", rate_units=5, rate_seconds=3600)
+def test_a_pause_of_the_workers_bursts_through_no_limit(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "mail:x", rate_units=5, rate_seconds=3600)
     for _ in range(20):
-        submit(book, "mail:x")
+        submit(harness, "mail:x")
     sent = desk.rounds()
     assert sent == 5, "so many are worth a message"
-    assert [book.claim(job_id).verdict for job_id in book.all("SELECT id FROM jobs WHERE state = 'dispatched'")] == [
-        "claimed"
-    ] * 5
+    assert [
+        harness.claim(job_id).verdict for job_id in harness.all("SELECT id FROM jobs WHERE state = 'dispatched'")
+    ] == ["claimed"] * 5
     assert desk.rounds() == 0
 
 
-def test_a_job_takes_units_of_all_its_keys_or_of_none(book: Book) -> None:
-    limit(book, "a:1", rate_units=10, rate_seconds=3600)
-    limit(book, "b:1", rate_units=1, rate_seconds=3600)
-    ids = [submit(book, "a:1", "b:1") for _ in range(2)]
-    book.dispatch(*ids)
-    assert [book.claim(job_id).verdict for job_id in ids] == ["claimed", "limited"]
-    (level,) = book.all("SELECT level FROM limit_states WHERE key = 'a:1'")
+def test_a_job_takes_units_of_all_its_keys_or_of_none(harness: LedgerHarness) -> None:
+    limit(harness, "a:1", rate_units=10, rate_seconds=3600)
+    limit(harness, "b:1", rate_units=1, rate_seconds=3600)
+    ids = [submit(harness, "a:1", "b:1") for _ in range(2)]
+    harness.dispatch(*ids)
+    assert [harness.claim(job_id).verdict for job_id in ids] == ["claimed", "limited"]
+    (level,) = harness.all("SELECT level FROM limit_states WHERE key = 'a:1'")
     assert level == pytest.approx(9, abs=0.1)
 
 
-def test_what_wants_more_than_a_key_ever_has_needs_a_person(book: Book) -> None:
-    limit(book, "t:1", rate_units=100, rate_seconds=60)
-    job_id = submit(book, "t:1", units=101)
-    book.dispatch(job_id)
-    assert book.claim(job_id).verdict == "dead"
-    row = book.row(job_id)
+def test_what_wants_more_than_a_key_ever_has_needs_a_person(harness: LedgerHarness) -> None:
+    limit(harness, "t:1", rate_units=100, rate_seconds=60)
+    job_id = submit(harness, "t:1", units=101)
+    harness.dispatch(job_id)
+    assert harness.claim(job_id).verdict == "dead"
+    row = harness.row(job_id)
     assert (row.state, row.error["code"]) == ("dead", "units_above_limit")
     assert "101 units of t:1" in row.error["message"]
-    assert_audit_is_clean(book)
+    assert_audit_is_clean(harness)
 
 
-def assert_audit_is_clean(book: Book) -> None:
-    assert audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
+def assert_audit_is_clean(harness: LedgerHarness) -> None:
+    assert audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
 
 
 @pytest.mark.parametrize("sliding", [False, True], ids=["bucket", "sliding window"])
-def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(book: Book, sliding: bool) -> None:
+def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(harness: LedgerHarness, sliding: bool) -> None:
     """Takes as fast as it can, by the ledger's clock; a bucket holds a burst beside what flows in."""
     units, seconds = 5, 0.5
     values = {"sliding": True} if sliding else {"burst_units": 2}
-    limit(book, "r:1", rate_units=units, rate_seconds=seconds, **values)
+    limit(harness, "r:1", rate_units=units, rate_seconds=seconds, **values)
     taken: list[float] = []
     deadline = time.monotonic() + 4 * seconds
     while time.monotonic() < deadline:
-        ((wait, _),) = book.ledger.call("take_units", new_id(), 0, ["r:1"], [1])
+        ((wait, _),) = harness.ledger.call("take_units", new_id(), 0, ["r:1"], [1])
         if wait == 0:
             # when it was taken, not when somebody asks: a machine that stands still in between would look like a burst
-            taken += book.all("SELECT extract(epoch FROM coalesce(slices_at, level_at))::float8 FROM limit_states")
+            taken += harness.all("SELECT extract(epoch FROM coalesce(slices_at, level_at))::float8 FROM limit_states")
         else:
             time.sleep(min(wait, 0.05))
     most = units if sliding else units + 2
@@ -289,46 +293,46 @@ def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(book: Book
     assert len(taken) >= 2 * units, "and it is used"
 
 
-def test_a_hold_keeps_everything_of_a_key_back_until_it_ends(book: Book, desk: Desk) -> None:
-    waits, goes = submit(book, "provider:x"), submit(book, "provider:y")
-    other = submit(book, "provider:x")
-    book.dispatch(other)
-    limits.pause_key(book.ledger, "provider:x", 3600, "Retry-After")
-    assert book.claim(other).verdict == "limited"
-    assert desk.rounds() == 1 and book.row(goes).state == "dispatched"
+def test_a_hold_keeps_everything_of_a_key_back_until_it_ends(harness: LedgerHarness, desk: Desk) -> None:
+    waits, goes = submit(harness, "provider:x"), submit(harness, "provider:y")
+    other = submit(harness, "provider:x")
+    harness.dispatch(other)
+    limits.pause_key(harness.ledger, "provider:x", 3600, "Retry-After")
+    assert harness.claim(other).verdict == "limited"
+    assert desk.rounds() == 1 and harness.row(goes).state == "dispatched"
     report = desk.round()
     assert report.sent == 0 and report.limited_seconds
-    limits.pause_key(book.ledger, "provider:x", 1, "a shorter one changes nothing")
+    limits.pause_key(harness.ledger, "provider:x", 1, "a shorter one changes nothing")
     assert desk.round().sent == 0
-    limits.pause_key(book.ledger, "provider:x", 0, "", exactly=True)
+    limits.pause_key(harness.ledger, "provider:x", 0, "", exactly=True)
     eventually(lambda: desk.round().sent == 1, seconds=5)
-    assert book.row(waits).state == "dispatched"
+    assert harness.row(waits).state == "dispatched"
 
 
-def test_a_run_takes_units_for_each_of_its_calls(book: Book) -> None:
-    limit(book, "p:1", rate_units=2, rate_seconds=0.2)
-    job_id, lease_id = book.running()
-    delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
+def test_a_run_takes_units_for_each_of_its_calls(harness: LedgerHarness) -> None:
+    limit(harness, "p:1", rate_units=2, rate_seconds=0.2)
+    job_id, lease_id = harness.running()
+    delivery = Delivery(job_id, 1, "test.echo", lease_id, harness.worker.id, "n")
     began = time.monotonic()
     for _ in range(6):
-        execute_run.acquire(book.ledger, delivery, "p:1", 1, lambda: False)
+        execute_run.acquire(harness.ledger, delivery, "p:1", 1, lambda: False)
     assert time.monotonic() - began >= 0.35, "two at once, then one in a tenth of a second"
     with pytest.raises(Permanent, match="never has so many"):
-        execute_run.acquire(book.ledger, delivery, "p:1", 3, lambda: False)
-    assert execute_run.acquire(book.ledger, delivery, "free:1", 1000, lambda: False) < 1
-    book.settle(job_id, lease_id)
+        execute_run.acquire(harness.ledger, delivery, "p:1", 3, lambda: False)
+    assert execute_run.acquire(harness.ledger, delivery, "free:1", 1000, lambda: False) < 1
+    harness.settle(job_id, lease_id)
     with pytest.raises(LeaseLost):
-        execute_run.acquire(book.ledger, delivery, "p:1", 1, lambda: False)
+        execute_run.acquire(harness.ledger, delivery, "p:1", 1, lambda: False)
 
 
-def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(book: Book) -> None:
+def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(harness: LedgerHarness) -> None:
     from jobplatform.ledger import runs
     from jobplatform.ledger.runs import Settlement
 
-    job_id, lease = submit(book, "k:1"), new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease)
-    assert runs.settle_run(book.ledger, job_id, lease, Settlement("succeeded", "succeeded")).woken == "!limits 0"
+    job_id, lease = submit(harness, "k:1"), new_id()
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease)
+    assert runs.settle_run(harness.ledger, job_id, lease, Settlement("succeeded", "succeeded")).woken == "!limits 0"
 
 
 # --- start-by promises
@@ -338,126 +342,131 @@ def in_hours(hours: float) -> datetime:
     return datetime.now(UTC) + timedelta(hours=hours)
 
 
-def sent_in_order(book: Book) -> list[UUID]:
-    return book.all("SELECT job_id FROM job_events WHERE event = 'dispatched' ORDER BY id")
+def sent_in_order(harness: LedgerHarness) -> list[UUID]:
+    return harness.all("SELECT job_id FROM job_events WHERE event = 'dispatched' ORDER BY id")
 
 
-def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(book: Book, desk: Desk) -> None:
-    with book.ledger.transaction() as connection:
+def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(
+    harness: LedgerHarness, desk: Desk
+) -> None:
+    with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
-    plain = [submit(book) for _ in range(3)]
-    late, soon = submit(book, start_by=in_hours(2)), submit(book, start_by=in_hours(1), tenant=other)
-    urgent = submit(book, priority=9)
+    plain = [submit(harness) for _ in range(3)]
+    late, soon = submit(harness, start_by=in_hours(2)), submit(harness, start_by=in_hours(1), tenant=other)
+    urgent = submit(harness, priority=9)
     desk.order = "start_by"
-    while len(sent_in_order(book)) < 5:  # a round finds now and then that a line's jobs have gone by their promise
+    while len(sent_in_order(harness)) < 5:  # a round finds now and then that a line's jobs have gone by their promise
         desk.round(window=1)
-        book.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE state = 'dispatched'")
+        harness.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE state = 'dispatched'")
     names = {urgent: "urgent", soon: "soon", late: "late"} | {job_id: f"plain {n}" for n, job_id in enumerate(plain)}
-    assert [names[job_id] for job_id in sent_in_order(book)] == ["urgent", "soon", "late", "plain 0", "plain 1"]
+    assert [names[job_id] for job_id in sent_in_order(harness)] == ["urgent", "soon", "late", "plain 0", "plain 1"]
 
 
-def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(book: Book, desk: Desk) -> None:
-    limit(book, "k:1", max_concurrent=1)
-    limit(book, "r:1", max_concurrent=0)
-    held = [submit(book, "k:1", start_by=in_hours(1)) for _ in range(3)]
-    closed = submit(book, "r:1", start_by=in_hours(1))
-    free, plain = submit(book, start_by=in_hours(5)), submit(book, "k:1")
+def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "k:1", max_concurrent=1)
+    limit(harness, "r:1", max_concurrent=0)
+    held = [submit(harness, "k:1", start_by=in_hours(1)) for _ in range(3)]
+    closed = submit(harness, "r:1", start_by=in_hours(1))
+    free, plain = submit(harness, start_by=in_hours(5)), submit(harness, "k:1")
     desk.order = "start_by"
     assert desk.rounds(window=10) == 2
-    assert out(book, "k:1") == 1
-    states = {job_id: book.row(job_id).state for job_id in (*held, closed, free, plain)}
+    assert out(harness, "k:1") == 1
+    states = {job_id: harness.row(job_id).state for job_id in (*held, closed, free, plain)}
     assert [job_id for job_id, state in states.items() if state == "dispatched"] == [held[0], free]
 
 
-def test_promises_are_counted_as_kept_or_broken(book: Book) -> None:
-    kept, broken, missed = (submit(book, start_by=in_hours(1)) for _ in range(3))
-    book.dispatch(kept, missed)
+def test_promises_are_counted_as_kept_or_broken(harness: LedgerHarness) -> None:
+    kept, broken, missed = (submit(harness, start_by=in_hours(1)) for _ in range(3))
+    harness.dispatch(kept, missed)
     lease = new_id()
-    assert book.claim(kept, lease).verdict == "claimed"
-    book.settle(kept, lease, "failed")
-    book.do("UPDATE jobs SET start_by = now() - interval '1 s' WHERE id = ANY (:ids)", ids=[broken, missed])
-    assert book.claim(missed).verdict == "expired"
-    dispatching.wake_jobs(book.ledger, 10, None)
-    book.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=kept)
-    book.dispatch(kept)
-    assert book.claim(kept).verdict == "claimed", "a second run is no second promise"
-    (queue,) = (queue for queue in list_queues(book.ledger, book.tenant_id, 20) if queue["name"] == "email")
+    assert harness.claim(kept, lease).verdict == "claimed"
+    harness.settle(kept, lease, "failed")
+    harness.do("UPDATE jobs SET start_by = now() - interval '1 s' WHERE id = ANY (:ids)", ids=[broken, missed])
+    assert harness.claim(missed).verdict == "expired"
+    dispatching.wake_jobs(harness.ledger, 10, None)
+    harness.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=kept)
+    harness.dispatch(kept)
+    assert harness.claim(kept).verdict == "claimed", "a second run is no second promise"
+    (queue,) = (queue for queue in list_queues(harness.ledger, harness.tenant_id, 20) if queue["name"] == "email")
     assert (queue["deadlines_met"], queue["deadlines_missed"]) == (1, 2)
-    assert book.all("SELECT deadlines_met, deadlines_missed FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
+    assert harness.all("SELECT deadlines_met, deadlines_missed FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
 
 
-def test_explain_says_which_key_a_job_waits_for(book: Book, desk: Desk) -> None:
-    limit(book, "k:1", max_concurrent=1)
-    limit(book, "r:1", rate_units=1, rate_seconds=60)
-    submit(book, "k:1", "r:1")
+def test_explain_says_which_key_a_job_waits_for(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "k:1", max_concurrent=1)
+    limit(harness, "r:1", rate_units=1, rate_seconds=60)
+    submit(harness, "k:1", "r:1")
     desk.rounds()
-    job_id = submit(book, "k:1", "r:1", units=1)
-    book.do("SELECT * FROM take_units(gen_random_uuid(), 0, '{r:1}', '{1}')")
-    limits.pause_key(book.ledger, "r:1", 60, "a Retry-After")
-    settings = Settings(database_url=book.url)
+    job_id = submit(harness, "k:1", "r:1", units=1)
+    harness.do("SELECT * FROM take_units(gen_random_uuid(), 0, '{r:1}', '{1}')")
+    limits.pause_key(harness.ledger, "r:1", 60, "a Retry-After")
+    settings = Settings(database_url=harness.url)
     reasons = {
-        reason.code: reason.message for reason in explain_job(book.ledger, settings, book.tenant_id, job_id).reasons
+        reason.code: reason.message
+        for reason in explain_job(harness.ledger, settings, harness.tenant_id, job_id).reasons
     }
     assert "1 jobs, of all tenants" in reasons["key_full"]
     assert "by a run or an operator" in reasons["key_held"] and "Retry-After" not in reasons["key_held"]
     assert "it gets 1 in 60 s" in reasons["key_without_units"]
 
 
-def test_promises_of_several_priorities_share_the_places_of_a_key(book: Book, desk: Desk) -> None:
-    limit(book, "k:1", max_concurrent=1)
+def test_promises_of_several_priorities_share_the_places_of_a_key(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "k:1", max_concurrent=1)
     for priority in range(10):
-        submit(book, "k:1", start_by=in_hours(1), priority=priority)
+        submit(harness, "k:1", start_by=in_hours(1), priority=priority)
     desk.order = "start_by"
     desk.rounds(window=20)
-    assert out(book, "k:1") == 1
+    assert out(harness, "k:1") == 1
 
 
-def test_a_rate_below_one_is_one_in_a_longer_time(book: Book, desk: Desk) -> None:
-    limit(book, "slow:1", rate_units=0.5, rate_seconds=60)
-    ids = [submit(book, "slow:1") for _ in range(2)]
+def test_a_rate_below_one_is_one_in_a_longer_time(harness: LedgerHarness, desk: Desk) -> None:
+    limit(harness, "slow:1", rate_units=0.5, rate_seconds=60)
+    ids = [submit(harness, "slow:1") for _ in range(2)]
     assert desk.rounds() == 1
-    assert book.claim(ids[0]).verdict == "claimed"
-    book.dispatch(ids[1])
-    assert book.claim(ids[1]).verdict == "limited"
-    assert 100 < (book.row(ids[1]).run_at - book.row(ids[1]).state_at).total_seconds() < 140
+    assert harness.claim(ids[0]).verdict == "claimed"
+    harness.dispatch(ids[1])
+    assert harness.claim(ids[1]).verdict == "limited"
+    assert 100 < (harness.row(ids[1]).run_at - harness.row(ids[1]).state_at).total_seconds() < 140
 
 
-def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(book: Book, publisher: Publisher) -> None:
+def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(
+    harness: LedgerHarness, publisher: Publisher
+) -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
-    while waiting.sweep(partial(dispatching.sweep_flows, book.ledger, "email"), 10):
+    while waiting.sweep(partial(dispatching.sweep_flows, harness.ledger, "email"), 10):
         pass
 
     def play() -> RoundReport:
-        return run_round(book.ledger, publisher, waiting, Policy(), "email", 10, 10)
+        return run_round(harness.ledger, publisher, waiting, Policy(), "email", 10, 10)
 
     play()
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         queues.set_paused(connection, "email", True)
-    submit(book)
+    submit(harness)
     # half a minute passes, for the dispatcher and for the ledger
     for _ in range(4):
         now[0] += 7.0
         assert play().skipped == "paused"
-    book.do("UPDATE jobs SET state_at = state_at - interval '20 s'")
+    harness.do("UPDATE jobs SET state_at = state_at - interval '20 s'")
     waiting._arrived_from -= timedelta(seconds=28)
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         queues.set_paused(connection, "email", False)
     assert play().sent == 1
 
 
-def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(book: Book) -> None:
-    job_id, lease_id = book.running()
-    delivery = Delivery(job_id, 1, "test.echo", lease_id, book.worker.id, "n")
-    execute_run.pause_key(book.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
-    (row,) = book.all("SELECT key, extract(epoch FROM paused_until - now())::float8 FROM limit_states")
+def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    delivery = Delivery(job_id, 1, "test.echo", lease_id, harness.worker.id, "n")
+    execute_run.pause_key(harness.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
+    (row,) = harness.all("SELECT key, extract(epoch FROM paused_until - now())::float8 FROM limit_states")
     assert row[0].startswith("tenant:") and 86_000 < row[1] <= 86_400
-    book.settle(job_id, lease_id)
+    harness.settle(job_id, lease_id)
     with pytest.raises(LeaseLost):
-        execute_run.pause_key(book.ledger, delivery, "tenant", 1, "")
+        execute_run.pause_key(harness.ledger, delivery, "tenant", 1, "")
 
 
-def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:
+def test_the_first_keys_of_a_kind_can_not_be_crowded_out(harness: LedgerHarness) -> None:
     from workers.handlers.email_send import EmailSend, send_email  # noqa: F401 - registers the kind
 
     payload = {"to": [f"a@{letter}.example.com" for letter in "abcdefghijkl"], "subject": "x", "text": "x"}
@@ -465,20 +474,20 @@ def test_the_first_keys_of_a_kind_can_not_be_crowded_out(book: Book) -> None:
     assert len(keys_found) == 8 and {"relay:smtp", "tenant"} < set(keys_found)
 
 
-def test_what_is_kept_of_keys_goes_when_they_are_full_again(book: Book) -> None:
-    limit(book, "month:*", rate_units=1, rate_seconds=30 * 86_400)
-    book.do(
+def test_what_is_kept_of_keys_goes_when_they_are_full_again(harness: LedgerHarness) -> None:
+    limit(harness, "month:*", rate_units=1, rate_seconds=30 * 86_400)
+    harness.do(
         "INSERT INTO limit_states (key, level, level_at, paused_until) VALUES "
         "('old:1', 1, now() - interval '3 days', NULL), "
         "('new:1', 1, now() - interval '1 h', NULL), ('held:1', NULL, NULL, now() + interval '1 h'), "
         "('month:1', 0, now() - interval '3 days', NULL), ('was held:1', NULL, NULL, now() - interval '1 h')"
     )
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         assert limits.forget_states(connection) == 2
-    assert set(book.all("SELECT key FROM limit_states")) == {"new:1", "held:1", "month:1"}
+    assert set(harness.all("SELECT key FROM limit_states")) == {"new:1", "held:1", "month:1"}
 
 
-def test_a_quota_refuses_planned_orders_too_and_loudly(book: Book) -> None:
+def test_a_quota_refuses_planned_orders_too_and_loudly(harness: LedgerHarness) -> None:
     """Of Celery's calls: a task that was not accepted must not look as if it were."""
     order = {
         "queue": "email",
@@ -495,12 +504,12 @@ def test_a_quota_refuses_planned_orders_too_and_loudly(book: Book) -> None:
         "limit_units": [],
     }
     step = {"name": "1", "place": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
-    assert submit_prepared(book.ledger, None, book.tenant_id, new_id(), order)
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
+    assert submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), order)
     with pytest.raises(QuotaExceeded):
-        submit_prepared(book.ledger, None, book.tenant_id, new_id(), order)
+        submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), order)
     with pytest.raises(QuotaExceeded):
-        submit_steps(book.ledger, None, book.tenant_id, "w", [{**step, **order, "id": str(new_id())}], 1)
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
-    assert book.all("SELECT count(*)::int FROM workflows") == [0]
-    book.assert_conserved()
+        submit_steps(harness.ledger, None, harness.tenant_id, "w", [{**step, **order, "id": str(new_id())}], 1)
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
+    assert harness.all("SELECT count(*)::int FROM workflows") == [0]
+    harness.assert_conserved()

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Engine
 
 from jobplatform.ledger import markers, retention, schema
 from jobplatform.ledger.dispatching import ensure_partitions
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 QUEUES = "unnest(array['email', 'llm', 'video', 'webhooks']) q"
 ATTACK = (
@@ -23,41 +23,41 @@ ATTACK = (
 
 
 @pytest.fixture
-def reporter(book: Book) -> Iterator[Engine]:
+def reporter(harness: LedgerHarness) -> Iterator[Engine]:
     """A login with the reporting role, as an analyst has one."""
-    book.do("DROP ROLE IF EXISTS analyst")
-    book.do("CREATE ROLE analyst LOGIN PASSWORD 'analyst' IN ROLE jobplatform_reporting, jobplatform_submit")
-    url = book.url.split("@")[1]
+    harness.do("DROP ROLE IF EXISTS analyst")
+    harness.do("CREATE ROLE analyst LOGIN PASSWORD 'analyst' IN ROLE jobplatform_reporting, jobplatform_submit")
+    url = harness.url.split("@")[1]
     engine = create_engine(f"postgresql+psycopg2://analyst:analyst@{url}", isolation_level="AUTOCOMMIT")
     try:
         yield engine
     finally:
         engine.dispose()
-        book.do("DROP ROLE analyst")
+        harness.do("DROP ROLE analyst")
 
 
-def test_what_a_reporting_login_locks_stops_nothing(book: Book, reporter: Engine) -> None:
+def test_what_a_reporting_login_locks_stops_nothing(harness: LedgerHarness, reporter: Engine) -> None:
     with reporter.connect() as session:
         for statement in ATTACK:
             session.execute(text(statement))
-        job_id = book.submit()
-        book.dispatch(job_id)
-        assert look(book) == "ready"
-        with book.ledger.transaction() as connection:
+        job_id = harness.submit()
+        harness.dispatch(job_id)
+        assert look(harness) == "ready"
+        with harness.ledger.transaction() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '2s'"))
             markers.due_markers(connection, 1, 1)
             ensure_partitions(connection)
             connection.execute(text("SELECT take_lock('epoch')"))
-        schema.upgrade(book.url)
+        schema.upgrade(harness.url)
         with pytest.raises(Exception, match="permission denied"):
             session.execute(text("SELECT * FROM locks FOR UPDATE"))
         with pytest.raises(Exception, match="permission denied"):
             session.execute(text("BEGIN; LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
 
 
-def look(book: Book) -> str:
+def look(harness: LedgerHarness) -> str:
     """One look of a dispatcher at queue email; returns its verdict."""
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         return str(
             connection.execute(
                 text("SELECT verdict FROM read_queue('email', NULL, NULL, NULL, ARRAY['a', 'b'], 10)")
@@ -65,23 +65,23 @@ def look(book: Book) -> str:
         )
 
 
-def test_a_lock_is_held_until_the_transaction_ends_and_nobody_waits_for_a_try(book: Book) -> None:
-    book.do("INSERT INTO broker_epochs (epoch, current) VALUES (gen_random_uuid(), true) ON CONFLICT DO NOTHING")
-    assert look(book) == "ready"
-    with book.ledger.transaction() as connection:
+def test_a_lock_is_held_until_the_transaction_ends_and_nobody_waits_for_a_try(harness: LedgerHarness) -> None:
+    harness.do("INSERT INTO broker_epochs (epoch, current) VALUES (gen_random_uuid(), true) ON CONFLICT DO NOTHING")
+    assert look(harness) == "ready"
+    with harness.ledger.transaction() as connection:
         taken = connection.execute(text("SELECT try_locks(ARRAY['dispatch/email', 'limit/a'])")).scalars().all()
         assert sorted(taken) == ["dispatch/email", "limit/a"]
-        assert look(book) == "elsewhere"
-        with book.ledger.transaction() as other:
+        assert look(harness) == "elsewhere"
+        with harness.ledger.transaction() as other:
             assert other.execute(text("SELECT try_locks(ARRAY['limit/a', 'limit/b'])")).scalars().all() == ["limit/b"]
-    assert look(book) == "ready"
+    assert look(harness) == "ready"
 
 
-def test_locks_of_limit_keys_are_deleted_when_no_transaction_has_them(book: Book) -> None:
-    book.do("INSERT INTO locks SELECT 'limit/' || n FROM generate_series(1, 50) AS n ON CONFLICT DO NOTHING")
-    connection = psycopg2.connect(book.url.replace("+psycopg2", ""))
+def test_locks_of_limit_keys_are_deleted_when_no_transaction_has_them(harness: LedgerHarness) -> None:
+    harness.do("INSERT INTO locks SELECT 'limit/' || n FROM generate_series(1, 50) AS n ON CONFLICT DO NOTHING")
+    connection = psycopg2.connect(harness.url.replace("+psycopg2", ""))
     connection.cursor().execute("SELECT take_lock('limit/7')")
-    with book.ledger.transaction() as session:
+    with harness.ledger.transaction() as session:
         assert retention.delete_free_locks(session, 1000) == 49
     connection.close()
-    assert book.all("SELECT name FROM locks WHERE name LIKE 'limit/%'") == ["limit/7"]
+    assert harness.all("SELECT name FROM locks WHERE name LIKE 'limit/%'") == ["limit/7"]

@@ -23,7 +23,7 @@ from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.replay_job import replay_job
 from jobplatform.usecases.resolve_effect import resolve_effect
 from tests.support.cutting import MANY, cut
-from tests.support.ledgers import LIMITS, Anything, Book
+from tests.support.ledger_harness import LIMITS, Anything, LedgerHarness
 from workers.runtime import attempt, context
 
 MODES = pytest.mark.parametrize("loses_answer", [False, True], ids=["request lost", "answer lost"])
@@ -31,10 +31,10 @@ MODES = pytest.mark.parametrize("loses_answer", [False, True], ids=["request los
 
 @MODES
 def test_a_run_does_everything_once_wherever_it_is_cut(
-    book: Book, monkeypatch, tmp_path: Path, loses_answer: bool
+    harness: LedgerHarness, monkeypatch, tmp_path: Path, loses_answer: bool
 ) -> None:
     """Claim, log, effect, artifact, settle: the handler is called once, whatever is lost on the way."""
-    config = Settings(database_url=book.url, artifact_url=tmp_path.as_uri())
+    config = Settings(database_url=harness.url, artifact_url=tmp_path.as_uri())
     monkeypatch.setattr(attempt, "settings", lambda: config)
     cuts = 0
     for number in range(1, MANY):
@@ -51,52 +51,58 @@ def test_a_run_does_everything_once_wherever_it_is_cut(
             return {"file": ctx.artifact("a.txt", b"hello")["size"], "receipt": effect.receipt}
 
         kind = Kind("test.echo", "email", Anything, handler)
-        job_id = book.submit()
-        book.dispatch(job_id)
-        delivery = Delivery(job_id, book.row(job_id).dispatch_no, "test.echo", new_id(), book.worker.id, "worker@test")
-        with cut(book.url, number, loses_answer, LIMITS) as (ledger, found):
+        job_id = harness.submit()
+        harness.dispatch(job_id)
+        delivery = Delivery(
+            job_id, harness.row(job_id).dispatch_no, "test.echo", new_id(), harness.worker.id, "worker@test"
+        )
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
             for module in (attempt, context):
                 monkeypatch.setattr(module, "ledger", lambda ledger=ledger: ledger)
             attempt.run_attempt(delivery, kind)
             cuts += found.done
         assert (len(calls), len(charges)) == (1, 1), f"cut at message {number}"
-        assert book.row(job_id).result == {"file": 5, "receipt": {"charge": 7}}
-        assert book.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["succeeded"]
-        assert book.all("SELECT state, receipt FROM effects WHERE job_id = :id", id=job_id) == [("done", {"charge": 7})]
-        locations = book.all("SELECT location FROM artifacts WHERE job_id = :id", id=job_id)
+        assert harness.row(job_id).result == {"file": 5, "receipt": {"charge": 7}}
+        assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["succeeded"]
+        assert harness.all("SELECT state, receipt FROM effects WHERE job_id = :id", id=job_id) == [
+            ("done", {"charge": 7})
+        ]
+        locations = harness.all("SELECT location FROM artifacts WHERE job_id = :id", id=job_id)
         assert [(tmp_path / location).read_bytes() for location in locations] == [b"hello"]
-        assert [event for event in book.events(job_id) if event != "log"] == [
+        assert [event for event in harness.events(job_id) if event != "log"] == [
             "submitted", "dispatched", "started", "succeeded"]  # fmt: skip
-        assert 1 <= book.events(job_id).count("log") <= 2
+        assert 1 <= harness.events(job_id).count("log") <= 2
         if not found.done:
             break
     assert cuts > 12, "it was cut at each message of claim, log, progress, effect, artifact and settle"
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def dead(book: Book) -> UUID:
-    job_id, lease_id = book.running()
-    book.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
+def dead(harness: LedgerHarness) -> UUID:
+    job_id, lease_id = harness.running()
+    harness.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
     return job_id
 
 
-def held(book: Book) -> UUID:
-    job_id, lease_id = book.running()
-    effects.begin_effect(book.ledger, job_id, lease_id, "charge", new_id(), "hold")
-    book.settle(job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "x", "retryable": False})
+def held(harness: LedgerHarness) -> UUID:
+    job_id, lease_id = harness.running()
+    effects.begin_effect(harness.ledger, job_id, lease_id, "charge", new_id(), "hold")
+    harness.settle(
+        job_id, lease_id, "held", "held", error={"code": "effect_unknown", "message": "x", "retryable": False}
+    )
     return job_id
 
 
-def running(book: Book) -> UUID:
-    return book.running()[0]
+def running(harness: LedgerHarness) -> UUID:
+    return harness.running()[0]
 
 
-def waiting(book: Book) -> UUID:
-    return book.submit()
+def waiting(harness: LedgerHarness) -> UUID:
+    return harness.submit()
 
 
 #: what is asked, of which job, and what stands in its history then, once
-OPERATIONS: dict[str, tuple[Callable[[Book], UUID], Callable[[Ledger, Book, UUID], Any], str]] = {
+OPERATIONS: dict[str, tuple[Callable[[LedgerHarness], UUID], Callable[[Ledger, LedgerHarness, UUID], Any], str]] = {
     "cancel": (waiting, lambda led, b, j: cancel_job(led, b.tenant_id, j, "late", "me"), "cancelled"),
     "cancel a run": (running, lambda led, b, j: cancel_job(led, b.tenant_id, j, "late", "me"), "cancel_requested"),
     "replay": (dead, lambda led, b, j: replay_job(led, None, b.tenant_id, j, by="me"), "replayed"),
@@ -113,47 +119,47 @@ OPERATIONS: dict[str, tuple[Callable[[Book], UUID], Callable[[Ledger, Book, UUID
 @MODES
 @pytest.mark.parametrize("name", list(OPERATIONS))
 def test_what_is_asked_of_a_job_is_done_once_and_its_outcome_is_told_truly(
-    book: Book, name: str, loses_answer: bool
+    harness: LedgerHarness, name: str, loses_answer: bool
 ) -> None:
     make, ask, event = OPERATIONS[name]
     unknown = 0
     for number in range(1, MANY):
-        job_id = make(book)
-        with cut(book.url, number, loses_answer, LIMITS) as (ledger, found):
+        job_id = make(harness)
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
             try:
-                ask(ledger, book, job_id)
+                ask(ledger, harness, job_id)
                 told = "done"
             except OutcomeUnknown:
                 told = "unknown"
             except LedgerUnavailable:
                 told = "nothing changed"
-        times = book.events(job_id).count(event)
+        times = harness.events(job_id).count(event)
         assert times == {"done": 1, "nothing changed": 0}.get(told, times), f"cut at message {number}: {told}"
         unknown += told == "unknown" and times == 1
         if told != "done":
             try:
-                ask(book.ledger, book, job_id)
+                ask(harness.ledger, harness, job_id)
             except JobPlatformError:
                 assert told == "unknown" and times == 1, "only what was done before may be refused"
-        assert book.events(job_id).count(event) == 1
+        assert harness.events(job_id).count(event) == 1
         if not found.done:
             break
     assert bool(unknown) == loses_answer, "the answer to the commit is among them"
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
 @MODES
-def test_a_beat_that_is_cut_is_repeated_and_harms_nothing(book: Book, loses_answer: bool) -> None:
-    job_id, lease_id = book.running()
+def test_a_beat_that_is_cut_is_repeated_and_harms_nothing(harness: LedgerHarness, loses_answer: bool) -> None:
+    job_id, lease_id = harness.running()
     for number in range(1, MANY):
-        mine = book.worker
-        with cut(book.url, number, loses_answer, LIMITS) as (ledger, found):
+        mine = harness.worker
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
             try:
                 track_workers.beat(ledger, mine, [lease_id])
             except (LedgerUnavailable, OutcomeUnknown):
                 pass
-        track_workers.beat(book.ledger, mine, [lease_id])
+        track_workers.beat(harness.ledger, mine, [lease_id])
         if not found.done:
             break
-    assert found.seen > 3 and book.row(job_id).state == "running"
-    assert book.all("SELECT count(*)::int FROM workers WHERE id = :id", id=book.worker.id) == [1]
+    assert found.seen > 3 and harness.row(job_id).state == "running"
+    assert harness.all("SELECT count(*)::int FROM workers WHERE id = :id", id=harness.worker.id) == [1]

@@ -29,7 +29,7 @@ from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.explain_job import explain_job
 from jobplatform.usecases.replay_job import replay_job
 from jobplatform.usecases.validate_submissions import validate_submissions
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
 class Page(BaseModel):
@@ -46,42 +46,42 @@ def broken(_payload: Fails) -> list[str]:
 
 
 @pytest.fixture
-def kinds(book: Book) -> KindRegistry:
+def kinds(harness: LedgerHarness) -> KindRegistry:
     kind_registry = KindRegistry()
     for name, payload, limit_keys in (
         ("acme.page", Page, lambda page: [f"site:{page.site}"]),
         ("acme.broken", Fails, broken),
     ):
         kind_registry.add(Kind(name, "email", payload, lambda p, c: None, max_attempts=7, limit_keys=limit_keys))
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         submissions.put_kinds(connection, kind_registry)
     return kind_registry
 
 
 @pytest.fixture
-def team(book: Book, kinds: KindRegistry) -> Iterator[Engine]:
+def team(harness: LedgerHarness, kinds: KindRegistry) -> Iterator[Engine]:
     """A team's own login: it has a table of its own, and may order jobs."""
     name = f"team_{uuid.uuid4().hex[:8]}"
-    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
-    book.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
-    place, database = book.url.rsplit("@", 1)[1].rsplit("/", 1)
+    harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
+    harness.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
+    place, database = harness.url.rsplit("@", 1)[1].rsplit("/", 1)
     engine = create_engine(f"postgresql+psycopg2://{name}:x@{place}/{database}")
     with engine.begin() as connection:
         connection.execute(text(f"CREATE TABLE {name}.orders (n integer)"))
     yield engine
     engine.dispose()
-    book.do(f"DROP SCHEMA {name} CASCADE")
-    book.do(f"DROP ROLE {name}")
+    harness.do(f"DROP SCHEMA {name} CASCADE")
+    harness.do(f"DROP ROLE {name}")
 
 
 @pytest.fixture
-def key(book: Book) -> str:
-    return make_key(book)
+def key(harness: LedgerHarness) -> str:
+    return make_key(harness)
 
 
-def make_key(book: Book, **grants: Any) -> str:
-    with book.ledger.transaction() as connection:
-        return keys.create_key(connection, book.tenant_id, "shop", Grants(**grants))
+def make_key(harness: LedgerHarness, **grants: Any) -> str:
+    with harness.ledger.transaction() as connection:
+        return keys.create_key(connection, harness.tenant_id, "shop", Grants(**grants))
 
 
 def order(session: Any, key: str, number: int = 1, **more: Any) -> Submitted:
@@ -93,55 +93,55 @@ def table(engine: Engine) -> str:
 
 
 def test_the_job_and_the_teams_row_come_together_or_not_at_all(
-    book: Book, team: Engine, kinds: KindRegistry, key: str
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session:
         session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
         lost = order(session, key)
         session.rollback()
-    assert book.all("SELECT count(*) FROM jobs") == [0] and book.all("SELECT count(*) FROM job_events") == [0]
+    assert harness.all("SELECT count(*) FROM jobs") == [0] and harness.all("SELECT count(*) FROM job_events") == [0]
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (2)"))
         kept = order(session, key, tags=["shop"], priority=6)
-        assert validate_submissions(book.ledger, kinds, 10).jobs == 0, "nobody sees it before"
+        assert validate_submissions(harness.ledger, kinds, 10).jobs == 0, "nobody sees it before"
     assert kept.created and kept.id != lost.id and kept.id.version == 7
-    assert book.row(kept.id).state == "blocked"
-    looked = validate_submissions(book.ledger, kinds, 10)
+    assert harness.row(kept.id).state == "blocked"
+    looked = validate_submissions(harness.ledger, kinds, 10)
     assert (looked.jobs, looked.woken, looked.more) == (1, "email 6", False)
-    row = book.row(kept.id)
+    row = harness.row(kept.id)
     assert (row.state, row.tags, row.max_attempts, row.queue) == ("available", ["shop"], 7, "email")
     assert row.limit_keys == ["site:example.com"] and row.payload == {"number": 1}
-    assert book.events(kept.id) == ["submitted", "unblocked"]
-    assert book.all("SELECT data ->> 'by' FROM job_events WHERE event = 'submitted'") == ["shop"]
-    assert book.all("SELECT last_used_at IS NOT NULL FROM api_keys") == [True]
-    book.assert_conserved()
+    assert harness.events(kept.id) == ["submitted", "unblocked"]
+    assert harness.all("SELECT data ->> 'by' FROM job_events WHERE event = 'submitted'") == ["shop"]
+    assert harness.all("SELECT last_used_at IS NOT NULL FROM api_keys") == [True]
+    harness.assert_conserved()
 
 
 def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
-    book: Book, team: Engine, kinds: KindRegistry, key: str
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
         bad = order(session, key, payload={"number": "many"})
         good = order(session, key)
         bug = order(session, key, kind="acme.broken", payload={})
-    validate_submissions(book.ledger, kinds, 10)
-    assert book.row(good.id).state == "available"
-    row = book.row(bad.id)
+    validate_submissions(harness.ledger, kinds, 10)
+    assert harness.row(good.id).state == "available"
+    row = harness.row(bad.id)
     assert (row.state, row.error["code"]) == ("dead", "invalid_payload")
     assert row.error["errors"] == [
         {"field": "payload.number", "expected": row.error["errors"][0]["expected"], "got": "'many'"}
     ]
-    assert book.events(bad.id) == ["submitted", "refused"]
-    assert (book.row(bug.id).state, book.row(bug.id).error["code"]) == ("dead", "bad_kind")
-    book.assert_conserved()
+    assert harness.events(bad.id) == ["submitted", "refused"]
+    assert (harness.row(bug.id).state, harness.row(bug.id).error["code"]) == ("dead", "bad_kind")
+    harness.assert_conserved()
 
 
-def test_times_are_those_of_the_order(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_times_are_those_of_the_order(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     with team.begin() as connection:  # a plain connection does as well
         job = order(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
-    validate_submissions(book.ledger, kinds, 10)
-    row = book.row(job.id)
+    validate_submissions(harness.ledger, kinds, 10)
+    row = harness.row(job.id)
     assert (row.state, row.run_at, row.max_attempts) == ("scheduled", later, 2)
 
 
@@ -166,37 +166,37 @@ def test_times_are_those_of_the_order(book: Book, team: Engine, kinds: KindRegis
     ],
 )
 def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
-    book: Book, team: Engine, grants: Any, more: Any, error: type[Exception], said: str
+    harness: LedgerHarness, team: Engine, grants: Any, more: Any, error: type[Exception], said: str
 ) -> None:
-    key = make_key(book, **grants)
+    key = make_key(harness, **grants)
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
         with pytest.raises(error, match=said.replace("*", r"\*")):
             order(session, key, **more)
     with team.connect() as connection:
         assert connection.execute(text(f"SELECT count(*) FROM {table(team)}")).scalar() == 1
-    assert book.all("SELECT count(*) FROM jobs") == [0]
+    assert harness.all("SELECT count(*) FROM jobs") == [0]
 
 
-def test_a_key_that_is_none(book: Book, team: Engine, key: str) -> None:
+def test_a_key_that_is_none(harness: LedgerHarness, team: Engine, key: str) -> None:
     with Session(team) as session, session.begin():
         for wrong in ("", "nonsense", key[:-1]):
             with pytest.raises(Unauthorized):
                 order(session, wrong)
-        book.do("UPDATE api_keys SET revoked_at = now()")
+        harness.do("UPDATE api_keys SET revoked_at = now()")
         with pytest.raises(Unauthorized):
             order(session, key)
 
 
-def test_the_quota_holds(book: Book, team: Engine, key: str) -> None:
-    book.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 2, 'test')")
+def test_the_quota_holds(harness: LedgerHarness, team: Engine, key: str) -> None:
+    harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 2, 'test')")
     with Session(team) as session, session.begin():
         order(session, key), order(session, key)
         with pytest.raises(TooManyRequests, match="wait in queue email"):
             order(session, key)
 
 
-def test_keys_of_the_order_are_those_of_the_api(book: Book, team: Engine, key: str) -> None:
+def test_keys_of_the_order_are_those_of_the_api(harness: LedgerHarness, team: Engine, key: str) -> None:
     unique = {"key": "u", "on_conflict": "refuse"}
     with Session(team) as session, session.begin():
         first = order(session, key, idempotency_key="k")
@@ -217,7 +217,7 @@ def test_keys_of_the_order_are_those_of_the_api(book: Book, team: Engine, key: s
 
 
 def test_nobody_waits_for_a_transaction_that_stays_open(
-    book: Book, team: Engine, kinds: KindRegistry, key: str
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     """The API accepts with the same key, revokes it, finishes jobs and refuses by quota, while it is open."""
     with Session(team) as session:
@@ -226,13 +226,13 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
 
         def others() -> None:
             for _ in range(3):
-                job_id, lease = book.running()
-                book.settle(job_id, lease)
-            (key_id,) = book.all("SELECT id FROM api_keys")
-            assert keys.admit_key(book.ledger, key) is not None
-            with book.ledger.transaction() as connection:
+                job_id, lease = harness.running()
+                harness.settle(job_id, lease)
+            (key_id,) = harness.all("SELECT id FROM api_keys")
+            assert keys.admit_key(harness.ledger, key) is not None
+            with harness.ledger.transaction() as connection:
                 keys.revoke_key(connection, key_id)
-            with book.ledger.transaction() as connection:
+            with harness.ledger.transaction() as connection:
                 submissions.fold_counters(connection)
             done.set()
 
@@ -241,31 +241,31 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
         thread.join(20)
         assert done.is_set()
         session.commit()
-    assert validate_submissions(book.ledger, kinds, 10).jobs == 1
-    assert book.row(ordered.id).state == "available"
+    assert validate_submissions(harness.ledger, kinds, 10).jobs == 1
+    assert harness.row(ordered.id).state == "available"
 
 
-def test_counters_are_added_up(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_counters_are_added_up(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
     for _ in range(3):
         with Session(team) as session, session.begin():
             order(session, key)
-    assert book.all("SELECT count(*) FROM queue_counters WHERE slot < 0") == [1]
-    with book.ledger.transaction() as connection:
+    assert harness.all("SELECT count(*) FROM queue_counters WHERE slot < 0") == [1]
+    with harness.ledger.transaction() as connection:
         assert submissions.fold_counters(connection) == 1
-    assert book.all("SELECT slot >= 0, accepted::int FROM queue_counters") == [(True, 3)]
-    book.assert_conserved()
+    assert harness.all("SELECT slot >= 0, accepted::int FROM queue_counters") == [(True, 3)]
+    harness.assert_conserved()
 
 
 def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
-    book: Book, team: Engine, kinds: KindRegistry, key: str
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
         ids = [order(session, key, n).id for n in range(30)]
-    assert validate_submissions(book.ledger, KindRegistry(), 10).jobs == 0
+    assert validate_submissions(harness.ledger, KindRegistry(), 10).jobs == 0
     looked: list[int] = []
 
     def look() -> None:
-        while result := validate_submissions(book.ledger, kinds, 7).jobs:
+        while result := validate_submissions(harness.ledger, kinds, 7).jobs:
             looked.append(result)
 
     threads = [threading.Thread(target=look) for _ in range(3)]
@@ -273,17 +273,19 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
         thread.start()
     for thread in threads:
         thread.join()
-    while result := validate_submissions(book.ledger, kinds, 7).jobs:  # what another had in his hands at the last look
+    while result := validate_submissions(
+        harness.ledger, kinds, 7
+    ).jobs:  # what another had in his hands at the last look
         looked.append(result)
     assert sum(looked) >= 30, "two may look at one"
-    assert set(book.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
-    assert book.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "and one lets it go"
-    book.assert_conserved()
+    assert set(harness.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
+    assert harness.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "and one lets it go"
+    harness.assert_conserved()
 
 
 @pytest.mark.parametrize("payload", ['{"number": 1e400}', '{"number": ' + "[" * 300 + "]" * 300 + "}"])
 def test_json_that_only_postgres_can_read_holds_nobody_up(
-    book: Book, team: Engine, kinds: KindRegistry, key: str, payload: str
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str, payload: str
 ) -> None:
     with team.begin() as connection:
         (bad,) = connection.execute(
@@ -291,40 +293,46 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
             {"hash": hashlib.sha256(key.encode()).hexdigest(), "payload": payload},
         ).one()
         good = order(connection, key)
-    validate_submissions(book.ledger, kinds, 10)
-    result = {row[0]: row[1:] for row in book.all("SELECT id, state, error ->> 'code' FROM jobs")}
+    validate_submissions(harness.ledger, kinds, 10)
+    result = {row[0]: row[1:] for row in harness.all("SELECT id, state, error ->> 'code' FROM jobs")}
     assert result == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
 
 
 def test_a_slow_kind_is_looked_at_a_few_at_a_time(
-    book: Book, team: Engine, kinds: KindRegistry, key: str, monkeypatch: pytest.MonkeyPatch
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobplatform.usecases.validate_submissions.LOOK_SECONDS", 0.0)
     with team.begin() as connection:
         for number in range(3):
             order(connection, key, number)
-    assert [validate_submissions(book.ledger, kinds, 10)[::2] for _ in range(3)] == [(1, True), (1, True), (1, False)]
+    assert [validate_submissions(harness.ledger, kinds, 10)[::2] for _ in range(3)] == [
+        (1, True),
+        (1, True),
+        (1, False),
+    ]
 
 
-def test_a_replay_does_not_pass_by_the_look(book: Book, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_a_replay_does_not_pass_by_the_look(
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
+) -> None:
     """Its limits would never hold."""
     with team.begin() as connection:
         called_off, refused = order(connection, key).id, order(connection, key, kind="acme.broken", payload={}).id
-    cancel_job(book.ledger, book.tenant_id, called_off, reason=None, by="test")
-    validate_submissions(book.ledger, kinds, 10)
+    cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
+    validate_submissions(harness.ledger, kinds, 10)
     for job_id in (called_off, refused):
-        replay_job(book.ledger, None, book.tenant_id, job_id, by="test", reason=None)
-        assert book.row(job_id).state == "blocked"
-    validate_submissions(book.ledger, kinds, 10)
-    assert (book.row(called_off).state, book.row(called_off).limit_keys) == ("available", ["site:example.com"])
-    assert book.row(refused).state == "dead"
-    cancel_job(book.ledger, book.tenant_id, called_off, reason=None, by="test")
-    replay_job(book.ledger, None, book.tenant_id, called_off, by="test", reason=None)
-    assert book.row(called_off).state == "available", "it was looked at"
-    book.assert_conserved()
+        replay_job(harness.ledger, None, harness.tenant_id, job_id, by="test", reason=None)
+        assert harness.row(job_id).state == "blocked"
+    validate_submissions(harness.ledger, kinds, 10)
+    assert (harness.row(called_off).state, harness.row(called_off).limit_keys) == ("available", ["site:example.com"])
+    assert harness.row(refused).state == "dead"
+    cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
+    replay_job(harness.ledger, None, harness.tenant_id, called_off, by="test", reason=None)
+    assert harness.row(called_off).state == "available", "it was looked at"
+    harness.assert_conserved()
 
 
-def test_the_same_order_from_sessions_in_other_time_zones(book: Book, team: Engine, key: str) -> None:
+def test_the_same_order_from_sessions_in_other_time_zones(harness: LedgerHarness, team: Engine, key: str) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     ids = set()
     for zone in ("UTC", "Asia/Tokyo"):
@@ -336,34 +344,36 @@ def test_the_same_order_from_sessions_in_other_time_zones(book: Book, team: Engi
         order(connection, key, start_by=later, idempotency_key="k")
 
 
-def test_no_key_stands_in_the_statement(book: Book, team: Engine, key: str) -> None:
+def test_no_key_stands_in_the_statement(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
         order(connection, key)
-        said = book.all("SELECT query FROM pg_stat_activity WHERE query LIKE '%submit_job%' AND usename LIKE 'team_%'")
+        said = harness.all(
+            "SELECT query FROM pg_stat_activity WHERE query LIKE '%submit_job%' AND usename LIKE 'team_%'"
+        )
         assert said and key not in str(said)
 
 
 def test_it_can_be_called_off_before_anybody_has_looked(
-    book: Book, team: Engine, key: str, kinds: KindRegistry
+    harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry
 ) -> None:
     with Session(team) as session, session.begin():
         job = order(session, key)
-    reasons = explain_job(book.ledger, Settings(database_url=book.url), book.tenant_id, job.id).reasons
+    reasons = explain_job(harness.ledger, Settings(database_url=harness.url), harness.tenant_id, job.id).reasons
     assert [reason.code for reason in reasons] == ["unchecked"]
-    cancel_job(book.ledger, book.tenant_id, job.id, reason=None, by="test")
-    assert validate_submissions(book.ledger, kinds, 10).jobs == 0
-    assert book.row(job.id).state == "cancelled"
-    book.assert_conserved()
+    cancel_job(harness.ledger, harness.tenant_id, job.id, reason=None, by="test")
+    assert validate_submissions(harness.ledger, kinds, 10).jobs == 0
+    assert harness.row(job.id).state == "cancelled"
+    harness.assert_conserved()
 
 
-def test_the_audit_is_content(book: Book, team: Engine, key: str, kinds: KindRegistry) -> None:
+def test_the_audit_is_content(harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry) -> None:
     with Session(team) as session, session.begin():
         order(session, key), order(session, key, payload={"number": None})
-    validate_submissions(book.ledger, kinds, 1)
-    assert audit_ledger(book.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
+    validate_submissions(harness.ledger, kinds, 1)
+    assert audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
 
 
-def test_who_may_order_may_do_nothing_else(book: Book, team: Engine, key: str) -> None:
+def test_who_may_order_may_do_nothing_else(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
         for forbidden in (
             "SELECT * FROM public.jobs",
@@ -376,16 +386,18 @@ def test_who_may_order_may_do_nothing_else(book: Book, team: Engine, key: str) -
             assert isinstance(caught.value.orig, psycopg2.errors.InsufficientPrivilege)
             connection.rollback()
     name = f"nobody_{uuid.uuid4().hex[:8]}"
-    book.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
+    harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
     engine = create_engine(team.url.set(username=name))
     with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
         order(connection, key)
     assert isinstance(caught.value.orig, psycopg2.errors.InsufficientPrivilege), "a key alone is not enough"
     engine.dispose()
-    book.do(f"DROP ROLE {name}")
+    harness.do(f"DROP ROLE {name}")
 
 
-def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(book: Book, team: Engine, key: str) -> None:
+def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(
+    harness: LedgerHarness, team: Engine, key: str
+) -> None:
     """It runs with the owner's rights: what the caller calls api_keys must not say who he is."""
     with team.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE api_keys AS SELECT 1 AS id"))
@@ -411,12 +423,14 @@ def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result == Submitted(UUID(int=1), True)
 
 
-def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(book: Book, kinds: KindRegistry, key: str) -> None:
-    with book.ledger.transaction() as connection:
+def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(
+    harness: LedgerHarness, kinds: KindRegistry, key: str
+) -> None:
+    with harness.ledger.transaction() as connection:
         submissions.put_settings(connection, max_body_bytes=2000, idempotency_seconds=120)
     key_hash = hashlib.sha256(key.encode()).hexdigest()
     large = '{"number": 1, "site": "' + "y" * 2000 + '"}'
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         said = connection.execute(
             text("SELECT code, detail FROM submit_job(:hash, 'acme.page', CAST(:payload AS json))"),
             {"hash": key_hash, "payload": large},
@@ -426,5 +440,5 @@ def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(book: Book, 
             text("SELECT * FROM submit_job(:hash, 'acme.page', CAST(:payload AS json), p_idempotency_key => 'k')"),
             {"hash": key_hash, "payload": '{"number": 1}'},
         )
-    (lives,) = book.all("SELECT extract(epoch FROM expires_at - created_at)::int FROM idempotency_keys")
+    (lives,) = harness.all("SELECT extract(epoch FROM expires_at - created_at)::int FROM idempotency_keys")
     assert lives == 120

@@ -8,40 +8,40 @@ from click.testing import CliRunner
 
 from jobplatform.cli import rebuild
 from jobplatform.ledger import dispatching, queues
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
-def pause(book: Book, until: datetime | None) -> None:
-    with book.ledger.transaction() as connection:
+def pause(harness: LedgerHarness, until: datetime | None) -> None:
+    with harness.ledger.transaction() as connection:
         assert queues.set_paused(connection, "email", True, until)
 
 
-def test_a_pause_until_a_time_ends_then_and_its_queue_is_due(book: Book) -> None:
-    pause(book, datetime.now(UTC) + timedelta(hours=1))
-    woken = dispatching.wake_jobs(book.ledger, 10, None)
+def test_a_pause_until_a_time_ends_then_and_its_queue_is_due(harness: LedgerHarness) -> None:
+    pause(harness, datetime.now(UTC) + timedelta(hours=1))
+    woken = dispatching.wake_jobs(harness.ledger, 10, None)
     assert woken.queues == [] and 3500 < woken.seconds <= 3600
-    book.do("UPDATE queues SET paused_until = clock_timestamp() - interval '1 s' WHERE name = 'email'")
-    woken = dispatching.wake_jobs(book.ledger, 10, None)
+    harness.do("UPDATE queues SET paused_until = clock_timestamp() - interval '1 s' WHERE name = 'email'")
+    woken = dispatching.wake_jobs(harness.ledger, 10, None)
     assert woken.queues == ["email"]
-    assert book.all("SELECT paused_at FROM queues WHERE name = 'email'") == [None]
+    assert harness.all("SELECT paused_at FROM queues WHERE name = 'email'") == [None]
 
 
-def test_a_pause_without_a_time_goes_on_and_a_new_one_replaces_it(book: Book) -> None:
-    pause(book, datetime.now(UTC) + timedelta(hours=1))
-    pause(book, None)
-    assert dispatching.wake_jobs(book.ledger, 10, None).seconds is None
-    assert book.all("SELECT paused_until FROM queues WHERE name = 'email'") == [None]
+def test_a_pause_without_a_time_goes_on_and_a_new_one_replaces_it(harness: LedgerHarness) -> None:
+    pause(harness, datetime.now(UTC) + timedelta(hours=1))
+    pause(harness, None)
+    assert dispatching.wake_jobs(harness.ledger, 10, None).seconds is None
+    assert harness.all("SELECT paused_until FROM queues WHERE name = 'email'") == [None]
 
 
-def test_a_rebuild_dispatches_again_what_is_out_and_leaves_what_runs(book: Book, monkeypatch) -> None:
-    monkeypatch.setattr(rebuild, "open_commands_ledger", lambda: book.ledger)
-    out, other = book.submit(), book.submit("test.video")
-    book.dispatch(out, other)
-    running, _ = book.running()
+def test_a_rebuild_dispatches_again_what_is_out_and_leaves_what_runs(harness: LedgerHarness, monkeypatch) -> None:
+    monkeypatch.setattr(rebuild, "open_commands_ledger", lambda: harness.ledger)
+    out, other = harness.submit(), harness.submit("test.video")
+    harness.dispatch(out, other)
+    running, _ = harness.running()
     done = CliRunner().invoke(rebuild.rebuild, ["email"])
     assert (done.exit_code, done.output) == (0, "1 dispatched jobs of email go out again\n")
-    assert [book.row(job_id).state for job_id in (out, other, running)] == ["available", "dispatched", "running"]
-    assert book.claim(out, dispatch_no=1).verdict == "stale"
+    assert [harness.row(job_id).state for job_id in (out, other, running)] == ["available", "dispatched", "running"]
+    assert harness.claim(out, dispatch_no=1).verdict == "stale"
     assert (
         CliRunner().invoke(rebuild.rebuild, ["emial"]).output
         == "Error: no queue 'emial'; queues: email, llm, video, webhooks\n"

@@ -18,17 +18,17 @@ from jobplatform.dispatch.recorder import Recorder
 from jobplatform.errors import ConfigurationError
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import track_workers
-from tests.support.ledgers import Book, card
+from tests.support.ledger_harness import LedgerHarness, card
 from tests.support.waiting import eventually
 
 Bury = Callable[..., None]
 
 
 @pytest.fixture
-def recorder(book: Book, broker_url: str) -> Iterator[Recorder]:
+def recorder(harness: LedgerHarness, broker_url: str) -> Iterator[Recorder]:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_purge(DEAD_RECORDS)
-    result = Recorder(book.ledger, DeadLetterReader(broker_url))
+    result = Recorder(harness.ledger, DeadLetterReader(broker_url))
     yield result
     result.close()
 
@@ -50,37 +50,41 @@ def headers_of(job_id: UUID, number: int, kind: str = "test.echo") -> dict:
     return {"id": str(job_id), "dispatch_no": number, "task": kind}
 
 
-def recorded(book: Book) -> list[tuple]:
-    return book.all("SELECT reason, job_id, dispatch_no, body_bytes::int FROM dead_messages ORDER BY id")
+def recorded(harness: LedgerHarness) -> list[tuple]:
+    return harness.all("SELECT reason, job_id, dispatch_no, body_bytes::int FROM dead_messages ORDER BY id")
 
 
-def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(book: Book, recorder, bury: Bury) -> None:
-    job_id = book.submit()
-    book.dispatch(job_id)
+def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(
+    harness: LedgerHarness, recorder, bury: Bury
+) -> None:
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     bury(headers_of(job_id, 1), reason="delivery_limit")
     assert recorder.poll() is False
-    assert (book.row(job_id).state, book.row(job_id).lost_count, recorded(book)) == ("available", 1, [])
-    assert book.events(job_id) == ["submitted", "dispatched", "lost"]
+    assert (harness.row(job_id).state, harness.row(job_id).lost_count, recorded(harness)) == ("available", 1, [])
+    assert harness.events(job_id) == ["submitted", "dispatched", "lost"]
 
 
-def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(book: Book, recorder, bury: Bury) -> None:
-    job_id = book.submit()
+def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(
+    harness: LedgerHarness, recorder, bury: Bury
+) -> None:
+    job_id = harness.submit()
     for number in (1, 2, 3):
-        book.dispatch(job_id)
+        harness.dispatch(job_id)
         bury(headers_of(job_id, number), reason="delivery_limit")
         recorder.poll()
-    assert (book.row(job_id).state, book.row(job_id).error["code"]) == ("dead", "lost_limit")
+    assert (harness.row(job_id).state, harness.row(job_id).error["code"]) == ("dead", "lost_limit")
 
 
 def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_dispatched_anew(
-    book: Book, recorder, broker_url: str
+    harness: LedgerHarness, recorder, broker_url: str
 ) -> None:
     """A quorum queue dead-letters at the 21st lost connection; nothing is wrong with the job."""
     with connected(broker_url, name="test") as connection:
         if server_version(connection) < "4.3":
             pytest.skip("the queues of jobs are classic before RabbitMQ 4.3, and have no delivery limit")
-    job_id = book.submit()
-    book.dispatch(job_id)
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     publisher = Publisher(broker_url)
     publisher.publish([Envelope(str(job_id), 1, "test.echo", "email", 4)])
     publisher.close()
@@ -93,50 +97,50 @@ def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_disp
             lost += 1
         connection.transport.sock.close()  # as a worker's end, or a cable that is pulled
         recorder.poll()
-        return book.row(job_id).state != "dispatched"
+        return harness.row(job_id).state != "dispatched"
 
     eventually(given_up, seconds=60)
-    assert (book.row(job_id).state, book.row(job_id).lost_count, recorded(book)) == ("available", 1, [])
+    assert (harness.row(job_id).state, harness.row(job_id).lost_count, recorded(harness)) == ("available", 1, [])
     assert lost == 21
 
 
-def test_a_running_jobs_copy_changes_nothing(book: Book, recorder, bury: Bury) -> None:
-    job_id, _ = book.running()
+def test_a_running_jobs_copy_changes_nothing(harness: LedgerHarness, recorder, bury: Bury) -> None:
+    job_id, _ = harness.running()
     bury(headers_of(job_id, 1))
     recorder.poll()
-    assert book.row(job_id).state == "running"
-    assert recorded(book) == [("stale", job_id, 1, 2)]
+    assert harness.row(job_id).state == "running"
+    assert recorded(harness) == [("stale", job_id, 1, 2)]
 
 
-def test_the_message_of_a_dead_letter_is_no_dead_message(book: Book, recorder, bury: Bury) -> None:
-    job_id, lease_id = book.running()
-    book.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
+def test_the_message_of_a_dead_letter_is_no_dead_message(harness: LedgerHarness, recorder, bury: Bury) -> None:
+    job_id, lease_id = harness.running()
+    harness.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
     bury(headers_of(job_id, 1))
     recorder.poll()
-    assert recorded(book) == []
+    assert recorded(harness) == []
 
 
-def test_what_belongs_to_no_job_is_kept_with_the_reason(book: Book, recorder, bury: Bury) -> None:
-    job_id, nobody = book.submit(), new_id()
-    book.dispatch(job_id)
+def test_what_belongs_to_no_job_is_kept_with_the_reason(harness: LedgerHarness, recorder, bury: Bury) -> None:
+    job_id, nobody = harness.submit(), new_id()
+    harness.dispatch(job_id)
     bury(None, b"\x00\xff" * 50_000)
     bury({"id": "x", "task": "a\x00b"})
     bury(headers_of(nobody, 1))
     bury(headers_of(job_id, 7))
     bury(headers_of(job_id, 1, "test.video"))
     recorder.poll()
-    assert recorded(book) == [
+    assert recorded(harness) == [
         ("malformed", None, None, 100_000),
         ("malformed", None, None, 2),
         ("no_job", nobody, 1, 2),
         ("stale", job_id, 7, 2),
         ("refused", job_id, 1, 2),
     ]
-    assert book.row(job_id).state == "dispatched"
-    assert book.all("SELECT length(body) FROM dead_messages ORDER BY id LIMIT 1") == [65_536]
+    assert harness.row(job_id).state == "dispatched"
+    assert harness.all("SELECT length(body) FROM dead_messages ORDER BY id LIMIT 1") == [65_536]
 
 
-def test_a_strange_message_is_kept_and_stops_nobody(book: Book, recorder, bury: Bury) -> None:
+def test_a_strange_message_is_kept_and_stops_nobody(harness: LedgerHarness, recorder, bury: Bury) -> None:
     deep: dict = {}
     for _ in range(100):
         deep = {"a": deep}
@@ -144,20 +148,22 @@ def test_a_strange_message_is_kept_and_stops_nobody(book: Book, recorder, bury: 
     bury({"x": 2**62, "t": True, "n": None}, b"{", content_type="text/\x00", priority=200, expiration="1000000")
     bury({})
     assert recorder.poll() is False
-    assert len(recorded(book)) == 3
-    assert max(book.all("SELECT length(message::text) FROM dead_messages")) < 20_000
+    assert len(recorded(harness)) == 3
+    assert max(harness.all("SELECT length(message::text) FROM dead_messages")) < 20_000
 
 
-def test_a_recorder_that_dies_before_its_commit_records_later(book: Book, recorder, bury: Bury, broker_url) -> None:
+def test_a_recorder_that_dies_before_its_commit_records_later(
+    harness: LedgerHarness, recorder, bury: Bury, broker_url
+) -> None:
     bury({})
     reader = DeadLetterReader(broker_url)
     assert len(reader.take(10)) == 1
     reader.close()
     recorder.poll()
-    assert len(recorded(book)) == 1
+    assert len(recorded(harness)) == 1
 
 
-def test_without_its_queue_the_recorder_says_what_to_do(book: Book, recorder, broker_url: str) -> None:
+def test_without_its_queue_the_recorder_says_what_to_do(harness: LedgerHarness, recorder, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete(DEAD_RECORDS)
     with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
@@ -168,9 +174,9 @@ def test_without_its_queue_the_recorder_says_what_to_do(book: Book, recorder, br
 
 
 @pytest.fixture
-def look(book: Book, broker_url: str) -> Iterator[Callable[..., int]]:
+def look(harness: LedgerHarness, broker_url: str) -> Iterator[Callable[..., int]]:
     publisher = Publisher(broker_url)
-    yield lambda quiet=0.0: detect_lost_messages(book.ledger, publisher, quiet, 60.0)
+    yield lambda quiet=0.0: detect_lost_messages(harness.ledger, publisher, quiet, 60.0)
     publisher.close()
 
 
@@ -183,96 +189,96 @@ def take(broker_url: str, queue: str = "email") -> list[tuple]:
     return result
 
 
-def beat(book: Book, *, waiting=(), markers=()) -> None:
-    track_workers.beat(book.ledger, book.worker, [], waiting, markers)
+def beat(harness: LedgerHarness, *, waiting=(), markers=()) -> None:
+    track_workers.beat(harness.ledger, harness.worker, [], waiting, markers)
 
 
-def test_a_lost_message_is_found_by_a_marker(book: Book, look, broker_url: str) -> None:
-    lost = book.submit(priority=3)
-    book.dispatch(lost)
+def test_a_lost_message_is_found_by_a_marker(harness: LedgerHarness, look, broker_url: str) -> None:
+    lost = harness.submit(priority=3)
+    harness.dispatch(lost)
     assert look() == 0
     ((marker, _, kind),) = take(broker_url)
     assert kind == MARKER_KIND
     assert look() == 0, "nobody has taken it"
-    beat(book, markers=[marker])
+    beat(harness, markers=[marker])
     assert look() == 0, "a beat that was under way says nothing yet"
-    beat(book)
-    beat(book)
+    beat(harness)
+    beat(harness)
     assert look() == 1
-    assert book.row(lost).state == "available"
-    assert book.events(lost) == ["submitted", "dispatched", "returned"]
-    assert book.all("SELECT count(*)::int FROM queue_markers") == [0], "a find begins the back-off anew"
+    assert harness.row(lost).state == "available"
+    assert harness.events(lost) == ["submitted", "dispatched", "returned"]
+    assert harness.all("SELECT count(*)::int FROM queue_markers") == [0], "a find begins the back-off anew"
 
 
-def test_a_message_that_waits_in_a_worker_is_not_lost(book: Book, look, broker_url: str) -> None:
-    job_id = book.submit()
-    book.dispatch(job_id)
+def test_a_message_that_waits_in_a_worker_is_not_lost(harness: LedgerHarness, look, broker_url: str) -> None:
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     look()
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
-        beat(book, waiting=[job_id], markers=[marker])
+        beat(harness, waiting=[job_id], markers=[marker])
     assert look() == 0
-    assert book.row(job_id).state == "dispatched"
+    assert harness.row(job_id).state == "dispatched"
 
 
-def test_a_worker_that_has_not_beaten_since_may_have_the_message(book: Book, look, broker_url: str) -> None:
-    job_id = book.submit()
-    book.dispatch(job_id)
+def test_a_worker_that_has_not_beaten_since_may_have_the_message(harness: LedgerHarness, look, broker_url: str) -> None:
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     other = card()
-    track_workers.register(book.ledger, other)
+    track_workers.register(harness.ledger, other)
     look()
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
-        beat(book, markers=[marker])
+        beat(harness, markers=[marker])
     assert look() == 0, "the other worker has not told"
     for _ in range(2):
-        track_workers.beat(book.ledger, other, [])
+        track_workers.beat(harness.ledger, other, [])
     assert look() == 1
 
 
-def test_what_was_dispatched_after_a_marker_is_not_its_business(book: Book, look, broker_url: str) -> None:
-    first = book.submit()
-    book.dispatch(first)
+def test_what_was_dispatched_after_a_marker_is_not_its_business(harness: LedgerHarness, look, broker_url: str) -> None:
+    first = harness.submit()
+    harness.dispatch(first)
     look()
     ((marker, _, _),) = take(broker_url)
-    second, other_class = book.submit(), book.submit(priority=9)
-    book.dispatch(second, other_class)
+    second, other_class = harness.submit(), harness.submit(priority=9)
+    harness.dispatch(second, other_class)
     for _ in range(3):
-        beat(book, markers=[marker])
+        beat(harness, markers=[marker])
     assert look() == 1
-    assert [book.row(job_id).state for job_id in (first, second, other_class)] == ["available"] + ["dispatched"] * 2
+    assert [harness.row(job_id).state for job_id in (first, second, other_class)] == ["available"] + ["dispatched"] * 2
 
 
-def test_a_marker_is_sent_once_and_again_after_a_back_off(book: Book, look, broker_url: str) -> None:
-    job_id = book.submit()
-    book.dispatch(job_id)
-    book.do("UPDATE jobs SET dispatched_at = dispatched_at - interval '1 hour'")
+def test_a_marker_is_sent_once_and_again_after_a_back_off(harness: LedgerHarness, look, broker_url: str) -> None:
+    job_id = harness.submit()
+    harness.dispatch(job_id)
+    harness.do("UPDATE jobs SET dispatched_at = dispatched_at - interval '1 hour'")
     look(30.0)
     look(30.0)
     assert len(take(broker_url)) == 1
-    book.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
+    harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
     look(30.0)
     assert len(take(broker_url)) == 1, "it was lost itself"
-    book.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
+    harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
     look(30.0)
     assert take(broker_url) == [], "the second fruitless one doubles the wait"
 
 
-def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(book: Book, look, broker_url: str) -> None:
-    job_id = book.submit("test.llm")
-    book.dispatch(job_id)
+def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(harness: LedgerHarness, look, broker_url: str) -> None:
+    job_id = harness.submit("test.llm")
+    harness.dispatch(job_id)
     look()
     assert take(broker_url, "llm") == [], "no worker consumes llm"
-    fresh = book.submit()
-    book.dispatch(fresh)
+    fresh = harness.submit()
+    harness.dispatch(fresh)
     look(30.0)
     assert take(broker_url) == []
 
 
-def test_a_marker_that_no_queue_takes_is_no_marker(book: Book, look, broker_url: str) -> None:
-    job_id = book.submit()
-    book.dispatch(job_id)
+def test_a_marker_that_no_queue_takes_is_no_marker(harness: LedgerHarness, look, broker_url: str) -> None:
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete("email")
     look()
-    assert book.all("SELECT count(*)::int FROM queue_markers") == [0]
+    assert harness.all("SELECT count(*)::int FROM queue_markers") == [0]

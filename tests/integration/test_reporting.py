@@ -10,26 +10,26 @@ import psycopg2
 import pytest
 
 from jobplatform.ledger import reports
-from tests.support.ledgers import Book, _administer
+from tests.support.ledger_harness import LedgerHarness, _administer
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def history(book: Book) -> Book:
+def history(harness: LedgerHarness) -> LedgerHarness:
     """A ledger with one of everything."""
-    job_id, lease_id = book.running(payload={"a": 1}, tags=("x",))
-    book.settle(job_id, lease_id, usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
-    failed, lease_id = book.running()
-    book.settle(failed, lease_id, "failed", "dead", error={"code": "no_such_address", "message": "nobody there"})
-    crashed, lease_id = book.running(kind="test.video")
-    book.settle(crashed, lease_id, "crashed", error={"code": "crashed", "message": "signal 9"})
-    book.submit()
-    return book
+    job_id, lease_id = harness.running(payload={"a": 1}, tags=("x",))
+    harness.settle(job_id, lease_id, usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
+    failed, lease_id = harness.running()
+    harness.settle(failed, lease_id, "failed", "dead", error={"code": "no_such_address", "message": "nobody there"})
+    crashed, lease_id = harness.running(kind="test.video")
+    harness.settle(crashed, lease_id, "crashed", error={"code": "crashed", "message": "signal 9"})
+    harness.submit()
+    return harness
 
 
 @pytest.fixture
-def reader(history: Book, place) -> str:
+def reader(history: LedgerHarness, place) -> str:
     """The URL of a login for reports; roles belong to the whole server, so it is dropped afterwards."""
     name, password = f"reader_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
     with history.ledger.transaction() as connection:
@@ -59,7 +59,7 @@ def test_there_are_ten_questions_and_the_page_shows_them() -> None:
         assert question.question in page and question.sql in page
 
 
-def test_the_views_tell_what_happened(history: Book) -> None:
+def test_the_views_tell_what_happened(history: LedgerHarness) -> None:
     assert dict(history.all("SELECT state, count(*)::int FROM reporting.jobs GROUP BY state")) == {
         "succeeded": 1,
         "dead": 1,
@@ -84,7 +84,7 @@ def test_the_views_tell_what_happened(history: Book) -> None:
     ("view", "unit"),
     [("throughput_by_hour", "hour"), ("latency_percentiles", "hour"), ("failure_reasons", "day"), ("llm_usage", "day")],
 )
-def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: Book, view: str, unit: str) -> None:
+def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: LedgerHarness, view: str, unit: str) -> None:
     history.do("SELECT ensure_partitions('job_runs', 7, now() - interval '40 days', now())")
     history.do(
         "INSERT INTO job_runs SELECT gen_random_uuid(), run_no, tenant_id, queue, kind, attempt, outcome, lease_id, "
@@ -108,7 +108,7 @@ def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: Book, vie
     assert 1 <= len(recent) <= 2, "two where the bound lies in last week's"
 
 
-def test_every_view_and_the_schema_say_what_they_are(history: Book) -> None:
+def test_every_view_and_the_schema_say_what_they_are(history: LedgerHarness) -> None:
     comments = history.all(
         "SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE c.relnamespace = 'reporting'::regnamespace "
         "AND c.relkind = 'v'"
@@ -136,7 +136,7 @@ def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str)
     connection.close()
 
 
-def test_no_other_role_is_taken_for_a_reader(history: Book, place) -> None:
+def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, place) -> None:
     from jobplatform.devstack import postgres
     from jobplatform.errors import ConfigurationError
 

@@ -18,84 +18,86 @@ from jobplatform.ledger import workers
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, open_ledger
 from jobplatform.usecases import end_runs, track_workers
-from tests.support.ledgers import Book, card, registry
+from tests.support.ledger_harness import LedgerHarness, card, registry
 from tests.support.waiting import eventually
 from workers.liveness import heartbeat, stopping
 from workers.runtime.deliveries import Deliveries, Held, Report
 
 
-def rescue(book: Book, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
-    with book.ledger.transaction() as connection:
+def rescue(harness: LedgerHarness, lease_seconds: float = 5.0) -> list[tuple[str, str]]:
+    with harness.ledger.transaction() as connection:
         return [(run.outcome, run.state) for run in workers.rescue_runs(connection, lease_seconds)]
 
 
-def test_a_worker_that_beats_keeps_its_runs(book: Book) -> None:
-    _, lease_id = book.running()
+def test_a_worker_that_beats_keeps_its_runs(harness: LedgerHarness) -> None:
+    _, lease_id = harness.running()
     for _ in range(3):
-        track_workers.beat(book.ledger, book.worker, [lease_id])
-    assert rescue(book) == []
+        track_workers.beat(harness.ledger, harness.worker, [lease_id])
+    assert rescue(harness) == []
 
 
-def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(book: Book) -> None:
-    job_id, lease_id = book.running()
-    track_workers.beat(book.ledger, book.worker, [lease_id])
-    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '6 s'")
-    assert rescue(book) == [("lost", "scheduled")]
-    assert book.events(job_id)[-1] == "lost"
+def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    track_workers.beat(harness.ledger, harness.worker, [lease_id])
+    harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '6 s'")
+    assert rescue(harness) == [("lost", "scheduled")]
+    assert harness.events(job_id)[-1] == "lost"
 
 
-def test_a_worker_that_signed_off_has_lost_its_runs_at_once(book: Book) -> None:
-    book.running()
-    track_workers.deregister(book.ledger, book.worker)
-    assert rescue(book) == [("lost", "scheduled")]
+def test_a_worker_that_signed_off_has_lost_its_runs_at_once(harness: LedgerHarness) -> None:
+    harness.running()
+    track_workers.deregister(harness.ledger, harness.worker)
+    assert rescue(harness) == [("lost", "scheduled")]
 
 
-def test_a_run_missing_from_two_beats_has_crashed_though_its_worker_lives(book: Book) -> None:
-    book.running()
-    track_workers.beat(book.ledger, book.worker, [])
-    assert rescue(book) == [], "one beat may have been on its way when the run began"
-    track_workers.beat(book.ledger, book.worker, [])
-    track_workers.beat(book.ledger, book.worker, [])
-    assert rescue(book) == [("crashed", "scheduled")]
+def test_a_run_missing_from_two_beats_has_crashed_though_its_worker_lives(harness: LedgerHarness) -> None:
+    harness.running()
+    track_workers.beat(harness.ledger, harness.worker, [])
+    assert rescue(harness) == [], "one beat may have been on its way when the run began"
+    track_workers.beat(harness.ledger, harness.worker, [])
+    track_workers.beat(harness.ledger, harness.worker, [])
+    assert rescue(harness) == [("crashed", "scheduled")]
 
 
-def test_a_run_whose_worker_is_not_known_is_lost(book: Book) -> None:
-    book.running()
-    book.do("DELETE FROM workers")
-    assert rescue(book) == [("lost", "scheduled")]
+def test_a_run_whose_worker_is_not_known_is_lost(harness: LedgerHarness) -> None:
+    harness.running()
+    harness.do("DELETE FROM workers")
+    assert rescue(harness) == [("lost", "scheduled")]
 
 
-def test_a_cancelled_run_of_a_lost_worker_never_runs_again(book: Book) -> None:
+def test_a_cancelled_run_of_a_lost_worker_never_runs_again(harness: LedgerHarness) -> None:
     from jobplatform.ledger import jobs
 
-    job_id, _ = book.running()
-    with book.ledger.transaction() as connection:
-        jobs.cancel_job(connection, book.tenant_id, job_id, None)
-    track_workers.deregister(book.ledger, book.worker)
-    assert rescue(book) == [("lost", "cancelled")]
-    assert book.row(job_id).lost_count == 0
-    book.assert_conserved()
+    job_id, _ = harness.running()
+    with harness.ledger.transaction() as connection:
+        jobs.cancel_job(connection, harness.tenant_id, job_id, None)
+    track_workers.deregister(harness.ledger, harness.worker)
+    assert rescue(harness) == [("lost", "cancelled")]
+    assert harness.row(job_id).lost_count == 0
+    harness.assert_conserved()
 
 
-def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_lease(book: Book) -> None:
+def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_lease(harness: LedgerHarness) -> None:
     """After an outage of Postgres every worker looks dead; so does it after a suspension of this host."""
-    book.running()
-    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
-    rescuer = Rescuer(book.ledger, heartbeat_seconds=10, lease_seconds=0.2)
+    harness.running()
+    harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
+    rescuer = Rescuer(harness.ledger, heartbeat_seconds=10, lease_seconds=0.2)
     assert rescuer.poll() == 0
     eventually(lambda: rescuer.poll() == 1, seconds=5)
 
 
-def test_a_gap_between_polls_starts_the_lease_anew(book: Book) -> None:
-    rescuer = Rescuer(book.ledger, heartbeat_seconds=0.05, lease_seconds=0.3)
+def test_a_gap_between_polls_starts_the_lease_anew(harness: LedgerHarness) -> None:
+    rescuer = Rescuer(harness.ledger, heartbeat_seconds=0.05, lease_seconds=0.3)
     rescuer.poll()
-    book.running()
-    book.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
-    book.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
+    harness.running()
+    harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
+    harness.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
     assert rescuer.poll() == 0
 
 
-def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(
+    harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Found by a drill that froze Postgres: the silence was its own, between two statements of the rescuer."""
     lease_seconds, look = 0.4, workers.rescue_runs
 
@@ -103,26 +105,28 @@ def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(book: Book, monkey
         connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 2 * lease_seconds})
         return look(connection, *rest, **more)
 
-    _, lease_id = book.running()
-    rescuer = Rescuer(book.ledger, heartbeat_seconds=10, lease_seconds=lease_seconds)
+    _, lease_id = harness.running()
+    rescuer = Rescuer(harness.ledger, heartbeat_seconds=10, lease_seconds=lease_seconds)
     rescuer.poll()
-    book.do("SELECT pg_sleep(:seconds)", seconds=lease_seconds)
-    track_workers.beat(book.ledger, book.worker, [lease_id])
+    harness.do("SELECT pg_sleep(:seconds)", seconds=lease_seconds)
+    track_workers.beat(harness.ledger, harness.worker, [lease_id])
     monkeypatch.setattr(workers, "rescue_runs", stand_still_and_look)
     assert rescuer.poll() == 0
     assert rescuer.poll() == 1, "a lease later, and still no beat"
 
 
 @pytest.mark.parametrize("table", ["jobs", "workers"])
-def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(book: Book, table: str) -> None:
+def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(
+    harness: LedgerHarness, table: str
+) -> None:
     lease_seconds = 0.4
-    _, lease_id = book.running()
-    rescuer = Rescuer(book.ledger, heartbeat_seconds=0.3, lease_seconds=lease_seconds)
-    other = open_ledger(book.url, name="worker parent", connections=1)
-    with book.ledger.transaction() as somebody:
+    _, lease_id = harness.running()
+    rescuer = Rescuer(harness.ledger, heartbeat_seconds=0.3, lease_seconds=lease_seconds)
+    other = open_ledger(harness.url, name="worker parent", connections=1)
+    with harness.ledger.transaction() as somebody:
         somebody.execute(text(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE"))
-        beat = ThreadPoolExecutor(1).submit(track_workers.beat, other, book.worker, [lease_id])
-        eventually(lambda: book.all("SELECT count(*)::int FROM pg_locks WHERE NOT granted") == [1])
+        beat = ThreadPoolExecutor(1).submit(track_workers.beat, other, harness.worker, [lease_id])
+        eventually(lambda: harness.all("SELECT count(*)::int FROM pg_locks WHERE NOT granted") == [1])
         for _ in range(4):
             with pytest.raises(LedgerBusy):
                 rescuer.poll()
@@ -130,147 +134,152 @@ def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(b
     deadline = time.monotonic() + 2 * lease_seconds  # what the beat says may be as old as the lock
     while time.monotonic() < deadline:
         assert rescuer.poll() == 0
-        track_workers.beat(other, book.worker, [lease_id])
+        track_workers.beat(other, harness.worker, [lease_id])
     other.close()
 
 
-def test_beats_answer_with_what_is_to_be_cancelled(book: Book) -> None:
+def test_beats_answer_with_what_is_to_be_cancelled(harness: LedgerHarness) -> None:
     from jobplatform.ledger import jobs
 
-    job_id, lease_id = book.running()
-    assert track_workers.beat(book.ledger, book.worker, [lease_id]) == []
-    with book.ledger.transaction() as connection:
-        jobs.cancel_job(connection, book.tenant_id, job_id, None)
-    (order,) = track_workers.beat(book.ledger, book.worker, [lease_id])
+    job_id, lease_id = harness.running()
+    assert track_workers.beat(harness.ledger, harness.worker, [lease_id]) == []
+    with harness.ledger.transaction() as connection:
+        jobs.cancel_job(connection, harness.tenant_id, job_id, None)
+    (order,) = track_workers.beat(harness.ledger, harness.worker, [lease_id])
     assert (order.job_id, order.lease_id) == (job_id, lease_id) and order.seconds >= 0
 
 
-def test_a_forgotten_worker_registers_itself_again(book: Book) -> None:
-    book.do("DELETE FROM workers")
-    track_workers.beat(book.ledger, book.worker, [])
-    assert book.all("SELECT id FROM workers") == [book.worker.id]
+def test_a_forgotten_worker_registers_itself_again(harness: LedgerHarness) -> None:
+    harness.do("DELETE FROM workers")
+    track_workers.beat(harness.ledger, harness.worker, [])
+    assert harness.all("SELECT id FROM workers") == [harness.worker.id]
 
 
-def test_a_child_that_died_with_its_run_is_a_crash(book: Book) -> None:
+def test_a_child_that_died_with_its_run_is_a_crash(harness: LedgerHarness) -> None:
     kind = registry().get("test.echo")
-    job_id, lease_id = book.running()
+    job_id, lease_id = harness.running()
     assert (
-        end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"}) == "scheduled"
+        end_runs.end_run(harness.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"})
+        == "scheduled"
     )
-    assert book.row(job_id).crash_count == 1
+    assert harness.row(job_id).crash_count == 1
 
 
-def test_a_child_that_died_before_it_claimed_gives_the_job_back(book: Book) -> None:
+def test_a_child_that_died_before_it_claimed_gives_the_job_back(harness: LedgerHarness) -> None:
     kind = registry().get("test.echo")
-    job_id = book.submit()
-    book.dispatch(job_id)
+    job_id = harness.submit()
+    harness.dispatch(job_id)
     assert (
-        end_runs.end_run(book.ledger, kind, job_id, 1, new_id(), "crashed", "signal 9", {"worker": "n"}) == "returned"
+        end_runs.end_run(harness.ledger, kind, job_id, 1, new_id(), "crashed", "signal 9", {"worker": "n"})
+        == "returned"
     )
-    row = book.row(job_id)
+    row = harness.row(job_id)
     assert (row.state, row.lost_count, row.crash_count) == ("available", 1, 0)
 
 
-def test_a_late_report_changes_nothing(book: Book) -> None:
+def test_a_late_report_changes_nothing(harness: LedgerHarness) -> None:
     kind = registry().get("test.echo")
-    job_id, lease_id = book.running()
-    book.settle(job_id, lease_id)
+    job_id, lease_id = harness.running()
+    harness.settle(job_id, lease_id)
     assert (
-        end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"}) == "moved on"
+        end_runs.end_run(harness.ledger, kind, job_id, 1, lease_id, "crashed", "signal 9", {"worker": "n"})
+        == "moved on"
     )
-    assert book.row(job_id).state == "succeeded"
+    assert harness.row(job_id).state == "succeeded"
 
 
-def beaten_by(book: Book, *, ends: bool) -> Ledger:
-    """Let the book's worker beat on a session of its own."""
-    session = open_ledger(book.url, name="worker parent", connections=1)
-    track_workers.beat(session, book.worker, [])
+def beaten_by(harness: LedgerHarness, *, ends: bool) -> Ledger:
+    """Let the harness's worker beat on a session of its own."""
+    session = open_ledger(harness.url, name="worker parent", connections=1)
+    track_workers.beat(session, harness.worker, [])
     if ends:
         session.close()
         left = "SELECT count(*)::int FROM pg_stat_activity a JOIN workers w ON a.pid = w.session_pid"
-        eventually(lambda: book.all(left) == [0])
+        eventually(lambda: harness.all(left) == [0])
     return session
 
 
-def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_lease(book: Book) -> None:
-    job_id, _ = book.running()
-    beaten_by(book, ends=True)
-    with book.ledger.transaction() as connection:
+def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_lease(harness: LedgerHarness) -> None:
+    job_id, _ = harness.running()
+    beaten_by(harness, ends=True)
+    with harness.ledger.transaction() as connection:
         assert workers.rescue_runs(connection, 3600.0, None) == []
         assert workers.rescue_runs(connection, 3600.0, 60.0) == [], "it may have lost its connection, and beat soon"
         (run,) = workers.rescue_runs(connection, 3600.0, 0.0)
-    assert (run.outcome, book.row(job_id).lost_count) == ("lost", 1)
-    (error,) = book.all("SELECT error ->> 'message' FROM job_runs WHERE job_id = :id", id=job_id)
+    assert (run.outcome, harness.row(job_id).lost_count) == ("lost", 1)
+    (error,) = harness.all("SELECT error ->> 'message' FROM job_runs WHERE job_id = :id", id=job_id)
     assert "session of its worker has ended" in error
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["its session stands", "its session is not known"])
-def test_a_frozen_worker_or_one_behind_a_pooler_has_a_lease(book: Book, known: bool) -> None:
-    job_id, _ = book.running()
-    session = beaten_by(book, ends=False)
+def test_a_frozen_worker_or_one_behind_a_pooler_has_a_lease(harness: LedgerHarness, known: bool) -> None:
+    job_id, _ = harness.running()
+    session = beaten_by(harness, ends=False)
     if not known:
         session.close()
-        book.do("UPDATE workers SET session_pid = NULL")
-    with book.ledger.transaction() as connection:
+        harness.do("UPDATE workers SET session_pid = NULL")
+    with harness.ledger.transaction() as connection:
         assert workers.rescue_runs(connection, 3600.0, 0.0) == []
         assert len(workers.rescue_runs(connection, 0.0, 0.0)) == 1
-    assert book.row(job_id).lost_count == 1
+    assert harness.row(job_id).lost_count == 1
     session.close()
 
 
-def test_a_timed_out_run_counts_as_an_attempt(book: Book) -> None:
+def test_a_timed_out_run_counts_as_an_attempt(harness: LedgerHarness) -> None:
     kind = registry().get("test.echo")
-    job_id, lease_id = book.running(max_attempts=1)
-    assert end_runs.end_run(book.ledger, kind, job_id, 1, lease_id, "timed_out", "5 s", {"worker": "n"}) == "dead"
-    assert book.row(job_id).attempt == 1
+    job_id, lease_id = harness.running(max_attempts=1)
+    assert end_runs.end_run(harness.ledger, kind, job_id, 1, lease_id, "timed_out", "5 s", {"worker": "n"}) == "dead"
+    assert harness.row(job_id).attempt == 1
 
 
 def heartbeat_of(
-    book: Book, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float
+    harness: LedgerHarness, deliveries: Deliveries, monkeypatch: pytest.MonkeyPatch, **settings: float
 ) -> heartbeat.Heartbeat:
-    """Return the heart of the book's worker, on the book's ledger; tests call its `beat`."""
+    """Return the heartbeat of the harness's worker, on the harness's ledger; tests call its `beat`."""
     for module in (heartbeat, stopping):
-        monkeypatch.setattr(module, "parent_ledger", lambda: book.ledger)
+        monkeypatch.setattr(module, "parent_ledger", lambda: harness.ledger)
     monkeypatch.setitem(REGISTRY._kinds, "test.echo", registry().get("test.echo"))
-    return heartbeat.Heartbeat(card(book.worker.id), deliveries, Settings(database_url=book.url, **settings))
+    return heartbeat.Heartbeat(card(harness.worker.id), deliveries, Settings(database_url=harness.url, **settings))
 
 
-def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(book: Book, monkeypatch) -> None:
-    job_id, lease_id = book.running()
+def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(
+    harness: LedgerHarness, monkeypatch
+) -> None:
+    job_id, lease_id = harness.running()
     deliveries, acked = Deliveries(), []
-    mine = heartbeat_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(harness, deliveries, monkeypatch)
     held = Held(job_id, 1, lease_id, "test.echo")
-    report = Report(held, "crashed", "signal 9", lambda: acked.append(book.row(job_id).state))
+    report = Report(held, "crashed", "signal 9", lambda: acked.append(harness.row(job_id).state))
     deliveries.report(report)
-    assert book.row(job_id).state == "running"
+    assert harness.row(job_id).state == "running"
     mine.beat()
     assert acked == ["scheduled"]
     assert deliveries.reports() == []
 
 
-def test_one_report_that_can_not_be_ended_keeps_no_other(book: Book, monkeypatch) -> None:
-    job_id, lease_id = book.running()
+def test_one_report_that_can_not_be_ended_keeps_no_other(harness: LedgerHarness, monkeypatch) -> None:
+    job_id, lease_id = harness.running()
     deliveries = Deliveries()
-    mine = heartbeat_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(harness, deliveries, monkeypatch)
     poison = Held(new_id(), 1, new_id(), "no.such.kind")
     deliveries.report(Report(poison, "crashed", "signal 9", lambda: None))
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
     mine.beat()
-    assert book.row(job_id).state == "scheduled"
+    assert harness.row(job_id).state == "scheduled"
     assert deliveries.reports() == []
 
 
-def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(book: Book, monkeypatch) -> None:
-    job_id, lease_id = book.running()
+def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(harness: LedgerHarness, monkeypatch) -> None:
+    job_id, lease_id = harness.running()
     idle = new_id()
     deliveries = Deliveries()
     deliveries.add(Held(job_id, 1, lease_id, "test.echo"))
     deliveries.add(Held(new_id(), 1, idle, "test.echo"))
     deliveries.orphan_unstarted()
     assert set(deliveries.leases()) == {lease_id, idle}
-    mine = heartbeat_of(book, deliveries, monkeypatch, heartbeat_seconds=0.001, lease_seconds=1)
+    mine = heartbeat_of(harness, deliveries, monkeypatch, heartbeat_seconds=0.001, lease_seconds=1)
     eventually(lambda: mine.beat() is None and deliveries.leases() == [lease_id], 5)
-    book.settle(job_id, lease_id)
+    harness.settle(job_id, lease_id)
     eventually(lambda: mine.beat() is None and deliveries.leases() == [], 5)
 
 
@@ -296,12 +305,12 @@ def test_what_was_given_up_can_be_reported() -> None:
     assert deliveries.remove(held.lease_id) == held, "its child died, or was killed at its hard limit"
 
 
-def test_after_sigterm_a_dead_child_is_lost_not_crashed(book: Book, monkeypatch) -> None:
-    job_id, lease_id = book.running()
+def test_after_sigterm_a_dead_child_is_lost_not_crashed(harness: LedgerHarness, monkeypatch) -> None:
+    job_id, lease_id = harness.running()
     deliveries = Deliveries()
-    mine = heartbeat_of(book, deliveries, monkeypatch)
+    mine = heartbeat_of(harness, deliveries, monkeypatch)
     mine.shut_down()
     deliveries.report(Report(Held(job_id, 1, lease_id, "test.echo"), "crashed", "signal 9", lambda: None))
     mine.beat()
-    row = book.row(job_id)
+    row = harness.row(job_id)
     assert (row.crash_count, row.lost_count) == (0, 1)

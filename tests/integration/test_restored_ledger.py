@@ -7,83 +7,83 @@ from jobplatform.doctor.ledger_checks import check_ledger
 from jobplatform.domain.feeds import FeedPosition, Wanted
 from jobplatform.ledger import feed
 from jobplatform.usecases.read_feed import now_in, read_page
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 LATER = 5_000_000_000
 
 
-def restore(book: Book) -> None:
+def restore(harness: LedgerHarness) -> None:
     """What a restore leaves: events and cursors of transactions that this cluster has not come to, another identity."""
-    book.do("UPDATE job_events SET tx = tx + :later", later=LATER)
-    book.do("UPDATE installation SET cluster = 'the old one'")
+    harness.do("UPDATE job_events SET tx = tx + :later", later=LATER)
+    harness.do("UPDATE installation SET cluster = 'the old one'")
 
 
-def events_behind(book: Book, place: FeedPosition) -> list[str]:
-    page, _, _ = read_page(book.ledger, book.tenant_id, place, Wanted(), 100)
+def events_behind(harness: LedgerHarness, place: FeedPosition) -> list[str]:
+    page, _, _ = read_page(harness.ledger, harness.tenant_id, place, Wanted(), 100)
     return [str(event.job_id) for event in page]
 
 
-def test_what_happens_after_a_restore_comes_behind_every_cursor(book: Book) -> None:
-    before = book.submit()
-    cursor = now_in(book.ledger, book.tenant_id)
-    restore(book)
+def test_what_happens_after_a_restore_comes_behind_every_cursor(harness: LedgerHarness) -> None:
+    before = harness.submit()
+    cursor = now_in(harness.ledger, harness.tenant_id)
+    restore(harness)
     cursor = FeedPosition(cursor.tx + LATER, cursor.id)
-    lost = book.submit()
-    assert events_behind(book, cursor) == [], "without the offset it is lost"
-    with book.ledger.transaction() as connection:
+    lost = harness.submit()
+    assert events_behind(harness, cursor) == [], "without the offset it is lost"
+    with harness.ledger.transaction() as connection:
         offset = feed.rebase_feed(connection)
     assert offset is not None and offset > LATER
-    after = book.submit()
-    eventually(lambda: str(after) in events_behind(book, cursor))
-    assert str(before) in events_behind(book, FeedPosition())
+    after = harness.submit()
+    eventually(lambda: str(after) in events_behind(harness, cursor))
+    assert str(before) in events_behind(harness, FeedPosition())
     assert lost != after
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         assert feed.rebase_feed(connection) is None, "once"
 
 
-def test_a_second_restore_goes_above_the_first(book: Book) -> None:
+def test_a_second_restore_goes_above_the_first(harness: LedgerHarness) -> None:
     offsets = []
     for _ in range(2):
-        book.submit()
-        book.do("UPDATE installation SET cluster = 'another one'")
-        with book.ledger.transaction() as connection:
+        harness.submit()
+        harness.do("UPDATE installation SET cluster = 'another one'")
+        with harness.ledger.transaction() as connection:
             offsets.append(feed.rebase_feed(connection))
     assert offsets[0] is not None and offsets[1] is not None and offsets[1] > offsets[0]
-    job_id = book.submit()
+    job_id = harness.submit()
     # an event is shown when no older transaction is under way in the cluster, where other tests run too
-    eventually(lambda: str(job_id) in events_behind(book, FeedPosition(offsets[1] or 0, 0)))
+    eventually(lambda: str(job_id) in events_behind(harness, FeedPosition(offsets[1] or 0, 0)))
 
 
-def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(book: Book) -> None:
-    book.do("CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'")
-    book.do("UPDATE installation SET cluster = 'known before'")
-    book.submit()
-    with book.ledger.transaction() as connection:
+def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(harness: LedgerHarness) -> None:
+    harness.do("CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'")
+    harness.do("UPDATE installation SET cluster = 'known before'")
+    harness.submit()
+    with harness.ledger.transaction() as connection:
         assert feed.rebase_feed(connection) is None
-    book.do("UPDATE job_events SET tx = tx + :later", later=LATER)
-    with book.ledger.transaction() as connection:
+    harness.do("UPDATE job_events SET tx = tx + :later", later=LATER)
+    with harness.ledger.transaction() as connection:
         assert feed.rebase_feed(connection) is not None
 
 
-def test_the_doctor_names_it(book: Book) -> None:
-    config = Settings(database_url=book.url)
-    levels = {finding.check: finding for finding in check_ledger(book.ledger, config)}
+def test_the_doctor_names_it(harness: LedgerHarness) -> None:
+    config = Settings(database_url=harness.url)
+    levels = {finding.check: finding for finding in check_ledger(harness.ledger, config)}
     assert "feeds" not in levels and "writable" not in levels
-    restore(book)
-    result = {finding.check: finding for finding in check_ledger(book.ledger, config)}["feeds"]
+    restore(harness)
+    result = {finding.check: finding for finding in check_ledger(harness.ledger, config)}["feeds"]
     assert (result.level, result.remedy) == ("failed", "jobplatform migrate")
 
 
-def test_a_database_that_takes_no_writes_is_named_as_that(book: Book) -> None:
-    name = book.url.rpartition("/")[2]
-    book.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    book.ledger.close()
+def test_a_database_that_takes_no_writes_is_named_as_that(harness: LedgerHarness) -> None:
+    name = harness.url.rpartition("/")[2]
+    harness.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    harness.ledger.close()
     try:
-        result = {f.check: f for f in check_ledger(book.ledger, Settings(database_url=book.url))}["writable"]
+        result = {f.check: f for f in check_ledger(harness.ledger, Settings(database_url=harness.url))}["writable"]
         assert result.level == "failed" and "read only" in result.message
     finally:
-        book.ledger.close()
-        with book.ledger.statement() as connection:
+        harness.ledger.close()
+        with harness.ledger.statement() as connection:
             connection.exec_driver_sql("SET default_transaction_read_only = off")
             connection.exec_driver_sql(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')

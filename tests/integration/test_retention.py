@@ -9,7 +9,7 @@ import pytest
 
 from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects, keys, workers
 from jobplatform.ledger.ids import new_id
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 #: table → what puts two rows there, the first of them old; and what forgets
 RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
@@ -53,43 +53,43 @@ RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("table", list(RETENTION))
-def test_what_is_old_goes_and_the_rest_stays(book: Book, table: str) -> None:
+def test_what_is_old_goes_and_the_rest_stays(harness: LedgerHarness, table: str) -> None:
     fill, forget = RETENTION[table]
-    before = book.all(f"SELECT count(*)::int FROM {table}")[0]
-    book.do(fill)
-    with book.ledger.transaction() as connection:
+    before = harness.all(f"SELECT count(*)::int FROM {table}")[0]
+    harness.do(fill)
+    with harness.ledger.transaction() as connection:
         forget(connection)
-    assert book.all(f"SELECT count(*)::int FROM {table}") == [before + 1]
+    assert harness.all(f"SELECT count(*)::int FROM {table}") == [before + 1]
 
 
-def test_the_jobs_of_a_forgotten_replay_go_with_it(book: Book) -> None:
-    book.do(RETENTION["replays"][0])
-    book.do("INSERT INTO replay_jobs (replay_id, job_id, run_no) SELECT id, gen_random_uuid(), 1 FROM replays")
-    with book.ledger.transaction() as connection:
+def test_the_jobs_of_a_forgotten_replay_go_with_it(harness: LedgerHarness) -> None:
+    harness.do(RETENTION["replays"][0])
+    harness.do("INSERT INTO replay_jobs (replay_id, job_id, run_no) SELECT id, gen_random_uuid(), 1 FROM replays")
+    with harness.ledger.transaction() as connection:
         dead_letters.forget_replays(connection)
-    assert book.all("SELECT count(*)::int FROM replay_jobs JOIN replays ON id = replay_id") == [1]
-    assert book.all("SELECT count(*)::int FROM replay_jobs") == [1]
+    assert harness.all("SELECT count(*)::int FROM replay_jobs JOIN replays ON id = replay_id") == [1]
+    assert harness.all("SELECT count(*)::int FROM replay_jobs") == [1]
 
 
-def test_dead_messages_are_bounded_in_number_too(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_messages_are_bounded_in_number_too(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dead_messages, "KEEP_MESSAGES", 3)
     for _ in range(4):
-        book.do(RETENTION["dead_messages"][0].replace("31, 29", "1, 1"))
-    with book.ledger.transaction() as connection:
+        harness.do(RETENTION["dead_messages"][0].replace("31, 29", "1, 1"))
+    with harness.ledger.transaction() as connection:
         assert dead_messages.forget_dead_messages(connection) == 5
-    newest = book.all("SELECT id FROM dead_messages ORDER BY id")
-    assert newest == book.all("SELECT generate_series(max(id) - 2, max(id)) FROM dead_messages")
+    newest = harness.all("SELECT id FROM dead_messages ORDER BY id")
+    assert newest == harness.all("SELECT generate_series(max(id) - 2, max(id)) FROM dead_messages")
 
 
-def test_an_effect_is_kept_as_long_as_its_job_may_run_again(book: Book) -> None:
-    live, lease_id = book.running()
-    ended, ended_lease = book.running()
+def test_an_effect_is_kept_as_long_as_its_job_may_run_again(harness: LedgerHarness) -> None:
+    live, lease_id = harness.running()
+    ended, ended_lease = harness.running()
     for job_id, lease in ((live, lease_id), (ended, ended_lease)):
-        effects.begin_effect(book.ledger, job_id, lease, "charge", new_id(), "hold")
-    book.settle(ended, ended_lease)
-    with book.ledger.transaction() as connection:
+        effects.begin_effect(harness.ledger, job_id, lease, "charge", new_id(), "hold")
+    harness.settle(ended, ended_lease)
+    with harness.ledger.transaction() as connection:
         assert effects.forget_effects(connection) == 0, "90 days"
-    book.do("UPDATE effects SET intended_at = clock_timestamp() - interval '91 days'")
-    with book.ledger.transaction() as connection:
+    harness.do("UPDATE effects SET intended_at = clock_timestamp() - interval '91 days'")
+    with harness.ledger.transaction() as connection:
         assert effects.forget_effects(connection) == 1
-    assert book.all("SELECT job_id FROM effects") == [live]
+    assert harness.all("SELECT job_id FROM effects") == [live]

@@ -20,7 +20,7 @@ from jobplatform.errors import ConfigurationError
 from jobplatform.ledger import dispatching, schema
 from jobplatform.ledger.tables import metadata
 from migrations.naming import is_ours
-from tests.support.ledgers import Book, _administer
+from tests.support.ledger_harness import LedgerHarness, _administer
 
 
 @pytest.fixture
@@ -49,22 +49,22 @@ def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:
     engine.dispose()
 
 
-def test_the_command_goes_back_only_when_told_to(book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", book.url)
+def test_the_command_goes_back_only_when_told_to(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", harness.url)
     monkeypatch.setattr("jobplatform.config.settings", lambda: read_settings())
-    book.submit()
+    harness.submit()
 
     def ask(*arguments: str) -> Any:
         return CliRunner().invoke(migrate, arguments)
 
     assert isinstance(ask("--revision", "base").exception, ConfigurationError)
-    assert book.all("SELECT version_num FROM alembic_version") == [schema.head()], "nothing has changed"
+    assert harness.all("SELECT version_num FROM alembic_version") == [schema.head()], "nothing has changed"
     assert "0001" in str(ask("--revision", "9999").exception)
     assert ask("--down").exit_code == 2
     assert ask("--down", "--revision", "base").exit_code == 0
-    assert book.all("SELECT to_regclass('jobs')::text") == [None]
+    assert harness.all("SELECT to_regclass('jobs')::text") == [None]
     assert f"revision {schema.head()}" in ask().output
-    assert book.all("SELECT count(*)::int FROM jobs") == [0]
+    assert harness.all("SELECT count(*)::int FROM jobs") == [0]
 
 
 def test_two_deployers_at_once(empty_url: str) -> None:
@@ -99,27 +99,27 @@ def _upgrade_in_a_process(url: str) -> None:
         ("result = '1'", "jobs_live_has_no_result"),
     ],
 )
-def test_named_constraints_hold_the_state_machine(book: Book, broken: str, constraint: str) -> None:
-    book.submit()
+def test_named_constraints_hold_the_state_machine(harness: LedgerHarness, broken: str, constraint: str) -> None:
+    harness.submit()
     with pytest.raises(IntegrityError, match=constraint):
-        book.do(f"UPDATE jobs SET {broken}")
+        harness.do(f"UPDATE jobs SET {broken}")
 
 
-def test_partitions_are_made_ahead_and_a_missing_one_loses_nothing(book: Book) -> None:
-    with book.ledger.transaction() as connection:
+def test_partitions_are_made_ahead_and_a_missing_one_loses_nothing(harness: LedgerHarness) -> None:
+    with harness.ledger.transaction() as connection:
         assert dispatching.ensure_partitions(connection) > 0
         assert dispatching.ensure_partitions(connection) == 0
     for table in ("job_history", "job_runs", "job_events"):
-        names = book.all(
+        names = harness.all(
             "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = CAST(:t AS regclass)", t=table
         )
         assert f"{table}_default" in names and len(names) >= 14
         for name in names:
             if not name.endswith("default"):
-                book.do(f"DROP TABLE {name}")
-    job_id, lease_id = book.running()
-    assert book.settle(job_id, lease_id) == ("settled", "succeeded")
-    assert book.row(job_id).state == "succeeded"
+                harness.do(f"DROP TABLE {name}")
+    job_id, lease_id = harness.running()
+    assert harness.settle(job_id, lease_id) == ("settled", "succeeded")
+    assert harness.row(job_id).state == "succeeded"
 
 
 def test_a_plain_url_is_read_as_psycopg2() -> None:

@@ -18,7 +18,7 @@ from jobplatform.usecases import track_workers
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.store_artifacts import ArtifactStore, keep_output, sweep_removals
-from tests.support.ledgers import Book, card
+from tests.support.ledger_harness import LedgerHarness, card
 from workers.liveness import stopping
 from workers.liveness.memory import note_peaks, peak_memory_of
 from workers.liveness.stopping import Stopper
@@ -30,120 +30,124 @@ class Told(list[str]):
 
 
 @pytest.fixture
-def threads(book: Book, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stopper, Deliveries, Told]]:
-    monkeypatch.setattr(stopping, "parent_ledger", lambda: book.ledger)
+def threads(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stopper, Deliveries, Told]]:
+    monkeypatch.setattr(stopping, "parent_ledger", lambda: harness.ledger)
 
     def make(slots: int = 4, **settings: float) -> tuple[Stopper, Deliveries, Told]:
-        config = Settings(database_url=book.url, cancel_grace_seconds=0, **settings)
-        mine, deliveries, told = replace(card(book.worker.id), pool="threads", slots=slots), Deliveries(), Told()
+        config = Settings(database_url=harness.url, cancel_grace_seconds=0, **settings)
+        mine, deliveries, told = replace(card(harness.worker.id), pool="threads", slots=slots), Deliveries(), Told()
         stopper = Stopper(mine, deliveries, config, lambda: told.append("end"), lambda: told.append("leave"))
         return stopper, deliveries, told
 
     return make
 
 
-def started(book: Book, deliveries: Deliveries) -> tuple[UUID, UUID]:
-    job_id, lease_id = book.running()
+def started(harness: LedgerHarness, deliveries: Deliveries) -> tuple[UUID, UUID]:
+    job_id, lease_id = harness.running()
     held = Held(job_id, 1, lease_id, "test.echo")
     deliveries.add(held)
     deliveries.started(held, os.getpid())
     return job_id, lease_id
 
 
-def beat(book: Book, stopper: Stopper, deliveries: Deliveries) -> None:
-    stopper.look(track_workers.beat(book.ledger, card(book.worker.id), deliveries.leases()))
+def beat(harness: LedgerHarness, stopper: Stopper, deliveries: Deliveries) -> None:
+    stopper.look(track_workers.beat(harness.ledger, card(harness.worker.id), deliveries.leases()))
 
 
-def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(book: Book, threads) -> None:
+def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(
+    harness: LedgerHarness, threads
+) -> None:
     stopper, deliveries, told = threads()
-    job_id, lease_id = started(book, deliveries)
-    cancel_job(book.ledger, book.tenant_id, job_id, "no more")
-    beat(book, stopper, deliveries)
-    row = book.row(job_id)
+    job_id, lease_id = started(harness, deliveries)
+    cancel_job(harness.ledger, harness.tenant_id, job_id, "no more")
+    beat(harness, stopper, deliveries)
+    row = harness.row(job_id)
     assert (row.state, row.error["message"]) == ("cancelled", "no more")
-    assert book.settle(job_id, lease_id) == ("already", "cancelled")
-    beat(book, stopper, deliveries)
+    assert harness.settle(job_id, lease_id) == ("already", "cancelled")
+    beat(harness, stopper, deliveries)
     assert told == [], "one of four threads"
 
 
-def test_a_worker_with_too_many_abandoned_threads_starts_anew(book: Book, threads) -> None:
+def test_a_worker_with_too_many_abandoned_threads_starts_anew(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=4)
     for number in (1, 2):
-        job_id, _ = started(book, deliveries)
-        cancel_job(book.ledger, book.tenant_id, job_id)
-        beat(book, stopper, deliveries)
+        job_id, _ = started(harness, deliveries)
+        cancel_job(harness.ledger, harness.tenant_id, job_id)
+        beat(harness, stopper, deliveries)
         assert told == ["end"] * (number == 2)
-    beat(book, stopper, deliveries)
+    beat(harness, stopper, deliveries)
     assert told == ["end"], "asked once"
 
 
-def test_a_thread_that_ends_by_itself_is_leaked_no_more(book: Book, threads) -> None:
+def test_a_thread_that_ends_by_itself_is_leaked_no_more(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=4)
     for _ in range(4):
-        job_id, lease_id = started(book, deliveries)
-        cancel_job(book.ledger, book.tenant_id, job_id)
-        beat(book, stopper, deliveries)
+        job_id, lease_id = started(harness, deliveries)
+        cancel_job(harness.ledger, harness.tenant_id, job_id)
+        beat(harness, stopper, deliveries)
         deliveries.remove(lease_id)
     assert told == []
 
 
-def test_an_ending_worker_waits_for_runs_and_not_for_abandoned_threads(book: Book, threads) -> None:
+def test_an_ending_worker_waits_for_runs_and_not_for_abandoned_threads(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=8)
-    stuck, _ = started(book, deliveries)
-    cancel_job(book.ledger, book.tenant_id, stuck)
-    beat(book, stopper, deliveries)
-    runs, lease_id = started(book, deliveries)
+    stuck, _ = started(harness, deliveries)
+    cancel_job(harness.ledger, harness.tenant_id, stuck)
+    beat(harness, stopper, deliveries)
+    runs, lease_id = started(harness, deliveries)
     stopper.shutting_down_since = 0.0
-    beat(book, stopper, deliveries)
-    assert told == [] and book.row(runs).state == "running"
-    book.settle(runs, lease_id)
+    beat(harness, stopper, deliveries)
+    assert told == [] and harness.row(runs).state == "running"
+    harness.settle(runs, lease_id)
     deliveries.remove(lease_id)
-    beat(book, stopper, deliveries)
+    beat(harness, stopper, deliveries)
     assert told == ["leave"]
-    assert book.all("SELECT stopped_at IS NOT NULL FROM workers WHERE id = :id", id=book.worker.id) == [True]
+    assert harness.all("SELECT stopped_at IS NOT NULL FROM workers WHERE id = :id", id=harness.worker.id) == [True]
 
 
-def test_an_ending_worker_gives_its_threads_runs_back_after_the_limit(book: Book, threads) -> None:
+def test_an_ending_worker_gives_its_threads_runs_back_after_the_limit(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(shutdown_seconds=0.001)
-    job_id, lease_id = started(book, deliveries)
+    job_id, lease_id = started(harness, deliveries)
     stopper.shutting_down_since = 0.0
-    beat(book, stopper, deliveries)
-    row = book.row(job_id)
+    beat(harness, stopper, deliveries)
+    row = harness.row(job_id)
     assert (row.state, row.attempt, told) == ("available", 0, ["leave"])
-    assert book.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["released"]
-    assert book.settle(job_id, lease_id) == ("lost", None)
+    assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["released"]
+    assert harness.settle(job_id, lease_id) == ("lost", None)
 
 
-def test_a_thread_whose_run_was_taken_away_is_counted(book: Book, threads) -> None:
+def test_a_thread_whose_run_was_taken_away_is_counted(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=2)
-    job_id, lease_id = started(book, deliveries)
-    beat(book, stopper, deliveries)
-    book.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
+    job_id, lease_id = started(harness, deliveries)
+    beat(harness, stopper, deliveries)
+    harness.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
     for _ in range(2):
         assert told == []
-        beat(book, stopper, deliveries)
+        beat(harness, stopper, deliveries)
     assert told == ["end"]
 
 
-def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(book: Book, tmp_path: Path) -> None:
+def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(
+    harness: LedgerHarness, tmp_path: Path
+) -> None:
     store = ArtifactStore(tmp_path.as_uri())
-    job_id, lease_id = book.running()
-    kept, kept_lease = book.running()
+    job_id, lease_id = harness.running()
+    kept, kept_lease = harness.running()
     for item, lease in ((job_id, lease_id), (kept, kept_lease)):
-        mine = Delivery(item, 1, "test.echo", lease, book.worker.id, "n")
-        keep_output(book.ledger, store, mine, "a.txt", b"hello", "text/plain")
-    cancel_job(book.ledger, book.tenant_id, job_id)
-    book.do("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id", id=book.worker.id)
-    with book.ledger.statement() as connection:
+        mine = Delivery(item, 1, "test.echo", lease, harness.worker.id, "n")
+        keep_output(harness.ledger, store, mine, "a.txt", b"hello", "text/plain")
+    cancel_job(harness.ledger, harness.tenant_id, job_id)
+    harness.do("UPDATE workers SET stopped_at = clock_timestamp() WHERE id = :id", id=harness.worker.id)
+    with harness.ledger.statement() as connection:
         workers.rescue_runs(connection, 60.0)
-    assert book.row(job_id).state == "cancelled"
-    assert book.all("SELECT job_id FROM artifacts") == [kept], "nobody sees it any more"
+    assert harness.row(job_id).state == "cancelled"
+    assert harness.all("SELECT job_id FROM artifacts") == [kept], "nobody sees it any more"
     files = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {str(job_id), str(kept)}
     elsewhere = (tmp_path / "not mounted").as_uri()
     with pytest.raises(FileNotFoundError, match="mounted"):
-        sweep_removals(book.ledger, elsewhere)
-    assert [sweep_removals(book.ledger, tmp_path.as_uri()) for _ in range(2)] == [1, 0]
+        sweep_removals(harness.ledger, elsewhere)
+    assert [sweep_removals(harness.ledger, tmp_path.as_uri()) for _ in range(2)] == [1, 0]
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {str(kept)}
 
 

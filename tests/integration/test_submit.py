@@ -23,17 +23,17 @@ from jobplatform.errors import (
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger, Limits, open_ledger
 from jobplatform.usecases.submit_job import submit_job
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 
 
-def submit(book: Book, ledger: Ledger | None = None, key: str | None = None, **order):
+def submit(harness: LedgerHarness, ledger: Ledger | None = None, key: str | None = None, **order):
     command = SubmitJob(order.pop("kind", "test.echo"), order.pop("payload", {}), **order)
-    return submit_job(ledger or book.ledger, None, registry(), book.tenant_id, command, idempotency_key=key)
+    return submit_job(ledger or harness.ledger, None, registry(), harness.tenant_id, command, idempotency_key=key)
 
 
-def test_a_job_is_written_with_its_event_and_counter(book: Book) -> None:
-    job_id = submit(book, payload={"a": 1}, tags=("x", "y"), priority=7).job.id
-    row = book.row(job_id)
+def test_a_job_is_written_with_its_event_and_counter(harness: LedgerHarness) -> None:
+    job_id = submit(harness, payload={"a": 1}, tags=("x", "y"), priority=7).job.id
+    row = harness.row(job_id)
     assert (row.state, row.queue, row.priority, row.tags, row.payload) == (
         "available",
         "email",
@@ -41,148 +41,148 @@ def test_a_job_is_written_with_its_event_and_counter(book: Book) -> None:
         ["x", "y"],
         {"a": 1},
     )
-    assert book.events(job_id) == ["submitted"]
-    book.assert_conserved()
+    assert harness.events(job_id) == ["submitted"]
+    harness.assert_conserved()
 
 
-def test_a_job_of_the_future_is_scheduled(book: Book) -> None:
-    accepted = submit(book, run_at=datetime.now(UTC) + timedelta(hours=1))
+def test_a_job_of_the_future_is_scheduled(harness: LedgerHarness) -> None:
+    accepted = submit(harness, run_at=datetime.now(UTC) + timedelta(hours=1))
     assert accepted.job.state == "scheduled"
 
 
-def test_the_same_key_and_body_give_the_same_job(book: Book) -> None:
-    first, second = submit(book, key="k", payload={"a": 1}), submit(book, key="k", payload={"a": 1})
+def test_the_same_key_and_body_give_the_same_job(harness: LedgerHarness) -> None:
+    first, second = submit(harness, key="k", payload={"a": 1}), submit(harness, key="k", payload={"a": 1})
     assert first.job.id == second.job.id
     assert (first.created, second.created) == (True, False)
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
-    book.assert_conserved()
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
+    harness.assert_conserved()
 
 
-def test_the_same_key_with_another_body_is_refused(book: Book) -> None:
-    submit(book, key="k", payload={"a": 1})
+def test_the_same_key_with_another_body_is_refused(harness: LedgerHarness) -> None:
+    submit(harness, key="k", payload={"a": 1})
     with pytest.raises(IdempotencyConflict):
-        submit(book, key="k", payload={"a": 2})
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
+        submit(harness, key="k", payload={"a": 2})
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
 
 
-def test_an_expired_key_is_free_again(book: Book) -> None:
-    first = submit(book, key="k")
-    book.do("UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 s'")
-    assert submit(book, key="k").job.id != first.job.id
+def test_an_expired_key_is_free_again(harness: LedgerHarness) -> None:
+    first = submit(harness, key="k")
+    harness.do("UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 s'")
+    assert submit(harness, key="k").job.id != first.job.id
 
 
-def test_two_requests_with_one_key_at_once_make_one_job(book: Book) -> None:
+def test_two_requests_with_one_key_at_once_make_one_job(harness: LedgerHarness) -> None:
     with ThreadPoolExecutor(8) as pool:
-        jobs = [item.result().job.id for item in [pool.submit(submit, book, key="k") for _ in range(8)]]
+        jobs = [item.result().job.id for item in [pool.submit(submit, harness, key="k") for _ in range(8)]]
     assert len(set(jobs)) == 1
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def test_a_key_whose_first_request_is_open_is_in_progress(book: Book) -> None:
-    impatient = open_ledger(book.url, name="impatient", limits=Limits(lock_ms=100))
-    with book.ledger.transaction() as first:
+def test_a_key_whose_first_request_is_open_is_in_progress(harness: LedgerHarness) -> None:
+    impatient = open_ledger(harness.url, name="impatient", limits=Limits(lock_ms=100))
+    with harness.ledger.transaction() as first:
         first.execute(
             text(
                 "INSERT INTO idempotency_keys (tenant_id, key, request_hash, job_id, expires_at) "
                 "VALUES (:t, 'k', '', :j, now() + interval '1 day')"
             ),
-            {"t": book.tenant_id, "j": new_id()},
+            {"t": harness.tenant_id, "j": new_id()},
         )
         with pytest.raises(IdempotencyInProgress):
-            submit(book, impatient, key="k")
+            submit(harness, impatient, key="k")
     impatient.close()
 
 
 @pytest.mark.parametrize("which", ["run_at", "start_by"])
-def test_times_in_the_past_or_without_a_zone_are_refused(book: Book, which: str) -> None:
+def test_times_in_the_past_or_without_a_zone_are_refused(harness: LedgerHarness, which: str) -> None:
     for moment in (datetime.now(UTC) - timedelta(minutes=1), datetime.now()):
         with pytest.raises(InvalidRequest) as refused:
-            submit(book, **{which: moment})
+            submit(harness, **{which: moment})
         assert refused.value.errors[0].field == which
-    assert book.all("SELECT count(*)::int FROM jobs") == [0]
+    assert harness.all("SELECT count(*)::int FROM jobs") == [0]
 
 
-def test_start_by_must_come_after_run_at(book: Book) -> None:
+def test_start_by_must_come_after_run_at(harness: LedgerHarness) -> None:
     now = datetime.now(UTC)
     with pytest.raises(InvalidRequest, match="times"):
-        submit(book, run_at=now + timedelta(hours=2), start_by=now + timedelta(hours=1))
+        submit(harness, run_at=now + timedelta(hours=2), start_by=now + timedelta(hours=1))
 
 
-def test_unknown_kinds_and_null_characters_are_refused(book: Book) -> None:
+def test_unknown_kinds_and_null_characters_are_refused(harness: LedgerHarness) -> None:
     with pytest.raises(UnknownKind, match=r"did you mean 'test\.echo'"):
-        submit(book, kind="test.ehco")
+        submit(harness, kind="test.ehco")
     with pytest.raises(InvalidPayload, match="NUL"):
-        submit(book, payload={"a": "b\x00c"})
+        submit(harness, payload={"a": "b\x00c"})
 
 
-def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(book: Book) -> None:
+def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(harness: LedgerHarness) -> None:
     """The server commits, the connection dies before it can say so: neither success nor failure may be told."""
-    with proxied(book.url) as (url, proxy):
+    with proxied(harness.url) as (url, proxy):
         ledger = open_ledger(url, name="cut")
-        submit(book, ledger)  # the function is prepared: what is lost next is the answer to its call
+        submit(harness, ledger)  # the function is prepared: what is lost next is the answer to its call
         proxy.losing_answers.set()
         with pytest.raises(OutcomeUnknown):
-            submit(book, ledger, key="k")
+            submit(harness, ledger, key="k")
         proxy.losing_answers.clear()
-        again = submit(book, ledger, key="k")
+        again = submit(harness, ledger, key="k")
         assert not again.created, "the repetition with the same key finds what was committed"
         ledger.close()
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def wait_for_death(book: Book, pid: int) -> None:
+def wait_for_death(harness: LedgerHarness, pid: int) -> None:
     from tests.support.waiting import eventually
 
-    eventually(lambda: book.all("SELECT count(*)::int FROM pg_stat_activity WHERE pid = :p", p=pid) == [0])
+    eventually(lambda: harness.all("SELECT count(*)::int FROM pg_stat_activity WHERE pid = :p", p=pid) == [0])
 
 
-def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(book: Book) -> None:
-    away = open_ledger(book.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away")
+def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(harness: LedgerHarness) -> None:
+    away = open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away")
     with pytest.raises(LedgerUnavailable):
-        submit(book, away)
+        submit(harness, away)
 
 
-def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(book: Book) -> None:
-    ledger = open_ledger(book.url, name="idle")
-    submit(book, ledger)
+def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(harness: LedgerHarness) -> None:
+    ledger = open_ledger(harness.url, name="idle")
+    submit(harness, ledger)
     mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplatform idle'"
-    for pid in book.all(mine):
-        book.do("SELECT pg_terminate_backend(:pid)", pid=pid)
-        wait_for_death(book, pid)
-    submit(book, ledger)
+    for pid in harness.all(mine):
+        harness.do("SELECT pg_terminate_backend(:pid)", pid=pid)
+        wait_for_death(harness, pid)
+    submit(harness, ledger)
     ledger.close()
 
 
-def test_a_submit_waits_for_no_other_submit(book: Book) -> None:
+def test_a_submit_waits_for_no_other_submit(harness: LedgerHarness) -> None:
     """64 counter slots: two open submits of one tenant do not serialise, unless they share a slot."""
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: submit(book), range(200)))
-    assert len(book.all("SELECT slot FROM queue_counters")) > 1
-    book.assert_conserved()
+        list(pool.map(lambda _: submit(harness), range(200)))
+    assert len(harness.all("SELECT slot FROM queue_counters")) > 1
+    harness.assert_conserved()
 
 
-def test_a_call_inside_an_open_transaction_of_the_same_thread_is_a_bug_that_is_told(book: Book) -> None:
-    with book.round(ledger=book.ledger), pytest.raises(RuntimeError, match="open on this thread"):
-        submit(book)
+def test_a_call_inside_an_open_transaction_of_the_same_thread_is_a_bug_that_is_told(harness: LedgerHarness) -> None:
+    with harness.round(ledger=harness.ledger), pytest.raises(RuntimeError, match="open on this thread"):
+        submit(harness)
 
 
-def test_a_statement_that_takes_too_long_is_refused_and_nothing_is_written(book: Book) -> None:
+def test_a_statement_that_takes_too_long_is_refused_and_nothing_is_written(harness: LedgerHarness) -> None:
     slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(30); RETURN new; END'"
-    book.do(slow)
-    book.do("CREATE TRIGGER slow BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION slow()")
-    ledger = open_ledger(book.url, name="hasty", limits=Limits(statement_ms=200))
+    harness.do(slow)
+    harness.do("CREATE TRIGGER slow BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION slow()")
+    ledger = open_ledger(harness.url, name="hasty", limits=Limits(statement_ms=200))
     for key in ("k", None):
         with pytest.raises(LedgerBusy):
-            submit(book, ledger, key=key)
-    book.do("DROP TRIGGER slow ON jobs")
-    assert book.all("SELECT count(*)::int FROM jobs") == [0]
-    assert submit(book, ledger, key="k").created, "the key was not bound"
+            submit(harness, ledger, key=key)
+    harness.do("DROP TRIGGER slow ON jobs")
+    assert harness.all("SELECT count(*)::int FROM jobs") == [0]
+    assert submit(harness, ledger, key="k").created, "the key was not bound"
     ledger.close()
-    book.assert_conserved()
+    harness.assert_conserved()
 
 
-def test_all_connections_in_use_is_told_as_busy(book: Book) -> None:
-    ledger = open_ledger(book.url, name="small", connections=1)
+def test_all_connections_in_use_is_told_as_busy(harness: LedgerHarness) -> None:
+    ledger = open_ledger(harness.url, name="small", connections=1)
     ledger.transactions.pool._timeout = 0.1
     with ledger.transaction(), pytest.raises(LedgerBusy, match="in use"), ledger.transaction():
         pass
@@ -191,18 +191,18 @@ def test_all_connections_in_use_is_told_as_busy(book: Book) -> None:
     ledger.close()
 
 
-def test_a_ledger_that_has_moved_to_another_address_is_found_there(book: Book) -> None:
+def test_a_ledger_that_has_moved_to_another_address_is_found_there(harness: LedgerHarness) -> None:
     """As after a failover: a URL names both, the driver asks at each new connection."""
-    with proxied(book.url) as (_, first), proxied(book.url) as (_, second):
-        head, _, name = book.url.rpartition("/")
+    with proxied(harness.url) as (_, first), proxied(harness.url) as (_, second):
+        head, _, name = harness.url.rpartition("/")
         hosts = f"host=127.0.0.1:{first.port}&host=127.0.0.1:{second.port}&target_session_attrs=read-write"
         ledger = open_ledger(f"{head.rpartition('@')[0]}@/{name}?{hosts}", name="moving")
-        assert submit(book, ledger, key="before").created
+        assert submit(harness, ledger, key="before").created
         first.stops = lambda data, before: True
         first.close()
         with pytest.raises((LedgerUnavailable, OutcomeUnknown)):
-            submit(book, ledger, key="k")
-        assert submit(book, ledger, key="k").created
+            submit(harness, ledger, key="k")
+        assert submit(harness, ledger, key="k").created
         with ledger.transaction() as connection:
             assert connection.execute(text("SELECT count(*) FROM jobs")).scalar_one() == 2
         ledger.close()

@@ -10,86 +10,88 @@ from jobplatform.domain.jobs import SubmitJob, Unique
 from jobplatform.errors import DuplicateJob
 from jobplatform.usecases.cancel_job import cancel_job
 from jobplatform.usecases.submit_job import Accepted, submit_job
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 
 
-def order(book: Book, unique: Unique, **more) -> Accepted:
-    return submit_job(book.ledger, None, registry(), book.tenant_id, SubmitJob("test.echo", {}, unique=unique), **more)
+def order(harness: LedgerHarness, unique: Unique, **more) -> Accepted:
+    return submit_job(
+        harness.ledger, None, registry(), harness.tenant_id, SubmitJob("test.echo", {}, unique=unique), **more
+    )
 
 
-def test_of_many_at_once_one_is_accepted_and_the_others_get_it(book: Book) -> None:
+def test_of_many_at_once_one_is_accepted_and_the_others_get_it(harness: LedgerHarness) -> None:
     with ThreadPoolExecutor(8) as pool:
-        result = list(pool.map(lambda _: order(book, Unique("report")), range(16)))
+        result = list(pool.map(lambda _: order(harness, Unique("report")), range(16)))
     assert len({item.job.id for item in result}) == 1
     assert sorted(item.created for item in result) == [False] * 15 + [True]
-    assert book.all("SELECT count(*)::int FROM jobs") == [1]
-    book.assert_conserved()
+    assert harness.all("SELECT count(*)::int FROM jobs") == [1]
+    harness.assert_conserved()
 
 
-def test_a_second_one_is_refused_when_asked(book: Book) -> None:
-    first = order(book, Unique("k")).job.id
+def test_a_second_one_is_refused_when_asked(harness: LedgerHarness) -> None:
+    first = order(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob) as refused:
-        order(book, Unique("k", refuse=True))
+        order(harness, Unique("k", refuse=True))
     assert str(refused.value.job_id) == str(first)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "cancelled", "expired"])
-def test_its_end_releases_the_key(book: Book, end: str) -> None:
-    first = order(book, Unique("k")).job.id
+def test_its_end_releases_the_key(harness: LedgerHarness, end: str) -> None:
+    first = order(harness, Unique("k")).job.id
     if end == "cancelled":
-        cancel_job(book.ledger, book.tenant_id, first)
+        cancel_job(harness.ledger, harness.tenant_id, first)
     elif end == "expired":
-        book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s'")
-        book.all("SELECT * FROM wake_jobs(10, NULL)")
+        harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s'")
+        harness.all("SELECT * FROM wake_jobs(10, NULL)")
     else:
-        book.dispatch(first)
+        harness.dispatch(first)
         lease_id = first
-        book.claim(first, lease_id)
-        book.settle(first, lease_id)
-    assert book.row(first).state == end
-    assert order(book, Unique("k")).job.id != first
+        harness.claim(first, lease_id)
+        harness.settle(first, lease_id)
+    assert harness.row(first).state == end
+    assert order(harness, Unique("k")).job.id != first
 
 
-def test_a_dead_letter_keeps_the_key(book: Book) -> None:
-    first = order(book, Unique("k")).job.id
-    book.dispatch(first)
-    book.claim(first, first)
-    book.settle(first, first, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
-    assert order(book, Unique("k")).job.id == first
+def test_a_dead_letter_keeps_the_key(harness: LedgerHarness) -> None:
+    first = order(harness, Unique("k")).job.id
+    harness.dispatch(first)
+    harness.claim(first, first)
+    harness.settle(first, first, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
+    assert order(harness, Unique("k")).job.id == first
 
 
-def test_a_period_outlives_the_job_and_ends(book: Book) -> None:
-    first = order(book, Unique("k", seconds=3600)).job.id
-    cancel_job(book.ledger, book.tenant_id, first)
-    assert order(book, Unique("k", seconds=3600)).job.id == first
-    book.do("UPDATE unique_locks SET expires_at = clock_timestamp() - interval '1 s'")
-    assert order(book, Unique("k", seconds=3600)).job.id != first
+def test_a_period_outlives_the_job_and_ends(harness: LedgerHarness) -> None:
+    first = order(harness, Unique("k", seconds=3600)).job.id
+    cancel_job(harness.ledger, harness.tenant_id, first)
+    assert order(harness, Unique("k", seconds=3600)).job.id == first
+    harness.do("UPDATE unique_locks SET expires_at = clock_timestamp() - interval '1 s'")
+    assert order(harness, Unique("k", seconds=3600)).job.id != first
 
 
-def test_keys_are_of_a_tenant(book: Book) -> None:
+def test_keys_are_of_a_tenant(harness: LedgerHarness) -> None:
     from jobplatform.ledger.keys import create_tenant
 
-    first = order(book, Unique("k")).job.id
-    with book.ledger.transaction() as connection:
+    first = order(harness, Unique("k")).job.id
+    with harness.ledger.transaction() as connection:
         other = create_tenant(connection, "other")
-    result = submit_job(book.ledger, None, registry(), other, SubmitJob("test.echo", {}, unique=Unique("k")))
+    result = submit_job(harness.ledger, None, registry(), other, SubmitJob("test.echo", {}, unique=Unique("k")))
     assert result.created and result.job.id != first
 
 
-def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(book: Book) -> None:
-    first = order(book, Unique("k")).job.id
-    second = order(book, Unique("k"), idempotency_key="once")
-    cancel_job(book.ledger, book.tenant_id, first)
-    again = order(book, Unique("k"), idempotency_key="once")
+def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(harness: LedgerHarness) -> None:
+    first = order(harness, Unique("k")).job.id
+    second = order(harness, Unique("k"), idempotency_key="once")
+    cancel_job(harness.ledger, harness.tenant_id, first)
+    again = order(harness, Unique("k"), idempotency_key="once")
     assert (second.job.id, again.job.id, again.created) == (first, first, False)
 
 
-def test_what_was_refused_binds_no_idempotency_key(book: Book) -> None:
-    first = order(book, Unique("k")).job.id
+def test_what_was_refused_binds_no_idempotency_key(harness: LedgerHarness) -> None:
+    first = order(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob):
-        order(book, Unique("k", refuse=True), idempotency_key="once")
-    cancel_job(book.ledger, book.tenant_id, first)
-    again = order(book, Unique("k", refuse=True), idempotency_key="once")
+        order(harness, Unique("k", refuse=True), idempotency_key="once")
+    cancel_job(harness.ledger, harness.tenant_id, first)
+    again = order(harness, Unique("k", refuse=True), idempotency_key="once")
     assert again.created and again.job.id != first
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobplatform.ledger import markers
 from jobplatform.ledger.ids import new_id
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from workers.liveness.watchdog import Watchdog, missing_consumers
 from workers.runtime.deliveries import Deliveries, Held
 
@@ -16,8 +16,8 @@ from workers.runtime.deliveries import Deliveries, Held
 class Dog:
     """A watchdog whose clock, consumers and end are ours. Its worker has one slot and consumes `email`."""
 
-    def __init__(self, book: Book) -> None:
-        self.book, self.now, self.missing, self.ended = book, 1000.0, [], 0
+    def __init__(self, harness: LedgerHarness) -> None:
+        self.harness, self.now, self.missing, self.ended = harness, 1000.0, [], 0
         self.deliveries = Deliveries(clock=lambda: self.now)
         self.deliveries.received_at = self.now
         self.watchdog = Watchdog(
@@ -29,24 +29,24 @@ class Dog:
 
     def look(self, later: float = 0.0) -> int:
         self.now += later
-        self.watchdog.look(self.book.ledger)
+        self.watchdog.look(self.harness.ledger)
         return self.ended
 
 
 @pytest.fixture
-def dog(book: Book) -> Dog:
-    return Dog(book)
+def dog(harness: LedgerHarness) -> Dog:
+    return Dog(harness)
 
 
-def unread_marker(book: Book, seconds: float = 300) -> None:
+def unread_marker(harness: LedgerHarness, seconds: float = 300) -> None:
     """A job is out, and the marker behind it was sent so long ago."""
-    job_id = book.submit()
-    book.dispatch(job_id)
-    book.do("UPDATE jobs SET dispatched_at = clock_timestamp() - interval '1 hour'")
+    job_id = harness.submit()
+    harness.dispatch(job_id)
+    harness.do("UPDATE jobs SET dispatched_at = clock_timestamp() - interval '1 hour'")
     for _ in range(2):
-        with book.ledger.transaction() as connection:
+        with harness.ledger.transaction() as connection:
             markers.put_marker(connection, new_id(), "email", 4)
-    book.do("UPDATE queue_markers SET sent_at = clock_timestamp() - make_interval(secs => :s)", s=seconds)
+    harness.do("UPDATE queue_markers SET sent_at = clock_timestamp() - make_interval(secs => :s)", s=seconds)
 
 
 def test_a_worker_that_knows_it_does_not_consume_ends_after_its_time(dog: Dog) -> None:
@@ -66,8 +66,8 @@ def test_a_consumer_that_comes_back_in_time_is_no_reason(dog: Dog) -> None:
     assert dog.look(50) == 0
 
 
-def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, book: Book) -> None:
-    unread_marker(book)
+def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, harness: LedgerHarness) -> None:
+    unread_marker(harness)
     assert dog.look(59) == 0
     assert dog.look(2) == 1
 
@@ -84,16 +84,16 @@ def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, book: Book) -
         "it came back just now",
     ],
 )
-def test_a_marker_is_no_reason_when(dog: Dog, book: Book, reason: str) -> None:
-    unread_marker(book, seconds=10 if reason == "it is young" else 300)
+def test_a_marker_is_no_reason_when(dog: Dog, harness: LedgerHarness, reason: str) -> None:
+    unread_marker(harness, seconds=10 if reason == "it is young" else 300)
     if reason == "it was taken":
-        book.do("UPDATE queue_markers SET seen_at = clock_timestamp()")
+        harness.do("UPDATE queue_markers SET seen_at = clock_timestamp()")
     if reason == "only one":
-        book.do("DELETE FROM queue_markers WHERE id = (SELECT id FROM queue_markers ORDER BY sent_at LIMIT 1)")
+        harness.do("DELETE FROM queue_markers WHERE id = (SELECT id FROM queue_markers ORDER BY sent_at LIMIT 1)")
     if reason == "its slot is busy":
         dog.deliveries.add(Held(new_id(), 1, new_id(), "test.echo"))
     if reason == "job started":
-        book.do("UPDATE jobs SET state = 'available'")
+        harness.do("UPDATE jobs SET state = 'available'")
     dog.now += 61
     if reason == "it came back just now":
         dog.missing = None

@@ -18,25 +18,25 @@ from jobplatform.usecases import manage_webhooks, run_maintenance
 from jobplatform.usecases.deliver_webhook import find_target, record_response
 from jobplatform.usecases.enqueue_webhooks import enqueue_webhooks
 from jobplatform.usecases.manage_webhooks import NewEndpoint, delivering
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def config(book: Book) -> Settings:
-    return Settings(database_url=book.url)
+def config(harness: LedgerHarness) -> Settings:
+    return Settings(database_url=harness.url)
 
 
 class Hooks:
-    """Endpoints of the book's tenant, and what they were told."""
+    """Endpoints of the harness's tenant, and what they were told."""
 
-    def __init__(self, book: Book, config: Settings) -> None:
-        self.book, self.config = book, config
+    def __init__(self, harness: LedgerHarness, config: Settings) -> None:
+        self.harness, self.config = harness, config
 
     def add(self, *events: str, tenant: UUID | None = None, **more: Any) -> UUID:
         order = NewEndpoint("https://example.com/hook", **({"events": events} if events else {}), **more)
         made = manage_webhooks.create_endpoint(
-            self.book.ledger, self.config, tenant or self.book.tenant_id, order, by="test"
+            self.harness.ledger, self.config, tenant or self.harness.tenant_id, order, by="test"
         )
         return made["id"]
 
@@ -44,13 +44,13 @@ class Hooks:
         """Look until all that has happened was told: other databases of the server have transactions, too."""
         count = 0
         last = "SELECT DISTINCT ON (tenant_id) tenant_id, tx, id FROM job_events ORDER BY tenant_id, tx DESC, id DESC"
-        ends = {row[0]: row[1:] for row in self.book.all(last)}
+        ends = {row[0]: row[1:] for row in self.harness.all(last)}
 
         def done() -> bool:
             nonlocal count
-            told = enqueue_webhooks(self.book.ledger, delivering(self.config), limit)
+            told = enqueue_webhooks(self.harness.ledger, delivering(self.config), limit)
             count += told.messages
-            places = self.book.all(
+            places = self.harness.all(
                 "SELECT tenant_id, cursor_tx, cursor_id FROM webhook_endpoints WHERE disabled_at IS NULL"
             )
             return all(tuple(place) >= tuple(ends.get(tenant, (0, 0))) for tenant, *place in places)
@@ -59,13 +59,13 @@ class Hooks:
         return count
 
     def told(self, endpoint: UUID) -> list[tuple[str, UUID]]:
-        return self.book.all(
+        return self.harness.all(
             "SELECT type, about FROM webhook_messages WHERE endpoint_id = :id ORDER BY event_id", id=endpoint
         )
 
     def deliver(self, endpoint: UUID, *, well: bool = True) -> None:
         """Let all messages of an endpoint that wait end."""
-        for job_id in self.book.all(
+        for job_id in self.harness.all(
             "SELECT job_id FROM webhook_messages m JOIN jobs j ON j.id = m.job_id "
             "WHERE m.endpoint_id = :id AND j.state = 'available'",
             id=endpoint,
@@ -75,34 +75,34 @@ class Hooks:
     def end(self, job_id: UUID, well: bool) -> None:
         """Run a job that delivers."""
         lease = new_id()
-        self.book.dispatch(job_id)
-        assert self.book.claim(job_id, lease, kind=DELIVER).verdict == "claimed"
-        self.book.settle(job_id, lease, "succeeded" if well else "failed", None if well else "dead")
+        self.harness.dispatch(job_id)
+        assert self.harness.claim(job_id, lease, kind=DELIVER).verdict == "claimed"
+        self.harness.settle(job_id, lease, "succeeded" if well else "failed", None if well else "dead")
 
 
 @pytest.fixture
-def hooks(book: Book, config: Settings) -> Hooks:
-    return Hooks(book, config)
+def hooks(harness: LedgerHarness, config: Settings) -> Hooks:
+    return Hooks(harness, config)
 
 
-def finish(book: Book, **order: Any) -> UUID:
-    job_id, lease = book.running(**order)
-    book.settle(job_id, lease)
+def finish(harness: LedgerHarness, **order: Any) -> UUID:
+    job_id, lease = harness.running(**order)
+    harness.settle(job_id, lease)
     return job_id
 
 
-def test_an_endpoint_is_told_of_what_it_wants_from_now_on(book: Book, hooks: Hooks) -> None:
-    finish(book)
+def test_an_endpoint_is_told_of_what_it_wants_from_now_on(harness: LedgerHarness, hooks: Hooks) -> None:
+    finish(harness)
     mine, all_of_it = hooks.add("job.succeeded"), hooks.add("job.submitted", "job.started", "job.succeeded")
     other_kind = hooks.add("job.succeeded", kinds=("other.*",))
-    first, second = finish(book), finish(book)
+    first, second = finish(harness), finish(harness)
     assert hooks.look() == 8
     assert hooks.told(mine) == [("job.succeeded", first), ("job.succeeded", second)]
     assert hooks.told(all_of_it) == [
         (name, job) for job in (first, second) for name in ("job.submitted", "job.started", "job.succeeded")
     ]
     assert hooks.told(other_kind) == []
-    (payload,) = book.all(
+    (payload,) = harness.all(
         "SELECT payload FROM jobs WHERE id = "
         "(SELECT job_id FROM webhook_messages WHERE endpoint_id = :id AND about = :job)",
         id=mine,
@@ -115,39 +115,39 @@ def test_an_endpoint_is_told_of_what_it_wants_from_now_on(book: Book, hooks: Hoo
     assert hooks.look() == 0
 
 
-def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(book: Book, hooks: Hooks) -> None:
-    with book.ledger.transaction() as connection:
+def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(harness: LedgerHarness, hooks: Hooks) -> None:
+    with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
     everything = ("job.submitted", "job.started", "job.succeeded", "job.dead")
     mine, others = hooks.add(*everything), hooks.add(*everything, tenant=other)
-    finish(book)
+    finish(harness)
     assert hooks.look() == 3
     hooks.deliver(mine)
     assert hooks.look() == 0, "its own deliveries are no news"
     assert hooks.told(others) == []
 
 
-def test_the_words_for_failures(book: Book, hooks: Hooks) -> None:
+def test_the_words_for_failures(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.retrying", "job.dead", "job.cancelled", "job.succeeded")
-    job_id, lease = book.running()
-    book.settle(job_id, lease, "failed", "scheduled")
-    dead, lease = book.running()
-    book.settle(dead, lease, "failed", "dead")
+    job_id, lease = harness.running()
+    harness.settle(job_id, lease, "failed", "scheduled")
+    dead, lease = harness.running()
+    harness.settle(dead, lease, "failed", "dead")
     hooks.look()
     assert hooks.told(mine) == [("job.retrying", job_id), ("job.dead", dead)]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 500])
-def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks: Hooks, limit: int) -> None:
+def test_each_event_is_told_once_by_any_number_of_dispatchers(harness: LedgerHarness, hooks: Hooks, limit: int) -> None:
     endpoints = [hooks.add("job.submitted") for _ in range(3)]
-    jobs = [book.submit() for _ in range(20)]
+    jobs = [harness.submit() for _ in range(20)]
     stop = threading.Event()
     errors: list[Exception] = []
 
     def look() -> None:
         while not stop.is_set():
             try:
-                enqueue_webhooks(book.ledger, delivering(hooks.config), limit)
+                enqueue_webhooks(harness.ledger, delivering(hooks.config), limit)
             except Exception as error:
                 errors.append(error)
                 return
@@ -155,10 +155,10 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks:
     threads = [threading.Thread(target=look) for _ in range(3)]
     for thread in threads:
         thread.start()
-    jobs += [book.submit() for _ in range(20)]
+    jobs += [harness.submit() for _ in range(20)]
     try:
         eventually(
-            lambda: errors or book.all("SELECT count(*) FROM webhook_messages") == [120], seconds=30, what="messages"
+            lambda: errors or harness.all("SELECT count(*) FROM webhook_messages") == [120], seconds=30, what="messages"
         )
     finally:
         stop.set()
@@ -167,13 +167,15 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(book: Book, hooks:
     assert errors == []
     for endpoint in endpoints:
         assert [job for _, job in hooks.told(endpoint)] == jobs
-    assert book.all("SELECT count(*) FROM jobs WHERE kind = :kind", kind=DELIVER) == [120]
+    assert harness.all("SELECT count(*) FROM jobs WHERE kind = :kind", kind=DELIVER) == [120]
 
 
-def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(book: Book, hooks: Hooks) -> None:
+def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
+    harness: LedgerHarness, hooks: Hooks
+) -> None:
     mine = hooks.add("job.submitted")
-    job_id = book.submit()
-    with book.ledger.statement() as connection:
+    job_id = harness.submit()
+    with harness.ledger.statement() as connection:
         (before,) = webhooks.followers(connection)
     hooks.look()
     moved = {
@@ -194,90 +196,92 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(b
         "body": {},
     }
     written = webhooks.enqueue_webhooks(
-        book.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config))
+        harness.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config))
     )
     assert written == 0, "whoever saw an older cursor writes nothing"
     assert hooks.told(mine) == [("job.submitted", job_id)]
 
 
-def test_a_replay_tells_what_was_not_delivered(book: Book, hooks: Hooks) -> None:
+def test_a_replay_tells_what_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
-    good, bad = finish(book), finish(book)
+    good, bad = finish(harness), finish(harness)
     hooks.look()
-    messages = dict(book.all("SELECT about, id FROM webhook_messages"))
+    messages = dict(harness.all("SELECT about, id FROM webhook_messages"))
     for job, well in ((good, True), (bad, False)):
-        (job_id,) = book.all("SELECT job_id FROM webhook_messages WHERE about = :job", job=job)
+        (job_id,) = harness.all("SELECT job_id FROM webhook_messages WHERE about = :job", job=job)
         hooks.end(job_id, well)
-    view = manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    view = manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
     assert view["replaying"]
     assert hooks.look() == 1
-    assert dict(book.all("SELECT about, id FROM webhook_messages")) == messages, "the same ids: receivers know them"
-    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {good: 0, bad: 1}
-    assert not manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)["replaying"]
-    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)
+    assert dict(harness.all("SELECT about, id FROM webhook_messages")) == messages, "the same ids: receivers know them"
+    assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 0, bad: 1}
+    assert not manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)["replaying"]
+    manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)
     assert hooks.look() == 1, "the other one is on its way"
-    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {good: 1, bad: 1}
+    assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 1, bad: 1}
 
 
-def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(book: Book, hooks: Hooks) -> None:
+def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
 
     def change(**values: Any) -> dict[str, Any]:
-        return manage_webhooks.change_endpoint(book.ledger, hooks.config, book.tenant_id, mine, values)
+        return manage_webhooks.change_endpoint(harness.ledger, hooks.config, harness.tenant_id, mine, values)
 
     assert change(enabled=False)["disabled_reason"] == "disabled by hand"
-    missed = finish(book)
+    missed = finish(harness)
     hooks.look()
     eventually(lambda: change(enabled=True)["enabled"])
-    later = finish(book)
+    later = finish(harness)
     hooks.look()
     assert later in [job for _, job in hooks.told(mine)]
-    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
     hooks.look()
     assert {job for _, job in hooks.told(mine)} == {missed, later}
-    assert book.all("SELECT count(*) FROM webhook_messages") == [2]
+    assert harness.all("SELECT count(*) FROM webhook_messages") == [2]
 
 
-def test_a_message_is_delivered_again_with_its_id(book: Book, hooks: Hooks) -> None:
+def test_a_message_is_delivered_again_with_its_id(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.succeeded")
-    finish(book)
+    finish(harness)
     hooks.look()
-    ((message,), _) = manage_webhooks.list_messages(book.ledger, book.tenant_id, mine, before=None, limit=10)
+    ((message,), _) = manage_webhooks.list_messages(harness.ledger, harness.tenant_id, mine, before=None, limit=10)
 
     def replay() -> dict[str, Any]:
-        return manage_webhooks.replay_message(book.ledger, hooks.config, book.tenant_id, mine, message["id"])
+        return manage_webhooks.replay_message(harness.ledger, hooks.config, harness.tenant_id, mine, message["id"])
 
     assert replay() == message, "it is on its way"
     hooks.deliver(mine)
     again = replay()
     assert (again["id"], again["replays"], again["state"]) == (message["id"], 1, "available")
     assert again["job_id"] != message["job_id"]
-    (first, second) = book.all("SELECT payload FROM job_history UNION ALL SELECT payload FROM jobs")[-2:]
+    (first, second) = harness.all("SELECT payload FROM job_history UNION ALL SELECT payload FROM jobs")[-2:]
     assert first["body"] == second["body"]
 
 
-def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_told(book: Book, hooks: Hooks) -> None:
+def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_told(
+    harness: LedgerHarness, hooks: Hooks
+) -> None:
     mine = hooks.add("job.succeeded", contact="ops@example.com")
     kinds = registry()
     kinds.add(registry_email())
 
     def answer(error: str | None, *, gone: bool = False) -> dict[str, Any]:
-        target = find_target(book.ledger, mine)
+        target = find_target(harness.ledger, mine)
         assert target is not None
-        record_response(book.ledger, kinds, target, error, gone=gone, patience_seconds=60)
-        return manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+        record_response(harness.ledger, kinds, target, error, gone=gone, patience_seconds=60)
+        return manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)
 
     assert answer("500")["failing_since"] is not None
     assert answer(None)["failing_since"] is None, "one that is delivered is enough"
     answer("500")
     assert answer("503: overloaded")["last_error"] == "503: overloaded"
-    book.do("UPDATE webhook_endpoints SET failing_since = failing_since - interval '2 min'")
+    harness.do("UPDATE webhook_endpoints SET failing_since = failing_since - interval '2 min'")
     result = answer("500")
     assert not result["enabled"] and "nothing was delivered since" in result["disabled_reason"]
     assert answer("500")["disabled_at"] == result["disabled_at"]
-    (mail,) = book.all("SELECT payload FROM jobs WHERE kind = 'email.send'")
+    (mail,) = harness.all("SELECT payload FROM jobs WHERE kind = 'email.send'")
     assert mail["to"] == ["ops@example.com"] and str(mine) in mail["text"] and "500" in mail["text"]
-    target = find_target(book.ledger, mine)
+    target = find_target(harness.ledger, mine)
     assert target is not None and target.disabled_reason
 
 
@@ -289,73 +293,75 @@ def registry_email() -> Any:
     return REGISTRY.get("email.send")
 
 
-def test_gone_is_gone(book: Book, hooks: Hooks) -> None:
+def test_gone_is_gone(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add()
-    target = find_target(book.ledger, mine)
+    target = find_target(harness.ledger, mine)
     assert target is not None
-    record_response(book.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
-    endpoint = manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+    record_response(harness.ledger, registry(), target, "410", gone=True, patience_seconds=1e9)
+    endpoint = manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)
     assert endpoint["disabled_reason"] == "it answered 410: gone"
 
 
-def test_secrets_overlap(book: Book, hooks: Hooks) -> None:
+def test_secrets_overlap(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add()
-    (first,) = book.all("SELECT secret FROM webhook_endpoints")
-    made = manage_webhooks.rotate_secret(book.ledger, book.tenant_id, mine, 3600)
-    target = find_target(book.ledger, mine)
+    (first,) = harness.all("SELECT secret FROM webhook_endpoints")
+    made = manage_webhooks.rotate_secret(harness.ledger, harness.tenant_id, mine, 3600)
+    target = find_target(harness.ledger, mine)
     assert target is not None and target.secrets == (made["secret"], first)
-    manage_webhooks.rotate_secret(book.ledger, book.tenant_id, mine, 0)
-    target = find_target(book.ledger, mine)
+    manage_webhooks.rotate_secret(harness.ledger, harness.tenant_id, mine, 0)
+    target = find_target(harness.ledger, mine)
     assert target is not None and len(target.secrets) == 1 and first not in target.secrets
 
 
-def test_the_clean_up_takes_old_messages(book: Book, hooks: Hooks, config: Settings) -> None:
+def test_the_clean_up_takes_old_messages(harness: LedgerHarness, hooks: Hooks, config: Settings) -> None:
     kept, gone = hooks.add("job.submitted"), hooks.add("job.submitted")
-    book.submit()
+    harness.submit()
     hooks.look()
-    book.do("UPDATE webhook_messages SET created_at = created_at - interval '91 days' WHERE endpoint_id = :id", id=gone)
-    manage_webhooks.delete_endpoint(book.ledger, book.tenant_id, gone)
-    run_maintenance.clean_up(book.ledger, config, lambda _: None, 0)
-    assert book.all("SELECT endpoint_id FROM webhook_messages") == [kept]
-    assert find_target(book.ledger, gone) is None
+    harness.do(
+        "UPDATE webhook_messages SET created_at = created_at - interval '91 days' WHERE endpoint_id = :id", id=gone
+    )
+    manage_webhooks.delete_endpoint(harness.ledger, harness.tenant_id, gone)
+    run_maintenance.clean_up(harness.ledger, config, lambda _: None, 0)
+    assert harness.all("SELECT endpoint_id FROM webhook_messages") == [kept]
+    assert find_target(harness.ledger, gone) is None
 
 
-def test_a_replay_ends_also_when_there_is_nothing_to_tell(book: Book, hooks: Hooks) -> None:
-    finish(book)
+def test_a_replay_ends_also_when_there_is_nothing_to_tell(harness: LedgerHarness, hooks: Hooks) -> None:
+    finish(harness)
     mine = hooks.add("job.dead")
     since = datetime.now(UTC) - timedelta(minutes=1)
 
     def view() -> dict[str, Any]:
-        return manage_webhooks.get_endpoint(book.ledger, book.tenant_id, mine)
+        return manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)
 
-    assert manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)["replaying"]
+    assert manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)["replaying"]
     eventually(lambda: hooks.look() == 0 and not view()["replaying"])
     nothing = manage_webhooks.replay_since(
-        book.ledger, book.tenant_id, mine, datetime.now(UTC) + timedelta(days=1), everything=True
+        harness.ledger, harness.tenant_id, mine, datetime.now(UTC) + timedelta(days=1), everything=True
     )
     assert not nothing["replaying"]
 
 
-def test_a_replay_begins_at_its_time(book: Book, hooks: Hooks) -> None:
+def test_a_replay_begins_at_its_time(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.submitted")
-    early, late = book.submit(), book.submit()
+    early, late = harness.submit(), harness.submit()
     hooks.look()
-    (since,) = book.all("SELECT at FROM job_events WHERE job_id = :id", id=late)
-    for job_id in book.all("SELECT job_id FROM webhook_messages"):
+    (since,) = harness.all("SELECT at FROM job_events WHERE job_id = :id", id=late)
+    for job_id in harness.all("SELECT job_id FROM webhook_messages"):
         hooks.end(job_id, True)
-    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=True)
+    manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)
     hooks.look()
-    assert dict(book.all("SELECT about, replays FROM webhook_messages")) == {early: 0, late: 1}
+    assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {early: 0, late: 1}
 
 
-def test_what_was_skipped_while_it_was_disabled_was_not_delivered(book: Book, hooks: Hooks) -> None:
+def test_what_was_skipped_while_it_was_disabled_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.submitted"), datetime.now(UTC) - timedelta(minutes=1)
-    book.submit()
+    harness.submit()
     hooks.look()
-    ((job_id,),) = [book.all("SELECT job_id FROM webhook_messages")]
+    ((job_id,),) = [harness.all("SELECT job_id FROM webhook_messages")]
     hooks.end(job_id, True)
-    book.do('UPDATE job_history SET result = \'{"skipped": "it is disabled"}\'')
-    manage_webhooks.replay_since(book.ledger, book.tenant_id, mine, since, everything=False)
+    harness.do('UPDATE job_history SET result = \'{"skipped": "it is disabled"}\'')
+    manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
     assert hooks.look() == 1
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 
 def choose(window: int, batch: int, out: list[int], waiting: list[int]) -> list[int]:
@@ -27,13 +27,13 @@ def choose(window: int, batch: int, out: list[int], waiting: list[int]) -> list[
     out=st.lists(st.integers(0, 9), max_size=10),
     waiting=st.lists(st.integers(0, 9), max_size=14),
 )
-def test_a_round_fills_the_window_by_priority(book: Book, window, batch, out, waiting) -> None:
-    book.do("TRUNCATE jobs, job_events, queue_counters")
+def test_a_round_fills_the_window_by_priority(harness: LedgerHarness, window, batch, out, waiting) -> None:
+    harness.do("TRUNCATE jobs, job_events, queue_counters")
     if out:
-        book.dispatch(*[book.submit(priority=priority) for priority in out])
-    ids = {book.submit(priority=priority): priority for priority in waiting}
+        harness.dispatch(*[harness.submit(priority=priority) for priority in out])
+    ids = {harness.submit(priority=priority): priority for priority in waiting}
     expected = choose(window, batch, out, waiting)
-    with book.round(window=window, batch=batch) as (found, opened):
+    with harness.round(window=window, batch=batch) as (found, opened):
         assert [job.priority for job in found] == expected
         assert sum(opened.look.places_out) == len(out)
         picked = [UUID(job.id) for job in found]
@@ -42,12 +42,12 @@ def test_a_round_fills_the_window_by_priority(book: Book, window, batch, out, wa
         assert [job_id for job_id in picked if ids[job_id] == priority] == mine[: expected.count(priority)]
 
 
-def test_what_the_broker_did_not_take_is_as_before(book: Book) -> None:
-    first, second = book.submit(), book.submit()
-    before = {job_id: book.row(job_id) for job_id in (first, second)}
-    with book.round() as (found, opened):
+def test_what_the_broker_did_not_take_is_as_before(harness: LedgerHarness) -> None:
+    first, second = harness.submit(), harness.submit()
+    before = {job_id: harness.row(job_id) for job_id in (first, second)}
+    with harness.round() as (found, opened):
         opened.take_back([job for job in found if job.id == str(first)])
-    row = book.row(first)
+    row = harness.row(first)
     assert (row.state, row.dispatch_no, row.state_at) == ("available", 0, before[first].state_at)
-    assert book.events(first) == ["submitted"]
-    assert (book.row(second).state, book.events(second)) == ("dispatched", ["submitted", "dispatched"])
+    assert harness.events(first) == ["submitted"]
+    assert (harness.row(second).state, harness.events(second)) == ("dispatched", ["submitted", "dispatched"])

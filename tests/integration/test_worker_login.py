@@ -13,24 +13,24 @@ import pytest
 from jobplatform.ledger import retention
 from jobplatform.ledger.logins import WORKER_GROUP, put_login
 from jobplatform.ledger.session import open_ledger
-from tests.support.ledgers import LIMITS, Book, _administer
+from tests.support.ledger_harness import LIMITS, LedgerHarness, _administer
 
 
 @pytest.fixture
-def login(book: Book, place) -> Iterator[str]:
+def login(harness: LedgerHarness, place) -> Iterator[str]:
     """The URL of a worker's login; roles belong to the whole server, so it is dropped afterwards."""
     name, password = f"worker_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         put_login(connection, name, password, WORKER_GROUP, {})
-    head, _, rest = book.url.partition("://")
+    head, _, rest = harness.url.partition("://")
     yield f"{head}://{name}:{password}@{rest.partition('@')[2]}"
-    book.ledger.close()
+    harness.ledger.close()
     _administer(place, f"DROP ROLE {name}")
 
 
-def test_a_worker_runs_jobs_and_drops_old_history_with_its_login(book: Book, login: str) -> None:
+def test_a_worker_runs_jobs_and_drops_old_history_with_its_login(harness: LedgerHarness, login: str) -> None:
     ledger = open_ledger(login, name="test", limits=LIMITS)
-    theirs = Book(ledger, login, book.tenant_id, book.epoch, book.worker)
+    theirs = LedgerHarness(ledger, login, harness.tenant_id, harness.epoch, harness.worker)
     try:
         job_id, lease_id = theirs.running()
         assert theirs.settle(job_id, lease_id) == ("settled", "succeeded")
@@ -68,9 +68,9 @@ def test_a_worker_can_change_no_tables_keys_or_audit_log(login: str) -> None:
     connection.close()
 
 
-def partitions(book: Book) -> list[str]:
+def partitions(harness: LedgerHarness) -> list[str]:
     """The partitions of runs that are now, or will be, written to."""
-    return book.all(
+    return harness.all(
         "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^job_runs_[0-9]{8}$' "
         "AND to_date(right(relname, 8), 'YYYYMMDD') + 7 > now()"
     )

@@ -18,7 +18,7 @@ from sqlalchemy.exc import InternalError
 from jobplatform.errors import LedgerUnavailable
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import translate
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 from workers.runtime import request
 from workers.runtime.deliveries import Deliveries
 
@@ -83,7 +83,7 @@ def test_a_read_only_ledger_is_an_unavailable_one() -> None:
     assert isinstance(translate(InternalError("SELECT", {}, ReadOnly("standby"))), LedgerUnavailable)
 
 
-def test_connections_work_beyond_file_descriptor_1023(book: Book) -> None:
+def test_connections_work_beyond_file_descriptor_1023(harness: LedgerHarness) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and hard < 2000:
         pytest.fail(f"this test needs 2,000 file descriptors, the machine allows {hard}")
@@ -92,11 +92,11 @@ def test_connections_work_beyond_file_descriptor_1023(book: Book) -> None:
     try:
         while not taken or taken[-1] < 1100:
             taken.append(os.open(os.devnull, os.O_RDONLY))
-        book.ledger.close()
+        harness.ledger.close()
         for _ in range(2):  # the second checkout looks at a pooled connection
-            assert book.all("SELECT 1") == [1]
+            assert harness.all("SELECT 1") == [1]
     finally:
         for item in taken:
             os.close(item)
-        book.ledger.close()
+        harness.ledger.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -14,7 +14,7 @@ from jobplatform.ledger import auditing, jobs, runs, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
 from tests.support.flows import ERROR, adds_of, available, look, replacement_of, run_one, state_of, submit, succeed
-from tests.support.ledgers import Book
+from tests.support.ledger_harness import LedgerHarness
 
 POLICIES = ("fail", "skip", "skip", "ignore", "continue")
 
@@ -45,59 +45,59 @@ def random_graph(dice: random.Random, size: int) -> Graph:
     return Graph(tuple(parts))
 
 
-def assert_whole(book: Book) -> None:
-    with book.ledger.statement() as connection:
+def assert_whole(harness: LedgerHarness) -> None:
+    with harness.ledger.statement() as connection:
         (rows,) = auditing.broken_workflows(connection)
     assert not rows.jobs, rows
 
 
-def act(book: Book, dice: random.Random, workflow: UUID) -> None:
+def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:
     """Do one thing to the workflow."""
     what = dice.random()
-    result = available(book)
+    result = available(harness)
     if what < 0.06:
-        with book.ledger.transaction() as connection:
-            every = book.all("SELECT id FROM workflow_steps WHERE type = 'job' ORDER BY id")
-            jobs.cancel_job(connection, book.tenant_id, dice.choice(every), "random")
+        with harness.ledger.transaction() as connection:
+            every = harness.all("SELECT id FROM workflow_steps WHERE type = 'job' ORDER BY id")
+            jobs.cancel_job(connection, harness.tenant_id, dice.choice(every), "random")
     elif what < 0.08:
-        with book.ledger.transaction() as connection:
-            workflows.cancel_workflow(connection, book.tenant_id, workflow, "random", "dice")
+        with harness.ledger.transaction() as connection:
+            workflows.cancel_workflow(connection, harness.tenant_id, workflow, "random", "dice")
     elif what < 0.12:
-        with book.ledger.transaction() as connection:
-            workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "dice"})
+        with harness.ledger.transaction() as connection:
+            workflows.replay_workflow(connection, harness.tenant_id, workflow, {"by": "dice"})
     elif what < 0.16:
-        dead = book.all("SELECT id FROM jobs WHERE state = 'dead' ORDER BY id")
+        dead = harness.all("SELECT id FROM jobs WHERE state = 'dead' ORDER BY id")
         if dead:
             verb = "replay_job(:t, :j, '-infinity', 0, '{}')"
             if dice.random() < 0.3:
                 verb = "discard_job(:t, :j, '-infinity', 'dice', '{}')"
-            book.all(f"SELECT * FROM {verb}", t=book.tenant_id, j=dice.choice(dead))
+            harness.all(f"SELECT * FROM {verb}", t=harness.tenant_id, j=dice.choice(dead))
     elif what < 0.25:
-        look(book, limit=dice.randint(1, 5))
+        look(harness, limit=dice.randint(1, 5))
     elif result:
         job_id, kind, _ = dice.choice(result)
         if (luck := dice.random()) < 0.65:
-            run_one(book, job_id, kind, succeed)
+            run_one(harness, job_id, kind, succeed)
         elif luck < 0.7:
-            run_one(book, job_id, kind, added=replacement_of(book, job_id)[0])
+            run_one(harness, job_id, kind, added=replacement_of(harness, job_id)[0])
         elif luck < 0.75:
-            run_one(book, job_id, kind, added=adds_of(book, job_id, *(step("test.echo") for _ in range(2))))
+            run_one(harness, job_id, kind, added=adds_of(harness, job_id, *(step("test.echo") for _ in range(2))))
         elif luck < 0.9:
-            run_one(book, job_id, kind, lambda *_: ("failed", "dead", None))
+            run_one(harness, job_id, kind, lambda *_: ("failed", "dead", None))
         else:  # its worker is killed, and killed again
             lease_id = new_id()
-            book.dispatch(job_id)
-            book.claim(job_id, lease_id)
-            runs.settle_run(book.ledger, job_id, lease_id, Settlement("crashed", error=ERROR))
-            book.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
-            book.all("SELECT * FROM wake_jobs(10, NULL)")
+            harness.dispatch(job_id)
+            harness.claim(job_id, lease_id)
+            runs.settle_run(harness.ledger, job_id, lease_id, Settlement("crashed", error=ERROR))
+            harness.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
+            harness.all("SELECT * FROM wake_jobs(10, NULL)")
     elif not result:
-        look(book)
+        look(harness)
 
 
-def in_order(book: Book, workflow: UUID) -> None:
+def in_order(harness: LedgerHarness, workflow: UUID) -> None:
     """No step began before the steps that it waits for were over (as far as they succeeded, and ran once)."""
-    early: list[Any] = book.all(
+    early: list[Any] = harness.all(
         """
         SELECT p.name, s.name FROM workflow_steps p JOIN workflow_steps s ON s.id = ANY (p.children)
         JOIN job_history a ON a.id = p.id JOIN job_history b ON b.id = s.id
@@ -107,7 +107,7 @@ def in_order(book: Book, workflow: UUID) -> None:
         w=workflow,
     )
     assert not early
-    twice = book.all("SELECT job_id FROM job_runs WHERE outcome = 'succeeded' GROUP BY job_id HAVING count(*) > 1")
+    twice = harness.all("SELECT job_id FROM job_runs WHERE outcome = 'succeeded' GROUP BY job_id HAVING count(*) > 1")
     assert not twice, "a step that has succeeded does not run again"
 
 
@@ -118,22 +118,22 @@ def in_order(book: Book, workflow: UUID) -> None:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**32), size=st.integers(1, 7), moves=st.integers(5, 60))
-def test_a_random_graph_ends_whatever_happens(book: Book, seed: int, size: int, moves: int) -> None:
+def test_a_random_graph_ends_whatever_happens(harness: LedgerHarness, seed: int, size: int, moves: int) -> None:
     for table in ("jobs", "job_history", "job_runs", "job_events", "queue_counters", "workflows", "workflow_steps"):
-        book.do(f"TRUNCATE {table}")
+        harness.do(f"TRUNCATE {table}")
     dice = random.Random(seed)
-    workflow = submit(book, random_graph(dice, size))
-    assert_whole(book)
+    workflow = submit(harness, random_graph(dice, size))
+    assert_whole(harness)
     for _ in range(moves):
-        act(book, dice, workflow)
-        assert_whole(book)
+        act(harness, dice, workflow)
+        assert_whole(harness)
     for _ in range(500):  # from here on nothing fails any more
-        result = available(book)
+        result = available(harness)
         for job_id, kind, _ in result:
-            run_one(book, job_id, kind, succeed)
-        if not look(book) and not available(book):
+            run_one(harness, job_id, kind, succeed)
+        if not look(harness) and not available(harness):
             break
-    assert state_of(book, workflow) in ("succeeded", "failed", "cancelled")
-    assert book.all("SELECT DISTINCT state FROM jobs") in ([], ["dead"])
-    in_order(book, workflow)
-    book.assert_conserved()
+    assert state_of(harness, workflow) in ("succeeded", "failed", "cancelled")
+    assert harness.all("SELECT DISTINCT state FROM jobs") in ([], ["dead"])
+    in_order(harness, workflow)
+    harness.assert_conserved()

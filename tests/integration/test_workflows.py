@@ -29,7 +29,7 @@ from tests.support.flows import (
     submit,
     succeed,
 )
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 from tests.support.waiting import wait_until_blocked
 
 
@@ -37,40 +37,46 @@ def echo(name: str | None = None, payload: Any = None, **more: Any) -> Any:
     return step("test.echo", payload or {}, name=name, **more)
 
 
-def result_of(book: Book, workflow_id: UUID, name: str) -> Any:
-    return book.row(job_of(book, workflow_id, name)).result
+def result_of(harness: LedgerHarness, workflow_id: UUID, name: str) -> Any:
+    return harness.row(job_of(harness, workflow_id, name)).result
 
 
-def test_a_chain_runs_step_by_step_with_results_by_reference(book: Book) -> None:
+def test_a_chain_runs_step_by_step_with_results_by_reference(harness: LedgerHarness) -> None:
     workflow = submit(
-        book,
+        harness,
         chain(
             echo("a", {"n": 1}),
             echo("b", {"from_a": {"$from": "previous.result.n"}, "all": {"$from": "a.result"}}),
             echo("c", {"b": {"$from": "b.result.all.n"}, "as_it_is": {"$literal": {"$from": "x"}}}),
         ),
     )
-    assert [kind for _, kind, _ in available(book)] == ["test.echo"]
-    assert book.events(job_of(book, workflow, "b")) == ["submitted"]
-    assert play(book) == ["a", "b", "c"]
-    assert result_of(book, workflow, "b") == {"from_a": 1, "all": {"n": 1}}
-    assert result_of(book, workflow, "c") == {"b": 1, "as_it_is": {"$from": "x"}}
-    assert state_of(book, workflow) == "succeeded"
-    assert book.events(job_of(book, workflow, "b")) == ["submitted", "unblocked", "dispatched", "started", "succeeded"]
-    book.assert_conserved()
+    assert [kind for _, kind, _ in available(harness)] == ["test.echo"]
+    assert harness.events(job_of(harness, workflow, "b")) == ["submitted"]
+    assert play(harness) == ["a", "b", "c"]
+    assert result_of(harness, workflow, "b") == {"from_a": 1, "all": {"n": 1}}
+    assert result_of(harness, workflow, "c") == {"b": 1, "as_it_is": {"$from": "x"}}
+    assert state_of(harness, workflow) == "succeeded"
+    assert harness.events(job_of(harness, workflow, "b")) == [
+        "submitted",
+        "unblocked",
+        "dispatched",
+        "started",
+        "succeeded",
+    ]
+    harness.assert_conserved()
 
 
-def test_a_chord_joins_all_results_in_their_order(book: Book) -> None:
+def test_a_chord_joins_all_results_in_their_order(harness: LedgerHarness) -> None:
     workflow = submit(
-        book, chord([echo(None, {"n": n}) for n in range(5)], echo("sum", {"all": {"$from": "g.results"}}), name="g")
+        harness, chord([echo(None, {"n": n}) for n in range(5)], echo("sum", {"all": {"$from": "g.results"}}), name="g")
     )
-    assert len(available(book)) == 5
-    assert play(book)[-1] == "sum"
-    assert result_of(book, workflow, "sum") == {"all": [{"n": n} for n in range(5)]}
-    assert state_of(book, workflow) == "succeeded"
+    assert len(available(harness)) == 5
+    assert play(harness)[-1] == "sum"
+    assert result_of(harness, workflow, "sum") == {"all": [{"n": n} for n in range(5)]}
+    assert state_of(harness, workflow) == "succeeded"
 
 
-def test_groups_in_groups_give_lists_of_lists_and_chains_their_last_result(book: Book) -> None:
+def test_groups_in_groups_give_lists_of_lists_and_chains_their_last_result(harness: LedgerHarness) -> None:
     flow = chain(
         group(
             group(echo(None, {"n": 1}), echo(None, {"n": 2})),
@@ -79,25 +85,25 @@ def test_groups_in_groups_give_lists_of_lists_and_chains_their_last_result(book:
         ),
         echo("end", {"all": {"$from": "previous.results"}, "one": {"$from": "g.results.0.1.n"}}),
     )
-    workflow = submit(book, flow)
-    play(book)
-    assert result_of(book, workflow, "end") == {"all": [[{"n": 1}, {"n": 2}], {"n": 4}], "one": 2}
+    workflow = submit(harness, flow)
+    play(harness)
+    assert result_of(harness, workflow, "end") == {"all": [[{"n": 1}, {"n": 2}], {"n": 4}], "one": 2}
 
 
-def test_an_empty_group_holds_nothing_up(book: Book) -> None:
-    workflow = submit(book, chain(group(name="none"), echo("end", {"all": {"$from": "none.results"}})))
-    assert play(book) == ["end"]
-    assert result_of(book, workflow, "end") == {"all": []}
-    alone = submit(book, group())
-    assert state_of(book, alone) == "succeeded"
-    after = submit(book, chain(echo("a"), group(name="none"), echo("end", {"all": {"$from": "none.results"}})))
-    assert play(book) == ["a", "end"]
-    assert result_of(book, after, "end") == {"all": []}
+def test_an_empty_group_holds_nothing_up(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(group(name="none"), echo("end", {"all": {"$from": "none.results"}})))
+    assert play(harness) == ["end"]
+    assert result_of(harness, workflow, "end") == {"all": []}
+    alone = submit(harness, group())
+    assert state_of(harness, alone) == "succeeded"
+    after = submit(harness, chain(echo("a"), group(name="none"), echo("end", {"all": {"$from": "none.results"}})))
+    assert play(harness) == ["a", "end"]
+    assert result_of(harness, after, "end") == {"all": []}
 
 
-def test_a_graph_follows_its_names_whatever_their_order(book: Book) -> None:
+def test_a_graph_follows_its_names_whatever_their_order(harness: LedgerHarness) -> None:
     workflow = submit(
-        book,
+        harness,
         Graph(
             (
                 echo("d", after=("b", "c")),
@@ -107,14 +113,14 @@ def test_a_graph_follows_its_names_whatever_their_order(book: Book) -> None:
             )
         ),
     )
-    ran = play(book)
+    ran = play(harness)
     assert ran[0] == "a" and ran[-1] == "d" and sorted(ran) == ["a", "b", "c", "d"]
-    assert result_of(book, workflow, "b") == {"a": 7}
+    assert result_of(harness, workflow, "b") == {"a": 7}
 
 
-def test_a_map_over_a_list_and_over_a_result(book: Book) -> None:
+def test_a_map_over_a_list_and_over_a_result(harness: LedgerHarness) -> None:
     workflow = submit(
-        book,
+        harness,
         chain(
             map_over([1, 2], echo(None, {"x": {"$item": ""}}), name="here"),
             echo("list", {"files": [{"f": "a"}, {"f": "b"}, {"f": "c"}]}),
@@ -122,397 +128,409 @@ def test_a_map_over_a_list_and_over_a_result(book: Book) -> None:
             echo("end", {"here": {"$from": "here.results"}, "each": {"$from": "each.results"}}),
         ),
     )
-    ran = play(book)
+    ran = play(harness)
     assert sorted(ran[:2]) == ["here[0]", "here[1]"] and ran[2] == "list"
     assert sorted(ran[3:6]) == ["each[0]", "each[1]", "each[2]"]
-    assert result_of(book, workflow, "end") == {
+    assert result_of(harness, workflow, "end") == {
         "here": [{"x": 1}, {"x": 2}],
         "each": [{"f": "a"}, {"f": "b"}, {"f": "c"}],
     }
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
 @pytest.mark.parametrize(
     ("files", "said"), [({"no": "list"}, "expected a list"), (None, "got null"), ("text", "string")]
 )
-def test_a_map_over_what_is_no_list_fails_its_workflow_and_says_so(book: Book, files: Any, said: str) -> None:
+def test_a_map_over_what_is_no_list_fails_its_workflow_and_says_so(
+    harness: LedgerHarness, files: Any, said: str
+) -> None:
     workflow = submit(
-        book, chain(echo("list", {"files": files}), map_over({"$from": "list.result.files"}, echo()), echo("end"))
+        harness, chain(echo("list", {"files": files}), map_over({"$from": "list.result.files"}, echo()), echo("end"))
     )
-    play(book)
-    assert state_of(book, workflow) == "failed"
-    (error,) = book.all("SELECT error FROM workflows WHERE id = :id", id=workflow)
+    play(harness)
+    assert state_of(harness, workflow) == "failed"
+    (error,) = harness.all("SELECT error FROM workflows WHERE id = :id", id=workflow)
     assert said in error["last"]["message"] and "list.result.files" in error["last"]["message"]
 
 
-def test_an_empty_list_unfolds_to_nothing(book: Book) -> None:
+def test_an_empty_list_unfolds_to_nothing(harness: LedgerHarness) -> None:
     workflow = submit(
-        book, chain(echo("list", {"l": []}), map_over({"$from": "list.result.l"}, echo(), name="m"), echo("end"))
+        harness, chain(echo("list", {"l": []}), map_over({"$from": "list.result.l"}, echo(), name="m"), echo("end"))
     )
-    assert play(book) == ["list", "end"]
-    assert state_of(book, workflow) == "succeeded"
+    assert play(harness) == ["list", "end"]
+    assert state_of(harness, workflow) == "succeeded"
 
 
-def test_two_last_parents_at_once_open_their_child_once(book: Book) -> None:
+def test_two_last_parents_at_once_open_their_child_once(harness: LedgerHarness) -> None:
     """Each sees the other's row locked, waits, and counts on: neither thinks that the other is unfinished."""
     for _ in range(10):
-        workflow = submit(book, chord([echo() for _ in range(4)], echo("end")))
+        workflow = submit(harness, chord([echo() for _ in range(4)], echo("end")))
         taken = []
-        for job_id, kind, _ in available(book):
-            book.dispatch(job_id)
+        for job_id, kind, _ in available(harness):
+            harness.dispatch(job_id)
             taken.append((job_id, new_id(), kind))
-            book.claim(*taken[-1][:2])
+            harness.claim(*taken[-1][:2])
         with ThreadPoolExecutor(4) as pool:
-            list(pool.map(lambda item: book.settle(*item[:2], result={}), taken))
-        assert [step_of(book, item) for item, _, _ in available(book)] == ["end"]
-        assert play(book) == ["end"]
-        assert state_of(book, workflow) == "succeeded"
+            list(pool.map(lambda item: harness.settle(*item[:2], result={}), taken))
+        assert [step_of(harness, item) for item, _, _ in available(harness)] == ["end"]
+        assert play(harness) == ["end"]
+        assert state_of(harness, workflow) == "succeeded"
 
 
-def test_the_last_parent_waits_for_one_that_has_not_committed(book: Book) -> None:
+def test_the_last_parent_waits_for_one_that_has_not_committed(harness: LedgerHarness) -> None:
     """The interleaving itself: one parent's settle stands open, the other's must not count before it is over."""
-    submit(book, chord([echo("a"), echo("b")], echo("end")))
+    submit(harness, chord([echo("a"), echo("b")], echo("end")))
     held = []
-    for job_id, _, _ in available(book):
-        book.dispatch(job_id)
+    for job_id, _, _ in available(harness):
+        harness.dispatch(job_id)
         held.append((job_id, new_id()))
-        book.claim(*held[-1])
+        harness.claim(*held[-1])
     with ThreadPoolExecutor(1) as pool:
-        with book.ledger.transaction() as connection:
+        with harness.ledger.transaction() as connection:
             runs.settle_in(connection, *held[0], Settlement("succeeded", "succeeded"))
-            second = pool.submit(book.settle, *held[1])
+            second = pool.submit(harness.settle, *held[1])
             waits = "SELECT count(*)::int FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            while not book.all(f"{waits} AND datname = current_database()")[0]:
+            while not harness.all(f"{waits} AND datname = current_database()")[0]:
                 assert not second.done()
         assert second.result()[0] == "settled"
-    assert [step_of(book, item) for item, _, _ in available(book)] == ["end"]
+    assert [step_of(harness, item) for item, _, _ in available(harness)] == ["end"]
 
 
-def test_the_settle_of_the_last_parent_says_where_something_is_to_do(book: Book) -> None:
-    submit(book, chain(echo("a"), group(step("test.video", {}, priority=7), echo(None, priority=2))))
-    job_id, lease_id = available(book)[0][0], new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease_id)
-    settled = runs.settle_run(book.ledger, job_id, lease_id, Settlement("succeeded", "succeeded"))
+def test_the_settle_of_the_last_parent_says_where_something_is_to_do(harness: LedgerHarness) -> None:
+    submit(harness, chain(echo("a"), group(step("test.video", {}, priority=7), echo(None, priority=2))))
+    job_id, lease_id = available(harness)[0][0], new_id()
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease_id)
+    settled = runs.settle_run(harness.ledger, job_id, lease_id, Settlement("succeeded", "succeeded"))
     assert set(str(settled.woken).split(",")) == {"video 7", "email 2"}
 
 
 # --- failures ------------------------------------------------------------------------------------
 
 
-def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), group(echo("b"), chain(echo("c"), echo("d"))), echo("e")))
-    assert sorted(play(book, failing("b"))) == ["a", "b", "c"] or state_of(book, workflow) == "failed"
-    look(book)
-    assert state_of(book, workflow) == "failed"
-    (error,) = book.all("SELECT error FROM workflows WHERE id = :id", id=workflow)
+def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), group(echo("b"), chain(echo("c"), echo("d"))), echo("e")))
+    assert sorted(play(harness, failing("b"))) == ["a", "b", "c"] or state_of(harness, workflow) == "failed"
+    look(harness)
+    assert state_of(harness, workflow) == "failed"
+    (error,) = harness.all("SELECT error FROM workflows WHERE id = :id", id=workflow)
     assert error["step"] == "b" and error["last"]["message"] == ERROR_MESSAGE
-    assert steps_of(book, workflow)["e"] == "cancelled"
-    assert book.row(job_of(book, workflow, "b")).state == "dead"
-    assert book.row(job_of(book, workflow, "e")).error["code"] == "workflow_failed"
-    book.assert_conserved()
+    assert steps_of(harness, workflow)["e"] == "cancelled"
+    assert harness.row(job_of(harness, workflow, "b")).state == "dead"
+    assert harness.row(job_of(harness, workflow, "e")).error["code"] == "workflow_failed"
+    harness.assert_conserved()
 
-    done = {name for name, state in steps_of(book, workflow).items() if state == "done"}
-    with book.ledger.transaction() as connection:
-        result = workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "me"})
+    done = {name for name, state in steps_of(harness, workflow).items() if state == "done"}
+    with harness.ledger.transaction() as connection:
+        result = workflows.replay_workflow(connection, harness.tenant_id, workflow, {"by": "me"})
     assert result.verdict == "replayed" and "email" in result.woken
-    ran = play(book)
+    ran = play(harness)
     assert not done & set(ran), "what is done stays done"
     assert ran[-1] == "e" and "b" in ran
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
 ERROR_MESSAGE = "told to fail"
 
 
-def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(book: Book) -> None:
-    workflow = submit(book, chain(group(echo("a"), echo("b")), echo("c")))
-    play(book, failing("a", "b"))
-    look(book)
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
-    assert state_of(book, workflow) == "failed", "another step has failed still"
-    play(book)
-    assert state_of(book, workflow) == "failed"
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "b"), by="me")
-    assert state_of(book, workflow) == "running"
-    assert play(book) == ["b", "c"]
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(group(echo("a"), echo("b")), echo("c")))
+    play(harness, failing("a", "b"))
+    look(harness)
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
+    assert state_of(harness, workflow) == "failed", "another step has failed still"
+    play(harness)
+    assert state_of(harness, workflow) == "failed"
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
+    assert state_of(harness, workflow) == "running"
+    assert play(harness) == ["b", "c"]
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_a_step_that_went_with_its_workflow_is_replayed_with_it_only(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b")))
-    play(book, failing("a"))
-    look(book)
+def test_a_step_that_went_with_its_workflow_is_replayed_with_it_only(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b")))
+    play(harness, failing("a"))
+    look(harness)
     with pytest.raises(NotReplayable, match="workflow"):
-        replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "b"), by="me")
+        replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
 
 
-def test_an_ignored_failure_is_nobodys_work_and_null_in_the_results(book: Book) -> None:
+def test_an_ignored_failure_is_nobodys_work_and_null_in_the_results(harness: LedgerHarness) -> None:
     flow = chord(
         [echo("a", {"n": 1}), echo("b", on_failure="ignore")], echo("end", {"all": {"$from": "g.results"}}), "g"
     )
-    workflow = submit(book, flow)
-    assert play(book, failing("b"))[-1] == "end"
-    assert result_of(book, workflow, "end") == {"all": [{"n": 1}, None]}
-    row = book.row(job_of(book, workflow, "b"))
+    workflow = submit(harness, flow)
+    assert play(harness, failing("b"))[-1] == "end"
+    assert result_of(harness, workflow, "end") == {"all": [{"n": 1}, None]}
+    row = harness.row(job_of(harness, workflow, "b"))
     assert (row.state, row.error["last"]["message"]) == ("discarded", ERROR_MESSAGE)
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_partial_results_leave_out_what_failed_and_keep_its_dead_letter(book: Book) -> None:
+def test_partial_results_leave_out_what_failed_and_keep_its_dead_letter(harness: LedgerHarness) -> None:
     flow = chord(
         [echo("a", {"n": 1}, on_failure="continue"), echo("b", {"n": 2}, on_failure="continue")],
         echo("end", {"all": {"$from": "g.results"}}),
         "g",
     )
-    workflow = submit(book, flow)
-    play(book, failing("a"))
-    assert result_of(book, workflow, "end") == {"all": [{"n": 2}]}
-    assert book.row(job_of(book, workflow, "a")).state == "dead"
-    assert state_of(book, workflow) == "succeeded"
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
-    assert play(book) == ["a"], "by itself; what waited for it has had its results"
-    book.assert_conserved()
+    workflow = submit(harness, flow)
+    play(harness, failing("a"))
+    assert result_of(harness, workflow, "end") == {"all": [{"n": 2}]}
+    assert harness.row(job_of(harness, workflow, "a")).state == "dead"
+    assert state_of(harness, workflow) == "succeeded"
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
+    assert play(harness) == ["a"], "by itself; what waited for it has had its results"
+    harness.assert_conserved()
 
 
-def test_a_step_called_off_before_its_turn_keeps_the_order(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b", on_failure="ignore"), echo("c")))
-    with book.ledger.transaction() as connection:
-        jobs.cancel_job(connection, book.tenant_id, job_of(book, workflow, "b"), None)
-    assert steps_of(book, workflow)["b"] == "skipped"
-    assert play(book) == ["a", "c"]
-    assert state_of(book, workflow) == "succeeded"
+def test_a_step_called_off_before_its_turn_keeps_the_order(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b", on_failure="ignore"), echo("c")))
+    with harness.ledger.transaction() as connection:
+        jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "b"), None)
+    assert steps_of(harness, workflow)["b"] == "skipped"
+    assert play(harness) == ["a", "c"]
+    assert state_of(harness, workflow) == "succeeded"
 
 
-def test_a_failed_step_that_is_called_off_before_its_turn_waits_again_when_replayed(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b"), echo("c")))
-    with book.ledger.transaction() as connection:
-        jobs.cancel_job(connection, book.tenant_id, job_of(book, workflow, "b"), None)
-    look(book)
-    assert state_of(book, workflow) == "failed"
-    with book.ledger.transaction() as connection:
-        assert workflows.replay_workflow(connection, book.tenant_id, workflow, {"by": "me"}).verdict == "replayed"
-    assert play(book) == ["a", "b", "c"]
-    assert state_of(book, workflow) == "succeeded"
+def test_a_failed_step_that_is_called_off_before_its_turn_waits_again_when_replayed(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b"), echo("c")))
+    with harness.ledger.transaction() as connection:
+        jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "b"), None)
+    look(harness)
+    assert state_of(harness, workflow) == "failed"
+    with harness.ledger.transaction() as connection:
+        assert workflows.replay_workflow(connection, harness.tenant_id, workflow, {"by": "me"}).verdict == "replayed"
+    assert play(harness) == ["a", "b", "c"]
+    assert state_of(harness, workflow) == "succeeded"
 
 
-def test_a_step_that_expires_fails_like_one_that_dies(book: Book) -> None:
+def test_a_step_that_expires_fails_like_one_that_dies(harness: LedgerHarness) -> None:
     start_by = datetime.now(UTC) + timedelta(hours=1)
-    workflow = submit(book, chain(echo("a"), echo("b", start_by=start_by), echo("c")))
-    book.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE start_by IS NOT NULL")
-    book.all("SELECT * FROM wake_jobs(10, NULL)")
-    look(book)
-    assert steps_of(book, workflow)["b"] == "failed"
-    assert state_of(book, workflow) == "failed"
+    workflow = submit(harness, chain(echo("a"), echo("b", start_by=start_by), echo("c")))
+    harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE start_by IS NOT NULL")
+    harness.all("SELECT * FROM wake_jobs(10, NULL)")
+    look(harness)
+    assert steps_of(harness, workflow)["b"] == "failed"
+    assert state_of(harness, workflow) == "failed"
 
 
-def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b")))
-    play(book, failing("a"))
-    look(book)
-    with book.ledger.transaction() as connection:
+def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b")))
+    play(harness, failing("a"))
+    look(harness)
+    with harness.ledger.transaction() as connection:
         connection.exec_driver_sql(
             "SELECT * FROM discard_job(%s::uuid, %s::uuid, '-infinity', 'x', '{}')",
-            (str(book.tenant_id), str(job_of(book, workflow, "a"))),
+            (str(harness.tenant_id), str(job_of(harness, workflow, "a"))),
         )
-    with book.ledger.transaction() as connection:
-        result = workflows.replay_workflow(connection, book.tenant_id, workflow, {})
+    with harness.ledger.transaction() as connection:
+        result = workflows.replay_workflow(connection, harness.tenant_id, workflow, {})
     assert (result.verdict, result.state) == ("stuck", "a")
 
 
 # --- cancel, time limit ---------------------------------------------------------------------------
 
 
-def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_back(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), group(echo("b"), echo("c")), echo("d")))
-    play(book, limit=1)
-    (job_id, _, _), _ = available(book)
+def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_back(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), group(echo("b"), echo("c")), echo("d")))
+    play(harness, limit=1)
+    (job_id, _, _), _ = available(harness)
     lease_id = new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease_id)
-    with book.ledger.transaction() as connection:
-        assert workflows.cancel_workflow(connection, book.tenant_id, workflow, "no more", "me").verdict == "requested"
-    assert look(book) == 1, "one runs still"
-    assert book.row(job_id).cancel_requested_at is not None
-    book.settle(job_id, lease_id, "failed", "scheduled")
-    assert look(book) == 0
-    assert state_of(book, workflow) == "cancelled"
-    assert {state for name, state in steps_of(book, workflow).items() if name != "a"} == {"cancelled"}
-    assert book.row(job_of(book, workflow, "d")).error["message"] == "no more"
-    book.assert_conserved()
-    with book.ledger.transaction() as connection:
-        assert workflows.cancel_workflow(connection, book.tenant_id, workflow, None, "me").verdict == "ended"
-        assert workflows.replay_workflow(connection, book.tenant_id, workflow, {}).verdict == "replayed"
-    assert sorted(play(book)) == ["b", "c", "d"]
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease_id)
+    with harness.ledger.transaction() as connection:
+        assert (
+            workflows.cancel_workflow(connection, harness.tenant_id, workflow, "no more", "me").verdict == "requested"
+        )
+    assert look(harness) == 1, "one runs still"
+    assert harness.row(job_id).cancel_requested_at is not None
+    harness.settle(job_id, lease_id, "failed", "scheduled")
+    assert look(harness) == 0
+    assert state_of(harness, workflow) == "cancelled"
+    assert {state for name, state in steps_of(harness, workflow).items() if name != "a"} == {"cancelled"}
+    assert harness.row(job_of(harness, workflow, "d")).error["message"] == "no more"
+    harness.assert_conserved()
+    with harness.ledger.transaction() as connection:
+        assert workflows.cancel_workflow(connection, harness.tenant_id, workflow, None, "me").verdict == "ended"
+        assert workflows.replay_workflow(connection, harness.tenant_id, workflow, {}).verdict == "replayed"
+    assert sorted(play(harness)) == ["b", "c", "d"]
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_a_run_that_succeeds_against_a_cancel_is_done(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b")))
-    job_id, lease_id = available(book)[0][0], new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease_id)
-    with book.ledger.transaction() as connection:
-        workflows.cancel_workflow(connection, book.tenant_id, workflow, None, "me")
-    look(book)
-    book.settle(job_id, lease_id)
-    look(book)
-    assert (state_of(book, workflow), steps_of(book, workflow)) == ("cancelled", {"a": "done", "b": "cancelled"})
-    with book.ledger.transaction() as connection:
-        workflows.replay_workflow(connection, book.tenant_id, workflow, {})
-    assert play(book) == ["b"]
+def test_a_run_that_succeeds_against_a_cancel_is_done(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b")))
+    job_id, lease_id = available(harness)[0][0], new_id()
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease_id)
+    with harness.ledger.transaction() as connection:
+        workflows.cancel_workflow(connection, harness.tenant_id, workflow, None, "me")
+    look(harness)
+    harness.settle(job_id, lease_id)
+    look(harness)
+    assert (state_of(harness, workflow), steps_of(harness, workflow)) == ("cancelled", {"a": "done", "b": "cancelled"})
+    with harness.ledger.transaction() as connection:
+        workflows.replay_workflow(connection, harness.tenant_id, workflow, {})
+    assert play(harness) == ["b"]
 
 
-def test_the_time_limit_of_the_whole_ends_it_and_begins_anew_with_a_replay(book: Book) -> None:
-    workflow = submit(book, chain(echo("a"), echo("b")), time_limit_seconds=60)
-    look(book)
-    assert state_of(book, workflow) == "running"
-    book.do("UPDATE workflows SET deadline_at = clock_timestamp() - interval '1 s'")
-    look(book)
-    assert state_of(book, workflow) == "failed"
-    (error,) = book.all("SELECT error FROM workflows")
+def test_the_time_limit_of_the_whole_ends_it_and_begins_anew_with_a_replay(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chain(echo("a"), echo("b")), time_limit_seconds=60)
+    look(harness)
+    assert state_of(harness, workflow) == "running"
+    harness.do("UPDATE workflows SET deadline_at = clock_timestamp() - interval '1 s'")
+    look(harness)
+    assert state_of(harness, workflow) == "failed"
+    (error,) = harness.all("SELECT error FROM workflows")
     assert error["code"] == "timed_out"
-    with book.ledger.transaction() as connection:
-        workflows.replay_workflow(connection, book.tenant_id, workflow, {})
-    assert book.all("SELECT deadline_at > clock_timestamp() + interval '50 s' FROM workflows") == [True]
-    assert play(book) == ["a", "b"]
+    with harness.ledger.transaction() as connection:
+        workflows.replay_workflow(connection, harness.tenant_id, workflow, {})
+    assert harness.all("SELECT deadline_at > clock_timestamp() + interval '50 s' FROM workflows") == [True]
+    assert play(harness) == ["a", "b"]
 
 
 # --- steps that a run adds ----------------------------------------------------------------------
 
 
-def test_a_run_adds_steps_and_what_waits_for_it_waits_for_them(book: Book) -> None:
+def test_a_run_adds_steps_and_what_waits_for_it_waits_for_them(harness: LedgerHarness) -> None:
     workflow = submit(
-        book, chain(echo("a"), echo("b", {"all": {"$from": "a.results"}, "own": {"$from": "a.result.n"}}))
+        harness, chain(echo("a"), echo("b", {"all": {"$from": "a.results"}, "own": {"$from": "a.result.n"}}))
     )
-    job_id, kind, _ = available(book)[0]
+    job_id, kind, _ = available(harness)[0]
     parts = (echo(None, {"n": 1}), chain(echo("x", {"n": 2}), echo("y", {"n": {"$from": "x.result.n"}})))
     run_one(
-        book, job_id, kind, lambda name, payload: ("succeeded", "succeeded", {"n": 0}), adds_of(book, job_id, *parts)
+        harness,
+        job_id,
+        kind,
+        lambda name, payload: ("succeeded", "succeeded", {"n": 0}),
+        adds_of(harness, job_id, *parts),
     )
-    assert steps_of(book, workflow)["a"] == "joining"
-    assert play(book) == ["a[0]", "a/x", "a/y", "b"]
-    assert result_of(book, workflow, "b") == {"all": [{"n": 1}, {"n": 2}], "own": 0}
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    assert steps_of(harness, workflow)["a"] == "joining"
+    assert play(harness) == ["a[0]", "a/x", "a/y", "b"]
+    assert result_of(harness, workflow, "b") == {"all": [{"n": 1}, {"n": 2}], "own": 0}
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_a_job_of_its_own_becomes_a_workflow_by_adding_steps(book: Book) -> None:
-    job_id = book.submit()
-    run_one(book, job_id, "test.echo", added=adds_of(book, job_id, echo(), echo()))
-    (workflow,) = book.all("SELECT workflow_id FROM job_history WHERE id = :id", id=job_id)
-    assert len(play(book)) == 2
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+def test_a_job_of_its_own_becomes_a_workflow_by_adding_steps(harness: LedgerHarness) -> None:
+    job_id = harness.submit()
+    run_one(harness, job_id, "test.echo", added=adds_of(harness, job_id, echo(), echo()))
+    (workflow,) = harness.all("SELECT workflow_id FROM job_history WHERE id = :id", id=job_id)
+    assert len(play(harness)) == 2
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_a_run_that_fails_adds_nothing_and_one_settled_twice_adds_once(book: Book) -> None:
-    submit(book, echo("a"))
-    job_id, kind, _ = available(book)[0]
-    steps = adds_of(book, job_id, echo())
-    run_one(book, job_id, kind, lambda *_: ("failed", "scheduled", None), steps)
-    assert book.all("SELECT count(*)::int FROM workflow_steps") == [1]
-    book.all("SELECT * FROM change_job(:t, :j, '-infinity', NULL, '2000-01-01', '{}')", t=book.tenant_id, j=job_id)
+def test_a_run_that_fails_adds_nothing_and_one_settled_twice_adds_once(harness: LedgerHarness) -> None:
+    submit(harness, echo("a"))
+    job_id, kind, _ = available(harness)[0]
+    steps = adds_of(harness, job_id, echo())
+    run_one(harness, job_id, kind, lambda *_: ("failed", "scheduled", None), steps)
+    assert harness.all("SELECT count(*)::int FROM workflow_steps") == [1]
+    harness.all(
+        "SELECT * FROM change_job(:t, :j, '-infinity', NULL, '2000-01-01', '{}')", t=harness.tenant_id, j=job_id
+    )
     lease_id = new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease_id)
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease_id)
     settlement = Settlement("succeeded", "succeeded", added=steps)
-    assert runs.settle_run(book.ledger, job_id, lease_id, settlement).verdict == "settled"
-    assert runs.settle_run(book.ledger, job_id, lease_id, settlement).verdict == "already"
-    assert book.all("SELECT count(*)::int FROM workflow_steps") == [2]
+    assert runs.settle_run(harness.ledger, job_id, lease_id, settlement).verdict == "settled"
+    assert runs.settle_run(harness.ledger, job_id, lease_id, settlement).verdict == "already"
+    assert harness.all("SELECT count(*)::int FROM workflow_steps") == [2]
 
 
-def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(book: Book) -> None:
+def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(harness: LedgerHarness) -> None:
     flow = chain(group(echo("a"), echo("b")), echo("end", {"all": {"$from": "b.results"}}))
-    workflow = submit(book, flow)
-    first, second = available(book)
-    run_one(book, first[0], first[1], failing("a"))
-    run_one(book, second[0], second[1], added=adds_of(book, second[0], echo(None, {"n": 1}), chain(echo(), echo())))
-    look(book)
-    assert (state_of(book, workflow), steps_of(book, workflow)["b"]) == ("failed", "joining")
-    book.assert_conserved()
-    with book.ledger.transaction() as connection:
-        assert workflows.replay_workflow(connection, book.tenant_id, workflow, {}).verdict == "replayed"
-    assert sorted(play(book)) == ["a", "b[0]", "b[1]/1", "b[1]/2", "end"]
-    assert result_of(book, workflow, "end") == {"all": [{"n": 1}, {}]}
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+    workflow = submit(harness, flow)
+    first, second = available(harness)
+    run_one(harness, first[0], first[1], failing("a"))
+    run_one(
+        harness, second[0], second[1], added=adds_of(harness, second[0], echo(None, {"n": 1}), chain(echo(), echo()))
+    )
+    look(harness)
+    assert (state_of(harness, workflow), steps_of(harness, workflow)["b"]) == ("failed", "joining")
+    harness.assert_conserved()
+    with harness.ledger.transaction() as connection:
+        assert workflows.replay_workflow(connection, harness.tenant_id, workflow, {}).verdict == "replayed"
+    assert sorted(play(harness)) == ["a", "b[0]", "b[1]/1", "b[1]/2", "end"]
+    assert result_of(harness, workflow, "end") == {"all": [{"n": 1}, {}]}
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(book: Book) -> None:
-    workflow = submit(book, group(echo("a"), echo("b")))
-    play(book, failing("a", "b"))
-    look(book)
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
-    ((job_id, kind, _),) = available(book)
-    run_one(book, job_id, kind, added=adds_of(book, job_id, echo()))
-    assert (state_of(book, workflow), available(book)) == ("failed", [])
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "b"), by="me")
-    assert sorted(play(book)) == ["a[0]", "b"]
-    assert state_of(book, workflow) == "succeeded"
-    book.assert_conserved()
+def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(harness: LedgerHarness) -> None:
+    workflow = submit(harness, group(echo("a"), echo("b")))
+    play(harness, failing("a", "b"))
+    look(harness)
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
+    ((job_id, kind, _),) = available(harness)
+    run_one(harness, job_id, kind, added=adds_of(harness, job_id, echo()))
+    assert (state_of(harness, workflow), available(harness)) == ("failed", [])
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
+    assert sorted(play(harness)) == ["a[0]", "b"]
+    assert state_of(harness, workflow) == "succeeded"
+    harness.assert_conserved()
 
 
-def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(book: Book) -> None:
-    workflow = submit(book, group(echo("a"), echo("b")))
-    first, second = available(book)
-    book.dispatch(second[0])
-    book.claim(second[0], new_id())
-    run_one(book, first[0], first[1], failing("a"))
+def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(harness: LedgerHarness) -> None:
+    workflow = submit(harness, group(echo("a"), echo("b")))
+    first, second = available(harness)
+    harness.dispatch(second[0])
+    harness.claim(second[0], new_id())
+    run_one(harness, first[0], first[1], failing("a"))
     with pytest.raises(NotReplayable, match="workflow"):
-        replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
-    look(book)
-    assert book.row(job_of(book, workflow, "a")).state == "dead"
+        replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
+    look(harness)
+    assert harness.row(job_of(harness, workflow, "a")).state == "dead"
 
 
-def test_a_map_that_gets_too_large_fails_its_workflow_and_not_the_run_before_it(book: Book) -> None:
+def test_a_map_that_gets_too_large_fails_its_workflow_and_not_the_run_before_it(harness: LedgerHarness) -> None:
     big = {"x": "y" * 30_000, "item": {"$item": ""}}
-    workflow = submit(book, chain(echo("l", {"l": [0] * 9_000}), map_over({"$from": "l.result.l"}, echo(None, big))))
-    assert play(book) == ["l"]
-    assert state_of(book, workflow) == "failed"
-    (error,) = book.all("SELECT error FROM workflows")
+    workflow = submit(harness, chain(echo("l", {"l": [0] * 9_000}), map_over({"$from": "l.result.l"}, echo(None, big))))
+    assert play(harness) == ["l"]
+    assert state_of(harness, workflow) == "failed"
+    (error,) = harness.all("SELECT error FROM workflows")
     assert error["last"]["code"] == "map_failed" and "9000 jobs would have more than" in error["last"]["message"]
-    assert steps_of(book, workflow)["l"] == "done"
+    assert steps_of(harness, workflow)["l"] == "done"
 
 
-def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(book: Book) -> None:
+def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(harness: LedgerHarness) -> None:
     """Its counting must see what the settle counts, and a failure that it has not committed yet."""
-    workflow = submit(book, chain(group(echo("a"), echo("b"), name="g"), echo("end")))
-    play(book, failing("a", "b"))
-    look(book)
-    replay_job(book.ledger, None, book.tenant_id, job_of(book, workflow, "a"), by="me")
-    ((job_id, _, _),) = available(book)
+    workflow = submit(harness, chain(group(echo("a"), echo("b"), name="g"), echo("end")))
+    play(harness, failing("a", "b"))
+    look(harness)
+    replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
+    ((job_id, _, _),) = available(harness)
     lease_id = new_id()
-    book.dispatch(job_id)
-    book.claim(job_id, lease_id)
+    harness.dispatch(job_id)
+    harness.claim(job_id, lease_id)
     with ThreadPoolExecutor(1) as pool:
-        with book.ledger.transaction() as connection:
+        with harness.ledger.transaction() as connection:
             runs.settle_in(connection, job_id, lease_id, Settlement("succeeded", "succeeded"))
-            other = job_of(book, workflow, "b")
-            replay = pool.submit(replay_job, book.ledger, None, book.tenant_id, other, by="me")
-            wait_until_blocked(book)
+            other = job_of(harness, workflow, "b")
+            replay = pool.submit(replay_job, harness.ledger, None, harness.tenant_id, other, by="me")
+            wait_until_blocked(harness)
         replay.result()
-    assert play(book) == ["b", "end"]
-    assert state_of(book, workflow) == "succeeded"
+    assert play(harness) == ["b", "end"]
+    assert state_of(harness, workflow) == "succeeded"
 
 
-def test_what_waits_for_a_chord_by_name_waits_for_its_end(book: Book) -> None:
-    submit(book, Graph((Group((echo(), echo()), echo("then"), "g"), echo("z", after=("g",)))))
-    assert play(book)[-2:] == ["then", "z"]
+def test_what_waits_for_a_chord_by_name_waits_for_its_end(harness: LedgerHarness) -> None:
+    submit(harness, Graph((Group((echo(), echo()), echo("then"), "g"), echo("z", after=("g",)))))
+    assert play(harness)[-2:] == ["then", "z"]
 
 
-def test_many_behind_many_meet_in_a_gate(book: Book) -> None:
+def test_many_behind_many_meet_in_a_gate(harness: LedgerHarness) -> None:
     parents = [echo(f"p{n}") for n in range(30)]
     members = tuple(echo() for _ in range(30))
-    workflow = submit(book, Graph((*parents, Group(members, name="g", after=tuple(f"p{n}" for n in range(30))))))
-    assert book.all("SELECT sum(cardinality(children))::int FROM workflow_steps") == [90]
-    assert len(play(book)) == 60
-    assert state_of(book, workflow) == "succeeded"
+    workflow = submit(harness, Graph((*parents, Group(members, name="g", after=tuple(f"p{n}" for n in range(30))))))
+    assert harness.all("SELECT sum(cardinality(children))::int FROM workflow_steps") == [90]
+    assert len(play(harness)) == 60
+    assert state_of(harness, workflow) == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -527,46 +545,48 @@ def test_many_behind_many_meet_in_a_gate(book: Book) -> None:
         (map_over({"a": {"$from": "x.result"}}, echo()), "map"),
     ],
 )
-def test_what_a_run_or_a_caller_may_not_add(book: Book, part: Any, field: str) -> None:
+def test_what_a_run_or_a_caller_may_not_add(harness: LedgerHarness, part: Any, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        submit(book, part)
+        submit(harness, part)
     assert any(field in item.field for item in caught.value.errors), caught.value.errors
 
 
-def test_steps_added_twice_under_one_name_are_refused(book: Book) -> None:
-    submit(book, echo("a"))
-    job_id = available(book)[0][0]
+def test_steps_added_twice_under_one_name_are_refused(harness: LedgerHarness) -> None:
+    submit(harness, echo("a"))
+    job_id = available(harness)[0][0]
     with pytest.raises(InvalidRequest, match="named twice"):
-        adds_of(book, job_id, echo("x"), echo("x"))
+        adds_of(harness, job_id, echo("x"), echo("x"))
 
 
 # --- acceptance -----------------------------------------------------------------------------------
 
 
-def test_the_same_key_gives_the_same_workflow_and_another_body_a_conflict(book: Book) -> None:
+def test_the_same_key_gives_the_same_workflow_and_another_body_a_conflict(harness: LedgerHarness) -> None:
     from jobplatform.domain.workflows import SubmitWorkflow
     from jobplatform.usecases.submit_workflow import submit_workflow
 
     def ask(flow: Any) -> Any:
-        return submit_workflow(book.ledger, None, registry(), book.tenant_id, SubmitWorkflow(flow), idempotency_key="k")
+        return submit_workflow(
+            harness.ledger, None, registry(), harness.tenant_id, SubmitWorkflow(flow), idempotency_key="k"
+        )
 
     with ThreadPoolExecutor(4) as pool:
         result = list(pool.map(lambda _: ask(chain(echo("a"), echo("b"))), range(4)))
     assert len({item.id for item in result}) == 1 and [item.created for item in result].count(True) == 1
     with pytest.raises(IdempotencyConflict):
         ask(chain(echo("a"), echo("c")))
-    assert book.all("SELECT count(*)::int FROM jobs") == [2]
+    assert harness.all("SELECT count(*)::int FROM jobs") == [2]
 
 
-def test_a_fan_in_of_ten_thousand(book: Book) -> None:
-    workflow = submit(book, chord([echo()] * 9_990, echo("end", {"n": {"$from": "g.results.9989"}}), "g"))
-    book.do(
+def test_a_fan_in_of_ten_thousand(harness: LedgerHarness) -> None:
+    workflow = submit(harness, chord([echo()] * 9_990, echo("end", {"n": {"$from": "g.results.9989"}}), "g"))
+    harness.do(
         "UPDATE workflow_steps SET state = 'done' WHERE workflow_id = :w AND type = 'job' AND place BETWEEN 1 AND 9989",
         w=workflow,
     )
-    book.do(
+    harness.do(
         "DELETE FROM jobs WHERE state = 'available' AND id NOT IN (SELECT id FROM workflow_steps WHERE place = 9990)"
     )
-    book.do("UPDATE workflow_steps SET pending = 1 WHERE type = 'gate'")
-    assert play(book, succeed) == ["g[9989]", "end"]
-    assert state_of(book, workflow) == "succeeded"
+    harness.do("UPDATE workflow_steps SET pending = 1 WHERE type = 'gate'")
+    assert play(harness, succeed) == ["g[9989]", "end"]
+    assert state_of(harness, workflow) == "succeeded"

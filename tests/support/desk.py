@@ -17,12 +17,12 @@ from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.ledger import dispatching
 from jobplatform.usecases.submit_job import submit_job
-from tests.support.ledgers import Anything, Book
+from tests.support.ledger_harness import Anything, LedgerHarness
 
 
-def limit(book: Book, name: str, **values: Any) -> None:
+def limit(harness: LedgerHarness, name: str, **values: Any) -> None:
     columns = {"name": name, "updated_by": "test", **values}
-    book.do(
+    harness.do(
         f"INSERT INTO limits ({', '.join(columns)}) VALUES ({', '.join(':' + c for c in columns)}) "
         f"ON CONFLICT (name) DO UPDATE SET {', '.join(f'{c} = excluded.{c}' for c in columns)}",
         **columns,
@@ -30,7 +30,7 @@ def limit(book: Book, name: str, **values: Any) -> None:
 
 
 def submit(
-    book: Book, *limit_keys: str, tenant: UUID | None = None, units: int = 1, queue: str = "email", **more
+    harness: LedgerHarness, *limit_keys: str, tenant: UUID | None = None, units: int = 1, queue: str = "email", **more
 ) -> UUID:
     kinds = KindRegistry()
     kinds.add(
@@ -44,24 +44,24 @@ def submit(
         )
     )
     command = SubmitJob("test.echo", {}, **more)
-    return submit_job(book.ledger, None, kinds, tenant or book.tenant_id, command).job.id
+    return submit_job(harness.ledger, None, kinds, tenant or harness.tenant_id, command).job.id
 
 
 class Desk:
     """A dispatcher that remembers."""
 
-    def __init__(self, book: Book, publisher: Publisher) -> None:
-        self.book, self.publisher = book, publisher
+    def __init__(self, harness: LedgerHarness, publisher: Publisher) -> None:
+        self.harness, self.publisher = harness, publisher
         self.policy = Policy()
         self.waiting: dict[str, Waiting] = {}
         self.order: Order = "shares"
 
     def round(self, queue: str = "email", window: int = 100) -> RoundReport:
-        self.policy.read(self.book.ledger)
+        self.policy.read(self.harness.ledger)
         known = self.waiting.setdefault(queue, Waiting(self.policy.weight))
-        while known.sweep(partial(dispatching.sweep_flows, self.book.ledger, queue), 3):
+        while known.sweep(partial(dispatching.sweep_flows, self.harness.ledger, queue), 3):
             pass
-        return run_round(self.book.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
+        return run_round(self.harness.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
 
     def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
         """Play rounds until nothing goes; returns how many jobs went."""
@@ -74,8 +74,8 @@ class Desk:
         return sent
 
 
-def out(book: Book, key: str) -> int:
-    (rows,) = book.all(
+def out(harness: LedgerHarness, key: str) -> int:
+    (rows,) = harness.all(
         "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
     )
     return rows
@@ -89,5 +89,5 @@ def publisher(broker_url: str):
 
 
 @pytest.fixture
-def desk(book: Book, publisher: Publisher) -> Desk:
-    return Desk(book, publisher)
+def desk(harness: LedgerHarness, publisher: Publisher) -> Desk:
+    return Desk(harness, publisher)

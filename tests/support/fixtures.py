@@ -10,7 +10,7 @@ import pytest
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.instance import Place, open_place
-from tests.support.ledgers import Book, new_book
+from tests.support.ledger_harness import LedgerHarness, new_book
 from tests.support.servers import STACK
 
 
@@ -20,7 +20,7 @@ def place() -> Place:
 
 
 @pytest.fixture
-def book(place: Place) -> Iterator[Book]:
+def harness(place: Place) -> Iterator[LedgerHarness]:
     with new_book(place) as found:
         yield found
 

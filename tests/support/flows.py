@@ -16,16 +16,16 @@ from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Delivery
 from jobplatform.usecases.stop_workflows import stop_workflows_that_ended
 from jobplatform.usecases.submit_workflow import submit_workflow
-from tests.support.ledgers import Book, registry
+from tests.support.ledger_harness import LedgerHarness, registry
 
 ERROR = {"code": "x", "message": "told to fail", "retryable": False}
 #: what a job that is told to run does: (name, payload with its references filled in) → (outcome, state, result)
 Play = Callable[[str, Any], tuple[str, str, Any]]
 
 
-def submit(book: Book, flow: Part, **order: Any) -> UUID:
+def submit(harness: LedgerHarness, flow: Part, **order: Any) -> UUID:
     """Submit a workflow and return its id."""
-    return submit_workflow(book.ledger, None, registry(), book.tenant_id, SubmitWorkflow(flow, **order)).id
+    return submit_workflow(harness.ledger, None, registry(), harness.tenant_id, SubmitWorkflow(flow, **order)).id
 
 
 def succeed(name: str, payload: Any) -> tuple[str, str, Any]:
@@ -38,91 +38,91 @@ def failing(*names: str) -> Play:
     return lambda name, payload: ("failed", "dead", None) if name in names else succeed(name, payload)
 
 
-def available(book: Book) -> list[Any]:
+def available(harness: LedgerHarness) -> list[Any]:
     """Return (id, kind) of what is available, in an order that does not matter to anybody."""
-    return book.all("SELECT id, kind, workflow_id FROM jobs WHERE state = 'available' ORDER BY id")
+    return harness.all("SELECT id, kind, workflow_id FROM jobs WHERE state = 'available' ORDER BY id")
 
 
-def play(book: Book, act: Play = succeed, limit: int = 10_000) -> list[str]:
+def play(harness: LedgerHarness, act: Play = succeed, limit: int = 10_000) -> list[str]:
     """Run what is available until nothing is, at most `limit` jobs; returns the names of the steps in order."""
     ran: list[str] = []
-    while result := available(book)[: limit - len(ran)]:
+    while result := available(harness)[: limit - len(ran)]:
         for job_id, kind, _ in result:
-            ran.append(run_one(book, job_id, kind, act))
-        look(book)
+            ran.append(run_one(harness, job_id, kind, act))
+        look(harness)
         if len(ran) >= limit:
             break
     return ran
 
 
-def run_one(book: Book, job_id: UUID, kind: str, act: Play = succeed, added: bytes | None = None) -> str:
+def run_one(harness: LedgerHarness, job_id: UUID, kind: str, act: Play = succeed, added: bytes | None = None) -> str:
     """Run one available job."""
     lease_id = new_id()
-    book.dispatch(job_id)
-    claimed = book.claim(job_id, lease_id, kind=kind)
+    harness.dispatch(job_id)
+    claimed = harness.claim(job_id, lease_id, kind=kind)
     assert claimed.verdict == "claimed"
-    name = str(step_of(book, job_id))
-    outcome, state, result = act(name, payload_of(book, job_id, claimed.payload))
+    name = str(step_of(harness, job_id))
+    outcome, state, result = act(name, payload_of(harness, job_id, claimed.payload))
     error = None if outcome == "succeeded" else ERROR
     settled = runs.settle_run(
-        book.ledger, job_id, lease_id, Settlement(outcome, state, result=result, error=error, added=added)
+        harness.ledger, job_id, lease_id, Settlement(outcome, state, result=result, error=error, added=added)
     )
     assert settled.verdict == "settled"
     return name
 
 
-def payload_of(book: Book, job_id: UUID, payload: Any) -> Any:
+def payload_of(harness: LedgerHarness, job_id: UUID, payload: Any) -> Any:
     """Return a payload with its references filled in."""
     from jobplatform.domain.references import find_references, is_marked, replace_references
 
     if not is_marked(payload):
         return payload
     references = [result for _, result in find_references(payload)]
-    with book.ledger.statement() as connection:
+    with harness.ledger.statement() as connection:
         values = workflows.resolve_references(connection, job_id, [reference.as_dict() for reference in references])
     assert values is not None
     return replace_references(payload, dict(zip(references, values, strict=True)).__getitem__)
 
 
-def step_of(book: Book, job_id: UUID) -> str | None:
+def step_of(harness: LedgerHarness, job_id: UUID) -> str | None:
     """Return the name of a job's step."""
-    with book.ledger.statement() as connection:
+    with harness.ledger.statement() as connection:
         return workflows.step_name(connection, job_id)
 
 
-def look(book: Book, limit: int = 1000) -> int:
+def look(harness: LedgerHarness, limit: int = 1000) -> int:
     """Do what the dispatcher does about workflows; returns how many still stop."""
-    with book.ledger.transaction() as connection:
+    with harness.ledger.transaction() as connection:
         workflows.time_out_workflows(connection)
-    stop_workflows_that_ended(book.ledger, None, limit, 60)
-    return int(book.all("SELECT count(*)::int FROM workflows WHERE state = 'stopping'")[0])
+    stop_workflows_that_ended(harness.ledger, None, limit, 60)
+    return int(harness.all("SELECT count(*)::int FROM workflows WHERE state = 'stopping'")[0])
 
 
-def state_of(book: Book, workflow_id: UUID) -> str:
+def state_of(harness: LedgerHarness, workflow_id: UUID) -> str:
     """Return a workflow's state."""
-    return str(book.all("SELECT state FROM workflows WHERE id = :id", id=workflow_id)[0])
+    return str(harness.all("SELECT state FROM workflows WHERE id = :id", id=workflow_id)[0])
 
 
-def steps_of(book: Book, workflow_id: UUID) -> dict[str, str]:
+def steps_of(harness: LedgerHarness, workflow_id: UUID) -> dict[str, str]:
     """Return name → state of the steps."""
     return dict(
-        book.all("SELECT name, state FROM workflow_steps WHERE workflow_id = :id ORDER BY place", id=workflow_id)
+        harness.all("SELECT name, state FROM workflow_steps WHERE workflow_id = :id ORDER BY place", id=workflow_id)
     )
 
 
-def job_of(book: Book, workflow_id: UUID, name: str) -> UUID:
+def job_of(harness: LedgerHarness, workflow_id: UUID, name: str) -> UUID:
     """Return the id of a step's job."""
-    with book.ledger.statement() as connection:
+    with harness.ledger.statement() as connection:
         result: UUID = connection.execute(
             text("SELECT id FROM workflow_steps WHERE workflow_id = :w AND name = :n"), {"w": workflow_id, "n": name}
         ).scalar_one()
     return result
 
 
-def adds_of(book: Book, job_id: UUID, *parts: Part) -> bytes:
+def adds_of(harness: LedgerHarness, job_id: UUID, *parts: Part) -> bytes:
     """Return what a run of this job adds, as it is settled."""
-    added = AddedSteps(Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n"), registry())
-    added.add(book.ledger, parts)
+    added = AddedSteps(Delivery(job_id, 1, "test.echo", new_id(), harness.worker.id, "n"), registry())
+    added.add(harness.ledger, parts)
     result = added.as_json()
     assert result is not None
     return result
@@ -136,11 +136,11 @@ def order(headers: dict[str, Any] | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def replacement_of(book: Book, job_id: UUID) -> tuple[bytes, UUID]:
+def replacement_of(harness: LedgerHarness, job_id: UUID) -> tuple[bytes, UUID]:
     """Return what a run of this job adds that is replaced by a chain of x and y, and y's id."""
-    delivery = Delivery(job_id, 1, "test.echo", new_id(), book.worker.id, "n")
+    delivery = Delivery(job_id, 1, "test.echo", new_id(), harness.worker.id, "n")
     added = AddedSteps(delivery, registry())
-    name = added.own_name(book.ledger)
+    name = added.own_name(harness.ledger)
     x, y = new_id(), new_id()
     base = {**order(), "type": "job", "on_failure": "skip", "item": None, "run_at": None, "start_by": None}
     rows = [
@@ -151,7 +151,7 @@ def replacement_of(book: Book, job_id: UUID) -> tuple[bytes, UUID]:
         {**base, "id": str(new_id()), "name": f"{name}/z", "place": 2, "pending": 1, "children": [], "payload": {}},
     ]  # fmt: skip
     rows[0]["children"].append(rows[2]["id"])
-    added.add_planned(book.ledger, rows, 1, result_of=y)
+    added.add_planned(harness.ledger, rows, 1, result_of=y)
     result = added.as_json()
     assert result is not None
     return result, y

@@ -21,11 +21,11 @@ def eventually(condition: Callable[[], T], seconds: float = 30.0, what: str = ""
         time.sleep(0.02)
 
 
-def wait_until_blocked(book: Any, count: int = 1) -> None:
+def wait_until_blocked(harness: Any, count: int = 1) -> None:
     """Wait until this many statements of the test's database wait for a lock."""
     eventually(
         lambda: (
-            book.all(
+            harness.all(
                 "SELECT count(*)::int FROM pg_stat_activity WHERE datname = current_database() "
                 "AND wait_event_type = 'Lock' AND state = 'active'"
             )[0]

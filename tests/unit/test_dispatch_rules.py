@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from jobplatform.dispatch.backoff import Backoff
 from jobplatform.dispatch.pace import LATEST, SOONEST, Pace
 from jobplatform.dispatch.waiting import MOST_KEYS, Waiting, in_fair_order
-from jobplatform.domain.flows import FlowId, Line, Served, Take
+from jobplatform.domain.flows import Flow, FlowId, Served, Take
 from jobplatform.domain.window import slots_of, window_of
 from jobplatform.ledger.dispatching import Dispatched, FlowHead
 
@@ -52,22 +52,22 @@ def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_
         assert "relay:smtp" in keys and len(keys) <= MOST_KEYS + 1
         takes = waiting.shares.plan([100] * 10, dict.fromkeys(keys, 100), limited)
         waiting.shares.served([(take, Served(take.jobs, None)) for take in takes])
-        seen |= {take.line.id for take in takes}
+        seen |= {take.flow.id for take in takes}
     assert len(seen) == 1000
 
 
 def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
-    lines = [FlowHead(FlowId(4, tenant), 0.0) for tenant in "abcdef"]
+    flows = [FlowHead(FlowId(4, tenant), 0.0) for tenant in "abcdef"]
 
     def read(after: FlowId | None, limit: int) -> list[FlowHead]:
-        return [line for line in lines if after is None or line.id > after][:limit]
+        return [flow for flow in flows if after is None or flow.id > after][:limit]
 
     while waiting.sweep(read, 2):
         pass
     assert len(waiting.shares) == 6
-    del lines[1:4]
+    del flows[1:4]
     now[0] = 60.0
     while waiting.sweep(read, 2):
         pass
@@ -77,11 +77,11 @@ def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
 
 def test_jobs_are_published_by_priority_and_then_by_turns() -> None:
     takes = [
-        Take(Line(FlowId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
+        Take(Flow(FlowId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
     ]
     jobs = [
-        Dispatched(line, f"{take.line.id.tenant}{n}", "k", take.line.id.priority, 1, NOW)
-        for line, take in enumerate(takes)
+        Dispatched(flow, f"{take.flow.id.tenant}{n}", "k", take.flow.id.priority, 1, NOW)
+        for flow, take in enumerate(takes)
         for n in range(take.jobs)
     ]
     assert [job.id for job in in_fair_order(takes, jobs)] == ["c0", "a0", "b0", "a1", "a2", "b1", "a3"]

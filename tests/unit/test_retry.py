@@ -9,7 +9,7 @@ import pytest
 from jobplatform import Exponential, Fixed, Steps, read_retry_after
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.errors import ConfigurationError
-from tests.support.ledgers import Anything
+from tests.support.ledger_harness import Anything
 
 
 def test_steps_are_taken_one_by_one_and_the_last_goes_on() -> None:

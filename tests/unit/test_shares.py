@@ -15,7 +15,7 @@ UNLIMITED = 10**9
 
 
 class Hall:
-    """Jobs that wait, by line, and those that are out; plays the rounds of a dispatcher."""
+    """Jobs that wait, by flow, and those that are out; plays the rounds of a dispatcher."""
 
     def __init__(self, limits: dict[str, int] | None = None, weights: dict[str, float] | None = None) -> None:
         self.limits = limits or {}
@@ -26,29 +26,29 @@ class Hall:
         self.clock = 0.0
 
     def submit(self, tenant: str, jobs: int = 1, keys: tuple[str, ...] = (), priority: int = 4, told: bool = True):
-        line = FlowId(priority, tenant, keys)
+        flow = FlowId(priority, tenant, keys)
         self.clock += 1
-        self.waiting[line] += [self.clock] * jobs
+        self.waiting[flow] += [self.clock] * jobs
         if told:
-            self.shares.arrive(line, self.clock, jobs)
+            self.shares.arrive(flow, self.clock, jobs)
         else:
-            self.shares.arrive(line, self.clock)
+            self.shares.arrive(flow, self.clock)
 
     def free(self) -> dict[str, int]:
-        used = Counter(key for line in self.out for key in line.keys)
+        used = Counter(key for flow in self.out for key in flow.keys)
         return {key: limit - used[key] for key, limit in self.limits.items()}
 
     def round(self, window: int = 10) -> list[FlowId]:
-        """One round; returns the lines of what went out, in order."""
-        places = [window - sum(line.priority >= p for line in self.out) for p in range(10)]
+        """One round; returns the flows of what went out, in order."""
+        places = [window - sum(flow.priority >= p for flow in self.out) for p in range(10)]
         outcomes: list[tuple[Take, Served]] = []
         sent: list[FlowId] = []
         for take in self.shares.plan(places, self.free()):
-            jobs = self.waiting[take.line.id]
+            jobs = self.waiting[take.flow.id]
             got = min(take.jobs, len(jobs))
             for _ in range(got):
                 jobs.popleft()
-            sent += [take.line.id] * got
+            sent += [take.flow.id] * got
             outcomes.append((take, Served(got, jobs[0] if jobs else None)))
         self.shares.served(outcomes)
         self.out += sent
@@ -60,7 +60,7 @@ class Hall:
         """Let everything that is out end after each round; returns jobs per tenant."""
         result: Counter[str] = Counter()
         for _ in range(rounds):
-            result.update(line.tenant for line in self.round(window))
+            result.update(flow.tenant for flow in self.round(window))
             self.out.clear()
         return result
 
@@ -102,10 +102,10 @@ def test_a_line_of_which_only_the_head_is_known_lets_no_lower_priority_pass() ->
     hall = Hall()
     hall.submit("a", 100, priority=9, told=False)
     hall.submit("b", 100, priority=0)
-    sent = [line for _ in range(10) for line in hall.round(100)]
-    assert [line.priority for line in sent] == [9] * 100
+    sent = [flow for _ in range(10) for flow in hall.round(100)]
+    assert [flow.priority for flow in sent] == [9] * 100
     hall.out.clear()
-    assert {line.priority for line in hall.round(100)} == {0}
+    assert {flow.priority for flow in hall.round(100)} == {0}
 
 
 def test_who_was_away_has_saved_nothing_up() -> None:
@@ -134,9 +134,9 @@ def test_a_full_key_holds_its_own_jobs_only() -> None:
     hall.submit("a", 1000, ("provider:x",))
     hall.submit("a", 5)
     hall.submit("b", 5, ("provider:y",))
-    sent = Counter(line.keys for line in hall.round(100))
+    sent = Counter(flow.keys for flow in hall.round(100))
     assert sent == {("provider:x",): 2, (): 5, ("provider:y",): 5}
-    assert hall.shares.rooms == {"provider:x": 1}
+    assert hall.shares.blocking_keys == {"provider:x": 1}
     assert hall.round(100) == []
     hall.out.remove(FlowId(4, "a", ("provider:x",)))
     assert hall.round(100) == [FlowId(4, "a", ("provider:x",))]
@@ -146,12 +146,12 @@ def test_a_held_line_of_a_high_priority_lets_lower_ones_pass() -> None:
     hall = Hall({"k": 0})
     hall.submit("a", 5, ("k",), priority=9)
     hall.submit("b", 5, priority=0)
-    assert Counter(line.tenant for line in hall.round()) == {"b": 5}
+    assert Counter(flow.tenant for flow in hall.round()) == {"b": 5}
 
 
 def test_the_places_of_a_key_are_shared_by_weight_too() -> None:
     hall = Hall({"k": 1}, {"a": 3.0})
-    for number in range(50):  # many lines make no more of it
+    for number in range(50):  # many flows make no more of it
         hall.submit("a", 100, ("k", f"domain:{number}"))
     hall.submit("b", 5000, ("k",))
     result = hall.drain(2000, window=100)
@@ -178,7 +178,7 @@ def test_a_limit_that_is_gone_lets_everything_go() -> None:
     assert hall.round() == []
     hall.limits["k"] = UNLIMITED
     assert len(hall.round()) == 5
-    assert not hall.shares.rooms
+    assert not hall.shares.blocking_keys
 
 
 def test_a_plan_that_could_not_be_carried_out_costs_nobody_anything() -> None:
@@ -186,7 +186,7 @@ def test_a_plan_that_could_not_be_carried_out_costs_nobody_anything() -> None:
     hall.submit("a", 100)
     hall.submit("b", 100)
     takes = hall.shares.plan([10] * 10, {})
-    hall.shares.served([(take, Served(0, take.line.head)) for take in takes])
+    hall.shares.served([(take, Served(0, take.flow.head)) for take in takes])
     result = hall.drain(5)
     assert result == {"a": 25, "b": 25}
 
@@ -210,16 +210,16 @@ def test_a_line_that_is_always_full_does_not_starve_an_older_one_of_its_tenant()
     assert not hall.waiting[FlowId(4, "a", ("model:b",))]
 
 
-def test_a_room_closes_with_its_last_line() -> None:
+def test_a_room_closes_with_its_last_flow() -> None:
     hall = Hall({"k": 1})
     hall.submit("a", 1, ("k",), told=False)
     hall.round()
-    assert len(hall.shares) == 0 and not hall.shares.rooms
+    assert len(hall.shares) == 0 and not hall.shares.blocking_keys
     hall.submit("b", 5, ("k",))
     hall.round()
-    assert hall.shares.rooms
+    assert hall.shares.blocking_keys
     hall.shares.keep(set())
-    assert len(hall.shares) == 0 and not hall.shares.rooms
+    assert len(hall.shares) == 0 and not hall.shares.blocking_keys
 
 
 def test_a_line_that_waits_for_two_keys_keeps_nobody_from_the_first() -> None:
@@ -227,7 +227,7 @@ def test_a_line_that_waits_for_two_keys_keeps_nobody_from_the_first() -> None:
     for number in range(50):
         hall.submit(f"t{number}", 1, ("domain:full", "relay"))
     hall.submit("last", 1, ("domain:free", "relay"))
-    assert [line.tenant for line in hall.round()] == ["last"]
+    assert [flow.tenant for flow in hall.round()] == ["last"]
 
 
 def test_who_comes_is_next_though_somebody_took_what_the_others_left() -> None:
@@ -237,7 +237,7 @@ def test_who_comes_is_next_though_somebody_took_what_the_others_left() -> None:
     hall.round(500)
     hall.out.clear()
     hall.submit("c")
-    assert "c" in {line.tenant for line in hall.round(500)}
+    assert "c" in {flow.tenant for flow in hall.round(500)}
 
 
 SUBMIT = st.tuples(
@@ -268,18 +268,18 @@ def test_no_limit_is_passed_and_all_that_waits_goes_in_the_end(events: list[tupl
                 hall.submit(tenant, jobs, keys, priority, told)
                 submitted += jobs
             case ("round", window):
-                places = [window - sum(line.priority >= p for line in hall.out) for p in range(10)]
+                places = [window - sum(flow.priority >= p for flow in hall.out) for p in range(10)]
                 went = hall.round(window)
-                for p in {line.priority for line in went}:  # never more than a window of any class
-                    assert sum(line.priority >= p for line in went) <= places[p]
+                for p in {flow.priority for flow in went}:  # never more than a window of any class
+                    assert sum(flow.priority >= p for flow in went) <= places[p]
                 sent += len(went)
             case ("end", number):
                 del hall.out[:number]
-            case ("limit", key, limit) if limit >= Counter(k for line in hall.out for k in line.keys)[key]:
+            case ("limit", key, limit) if limit >= Counter(k for flow in hall.out for k in flow.keys)[key]:
                 hall.limits[key] = limit
             case ("fail", window):
                 takes = hall.shares.plan([window] * 10, hall.free())
-                hall.shares.served([(take, Served(0, take.line.head)) for take in takes])
+                hall.shares.served([(take, Served(0, take.flow.head)) for take in takes])
     hall.limits = dict.fromkeys(hall.limits, 1)
     hall.out.clear()
     for _ in range(5 * submitted + 20):

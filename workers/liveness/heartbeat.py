@@ -88,7 +88,7 @@ class Heartbeat:
                 self.beat()
             except (LedgerUnavailable, OutcomeUnknown) as error:
                 pause /= RETRIES_PER_BEAT
-                worker_metrics().beats.labels("missed").inc()
+                worker_metrics().heartbeats.labels("missed").inc()
                 log.warning("heartbeat_missed", error=str(error))
             except Exception:  # the beat must go on: without it every run of this worker is taken away
                 log.exception("heartbeat_failed")
@@ -126,7 +126,7 @@ class Heartbeat:
             draining=self._stopper.shutting_down_since is not None,
         )
         self._deliveries.forget_markers(markers)
-        worker_metrics().beats.labels("written").inc()
+        worker_metrics().heartbeats.labels("written").inc()
         note_peaks(self._deliveries.taken())
         if (free := free_bytes(self._settings.artifact_url)) is not None:
             worker_metrics().free_bytes.set(free)

@@ -61,7 +61,7 @@ class ScheduleBody(BaseModel):
     )
 
     def order(self, name: str) -> ScheduleDefinition:
-        """Return the order as the domain has it."""
+        """Return the domain's command."""
         values = self.model_dump()
         return ScheduleDefinition(name=name, **{**values, "times": tuple(self.times), "tags": tuple(self.tags)})
 

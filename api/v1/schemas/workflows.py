@@ -153,7 +153,7 @@ class WorkflowBody(BaseModel):
         return self
 
     def command(self) -> SubmitWorkflow:
-        """Return the order as the domain has it."""
+        """Return the domain's command."""
         flow = self.flow.part() if self.flow else Graph(tuple(item.part() for item in self.steps or ()))
         return SubmitWorkflow(flow, self.name, self.priority, tuple(self.tags), self.time_limit_seconds)
 

@@ -84,8 +84,8 @@ def run_round(
             promised = _mark_by_deadline(opened, waiting, policy, places, free) if order == "start_by" else []
             takes = waiting.shares.plan(places, free, policy.is_limited)
             if takes:
-                lines = [(take.line.id, take.jobs) for take in takes]
-                jobs, heads = opened.dispatch(lines, waiting.marks_of(takes))
+                flows = [(take.flow.id, take.jobs) for take in takes]
+                jobs, heads = opened.dispatch(flows, waiting.marks_of(takes))
             publishing = [*promised, *in_fair_order(takes, jobs)]
             jobs += promised
             if publishing:
@@ -121,7 +121,7 @@ def _mark_by_deadline(
     waiting.forgo(rehearsal)
     above = [
         # below the priority at which it stopped, the slots for higher priorities are unknown
-        place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.line.id.priority > priority)
+        place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.flow.id.priority > priority)
         for priority, place in enumerate(places)
     ]
     jobs, keys = opened.dispatch_by_deadline(places, above, free)
@@ -142,18 +142,20 @@ def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
 
 
 def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: bool) -> float | None:
-    rooms = waiting.shares.rooms
-    if not rooms:
+    blocking_keys = waiting.shares.blocking_keys
+    if not blocking_keys:
         return None
-    if fell_short:  # lines that were let out had less than was thought: the next ones
+    if fell_short:  # flows that were let out had less than was thought: the next ones
         return SOON_SECONDS
     asked = dict(zip(keys, look.key_seconds, strict=True))
-    if any(key not in asked for key in rooms):  # it has just arrived, or there are more than one query can ask for
+    if any(
+        key not in asked for key in blocking_keys
+    ):  # it has just arrived, or there are more than one query can ask for
         return SOON_SECONDS
-    return min([LIMITED_SECONDS, *(seconds for key in rooms if (seconds := asked[key]) is not None)])
+    return min([LIMITED_SECONDS, *(seconds for key in blocking_keys if (seconds := asked[key]) is not None)])
 
 
 def _fell_short(takes: list[Take], jobs: list[Dispatched]) -> bool:
     """Return whether a flow with limit keys had fewer jobs than planned."""
-    counter = Counter(job.line for job in jobs)
-    return any(take.line.id.keys and counter[place] < take.jobs for place, take in enumerate(takes))
+    counter = Counter(job.flow for job in jobs)
+    return any(take.flow.id.keys and counter[place] < take.jobs for place, take in enumerate(takes))

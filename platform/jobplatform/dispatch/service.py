@@ -167,7 +167,7 @@ class Dispatcher:
         if due.pop(FREED, None) is not None:
             soon = time.monotonic() + FREED_SECONDS
             for queue, waiting in self._waiting.items():
-                if waiting.shares.rooms:
+                if waiting.shares.blocking_keys:
                     self._look_at[queue] = min(soon, self._look_at.get(queue, soon))
         for queue, priority in due.items():
             if priority > self._closed.get(queue, -1):

@@ -47,7 +47,7 @@ class Waiting:
         #: flows found since the sweep began; None: no sweep in progress
         self._found: set[FlowId] | None = None
         self._looks_back = False
-        self._first_room = 0
+        self._first_key = 0
 
     # --- before a scan
 
@@ -72,17 +72,17 @@ class Waiting:
         """Return the limit keys to read: all that have a limit or capacity. When there are too many, all the keys of
         the next flows: a flow can proceed only when each of its keys has capacity.
         """
-        rooms = self.shares.rooms
+        blocking_keys = self.shares.blocking_keys
         asked: dict[str, None] = {}
         if len(self.shares.keys) <= MOST_KEYS:
-            asked |= dict.fromkeys((*self.shares.keys, *rooms))
+            asked |= dict.fromkeys((*self.shares.keys, *blocking_keys))
         else:
-            for line in self.shares.next_flows(self._first_room):
-                asked |= dict.fromkeys(line.keys)
+            for flow in self.shares.next_flows(self._first_key):
+                asked |= dict.fromkeys(flow.keys)
                 if len(asked) >= MOST_KEYS:
                     break
-            self._first_room += MOST_KEYS // 4
-        return sorted(key for key in asked if is_limited(key) or key in rooms)
+            self._first_key += MOST_KEYS // 4
+        return sorted(key for key in asked if is_limited(key) or key in blocking_keys)
 
     # --- after it
 
@@ -101,7 +101,7 @@ class Waiting:
     def marks_of(self, takes: Sequence[Take]) -> list[float]:
         """Return for each flow a time before which none of its jobs waits, as far as known."""
         slack = SLACK.total_seconds()
-        return [take.line.head - slack for take in takes]
+        return [take.flow.head - slack for take in takes]
 
     def settle(
         self, takes: Sequence[Take], jobs: Iterable[Dispatched], unsent: set[str], heads: Sequence[float | None]
@@ -109,27 +109,27 @@ class Waiting:
         """Record the result of a plan: published jobs, and jobs that were taken back."""
         counts, first_back = [0] * len(takes), list(heads)
         for job in jobs:
-            if job.line == NO_LINE:  # its flow is blocked when it asks for the key
+            if job.flow == NO_LINE:  # its flow is blocked when it asks for the key
                 continue
             if job.id in unsent:
                 back = job.state_at.timestamp()
-                head = first_back[job.line]
-                first_back[job.line] = back if head is None else min(head, back)
+                head = first_back[job.flow]
+                first_back[job.flow] = back if head is None else min(head, back)
             else:
-                counts[job.line] += 1
+                counts[job.flow] += 1
         self.shares.served(
             (take, Served(count, head)) for take, count, head in zip(takes, counts, first_back, strict=True)
         )
 
     def forgo(self, takes: Sequence[Take]) -> None:
         """Record that a plan was not carried out."""
-        self.shares.served((take, Served(0, take.line.head)) for take in takes)
+        self.shares.served((take, Served(0, take.flow.head)) for take in takes)
 
-    def _note(self, lines: Sequence[FlowHead]) -> None:
-        for line in lines:
-            self.shares.arrive(line.id, line.head, line.size)
+    def _note(self, flows: Sequence[FlowHead]) -> None:
+        for flow in flows:
+            self.shares.arrive(flow.id, flow.head, flow.size)
         if self._found is not None:
-            self._found.update(line.id for line in lines)
+            self._found.update(flow.id for flow in flows)
 
     # --- the sweep
 
@@ -162,6 +162,6 @@ def in_fair_order(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dis
     places: dict[int, int] = {}
     ranked = []
     for number, job in enumerate(jobs):
-        place = places[job.line] = places.get(job.line, -1) + 1
-        ranked.append((-job.priority, (place + 0.5) / takes[job.line].jobs, number))
+        place = places[job.flow] = places.get(job.flow, -1) + 1
+        ranked.append((-job.priority, (place + 0.5) / takes[job.flow].jobs, number))
     return [jobs[number] for _, _, number in sorted(ranked)]

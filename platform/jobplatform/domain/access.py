@@ -1,4 +1,4 @@
-"""What an API key may do: its form, scopes and patterns of kinds (docs/concepts/access.md)."""
+"""API keys: their format, scopes, and patterns of kinds (docs/concepts/access.md)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import zlib
 from collections.abc import Iterable
 from enum import StrEnum
 
-#: `jp_`, 32 random characters of 62 (190 bits), and 6 that are the check sum of those before. GitHub's form: a scanner
-#: finds such keys in texts without asking anybody, and a mistyped one is refused without asking the ledger
+#: `jp_`, 32 random characters of 62 (190 bits), and a checksum of 6 characters. Like GitHub's tokens: a secret scanner
+#: recognizes such keys offline, and a mistyped key is refused without reading the ledger
 KEY_MARK = "jp_"
 RANDOM_CHARACTERS = 32
 CHECK_CHARACTERS = 6
-#: what is shown of a key, to recognise it by
+#: length of the prefix that identifies a key in lists
 PREFIX_CHARACTERS = 10
 
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -32,7 +32,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-#: of keys for which nothing else is said, and of those that are older than scopes
+#: default scopes
 USUAL_SCOPES = (Scope.SUBMIT, Scope.READ, Scope.CONTROL)
 
 
@@ -43,7 +43,7 @@ def new_key() -> str:
 
 
 def is_mistyped(key: str) -> bool:
-    """Return whether a key has the form of ours and a wrong check sum: it can't be one."""
+    """Return whether a key has our format and a wrong checksum."""
     return bool(_FORM.fullmatch(key)) and key[-CHECK_CHARACTERS:] != _check_sum(key[:-CHECK_CHARACTERS])
 
 
@@ -61,7 +61,7 @@ def is_pattern(text: str) -> bool:
 
 
 def allows(patterns: Iterable[str] | None, kind: str) -> bool:
-    """Return whether one of the patterns fits a kind; None fits all. `key_allows` in the ledger is the same."""
+    """Return whether one of the patterns matches a kind; None matches all. Mirrors `key_allows` in the ledger."""
     return patterns is None or any(
         kind == pattern or (pattern.endswith(".*") and kind.startswith(pattern[:-1])) for pattern in patterns
     )

@@ -1,4 +1,4 @@
-"""What a handler may do besides computing: the one seam between a kind's code and the platform."""
+"""The handler's context: the interface between a kind's code and the platform."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ UnknownEffect = Literal["repeat", "skip", "hold"]
 
 
 class Effect(Protocol):
-    """Something done to the outside world, inside a `ctx.effect` block."""
+    """A side effect on another system, inside a `ctx.effect` block."""
 
-    #: whether to do it; False when an earlier run has, or when it is skipped
+    #: whether to do it; False if an earlier run did it, or if it is skipped
     needed: bool
-    #: what the other side said, as JSON values: set it when the effect is done, read it when it was done before
+    #: response of the other system, as JSON values: set it after the effect, read it if the effect was done before
     receipt: Any
 
 
 class Context(Protocol):
-    """Handed to every handler. All writes carry the run's lease and are refused once it is lost (I4)."""
+    """Passed to every handler. All writes carry the run's lease and are refused once it is lost (I4)."""
 
     job_id: UUID
-    #: number of this run; rises with every run and never repeats
+    #: number of this run; increases with every run and never repeats
     run_no: int
     #: number of this attempt, counted against the kind's retry policy, from 1
     attempt: int
@@ -38,75 +38,75 @@ class Context(Protocol):
         ...
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
-        """Tell how far the run is. Writes at most a few times a second; cheap to call often.
+        """Report progress. Writes at most a few times a second; cheap to call often.
 
-        Raises `LeaseLost` when this run no longer counts and `JobCancelled` when the job was called off.
+        Raises `LeaseLost` when this run has lost its lease, and `JobCancelled` when the job was cancelled.
         """
         ...
 
     def log(self, message: str, **fields: Any) -> None:
-        """Append a line to the job's history, to be seen in `GET /v1/jobs/{id}/events`."""
+        """Append a line to the job's history (`GET /v1/jobs/{id}/events`)."""
         ...
 
     def output(self, text: str) -> None:
-        """Stream a piece of the result (a model's tokens, a tool's lines) to those who follow the job; written at most
-        four times a second, a million characters per run. The result is what the handler returns, as ever.
+        """Stream a piece of the result (a model's tokens, a tool's lines) to the job's followers; written at most
+        four times a second, up to a million characters per run. It does not replace the handler's return value.
         """
         ...
 
     def artifact(self, name: str, source: Path | bytes, content_type: str | None = None) -> Mapping[str, Any]:
-        """Keep a file as output of the job; returns `{id, name, size, sha256, content_type}`."""
+        """Store a file as output of the job; returns `{id, name, size, sha256, content_type}`."""
         ...
 
     def fetch_artifact(self, artifact_id: UUID) -> Path:
         """Return a local copy of an upload or of another job's artifact, of the same tenant.
 
-        Raises `Permanent` when there is none.
+        Raises `Permanent` if it does not exist.
         """
         ...
 
     def effect(self, key: str, unknown: UnknownEffect | None = None) -> AbstractContextManager[Effect]:
-        """Do something once that can't be undone, however many runs the job takes::
+        """Do something irreversible once, however many runs the job takes::
 
             with ctx.effect("charge-42") as effect:
                 if effect.needed:
                     effect.receipt = bank.charge(...)
 
-        The intent is committed before the block, the receipt after it. An exception leaves the effect unknown, but
-        `Retryable` and `Permanent` without `may_have_happened`: then it has not taken place. Where a run before ended
-        in between, `unknown` decides (default: the kind's): `repeat` it (the other side can tell a repetition),
-        `skip` it, or `hold` the job for a person.
+        The intent is committed before the block, the receipt after it. An exception leaves the outcome unknown, except
+        `Retryable` and `Permanent` without `may_have_happened`: then it has not taken place. If an earlier run ended
+        in between, `unknown` decides (default: the kind's): `repeat` it (the other system is idempotent),
+        `skip` it, or `hold` the job for an operator.
 
-        Raises `LeaseLost`, and `EffectUnknown` to hold the job: let it pass.
+        Raises `LeaseLost`, and `EffectUnknown` to hold the job; do not catch it.
         """
         ...
 
     def cancelled(self) -> bool:
-        """Return whether the job was called off (asks the ledger at most once a second)."""
+        """Return whether the job was cancelled (reads the ledger at most once a second)."""
         ...
 
     def add_steps(self, *parts: Part) -> None:
-        """Add steps to the job's workflow (it becomes one, where it is none): written when this run succeeds, and only
-        then. What waits for this step waits for them too, and has what they return as `step.results`::
+        """Add steps to the job's workflow (a plain job becomes one). They are written when this run succeeds, and only
+        then. Steps that wait for this one wait for them too, and refer to their results as `step.results`::
 
             ctx.add_steps(*(step("acme.page", {"page": n}) for n in range(pages)))
 
-        Raises `Permanent` when they can't work.
+        Raises `Permanent` if they are invalid.
         """
         ...
 
     def acquire(self, key: str, units: int = 1) -> None:
         """Wait until a limit key has units for a call inside this run, and take them: for runs that make many (a
-        hundred thousand mails, ten thousand prompts). A key without a rate or a hold is free.
+        hundred thousand mails, ten thousand prompts). A key without a rate that is not paused never waits.
 
-        Raises `Permanent` when the key never has so many, `LeaseLost` and `JobCancelled`.
+        Raises `Permanent` when the key can never have so many, `LeaseLost` and `JobCancelled`.
         """
         ...
 
     def pause(self, key: str, seconds: float, reason: str = "") -> None:
-        """Let nothing of a limit key begin for so long (what a Retry-After says); this run goes on."""
+        """Pause a limit key, for instance after a Retry-After: no job that uses it starts. This run continues."""
         ...
 
     def record_usage(self, **amounts: float) -> None:
-        """Add to what this run used (tokens, bytes, …); kept with the run for reports and bills."""
+        """Add to the usage of this run (tokens, bytes, …), stored for reports and billing."""
         ...

@@ -1,4 +1,4 @@
-"""A place in a tenant's feed of events, and what somebody wants of it."""
+"""Positions in a tenant's feed of events, and filters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PLACE = re.compile(r"(\d{1,18})-(\d{1,18})\Z")
 
 
 class FeedPosition(NamedTuple):
-    """Behind an event: its transaction and its id. Feeds go on in this order."""
+    """Position after an event: its transaction and its id. Feeds are ordered by it."""
 
     tx: int = 0
     id: int = 0
@@ -24,14 +24,14 @@ class FeedPosition(NamedTuple):
 
 
 def read_position(text: str) -> FeedPosition | None:
-    """Return the place that an event's id in a feed names; None when it is none."""
+    """Return the position that the id of an event in a feed encodes; None if it is invalid."""
     match = _PLACE.match(text)
     return FeedPosition(int(match[1]), int(match[2])) if match else None
 
 
 @dataclass(frozen=True)
 class FeedEvent:
-    """An event of a tenant's feed. `kind` and `queue` are None where nobody asked, or the job is gone."""
+    """An event of a tenant's feed. `kind` and `queue` are None unless requested, or if the job was deleted."""
 
     place: FeedPosition
     job_id: UUID
@@ -62,7 +62,7 @@ class FeedEvent:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What somebody wants of a feed; None is "any". Lines that are no change of state come only when they are named."""
+    """Filter of a feed; None matches everything. Events without a change of state are included only when named."""
 
     events: frozenset[str] | None = None
     kinds: frozenset[str] | None = None
@@ -71,7 +71,7 @@ class Wanted:
     states: frozenset[str] | None = None
 
     def fits(self, event: FeedEvent) -> bool:
-        """Return whether it is wanted."""
+        """Return whether an event matches."""
         return (
             (event.event in self.events if self.events is not None else event.event not in REMARKS)
             and (self.kinds is None or event.kind in self.kinds)

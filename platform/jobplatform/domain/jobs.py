@@ -16,10 +16,10 @@ DEFAULT_PRIORITY = 4
 
 @dataclass(frozen=True)
 class Unique:
-    """Of the orders with one key of a tenant there is one job, while it is live or for a period.
+    """Submissions of a tenant with one key share one job, while it is live or for a period.
 
-    `seconds`: the period, from its acceptance; None: while it has not ended (a dead letter has not).
-    `refuse`: a second order is an error; else it is answered with the job that is there.
+    `seconds`: the period, from its acceptance; None: until it has ended (a dead letter has not).
+    `refuse`: a second submission is an error; else it returns the existing job.
     """
 
     key: str
@@ -29,7 +29,7 @@ class Unique:
 
 @dataclass(frozen=True)
 class SubmitJob:
-    """A validated order for a job."""
+    """A validated submission of a job."""
 
     kind: str
     payload: Mapping[str, Any]
@@ -43,7 +43,7 @@ class SubmitJob:
 
 @dataclass(frozen=True)
 class JobView:
-    """What a caller sees of a job; the field names are the API's."""
+    """A job as callers see it; the field names are the API's."""
 
     id: UUID
     kind: str
@@ -68,7 +68,7 @@ class JobView:
 
     @property
     def status(self) -> Status:
-        """The caller's word for the state."""
+        """The public status of the state."""
         return status_of(self.state, self.run_no)
 
     def as_dict(self) -> dict[str, Any]:

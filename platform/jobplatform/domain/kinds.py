@@ -1,4 +1,4 @@
-"""Kinds: what a job can be, with payload schema, queue, limits and retry policy; and their registry."""
+"""Kinds of jobs, with payload schema, queue, limits and retry policy; and their registry."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ P = TypeVar("P", bound=BaseModel)
 Handler = Callable[[Any, Context], Any]
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*(\.[a-z][a-z0-9_]*)+\Z")
-#: what a message can carry (broker/envelope.py); `marker` is the name of messages that are no jobs
+#: names that a message can carry (broker/envelope.py); `marker` is reserved for messages that are not jobs
 _FREE_NAME = re.compile(r"(?!marker\Z)[A-Za-z0-9_.\-:/@+]{1,200}\Z")
-#: what such a name may look like, in words
+#: description of valid names
 FREE_NAME_LOOKS = "1 to 200 letters, digits and _ . - : / @ +, but not 'marker'"
 
 
 def is_free_name(name: str) -> bool:
-    """Return whether a kind can have this name, that was given elsewhere."""
+    """Return whether a kind can have this name of a Celery task."""
     return bool(_FREE_NAME.match(name))
 
 
@@ -39,10 +39,10 @@ class Kind:
 
     | field | unit | meaning |
     |---|---|---|
-    | soft_limit_seconds | s | the handler gets SoftTimeLimitExceeded, may tidy up (prefork queues only) |
+    | soft_limit_seconds | s | the handler gets SoftTimeLimitExceeded and may clean up (prefork queues only) |
     | hard_limit_seconds | s | the run's process is killed, the run ends as timed_out (prefork queues only) |
-    | crash_limit | runs | dead letter when this many runs took their process down |
-    | lost_limit | runs | dead letter when this many workers vanished under it; high, see DESIGN "Leases" |
+    | crash_limit | runs | dead-lettered when this many runs have crashed their process |
+    | lost_limit | runs | dead-lettered when this many of its workers were lost; high, see docs/concepts/delivery.md |
     """
 
     name: str
@@ -57,27 +57,27 @@ class Kind:
     crash_limit: int = 3
     lost_limit: int = 50
     retry_timeouts: bool = True
-    #: error code → a policy of its own; "timed_out" is one
+    #: error code → its own retry policy, for instance for "timed_out"
     retry_codes: Mapping[str, RetryPolicy] = field(default_factory=dict)
-    #: no attempt begins later than this after the job was accepted; it is a dead letter then (s)
+    #: no attempt starts later than this after the job was accepted; it is then dead-lettered (s)
     max_age_seconds: float | None = None
-    #: what a run does about an effect that a run before left unknown (`ctx.effect`)
+    #: what a run does about an effect whose outcome an earlier run left unknown (`ctx.effect`)
     unknown_effects: UnknownEffect = "hold"
-    #: the handler's return annotation: what steps of a workflow may refer to is checked against it
+    #: the handler's return annotation: references of workflow steps are checked against it
     returns: Any = None
-    #: what limits can be set for: texts in which {field} is the payload's, or a function of the typed payload
+    #: limit keys: texts in which {field} is a field of the payload, or a function of the typed payload
     limit_keys: KeysOf = ()
-    #: how many units of each of its keys a job takes, of limits per period
+    #: units that a job takes of each of its keys, for rate limits
     limit_units: UnitsOf = 1
-    #: its name was given elsewhere, and need not look like ours: a Celery task's
+    #: its name is that of a Celery task, which need not follow our format
     free_name: bool = False
 
     def delay_seconds(self, code: str, attempt: int, random: Callable[[], float]) -> float:
-        """Return the wait after counted attempt number `attempt` failed with this error code."""
+        """Return the delay (s) after attempt number `attempt` failed with this error code."""
         return self.retry_codes.get(code, self.retry).delay_seconds(attempt, random)
 
     def limits_of(self, payload: BaseModel | None) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Return the limit keys and their units of a job. None: its payload is not known yet."""
+        """Return the limit keys of a job and their units. `payload` None: not known yet."""
         if not self.limit_keys:
             return (), ()
         keys = keys_of(self.limit_keys, payload)
@@ -96,7 +96,7 @@ class Kind:
 
 _LOOKS = "lower-case words joined by dots, like 'email.send'"
 
-#: below the time after which RabbitMQ takes a message back (broker/topology.py)
+#: below RabbitMQ's delivery acknowledgement time-out (broker/topology.py)
 LONGEST_RUN_SECONDS = 23 * 3600
 
 
@@ -107,7 +107,7 @@ class KindRegistry:
         self._kinds: dict[str, Kind] = {}
 
     def add(self, kind: Kind) -> None:
-        """Register a kind. Raises `ConfigurationError` for a bad name, a clash, or numbers that can't work."""
+        """Register a kind. Raises `ConfigurationError` for an invalid name, a clash, or invalid numbers."""
         if not (_FREE_NAME if kind.free_name else _NAME).match(kind.name):
             looks = FREE_NAME_LOOKS if kind.free_name else _LOOKS
             raise ConfigurationError(f"kind {kind.name!r}: expected {looks}")
@@ -136,7 +136,7 @@ class KindRegistry:
         self._kinds.pop(name, None)
 
     def get(self, name: str) -> Kind:
-        """Return the kind. Raises `UnknownKind`, with the nearest known name."""
+        """Return the kind. Raises `UnknownKind`, with a similar known name."""
         result = self._kinds.get(name)
         if result is None:
             near = get_close_matches(name, self._kinds, n=1, cutoff=0.5)
@@ -153,7 +153,7 @@ class KindRegistry:
         return name in self._kinds
 
     def check_queues(self, pools: Mapping[str, str]) -> None:
-        """Refuse kinds whose queue does not exist, or can't do what they ask (DESIGN "Pools").
+        """Refuse kinds whose queue does not exist, or whose pool can't enforce their limits.
 
         `pools` maps a queue's name to its pool, "prefork" or "threads".
         """
@@ -243,7 +243,7 @@ def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry
 
     `shop.celery:app` names a Celery app in a module: its tasks register themselves when the app is finalized.
 
-    Raises `ConfigurationError` when a module can't be imported or a kind can't work.
+    Raises `ConfigurationError` when a module can't be imported or a kind is invalid.
     """
     for module in modules:
         name, _, attribute = module.partition(":")
@@ -261,7 +261,7 @@ def load_kinds(modules: Iterable[str], pools: Mapping[str, str]) -> KindRegistry
 
 
 def _finalize(named: str, app: Any) -> None:
-    """Let a Celery app import its tasks and bind them, as its worker does at start."""
+    """Import and bind the tasks of a Celery app, as its worker does at start."""
     if not callable(getattr(app, "finalize", None)):
         raise ConfigurationError(f"JOBPLATFORM_KIND_MODULES names {named!r}: expected a Celery app, got {app!r}")
     app.loader.import_default_modules()

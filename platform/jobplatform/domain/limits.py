@@ -1,7 +1,7 @@
-"""Limit keys: what a job names, so that limits can hold for all that name the same (docs/concepts/limits.md).
+"""Limit keys: a limit applies to all jobs that name its key (docs/concepts/limits.md).
 
 A key is a name, or `name:value`: `provider:openai`, `domain:example.com`. `tenant` stands for the job's own tenant.
-What can't stand in a key is written as in a URL (%20), so that it needs no quotes anywhere.
+Other characters are percent-encoded (%20), so that a key never needs quotes.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def key(name: str, value: object = "") -> str:
 
 
 def is_key(key: object) -> bool:
-    """Return whether this can be a limit key."""
+    """Return whether this is a valid limit key."""
     return isinstance(key, str) and bool(_KEY.match(key)) and len(key) <= MOST_CHARACTERS
 
 
 def check_keys(kind: str, keys: KeysOf, units: UnitsOf, fields: Iterable[str]) -> None:
-    """Check what a kind declares. Raises `ConfigurationError`."""
+    """Validate the limit keys that a kind declares. Raises `ConfigurationError`."""
     if isinstance(keys, str):
         raise ConfigurationError(f"kind {kind!r}: expected limit_keys as a list of texts or a function, got {keys!r}")
     if not callable(units):
@@ -83,7 +83,7 @@ def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
             if names and payload is None:
                 continue
             result.append(item.format_map({name: quote(str(getattr(payload, name)), safe=_PLAIN) for name in names}))
-    # the first ones: what a kind names first can't be crowded out by a payload. Values that long are cut alike
+    # the first ones: a payload can't crowd out the keys that a kind names first. Longer values are cut to the same key
     return tuple(sorted(list(dict.fromkeys(item[:MOST_CHARACTERS] for item in result))[:MOST_KEYS]))
 
 
@@ -114,14 +114,14 @@ def _check_units(whose: str, units: object) -> None:
 
 @dataclass(frozen=True)
 class Limit:
-    """What holds for a key, or for each key of a name (`domain:*`).
+    """The limit of a key, or of every key with a prefix (`domain:*`).
 
     | field | unit | meaning |
     |---|---|---|
-    | max_concurrent | jobs | dispatched or running at once |
-    | rate_units, rate_seconds | units, s | so many units in so many seconds, taken when a run begins |
-    | burst_units | units | what the token bucket holds; by default rate_units |
-    | sliding | | never more than rate_units in any rate_seconds, instead of a bucket |
+    | max_concurrent | jobs | in flight at once |
+    | rate_units, rate_seconds | units, s | units per period, taken when a run starts |
+    | burst_units | units | capacity of the token bucket; by default rate_units |
+    | sliding | | sliding window instead of a bucket: never more than rate_units in any rate_seconds |
     """
 
     name: str
@@ -132,7 +132,7 @@ class Limit:
     sliding: bool = False
 
     def check(self) -> None:
-        """Raise `InvalidRequest` naming every field that can't be so."""
+        """Raise `InvalidRequest` naming every invalid field."""
         wrong: list[FieldError] = []
 
         def refuse(field: str, expected: str, got: object) -> None:

@@ -1,4 +1,4 @@
-"""The platform's own jobs: what they are called, when they run, what they give. Their handlers stand in `workers`."""
+"""The platform's own jobs: names, schedules, results. Their handlers are in `workers.handlers`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobplatform.domain.kinds import Kind
 from jobplatform.domain.retry import Steps
 from jobplatform.domain.schedules import ScheduleDefinition
 
-#: whose jobs they are; its keys read their results
+#: their tenant; its API keys can read their results
 TENANT = "jobplatform"
 CLEAN_UP, QUEUE_HEALTH = "platform.clean_up", "platform.queue_health"
 
@@ -23,13 +23,13 @@ SCHEDULES = (
 
 
 class NoPayload(BaseModel):
-    """Nothing to say."""
+    """An empty payload."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class CleanUp(BaseModel):
-    """What a clean-up took away."""
+    """What a clean-up deleted."""
 
     partitions: list[str]
     uploads: int
@@ -41,7 +41,7 @@ class CleanUp(BaseModel):
 
 
 class QueueHealth(BaseModel):
-    """Every queue as it was, and what is wrong, in words."""
+    """The state of every queue, and a list of problems."""
 
     queues: list[dict[str, Any]]
     dead_letters: int

@@ -1,6 +1,6 @@
-"""Turn a flow into steps that wait for one another: what the ledger keeps of a workflow.
+"""Plan a workflow: turn its parts into steps with dependencies, as the ledger stores them.
 
-Every part has one step that ends it: a step itself, the last one of a chain, the gate behind a group or a map. So an
+Every part has one final step: the step itself, the last one of a chain, the gate after a group or a map. So an
 edge leads from one step to another, and a group of 1,000 after a group of 1,000 has 2,000 edges.
 """
 
@@ -24,13 +24,13 @@ from jobplatform.domain.workflows import MAX_STEPS, Chain, Graph, Group, Map, Pa
 from jobplatform.errors import FieldError, InvalidRequest
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,100}\Z")
-#: errors of one order that are told, and those with a hint
+#: reported errors per submission, and how many of them get a hint
 MAX_ERRORS, HINTS = 100, 10
 
 
 @dataclass
 class Plan:
-    """Steps in an order in which each comes after those it waits for."""
+    """Steps in topological order."""
 
     steps: list[PlannedStep] = field(default_factory=list)
     by_name: dict[str, PlannedStep] = field(default_factory=dict)
@@ -46,11 +46,11 @@ class Plan:
 def plan_flow(
     flow: Part, new_id: Callable[[], str], prefix: str = "", field_name: str = "flow", name: str = "1"
 ) -> Plan:
-    """Plan a flow. `prefix` goes before the names of its parts: what a step adds is named after the step. `name` is
-    what the flow is called when it has none.
+    """Plan a workflow. `prefix` precedes the names of its parts: steps that a step adds are named after it. `name` is
+    its default name.
 
-    Raises `InvalidRequest` naming every part that can't be: names twice, unknown or circular ones, references that lead
-    nowhere or to a step that does not come before.
+    Raises `InvalidRequest` naming every invalid part: duplicate, unknown or circular names, references that lead
+    nowhere or to a step that is not a predecessor.
     """
     planner = _Planner(new_id, prefix)
     if isinstance(flow, Graph):
@@ -76,7 +76,7 @@ class _Planner:
             self.errors.append(FieldError(where, expected, str(got)))
 
     def near(self, name: str, known: Iterable[str]) -> str:
-        """Return a known name that is like this one; looked for while errors are few, as it takes long."""
+        """Return a similar known name; only for the first errors, as the search is slow."""
         result = get_close_matches(name, list(known), n=1, cutoff=0.5) if len(self.errors) < HINTS else []
         return result[0] if result else ""
 
@@ -89,7 +89,7 @@ class _Planner:
         where: str,
         of_graph: bool = False,
     ) -> PlannedStep | None:
-        """Plan a part that begins after its parents; returns the step that ends it, None when it can't be planned."""
+        """Plan a part that starts after its parents; returns its final step, None if it is invalid."""
         if part.after and not of_graph:
             self.wrong(
                 f"{where}.after", "nothing: only parts of `steps` come after others by name", ", ".join(part.after)
@@ -236,7 +236,7 @@ class _Planner:
     def _references(
         self, value: Any, previous: PlannedStep | None, where: str, *, item: bool = False
     ) -> tuple[list[PlannedStep], Any]:
-        """Return the steps that JSON refers to, and the JSON with their full names."""
+        """Return the steps that a JSON value refers to, and the value with their full names."""
         steps: list[PlannedStep] = []
         try:
             for path, result in find_references(value):
@@ -348,7 +348,7 @@ def _is_reference(value: Mapping[str, Any]) -> bool:
     try:
         reference = read_reference(dict(value))
     except BadReference:
-        return True  # one that is told of where it is read
+        return True  # reported where it is read
     return reference is not None and reference.of != "item"
 
 

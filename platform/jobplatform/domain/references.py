@@ -83,7 +83,7 @@ def find_references(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tu
 
 
 def is_marked(value: Any) -> bool:
-    """Return whether JSON has references or literals in it, as far as one can see."""
+    """Return whether a JSON value may contain references or literals."""
     if isinstance(value, dict):
         if len(value) == 1 and not value.keys().isdisjoint((FROM, ITEM, LITERAL)):
             return True

@@ -1,4 +1,4 @@
-"""Check references against types, as far as handlers say what they return: at submit, not in the middle of a night."""
+"""Check references against the return types of handlers, at submission instead of at run time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ANY: Schema = {}
 
 
 class _Unknown:
-    """Stands where a value will stand that nobody knows yet."""
+    """Placeholder of a value that is not known yet."""
 
     def __repr__(self) -> str:
         return "what a reference will give"
@@ -28,7 +28,7 @@ class _Unknown:
 
 @lru_cache(maxsize=1000)
 def result_schema(returns: Any) -> Schema:
-    """Return the JSON Schema of what a handler with this return annotation gives; `ANY` when that is not known."""
+    """Return the JSON Schema of a handler's return annotation; `ANY` if it is unknown."""
     if returns is None or returns is Any:
         return ANY
     try:

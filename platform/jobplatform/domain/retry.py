@@ -1,4 +1,4 @@
-"""How long a failed job waits before its next attempt."""
+"""Retry policies: the delay before the next attempt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from jobplatform.errors import ConfigurationError
 
 
 class RetryPolicy(Protocol):
-    """Decides the wait before the next attempt."""
+    """Computes the delay before the next attempt."""
 
     def delay_seconds(self, attempt: int, random: Callable[[], float]) -> float:
-        """Return the seconds to wait after counted attempt number `attempt` (from 1) failed."""
+        """Return the delay (s) after attempt number `attempt` (from 1) failed."""
         ...
 
 
@@ -47,7 +47,7 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Fixed:
-    """The same wait every time, give or take `jitter` of it (0.1: ten per cent)."""
+    """A constant delay, varied by `jitter` (0.1: ten per cent)."""
 
     seconds: float = 10.0
     jitter: float = 0.0
@@ -63,7 +63,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Steps:
-    """A list of waits, one after the other; the last one goes on. `Steps(1, 10, 60)`."""
+    """A list of delays; the last one repeats. `Steps(1, 10, 60)`."""
 
     seconds: tuple[float, ...]
     jitter: float = 0.0
@@ -84,7 +84,7 @@ def _jittered(seconds: float, jitter: float, random: Callable[[], float]) -> flo
 
 
 def read_retry_after(value: str | None, now: Callable[[], float] = time.time) -> float | None:
-    """Return the seconds that a Retry-After header asks for; None when it asks for none, or can't be read.
+    """Return the seconds of a Retry-After header; None if it is absent or invalid.
 
     Both of its forms (RFC 9110, 10.2.3): seconds, or an HTTP-date, of which what is left from now on. A time that has
     passed is none: the kind's own delay counts. For

@@ -1,8 +1,8 @@
-"""Schedules as rules: when something is planned, what is done about overlap and about times that were missed.
+"""Schedule rules: planned times, overlap, and missed fires.
 
-Cron times are wall-clock times of a zone. Where clocks change, as Debian's cron does (cronsim): a time in the hour that
-is skipped takes place at the moment after it; a time in the hour that comes twice takes place once, the first time;
-what has `*` as its minute or hour goes on by real time.
+Cron times are wall-clock times of a time zone. At DST changes they follow Debian's cron (cronsim): a time in the hour
+that is skipped fires right after it; a time in the hour that occurs twice fires once, the first time; an expression
+with `*` as its minute or hour follows elapsed time.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from cronsim import CronSim, CronSimError
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.errors import FieldError, InvalidRequest
 
-#: what happens when the job of the fire before has not ended
+#: overlap policy: what happens if the job of the previous fire has not ended
 Overlap = Literal["skip", "queue", "cancel", "allow"]
 OVERLAPS = ("skip", "queue", "cancel", "allow")
-#: what happens to fires whose time has passed for longer than the grace (no dispatcher was up, say)
+#: missed-fire policy: what happens to fires older than the grace (no dispatcher was running, for instance)
 Missed = Literal["skip", "once", "catch_up"]
 MISSED = ("skip", "once", "catch_up")
 OUTCOMES = ("fired", "queued", "skipped", "missed")
 
 MAX_CATCH_UP = 1000
-#: of one schedule in one look
+#: fires per schedule and poll
 MAX_FIRES = 100
 #: what makes strftime give more than it is given: %99999d
 _WIDTH = re.compile(r"%[-_0^#]*[0-9]")
@@ -38,7 +38,7 @@ PLANNED_AT = "$planned_at"
 
 
 class Rule(Protocol):
-    """When something is planned."""
+    """A rule for planned times."""
 
     def after(self, moment: datetime) -> Iterator[datetime]:
         """Yield the planned times after a moment, in order, in UTC."""
@@ -76,9 +76,9 @@ class Cron:
         try:
             for result in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
                 planned = result.astimezone(UTC) + self._second
-                if planned > moment:  # in the hour that comes twice it begins at the first one
+                if planned > moment:  # in the hour that occurs twice it starts at the first one
                     yield planned
-        except (OverflowError, ValueError):  # behind the year 9999 there is nothing
+        except (OverflowError, ValueError):  # after the year 9999 there is nothing
             return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
@@ -108,7 +108,7 @@ class Cron:
 
 @dataclass(frozen=True)
 class Interval:
-    """Every so many seconds of real time, counted from an anchor."""
+    """Every so many seconds of elapsed time, counted from an anchor."""
 
     seconds: float
     anchor: datetime
@@ -120,7 +120,7 @@ class Interval:
             while True:
                 yield self._at(number)
                 number += 1
-        except OverflowError:  # behind the year 9999 there is nothing
+        except OverflowError:  # after the year 9999 there is nothing
             return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
@@ -157,7 +157,7 @@ class Times:
 
 @dataclass(frozen=True)
 class ScheduleDefinition:
-    """What a schedule is to do. Exactly one of `cron`, `every_seconds` and `times`."""
+    """Definition of a schedule. Exactly one of `cron`, `every_seconds` and `times`."""
 
     name: str
     kind: str
@@ -177,7 +177,7 @@ class ScheduleDefinition:
     priority: int = DEFAULT_PRIORITY
     tags: tuple[str, ...] = field(default_factory=tuple)
     max_attempts: int | None = None
-    #: a job expires that no run has begun for so long after its planned time
+    #: a job expires if no run has started this long after its planned time (s)
     start_within_seconds: float | None = None
 
     def spec(self) -> dict[str, Any]:
@@ -229,7 +229,7 @@ class ScheduleDefinition:
 
 
 def read_rule(spec: Mapping[str, Any], anchor: datetime) -> Rule:
-    """Return the rule of a spec (`ScheduleDefinition.spec`); `anchor`: what intervals count from."""
+    """Return the rule of a spec (`ScheduleDefinition.spec`); `anchor`: origin of intervals."""
     if "cron" in spec:
         return Cron(spec["cron"], ZoneInfo(spec["time_zone"]))
     if "every_seconds" in spec:
@@ -238,7 +238,7 @@ def read_rule(spec: Mapping[str, Any], anchor: datetime) -> Rule:
 
 
 def first_after(rule: Rule, moment: datetime, end_at: datetime | None) -> datetime | None:
-    """Return the next planned time after a moment; None when there is none any more."""
+    """Return the next planned time after a moment; None if there is none."""
     result = next(rule.after(moment), None)
     return result if result is not None and (end_at is None or result <= end_at) else None
 
@@ -249,7 +249,7 @@ def next_times(rule: Rule, moment: datetime, end_at: datetime | None, count: int
 
 
 def jitter_of(schedule_id: str, planned_at: datetime, jitter_seconds: float) -> timedelta:
-    """Return how much later than planned a fire is due: up to the jitter, the same for everybody who asks."""
+    """Return the jitter of a fire: deterministic, so that every process computes the same."""
     if not jitter_seconds:
         return timedelta(0)
     digest = hashlib.sha256(f"{schedule_id} {planned_at.timestamp()}".encode()).digest()
@@ -258,11 +258,11 @@ def jitter_of(schedule_id: str, planned_at: datetime, jitter_seconds: float) -> 
 
 @dataclass(frozen=True)
 class Fires:
-    """What is to be done about a schedule now."""
+    """The fires of a schedule that are due."""
 
     #: planned times to fire, in order
     at: list[datetime]
-    #: the first and the last planned time that were given up; None: none were
+    #: the first and the last planned time that were skipped; None if none were
     missed: tuple[datetime, datetime] | None
     next_at: datetime | None
 
@@ -279,10 +279,10 @@ def fires_until(
     is_due: Callable[[datetime], bool] = lambda _: True,
     most: int = MAX_FIRES,
 ) -> Fires:
-    """Return what is to fire of a schedule whose next planned time, `first`, has come; at most `most` times.
+    """Return the due fires of a schedule whose next planned time, `first`, has passed; at most `most`.
 
-    Times older than the grace are missed: skipped, made up for once, or up to `catch_up` of them, the newest. What is
-    left, and what is not due yet by its jitter, comes with the next look.
+    Times older than the grace are missed: skipped, fired once, or the newest `catch_up` of them fired. The
+    rest, and fires that are not due yet by their jitter, follow with the next poll.
     """
     until = now if end_at is None else min(now, end_at)
     late = now - timedelta(seconds=grace_seconds)

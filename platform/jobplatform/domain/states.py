@@ -1,7 +1,7 @@
-"""The state machine of a job: one table, mirrored by named CHECK constraints in the ledger.
+"""The state machine of a job: one transition table, mirrored by named CHECK constraints in the ledger.
 
-docs/concepts/state-machine.md is drawn from this table (`jobplatform states`), and property tests hold the ledger's SQL
-functions against it.
+docs/concepts/state-machine.md is generated from this table (`jobplatform states`), and property tests compare the
+ledger's SQL functions with it.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """State of a job."""
 
-    #: a step of a workflow that waits for others, or a job whose payload is looked at first
+    #: a workflow step that waits for others, or a job whose payload is validated first
     BLOCKED = "blocked"
     #: waits for its run_at: the first run, a retry, or a snooze
     SCHEDULED = "scheduled"
-    #: ready, waits in the ledger for a free place in its queue's window
+    #: ready; waits in the ledger for a free slot in its queue's window
     AVAILABLE = "available"
     #: its message is in RabbitMQ
     DISPATCHED = "dispatched"
-    #: a run holds the lease
+    #: a run has the lease
     RUNNING = "running"
-    #: waits for a person to say whether an effect took place
+    #: waits for an operator to record whether an effect took place
     HELD = "held"
-    #: needs a person; live until it is replayed or discarded
+    #: dead-lettered; needs an operator; live until it is replayed or discarded
     DEAD = "dead"
     #: final: the handler returned
     SUCCEEDED = "succeeded"
-    #: final: a caller called it off
+    #: final: cancelled by a caller
     CANCELLED = "cancelled"
-    #: final: its start_by passed before a run began
+    #: final: its start_by passed before a run started
     EXPIRED = "expired"
-    #: final: a person threw the dead letter away
+    #: final: an operator discarded the dead letter
     DISCARDED = "discarded"
 
 
 class Status(StrEnum):
-    """The four words for callers who do not care about our states."""
+    """Public status: a coarser view of the state."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -46,7 +46,7 @@ class Status(StrEnum):
 
 
 class Event(StrEnum):
-    """What happened to a job; every change of state is one of these, written in the same transaction."""
+    """Event of a job; every change of state is one of these, written in the same transaction."""
 
     SUBMITTED = "submitted"
     DUE = "due"
@@ -64,7 +64,7 @@ class Event(StrEnum):
     CANCEL_REQUESTED = "cancel_requested"
     CANCELLED = "cancelled"
     EXPIRED = "expired"
-    #: a claim found no units of its limit keys, or it wants more of them than there ever are
+    #: a claim found no units of its limit keys, or needs more than there can ever be
     LIMITED = "limited"
     REFUSED = "refused"
     HELD = "held"
@@ -78,19 +78,19 @@ class Event(StrEnum):
     OUTPUT = "output"
 
 
-#: lines of a history that are no change of state
+#: events without a change of state
 REMARKS = frozenset({Event.LOG, Event.OUTPUT})
 
 
 FINAL = frozenset({State.SUCCEEDED, State.CANCELLED, State.EXPIRED, State.DISCARDED})
 LIVE = frozenset(State) - FINAL
-#: what `?wait=` waits for: nothing happens any more without a person
+#: states that end `?wait=`: nothing more happens without an operator
 SETTLED = FINAL | {State.DEAD}
-#: states in which a cancel takes effect at once
+#: states in which a cancellation takes effect at once
 CANCELLABLE_AT_ONCE = LIVE - {State.RUNNING}
-#: states from which a person may run a job again: same id, its history kept
+#: states from which a job can be replayed: same id, history kept
 REPLAYABLE = frozenset({State.DEAD, State.CANCELLED, State.EXPIRED})
-#: states in which priority and run_at may be changed: no run has the job
+#: states in which priority and run_at can be changed: the job is not running
 CHANGEABLE = frozenset({State.BLOCKED, State.SCHEDULED, State.AVAILABLE, State.DISPATCHED})
 
 _S = State
@@ -139,7 +139,7 @@ def may_lead_to(before: State | None, event: Event) -> frozenset[State]:
 
 
 def status_of(state: State, run_no: int) -> Status:
-    """Return the caller's word for a state. A scheduled job that has run before is being retried: processing."""
+    """Return the public status of a state. A scheduled job that has run before is being retried: processing."""
     if state in (State.RUNNING, State.HELD) or (state is State.SCHEDULED and run_no > 0):
         return Status.PROCESSING
     if state is State.SUCCEEDED:

@@ -1,4 +1,4 @@
-"""An order for a job as JSON: what it has to look like, wherever it comes in."""
+"""A submission as JSON: its schema, for every entry point."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ Tag = Annotated[str, Field(min_length=1, max_length=100)]
 
 
 def _text_only(value: object) -> object:
-    """Numbers would be read as seconds since 1970, or milliseconds: nobody should have to guess."""
+    """Numbers are refused: they could be seconds or milliseconds since 1970."""
     if not isinstance(value, str) or not _RFC3339.match(value):
         raise ValueError("a time as text with a zone, like 2026-01-31T12:00:00Z")
     return value
 
 
-#: every time that callers give is between these years: beyond them calendars, zones and clients fail in turn
+#: valid years of all times that callers give: beyond them calendars, time zones and clients fail
 FIRST_YEAR, LAST_YEAR = 1900, 2999
 
 
@@ -49,7 +49,7 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_text_only), AfterValidator(_i
 
 
 class UniqueBody(BaseModel):
-    """Makes a job the only one of its key: while it is live, or for a period."""
+    """Makes a job unique by its key: while it is live, or for a period."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -63,7 +63,7 @@ class UniqueBody(BaseModel):
 
 
 class SubmitBody(BaseModel):
-    """An order for a job."""
+    """A submission of a job."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -86,7 +86,7 @@ class SubmitBody(BaseModel):
     unique: UniqueBody | None = Field(None, description="at most one such job")
 
     def command(self) -> SubmitJob:
-        """Return the order as the domain has it."""
+        """Return the domain's command."""
         unique = self.unique
         return SubmitJob(
             kind=self.kind,
@@ -103,7 +103,7 @@ class SubmitBody(BaseModel):
 def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
     """Validate against a model. Raises `InvalidRequest` with the wrong fields, 100 at most.
 
-    `raw` is the JSON that the value was read from: where no NUL is escaped, none has to be looked for.
+    `raw` is the JSON that the value was parsed from: without an escaped NUL the value is not searched for one.
     """
     if ESCAPED in raw and (null := find_null(value)):
         field = ".".join(null)
@@ -116,7 +116,7 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
 
 
 def read_submission(kinds: KindRegistry, body: Any, raw: bytes = ESCAPED) -> SubmitJob:
-    """Return the checked command in JSON values; when it is wrong, the error names the wrong fields of its payload too.
+    """Return the validated command of a JSON value. The error also names wrong fields of the payload.
 
     Raises `NotJson`, `InvalidRequest`. `raw` as in `check`.
     """

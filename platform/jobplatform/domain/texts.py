@@ -1,4 +1,4 @@
-"""Texts that the ledger can't hold: U+0000 in text and jsonb (Postgres' documentation, "JSON Types")."""
+"""Text that Postgres can't store: U+0000 in text and jsonb (Postgres' documentation, "JSON Types")."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ def without_nulls(value: Any) -> Any:
 
 
 def printable(text: str, limit: int = 2000) -> str:
-    """Return a text that can be kept and sent: no U+0000, no lone surrogates, at most `limit` characters."""
+    """Return text that can be stored and sent: no U+0000, no lone surrogates, at most `limit` characters."""
     return text.replace(NUL, REPLACEMENT).encode("utf-8", "replace").decode("utf-8")[:limit]

@@ -1,4 +1,4 @@
-"""Checking values against pydantic models, with errors that name each wrong field and stay few.
+"""Validation by pydantic models, with a bounded number of errors that each name a field.
 
 A request of a megabyte can have a hundred thousand wrong fields. pydantic finds them in milliseconds; naming them all
 takes seconds and gigabytes. So at most `MAX_ERRORS` are named, and where there are many more, they are named from a
@@ -34,7 +34,7 @@ class Mismatch(Exception):
 
 
 def validate(model: type[M], value: object, prefix: str = "") -> M:
-    """Return the value as its model has it. Raises `Mismatch`."""
+    """Return the validated model. Raises `Mismatch`."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

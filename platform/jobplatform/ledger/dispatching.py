@@ -74,8 +74,8 @@ NO_LINE = -1
 class Dispatched:
     """A job that a round has marked: publish it before the transaction commits. The id is its text."""
 
-    #: the place of its line in what was asked for; of a job that was promised: NO_LINE
-    line: int
+    #: the place of its flow in what was asked for; of a job that was promised: NO_LINE
+    flow: int
     id: str
     kind: str
     priority: int
@@ -85,7 +85,7 @@ class Dispatched:
 
 
 class FlowHead(NamedTuple):
-    """A line, when its first job became available (seconds since 1970), and how many came; None is not known."""
+    """A flow, when its first job became available (seconds since 1970), and how many came; None is not known."""
 
     id: FlowId
     head: float
@@ -111,7 +111,7 @@ class Look:
 
 
 class OpenRound:
-    """A round whose transaction is open: `look` at it, `dispatch` jobs of lines, `take_back` what was not published."""
+    """A round whose transaction is open: `look` at it, `dispatch` jobs of flows, `take_back` what was not published."""
 
     def __init__(self, look: Look, call: Call, queue: str, keys: Sequence[str]) -> None:
         self.look = look
@@ -120,26 +120,26 @@ class OpenRound:
         self._queue = queue
 
     def dispatch(
-        self, lines: Sequence[tuple[FlowId, int]], marks: Sequence[float]
+        self, flows: Sequence[tuple[FlowId, int]], marks: Sequence[float]
     ) -> tuple[list[Dispatched], list[float | None]]:
-        """Mark up to so many jobs of each line as dispatched.
+        """Mark up to so many jobs of each flow as dispatched.
 
-        Returns them, and for each line when its next job became available, in seconds since 1970. `marks`: the same,
+        Returns them, and for each flow when its next job became available, in seconds since 1970. `marks`: the same,
         or an earlier time.
         """
         rows = self._call(
             "dispatch_flows",
             self._queue,
-            [line.priority for line, _ in lines],
-            "{" + ",".join(line.tenant for line, _ in lines) + "}",
-            [_written(line.keys) for line, _ in lines],
-            [jobs for _, jobs in lines],
+            [flow.priority for flow, _ in flows],
+            "{" + ",".join(flow.tenant for flow, _ in flows) + "}",
+            [_written(flow.keys) for flow, _ in flows],
+            [jobs for _, jobs in flows],
             list(marks),
             list(self._keys) or "{}",
         )
         heads = {row[0]: row[6] for row in rows if row[1] is None}
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
-        return jobs, [heads[place] for place in range(1, len(lines) + 1)]
+        return jobs, [heads[place] for place in range(1, len(flows) + 1)]
 
     def dispatch_by_deadline(
         self, places: Sequence[int], above: Sequence[int], free: Mapping[str, int]
@@ -213,12 +213,12 @@ def read_queue(
         yield OpenRound(look, call, queue, keys)
 
 
-#: before the first line
+#: before the first flow
 _BEFORE = FlowId(PRIORITIES - 1, "00000000-0000-0000-0000-000000000000")
 
 
 def sweep_flows(ledger: Ledger, queue: str, after: FlowId | None, limit: int) -> list[FlowHead]:
-    """Return the lines of a queue that come after one, the highest priority first: None is before the first."""
+    """Return the flows of a queue that come after one, the highest priority first: None is before the first."""
     priority, tenant, keys = after or _BEFORE
     rows = ledger.call("sweep_flows", queue, priority, tenant, _written(keys), limit)
     return [FlowHead(FlowId(row[0], row[1], _read(row[2])), row[3]) for row in rows]

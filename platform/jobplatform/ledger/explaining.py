@@ -17,7 +17,7 @@ _STANDING = text(
            j.queue, j.kind, j.state, j.priority, j.state_at, j.run_at, j.start_by, j.dispatched_at,
            j.run_started_at, j.dispatch_no, j.run_no, j.attempt, j.max_attempts, j.error, j.progress, j.cancel_reason,
            j.cancel_requested_at, clock_timestamp() AS now, q.paused_at, q.paused_until,
-           w.node AS worker, w.heartbeat_at AS worker_beat_at
+           w.node AS worker, w.heartbeat_at AS worker_heartbeat_at
     FROM jobs j LEFT JOIN queues q ON q.name = j.queue LEFT JOIN workers w ON w.id = j.worker_id
     WHERE j.id = :id AND j.tenant_id = :tenant_id
     """

@@ -44,7 +44,7 @@ class Grants:
     kinds: tuple[str, ...] | None = None
     #: the highest that it may ask for
     max_priority: int = 9
-    #: may read and change what concerns all tenants
+    #: may read and change limits, weights and quotas of all tenants
     is_operator: bool = False
     requests_per_minute: int | None = None
     expires_at: datetime | None = None

@@ -1,4 +1,4 @@
-"""Accept an order that came as a message: whose it is says the broker, what it orders is as in the API."""
+"""Accept a submission over AMQP. The tenant is the broker's authenticated user; the body is as in the API."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ from jobplatform.usecases.submit_job import submit_job
 
 log = get_log(__name__)
 
-#: what is longer could not be kept as an Idempotency-Key
+#: maximum length of an Idempotency-Key
 MOST_ID_CHARACTERS = 250
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of an order: the body of the answer, and why it was not accepted, for the dead messages."""
+    """Result of a submission: the body of the reply, and why it was refused, for the dead messages."""
 
     body: bytes
     accepted: bool
@@ -53,14 +53,14 @@ def accept_message(
     max_body_bytes: int,
     idempotency_seconds: int,
 ) -> Answer:
-    """Accept an order, or say why not. Repeating it is harmless: the message's id makes it one order.
+    """Accept a submission, or return the reason for refusal. Idempotent by the message's id.
 
-    Raises `LedgerUnavailable` or `OutcomeUnknown`: then it has to come again.
+    Raises `LedgerUnavailable` or `OutcomeUnknown`; the message must then be redelivered.
     """
     try:
         if not user_id or not message_id or len(message_id) > MOST_ID_CHARACTERS:
             raise UnnamedSubmission()
-        if not (user_id.isprintable() and message_id.isprintable()):  # NUL, lone surrogates: no ledger holds them
+        if not (user_id.isprintable() and message_id.isprintable()):  # NUL, lone surrogates: Postgres can't store them
             raise UnnamedSubmission()
         if len(body) > max_body_bytes:
             raise InvalidRequest(f"an order may have at most {max_body_bytes} bytes, got {len(body)}")
@@ -85,7 +85,9 @@ def accept_message(
         malformed = isinstance(error, NotJson | UnnamedSubmission)
         detail = f"{error} [{error.code}]"
         return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
-    except Exception as error:  # a bug in the kind's code, or ours: it must not hold up the others, and come for ever
+    except (
+        Exception
+    ) as error:  # a bug in the kind's code, or ours: it must not block other submissions, or be redelivered forever
         log.exception("order_not_taken", user=user_id, message_id=message_id)
         return Answer(
             _problem(JobPlatformError("a bug on our side; it was logged")),
@@ -104,7 +106,7 @@ def _parse(body: bytes) -> Any:
 
 
 def _problem(error: JobPlatformError) -> bytes:
-    """Return a problem as the API has it, without what is HTTP's alone."""
+    """Return a problem as in the API, without the fields of HTTP."""
     title = (type(error).__doc__ or "").strip().splitlines()[0]
     told: dict[str, Any] = {
         "type": f"/docs/errors#{error.code}",

@@ -1,4 +1,4 @@
-"""Steps that a run adds to its workflow: checked when they are added, written by what settles the run."""
+"""Steps that a run adds to its workflow: validated when they are added, written when the run settles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jobplatform.usecases.plan_workflow import Defaults, Written, plan_workflow
 
 
 class AddedSteps:
-    """What one run has added so far."""
+    """The steps that one run has added so far."""
 
     def __init__(self, delivery: Delivery, kinds: KindRegistry) -> None:
         self._delivery, self._kinds = delivery, kinds
@@ -34,9 +34,9 @@ class AddedSteps:
         self._on_failure: str | None = None
 
     def add_planned(self, ledger: Ledger, steps: Sequence[Mapping[str, Any]], pending: int, result_of: UUID) -> None:
-        """Add steps that are planned already, named after `own_name`. What step `result_of` returns is then what the
-        run's own step has returned, and its failure is this one's: it ends this branch of the workflow only. So many of
-        them as `pending` have this step among their children."""
+        """Add planned steps, named after `own_name`. The result of step `result_of` becomes the result of the
+        run's own step, and so does its failure: it ends this branch of the workflow only. `pending` of
+        them have this step among their children."""
         self.own_name(ledger)
         self._steps.append(orjson.dumps([{**step, "place": step["place"] + self._count} for step in steps])[1:-1])
         self._names.update(str(step["name"]) for step in steps)
@@ -46,7 +46,7 @@ class AddedSteps:
         self._on_failure = "skip"
 
     def add(self, ledger: Ledger, parts: Sequence[Part]) -> None:
-        """Add parts. Raises `InvalidRequest` or `UnknownKind`, and adds nothing then."""
+        """Add parts. Raises `InvalidRequest` or `UnknownKind`; then nothing is added."""
         name = self.own_name(ledger)
         job_id = str(self._delivery.job_id)
         planned: list[Written] = []
@@ -80,7 +80,7 @@ class AddedSteps:
         self._parts += len(parts)
 
     def as_json(self) -> bytes | None:
-        """Return what `settle_run` takes; None when nothing was added."""
+        """Return the argument of `settle_run`; None when nothing was added."""
         if not self._steps:
             return None
         return orjson.dumps(
@@ -95,7 +95,7 @@ class AddedSteps:
         )
 
     def own_name(self, ledger: Ledger) -> str:
-        """What the steps are named after: this step, or the kind of a job that is in no workflow."""
+        """Name prefix of the steps: this step's name, or the kind of a job outside any workflow."""
         if self._name is None:
 
             def once() -> str | None:

@@ -1,4 +1,4 @@
-"""Who calls: the tenant behind an API key, and what the key may do."""
+"""Authentication: the tenant of an API key, and the key's grants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNKNOWN_KEY = "this API key is not known, has expired, or was revoked"
 
 
 def read_key(authorization: str | None) -> str:
-    """Return the API key in the value of an Authorization header. Raises `Unauthorized` when it can be none."""
+    """Return the API key of an Authorization header. Raises `Unauthorized` when it can't be a key."""
     scheme, _, key = (authorization or "").partition(" ")
     key = key.strip()
     if scheme.lower() != "bearer" or not key:
@@ -28,7 +28,7 @@ def read_key(authorization: str | None) -> str:
 
 @dataclass(frozen=True)
 class Rate:
-    """The rate of a key: so many requests in a minute, how many are left, and in how many seconds all are again."""
+    """Rate limit of a key: requests per minute, remaining requests, and seconds until all are available again."""
 
     requests: int
     left: int
@@ -44,13 +44,13 @@ class Rate:
 
 @dataclass(frozen=True)
 class Caller:
-    """Whose request it is, and by which key."""
+    """The authenticated caller of a request."""
 
     tenant_id: UUID
     key_name: str
-    #: the highest priority that it may ask for
+    #: the highest priority that it may submit with
     max_priority: int = MAX_PRIORITY
-    #: may read and change what concerns all tenants
+    #: may read and change limits, weights and quotas of all tenants
     is_operator: bool = False
     scopes: frozenset[str] = frozenset(USUAL_SCOPES)
     #: patterns of the kinds that it may submit; None: all
@@ -59,25 +59,25 @@ class Caller:
     rate: Rate | None = None
 
     def check_scope(self, scope: Scope) -> None:
-        """Raise `NotAllowed` for what this key may not be used for."""
+        """Raise `NotAllowed` for a scope that this key does not have."""
         if scope not in self.scopes:
             has = ", ".join(sorted(self.scopes)) or "none"
             raise NotAllowed(f"this wants a key with the scope {scope}; this key has {has}")
 
     def check_priority(self, *priorities: int | None) -> None:
-        """Raise `PriorityTooHigh` for one that this key may not ask for."""
+        """Raise `PriorityTooHigh` for a priority above the key's maximum."""
         for asked in priorities:
             if asked is not None and asked > self.max_priority:
                 raise PriorityTooHigh(asked, self.max_priority)
 
     def check_kinds(self, kinds: Iterable[str]) -> None:
-        """Raise `KindNotAllowed` for one that this key may not submit."""
+        """Raise `KindNotAllowed` for a kind that this key may not submit."""
         for kind in kinds:
             if not allows(self.kinds, kind):
                 raise KindNotAllowed(kind, self.kinds or ())
 
     def check_operator(self) -> None:
-        """Raise `NotAllowed` unless this is an operator's key."""
+        """Raise `NotAllowed` unless this is an operator key."""
         if not self.is_operator:
             raise NotAllowed(
                 "this concerns all tenants: expected an operator's key (`jobplatform keys create --operator`)"
@@ -85,20 +85,20 @@ class Caller:
 
 
 def valid_keys(ledger: Ledger, key_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of these keys are valid still."""
+    """Return which of these keys are still valid."""
     with ledger.statement() as connection:
         return keys.valid_keys(connection, key_ids)
 
 
 def admit(ledger: Ledger, authorization: str | None) -> Caller:
-    """Return who calls by the value of an Authorization header. Raises `Unauthorized` or `RateLimited`."""
+    """Authenticate by an Authorization header. Raises `Unauthorized` or `RateLimited`."""
     return admit_key(ledger, read_key(authorization))
 
 
 def admit_key(ledger: Ledger, key: str) -> Caller:
-    """Return who calls by an API key, and count the request. Raises `Unauthorized` or `RateLimited`.
+    """Authenticate by an API key, and count the request. Raises `Unauthorized` or `RateLimited`.
 
-    The ledger is asked every time, so that revoking a key acts with the next request.
+    Reads the ledger on every request, so that a revoked key is refused at once.
     """
     owner = keys.admit_key(ledger, key)
     if owner is None:

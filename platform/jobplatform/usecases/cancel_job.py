@@ -1,4 +1,4 @@
-"""Call a job off: at once, and for good, unless it runs; a running one is told, and killed after a grace."""
+"""Cancel a job: at once, or, while it runs, after its handler was notified and a grace period has passed."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ def cancel_job(
     running: bool = True,
     signal: str | None = None,
 ) -> JobView:
-    """Cancel and return the job as it is then. Cancelling twice changes nothing; `running=False` leaves one that runs.
+    """Cancel a job and return it. Idempotent; `running=False` leaves a running job alone.
 
-    `signal`: sent to the process of a run on a prefork pool at once ("SIGTERM"), in place of the grace.
+    `signal`: sent at once to the process of a run on a prefork pool ("SIGTERM"), instead of the grace period.
 
-    Against a success the first commit wins. Raises `JobNotFound`, or `NotCancellable` for what has ended otherwise.
+    If the job succeeds meanwhile, the first commit wins. Raises `JobNotFound`, or `NotCancellable` for a job that has
+    ended.
     """
     with ledger.transaction() as connection:
         verdict, state = jobs.cancel_job(connection, tenant_id, job_id, reason, by, running, signal)

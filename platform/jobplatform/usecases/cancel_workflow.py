@@ -9,17 +9,17 @@ from jobplatform.ledger import workflows
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.read_workflows import WorkflowView, get_workflow
 
-#: jobs that are called off while the caller waits; the dispatcher does the rest
+#: jobs that are cancelled while the caller waits; the dispatcher cancels the rest
 AT_ONCE = 500
 
 
 def cancel_workflow(
     ledger: Ledger, tenant_id: UUID, workflow_id: UUID, *, reason: str | None = None, by: str
 ) -> WorkflowView:
-    """Cancel and return the workflow as it is then. Cancelling twice changes nothing.
+    """Cancel a workflow and return it. Idempotent.
 
-    Two transactions: a workflow that is told to stop takes nothing on any more, then its jobs are called off, in the
-    order of locks that settling runs take. Raises `WorkflowNotFound`, or `WorkflowHasEnded`.
+    Two transactions: first the workflow is marked as stopping and accepts no steps, then its jobs are cancelled, in the
+    lock order of settling runs. Raises `WorkflowNotFound`, or `WorkflowHasEnded`.
     """
     with ledger.transaction() as connection:
         workflow = workflows.cancel_workflow(connection, tenant_id, workflow_id, reason, by)

@@ -1,4 +1,4 @@
-"""Give a job another priority, or another time, while no run has it."""
+"""Change the priority or time of a job that is not running."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def change_job(
 ) -> JobView:
     """Change and return the job; None leaves a value as it is.
 
-    One whose message is out is published anew, so that the new priority counts. Raises `JobNotFound`, or
-    `NotChangeable` for a job that runs, needs a person, or has ended.
+    A dispatched job is published again, so that the new priority takes effect. Raises `JobNotFound`, or
+    `NotChangeable` for a job that runs, needs an operator, or has ended.
     """
     with ledger.transaction() as connection:
         verdict, state = jobs.change_job(

@@ -1,4 +1,4 @@
-"""What a delivery needs of the ledger: where it goes, and what comes of the answer for the endpoint."""
+"""A webhook delivery in the ledger: its target, and the effect of the response on the endpoint."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from jobplatform.usecases.submit_job import submit_job
 
 log = get_log(__name__)
 
-#: the kind of job that tells an endpoint's contact
+#: the kind of job that notifies an endpoint's contact
 EMAIL = "email.send"
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where messages of an endpoint go."""
+    """The address and secrets of an endpoint."""
 
     id: UUID
     tenant_id: UUID
     url: str
     contact: str | None
     secrets: tuple[str, ...]
-    #: for how long nothing was delivered (s); None: the last message was
+    #: for how long deliveries have failed (s); None: the last one succeeded
     failing_seconds: float | None
     disabled_reason: str | None
 
 
 def find_target(ledger: Ledger, endpoint_id: UUID) -> Target | None:
-    """Return where messages of an endpoint go; None: it was deleted."""
+    """Return the target of an endpoint; None if it was deleted."""
     with ledger.statement() as connection:
         row = webhooks.target_of(connection, endpoint_id)
     if row is None:
@@ -46,7 +46,7 @@ def find_target(ledger: Ledger, endpoint_id: UUID) -> Target | None:
 def record_response(
     ledger: Ledger, kinds: KindRegistry, target: Target, error: str | None, *, gone: bool, patience_seconds: float
 ) -> None:
-    """Note how an endpoint has answered (`error` None: well), and tell its contact when it is disabled for it."""
+    """Record the response of an endpoint (`error` None: success), and notify its contact if that disables it."""
     reason = webhooks.record_webhook_response(ledger, target.id, error, gone, patience_seconds)
     if reason is None:
         return
@@ -65,5 +65,5 @@ def record_response(
     }
     try:
         submit_job(ledger, None, kinds, target.tenant_id, SubmitJob(EMAIL, payload), by=f"webhook {target.id}")
-    except JobPlatformError as refused:  # a quota, say: the log and the endpoint tell of it, too
+    except JobPlatformError as refused:  # for instance a quota: the log and the endpoint show it too
         log.warning("webhook_contact_not_told", endpoint_id=str(target.id), error=str(refused))

@@ -1,4 +1,4 @@
-"""Throw a dead letter away: final, and kept in history with the reason."""
+"""Discard a dead letter: final, and kept in the history with the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobplatform.ledger.session import Ledger
 
 
 def discard_job(ledger: Ledger, tenant_id: UUID, job_id: UUID, reason: str, *, by: str) -> JobView:
-    """Discard a job that is dead or held, and return it; discarding twice changes nothing.
+    """Discard a dead or held job, and return it. Idempotent.
 
     Raises `JobNotFound`, or `NotDiscardable` for one that is neither.
     """

@@ -1,4 +1,5 @@
-"""End a run from outside: its child died, was killed at its hard limit, or is abandoned after a cancel."""
+"""End a run from outside: its child process died, was killed at the hard time limit, or is abandoned after a
+cancellation."""
 
 from __future__ import annotations
 
@@ -26,10 +27,10 @@ def end_run(
     reason: str,
     facts: Mapping[str, Any],
 ) -> str:
-    """Settle a run whose process is gone; `outcome` is crashed, lost, released or timed_out. Returns the job's state.
+    """Settle a run whose process has ended; `outcome` is crashed, lost, released or timed_out. Returns the job's state.
 
-    `facts` stand in the run's error: worker, signal, peak_memory_bytes, as far as they are known. A job that the child
-    had not claimed yet goes back to available ("returned"); one that moved on is left alone ("moved on"). Commits
+    `facts` are added to the run's error: worker, signal, peak_memory_bytes, as far as known. A job that the child had
+    not claimed yet returns to available ("returned"); a job with a newer dispatch is left alone ("moved on"). Commits
     before it returns: the message must not be acknowledged earlier (rule 9).
     """
     error = {"code": outcome, "message": reason, "retryable": True, **facts}
@@ -38,7 +39,7 @@ def end_run(
         if attempts is None:
             returned = runs.return_job(connection, job_id, dispatch_no, reason)
             return "returned" if returned else "moved on"
-        # the limits of crashed and lost runs stand in the job's row
+        # the limits of crashed and lost runs are in the job's row
         settlement = Settlement(outcome, "available" if outcome == "released" else None, error=error)
         if outcome == "timed_out":
             attempt, max_attempts = attempts
@@ -53,18 +54,18 @@ def end_run(
     return str(state) if verdict == "settled" else "moved on"
 
 
-#: before another worker may try a kind that this one does not know: doubled from the first to the second, in seconds
+#: delay before another worker may try an unknown kind (s): doubled from the first value to the second
 FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 0.25, 30.0
 
 
 def refuse_kind(
     ledger: Ledger, delivery: Delivery, reason: str, *, patience_seconds: float, lease_seconds: float
 ) -> str:
-    """End the run of a kind that this worker does not know: it costs no attempt, and another worker may try soon.
+    """End the run of a kind that this worker does not know. It costs no attempt, and another worker may try soon.
 
-    While workers of two versions share a queue, one of them knows the kind. Where no live worker of the queue does, the
-    job waits for `patience_seconds` after its first refusal and is a dead letter then (I6).
-    Returns the job's state, or the claim's verdict when the message belongs to no live dispatch.
+    While workers of two versions share a queue, one of them knows the kind. If no live worker of the queue does, the
+    job is dead-lettered `patience_seconds` after its first refusal (I6).
+    Returns the job's state, or the claim's verdict if the message belongs to no live dispatch.
     """
     claimed = claim(ledger, delivery, give_up=lambda: True)
     if isinstance(claimed, str):
@@ -85,7 +86,8 @@ def refuse_kind(
 
 
 def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
-    """Give a run back whose worker ends: it counts no attempt, its job is available. False when it has ended."""
+    """Release the run of a worker that shuts down: no attempt is counted, the job is available. False if it has
+    ended."""
     error = {"code": "released", "message": "its worker was asked to end", "retryable": True}
     with ledger.transaction() as connection:
         verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("released", "available", error=error))
@@ -95,7 +97,7 @@ def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
 def abandon_run(
     ledger: Ledger, job_id: UUID, lease_id: UUID, message: str = "cancelled; the thread could not be stopped"
 ) -> None:
-    """End a cancelled run whose thread or process may go on for a while: nothing that it writes counts.
+    """End a cancelled run whose thread or process may continue for a while: its writes are discarded.
 
     Raises `LeaseLost` when it has ended by itself.
     """

@@ -1,4 +1,4 @@
-"""Make the messages of webhooks: what has come in the feeds of tenants that have endpoints, each event once."""
+"""Create webhook messages from the feeds of tenants with endpoints: one message per event."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from jobplatform.ledger.webhooks import Follower
 from jobplatform.usecases.manage_webhooks import job_of
 from jobplatform.usecases.read_feed import with_kinds
 
-#: clocks and long transactions: an event may be so much older than one before it in the feed
+#: clock skew and long transactions: an event may be older than its predecessor in the feed by this much
 LATE = timedelta(days=1)
-#: that one look makes, of all endpoints together
+#: messages per pass, over all endpoints
 MOST_MESSAGES = 5000
 
 
 class Told(NamedTuple):
-    """What a look did: messages written, and whether there is more to look at at once."""
+    """Result of a pass: messages written, and whether there is more to do."""
 
     messages: int
     more: bool
 
 
 def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
-    """Look at up to `limit` events of each endpoint's feed, and write the messages that it is to get.
+    """Read up to `limit` events of each endpoint's feed, and write the messages that it subscribes to.
 
-    Any number of callers at once: an endpoint is moved on together with its messages, from where this caller has seen
-    it, or not at all.
+    Safe for concurrent callers: an endpoint's cursor advances together with its messages, from the position this
+    caller has read, or not at all.
     """
     with ledger.statement() as connection:
         endpoints = webhooks.followers(connection)
@@ -47,7 +47,7 @@ def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
 
 
 def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
-    """Those that look at about the same part of the feeds together; one that is being replayed keeps nobody back."""
+    """Group endpoints that read about the same part of the feeds; an endpoint in replay does not delay the others."""
     if current := [endpoint for endpoint in endpoints if not endpoint.replaying]:
         yield current
     for endpoint in endpoints:
@@ -60,7 +60,7 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
     for item in endpoints:
         behind[item.tenant_id] = min(item.place, behind.get(item.tenant_id, item.place))
     since = min(endpoint.at for endpoint in endpoints) - LATE
-    # messages of one transaction: jobs go out in between
+    # messages per transaction: jobs are dispatched in between
     limit = max(1, min(limit, MOST_MESSAGES // len(endpoints)))
     horizon, result = feed.read_feed(ledger, behind, limit, since=since)
     more = any(len(events) == limit and events[-1].place.tx < horizon for events in result.values())
@@ -72,7 +72,7 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
         events = [item for item in kinds_known.get(endpoint.tenant_id, []) if item.place > endpoint.place]
         place = events[-1].place if events else endpoint.place
         if len(result[endpoint.tenant_id]) < limit and endpoint.again.tx < horizon:
-            place = max(place, endpoint.again)  # there is nothing more behind it: the replay is over
+            place = max(place, endpoint.again)  # end of the feed: the replay is complete
         if place == endpoint.place:
             continue
         moved.append(_moved(endpoint, place, max((event.at for event in events), default=endpoint.at)))
@@ -86,9 +86,11 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
 
 
 def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
-    if event.kind is None or event.kind == DELIVER:  # gone by now; or it would tell of its own messages for ever
+    if (
+        event.kind is None or event.kind == DELIVER
+    ):  # deleted meanwhile; or a delivery job, which would report itself forever
         return False
-    # transactions were under way when it was made, or a replay was asked for
+    # transactions were in progress when it was created, or a replay was requested
     since = endpoint.replay_from_at if endpoint.replaying else None
     if event.at < (since or endpoint.created_at):
         return False

@@ -1,7 +1,7 @@
-"""What a worker does to the ledger in the life of a run: claim, write, settle.
+"""The ledger operations of a run: claim, write, settle.
 
-Claims and settles are retried while the process lives: a claim that errors or times out is never acknowledged, a
-result that was computed is never dropped because the ledger was away for a while.
+Claims and settlements are retried while the process lives: the message of a failed claim is never acknowledged, and a
+computed result is never dropped because the ledger was down.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["Claim", "Delivery", "Settlement", "claim", "settle", "write_progress
 
 @dataclass(frozen=True)
 class Delivery:
-    """One delivery of a dispatch to a worker. The lease is made here, before the claim."""
+    """One delivery of a dispatch to a worker. The lease id is generated here, before the claim."""
 
     job_id: UUID
     dispatch_no: int
@@ -39,7 +39,7 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claimed run: the right to write is `delivery.lease_id`."""
+    """A claimed run; `delivery.lease_id` authorizes its writes."""
 
     delivery: Delivery
     tenant_id: UUID
@@ -50,19 +50,19 @@ class Claim:
 
 
 def never() -> bool:
-    """Do not give up."""
+    """Never give up."""
     return False
 
 
 def retry_until_answered(
     action: Callable[[], Any], what: str, delivery: Delivery, give_up: Callable[[], bool] = never
 ) -> Any:
-    """Repeat while the ledger is away, waiting 0.1 s to 5 s in between; `give_up` ends it with the last error."""
+    """Retry while the ledger is unavailable, with pauses of 0.1 s to 5 s. `give_up` ends it with the last error."""
     wait = 0.1
     while True:
         try:
             return action()
-        except (LedgerUnavailable, OutcomeUnknown) as error:  # both may be repeated: they name their lease
+        except (LedgerUnavailable, OutcomeUnknown) as error:  # both are safe to repeat: they name their lease
             if give_up():
                 raise
             log.warning(
@@ -73,7 +73,7 @@ def retry_until_answered(
 
 
 def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = never) -> Claim | str:
-    """Take the lease; returns the claim, or why nothing is to be run: gone, stale, paused, expired, limited, dead."""
+    """Take the lease; returns the claim, or why nothing can run: gone, stale, paused, expired, limited, dead."""
 
     def once() -> Claim | str:
         row = runs.claim_run(
@@ -101,9 +101,9 @@ def settle(
     give_up: Callable[[], bool] = never,
     hints: HintSender | None = None,
 ) -> str:
-    """End the run and return the job's state. Raises `LeaseLost` when somebody else has decided meanwhile.
+    """End the run and return the job's state. Raises `LeaseLost` if the run was ended by someone else.
 
-    `hints` tell the dispatcher of steps of its workflow that became available by it.
+    `hints` notifies the dispatcher of workflow steps that became available.
     """
 
     def once() -> runs.Settled:
@@ -125,10 +125,10 @@ def acquire(
     is_cancelled: Callable[[], bool],
     most_seconds: float = 1.0,
 ) -> float:
-    """Wait until a key has units for a call inside the run, and take them; returns the seconds it has waited.
+    """Wait until a limit key has units for a call inside the run, and take them. Returns the seconds waited.
 
-    Asks again after what the ledger says, at most `most_seconds`: a limit may be raised meanwhile. Raises `LeaseLost`,
-    `JobCancelled`, or `Permanent` when the key never has so many.
+    Polls after the time that the ledger suggests, at most `most_seconds`: a limit may be raised meanwhile. Raises
+    `LeaseLost`, `JobCancelled`, or `Permanent` when the key can never have so many.
     """
     began = time.monotonic()
     while True:
@@ -147,7 +147,7 @@ def acquire(
 
 
 def pause_key(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reason: str) -> None:
-    """Let nothing of a key begin for so long, a day at most. Repeated while the ledger is away. Raises `LeaseLost`."""
+    """Pause a limit key for at most a day. Retries while the ledger is unavailable. Raises `LeaseLost`."""
 
     def once() -> bool:
         return limits.pause_key_by_run(ledger, delivery.job_id, delivery.lease_id, key, seconds, reason)
@@ -157,9 +157,9 @@ def pause_key(ledger: Ledger, delivery: Delivery, key: str, seconds: float, reas
 
 
 def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unknown: str) -> tuple[bool, Any]:
-    """Note the intent of an effect; returns whether to do it, and its receipt when it was done before.
+    """Record the intent of an effect. Returns whether to do it, and its receipt if it was done before.
 
-    Raises `LeaseLost`, or `EffectUnknown` when a person has to say.
+    Raises `LeaseLost`, or `EffectUnknown` when an operator must decide.
     """
     verdict, receipt = retry_until_answered(
         lambda: effects.begin_effect(ledger, delivery.job_id, delivery.lease_id, key, token, unknown),
@@ -174,7 +174,7 @@ def begin_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, unkn
 
 
 def end_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, receipt: Any) -> None:
-    """Note that an effect took place. Repeated while the ledger is away. Raises `LeaseLost`."""
+    """Record that an effect took place. Retries while the ledger is unavailable. Raises `LeaseLost`."""
 
     def once() -> bool:
         with ledger.transaction() as connection:
@@ -185,7 +185,7 @@ def end_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID, receip
 
 
 def undo_effect(ledger: Ledger, delivery: Delivery, key: str, token: UUID) -> None:
-    """Take an intent back: the effect did not take place. Nothing happens when the lease is lost."""
+    """Withdraw an intent: the effect did not take place. No-op when the lease is lost."""
 
     def once() -> None:
         with ledger.transaction() as connection:
@@ -201,7 +201,7 @@ def write_progress(ledger: Ledger, delivery: Delivery, progress: dict[str, Any])
 
 
 def write_remark(ledger: Ledger, delivery: Delivery, event: Event, data: dict[str, Any]) -> None:
-    """Append a line to the job's history; twice, should the first answer be lost. Waits for the ledger.
+    """Append a line to the job's history; twice, if the first response is lost. Waits for the ledger.
 
     Raises `LeaseLost`.
     """
@@ -215,7 +215,7 @@ def write_remark(ledger: Ledger, delivery: Delivery, event: Event, data: dict[st
 
 
 def is_cancelled(ledger: Ledger, delivery: Delivery) -> bool:
-    """Return whether the job was called off. Raises `LeaseLost`."""
+    """Return whether the job was cancelled. Raises `LeaseLost`."""
     with ledger.statement() as connection:
         requested = runs.cancel_requested(connection, delivery.job_id, delivery.lease_id)
     if requested is None:

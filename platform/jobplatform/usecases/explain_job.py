@@ -1,4 +1,4 @@
-"""Why a job is where it is: everything that keeps it from running, in order, and how long it was in each state."""
+"""Explain the state of a job: everything that keeps it from running, in order, and its time in each state."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jobplatform.errors import JobNotFound
 from jobplatform.ledger import dispatching, explaining, jobs, limits, workflows
 from jobplatform.ledger.session import Ledger
 
-#: a dispatcher is missed after so many of its beats
+#: a dispatcher counts as down after so many missed heartbeats
 DISPATCHER_HEARTBEATS = 3
 
 
 @dataclass(frozen=True)
 class Reason:
-    """One reason for the state of a job. `code` is stable; `remedy` says what to do, where somebody can."""
+    """One reason for the state of a job. `code` is stable; `remedy` says what to do, if anything."""
 
     code: str
     message: str
@@ -32,7 +32,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `GET /v1/jobs/{id}/explain` answers; times in seconds."""
+    """Response of `GET /v1/jobs/{id}/explain`; times in seconds."""
 
     job_id: UUID
     state: State
@@ -48,7 +48,7 @@ class Explanation:
 
 
 def explain_job(ledger: Ledger, settings: Settings, tenant_id: UUID, job_id: UUID) -> Explanation:
-    """Explain a job, wherever it stands. Raises `JobNotFound`."""
+    """Explain a job in any state. Raises `JobNotFound`."""
     with ledger.statement() as connection:
         job = jobs.get_job(connection, tenant_id, job_id)
         if job is None:
@@ -67,7 +67,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
     state = State(job.state)
     if state is State.RUNNING:
         yield Reason("running", f"run {job.run_no} goes on since {_time(job.run_started_at)} on {job.worker}")
-        silence = (job.now - job.worker_beat_at).total_seconds() if job.worker_beat_at else None
+        silence = (job.now - job.worker_heartbeat_at).total_seconds() if job.worker_heartbeat_at else None
         if silence is None or silence > 2 * config.heartbeat_seconds:
             said = (
                 f"its worker has not beaten for {silence:.0f} s" if silence is not None else "its worker is not known"

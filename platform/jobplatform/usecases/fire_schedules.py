@@ -1,4 +1,4 @@
-"""Fire what is due: work out the planned times of schedules and make their jobs, in one transaction."""
+"""Fire due schedules: compute their planned times and create their jobs, in one transaction."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-#: how long a schedule is left alone that can't be read
+#: delay of a schedule that can't be read (s)
 UNREADABLE_SECONDS = 300.0
 #: of one transaction
 MAX_FIRES, MAX_BYTES = 2000, 16 * 1024 * 1024
 
 
 class Fired(NamedTuple):
-    """What a look did: fires written, the queues that got jobs, whether there is more, when the next is due (s)."""
+    """Result of a pass: fires written, queues that got jobs, whether there is more, and when the next is due (s)."""
 
     fires: int
     woken: str | None
@@ -36,8 +36,8 @@ class Fired(NamedTuple):
 def fire_schedules(ledger: Ledger, *, limit: int, grace_seconds: float) -> Fired:
     """Fire the schedules that are due, at most `limit` of them, and `MAX_FIRES` or `MAX_BYTES` in all.
 
-    Any number of callers at once: each has its own schedules, and a planned time is written once. A fire that a crash
-    kept from being committed is due still. One that the ledger refuses is put off, and the others go on.
+    Safe for concurrent callers: each locks its own schedules, and a planned time is written once. A fire that a crash
+    kept from being committed is still due. A schedule that the ledger refuses is postponed; the others continue.
     """
     taken: list[UUID] = []
     try:
@@ -70,7 +70,7 @@ def _fire(ledger: Ledger, limit: int, grace_seconds: float, taken: list[UUID]) -
                 result = _plan(row, grace_seconds)
                 mine = [fire_of(row, planned) for planned in result.at]
                 sizes = [len(orjson.dumps(item["payload"])) for item in mine]
-            except Exception:  # a time zone that is known no more, say: the others go on
+            except Exception:  # for instance an unknown time zone: the others continue
                 log.exception("schedule_can_not_be_read", schedule=row.name, schedule_id=str(row.id))
                 later = row.now + timedelta(seconds=UNREADABLE_SECONDS)
                 following.append({"id": str(row.id), "planned_at": row.next_planned_at, "due_at": later})
@@ -90,7 +90,7 @@ def _fire(ledger: Ledger, limit: int, grace_seconds: float, taken: list[UUID]) -
 
 
 def _fire_one_by_one(ledger: Ledger, count: int, grace_seconds: float) -> tuple[int, str | None, bool]:
-    """Fire schedules in a transaction each, and put off those that the ledger refuses."""
+    """Fire each schedule in its own transaction, and postpone those that the ledger refuses."""
     fired, queues = 0, ""
     for _ in range(count):
         taken: list[UUID] = []
@@ -123,7 +123,7 @@ def _plan(row: Row[Any], grace_seconds: float) -> Fires:
 
 
 def fire_of(row: Row[Any], planned_at: datetime, by: str | None = None) -> dict[str, Any]:
-    """Return a fire as the ledger takes it."""
+    """Return a fire in the ledger's form."""
     return {
         "schedule_id": str(row.id),
         "planned_at": planned_at,
@@ -134,6 +134,6 @@ def fire_of(row: Row[Any], planned_at: datetime, by: str | None = None) -> dict[
 
 
 def next_of(row: Any, planned_at: datetime | None) -> dict[str, Any]:
-    """Return the next times of a schedule as the ledger takes them."""
+    """Return the next times of a schedule in the ledger's form."""
     due_at = planned_at + jitter_of(str(row.id), planned_at, row.jitter_seconds) if planned_at else None
     return {"id": str(row.id), "planned_at": planned_at, "due_at": due_at}

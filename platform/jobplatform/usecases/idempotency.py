@@ -1,4 +1,4 @@
-"""What all requests with an Idempotency-Key have in common, whatever they make."""
+"""Idempotency keys, for all requests that accept one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobplatform.ledger.session import LOCK_NOT_AVAILABLE
 
 @contextmanager
 def one_at_a_time(idempotency_key: str | None) -> Iterator[None]:
-    """Raise `IdempotencyInProgress` where lock_timeout ended our wait for the first request with the key."""
+    """Raise `IdempotencyInProgress` if the wait for the first request with the key exceeds lock_timeout."""
     try:
         yield
     except LedgerBusy as error:
@@ -21,7 +21,7 @@ def one_at_a_time(idempotency_key: str | None) -> Iterator[None]:
 
 
 def key_conflict(idempotency_key: str | None, earlier: str = "") -> IdempotencyConflict:
-    """Return the error for a key that was used for another request; `earlier` is what that has made, if known."""
+    """Return the error for a key that was used for another request; `earlier` is the id that it created, if known."""
     made = f" ({earlier})" if earlier else ""
     return IdempotencyConflict(
         f"Idempotency-Key {idempotency_key!r} was used for another request{made}: expected the same body, or a new key"

@@ -1,4 +1,4 @@
-"""API keys: made, listed, exchanged with an overlap, revoked; and what was done with them (docs/concepts/access.md)."""
+"""API keys: create, list, rotate with an overlap, revoke; and the audit log (docs/concepts/access.md)."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from jobplatform.usecases.admit import Caller
 MOST_NAME_CHARACTERS = 100
 MOST_KINDS = 50
 MOST_REQUESTS = 10_000_000
-#: both keys are good for so long when one is exchanged
+#: overlap of both keys after a rotation (s)
 USUAL_OVERLAP_SECONDS = 86_400.0
 LONGEST_OVERLAP_SECONDS = 31 * 86_400.0
 
 
 @dataclass(frozen=True)
 class NewKey:
-    """A key that was just made: `key` can't be read again."""
+    """A new key; `key` can't be read again."""
 
     key: str
     view: dict[str, Any]
@@ -39,14 +39,14 @@ class NewKey:
 
 
 def create_key(ledger: Ledger, tenant_id: UUID, name: str, grants: Grants, *, by: str) -> NewKey:
-    """Make a key of a tenant. Raises `InvalidRequest`."""
+    """Create a key of a tenant. Raises `InvalidRequest`."""
     _check(name, grants)
     with ledger.transaction() as connection:
         return _create(connection, tenant_id, name, grants, by=by)
 
 
 def check_grants(caller: Caller, grants: Grants) -> None:
-    """Raise `NotAllowed` where a key would be good for more than the one that makes it, of what is not its tenant's."""
+    """Raise `NotAllowed` if a key would have more rights across tenants than the key that creates it."""
     caller.check_priority(grants.max_priority)
     if grants.is_operator:
         caller.check_operator()
@@ -57,9 +57,9 @@ def check_grants(caller: Caller, grants: Grants) -> None:
 def rotate_key(
     ledger: Ledger, caller: Caller | None, key_id: UUID, *, by: str, overlap_seconds: float = USUAL_OVERLAP_SECONDS
 ) -> NewKey:
-    """Make a key that may do the same; the old one ends after the overlap. `caller` None: of any tenant.
+    """Create a key with the same grants; the old one expires after the overlap. `caller` None: of any tenant.
 
-    Raises `KeyNotFound` for one that is not valid any more, `NotAllowed` for one that may do more than the caller's,
+    Raises `KeyNotFound` for a key that is no longer valid, `NotAllowed` for one with more rights than the caller's,
     or `InvalidRequest`.
     """
     if not 0 <= overlap_seconds <= LONGEST_OVERLAP_SECONDS:
@@ -96,7 +96,7 @@ def revoke_key(ledger: Ledger, tenant_id: UUID | None, key_id: UUID) -> dict[str
 def list_keys(
     ledger: Ledger, tenant_id: UUID | None, *, after: UUID | None = None, limit: int = 50
 ) -> tuple[list[dict[str, Any]], UUID | None]:
-    """Return a page of keys, oldest first, without what could be used as one, and the id to go on behind."""
+    """Return a page of keys, oldest first, without secrets, and the id to continue after."""
     with ledger.statement() as connection:
         rows = keys.list_keys(connection, tenant_id, after=after, limit=limit + 1)
     return [view_of(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
@@ -105,7 +105,7 @@ def list_keys(
 def list_actions(
     ledger: Ledger, tenant_id: UUID, *, before: int | None, key_id: UUID | None, limit: int
 ) -> tuple[list[dict[str, Any]], int | None]:
-    """Return a page of the audit log, newest first, and the id to go on below."""
+    """Return a page of the audit log, newest first, and the id to continue below."""
     with ledger.statement() as connection:
         rows = audit_log.list_actions(connection, tenant_id, before=before, key_id=key_id, limit=limit + 1)
     return [dict(row._mapping) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
@@ -157,7 +157,7 @@ def _check(name: str, grants: Grants) -> None:
 
 
 def wrong_kinds(kinds: Sequence[str] | None) -> list[FieldError]:
-    """Return what is wrong with a list of kinds and patterns of them; None fits all kinds."""
+    """Return what is wrong with a list of kinds and patterns; None matches all kinds."""
     if kinds is None:
         return []
     if not 0 < len(kinds) <= MOST_KINDS:

@@ -1,4 +1,4 @@
-"""Limits on keys, holds, tenants' weights and quotas, changed while everything runs (docs/concepts/limits.md)."""
+"""Limits, pauses of limit keys, weights and quotas of tenants, changed at run time (docs/concepts/limits.md)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jobplatform.errors import FieldError, InvalidRequest, LimitNotFound
 from jobplatform.ledger import keys, limits
 from jobplatform.ledger.session import Ledger
 
-#: lines of each queue that are looked at for "who waits": "2,000 or more"
+#: flows per queue that are read for waiting jobs: "2,000 or more"
 LINES = 2000
 #: keys that are shown per limit
 KEYS_SHOWN = 100
@@ -23,8 +23,8 @@ LONGEST_HOLD_SECONDS = 31 * 86_400
 
 @dataclass(frozen=True)
 class KeyUse:
-    """What a limit key is used by now. `waiting_lines` counts tenants by priority and set of keys; of `units_left`
-    some may be reserved for a job that was refused and goes first.
+    """Current usage of a limit key. `waiting_lines` counts waiting flows; of `units_left`
+    some may be reserved for a job that was refused and has precedence.
     """
 
     key: str
@@ -41,7 +41,7 @@ class KeyUse:
 
 @dataclass(frozen=True)
 class LimitView:
-    """A limit and the keys that it holds for now; `limit` is None for keys that are only held."""
+    """A limit and its keys in use; `limit` is None for keys that are only paused."""
 
     limit: Limit | None
     keys: list[KeyUse]
@@ -58,7 +58,7 @@ class LimitView:
 
 
 def put_limit(ledger: Ledger, limit: Limit, *, by: str) -> LimitView:
-    """Set a limit; acts with the next round of a dispatcher, and the next claim. Raises `InvalidRequest`."""
+    """Set a limit. It takes effect with the next round of a dispatcher, and the next claim. Raises `InvalidRequest`."""
     limit.check()
     with ledger.transaction() as connection:
         limits.put_limit(connection, limit, by)
@@ -74,7 +74,7 @@ def remove_limit(ledger: Ledger, name: str) -> None:
 
 
 def list_limits(ledger: Ledger) -> list[LimitView]:
-    """Return all limits, their use, and who waits; last the keys that are held without one."""
+    """Return all limits, their usage and waiting jobs; last the keys that are paused without a limit."""
     with ledger.statement() as connection:
         rows, used = limits.list_limits(connection), limits.in_use(connection, LINES)
     uses: dict[str, list[KeyUse]] = {row.name: [] for row in rows}
@@ -97,7 +97,7 @@ def _view(row: Row[Any], uses: Sequence[KeyUse]) -> LimitView:
 
 
 def pause_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime:
-    """Let nothing of a key begin for so long, 0 ends a hold; returns until when. Raises `InvalidRequest`."""
+    """Pause a limit key; 0 seconds resume it. Returns until when. Raises `InvalidRequest`."""
     wrong = []
     if not is_key(key):
         wrong.append(FieldError("key", "a limit key like 'provider:openai'", repr(key)[:200]))
@@ -111,7 +111,7 @@ def pause_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime
 
 
 def set_weight(ledger: Ledger, tenant: str, weight: float) -> None:
-    """Set the share of a tenant, beside others. Raises `InvalidRequest` or `LimitNotFound`."""
+    """Set the weight of a tenant. Raises `InvalidRequest` or `LimitNotFound`."""
     if not 0.001 <= weight <= 1000:
         raise InvalidRequest("the weight can't work", (FieldError("weight", "from 0.001 to 1000", repr(weight)),))
     _check_names(tenant)
@@ -121,7 +121,7 @@ def set_weight(ledger: Ledger, tenant: str, weight: float) -> None:
 
 
 def list_tenants(ledger: Ledger, *, after: str = "", limit: int = 100) -> tuple[list[dict[str, Any]], str | None]:
-    """Return a page of tenants with their weights, and the name to go on behind."""
+    """Return a page of tenants with their weights, and the name to continue after."""
     with ledger.statement() as connection:
         rows = limits.list_tenants(connection, after, limit + 1)
     shown = [{"name": row.name, "weight": row.weight} for row in rows[:limit]]
@@ -131,7 +131,7 @@ def list_tenants(ledger: Ledger, *, after: str = "", limit: int = 100) -> tuple[
 def put_quota(ledger: Ledger, tenant: str, queue: str, max_waiting: int, *, queues: Iterable[str], by: str) -> None:
     """Limit how many jobs of a tenant may wait in a queue. `*` stands for every tenant or queue without its own quota.
 
-    The queue `+` is all of them together: so many may live there, dead letters too.
+    The queue `+` stands for all queues together and counts all live jobs, dead letters included.
 
     Raises `InvalidRequest` or `LimitNotFound`.
     """
@@ -166,7 +166,7 @@ def list_quotas(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 def _check_names(*names: str) -> None:
-    """Raise `LimitNotFound` for a name that the ledger can't even be asked for."""
+    """Raise `LimitNotFound` for a name that the ledger can't store."""
     if any("\x00" in name for name in names):
         raise LimitNotFound("no name has a NUL character")
 

@@ -1,4 +1,4 @@
-"""Schedules as people manage them: put, read, preview, pause, resume, run now, delete."""
+"""Manage schedules: put, read, preview, pause, resume, run now, delete."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.fire_schedules import fire_of, next_of
 
-#: times that a preview shows unless it is told otherwise
+#: default number of times in a preview
 PREVIEW = 20
 
 
 @dataclass(frozen=True)
 class ScheduleView:
-    """What a caller sees of a schedule; `values` has the fields of the order, and more (`as_dict`)."""
+    """A schedule as callers see it; `values` has the fields of its definition, and more (`as_dict`)."""
 
     id: UUID
     values: dict[str, Any]
@@ -57,8 +57,8 @@ def put_schedule(
 ) -> ScheduleView:
     """Create or replace a schedule. Idempotent.
 
-    Its times go on where they were unless they are changed: no fire is lost or doubled by a deployment that declares it
-    again. `most`: how many a tenant may have. Raises `UnknownKind`, `InvalidPayload`, `InvalidRequest` and
+    Its next time is kept unless the times change: no fire is lost or doubled by a deployment that declares it
+    again. `most`: maximum number of schedules per tenant. Raises `UnknownKind`, `InvalidPayload`, `InvalidRequest` and
     `TooManySchedules`.
     """
     order.check()
@@ -119,7 +119,7 @@ def put_schedule(
 
 
 def _check_payload(order: ScheduleDefinition, parse: Any, now: datetime) -> Any:
-    """Return a fire's typed payload. Raises `InvalidPayload` or `InvalidRequest` for one that no fire could use."""
+    """Return the typed payload of a fire. Raises `InvalidPayload` or `InvalidRequest`."""
     try:
         filled = fill_planned(dict(order.payload), now, order.time_zone)
     except ValueError as error:
@@ -141,7 +141,7 @@ def _next(
 
 
 def list_schedules(ledger: Ledger, tenant_id: UUID, *, after: str, limit: int) -> tuple[list[ScheduleView], str | None]:
-    """Return a page of schedules in the order of their names, and the name to go on behind."""
+    """Return a page of schedules in the order of their names, and the name to continue after."""
     with ledger.statement() as connection:
         rows = schedules.list_schedules(connection, tenant_id, after, limit + 1)
     return [_view(row) for row in rows[:limit]], rows[limit - 1].name if len(rows) > limit else None
@@ -164,7 +164,7 @@ def preview_schedule(
 
 
 def preview_definition(order: ScheduleDefinition, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:
-    """Return an order in words, and its next planned times. Raises `InvalidRequest`."""
+    """Return the description of a definition, and its next planned times. Raises `InvalidRequest`."""
     order.check()
     anchor = order.start_at or now
     since = max(now, order.start_at - timedelta(microseconds=1)) if order.start_at else now
@@ -173,7 +173,7 @@ def preview_definition(order: ScheduleDefinition, now: datetime, count: int = PR
 
 
 def describe(spec: dict[str, Any]) -> str:
-    """Return a spec in words."""
+    """Return the description of a spec."""
     if "cron" in spec:
         rule = read_rule(spec, datetime.min)
         assert isinstance(rule, Cron)
@@ -184,7 +184,7 @@ def describe(spec: dict[str, Any]) -> str:
 
 
 def pause_schedule(ledger: Ledger, tenant_id: UUID, name: str, paused: bool, *, by: str) -> ScheduleView:
-    """Pause or resume. What was planned meanwhile is not made up for. Raises `ScheduleNotFound`."""
+    """Pause or resume. Fires planned during the pause are skipped. Raises `ScheduleNotFound`."""
     with ledger.transaction() as connection:
         row = _found(schedules.get_schedule(connection, tenant_id, name, lock=True), name)
         planned_at = row.next_planned_at
@@ -204,9 +204,9 @@ def run_now(
     by: str,
     check: Callable[[str, int], None] | None = None,
 ) -> UUID:
-    """Fire a schedule once, beside its times, also when it is paused; returns the job.
+    """Fire a schedule once, in addition to its planned times, even when it is paused. Returns the job.
 
-    `check` gets its kind and priority, and raises what the caller may not order. Raises `ScheduleNotFound`.
+    `check` gets its kind and priority, and raises if the caller may not submit it. Raises `ScheduleNotFound`.
     """
     with ledger.transaction() as connection:
         row = _found(schedules.get_schedule(connection, tenant_id, name, lock=True), name)
@@ -220,7 +220,7 @@ def run_now(
 
 
 def delete_schedule(ledger: Ledger, tenant_id: UUID, name: str) -> None:
-    """Take a schedule away; the jobs it has made stay. Raises `ScheduleNotFound`."""
+    """Delete a schedule; the jobs that it created stay. Raises `ScheduleNotFound`."""
     with ledger.transaction() as connection:
         if not schedules.delete_schedule(connection, tenant_id, name):
             raise ScheduleNotFound(name)

@@ -1,4 +1,4 @@
-"""Webhooks as people manage them: endpoints, their secrets, what was told to them, and telling it again."""
+"""Manage webhooks: endpoints, secrets, messages, and replays."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ from jobplatform.usecases.read_feed import now_in
 
 MOST_ENDPOINTS = 50
 MOST_URL_CHARACTERS = 2000
-#: transactions that began so long before a time may have written events after it
+#: transactions that started this long before a time may have written events after it (s)
 REPLAY_MARGIN = timedelta(hours=1)
 DISABLED_BY_HAND = "disabled by hand"
 
 
 @dataclass(frozen=True)
 class NewEndpoint:
-    """What an endpoint is to be."""
+    """Settings of a new endpoint."""
 
     url: str
     events: tuple[str, ...] = USUAL_TYPES
-    #: kinds of jobs that it is told of, or patterns of them; None: all
+    #: kinds, or patterns of kinds, whose events it receives; None: all
     kinds: tuple[str, ...] | None = None
     description: str = ""
-    #: an e-mail address that is told when it is disabled
+    #: e-mail address to notify when it is disabled
     contact: str | None = None
 
 
 def create_endpoint(
     ledger: Ledger, settings: Settings, tenant_id: UUID, order: NewEndpoint, *, by: str
 ) -> dict[str, Any]:
-    """Make an endpoint; returns its view with the secret, which is shown this once. Raises `InvalidRequest`."""
+    """Create an endpoint. Returns its view with the secret, which is shown only once. Raises `InvalidRequest`."""
     values = {
         "url": order.url,
         "events": list(dict.fromkeys(order.events)),
@@ -79,9 +79,9 @@ def get_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> dict[str
 def change_endpoint(
     ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, changes: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Change what is named of url, events, kinds, description, contact and `enabled`; the secret stays.
+    """Change url, events, kinds, description, contact or `enabled`; the secret stays.
 
-    Enabled again it is told of what comes from now on: what it has missed comes by `replay_since`. Raises
+    A re-enabled endpoint receives new events; `replay_since` delivers those that it missed. Raises
     `WebhookNotFound` or `InvalidRequest`.
     """
     wanted = dict(changes)
@@ -100,14 +100,14 @@ def change_endpoint(
 
 
 def delete_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> None:
-    """Take an endpoint away; what is on its way to it is not delivered. Raises `WebhookNotFound`."""
+    """Delete an endpoint; pending deliveries are dropped. Raises `WebhookNotFound`."""
     with ledger.transaction() as connection:
         _found(connection, tenant_id, endpoint_id, lock=True)
         webhooks.delete_endpoint(connection, endpoint_id)
 
 
 def rotate_secret(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, overlap_seconds: float) -> dict[str, Any]:
-    """Sign with a new secret; the old one signs beside it for so long. Returns the view with the new secret.
+    """Rotate the secret; both sign during the overlap. Returns the view with the new secret.
 
     Raises `WebhookNotFound`.
     """
@@ -119,7 +119,7 @@ def rotate_secret(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, overlap_se
 
 
 def send_test(ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, by: str) -> dict[str, Any]:
-    """Send a message that says nothing, in one attempt, to an endpoint that may be disabled; returns the message.
+    """Send a test message with a single attempt, even to a disabled endpoint. Returns the message.
 
     Raises `WebhookNotFound`.
     """
@@ -134,7 +134,7 @@ def send_test(ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: 
 def list_messages(
     ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, *, before: UUID | None, limit: int
 ) -> tuple[list[dict[str, Any]], UUID | None]:
-    """Return a page of what an endpoint was told, newest first, and the id to go on below. Raises `WebhookNotFound`."""
+    """Return a page of an endpoint's messages, newest first, and the id to continue below. Raises `WebhookNotFound`."""
     with ledger.statement() as connection:
         _found(connection, tenant_id, endpoint_id)
         rows = webhooks.list_messages(connection, endpoint_id, before=before, limit=limit + 1)
@@ -144,7 +144,7 @@ def list_messages(
 def replay_message(
     ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: UUID, message_id: UUID
 ) -> dict[str, Any]:
-    """Deliver one message again, with the same id; one that is on its way stays as it is. Returns the message.
+    """Redeliver a message with the same id, unless it is still being delivered. Returns the message.
 
     Raises `WebhookNotFound` and `MessageGone`.
     """
@@ -166,9 +166,9 @@ def replay_message(
 def replay_since(
     ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, since: datetime, *, everything: bool
 ) -> dict[str, Any]:
-    """Tell an endpoint again of what has happened since a time, and it was not delivered (or all of it).
+    """Replay the events since a time that were not delivered to an endpoint (or all of them).
 
-    What it was not told because it was disabled then is told now. Goes on in the background (`replaying`). Raises
+    Includes events from times at which it was disabled. Runs in the background (`replaying`). Raises
     `WebhookNotFound`, and `InvalidRequest` for an endpoint that is disabled.
     """
     with ledger.statement() as connection:
@@ -190,7 +190,7 @@ def view_of(row: Row[Any]) -> dict[str, Any]:
 
 
 def message_view(row: Row[Any]) -> dict[str, Any]:
-    """Return the JSON form of a message and how its delivery goes."""
+    """Return the JSON form of a message with the state of its delivery."""
     return {
         "id": row.id,
         "type": row.type,
@@ -207,7 +207,7 @@ def message_view(row: Row[Any]) -> dict[str, Any]:
 
 
 def job_of(kind: Kind, attempts: int | None = None) -> bytes:
-    """Return what the ledger wants to know of the jobs that deliver."""
+    """Return the settings of delivery jobs in the ledger's form."""
     return orjson.dumps(
         {
             "queue": kind.queue,
@@ -220,7 +220,7 @@ def job_of(kind: Kind, attempts: int | None = None) -> bytes:
 
 
 def delivering(settings: Settings) -> Kind:
-    """Return the kind of job that delivers, for those who order it and don't run it."""
+    """Return the kind of delivery jobs, for processes that submit them and do not run them."""
     return deliver_kind(settings.webhook_jobs_queue, _elsewhere)
 
 

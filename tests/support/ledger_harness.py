@@ -55,7 +55,7 @@ def registry() -> KindRegistry:
 
 
 @dataclass
-class Book:
+class LedgerHarness:
     """A ledger with a tenant, and the shortest words for what tests do to it."""
 
     ledger: Ledger
@@ -99,7 +99,7 @@ class Book:
                 takes = waiting.shares.plan(slots_of(opened.look.places_out, window, batch), {})
                 jobs = []
                 if opened.look.verdict == "ready" and takes:
-                    chosen = [(take.line.id, take.jobs) for take in takes]
+                    chosen = [(take.flow.id, take.jobs) for take in takes]
                     jobs, _ = opened.dispatch(chosen, [0.0] * len(takes))
                 yield jobs, opened
         finally:
@@ -172,8 +172,8 @@ def card(worker_id: UUID | None = None) -> WorkerInfo:
 
 
 @contextmanager
-def new_book(place: Any) -> Iterator[Book]:
-    """Yield a book on a database of its own."""
+def new_book(place: Any) -> Iterator[LedgerHarness]:
+    """Yield a harness on a database of its own."""
     from jobplatform.devstack import postgres
 
     name = f"t_{uuid.uuid4().hex[:12]}"
@@ -189,7 +189,7 @@ def new_book(place: Any) -> Iterator[Book]:
                 queues.put_queue(connection, queue, 4, 4.0)
         worker = card()
         register(ledger, worker)
-        yield Book(ledger, url, tenant_id, epoch, worker)
+        yield LedgerHarness(ledger, url, tenant_id, epoch, worker)
     finally:
         ledger.close()
         _administer(place, f'DROP DATABASE "{name}" WITH (FORCE)')
