@@ -115,7 +115,7 @@ class Settings(BaseSettings):
 
     # what runs
     kind_modules: Annotated[tuple[str, ...], NoDecode] = _setting(
-        ("workers.handlers",),
+        ("workers.handlers.builtin",),
         "modules that register kinds, separated by commas; `shop.celery:app` is a Celery app whose tasks are kinds",
     )
     queues: Annotated[dict[str, QueueSettings], NoDecode] = Field(
@@ -254,7 +254,7 @@ class Settings(BaseSettings):
     @field_validator("kind_modules", "celery_queues", mode="before")
     @classmethod
     def _read_modules(cls, value: object) -> object:
-        """A comma-separated list; the built-in kinds are named `workers.handlers`."""
+        """A comma-separated list; the built-in kinds are named `workers.handlers.builtin`."""
         if isinstance(value, str):
             return tuple(part.strip() for part in value.split(",") if part.strip())
         return value

@@ -96,7 +96,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     write_shop(outside)
     scratch = tmp_path_factory.mktemp("scratch")
     extra = {
-        "JOBPLATFORM_KIND_MODULES": "workers.handlers,acme_jobs,shop:app",
+        "JOBPLATFORM_KIND_MODULES": "workers.handlers.builtin,acme_jobs,shop:app",
         "JOBPLATFORM_CELERY_TENANT": "default",
         "SHOP_NOTES": str(scratch),
         "JOBPLATFORM_QUEUES": orjson.dumps(

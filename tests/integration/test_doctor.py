@@ -211,7 +211,7 @@ def test_without_the_management_api_it_says_what_was_not_looked_at(harness: Ledg
 
 
 def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
-    kinds = load_kinds(("workers.handlers",), config.pools)
+    kinds = load_kinds(("workers.handlers.builtin",), config.pools)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
     closed = config.model_copy(

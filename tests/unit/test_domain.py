@@ -146,6 +146,8 @@ def test_the_built_in_kinds_fit_the_built_in_queues() -> None:
 
     pools = {name: QueueSettings(**values).pool for name, values in DEFAULT_QUEUES.items()}
     names = [
-        item.name for item in load_kinds(["workers.handlers"], pools) if not item.name.startswith(("test", "acme"))
+        item.name
+        for item in load_kinds(["workers.handlers.builtin"], pools)
+        if not item.name.startswith(("test", "acme"))
     ]
     assert names == ["email.send", "llm.chat", "video.transcode"]

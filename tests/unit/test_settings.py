@@ -39,8 +39,8 @@ def test_values_that_do_not_fit_are_refused_by_name(monkeypatch: pytest.MonkeyPa
 
 
 def test_kind_modules_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBPLATFORM_KIND_MODULES", "workers.handlers, acme_jobs")
-    assert read_settings().kind_modules == ("workers.handlers", "acme_jobs")
+    monkeypatch.setenv("JOBPLATFORM_KIND_MODULES", "workers.handlers.builtin, acme_jobs")
+    assert read_settings().kind_modules == ("workers.handlers.builtin", "acme_jobs")
 
 
 def test_secrets_do_not_print() -> None:

@@ -1,5 +1,1 @@
-"""The built-in kinds. Importing this package registers them; it imports nothing of Celery."""
-
-from workers.handlers import email_send, llm_chat, video_transcode
-
-__all__ = ["email_send", "llm_chat", "video_transcode"]
+"""Handlers: the built-in kinds (`builtin` registers them), and the platform's own jobs. Nothing here imports Celery."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,8 +86,11 @@ class Stack:
         return self._url_of_login("reporting")
 
     def database_url_of(self, role: str) -> str:
-        """The ledger's URL for a role: only our own Postgres knows others than its owner."""
-        return self._url_of_login(role) if self.own_database and role == "worker" else self.database_url
+        """The ledger's URL for a role of the broker; only our own Postgres has a login besides the owner's."""
+        url = self.extra.get("JOBPLATFORM_DATABASE_URL", self.database_url)
+        if self.own_database and role == "worker":
+            return re.sub("//[^@]*@", f"//worker:{self.place.secret}@", url)
+        return url
 
     def _url_of_login(self, name: str) -> str:
         address = postgres.url(self.place).replace("+psycopg2", "").rpartition("@")[2]

@@ -1,4 +1,4 @@
-"""Queries on artifacts and uploads; their bytes stand in the artifact store."""
+"""Queries on artifacts and uploads; their bytes are in the artifact store."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def insert_upload(connection: Connection, values: dict[str, Any]) -> None:
 
 
 def insert_output(connection: Connection, values: dict[str, Any]) -> bool:
-    """Record a run's artifact, once however often it is repeated; False when its lease is lost."""
+    """Record a run's artifact. Idempotent; False when the lease is lost."""
     return connection.execute(_INSERT_OUTPUT, values).rowcount == 1
 
 
@@ -52,12 +52,12 @@ _REMOVALS = text(
 
 
 def removals(connection: Connection, limit: int) -> Sequence[str]:
-    """Return where files stand that nobody names any more: some of the oldest, not the same for everybody."""
+    """Return locations of unreferenced files: some of the oldest, in random order for concurrent callers."""
     return connection.execute(_REMOVALS, {"limit": limit}).scalars().all()
 
 
 def note_removed(connection: Connection, locations: Sequence[str]) -> None:
-    """Forget files that are removed."""
+    """Forget files that were deleted from the store."""
     connection.execute(
         text("DELETE FROM artifact_removals WHERE location = ANY (:locations)"), {"locations": list(locations)}
     )

@@ -1,4 +1,4 @@
-"""The audit log: what was done by API keys that changes something, each begun before it is done and ended after it."""
+"""The audit log: changes made with API keys, each recorded before it is made and completed after it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from jobplatform.ledger.session import Ledger
 def begin_action(
     ledger: Ledger, *, tenant_id: UUID, key_id: UUID, key_name: str, action: str, path: str, address: str | None
 ) -> int:
-    """Note that something is going to be done; returns the id of the line."""
+    """Record the start of a change; returns the id of its entry."""
     ((action_id,),) = ledger.call("begin_action", tenant_id, key_id, key_name, action, path, address)
     return int(action_id)
 
 
 def end_action(ledger: Ledger, line: int, status: int, code: str | None) -> None:
-    """Note how it ended. A line without an end: the outcome is unknown."""
+    """Record the result of a change. An entry without a result has an unknown outcome."""
     ledger.call("end_action", line, status, code)
 
 
 def list_actions(
     connection: Connection, tenant_id: UUID, *, before: int | None, key_id: UUID | None, limit: int
 ) -> Sequence[Row[Any]]:
-    """Return lines of a tenant, newest first."""
+    """Return entries of a tenant, newest first."""
     return connection.execute(
         text(
             "SELECT id, at, key_id, key_name, action, path, address, status, code FROM audit_log "
@@ -39,7 +39,7 @@ def list_actions(
 
 
 def forget_actions(connection: Connection, days: int, limit: int) -> int:
-    """Delete up to `limit` lines that are older than so many days; returns how many."""
+    """Delete up to `limit` entries older than `days`; returns how many."""
     return connection.execute(
         text(
             "DELETE FROM audit_log WHERE id IN (SELECT id FROM audit_log "

@@ -1,5 +1,5 @@
-"""Queries of the audit (I8): records that were written apart are held against each other. Each is one statement, so
-that it sees one moment, and each is bounded: a slice of jobs by their ids, or a limit."""
+"""Queries of the audit (I8): independent records are compared with each other. Each is one statement, so
+that it sees one snapshot, and each is bounded: a slice of jobs by their ids, or a limit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, text
 from jobplatform.domain.states import TRANSITIONS
 from jobplatform.ledger.jobs import earliest_end
 
-#: examples that one finding names
+#: examples per finding
 EXAMPLES = 20
 
 _CONSERVATION = text(
@@ -32,7 +32,7 @@ _CONSERVATION = text(
 
 
 def unconserved(connection: Connection) -> Sequence[Row[Any]]:
-    """Return tenant_id, queue, accepted, finished, live where accepted is not finished + live."""
+    """Return tenant_id, queue, accepted, finished, live where accepted ≠ finished + live."""
     return connection.execute(_CONSERVATION).all()
 
 
@@ -134,7 +134,7 @@ _STANDING_LONG = text(
 
 
 def long_standing(connection: Connection, patience_seconds: float) -> Sequence[Row[Any]]:
-    """Return code, jobs, examples, detail of what should have been dealt with long ago."""
+    """Return code, jobs, examples, detail of overdue work."""
     return connection.execute(_STANDING_LONG, {"patience": patience_seconds, "examples": EXAMPLES}).all()
 
 
@@ -180,7 +180,7 @@ _WORKFLOWS = text(
 
 
 def broken_workflows(connection: Connection, workflows: int = 1000) -> Sequence[Row[Any]]:
-    """Return code, jobs (workflows), examples, detail of the newest workflows that go on and don't add up."""
+    """Return code, jobs (workflows), examples, detail of the newest running workflows with inconsistent counters."""
     return connection.execute(_WORKFLOWS, {"workflows": workflows, "examples": EXAMPLES}).all()
 
 

@@ -1,4 +1,4 @@
-"""Queries on dead letters: jobs that need a person. They are live jobs; see `sql/65_replay_job.sql`."""
+"""Queries on dead letters: jobs that need an operator. They are live jobs; see `sql/65_replay_job.sql`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DISCARD = text("SELECT verdict, state FROM discard_job(:tenant_id, :id, :since,
 def replay_job(
     connection: Connection, tenant_id: UUID, job_id: UUID, delay_seconds: float, data: dict[str, Any]
 ) -> tuple[str, str | None]:
-    """Call `replay_job`; returns its verdict and the state. `data` says who and why, in the event."""
+    """Call `replay_job`; returns its verdict and the state. `data`: caller and reason, stored with the event."""
     told = orjson.dumps(data).decode()
     return ask_of_job(connection, _REPLAY_ONE, tenant_id, job_id, delay=delay_seconds, data=told)
 
@@ -68,7 +68,7 @@ _EDGE = text(
 def list_dead_letters(
     connection: Connection, tenant_id: UUID, wanted: dict[str, Any], *, below: UUID | None, limit: int
 ) -> tuple[Sequence[Row[Any]], UUID | None]:
-    """Return a page of dead letters, newest first, and where the next one begins; at most `MAX_EXAMINED` are read."""
+    """Return a page of dead letters, newest first, and the cursor of the next page; reads at most `MAX_EXAMINED`."""
     values = {"tenant_id": tenant_id, "below": below, "examined": MAX_EXAMINED, **wanted}
     rows = connection.execute(_LIST, {**values, "limit": limit}).all()
     if len(rows) == limit:
@@ -84,7 +84,8 @@ _REPLAY_MANY = text(
 
 
 def preview(connection: Connection, tenant_id: UUID, wanted: dict[str, Any], limit: int) -> Sequence[Row[Any]]:
-    """Return kind, queue, code, jobs, first_died_at, last_died_at of what a replay would take: at most `limit` jobs."""
+    """Return kind, queue, code, jobs, first_died_at, last_died_at of the jobs that a replay would include, at most
+    `limit`."""
     return connection.execute(_PREVIEW, {"tenant_id": tenant_id, "limit": limit, **wanted}).all()
 
 
@@ -118,7 +119,7 @@ _REPLAY = (
 
 
 def get_replay(connection: Connection, tenant_id: UUID, replay_id: UUID) -> Row[Any] | None:
-    """Return a replay of many, as it stands."""
+    """Return a replay with its progress."""
     return connection.execute(text(f"{_REPLAY} AND id = :id"), {"tenant_id": tenant_id, "id": replay_id}).one_or_none()
 
 

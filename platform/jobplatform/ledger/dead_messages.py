@@ -1,4 +1,4 @@
-"""Queries on dead messages: broker messages that belong to no live dispatch, kept with the reason (I6)."""
+"""Queries on dead messages: broker messages that belong to no live dispatch, stored with the reason (I6)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Connection, Row, text
 
-#: how long one is kept, and how many at the most
+#: retention (days) and maximum number
 KEEP_DAYS, KEEP_MESSAGES = 30, 1_000_000
 
 _PUT = text(
@@ -21,7 +21,7 @@ _PUT = text(
 
 
 def put_dead_messages(connection: Connection, messages: Sequence[dict[str, Any]]) -> None:
-    """Keep dead messages; the keys are the columns, `message` a JSON value."""
+    """Store dead messages; the keys are the columns, `message` a JSON value."""
     if messages:
         connection.execute(
             _PUT, [{**message, "message": orjson.dumps(message["message"]).decode()} for message in messages]
@@ -64,7 +64,7 @@ def list_dead_messages(connection: Connection, below: int | None, limit: int, re
 
 
 def get_dead_message(connection: Connection, message_id: int) -> Row[Any] | None:
-    """Return one dead message with the beginning of its body."""
+    """Return a dead message with the first bytes of its body."""
     return connection.execute(text("SELECT * FROM dead_messages WHERE id = :id"), {"id": message_id}).one_or_none()
 
 
@@ -80,5 +80,5 @@ _FORGET = text(
 
 
 def forget_dead_messages(connection: Connection, limit: int = 1000) -> int:
-    """Delete what is old, or more than are kept; returns how many."""
+    """Delete dead messages past their retention, or above the maximum number; returns how many."""
     return connection.execute(_FORGET, {"days": KEEP_DAYS, "keep": KEEP_MESSAGES, "limit": limit}).rowcount

@@ -17,7 +17,7 @@ from jobplatform.ledger.tables import PARTITION_DAYS, PARTITIONED
 
 
 class Woken(NamedTuple):
-    """What the clock did: queues that got jobs, whether the limit was reached, seconds until the next job is due."""
+    """Result of `wake_jobs`: queues that got jobs, whether the limit was reached, seconds until the next job is due."""
 
     queues: list[str]
     more: bool
@@ -25,22 +25,22 @@ class Woken(NamedTuple):
 
 
 def wake_jobs(ledger: Ledger, limit: int, slack_seconds: float | None) -> Woken:
-    """Make scheduled jobs available whose time has come, and expire those past their start_by; up to `limit` each.
+    """Make due scheduled jobs available, and expire jobs past their start_by; up to `limit` each.
 
-    `slack_seconds` looks only at what became due that long ago or later: under a long snapshot the index keeps all that
-    ever was due. None looks at everything.
+    `slack_seconds` restricts the scan to jobs that became due within that time: under a long snapshot the index keeps
+    all jobs that ever were due. None scans everything.
     """
     ((due, more, seconds),) = ledger.call("wake_jobs", limit, slack_seconds)
     return Woken(due or [], more, seconds)
 
 
 def waiting_queues(ledger: Ledger, marks: Mapping[str, datetime]) -> list[str]:
-    """Return the queues that are not paused and have available jobs, in `marks` those that came at a time or later."""
+    """Return the unpaused queues with available jobs; `marks`: queue → ignore jobs that arrived earlier."""
     return [row[0] for row in ledger.call("waiting_queues", list(marks), list(marks.values()))]
 
 
 def current_epoch(connection: Connection) -> UUID | None:
-    """Return the broker's current epoch; None before the guard has made one."""
+    """Return the broker's current epoch; None before the first one."""
     return connection.execute(text("SELECT epoch FROM broker_epochs WHERE current")).scalar_one_or_none()
 
 
@@ -72,7 +72,7 @@ NO_LINE = -1
 
 @dataclass(frozen=True)
 class Dispatched:
-    """A job that a round has marked: publish it before the transaction commits. The id is its text."""
+    """A job that a round has marked as dispatched: publish it before the transaction commits. The id is text."""
 
     #: the place of its flow in what was asked for; of a job that was promised: NO_LINE
     flow: int
@@ -85,7 +85,7 @@ class Dispatched:
 
 
 class FlowHead(NamedTuple):
-    """A flow, when its first job became available (seconds since 1970), and how many came; None is not known."""
+    """A flow, when its first job became available (seconds since 1970), and its number of jobs; None if unknown."""
 
     id: FlowId
     head: float
@@ -94,24 +94,24 @@ class FlowHead(NamedTuple):
 
 @dataclass(frozen=True)
 class Look:
-    """What `read_queue` answers: see `85_dispatch_jobs.sql`."""
+    """Result of `read_queue`; see `85_dispatch_jobs.sql`."""
 
     verdict: str
-    #: jobs of priority 0 … 9 that are dispatched or running, and when the first of all was dispatched
+    #: jobs in flight of priority 0 … 9, and when the oldest of all was dispatched
     places_out: list[int]
     oldest: datetime | None
     arrivals: list[FlowHead]
-    #: where the next look at what arrives begins
+    #: start of the next scan of arrivals
     arrived_until: datetime | None
     arrived_all: bool
-    #: per key that was asked for: how many of its jobs may go, seconds until it is worth another look
+    #: per requested key: how many of its jobs may be dispatched, and seconds until it is worth another read
     key_free: list[int]
     key_seconds: list[float | None]
     limited_oldest: datetime | None
 
 
 class OpenRound:
-    """A round whose transaction is open: `look` at it, `dispatch` jobs of flows, `take_back` what was not published."""
+    """A round with an open transaction: read `look`, `dispatch` jobs of flows, `take_back` unpublished ones."""
 
     def __init__(self, look: Look, call: Call, queue: str, keys: Sequence[str]) -> None:
         self.look = look
@@ -122,10 +122,10 @@ class OpenRound:
     def dispatch(
         self, flows: Sequence[tuple[FlowId, int]], marks: Sequence[float]
     ) -> tuple[list[Dispatched], list[float | None]]:
-        """Mark up to so many jobs of each flow as dispatched.
+        """Mark jobs of flows as dispatched, up to the given number of each.
 
-        Returns them, and for each flow when its next job became available, in seconds since 1970. `marks`: the same,
-        or an earlier time.
+        Returns the jobs, and for each flow when its next job became available, in seconds since 1970. `marks`: this
+        time, or an earlier one.
         """
         rows = self._call(
             "dispatch_flows",
@@ -144,7 +144,7 @@ class OpenRound:
     def dispatch_by_deadline(
         self, places: Sequence[int], above: Sequence[int], free: Mapping[str, int]
     ) -> tuple[list[Dispatched], list[tuple[str, ...]]]:
-        """Mark jobs that have a start_by, the earliest first; returns them, and the limit keys of each.
+        """Mark jobs with deadlines (start_by), earliest first; returns them, and the limit keys of each.
 
         Of `places`, so many of each priority are for those `above` it.
         """
@@ -160,17 +160,17 @@ class OpenRound:
         return [Dispatched(NO_LINE, *row[1:6]) for row in rows], [_read(row[6]) for row in rows]
 
     def take_back(self, unsent: Sequence[Dispatched]) -> None:
-        """Make jobs available again that the broker did not take."""
+        """Return jobs to available that the broker did not confirm."""
         ids = "{" + ",".join(job.id for job in unsent) + "}"
         self._call("undispatch_jobs", ids, [job.state_at for job in unsent])
 
 
-#: names of locks that a process remembers to have made
+#: maximum number of lock names that a process remembers
 MOST_LOCKS = 100_000
 
 
 def _make_locks(ledger: Ledger, names: Sequence[str]) -> None:
-    """Make the locks that this process meets for the first time, before the transaction that takes them."""
+    """Create lock rows that this process has not used before, ahead of the transaction that locks them."""
     if len(ledger.known_locks) > MOST_LOCKS:
         ledger.known_locks.clear()
     if fresh := [name for name in names if name not in ledger.known_locks]:
@@ -179,7 +179,7 @@ def _make_locks(ledger: Ledger, names: Sequence[str]) -> None:
         ledger.known_locks.update(fresh)
 
 
-#: new jobs that one look reads
+#: new jobs per read
 MOST_ARRIVALS = 2000
 
 
@@ -191,7 +191,7 @@ def read_queue(
     keys: Sequence[str] = (),
     arrivals: int = MOST_ARRIVALS,
 ) -> Iterator[OpenRound]:
-    """Open a transaction by a look at a queue, in one round trip; it commits at the end of the block."""
+    """Open a transaction by reading a queue, in one round trip; it commits at the end of the block."""
     _make_locks(ledger, [f"dispatch/{queue}", *(f"limit/{key}" for key in keys)])
     with ledger.open_call("read_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
         row = rows[0]
@@ -249,12 +249,12 @@ _BEAT = text(
 def record_dispatcher_heartbeat(
     connection: Connection, dispatcher_id: UUID, host: str, pid: int, broker_error: str | None
 ) -> None:
-    """Tell that a dispatcher lives, and whether it can use RabbitMQ."""
+    """Write a dispatcher's heartbeat, and whether RabbitMQ is available to it."""
     connection.execute(_BEAT, {"id": dispatcher_id, "host": host, "pid": pid, "error": broker_error})
 
 
 def forget_dispatcher(connection: Connection, dispatcher_id: UUID | None = None) -> None:
-    """Forget a dispatcher that ends, or those that have been gone for a day."""
+    """Delete a dispatcher that shuts down, or those without a heartbeat for a day."""
     gone = "id = :id" if dispatcher_id else "heartbeat_at < clock_timestamp() - interval '1 day'"
     connection.execute(text(f"DELETE FROM dispatchers WHERE {gone}"), {"id": dispatcher_id})
 
@@ -266,12 +266,12 @@ _DISPATCHERS = text(
 
 
 def live_dispatchers(connection: Connection, seconds: float) -> Sequence[Row[Any]]:
-    """Return the dispatchers that beat within so many seconds: host, pid, broker_error, broker_error_at."""
+    """Return dispatchers with a heartbeat within so many seconds: host, pid, broker_error, broker_error_at."""
     return connection.execute(_DISPATCHERS, {"seconds": seconds}).all()
 
 
 def ensure_partitions(connection: Connection, weeks_behind: int = 1, weeks_ahead: int = 13) -> int:
-    """Make the partitions of history, runs and events around now; returns how many were missing."""
+    """Create the current and next partitions of history, runs and events; returns how many were missing."""
     made = 0
     for table in PARTITIONED:
         made += connection.execute(

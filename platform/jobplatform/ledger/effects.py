@@ -21,7 +21,7 @@ def begin_effect(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, token: 
     return row[0], row[1]
 
 
-# FOR SHARE: it belongs to a run that still holds its lease when it is committed (I4)
+# FOR SHARE: the run must still have its lease when this commits (I4)
 _MINE = "WITH mine AS (SELECT id FROM jobs WHERE id = :job_id AND lease_id = :lease_id FOR SHARE)"
 _DONE = text(
     f"{_MINE} UPDATE effects SET state = 'done', receipt = CAST(:receipt AS jsonb), done_at = clock_timestamp() "
@@ -31,14 +31,14 @@ _UNDO = text(f"{_MINE} DELETE FROM effects USING mine WHERE job_id = mine.id AND
 
 
 def end_effect(connection: Connection, job_id: UUID, lease_id: UUID, key: str, token: UUID, receipt: Any) -> bool:
-    """Note the receipt of an effect; False when the lease is lost."""
+    """Store the receipt of an effect; False when the lease is lost."""
     values = {"job_id": job_id, "lease_id": lease_id, "key": key, "token": token}
     encoded = orjson.dumps(receipt).decode()
     return connection.execute(_DONE, {**values, "receipt": encoded}).rowcount == 1
 
 
 def undo_effect(connection: Connection, job_id: UUID, lease_id: UUID, key: str, token: UUID) -> bool:
-    """Take an intent back: the effect did not take place. False when the lease is lost."""
+    """Withdraw an intent: the effect did not take place. False when the lease is lost."""
     values = {"job_id": job_id, "lease_id": lease_id, "key": key, "token": token}
     return connection.execute(_UNDO, values).rowcount == 1
 
@@ -71,7 +71,7 @@ _LIST = text(
 
 
 def effects_of(connection: Connection, tenant_id: UUID, job_id: UUID, limit: int = 1000) -> Sequence[Row[Any]]:
-    """Return a job's effects in the order of their intents."""
+    """Return a job's effects in the order in which they were intended."""
     return connection.execute(_LIST, {"id": job_id, "tenant_id": tenant_id, "limit": limit}).all()
 
 

@@ -1,4 +1,4 @@
-"""Queries for "why is this job not running?": each bounded, whatever the backlog (I7)."""
+"""Queries of `explain`: each bounded at any backlog (I7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-#: the count of jobs ahead stops here: "10,000 or more"
+#: cap of the count of jobs ahead: "10,000 or more"
 AHEAD_CAP = 10_000
 
 _STANDING = text(
@@ -62,7 +62,7 @@ def standing_of(connection: Connection, tenant_id: UUID, job_id: UUID) -> Row[An
 
 
 def ahead_of(connection: Connection, job: Row[Any]) -> Row[Any]:
-    """Return how many available jobs come first, each at most `AHEAD_CAP`: of higher priority, and of its own line."""
+    """Return how many available jobs are ahead, each at most `AHEAD_CAP`: of higher priority, and in its own flow."""
     values = {name: getattr(job, name) for name in ("queue", "priority", "tenant_id", "limit_keys", "state_at")}
     return connection.execute(_AHEAD, values | {"cap": AHEAD_CAP}).one()
 

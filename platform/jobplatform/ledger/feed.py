@@ -1,4 +1,4 @@
-"""Events of tenants in an order without gaps; see `sql/96_event_feed.sql`."""
+"""Event feeds of tenants, ordered and without gaps; see `sql/96_event_feed.sql`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jobplatform.ledger.ids import time_of
 from jobplatform.ledger.jobs import CLOCK_MARGIN
 from jobplatform.ledger.session import Ledger
 
-#: whoever follows a feed looks at partitions of this age only: no transaction that writes events lasts so long
+#: followers of a feed read partitions of this age only: transactions that write events are shorter
 FOLLOW_BACK = timedelta(days=1)
 
 
 def read_feed(
     ledger: Ledger, behind: Mapping[UUID, FeedPosition], limit: int, *, since: datetime | None = None
 ) -> tuple[int, dict[UUID, list[FeedEvent]]]:
-    """Return the horizon, and up to `limit` events of each tenant behind its place.
+    """Return the horizon, and up to `limit` events of each tenant after its position.
 
-    Nothing can come any more before an event whose transaction is below the horizon. `since`: nothing older is looked
-    at, None: at everything that is kept.
+    No event can appear any more before an event whose transaction is below the horizon. `since`: older events are not
+    read; None reads everything that is retained.
     """
     tenants = list(behind)
     rows = ledger.call(
@@ -74,7 +74,7 @@ def kinds_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, tupl
 
 
 def progress_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, Any]:
-    """Return id → progress of those of these jobs that run and have told any."""
+    """Return id → progress of the running jobs that have reported any."""
     rows = connection.execute(
         text("SELECT id, progress FROM jobs WHERE id = ANY (:ids) AND progress IS NOT NULL AND state = 'running'"),
         {"ids": list(job_ids)},
@@ -83,11 +83,11 @@ def progress_of(connection: Connection, job_ids: Sequence[UUID]) -> dict[UUID, A
 
 
 def rebase_feed(connection: Connection) -> int | None:
-    """Call `rebase_feed`: the new offset when the ledger was restored into another cluster, else None."""
+    """Call `rebase_feed`: returns the new offset if the ledger was restored into another cluster, else None."""
     feed: int | None = connection.execute(text("SELECT rebase_feed()")).scalar_one()
     return feed
 
 
 def is_another_cluster(connection: Connection) -> bool:
-    """Return whether the ledger was restored into another cluster and its feeds do not go on yet."""
+    """Return whether the ledger was restored into another cluster and its feeds were not rebased yet."""
     return bool(connection.execute(text("SELECT cluster <> cluster_identity() FROM installation")).scalar_one())

@@ -1,7 +1,7 @@
-"""Wake-up hints: "a job of this priority is due in this queue". A hint may be lost; polling is the base.
+"""Notifications: "a job of this priority is due in this queue". They may be lost; correctness relies on polling.
 
-A NOTIFY inside a transaction takes a database-wide lock at commit, so hints are sent outside the submit transaction,
-coalesced: one per queue for all the jobs of a few milliseconds.
+A NOTIFY inside a transaction takes a database-wide lock at commit, so they are sent outside the submit transaction,
+coalesced: one per queue for all jobs of a few milliseconds.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def read_woken(woken: str | None) -> dict[str, int]:
 
 
 class HintSender:
-    """Sends hints from a thread of its own, at most one for everything that came in `gap_seconds`.
+    """Sends notifications from its own thread, at most one per `gap_seconds`.
 
-    `engine` is the ledger's for statements: a hint is no part of any transaction.
+    `engine` is the ledger's autocommit engine: a notification is not part of any transaction.
     """
 
     def __init__(self, engine: Engine, gap_seconds: float = 0.005) -> None:
@@ -50,7 +50,7 @@ class HintSender:
         self._lock = threading.Lock()
 
     def send(self, queue: str, priority: int) -> None:
-        """Ask for a hint; never blocks and never fails."""
+        """Queue a notification; never blocks and never fails."""
         if self._pid != os.getpid():  # first use in this process: threads do not survive a fork
             with self._lock:
                 if self._pid != os.getpid():
@@ -63,7 +63,7 @@ class HintSender:
         self._wanted.set()
 
     def send_all(self, woken: str | None) -> None:
-        """Ask for the hints that a function of the ledger has named: "queue priority,…"."""
+        """Queue the notifications that a function of the ledger returned: "queue priority,…"."""
         for queue, priority in read_woken(woken).items():
             self.send(queue, priority)
 
@@ -74,7 +74,8 @@ class HintSender:
             self._wanted.clear()
             with self._due_lock:
                 due, self._due = self._due, {}
-            # a lost hint costs one poll of the dispatcher, so a ledger that is away is no reason to do anything here
+            # a lost notification costs one poll interval of the dispatcher: an outage of the ledger needs no handling
+            # here
             with suppress(JobPlatformError):
                 for queue, priority in due.items():
                     connection.call("pg_notify", [CHANNEL, f"{queue} {priority}"])
@@ -82,23 +83,23 @@ class HintSender:
 
 
 class Listener:
-    """Waits for notifications of one channel on a connection of its own."""
+    """Waits for notifications of one channel on its own connection."""
 
     def __init__(self, engine: Engine, channel: str) -> None:
         self._engine, self._channel = engine, channel
         self._connection: Any = None
-        #: a byte in it ends a wait from another thread
+        #: a byte written to it interrupts a wait from another thread
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
 
     def wake(self) -> None:
-        """End the wait of another thread, or the next one."""
+        """Interrupt the wait of another thread, or the next wait."""
         os.write(self._wake_writer, b"!")
 
     def payloads(self, seconds: float) -> list[str]:
-        """Wait until a notification comes or `wake` is called, at most `seconds`; returns the payloads that came.
+        """Wait for a notification or `wake`, at most `seconds`; returns the received payloads.
 
-        A connection that is lost is opened again at the next call; meanwhile this only waits.
+        A lost connection is reopened at the next call; until then this only waits.
         """
         seconds = max(seconds, 0.0)
         try:

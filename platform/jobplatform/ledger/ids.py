@@ -13,7 +13,7 @@ def new_id() -> UUID:
     return uuid_utils.compat.uuid7()
 
 
-#: the version of ids that were made from a text (a Celery task's own id): there is no time inside
+#: version of ids derived from a text (the id of a Celery task): they contain no time
 WITHOUT_TIME = 8
 
 

@@ -16,9 +16,9 @@ from jobplatform.domain.states import FINAL, State
 from jobplatform.ledger.ids import WITHOUT_TIME, time_of
 from jobplatform.ledger.session import Ledger
 
-#: the id's time is the maker's clock, `finished_at` the database's: allow this much between them
+#: allowed difference between the clock of an id's creator and the database's (`finished_at`)
 CLOCK_MARGIN = timedelta(days=1)
-#: rows one page may look at: a page may be short, its cursor goes on (I7)
+#: rows read per page: a page may be short, its cursor continues (I7)
 MAX_EXAMINED = 5_000
 
 _VIEW = (
@@ -28,7 +28,7 @@ _VIEW = (
 
 
 class Accepted(NamedTuple):
-    """What `accept_job.sql` answers: see there for the verdicts."""
+    """Result of `accept_job.sql`; see there for the verdicts."""
 
     verdict: str
     tenant_id: Any
@@ -45,7 +45,7 @@ def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:
 
 
 def accept_new(ledger: Ledger, values: dict[str, Any]) -> Accepted | None:
-    """Call `accept_job.sql` with an id that somebody else has made; None when a live job has it already."""
+    """Call `accept_job.sql` with a given id; None if a live job has it already."""
     try:
         return accept_job(ledger, values)
     except psycopg2.errors.UniqueViolation:
@@ -102,7 +102,7 @@ _FIND = text("SELECT * FROM find_job(CAST(:tenant_id AS uuid), CAST(:id AS uuid)
 def earliest_end(job_id: UUID) -> datetime:
     """Return the earliest `finished_at` that the job with this id can have: prunes partitions.
 
-    Of an id without a time in it all partitions are asked, one look into an index each.
+    For an id without a time all partitions are read, one index lookup each.
     """
     if job_id.version == WITHOUT_TIME:
         return datetime.min.replace(tzinfo=UTC)
@@ -113,17 +113,17 @@ def earliest_end(job_id: UUID) -> datetime:
 
 
 def get_job(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobView | None:
-    """Return a job of the tenant wherever it stands, live or in history."""
+    """Return a job of the tenant, live or from history."""
     return _look_up(connection, tenant_id, job_id)
 
 
 def find_job(connection: Connection, job_id: UUID) -> JobView | None:
-    """Return a job of any tenant; for the platform's own processes, never for a caller."""
+    """Return a job of any tenant; for the platform's own processes, never on behalf of a caller."""
     return _look_up(connection, None, job_id)
 
 
 def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
-    """Return whose job it is, live or in history."""
+    """Return the tenant of a job, live or from history."""
     statement = text(
         "SELECT tenant_id FROM jobs WHERE id = :id UNION ALL "
         "SELECT tenant_id FROM job_history WHERE id = :id AND finished_at >= :since LIMIT 1"
@@ -133,7 +133,7 @@ def find_tenant(connection: Connection, job_id: UUID) -> UUID | None:
 
 
 def payload_of(connection: Connection, job_id: UUID, finished_at: datetime | None) -> Any:
-    """Return a job's payload, as it was accepted; `finished_at` says where it stands."""
+    """Return a job's payload as accepted; `finished_at` selects its partition."""
     if finished_at is None:
         return connection.execute(text("SELECT payload FROM jobs WHERE id = :id"), {"id": job_id}).scalar_one_or_none()
     return connection.execute(
@@ -173,10 +173,10 @@ def list_jobs(
     tag: str | None = None,
     error_code: str | None = None,
 ) -> tuple[Sequence[JobView], UUID | None]:
-    """Return one page of jobs, newest first, and the id to go on below; None when there is no more.
+    """Return one page of jobs, newest first, and the id to continue below; None if there are no more.
 
-    Examines at most `MAX_EXAMINED` rows of each table, so that no filter can make it a scan: a page may then be short,
-    or even empty, and still have a next one.
+    Reads at most `MAX_EXAMINED` rows of each table, so that no filter causes a full scan: a page may be short
+    or empty and still have a next one.
     """
     where, filters = ["tenant_id = :tenant_id"], ["true"]
     values: dict[str, Any] = {"tenant_id": tenant_id, "limit": limit + 1, "examined": MAX_EXAMINED}
@@ -207,7 +207,9 @@ def list_jobs(
         bounds = list(where)
         if table == "job_history" and above is not None:
             bounds.append("finished_at >= :since")
-        if table == "job_history" and tag is not None:  # has an index on tags, which live jobs are too short-lived for
+        if (
+            table == "job_history" and tag is not None
+        ):  # history has an index on tags; for live jobs its upkeep would cost more than it saves
             bounds.append(HAS_TAG)
         newest = f"SELECT * FROM {table} WHERE {' AND '.join(bounds)} ORDER BY id DESC LIMIT :examined"
         page_rows = connection.execute(
@@ -225,7 +227,7 @@ def list_jobs(
             if edge[0] == MAX_EXAMINED:
                 frontiers.append(edge[1])
 
-    # below a frontier one table was not looked at: what the other one has there belongs to a later page
+    # below a frontier one table was not read: rows of the other one belong to a later page
     frontier = max(frontiers, default=None)
     rows = sorted((row for row in rows if frontier is None or row.id >= frontier), key=lambda row: row.id, reverse=True)
     page = [view_of(row) for row in rows[:limit]]
@@ -243,7 +245,7 @@ def _tables_of(state: State | None) -> tuple[str, ...]:
 def ask_of_job(
     connection: Connection, statement: TextClause, tenant_id: UUID, job_id: UUID, **values: Any
 ) -> tuple[str, str | None]:
-    """Run a statement that does something to one job of a tenant; returns its verdict and the job's state."""
+    """Run a statement that changes one job of a tenant; returns its verdict and the job's state."""
     row = connection.execute(
         statement, {"tenant_id": tenant_id, "id": job_id, "since": earliest_end(job_id), **values}
     ).one()
@@ -292,5 +294,5 @@ _UNFINISHED = text(
 
 
 def unfinished(connection: Connection, job_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of these jobs have neither ended nor died, and which of these workflows have not ended."""
+    """Return which of these jobs have neither ended nor are dead, and which of these workflows have not ended."""
     return set(connection.execute(_UNFINISHED, {"ids": list(job_ids)}).scalars())

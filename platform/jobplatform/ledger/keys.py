@@ -19,12 +19,12 @@ from jobplatform.ledger.session import Ledger
 
 
 def hash_key(key: str) -> bytes:
-    """Return what the ledger keeps of an API key: of so many random bits a plain SHA-256 is sound."""
+    """Return the stored hash of an API key: plain SHA-256 is sound for 190 random bits."""
     return hashlib.sha256(key.encode()).digest()
 
 
 def create_tenant(connection: Connection, name: str) -> UUID:
-    """Create the tenant, or find it by name."""
+    """Create a tenant, or return the existing one of this name."""
     tenant_id: UUID = connection.execute(
         text(
             "INSERT INTO tenants (id, name, limit_key) VALUES (:id, :name, :limit_key) "
@@ -87,7 +87,7 @@ def create_key(
     by: str = "",
     replaces: UUID | None = None,
 ) -> str:
-    """Create an API key and return it: the only time it can be read."""
+    """Create an API key and return it; it can't be read later."""
     return make_key(connection, tenant_id, name, grants, by=by, replaces=replaces)[1]
 
 
@@ -119,14 +119,14 @@ def make_key(
 
 
 def revoke_key(connection: Connection, key_id: UUID) -> None:
-    """Revoke a key. Acts with the next request."""
+    """Revoke a key. Takes effect with the next request."""
     connection.execute(
         text("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id AND revoked_at IS NULL"), {"id": key_id}
     )
 
 
 def end_key(connection: Connection, key_id: UUID, seconds: float) -> None:
-    """Let a key end after so long, or before when it would have."""
+    """Let a key expire after so long, unless it expires earlier."""
     connection.execute(
         text(
             "UPDATE api_keys SET expires_at = least(expires_at, clock_timestamp() + make_interval(secs => :seconds)) "
@@ -150,7 +150,7 @@ def find_tenant(connection: Connection, name: str) -> UUID | None:
 
 
 def get_key(connection: Connection, key_id: UUID, tenant_id: UUID | None, *, lock: bool = False) -> Row[Any] | None:
-    """Return a key, without what could be used as one; of this tenant, None: of any."""
+    """Return a key without its secret; of this tenant, or of any tenant if None."""
     lock_clause = " FOR UPDATE OF k" if lock else ""
     return connection.execute(
         text(f"{_FROM} WHERE k.id = :id AND (CAST(:tenant AS uuid) IS NULL OR k.tenant_id = :tenant){lock_clause}"),
@@ -159,7 +159,7 @@ def get_key(connection: Connection, key_id: UUID, tenant_id: UUID | None, *, loc
 
 
 def successor_of(connection: Connection, key_id: UUID) -> Row[Any] | None:
-    """Return the first key that was made in the place of this one."""
+    """Return the first key that replaced this one."""
     return connection.execute(
         text(f"{_FROM} WHERE k.replaces = :id ORDER BY k.id LIMIT 1"), {"id": key_id}
     ).one_or_none()
@@ -175,7 +175,7 @@ def find_keys(connection: Connection, prefix: str) -> Sequence[Row[Any]]:
 def list_keys(
     connection: Connection, tenant_id: UUID | None = None, *, after: UUID | None = None, limit: int | None = None
 ) -> Sequence[Row[Any]]:
-    """Return keys with their tenants in the order in which they were made, without what could be used as one."""
+    """Return keys with their tenants in order of creation, without secrets."""
     return connection.execute(
         text(
             f"{_FROM} WHERE (CAST(:tenant AS uuid) IS NULL OR k.tenant_id = :tenant) "
@@ -195,7 +195,7 @@ def valid_keys(connection: Connection, key_ids: Sequence[UUID]) -> set[UUID]:
 
 
 def forget_expired_locks(connection: Connection, limit: int = 1000) -> int:
-    """Delete up to `limit` unique locks whose period is over."""
+    """Delete up to `limit` expired unique locks."""
     return connection.execute(
         text(
             "DELETE FROM unique_locks WHERE (tenant_id, key) IN (SELECT tenant_id, key FROM unique_locks "
@@ -206,7 +206,7 @@ def forget_expired_locks(connection: Connection, limit: int = 1000) -> int:
 
 
 def forget_expired_keys(connection: Connection, limit: int = 1000) -> int:
-    """Delete up to `limit` idempotency keys whose time is over."""
+    """Delete up to `limit` expired idempotency keys."""
     return connection.execute(
         text(
             "DELETE FROM idempotency_keys WHERE (tenant_id, key) IN (SELECT tenant_id, key FROM idempotency_keys "

@@ -15,13 +15,13 @@ from jobplatform.ledger.session import Ledger
 
 
 def weights(connection: Connection) -> Mapping[str, float]:
-    """Return tenant id → weight of those that have another than 1."""
+    """Return tenant id → weight, of tenants whose weight is not 1."""
     rows = connection.execute(text("SELECT id::text, weight FROM tenants WHERE weight <> 1"))
     return {row.id: row.weight for row in rows}
 
 
 def names(connection: Connection) -> frozenset[str]:
-    """Return the names of limits, and the keys that are held."""
+    """Return the names of limits, and the paused keys."""
     rows = connection.execute(
         text("SELECT name FROM limits UNION ALL SELECT key FROM limit_states WHERE paused_until > clock_timestamp()")
     )
@@ -41,7 +41,7 @@ def pause_key_by_run(ledger: Ledger, job_id: UUID, lease_id: UUID, key: str, sec
 
 
 def pause_key(ledger: Ledger, key: str, seconds: float, reason: str, *, exactly: bool = False) -> datetime:
-    """Let nothing of a key begin for so long; returns until when. `exactly`: an earlier, longer hold ends, too."""
+    """Pause a limit key; returns until when. `exactly`: may shorten an earlier pause."""
     ((until,),) = ledger.call("pause_key", key, seconds, reason, exactly)
     result: datetime = until
     return result
@@ -61,7 +61,7 @@ _PUT = text(
 
 
 def put_limit(connection: Connection, limit: Limit, by: str) -> None:
-    """Write a limit, or put it in the place of the one with its name. What was taken of its keys stays taken."""
+    """Create or replace a limit. Units in use stay in use."""
     connection.execute(_PUT, asdict(limit) | {"by": by})
 
 
@@ -76,12 +76,12 @@ def list_limits(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def in_use(connection: Connection, lines: int) -> Sequence[Row[Any]]:
-    """Call `limit_uses`: a row per key that has jobs or a hold."""
+    """Call `limit_uses`: a row per key that has jobs or is paused."""
     return connection.execute(text("SELECT * FROM limit_uses(:lines)"), {"lines": lines}).all()
 
 
 def capacity_of(connection: Connection, job: Row[Any]) -> Sequence[Row[Any]]:
-    """Return what holds for a job's keys: key, the limit's values, jobs out, units left and kept from it, hold."""
+    """Return the capacity of a job's keys: key, limit, jobs in flight, units left and reserved, pause."""
     values = {"keys": job.limit_keys, "job": job.id, "priority": job.priority}
     return connection.execute(_ROOM, values).all()
 
@@ -119,7 +119,7 @@ def set_weight(connection: Connection, tenant: str, weight: float) -> bool:
 
 
 def put_quota(connection: Connection, tenant: str, queue: str, max_waiting: int, by: str) -> None:
-    """Write a quota; `*` is each tenant, or each queue, that has none of its own."""
+    """Write a quota; `*` stands for each tenant, or queue, without its own."""
     connection.execute(
         text(
             "INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES (:tenant, :queue, :most, :by) "
@@ -158,6 +158,6 @@ _FORGET = text(
 
 
 def forget_states(connection: Connection, limit: int = 1000) -> int:
-    """Forget what was taken of up to `limit` keys that are full again and not held; returns how many."""
+    """Delete the state of up to `limit` keys that are at full capacity and not paused; returns how many."""
     connection.execute(text("DELETE FROM quota_samples WHERE at < clock_timestamp() - interval '1 day'"))
     return connection.execute(_FORGET, {"limit": limit}).rowcount

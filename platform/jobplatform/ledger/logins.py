@@ -1,4 +1,4 @@
-"""Logins of Postgres: each is a member of one group role, from which it has its rights."""
+"""Postgres logins: each is a member of one group role, which grants its privileges."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Queries on the markers that find single lost messages; see `sql/92_queue_markers.sql`."""
+"""Queries on markers, which detect single lost messages; see `sql/92_queue_markers.sql`."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _EVIDENCE = text("SELECT job_id, queue, priority FROM confirm_lost_messages(:lea
 
 
 def due_markers(connection: Connection, quiet_seconds: float, lease_seconds: float) -> Sequence[Row[Any]]:
-    """Return (queue, priority) of those that are worth a marker."""
+    """Return (queue, priority) for which a marker is due."""
     # two dispatchers must not both send one
     connection.execute(text("SELECT take_lock('markers')"))
     return connection.execute(_WANTED, {"quiet": quiet_seconds, "lease": lease_seconds}).all()
 
 
 def put_marker(connection: Connection, marker_id: UUID, queue: str, priority: int) -> None:
-    """Note a marker before it is published."""
+    """Record a marker before it is published."""
     connection.execute(_PUT, {"id": marker_id, "queue": queue, "priority": priority})
 
 
 def forget_markers(connection: Connection, marker_ids: Sequence[UUID]) -> None:
-    """Forget markers that RabbitMQ did not take: they are on no way."""
+    """Delete markers that RabbitMQ did not confirm."""
     connection.execute(text("DELETE FROM queue_markers WHERE id = ANY (:ids)"), {"ids": list(marker_ids)})
 
 
 def note_seen(connection: Connection, marker_ids: Sequence[UUID]) -> None:
-    """Note that a worker has taken these from their queues."""
+    """Record that a worker has received these markers."""
     connection.execute(_SEEN, {"ids": list(marker_ids)})
 
 
@@ -53,11 +53,11 @@ _UNREAD = text(
 
 
 def unread(connection: Connection, queues: Sequence[str], seconds: float) -> list[str]:
-    """Return the queues whose last two markers nobody has taken, the last for so long, while jobs are out that it was
-    sent for. Two: one may be lost itself, or its news with a worker that died."""
+    """Return the queues whose last two markers were not received, the last one for so long, while jobs are in flight
+    that it was sent for. Two, because one may be lost itself, or with a worker that died."""
     return sorted(connection.execute(_UNREAD, {"queues": list(queues), "seconds": seconds}).scalars())
 
 
 def confirm_lost_messages(connection: Connection, lease_seconds: float, limit: int = 10_000) -> Sequence[Row[Any]]:
-    """Return to available the jobs whose messages are lost by the evidence of markers."""
+    """Return jobs to available whose messages are lost, as proven by markers."""
     return connection.execute(_EVIDENCE, {"lease": lease_seconds, "limit": limit}).all()

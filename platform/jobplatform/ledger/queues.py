@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Row, text
 
-#: the count of dead letters stops here: "10,000 or more"
+#: cap of the count of dead letters: "10,000 or more"
 COUNT_CAP = 10_000
 #: of jobs that are blocked, scheduled, held or dead, of one tenant: some 20 ms
 SET_ASIDE_CAP = 200_000
@@ -35,7 +35,7 @@ def list_queues(connection: Connection) -> Sequence[Row[Any]]:
 
 
 def set_paused(connection: Connection, name: str, paused: bool, until: datetime | None = None) -> bool:
-    """Pause (until somebody resumes it, or a time) or resume a queue; False when there is no such queue."""
+    """Pause a queue (until resumed, or until a time) or resume it; False if there is no such queue."""
     moment = "coalesce(paused_at, clock_timestamp())" if paused else "NULL"
     changed = connection.execute(
         text(f"UPDATE queues SET paused_at = {moment}, paused_until = :until WHERE name = :n"),
@@ -52,7 +52,7 @@ _TOTALS = text(
 
 
 def totals_of(connection: Connection, tenant_id: UUID) -> Mapping[str, Row[Any]]:
-    """Return queue → accepted, finished, deadlines_met, deadlines_missed, by slotted counters: exact at any size."""
+    """Return queue → accepted, finished, deadlines_met, deadlines_missed, from slotted counters: exact at any size."""
     rows = connection.execute(_TOTALS, {"tenant_id": tenant_id})
     return {row.queue: row for row in rows}
 
@@ -80,9 +80,9 @@ def active_of(connection: Connection, tenant_id: UUID) -> Mapping[tuple[str, str
 
 
 def set_aside_of(connection: Connection, tenant_id: UUID) -> Mapping[tuple[str, str], int]:
-    """Return (queue, state) → jobs that wait for something else than a worker: blocked, scheduled, held and dead ones.
+    """Return (queue, state) → jobs that do not wait for a worker: blocked, scheduled, held and dead ones.
 
-    Counted in an index of their own, up to `SET_ASIDE_CAP` in all (I7).
+    Counted in a partial index, up to `SET_ASIDE_CAP` in all (I7).
     """
     rows = connection.execute(_SET_ASIDE, {"tenant_id": tenant_id, "cap": SET_ASIDE_CAP})
     return {(row.queue, row.state): row.jobs for row in rows}
@@ -122,12 +122,12 @@ _MEASURE = text(
 
 def measure_queues(connection: Connection, lease_seconds: float) -> Sequence[Row[Any]]:
     """Return queue, paused, accepted, finished, dispatched, running, oldest_seconds, workers, slots, draining of every
-    queue; workers that drain are no workers."""
+    queue; draining workers are not counted as workers."""
     return connection.execute(_MEASURE, {"lease_seconds": lease_seconds}).all()
 
 
 def dead_letters(connection: Connection) -> int:
-    """Return how many jobs need a person, of all tenants, counted up to `COUNT_CAP`."""
+    """Return how many jobs of all tenants need an operator, counted up to `COUNT_CAP`."""
     statement = text("SELECT count(*) FROM (SELECT 1 FROM jobs WHERE state IN ('dead', 'held') LIMIT :cap) AS dead")
     return int(connection.execute(statement, {"cap": COUNT_CAP}).scalar_one())
 
@@ -139,5 +139,5 @@ _OVERDUE = text(
 
 
 def overdue_seconds(connection: Connection) -> float:
-    """Return how long the first scheduled job has been due without having been made available; 0 when none is."""
+    """Return for how long the oldest due job has been waiting to be made available (s); 0 if there is none."""
     return float(connection.execute(_OVERDUE).scalar_one_or_none() or 0.0)

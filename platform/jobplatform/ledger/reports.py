@@ -1,4 +1,4 @@
-"""SQL reporting: the schema `reporting`, roles that may read it and nothing else, and ten ready questions."""
+"""SQL reporting: the schema `reporting`, roles that can only read it, and ten prepared queries."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sqlalchemy import Connection, text
 
 from jobplatform.ledger.logins import put_login
 
-#: how long a report may run, and an open transaction may do nothing: long snapshots cost everybody
+#: time-outs of report statements and idle transactions: long snapshots delay vacuum
 STATEMENT_TIMEOUT, IDLE_TIMEOUT = "60s", "60s"
 GROUP = "jobplatform_reporting"
 
 
 @dataclass(frozen=True)
 class Question:
-    """A ready question: its short name, the question, and its SQL."""
+    """A prepared query: its short name, the question it answers, and its SQL."""
 
     name: str
     question: str
@@ -31,7 +31,7 @@ def view_scripts() -> list[str]:
 
 
 def questions() -> list[Question]:
-    """Return the ready questions."""
+    """Return the prepared queries."""
     folder = resources.files("jobplatform.ledger") / "reporting" / "questions"
     result = []
     for file in sorted(folder.iterdir(), key=lambda f: f.name):

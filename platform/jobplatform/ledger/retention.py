@@ -1,4 +1,4 @@
-"""Take away what is older than it is kept: partitions of history, uploads, artifacts, workflows, fires."""
+"""Retention: delete partitions of history, uploads, artifacts and locks past their retention period."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PARTITIONS = text(
 
 
 def old_partitions(connection: Connection, keep_days: int) -> list[str]:
-    """Return the partitions of history, runs and events of which nothing is to be kept any more."""
+    """Return the partitions of history, runs and events that are past their retention."""
     rows = connection.execute(_PARTITIONS, {"parents": list(PARTITIONED), "days": PARTITION_DAYS, "keep": keep_days})
     return [row.name for row in rows]
 
 
 def drop_partition(connection: Connection, name: str) -> None:
-    """Call `drop_partition`. Raises `LedgerBusy` when somebody reads the partition."""
+    """Call `drop_partition`. Raises `LedgerBusy` while the partition is being read."""
     connection.execute(text("SELECT drop_partition(:name)"), {"name": name})
 
 

@@ -16,7 +16,7 @@ from jobplatform.ledger.session import Ledger
 
 
 class Claimed(NamedTuple):
-    """What `claim_run.sql` answers; only the verdict when there is nothing to run."""
+    """Result of `claim_run.sql`; only the verdict if there is nothing to run."""
 
     verdict: str
     tenant_id: Any
@@ -36,24 +36,24 @@ def claim_run(
 
 @dataclass(frozen=True)
 class Settlement:
-    """How a run ended and what follows for its job. `state` is ignored for crashed and lost runs."""
+    """How a run ended, and the next state of its job. `state` is ignored for crashed and lost runs."""
 
     outcome: str
     state: str | None = None
     delay_seconds: float = 0.0
-    #: no attempt begins later than this after the job was accepted, by the database's clock
+    #: no attempt starts later than this after the job was accepted, by the database's clock
     max_age_seconds: float | None = None
     result: Any = None
     error: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     #: steps that a success adds to its workflow, as JSON (usecases/add_steps.py)
     added: bytes | None = None
-    #: what the next run has instead of this one's: payload, priority or both
+    #: changes for the next run: payload, priority or both
     next_run: Any = None
 
 
 class Refusals(NamedTuple):
-    """How often workers that do not know a job's kind have had it, and for how long that goes on, in seconds."""
+    """How often workers have refused a job's unknown kind, and for how long (s)."""
 
     times: int
     seconds: float
@@ -69,13 +69,13 @@ _REFUSALS = text(
 
 
 def refusals_of(connection: Connection, job_id: UUID) -> Refusals:
-    """Return how often, and since when, a job's kind was not known to the worker that had it."""
+    """Return how often, and since when, workers have refused the job because they do not know its kind."""
     row = connection.execute(_REFUSALS, {"job_id": job_id, "since": earliest_end(job_id)}).one()
     return Refusals(row.times, row.seconds)
 
 
 class Settled(NamedTuple):
-    """What `settle_run.sql` answers; `woken`: "queue priority,…" that got jobs by it."""
+    """Result of `settle_run.sql`; `woken`: "queue priority,…" of queues that got jobs."""
 
     verdict: str
     state: str | None
@@ -98,7 +98,7 @@ _SETTLE = text(
 
 
 def settle_in(connection: Connection, job_id: UUID, lease_id: UUID, settlement: Settlement) -> tuple[str, str | None]:
-    """Call `settle_run.sql` as a part of the caller's transaction."""
+    """Call `settle_run.sql` in the caller's transaction."""
     names = ("outcome", "state", "delay", "result", "error", "usage", "max_age", "added", "next_run")
     values = dict(zip(names, _values(settlement), strict=True))
     row = connection.execute(_SETTLE, {"job_id": job_id, "lease_id": lease_id, **values}).one()
@@ -160,7 +160,7 @@ _LOG = text(
 
 
 def write_remark(connection: Connection, job_id: UUID, lease_id: UUID, event: Event, data: dict[str, Any]) -> bool:
-    """Append a line that is no change of state to the job's history; False when the lease is lost."""
+    """Append an event without a change of state to the job's history; False when the lease is lost."""
     values = {"job_id": job_id, "lease_id": lease_id, "event": str(event), "data": _json(data)}
     return connection.execute(_LOG, values).rowcount == 1
 
@@ -169,7 +169,7 @@ _RETURN = text("SELECT return_job(:job_id, :dispatch_no, :reason)")
 
 
 def return_job(connection: Connection, job_id: UUID, dispatch_no: int, reason: str) -> bool:
-    """Call `return_job.sql`: a dispatched job that was never claimed goes back to available."""
+    """Call `return_job.sql`: a dispatched job that was never claimed returns to available."""
     return bool(
         connection.execute(_RETURN, {"job_id": job_id, "dispatch_no": dispatch_no, "reason": reason}).scalar_one()
     )
@@ -188,7 +188,7 @@ _RUNS = text(
 
 
 def runs_of(connection: Connection, tenant_id: UUID, job_id: UUID, limit: int = 1000) -> Sequence[Row[Any]]:
-    """Return a job's runs in order; a run that goes on has the outcome "running"."""
+    """Return a job's runs in order; a run in progress has the outcome "running"."""
     return connection.execute(
         _RUNS, {"id": job_id, "tenant_id": tenant_id, "since": earliest_end(job_id), "limit": limit}
     ).all()
@@ -205,7 +205,7 @@ _EVENTS = text(
 def events_of(
     connection: Connection, tenant_id: UUID, job_id: UUID, after: int = 0, limit: int = 1000
 ) -> Sequence[Row[Any]]:
-    """Return a job's events in order, from the one behind `after` on."""
+    """Return a job's events in order, after event `after`."""
     return connection.execute(
         _EVENTS,
         {"id": job_id, "tenant_id": tenant_id, "since": earliest_end(job_id), "after": after, "limit": limit},
@@ -213,7 +213,7 @@ def events_of(
 
 
 def children_of(connection: Connection, job_id: UUID) -> list[Any]:
-    """Return what a task's last run has called, as Celery writes results down."""
+    """Return the children of a task's last run, in Celery's form."""
     value = connection.execute(
         text(
             "SELECT usage -> 'children' FROM job_runs "
@@ -228,13 +228,13 @@ _ATTEMPT = text("SELECT attempt, max_attempts FROM jobs WHERE id = :job_id AND l
 
 
 def attempt_of(connection: Connection, job_id: UUID, lease_id: UUID) -> tuple[int, int] | None:
-    """Return (attempt, max_attempts) of a run that holds its lease."""
+    """Return (attempt, max_attempts) of a run that has its lease."""
     row = connection.execute(_ATTEMPT, {"job_id": job_id, "lease_id": lease_id}).one_or_none()
     return (row.attempt, row.max_attempts) if row else None
 
 
 def running_leases(connection: Connection, worker_id: UUID, leases: Sequence[UUID]) -> set[UUID]:
-    """Return which of these leases a run of this worker holds."""
+    """Return which of these leases belong to runs of this worker."""
     statement = text(
         "SELECT lease_id FROM jobs WHERE worker_id = :worker_id AND state = 'running' AND lease_id = ANY (:leases)"
     )

@@ -14,7 +14,7 @@ _DUE = text("SELECT (due).*, now FROM due_schedules(:limit)")
 
 
 def due_schedules(connection: Connection, limit: int) -> Sequence[Row[Any]]:
-    """Call `due_schedules`: the schedules whose time has come, locked, each with the database's `now`."""
+    """Call `due_schedules`: returns the due schedules, locked, each with the database's `now`."""
     return connection.execute(_DUE, {"limit": limit}).all()
 
 
@@ -50,14 +50,14 @@ _ADVANCE = text(
 
 
 def advance(connection: Connection, following: Sequence[dict[str, Any]], missed: Sequence[dict[str, Any]]) -> None:
-    """Write the next times of schedules (id, planned_at, due_at), and what was given up of them."""
+    """Write the next times of schedules (id, planned_at, due_at), and their skipped fires."""
     if missed:
         connection.execute(_MISSED, {"missed": orjson.dumps(missed).decode()})
     connection.execute(_ADVANCE, {"next": orjson.dumps(following).decode()})
 
 
 def put_off(connection: Connection, ids: Sequence[UUID], seconds: float) -> None:
-    """Leave schedules alone for a while."""
+    """Postpone schedules."""
     connection.execute(
         text(
             "UPDATE schedules SET next_due_at = clock_timestamp() + make_interval(secs => :seconds) "
@@ -68,7 +68,7 @@ def put_off(connection: Connection, ids: Sequence[UUID], seconds: float) -> None
 
 
 def seconds_until_due(connection: Connection) -> float | None:
-    """Return when the next schedule is due, from now; None when none is planned."""
+    """Return the seconds until the next schedule is due; None if none is planned."""
     value = connection.execute(
         text(
             "SELECT extract(epoch FROM next_due_at - clock_timestamp()) FROM schedules "
@@ -86,7 +86,7 @@ _COLUMNS = (
 
 
 def list_schedules(connection: Connection, tenant_id: UUID, after: str, limit: int) -> Sequence[Row[Any]]:
-    """Return schedules of a tenant in the order of their names, behind a name."""
+    """Return schedules of a tenant in the order of their names, after a name."""
     statement = text(
         f"SELECT {_COLUMNS} FROM schedules WHERE tenant_id = :tenant_id AND name > :after ORDER BY name LIMIT :limit"
     )
@@ -145,7 +145,7 @@ _PUT = text(
 
 
 def put_schedule(connection: Connection, values: dict[str, Any]) -> None:
-    """Write a schedule, new or in the place of the one with its name; its id and history are kept."""
+    """Create or replace a schedule by name; its id and history are kept."""
     connection.execute(
         _PUT,
         {**values, "spec": orjson.dumps(values["spec"]).decode(), "payload": orjson.dumps(values["payload"]).decode()},
@@ -172,13 +172,13 @@ def set_paused(
 
 
 def delete_schedule(connection: Connection, tenant_id: UUID, name: str) -> bool:
-    """Take a schedule away; its jobs stay, and the clean-up takes its fires. False when there is none."""
+    """Delete a schedule; its jobs stay, and the clean-up deletes its fires. False if it does not exist."""
     statement = text("DELETE FROM schedules WHERE tenant_id = :t AND name = :n")
     return connection.execute(statement, {"t": tenant_id, "n": name}).rowcount == 1
 
 
 def delete_others(connection: Connection, tenant_id: UUID, origin: str, names: Sequence[str]) -> int:
-    """Take away the schedules of a tenant that came from somewhere, but for these names; returns how many."""
+    """Delete the schedules of a tenant with an origin, except these names; returns how many."""
     return connection.execute(
         text("DELETE FROM schedules WHERE tenant_id = :t AND origin = :origin AND name <> ALL (:names)"),
         {"t": tenant_id, "origin": origin, "names": list(names)},
@@ -195,7 +195,7 @@ def fires_of(connection: Connection, schedule_id: UUID, before: datetime | None,
 
 
 def forget_fires(connection: Connection, days: float, limit: int = 1000) -> int:
-    """Forget old fires that wait for nothing; returns how many."""
+    """Delete old fires that are not queued; returns how many."""
     statement = text(
         "DELETE FROM schedule_fires WHERE ctid IN (SELECT ctid FROM schedule_fires "
         "WHERE at < clock_timestamp() - make_interval(secs => :seconds) AND outcome <> 'queued' "

@@ -1,7 +1,7 @@
-"""Bring the ledger to the newest schema: Alembic's revisions, then functions and views as they are now.
+"""Migrate the ledger to the newest schema: Alembic's revisions, then current functions and views.
 
-Both are repeatable: `CREATE OR REPLACE` after every upgrade, so the files in `sql/` and `reporting/` are what runs. A
-revision that changes a column which a view shows drops the view first.
+Functions and views are created by `CREATE OR REPLACE` after every upgrade, so the files in `sql/` and `reporting/`
+are what runs. A revision that changes a column of a view drops the view first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def head() -> str:
 
 
 def is_behind(revision: str, current: str | None) -> bool:
-    """Return whether a revision is an earlier one than the ledger's."""
+    """Return whether a revision is older than the ledger's."""
     if current is None:
         return False
     if revision == "base":
@@ -73,7 +73,7 @@ def is_behind(revision: str, current: str | None) -> bool:
 
 
 def upgrade(database_url: str, revision: str = "head") -> None:
-    """Bring the ledger to `revision`. Of two deployers at once one waits: for a lock on Alembic's table.
+    """Migrate the ledger to `revision`. Concurrent deployers wait for a lock on Alembic's table.
 
     Raises `LedgerUnavailable`, or `ConfigurationError` for a revision that this version does not know.
     """
@@ -81,7 +81,7 @@ def upgrade(database_url: str, revision: str = "head") -> None:
 
 
 def downgrade(database_url: str, revision: str) -> None:
-    """Take revisions back (tests and emergencies; data of the dropped tables is lost). Raises as `upgrade`."""
+    """Migrate back (tests and emergencies; data of dropped tables is lost). Raises as `upgrade`."""
     _run(command.downgrade, database_url, revision)
 
 
@@ -98,7 +98,7 @@ def _run(action: Callable[[Config, str], None], database_url: str, revision: str
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Return the revision of the ledger, or None when it has none yet."""
+    """Return the revision of the ledger; None if it was never migrated."""
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
         return None
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()

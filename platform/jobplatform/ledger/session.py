@@ -1,4 +1,4 @@
-"""Connections to the ledger, and the one place where the driver's errors become ours."""
+"""Connections to the ledger, and the translation of the driver's errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _GONE = ("08", "57P", "53")
 
 @dataclass(frozen=True)
 class Limits:
-    """How long the *server* lets this process hold things, in milliseconds; 0 is "no limit".
+    """Session time-outs, enforced by the *server*, in milliseconds; 0 disables.
 
     `transaction_ms` needs Postgres 17; older servers bound a transaction by the other two.
     """
@@ -48,11 +48,11 @@ class Limits:
     transaction_ms: int = 0
 
 
-#: the API gives up early: a caller waits; a lock held by a settling worker is short
+#: the API times out early: a caller waits; the lock of a settling worker is short
 API = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
 #: a pool child can wait for its settle, the row's other holder is bounded itself
 WORKER = Limits(statement_ms=30_000, lock_ms=15_000, idle_in_transaction_ms=10_000)
-#: a frozen dispatcher must not keep rows and its queue locked for ever (rule 4)
+#: a frozen dispatcher must not keep rows and its queue locked forever (rule 4)
 DISPATCHER = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000, transaction_ms=10_000)
 
 
@@ -100,7 +100,7 @@ def make_engine(url: str, *, name: str, limits: Limits, connections: int, autoco
 
     @event.listens_for(engine, "checkout")
     def _refuse_dead(connection: Any, _record: Any, _proxy: Any) -> None:
-        # spares the first callers after a restart of Postgres their 503
+        # without it, the first callers after a restart of Postgres would get 503
         if has_news(connection):
             raise DisconnectionError("the server closed this pooled connection")
 
@@ -121,7 +121,7 @@ TIMESTAMPTZ = psycopg2.extensions.new_type((1184,), "TIMESTAMPTZ", _read_moment)
 
 
 def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
-    """Return our error for the driver's, or the driver's own when it is a bug of ours."""
+    """Return our error for the driver's; the driver's own if it indicates a bug."""
     if isinstance(error, PoolTimeout):
         return LedgerBusy("all of this process's ledger connections are in use; repeat in a moment")
     driver = error.orig if isinstance(error, DBAPIError) else error
@@ -138,10 +138,10 @@ def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
 
 
 class Prepared:
-    """A connection of one thread's own, on which each function is prepared at its first call.
+    """A connection of one thread, on which each function is prepared at its first call.
 
-    Beside SQLAlchemy's connections and not through them: pool, wrapping, parsing and planning cost as much as the call
-    itself (docs/operations/performance.md). A thread that ends takes its connection with it.
+    It bypasses SQLAlchemy: pool, wrapping, parsing and planning cost as much as the call
+    itself (docs/operations/performance.md). It is closed when its thread ends.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -183,7 +183,7 @@ class Prepared:
             raise translate(error) from error
 
     def commit(self) -> None:
-        """End the transaction that a call began. Raises `OutcomeUnknown` when the answer was lost."""
+        """Commit the transaction that a call began. Raises `OutcomeUnknown` when the response was lost."""
         try:
             self._connection.cursor().execute("COMMIT")
         except psycopg2.Error as error:
@@ -194,14 +194,14 @@ class Prepared:
             raise ours from error
 
     def roll_back(self) -> None:
-        """Take the transaction back; on a connection that is dead the server does it."""
+        """Roll the transaction back; on a dead connection the server does it."""
         try:
             self._connection.cursor().execute("ROLLBACK")
         except (psycopg2.Error, AttributeError):
             self.close()
 
     def _open(self) -> Any:
-        """Return the connection; a new one when there is none, or when the server has said good-bye."""
+        """Return the connection; a new one if there is none, or if the server has closed it."""
         if self._connection is not None and has_news(self._connection):
             self.close()
         if self._connection is None:
@@ -221,7 +221,7 @@ class Prepared:
 
 
 def has_news(connection: Any) -> bool:
-    """Return whether an idle connection has something to read: the server's good-bye.
+    """Return whether an idle connection has something to read: the server has closed it.
 
     Costs no round trip, which a ping would. poll and not select, which ends at file descriptor 1023.
     """
@@ -231,7 +231,7 @@ def has_news(connection: Any) -> bool:
 
 
 class Ledger:
-    """The way to Postgres for the use cases. Query functions take the `Connection` and never commit."""
+    """Access to Postgres for the use cases. Query functions take the `Connection` and never commit."""
 
     def __init__(self, transactions: Engine, statements: Engine) -> None:
         #: pools of their own: switching one connection between the two ways costs a round trip each time
@@ -244,7 +244,7 @@ class Ledger:
     def transaction(self) -> Iterator[Connection]:
         """Open a transaction; commit at the end of the block, roll back on an exception.
 
-        Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the commit's answer
+        Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the commit's response
         was lost.
         """
         try:
@@ -276,7 +276,7 @@ class Ledger:
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
-        """Open a connection on which every statement is a transaction of its own: one round trip each.
+        """Open an autocommit connection: every statement is its own transaction, one round trip each.
 
         For reads, and for calls of the ledger's own functions, which are one transaction by being one statement.
         """
@@ -298,7 +298,7 @@ class Ledger:
         """Call one of the functions in `sql/`, which is one transaction by being one statement: one round trip.
 
         Raises `LedgerUnavailable` or `LedgerBusy` when nothing was changed, `OutcomeUnknown` when the connection broke
-        before the answer came.
+        before the response.
         """
         return self._prepared().call(function, values)
 
@@ -337,7 +337,7 @@ class Ledger:
 
 
 def open_ledger(url: str, *, name: str, limits: Limits = API, connections: int = 4) -> Ledger:
-    """Return a ledger; it connects at first use, by at most `connections` each for transactions and for statements."""
+    """Return a ledger that connects at first use, at most `connections` each for transactions and for statements."""
     return Ledger(
         make_engine(url, name=name, limits=limits, connections=connections, autocommit=False),
         make_engine(url, name=name, limits=limits, connections=connections, autocommit=True),
@@ -345,7 +345,7 @@ def open_ledger(url: str, *, name: str, limits: Limits = API, connections: int =
 
 
 def _quietly(action: Any) -> None:
-    """Undo on a connection that may be dead already: the error that matters is on its way."""
+    """Roll back on a connection that may be dead: the original error is being raised."""
     try:
         action()
     except (DBAPIError, psycopg2.Error):

@@ -63,6 +63,6 @@ def follow(
 
 
 def progress_of(ledger: Ledger, job_ids: Sequence[UUID]) -> dict[UUID, Any]:
-    """Return id → progress of those of these jobs that run and have told any."""
+    """Return id → progress of the running jobs that have reported any."""
     with ledger.statement() as connection:
         return feed.progress_of(connection, job_ids)

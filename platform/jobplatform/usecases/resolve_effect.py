@@ -43,7 +43,7 @@ def resolve_effect(
 
 
 def list_effects(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[str, Any]]:
-    """Return a job's effects in the order of their intents. Raises `JobNotFound`."""
+    """Return a job's effects in the order in which they were intended. Raises `JobNotFound`."""
     with ledger.statement() as connection:
         if jobs.get_job(connection, tenant_id, job_id) is None:
             raise JobNotFound(job_id)

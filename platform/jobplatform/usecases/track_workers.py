@@ -70,7 +70,7 @@ def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -
 
 
 def find_running(ledger: Ledger, worker_id: UUID, leases: Sequence[UUID]) -> set[UUID]:
-    """Return which of these leases a run of this worker holds."""
+    """Return which of these leases belong to runs of this worker."""
     with ledger.statement() as connection:
         return runs.running_leases(connection, worker_id, leases)
 
