@@ -121,7 +121,8 @@ def disk_full(world: World, size: float) -> Hits:
 #: a constraint trigger that is deferred fires at the commit; the sequence counts, since it is not rolled back
 FILL = """
 CREATE SEQUENCE drill_full MINVALUE 0;
-CREATE FUNCTION drill_full() RETURNS trigger LANGUAGE plpgsql AS $$
+-- as its owner: a worker's login may not use the sequence, and would get another error than a full disk's
+CREATE FUNCTION drill_full() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM nextval('drill_full');
     RAISE EXCEPTION 'could not extend file: No space left on device' USING ERRCODE = '53100';
