@@ -37,16 +37,16 @@ def _preferred() -> float:
     return min(float(match.group(1)), MAX_WAIT_SECONDS) if match else 0.0
 
 
-def _wait_here(found: T, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
+def _wait_here(result: T, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
     """Wait in this thread, for servers without an event loop (gunicorn), while there is a place left to do so."""
     has = services()
     if not has.blocking_waits.acquire(blocking=False):
-        return found
+        return result
     try:
         deadline = time.monotonic() + seconds
-        while not has_ended(found) and time.monotonic() < deadline:
+        while not has_ended(result) and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
-            found = read()
-        return found
+            result = read()
+        return result
     finally:
         has.blocking_waits.release()

@@ -24,9 +24,9 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
     return Response(as_json(value), status, headers, mimetype="application/json")
 
 
-def only(fields: list[str] | None, found: dict[str, Any]) -> dict[str, Any]:
+def only(fields: list[str] | None, result: dict[str, Any]) -> dict[str, Any]:
     """Return these fields of an answer; None: all."""
-    return found if fields is None else {name: found[name] for name in fields}
+    return result if fields is None else {name: result[name] for name in fields}
 
 
 def if_changed(response: Response) -> Response:

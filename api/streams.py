@@ -41,7 +41,7 @@ HEAD = [
 ]
 #: a line that says nothing keeps proxies from closing a quiet stream, and finds out who has gone
 PING_SECONDS = 15.0
-#: then a stream ends, and the caller comes again: no process is bound to a stream for ever
+#: then a stream ends, and the caller comes again: no process is bound to a stream forever
 LONGEST_SECONDS = 3600.0
 RETRY_MS = 2000
 PAGE = 1000

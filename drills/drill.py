@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 180.0
 @dataclass(frozen=True)
 class Outcome:
     """A row of the table. `lost`: accepted, and without an effect or an end (a workflow: did not succeed, or not in its
-    order); `dead`: healthy jobs that were buried."""
+    order); `dead`: healthy jobs that were dead-lettered."""
 
     fault: str
     #: what the fault has hit, by name; it has to hit all of it
@@ -185,8 +185,8 @@ def _unfinished(world: World, load: Load) -> int:
     )
 
 
-def _count_cut(fault: Fault, found: dict[str, int]) -> int:
+def _count_cut(fault: Fault, result: dict[str, int]) -> int:
     """Count the runs that this fault may not end, and that ended otherwise than by success."""
     if fault.runs is Runs.CUT:
         return 0
-    return found["runs ended otherwise"] - (found["runs released"] if fault.runs is Runs.FINISH else 0)
+    return result["runs ended otherwise"] - (result["runs released"] if fault.runs is Runs.FINISH else 0)

@@ -171,7 +171,7 @@ class World:
             wait_for(f"another {name}", lambda: self.head(name) != pid and self.works(name), seconds=60)  # noqa: B023
 
     def works(self, name: str) -> bool:
-        """Return whether a process of ours has started: it answers, or has written its first sign of life."""
+        """Return whether a process of ours has started: it answers, or has written its first heartbeat."""
         if name == API:
             with urlopen(self.stack.local_url("api", "/readyz"), timeout=2) as answer:
                 return bool(answer.status == 200)

@@ -1,4 +1,4 @@
-"""Celery's remote control, reduced to what looks and does not touch.
+"""Celery's remote control, restricted to inspection.
 
 Who may publish to the workers' control queues (the monitor's user, which Flower has) could otherwise make every worker
 consume a queue that does not exist, which ends in a loop of reconnects, or take it from its queues.

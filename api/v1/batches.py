@@ -137,9 +137,9 @@ def _told(item: BatchItem) -> dict[str, Any]:
     return {"id": item.job_id, "kind": item.kind, "queue": item.queue, "state": item.state}
 
 
-def _count(found: AcceptedBatch) -> None:
+def _count(result: AcceptedBatch) -> None:
     made: dict[tuple[str, str], int] = {}
-    for item in found.items:
+    for item in result.items:
         if item.state is not None:
             key = (item.queue or "", item.kind or "")
             made[key] = made.get(key, 0) + 1

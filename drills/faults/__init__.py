@@ -6,8 +6,8 @@ from drills.faults.fault import REGISTERED, CanNotBeDone, Fault, Runs
 __all__ = ["FAULTS", "CanNotBeDone", "Fault", "Runs"]
 
 FAULTS: dict[str, Fault] = {
-    one.key: one
+    item.key: item
     for module in (processes, broker, ledger, messages)
-    for one in REGISTERED
-    if one.do.__module__ == module.__name__
+    for item in REGISTERED
+    if item.do.__module__ == module.__name__
 }

@@ -42,7 +42,7 @@ def kills(world: World, size: float) -> Hits:
 
 @fault("three rolling SIGKILLs of all workers", Runs.CUT, shows=("runs crashed or lost",))
 def rolling(world: World, size: float) -> Hits:
-    """All workers, one after the other, three times at least: healthy jobs must not be buried."""
+    """All workers, one after the other, at least three times: healthy jobs must not be dead-lettered."""
     since, rounds = world.now(), 0
     goes_on = lasting(0, lambda: rounds >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
     while goes_on():
@@ -84,7 +84,7 @@ def clock(world: World, size: float) -> Hits:
     library = _libfaketime()
     since, shifts = world.now(), dict(zip(WORKERS, ("-1h", "+1h"), strict=True))
 
-    def found() -> Hits:
+    def counts() -> Hits:
         return {f"runs {shift} off": world.runs_with_another_clock(since, shift) for shift in shifts.values()}
 
     shim = {
@@ -94,20 +94,20 @@ def clock(world: World, size: float) -> Hits:
     }
     with world.started_with({name: {**shim, "FAKETIME": shift} for name, shift in shifts.items()}):
         wait(20 * size)
-        wait_for("runs with another clock", lambda: all(found().values()), seconds=60)
-    return found()
+        wait_for("runs with another clock", lambda: all(counts().values()), seconds=60)
+    return counts()
 
 
 def _libfaketime() -> Path:
-    def found() -> Path | None:
+    def locate() -> Path | None:
         return next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 
     try:
-        if found() is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        if locate() is None and os.geteuid() == 0 and shutil.which("apt-get"):
             apt_install(["libfaketime"])
     except ConfigurationError as error:
         raise CanNotBeDone(str(error)) from None
-    library = found()
+    library = locate()
     if library is None:
         raise CanNotBeDone("libfaketime is not installed: apt-get install libfaketime")
     return library
@@ -115,7 +115,7 @@ def _libfaketime() -> Path:
 
 @fault("poison job")
 def poisoned(world: World, size: float) -> Hits:
-    """Jobs that take their process down each time are buried at their limit; the others go on."""
+    """Jobs that crash their process each time are dead-lettered at their limit; the others continue."""
     jobs = []
     for number in range(3):
         body = {"kind": "drill.poison", "payload": {"sink": world.sink.url, "key": f"poison-{number}"}}
@@ -124,7 +124,7 @@ def poisoned(world: World, size: float) -> Hits:
     crashed = world.sql(
         "SELECT count(*) FROM job_runs WHERE job_id = ANY (CAST(:ids AS uuid[])) AND outcome = 'crashed'", ids=jobs
     )
-    return {"children crashed": crashed[0][0], "poison jobs buried": len(jobs)}
+    return {"children crashed": crashed[0][0], "poison jobs dead-lettered": len(jobs)}
 
 
 @fault("workers frozen for less than a lease")

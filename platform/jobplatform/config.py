@@ -204,7 +204,7 @@ class Settings(BaseSettings):
         5 * 86_400.0, "an endpoint that fails for this long is disabled, and its contact is notified", "s", gt=0
     )
 
-    # keeping house
+    # maintenance
     builtin_schedules: bool = _setting(
         True, "schedules of the platform: nightly clean-up, queue health every 15 minutes"
     )

@@ -14,20 +14,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 #: file, what it must not import, the contract that must break
 VIOLATIONS = [
-    ("platform/jobplatform/ledger/ids.py", "import jobplatform.usecases.admit", "the doors call the use cases"),
-    ("api/auth.py", "import workers.runtime.context", "the doors call the use cases"),
-    ("platform/jobplatform/usecases/admit.py", "import jobplatform.broker.envelope", "a use case does not know that"),
-    ("platform/jobplatform/broker/envelope.py", "import sqlalchemy", "the broker room does not know Postgres"),
+    ("platform/jobplatform/ledger/ids.py", "import jobplatform.usecases.admit", "entry points call use cases"),
+    ("api/auth.py", "import workers.runtime.context", "entry points call use cases"),
+    (
+        "platform/jobplatform/usecases/admit.py",
+        "import jobplatform.broker.envelope",
+        "use cases do not know the broker",
+    ),
+    ("platform/jobplatform/broker/envelope.py", "import sqlalchemy", "the broker package does not know Postgres"),
     ("platform/jobplatform/domain/retry.py", "import structlog", "domain and errors know the standard library"),
     ("platform/jobplatform/usecases/admit.py", "import flask", "only api knows Flask"),
     ("platform/jobplatform/dispatch/pace.py", "import celery", "only workers know Celery"),
-    ("workers/handlers/llm_chat.py", "import jobplatform.ledger.runs", "a handler gets typed arguments"),
+    ("workers/handlers/llm_chat.py", "import jobplatform.ledger.runs", "handlers get typed arguments"),
 ]
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("house")
+    folder = tmp_path_factory.mktemp("checkout")
     for name in ("platform", "api", "workers", "migrations"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copy(ROOT / "setup.cfg", folder)

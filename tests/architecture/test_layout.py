@@ -1,4 +1,4 @@
-"""The house: the platform/ trap, packages on disk against setup.cfg, no stdlib names, docs that follow the code."""
+"""The layout: the platform/ trap, packages on disk against setup.cfg, no stdlib names, docs that follow the code."""
 
 from __future__ import annotations
 

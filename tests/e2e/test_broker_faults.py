@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 
 def test_celerys_own_revoke_swallows_no_job(platform: Platform) -> None:
-    """Another Celery client's revoke is a message to workers. A job is called off in the ledger."""
+    """Another Celery client's revoke is a message to workers. A job is cancelled in the ledger."""
     import subprocess
 
     from jobplatform.devstack.processes import script

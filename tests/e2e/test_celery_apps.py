@@ -120,12 +120,12 @@ def test_errbacks_get_their_arguments_as_they_were_given(shop: Shop) -> None:
 
 
 def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
-    doors = [shop.platform.file(f"shop-door-{n}") for n in range(2)]
-    result = shop.tasks.hello.delay(*doors)
+    gates = [shop.platform.file(f"shop-gate-{n}") for n in range(2)]
+    result = shop.tasks.hello.delay(*gates)
     assert eventually(lambda: result.info if result.state == "PROGRESS" else None, SECONDS) == {"progress": 50}
-    Path(doors[0]).touch()
+    Path(gates[0]).touch()
     assert eventually(lambda: result.info == {"progress": 90} or None, SECONDS)
-    Path(doors[1]).touch()
+    Path(gates[1]).touch()
     assert result.get(timeout=SECONDS) == "hello world: 42"
 
 

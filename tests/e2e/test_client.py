@@ -19,8 +19,8 @@ from tests.e2e.conftest import Platform
 
 @pytest.fixture
 def jobs(platform: Platform) -> Iterator[Client]:
-    with Client(platform.stack.local_url("api"), platform.api._key) as found:
-        yield found
+    with Client(platform.stack.local_url("api"), platform.api._key) as result:
+        yield result
 
 
 def resize(number: int = 1) -> Order:

@@ -44,9 +44,9 @@ def test_servers_that_are_named_are_used(platform: Platform) -> None:
 
 
 def test_gunicorn_serves_the_same_application(platform: Platform) -> None:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    with socket.socket() as item:
+        item.bind(("127.0.0.1", 0))
+        port = item.getsockname()[1]
     process = subprocess.Popen(
         [str(script("gunicorn")), "-b", f"127.0.0.1:{port}", "--threads", "4", "api:create_app()"],
         env=platform.stack.environment(),

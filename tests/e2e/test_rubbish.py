@@ -1,6 +1,6 @@
 """Bad messages, one for each field, in front of live jobs: nobody obeys them, nobody stops, each job runs once (I3).
 
-Each job's own message is taken away and a bad one is there in its place. Where that is a hint like any other the job
+Each job's own message is replaced by a bad one. Where that is a hint like any other the job
 runs by it; else it is kept as a dead message, and the job's message is missed and sent again.
 """
 
@@ -88,7 +88,9 @@ def test_what_names_a_job_and_says_something_else_is_kept(platform: Platform, fo
 
 
 def test_what_names_no_job_is_kept(platform: Platform, forged: Forged) -> None:
-    result = eventually(lambda: len(one) >= len(NO_HINT) and one if (one := reasons(platform, forged, None)) else None)
+    result = eventually(
+        lambda: len(item) >= len(NO_HINT) and item if (item := reasons(platform, forged, None)) else None
+    )
     assert set(result) == {"malformed"}
 
 

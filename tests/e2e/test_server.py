@@ -17,13 +17,13 @@ from tests.support.waiting import eventually
 
 def raw(platform: Platform, head: str, body: bytes, *, close: bool = True) -> tuple[int, dict]:
     """Send bytes as they are; returns the status and the JSON."""
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
         key = platform.api._key
-        one.sendall(f"{head}\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode() + body)
+        item.sendall(f"{head}\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode() + body)
         if close:
-            one.shutdown(socket.SHUT_WR)
+            item.shutdown(socket.SHUT_WR)
         answer = b""
-        while chunk := one.recv(65536):
+        while chunk := item.recv(65536):
             answer += chunk
     head_, _, content = answer.partition(b"\r\n\r\n")
     return int(head_.split()[1]), orjson.loads(content) if content else {}
@@ -49,11 +49,11 @@ def test_a_key_that_is_not_ascii_is_refused_not_ignored(platform: Platform) -> N
 
 
 def test_an_upload_without_a_valid_key_is_refused_before_it_is_read(platform: Platform) -> None:
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
-        one.sendall(
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
+        item.sendall(
             b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer jp_no\r\nContent-Length: 1000000000\r\n\r\n"
         )
-        assert b" 401 " in one.recv(65536).split(b"\r\n")[0], "not one byte of the body was needed"
+        assert b" 401 " in item.recv(65536).split(b"\r\n")[0], "not one byte of the body was needed"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/jobs/batch", "/v1/workflows", "/v1/uploads"])
@@ -107,11 +107,11 @@ def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: P
     target = platform.scratch / "down.bin"
     platform.api.download(kept["url"], target)
     assert target.read_bytes() == content
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as one:
+    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
         request = f"GET {kept['url']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {platform.api._key}\r\n"
-        one.sendall(f"{request}Range: bytes=2999990-\r\nConnection: close\r\n\r\n".encode())
+        item.sendall(f"{request}Range: bytes=2999990-\r\nConnection: close\r\n\r\n".encode())
         answer = b""
-        while chunk := one.recv(65536):
+        while chunk := item.recv(65536):
             answer += chunk
     assert answer.startswith(b"HTTP/1.1 206") and answer.endswith(content[-10:])
 

@@ -108,14 +108,14 @@ MUTATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "which", "mutation", "found"), MUTATIONS, ids=[item[0] for item in MUTATIONS])
+@pytest.mark.parametrize(("name", "which", "mutation", "result"), MUTATIONS, ids=[item[0] for item in MUTATIONS])
 def test_each_mutation_is_found(
-    harness: LedgerHarness, full, name: str, which: str, mutation: str, found: set[str]
+    harness: LedgerHarness, full, name: str, which: str, mutation: str, result: set[str]
 ) -> None:
     harness.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
     report = codes(harness)
-    assert set(report) == found
-    for code in found - {"not_conserved"}:
+    assert set(report) == result
+    for code in result - {"not_conserved"}:
         assert str(full[which]) in report[code][1]
 
 

@@ -56,8 +56,8 @@ def test_no_hot_query_scans_what_waits(big: LedgerHarness) -> None:
     assert dispatching.waiting_queues(ledger, {}) == ["email"]
     picked: list[Dispatched] = []
     for window in (5, 5, 100):
-        with big.round(window=window, batch=50, ledger=ledger) as (found, _):
-            picked = found or picked
+        with big.round(window=window, batch=50, ledger=ledger) as (result, _):
+            picked = result or picked
     out = UUID(str(picked[1].id))
     dispatching.wake_jobs(ledger, 100, None)
     lease_id = new_id()

@@ -53,7 +53,7 @@ def test_a_failed_branch_ends_and_the_others_go_on(harness: LedgerHarness) -> No
     }  # fmt: skip
     assert state_of(harness, workflow) == "failed"
     assert (error_of(harness, workflow)["code"], error_of(harness, workflow)["step"]) == ("step_failed", "a")
-    # what was called off says why
+    # what was cancelled says why
     called_off = harness.row(job_of(harness, workflow, "c"))
     assert called_off.state == "cancelled"
     assert (called_off.error["code"], called_off.error["step"]) == ("step_failed", "a")

@@ -84,14 +84,14 @@ def test_of_many_replays_at_once_one_counts(harness: LedgerHarness, source: str)
         job_id = harness.submit()
         cancel_job(harness.ledger, harness.tenant_id, job_id)
 
-    def one(_: int) -> str:
+    def replay_once(_: int) -> str:
         try:
             return replay(harness, job_id).state.value
         except NotReplayable as error:
             return f"refused: {error.state}"
 
     with ThreadPoolExecutor(8) as pool:
-        result = list(pool.map(one, range(8)))
+        result = list(pool.map(replay_once, range(8)))
     assert sorted(result) == ["available"] + ["refused: available"] * 7
     assert harness.events(job_id).count("replayed") == 1
     harness.assert_conserved()

@@ -386,7 +386,7 @@ def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(harness: LedgerHarne
         dispatcher.step()
         assert harness.row(job_id).state == "dispatched"
         assert partitions() == []
-    dispatcher._duties.at_once("house")  # a minute later
+    dispatcher._periodic._tasks["retention"][0].again()  # a minute later
     dispatcher.step()
     assert partitions()
     dispatcher._publisher.close()
@@ -399,7 +399,7 @@ def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(harness: 
     dispatcher.step()
     assert harness.row(job_id).state == "dispatched"
     assert harness.all("SELECT count(*)::int FROM dispatchers") == [1]
-    dispatcher._duties.close()
+    dispatcher._periodic.close()
     assert harness.all("SELECT count(*)::int FROM dispatchers") == [0]
     dispatcher._publisher.close()
     dispatcher._ledger.close()

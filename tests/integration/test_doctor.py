@@ -40,8 +40,8 @@ def config(harness: LedgerHarness, broker_url: str, place: Place, tmp_path: Path
     )
 
 
-def by_check(found: Iterator[Finding]) -> dict[str, Finding]:
-    return {item.check: item for item in found}
+def by_check(result: Iterator[Finding]) -> dict[str, Finding]:
+    return {item.check: item for item in result}
 
 
 def registry(*kinds: tuple[str, str]) -> KindRegistry:
@@ -67,8 +67,8 @@ def test_a_ledger_as_it_should_be(harness: LedgerHarness, config: Settings) -> N
 
 def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
     ledger = open_ledger("postgresql+psycopg2://x:y@127.0.0.1:9/none", name="doctor")
-    (one,) = check_ledger(ledger, config)
-    assert (one.check, one.level) == ("database", "failed") and "JOBPLATFORM_DATABASE_URL" in one.remedy
+    (item,) = check_ledger(ledger, config)
+    assert (item.check, item.level) == ("database", "failed") and "JOBPLATFORM_DATABASE_URL" in item.remedy
 
 
 @pytest.mark.parametrize(("revision", "remedy"), [(None, "jobplatform migrate"), ("9999", "deploy the version")])
@@ -179,9 +179,9 @@ def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: S
 
 
 def test_a_broker_that_is_not_there_is_one_line(harness: LedgerHarness, config: Settings) -> None:
-    (one,) = check_broker(harness.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
-    assert (one.check, one.level) == ("rabbitmq", "failed")
-    assert "RabbitMQ at 127.0.0.1:9 can't be reached" in one.message
+    (item,) = check_broker(harness.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
+    assert (item.check, item.level) == ("rabbitmq", "failed")
+    assert "RabbitMQ at 127.0.0.1:9 can't be reached" in item.message
 
 
 def secret(text: str) -> Any:

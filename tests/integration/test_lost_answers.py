@@ -56,11 +56,11 @@ def test_a_run_does_everything_once_wherever_it_is_cut(
         delivery = Delivery(
             job_id, harness.row(job_id).dispatch_no, "test.echo", new_id(), harness.worker.id, "worker@test"
         )
-        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, result):
             for module in (attempt, context):
                 monkeypatch.setattr(module, "ledger", lambda ledger=ledger: ledger)
             attempt.run_attempt(delivery, kind)
-            cuts += found.done
+            cuts += result.done
         assert (len(calls), len(charges)) == (1, 1), f"cut at message {number}"
         assert harness.row(job_id).result == {"file": 5, "receipt": {"charge": 7}}
         assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["succeeded"]
@@ -72,7 +72,7 @@ def test_a_run_does_everything_once_wherever_it_is_cut(
         assert [event for event in harness.events(job_id) if event != "log"] == [
             "submitted", "dispatched", "started", "succeeded"]  # fmt: skip
         assert 1 <= harness.events(job_id).count("log") <= 2
-        if not found.done:
+        if not result.done:
             break
     assert cuts > 12, "it was cut at each message of claim, log, progress, effect, artifact and settle"
     harness.assert_conserved()
@@ -125,7 +125,7 @@ def test_what_is_asked_of_a_job_is_done_once_and_its_outcome_is_told_truly(
     unknown = 0
     for number in range(1, MANY):
         job_id = make(harness)
-        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, result):
             try:
                 ask(ledger, harness, job_id)
                 told = "done"
@@ -142,7 +142,7 @@ def test_what_is_asked_of_a_job_is_done_once_and_its_outcome_is_told_truly(
             except JobPlatformError:
                 assert told == "unknown" and times == 1, "only what was done before may be refused"
         assert harness.events(job_id).count(event) == 1
-        if not found.done:
+        if not result.done:
             break
     assert bool(unknown) == loses_answer, "the answer to the commit is among them"
     harness.assert_conserved()
@@ -153,13 +153,13 @@ def test_a_beat_that_is_cut_is_repeated_and_harms_nothing(harness: LedgerHarness
     job_id, lease_id = harness.running()
     for number in range(1, MANY):
         mine = harness.worker
-        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, found):
+        with cut(harness.url, number, loses_answer, LIMITS) as (ledger, result):
             try:
                 track_workers.beat(ledger, mine, [lease_id])
             except (LedgerUnavailable, OutcomeUnknown):
                 pass
         track_workers.beat(harness.ledger, mine, [lease_id])
-        if not found.done:
+        if not result.done:
             break
-    assert found.seen > 3 and harness.row(job_id).state == "running"
+    assert result.seen > 3 and harness.row(job_id).state == "running"
     assert harness.all("SELECT count(*)::int FROM workers WHERE id = :id", id=harness.worker.id) == [1]

@@ -15,8 +15,8 @@ from tests.support.waiting import wait_until_blocked
 
 @pytest.fixture
 def pool():
-    with ThreadPoolExecutor(4) as found:
-        yield found
+    with ThreadPoolExecutor(4) as result:
+        yield result
 
 
 def test_claim_against_mark__a_claim_waits_for_the_dispatchers_commit(harness: LedgerHarness, pool) -> None:
@@ -103,7 +103,7 @@ def test_settle_against_cancel__the_first_commit_wins(harness: LedgerHarness, po
     if first == "settle":
         assert other.result() == ("ended", "succeeded")
     else:
-        # told too late: a success is a success, whoever was told what
+        # too late: a success stays a success
         assert other.result() == ("settled", "succeeded")
     assert harness.row(job_id).state == "succeeded"
     harness.assert_conserved()
@@ -181,8 +181,8 @@ def test_a_pick_leaves_a_job_alone_that_somebody_is_cancelling(harness: LedgerHa
     taken, free = harness.submit(), harness.submit()
     with harness.ledger.transaction() as caller:
         jobs.cancel_job(caller, harness.tenant_id, taken, None)
-        with harness.round() as (found, _):
-            assert [job.id for job in found] == [str(free)]
+        with harness.round() as (result, _):
+            assert [job.id for job in result] == [str(free)]
 
 
 def test_late_settle_after_a_forgotten_claim__the_lease_never_repeats(harness: LedgerHarness) -> None:

@@ -21,7 +21,7 @@ from jobplatform.usecases import track_workers
 from tests.support.ledger_harness import LedgerHarness, card
 from tests.support.waiting import eventually
 
-Bury = Callable[..., None]
+DeadLetter = Callable[..., None]
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def recorder(harness: LedgerHarness, broker_url: str) -> Iterator[Recorder]:
 
 
 @pytest.fixture
-def bury(broker_url: str) -> Bury:
+def dead_letter(broker_url: str) -> DeadLetter:
     """Publish a message to `jobs.dead`, as a queue does that dead-letters it."""
 
     def publish(headers: dict | None = None, body: bytes = b"[]", reason: str = "rejected", **properties) -> None:
@@ -55,23 +55,23 @@ def recorded(harness: LedgerHarness) -> list[tuple]:
 
 
 def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(
-    harness: LedgerHarness, recorder, bury: Bury
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
-    bury(headers_of(job_id, 1), reason="delivery_limit")
+    dead_letter(headers_of(job_id, 1), reason="delivery_limit")
     assert recorder.poll() is False
     assert (harness.row(job_id).state, harness.row(job_id).lost_count, recorded(harness)) == ("available", 1, [])
     assert harness.events(job_id) == ["submitted", "dispatched", "lost"]
 
 
 def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(
-    harness: LedgerHarness, recorder, bury: Bury
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id = harness.submit()
     for number in (1, 2, 3):
         harness.dispatch(job_id)
-        bury(headers_of(job_id, number), reason="delivery_limit")
+        dead_letter(headers_of(job_id, number), reason="delivery_limit")
         recorder.poll()
     assert (harness.row(job_id).state, harness.row(job_id).error["code"]) == ("dead", "lost_limit")
 
@@ -104,30 +104,34 @@ def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_disp
     assert lost == 21
 
 
-def test_a_running_jobs_copy_changes_nothing(harness: LedgerHarness, recorder, bury: Bury) -> None:
+def test_a_running_jobs_copy_changes_nothing(harness: LedgerHarness, recorder, dead_letter: DeadLetter) -> None:
     job_id, _ = harness.running()
-    bury(headers_of(job_id, 1))
+    dead_letter(headers_of(job_id, 1))
     recorder.poll()
     assert harness.row(job_id).state == "running"
     assert recorded(harness) == [("stale", job_id, 1, 2)]
 
 
-def test_the_message_of_a_dead_letter_is_no_dead_message(harness: LedgerHarness, recorder, bury: Bury) -> None:
+def test_the_message_of_a_dead_letter_is_no_dead_message(
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
+) -> None:
     job_id, lease_id = harness.running()
     harness.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
-    bury(headers_of(job_id, 1))
+    dead_letter(headers_of(job_id, 1))
     recorder.poll()
     assert recorded(harness) == []
 
 
-def test_what_belongs_to_no_job_is_kept_with_the_reason(harness: LedgerHarness, recorder, bury: Bury) -> None:
+def test_what_belongs_to_no_job_is_kept_with_the_reason(
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
+) -> None:
     job_id, nobody = harness.submit(), new_id()
     harness.dispatch(job_id)
-    bury(None, b"\x00\xff" * 50_000)
-    bury({"id": "x", "task": "a\x00b"})
-    bury(headers_of(nobody, 1))
-    bury(headers_of(job_id, 7))
-    bury(headers_of(job_id, 1, "test.video"))
+    dead_letter(None, b"\x00\xff" * 50_000)
+    dead_letter({"id": "x", "task": "a\x00b"})
+    dead_letter(headers_of(nobody, 1))
+    dead_letter(headers_of(job_id, 7))
+    dead_letter(headers_of(job_id, 1, "test.video"))
     recorder.poll()
     assert recorded(harness) == [
         ("malformed", None, None, 100_000),
@@ -140,22 +144,22 @@ def test_what_belongs_to_no_job_is_kept_with_the_reason(harness: LedgerHarness, 
     assert harness.all("SELECT length(body) FROM dead_messages ORDER BY id LIMIT 1") == [65_536]
 
 
-def test_a_strange_message_is_kept_and_stops_nobody(harness: LedgerHarness, recorder, bury: Bury) -> None:
+def test_a_strange_message_is_kept_and_stops_nobody(harness: LedgerHarness, recorder, dead_letter: DeadLetter) -> None:
     deep: dict = {}
     for _ in range(100):
         deep = {"a": deep}
-    bury({"id": [1], "deep": deep, "many": list(range(5_000)), "text": "x" * 60_000, "bytes": b"\xff\x00"})
-    bury({"x": 2**62, "t": True, "n": None}, b"{", content_type="text/\x00", priority=200, expiration="1000000")
-    bury({})
+    dead_letter({"id": [1], "deep": deep, "many": list(range(5_000)), "text": "x" * 60_000, "bytes": b"\xff\x00"})
+    dead_letter({"x": 2**62, "t": True, "n": None}, b"{", content_type="text/\x00", priority=200, expiration="1000000")
+    dead_letter({})
     assert recorder.poll() is False
     assert len(recorded(harness)) == 3
     assert max(harness.all("SELECT length(message::text) FROM dead_messages")) < 20_000
 
 
 def test_a_recorder_that_dies_before_its_commit_records_later(
-    harness: LedgerHarness, recorder, bury: Bury, broker_url
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter, broker_url
 ) -> None:
-    bury({})
+    dead_letter({})
     reader = DeadLetterReader(broker_url)
     assert len(reader.take(10)) == 1
     reader.close()

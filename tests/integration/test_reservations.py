@@ -1,4 +1,4 @@
-"""Who is refused at a limit key reserves its units, and comes back to its old place: nobody waits for ever."""
+"""Who is refused at a limit key reserves its units, and comes back to its old place: nobody waits forever."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def test_another_dispatcher_hears_of_what_came_back_to_an_old_place(harness: Led
 
 
 def test_large_ones_go_while_small_ones_keep_coming(harness: LedgerHarness, desk: Desk) -> None:
-    """Whoever takes what flows in at once must not hold up one that needs a full bucket."""
+    """Jobs that take units as they flow in must not starve a job that needs a full bucket."""
     limit(harness, "t:1", rate_units=20, rate_seconds=0.4)
     with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")

@@ -1,4 +1,5 @@
-"""Schedules in the ledger: every planned time once, whoever looks; overlap, missed times, changes, broken ones."""
+"""Schedules in the ledger: every planned time once, with any number of pollers; overlap, missed times, changes,
+broken ones."""
 
 from __future__ import annotations
 

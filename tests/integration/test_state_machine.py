@@ -48,9 +48,9 @@ class Ledgers(RuleBasedStateMachine):
 
     @rule(window=st.integers(1, 3), refused=st.integers(0, 2))
     def dispatch(self, window: int, refused: int) -> None:
-        with self.harness.round(window=window) as (found, opened):
-            if found and refused:
-                opened.take_back(found[:refused])
+        with self.harness.round(window=window) as (result, opened):
+            if result and refused:
+                opened.take_back(result[:refused])
 
     @rule(which=st.integers(0, 1), number=st.integers(0, 4))
     def claim(self, which: int, number: int) -> None:

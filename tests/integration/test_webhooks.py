@@ -1,4 +1,4 @@
-"""Messages of webhooks: each event once, whoever looks, and again from a time on."""
+"""Messages of webhooks: each event once, with any number of pollers, and replays from a time on."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
     written = webhooks.enqueue_webhooks(
         harness.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config))
     )
-    assert written == 0, "whoever saw an older cursor writes nothing"
+    assert written == 0, "a caller that read an older cursor writes nothing"
     assert hooks.told(mine) == [("job.submitted", job_id)]
 
 

@@ -33,10 +33,10 @@ def test_a_round_fills_the_window_by_priority(harness: LedgerHarness, window, ba
         harness.dispatch(*[harness.submit(priority=priority) for priority in out])
     ids = {harness.submit(priority=priority): priority for priority in waiting}
     expected = choose(window, batch, out, waiting)
-    with harness.round(window=window, batch=batch) as (found, opened):
-        assert [job.priority for job in found] == expected
+    with harness.round(window=window, batch=batch) as (result, opened):
+        assert [job.priority for job in result] == expected
         assert sum(opened.look.places_out) == len(out)
-        picked = [UUID(job.id) for job in found]
+        picked = [UUID(job.id) for job in result]
     for priority in range(10):  # the oldest of each priority first
         mine = [job_id for job_id, p in ids.items() if p == priority]
         assert [job_id for job_id in picked if ids[job_id] == priority] == mine[: expected.count(priority)]
@@ -45,8 +45,8 @@ def test_a_round_fills_the_window_by_priority(harness: LedgerHarness, window, ba
 def test_what_the_broker_did_not_take_is_as_before(harness: LedgerHarness) -> None:
     first, second = harness.submit(), harness.submit()
     before = {job_id: harness.row(job_id) for job_id in (first, second)}
-    with harness.round() as (found, opened):
-        opened.take_back([job for job in found if job.id == str(first)])
+    with harness.round() as (result, opened):
+        opened.take_back([job for job in result if job.id == str(first)])
     row = harness.row(first)
     assert (row.state, row.dispatch_no, row.state_at) == ("available", 0, before[first].state_at)
     assert harness.events(first) == ["submitted"]

@@ -56,23 +56,23 @@ def info(error: BaseException) -> ExceptionInfo:
     ],
 )
 def test_what_comes_out_of_a_claim_or_settle_is_reported_and_not_acknowledged(delivered, error, outcome) -> None:
-    one, deliveries, told = delivered
-    one.on_failure(info(error), send_failed_event=False)
+    item, deliveries, told = delivered
+    item.on_failure(info(error), send_failed_event=False)
     (report,) = deliveries.reports()
     assert (report.outcome, told) == (outcome, [])
     assert report.held.lease_id in deliveries.leases(), "beats name it until it is settled"
-    one.on_failure(info(error), send_failed_event=False)
+    item.on_failure(info(error), send_failed_event=False)
     assert len(deliveries.reports()) == 1, "a hard limit tells of itself twice"
 
 
 @pytest.mark.parametrize("error", [Retry("again"), Retry(exc=ValueError("why")), Ignore("none"), Reject("no")])
 def test_what_a_child_has_settled_is_left_to_celery_and_not_reported(delivered, error, monkeypatch) -> None:
-    one, deliveries, _ = delivered
+    item, deliveries, _ = delivered
     left_to_celery = []
     monkeypatch.setattr(request.Request, "on_failure", lambda *_, **__: left_to_celery.append(error))
     outcome = info(error)
     outcome.exception = ExceptionWithTraceback(error, "as it comes out of a pool child")
-    one.on_failure(outcome, send_failed_event=False)
+    item.on_failure(outcome, send_failed_event=False)
     assert (deliveries.reports(), left_to_celery) == ([], [error])
 
 

@@ -1,4 +1,4 @@
-"""Whatever fails, is called off or replayed in a random graph: it ends, in order, each step once or by its policy."""
+"""Whatever fails, is cancelled or replayed in a random graph: it ends, in order, each step once or by its policy."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ NOT_CANCELLED = "after a cancel no run begins"
 NOT_PAUSED = "while its queue is paused no run begins"
 FALSE_CRASH = "only a run that took its process down counts as crashed"
 ROBBED = "no run is taken from a worker that lives"
-WAITS_FOR_EVER = "no job waits for ever"
+WAITS_FOR_EVER = "no job waits forever"
 
 CRASH_LIMIT = 2
 MARKER = -1
@@ -330,8 +330,8 @@ class Model:
         if world.queue and self._marker:
             yield Step("FAULT: the queue is purged", world._replace(queue=()), fault=True)
         if world.queue and world.queue[0] != MARKER:
-            buried = world._replace(queue=world.queue[1:], dead=(*world.dead, world.queue[0]))
-            yield Step("FAULT: RabbitMQ dead-letters the message", buried, fault=True)
+            dead_lettered = world._replace(queue=world.queue[1:], dead=(*world.dead, world.queue[0]))
+            yield Step("FAULT: RabbitMQ dead-letters the message", dead_lettered, fault=True)
         workers = tuple(worker._replace(unacked=False) for worker in world.workers)
         wiped = world._replace(queue=(), dead=(), workers=workers, broker_epoch=world.broker_epoch + 1)
         yield Step("FAULT: the broker is wiped", wiped, fault=True)

@@ -21,8 +21,8 @@ def place() -> Place:
 
 @pytest.fixture
 def harness(place: Place) -> Iterator[LedgerHarness]:
-    with new_book(place) as found:
-        yield found
+    with new_book(place) as result:
+        yield result
 
 
 @pytest.fixture

@@ -56,14 +56,14 @@ def test_every_step_has_its_line_behind_those_it_waits_for(seed: int) -> None:
     lines = draw_lines(graph(*edges, nodes="".join(names)))
     if lines is None:
         return
-    place = {node["id"]: number for number, (_, found) in enumerate(lines) for node in found}
+    place = {node["id"]: number for number, (_, result) in enumerate(lines) for node in result}
     assert set(place) == set(names)
     for before, after in edges:
         assert place[before] <= place[after]
     waits = {edge[1] for edge in edges}
-    for number, (lanes, found) in enumerate(lines):
+    for number, (lanes, result) in enumerate(lines):
         assert len(lanes) <= 2 * MOST_LANES
-        assert (lanes.count("●") == 1) == bool(found)
-        if found and found[0]["id"] in waits:
+        assert (lanes.count("●") == 1) == bool(result)
+        if result and result[0]["id"] in waits:
             column = lanes.index("●")
             assert lines[number - 1][0][column : column + 1] in tuple("●│├┬╮┴╯┼"), lines

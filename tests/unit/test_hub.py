@@ -260,7 +260,7 @@ def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(
-    ("behind", "events", "horizon", "found"),
+    ("behind", "events", "horizon", "result"),
     [
         (FeedPosition(1, 1), [], 9, FeedPosition(8, 10**17)),
         (FeedPosition(8, 10**17), [], 9, FeedPosition(8, 10**17)),
@@ -270,6 +270,6 @@ def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pyte
     ],
 )
 def test_where_the_next_poll_begins(
-    behind: FeedPosition, events: Sequence[FeedEvent], horizon: int, found: FeedPosition
+    behind: FeedPosition, events: Sequence[FeedEvent], horizon: int, result: FeedPosition
 ) -> None:
-    assert next_place(behind, events, horizon) == found
+    assert next_place(behind, events, horizon) == result

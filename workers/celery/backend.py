@@ -40,7 +40,7 @@ CELERY_STATES = {
     State.EXPIRED: states.REVOKED,
     State.DISCARDED: states.FAILURE,
 }
-#: called off because of somebody else's failure: Celery calls that a failure of its own
+#: cancelled because of somebody else's failure: Celery calls that a failure of its own
 FAILED_WITH = frozenset(("step_failed", "workflow_failed"))
 #: between two looks at a result that is waited for: soon at first
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.005, 0.25
@@ -57,7 +57,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
     ) -> Any:
         """Store a state that a running body gives itself (`update_state`): it is the job's progress.
 
-        Raises `LeaseLost` when the run no longer counts, `JobCancelled` when the job was called off.
+        Raises `LeaseLost` when the run no longer counts, `JobCancelled` when the job was cancelled.
         """
         run = current_run()
         if state == states.RETRY or (state == states.STARTED and isinstance(result, dict) and "pid" in result):

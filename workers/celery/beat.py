@@ -100,7 +100,7 @@ def load_entries(path: str) -> dict[str, Any]:
 def declare(
     book: Ledger, kinds: KindRegistry, tenant: str, entries: Mapping[str, Mapping[str, Any]], time_zone: str
 ) -> None:
-    """Put every entry as a schedule, and take away those that came from a beat_schedule and are in it no more.
+    """Create or replace a schedule per entry, and delete schedules whose entry was removed from the beat_schedule.
 
     Raises `ConfigurationError` naming what can't be read; nothing is changed then.
     """
@@ -121,7 +121,7 @@ def declare(
         put_schedule(book, kinds, tenant_id, order, by=BEAT, origin=BEAT)
     with book.transaction() as connection:
         gone = schedules.delete_others(connection, tenant_id, BEAT, [order.name for order in orders])
-    log.info("beat_schedule_read", schedules=len(orders), taken_away=gone)
+    log.info("beat_schedule_read", schedules=len(orders), deleted=gone)
 
 
 def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleDefinition:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -164,13 +163,3 @@ def references_to(results: list[Any], group_id: str | None = None) -> Results:
     )
     rows.group_id = group_id
     return rows
-
-
-@contextmanager
-def not_collecting() -> Iterator[None]:
-    """Let calls be sent, whatever is collected around them."""
-    token = _active.set(None)
-    try:
-        yield
-    finally:
-        _active.reset(token)

@@ -19,7 +19,7 @@ LEFT_OVER_SECONDS = 2 * 86_400
 
 
 def clean_up(_payload: NoPayload, ctx: Context) -> CleanUp:
-    """Take away old partitions of history, uploads, outputs, workflows, and folders that killed runs left here."""
+    """Delete expired history, uploads, outputs and workflows, and folders that killed runs left on this host."""
     folders = remove_old_folders(time.time() - LEFT_OVER_SECONDS)
     return run_maintenance.clean_up(ledger(), settings(), lambda what: ctx.progress(0, None, what), folders)
 

@@ -1,1 +1,1 @@
-"""What keeps a worker honest while it runs: registration, heartbeat, stopping of runs, watchdog, memory, clean-up."""
+"""Liveness of a worker: registration, heartbeat, stopping of runs, watchdog, memory, clean-up."""

@@ -1,4 +1,5 @@
-"""Celery's bootstep around the heart: registers this worker, notes what is handed to the pool, signs off at the end."""
+"""Celery bootstep: registers this worker, starts its heartbeat, tracks deliveries to the pool, deregisters at the
+end."""
 
 from __future__ import annotations
 
@@ -40,7 +41,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
-        self.heart: Heartbeat | None = None
+        self.heartbeat: Heartbeat | None = None
         config = settings()
         queues = sorted(worker.app.amqp.queues.consume_from)
         pool = POOLS.get(worker.pool_cls.__module__, worker.pool_cls.__module__)
@@ -59,19 +60,19 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         )
 
     def create(self, worker: Any) -> None:
-        """Stand between the consumer and the pool; after the pool's own creation, before the consumer's."""
+        """Hook between consumer and pool, after the pool was created and before the consumer."""
         _note_what_is_handed_over(worker)
 
     def start(self, worker: Any) -> None:
-        """Begin to beat; sign off at the very end, when the pool has finished its runs."""
+        """Start the heartbeat; deregister at the very end, when the pool has finished its runs."""
         config, queues = settings(), self._card.queues
         watchdog = Watchdog(
             DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)
         )
-        self.heart = heart = Heartbeat(self._card, DELIVERIES, config, watchdog)
-        worker_shutting_down.connect(lambda **_: heart.shut_down(), weak=False)
-        worker_shutdown.connect(lambda **_: heart.stop(), weak=False)
-        heart.start()
+        self.heartbeat = heartbeat = Heartbeat(self._card, DELIVERIES, config, watchdog)
+        worker_shutting_down.connect(lambda **_: heartbeat.shut_down(), weak=False)
+        worker_shutdown.connect(lambda **_: heartbeat.stop(), weak=False)
+        heartbeat.start()
         sweeper = Sweeper(config)
         worker_shutdown.connect(lambda **_: sweeper.stop(), weak=False)
         sweeper.start()

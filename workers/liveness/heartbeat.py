@@ -1,7 +1,7 @@
-"""The worker's sign of life: a thread of the parent, not of the jobs, that beats, reports and has runs stopped.
+"""Worker heartbeat thread. Runs in the parent process; renews leases, reports crashes, stops cancelled runs.
 
-A crash counts only after the parent's next beat: killing a whole worker hits its children first, and a worker that
-goes down must not bury its jobs.
+A crash counts only after the parent's next heartbeat: killing a whole worker hits its children first, and a worker that
+goes down must not dead-letter its jobs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PROMPT_SECONDS = 0.05
 
 
 class Heartbeat:
-    """Beats every `heartbeat_seconds` until stopped. One step of it is `beat`, which tests call."""
+    """Writes a heartbeat every `heartbeat_seconds` until stopped. `beat` is one step of it, which tests call."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
 
     def start(self) -> None:
-        """Register, then begin to beat: the runs of a worker that the ledger does not know are rescued."""
+        """Register, then start the thread: the runs of an unregistered worker would be rescued."""
         while True:
             try:
                 track_workers.register(parent_ledger(), self.card)
@@ -70,13 +70,13 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Report what is left, sign off and end."""
+        """Send the remaining reports, deregister, and stop."""
         self._stop.set()
         self._listener.wake()
         self._thread.join(timeout=10)
 
     def shut_down(self) -> None:
-        """SIGTERM came: no more is taken, what runs goes on, for `shutdown_seconds` if there is a limit."""
+        """Handle SIGTERM: take no more jobs; running ones continue, for `shutdown_seconds` if there is a limit."""
         self._stopper.shutting_down_since = time.monotonic()
         self._deliveries.prompt.set()  # the ledger learns at once that this worker drains
         self._listener.wake()
@@ -90,7 +90,7 @@ class Heartbeat:
                 pause /= RETRIES_PER_BEAT
                 worker_metrics().heartbeats.labels("missed").inc()
                 log.warning("heartbeat_missed", error=str(error))
-            except Exception:  # the beat must go on: without it every run of this worker is taken away
+            except Exception:  # the heartbeat must continue: without it all runs of this worker are rescued
                 log.exception("heartbeat_failed")
             self._wait(pause)
         try:
@@ -113,7 +113,7 @@ class Heartbeat:
                 return
 
     def beat(self) -> None:
-        """Beat once, then carry out what was waiting for it."""
+        """Write a heartbeat, then process what was waiting for it."""
         self._deliveries.prompt.clear()
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()

@@ -1,7 +1,7 @@
-"""How much memory a child has used: read from the kernel while it lives, for the case that it dies.
+"""Peak memory of pool children, read from the kernel while they live.
 
-A child that the kernel kills for its memory tells nothing any more. What the parent saw at its last beat is in the
-crash's error then.
+A child that the OOM killer ends can't report. What the parent read at its last heartbeat is in the
+crash's error.
 """
 
 from __future__ import annotations

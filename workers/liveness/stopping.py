@@ -1,7 +1,7 @@
-"""Stops runs from outside: called off, taken away while this worker was frozen, or in the way of its end.
+"""Stops runs from outside: cancelled ones, ones that were lost while this worker was frozen, and all at shutdown.
 
-A prefork child is killed, and its end comes back as a report. A thread can't be stopped: its run is ended in the
-ledger, nothing it writes counts from then on, and it is counted: a worker with too many of them starts anew.
+A prefork child is killed, and its death is reported. A thread can't be stopped: its run is ended in the
+ledger, its later writes are discarded, and it is counted: a worker with too many such threads restarts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = get_log(__name__)
 
 
 class Stopper:
-    """Asked at every beat. `end` asks this worker to end, `leave` ends its process at once."""
+    """Called at every heartbeat. `end` asks this worker to shut down, `leave` exits at once."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Stopper:
         self._recycling = False
 
     def look(self, orders: Sequence[CancelRequest]) -> None:
-        """Stop what is to be stopped now. Raises a `LedgerUnavailable`."""
+        """Stop runs that must be stopped now. Raises `LedgerUnavailable`."""
         if self.shutting_down_since is not None:
             self._give_back()
         for order in orders:
@@ -85,7 +85,7 @@ class Stopper:
             end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id, f"cancelled, its process got {name}")
 
     def _give_back(self) -> None:
-        """The time of a shutdown is over: what still runs is stopped, and its job is available again at once."""
+        """The shutdown time is over: stop running jobs, and make them available again."""
         limit, since = self._settings.shutdown_seconds, self.shutting_down_since
         alive = [held for held in self._deliveries.in_pool() if held.lease_id not in self._abandoned]
         if limit and since is not None and time.monotonic() - since >= limit:
@@ -100,13 +100,13 @@ class Stopper:
                     self._deliveries.remove(held.lease_id)
                     self.given_back.add(held.lease_id)
             alive = alive if self._can_kill else []
-        if self._leaked() and not alive:  # only threads are left that can't be stopped; Celery would wait for ever
+        if self._leaked() and not alive:  # only threads are left that can't be stopped; Celery would wait forever
             with suppress(LedgerUnavailable, OutcomeUnknown):
                 track_workers.deregister(parent_ledger(), self._card)
             self._leave()
 
     def _stop_zombies(self) -> None:
-        """Stop what runs although its run was taken away while this worker was frozen or cut off; it is refused.
+        """Stop processes whose run was ended while this worker was frozen or cut off; their writes are refused.
 
         A run that was seen, and is seen no more at two looks: a claim that is not answered yet is none, and of one
         that has settled the parent has heard by then.

@@ -1,8 +1,8 @@
-"""Finds a worker that is connected and consumes nothing, and ends it, so that what starts it starts it anew.
+"""Watchdog: ends a worker that is connected but consumes nothing, so that its supervisor restarts it.
 
-Celery's own story since 2014 (celery#2080, #3201, #10205): after a reconnect, or when RabbitMQ cancels a consumer
-quietly (4.3 does at the consumer time-out), the worker is alive, beats, answers pings, and takes nothing. Three signs,
-each for `seconds`: the client itself knows that it does not consume; a marker stands unread in one of its queues while
+Known since 2014 (celery#2080, #3201, #10205): after a reconnect, or when RabbitMQ cancels a consumer silently (4.3
+does at the consumer time-out), the worker is alive, has heartbeats, answers pings, and receives nothing. Three signs,
+each for `seconds`: the client itself knows that it does not consume; a marker stays unread in one of its queues while
 it is connected, has a free slot and has received nothing; or it connects and loses the connection again and again.
 """
 
@@ -21,12 +21,12 @@ from workers.runtime.deliveries import Deliveries
 
 log = get_log(__name__)
 
-#: connections that are lost one after the other, without a message: no network is that bad
+#: connections lost in a row without a message in between: more than any network loses
 LOOP = 10
 
 
 class Watchdog:
-    """Asked at every beat."""
+    """Called at every heartbeat."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Watchdog:
 
 
 def missing_consumers(worker: Any, queues: Sequence[str]) -> list[str] | None:
-    """Return which queues Celery's client does not consume although it is connected; None while it reconnects."""
+    """Return the queues that Celery's client does not consume although it is connected; None while it reconnects."""
     consumer = getattr(worker, "consumer", None)
     connection, tasks = getattr(consumer, "connection", None), getattr(consumer, "task_consumer", None)
     if consumer is None or connection is None or not connection.connected:

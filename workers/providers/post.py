@@ -1,6 +1,6 @@
 """Posting to addresses that others have chosen: the interface, HTTP, and one that posts nothing.
 
-Whoever can set a URL must not reach what only this network can: names are resolved here, the address is judged, and
+A caller who sets a URL must not reach internal networks: names are resolved here, the address is checked, and
 it is that address to which the connection goes (a name that answers something else the second time gains nothing).
 """
 

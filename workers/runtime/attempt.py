@@ -1,4 +1,4 @@
-"""The life of an attempt, as one pipe: claim → load payload → run the handler → name the outcome → settle."""
+"""The life of an attempt: claim → load payload → run the handler → name the outcome → settle."""
 
 from __future__ import annotations
 

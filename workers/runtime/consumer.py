@@ -1,4 +1,4 @@
-"""Celery's consumer, hardened: every request is built anew from job id and dispatch number (I3).
+"""Hardened Celery consumer: every request is rebuilt from job id and dispatch number (I3).
 
 A message of Celery's own consumer is obeyed (callbacks, chains, time limits, eta) and a malformed one stops the whole
 fleet, one worker after the other (celery#7975). Here a message is a hint: what does not look like one of ours is

@@ -1,4 +1,4 @@
-"""The handler's context, made true: every write goes to the ledger with the run's lease."""
+"""Implementation of the handler's context: every write goes to the ledger with the run's lease."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The registry of deliveries this parent has handed to its pool: what a beat names (rule 8).
+"""Registry of the deliveries that this parent has handed to its pool: the leases that heartbeats name (rule "Crash
+after a heartbeat").
 
 It is ours and not Celery's because it must survive a lost broker connection: the unacknowledged messages are gone
 then, but the children go on.
@@ -86,7 +87,7 @@ class Deliveries:
             return list(self._waiting.values())
 
     def receive_marker(self, marker_id: UUID) -> None:
-        """Note a marker (rule 6): the liveness thread tells the ledger."""
+        """Note a marker (rule "Marker"): the liveness thread tells the ledger."""
         with self._lock:
             self._markers.append(marker_id)
             self.received_at = self._clock()

@@ -1,4 +1,4 @@
-"""What one message may do to a worker's parent before our code sees it: nothing.
+"""Hardening of message decoding in a worker's parent, before our code sees a message.
 
 py-amqp and kombu decode a message in Celery's event loop; what they raise there ends the worker, the message comes
 back, and takes the next one.

@@ -1,4 +1,4 @@
-"""What a handler gives, as JSON values that the ledger can hold."""
+"""Conversion of a handler's result to JSON values that the ledger can store."""
 
 from __future__ import annotations
 

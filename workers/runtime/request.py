@@ -1,4 +1,4 @@
-"""Celery's request, told to leave the verdict to the ledger.
+"""Celery request whose outcome is decided by the ledger.
 
 A child that dies, or is killed at its hard limit, is noticed here, in the parent's event loop. Nothing is asked of the
 ledger here: the report goes to the liveness thread, and the message is acknowledged when it is committed.
@@ -33,9 +33,9 @@ class LedgerRequest(Request):  # type: ignore[misc]
         super().on_accepted(pid, time_accepted)
 
     def revoked(self) -> bool:
-        """Celery's own revoke (Flower's button) is not listened to: acknowledging would leave the job dispatched.
+        """Celery's own revoke (Flower's button) is ignored: acknowledging would leave the job dispatched.
 
-        A job is called off in the ledger, by `POST /v1/jobs/{id}/cancel`, also with all workers down.
+        A job is cancelled in the ledger, by `POST /v1/jobs/{id}/cancel`, even with all workers down.
         """
         return False
 

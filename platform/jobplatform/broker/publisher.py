@@ -65,7 +65,7 @@ class Publisher:
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt:
         """Publish a batch and wait for all its confirms, `confirm_seconds` at the most.
 
-        Raises `BrokerUnavailable` on any doubt; the connection is then thrown away and no envelope of the batch may be
+        Raises `BrokerUnavailable` on any doubt; the connection is then closed and no envelope of the batch may be
         taken as sent.
         """
         self._receipt, self._returned, self._pending = Receipt(), set(), {}

@@ -158,7 +158,7 @@ def _write(file: Path, ports: dict[str, int], secret: str) -> None:
     fresh = file.with_suffix(".new")
     fresh.touch(mode=0o600)
     fresh.write_bytes(orjson.dumps({"ports": ports, "secret": secret}))
-    fresh.replace(file)  # whoever reads it meanwhile reads the old one or the new one
+    fresh.replace(file)  # concurrent readers see the old file or the new one
 
 
 def free_ports() -> dict[str, int]:

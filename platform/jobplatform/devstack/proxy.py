@@ -15,11 +15,11 @@ class Proxy:
         self._target_port = target_port
         self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
-        #: while set, what the server answers is thrown away, with its connection
+        #: while set, what the server answers is discarded, with its connection
         self.losing_answers = threading.Event()
         #: how many connections have lost an answer so
         self.lost_answers = 0
-        #: called with what a client sends, and what it had sent before; true: it is thrown away, with its connection
+        #: called with what a client sends, and what it had sent before; true: it is discarded, with its connection
         self.stops: Callable[[bytes, bytes], bool] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 

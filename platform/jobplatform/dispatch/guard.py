@@ -1,7 +1,7 @@
 """Epoch guard: a durable sentinel queue detects a wiped broker by its absence (I2).
 
-It declares a new sentinel, then commits it as current. Dispatched jobs of any other epoch return to
-available, on every check and not only once: a batch that commits just after the wipe is detected too (rule 5).
+It declares a new sentinel, then commits it as current. Dispatched jobs of any other epoch return to available, on
+every check and not only once: a batch that commits just after the wipe is detected too (rule "Epoch always").
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Markers detect single lost messages (rule 6). A marker is published behind the messages of a queue and priority
-whose jobs have been in flight for a while without a run. When a worker receives it, all earlier messages were
-received or lost.
+"""Markers detect single lost messages (rule "Marker"). A marker is published behind the messages of a queue and
+priority whose jobs have been in flight for a while without a run. When a worker receives it, all earlier messages
+were received or lost.
 
 Counting can't detect them: n stale messages hide n lost ones. Publishing again blindly would duplicate.
 """

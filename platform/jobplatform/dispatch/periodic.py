@@ -81,8 +81,8 @@ class PeriodicTasks:
         self._recorder = Recorder(ledger, DeadLetterReader(url))
         self._ingress = Ingress(settings, ledger, SubmissionReader(url))
         #: name → timer, task (returns whether it has more to do immediately), and pause after a failure (s)
-        self._duties: dict[str, tuple[Every, Callable[[], bool], float]] = {
-            "house": (Every(HOUSE_SECONDS), self._delete_expired, LONG_RETRY_SECONDS),
+        self._tasks: dict[str, tuple[Every, Callable[[], bool], float]] = {
+            "retention": (Every(HOUSE_SECONDS), self._delete_expired, LONG_RETRY_SECONDS),
             "beat": (Every(settings.heartbeat_seconds), self._beat, RETRY_SECONDS),
             "markers": (Every(settings.heartbeat_seconds), self._detect_lost_messages, RETRY_SECONDS),
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
@@ -101,7 +101,7 @@ class PeriodicTasks:
         Raises `LedgerUnavailable` or `OutcomeUnknown`.
         """
         more = False
-        for name, (every, act, retry_seconds) in self._duties.items():
+        for name, (every, act, retry_seconds) in self._tasks.items():
             if not every.due():
                 continue
             try:
@@ -111,22 +111,18 @@ class PeriodicTasks:
             except (LedgerBusy, BrokerUnavailable, ConfigurationError) as error:
                 # a dump may lock the table of a new partition; the broker is down; a queue is not declared yet
                 every.again(retry_seconds)
-                log.warning("duty_waits", duty=name, error=str(error), retry_seconds=retry_seconds)
+                log.warning("periodic_task_postponed", task=name, error=str(error), retry_seconds=retry_seconds)
             except (LedgerUnavailable, OutcomeUnknown):
                 raise
             except Exception:
                 every.again(retry_seconds)
                 dispatcher_metrics().failures.labels("bug").inc()
-                log.exception("duty_failed", duty=name, retry_seconds=retry_seconds)
+                log.exception("periodic_task_failed", task=name, retry_seconds=retry_seconds)
         return more
 
     def seconds_until_schedules(self) -> float:
         """Return the seconds until the next schedule is due."""
-        return self._duties["schedules"][0].seconds_left()
-
-    def at_once(self, name: str) -> None:
-        """Make a duty due at the next run."""
-        self._duties[name][0].again()
+        return self._tasks["schedules"][0].seconds_left()
 
     def close(self) -> None:
         """Sign off, and close what is open."""
@@ -168,7 +164,7 @@ class PeriodicTasks:
         if fired.fires:
             dispatcher_metrics().fired.inc(fired.fires)
         soon = SCHEDULES_SECONDS if fired.seconds is None else min(SCHEDULES_SECONDS, max(0.02, fired.seconds))
-        self._duties["schedules"][0].again(0.0 if fired.more else soon)
+        self._tasks["schedules"][0].again(0.0 if fired.more else soon)
         return fired.more
 
     def _put_kinds(self) -> bool:

@@ -1,4 +1,5 @@
-"""The recorder: consumes what RabbitMQ has dead-lettered, and lets the ledger decide what to do with it (rule 7).
+"""The recorder: consumes what RabbitMQ has dead-lettered, and lets the ledger decide what to do with it (rule
+"Recorder").
 
 If it was the current message of a live job, the job is dispatched again (a quorum queue dead-letters a healthy
 message at its 21st lost connection). The message of a dead job is already known as its dead letter. Everything else

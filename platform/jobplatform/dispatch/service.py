@@ -58,7 +58,7 @@ class Dispatcher:
             self._ledger, heartbeat_seconds=settings.heartbeat_seconds, lease_seconds=settings.lease_seconds
         )
         self._broker_error = ""
-        self._duties = PeriodicTasks(settings, self._ledger, self._publisher, lambda: self._broker_error)
+        self._periodic = PeriodicTasks(settings, self._ledger, self._publisher, lambda: self._broker_error)
         self._guard_every = Every(GUARD_SECONDS)
         self._slots_every = Every(SLOTS_SECONDS)
         self._rescue_every = Every(settings.heartbeat_seconds / POLLS_PER_BEAT)
@@ -100,7 +100,7 @@ class Dispatcher:
                 continue
             self._probe.succeeded(_LEDGER)
             self._note_hints(self._listener.wait(wait))
-        self._duties.close()
+        self._periodic.close()
         self._publisher.close()
         self._listener.close()
         self._ledger.close()
@@ -113,10 +113,10 @@ class Dispatcher:
 
     def step(self) -> float:
         """Run everything that is due; returns the seconds until the next step, 0 when there is more to do."""
-        more = self._duties.run()
-        if self._duties.woken:
-            self._note_hints(read_woken(self._duties.woken))
-            self._duties.woken = ""
+        more = self._periodic.run()
+        if self._periodic.woken:
+            self._note_hints(read_woken(self._periodic.woken))
+            self._periodic.woken = ""
         self._guard()
         if self._rescue_every.due():
             self._rescuer.poll()
@@ -134,7 +134,7 @@ class Dispatcher:
         if more:
             return 0.0
         soonest = min([self._next_due_at, *self._look_at.values()]) - time.monotonic()
-        waits = (self._settings.dispatch_poll_seconds, self._duties.seconds_until_schedules(), soonest)
+        waits = (self._settings.dispatch_poll_seconds, self._periodic.seconds_until_schedules(), soonest)
         return max(0.0, min(waits))
 
     def _memory(self, queue: str) -> Waiting:

@@ -125,7 +125,7 @@ def _managed(
 
 
 def _consumers(stand: Mapping[str, Any], workers: Mapping[str, int]) -> Iterator[Finding]:
-    """Compare what workers say with RabbitMQ's consumers: one that reconnects for ever is alive, and takes nothing."""
+    """Compare what workers say with RabbitMQ's consumers: one that reconnects forever is alive, and takes nothing."""
     short = [
         f"{name}: {count} workers say that they consume it, RabbitMQ has {stand[name].get('consumers', 0)} consumers"
         for name, count in sorted(workers.items())

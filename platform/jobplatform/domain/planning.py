@@ -256,22 +256,22 @@ class _Planner:
 
         return steps, replace_references(value, named, unwrap=False)
 
-    def _find(self, found: Reference, previous: PlannedStep | None) -> PlannedStep | None:
-        if found.step == PREVIOUS:
+    def _find(self, result: Reference, previous: PlannedStep | None) -> PlannedStep | None:
+        if result.step == PREVIOUS:
             return previous
-        name = f"{self._prefix}{found.step}"
+        name = f"{self._prefix}{result.step}"
         return self._ends.get(name) or self.plan.by_name.get(name)
 
-    def _target(self, found: Reference, previous: PlannedStep | None, at: str) -> PlannedStep | None:
-        target = self._find(found, previous)
+    def _target(self, result: Reference, previous: PlannedStep | None, at: str) -> PlannedStep | None:
+        target = self._find(result, previous)
         if target is None:
-            near = self.near(found.step, (name.removeprefix(self._prefix) for name in self._ends))
+            near = self.near(result.step, (name.removeprefix(self._prefix) for name in self._ends))
             hint = f"; did you mean {near!r}?" if near else ""
-            what = "a part before it" if found.step == PREVIOUS else "the name of a step that comes before" + hint
-            self.wrong(at, what, found.step)
-        elif found.of == "result" and target.type != "job":
+            what = "a part before it" if result.step == PREVIOUS else "the name of a step that comes before" + hint
+            self.wrong(at, what, result.step)
+        elif result.of == "result" and target.type != "job":
             self.wrong(
-                at, f"{found.step}.results: it is a {'map' if target.type == 'map' else 'group'}", found.written()
+                at, f"{result.step}.results: it is a {'map' if target.type == 'map' else 'group'}", result.written()
             )
             return None
         return target

@@ -36,7 +36,7 @@ TYPES = {
     "job.succeeded": "it has succeeded",
     "job.dead": "its attempts are used up, or it can't succeed: it waits for a person",
     "job.held": "it is not known whether an effect has taken place: it waits for a person",
-    "job.cancelled": "it was called off",
+    "job.cancelled": "it was cancelled",
     "job.expired": "its start_by has passed before a run began",
     "job.discarded": "a person has thrown it away",
     "job.replayed": "a person lets it run again",

@@ -29,7 +29,7 @@ class WorkflowState(StrEnum):
 
     #: steps run, or wait
     RUNNING = "running"
-    #: what has not begun is being called off
+    #: what has not begun is being cancelled
     STOPPING = "stopping"
     #: final: every step has ended as its policy allows
     SUCCEEDED = "succeeded"

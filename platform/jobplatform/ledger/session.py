@@ -52,7 +52,7 @@ class Limits:
 API = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
 #: a pool child can wait for its settle, the row's other holder is bounded itself
 WORKER = Limits(statement_ms=30_000, lock_ms=15_000, idle_in_transaction_ms=10_000)
-#: a frozen dispatcher must not keep rows and its queue locked forever (rule 4)
+#: a frozen dispatcher must not keep rows and its queue locked forever
 DISPATCHER = Limits(statement_ms=10_000, lock_ms=2_000, idle_in_transaction_ms=5_000, transaction_ms=10_000)
 
 

@@ -205,7 +205,7 @@ _GATE = text(
 
 
 def read_gate(connection: Connection, gate_id: UUID) -> Row[Any]:
-    """Return a gate's state, the list of what it has brought together, and why it was called off."""
+    """Return a gate's state, the list of what it has brought together, and why it was cancelled."""
     return connection.execute(_GATE, {"id": gate_id}).one()
 
 

@@ -31,7 +31,7 @@ def end_run(
 
     `facts` are added to the run's error: worker, signal, peak_memory_bytes, as far as known. A job that the child had
     not claimed yet returns to available ("returned"); a job with a newer dispatch is left alone ("moved on"). Commits
-    before it returns: the message must not be acknowledged earlier (rule 9).
+    before it returns: the message must not be acknowledged earlier (rule "Return what was not claimed").
     """
     error = {"code": outcome, "message": reason, "retryable": True, **facts}
     with ledger.transaction() as connection:

@@ -196,7 +196,7 @@ def _why_it_ended(state: State, error: Any, events: Sequence[Row[Any]]) -> Reaso
     if state is State.EXPIRED:
         return Reason("expired", "its start_by passed before a run began", "replay it")
     if state is State.DISCARDED:
-        return Reason("discarded", f"thrown away {_by(events, 'discarded')}")
+        return Reason("discarded", f"discarded {_by(events, 'discarded')}")
     return Reason("succeeded", "it has succeeded")
 
 

@@ -24,7 +24,7 @@ def replay_workflow(
             raise WorkflowNotFound(workflow_id)
         if workflow.verdict == "stuck":
             raise WorkflowNotReplayable(
-                workflow_id, f"can't go on: its step {workflow.state} was thrown away, or is older than the history"
+                workflow_id, f"can't go on: its step {workflow.state} was discarded, or is older than the history"
             )
         if workflow.verdict != "replayed":
             raise WorkflowNotReplayable(

@@ -55,7 +55,8 @@ def _elsewhere(_payload: Any, _ctx: Any) -> None:
 
 
 def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], folders: int) -> CleanUp:
-    """Take away what is older than it is kept, a batch at a time. `folders`: of runs, taken away by the caller."""
+    """Delete data past its retention period, one batch at a time. `folders`: leftover run folders that the caller
+    deleted."""
     partitions = []
     if settings.history_days:
         with ledger.statement() as connection:

@@ -1,4 +1,4 @@
-"""Call off what is left of workflows that stop: in turn, so that one that takes long keeps no other waiting."""
+"""Cancel what is left of workflows that stop: in turn, so that one that takes long keeps no other waiting."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ def submit_job(
     idempotency_seconds: int = 86_400,
     by: str | None = None,
 ) -> Accepted:
-    """Check the order against its kind and write it to the ledger, for a tenant or for whoever has an API key.
+    """Check the order against its kind and write it to the ledger, for a tenant or for the owner of an API key.
 
     Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
@@ -172,7 +172,7 @@ def submit_job(
                 by=known.key_name,
             )
         except JobPlatformError as error:
-            error.caller_is_known = True  # counted by the key's rate: whoever tells him must not count him twice
+            error.caller_is_known = True  # counted by the key's rate: the error response must not count it twice
             raise
         return replace(again, caller=known)
     if answer.verdict != "accepted":

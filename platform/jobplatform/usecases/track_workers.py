@@ -26,7 +26,7 @@ class WorkerInfo:
 
 @dataclass(frozen=True)
 class CancelRequest:
-    """A run of this worker whose job was called off `seconds` ago."""
+    """A run of this worker whose job was cancelled `seconds` ago."""
 
     job_id: UUID
     lease_id: UUID

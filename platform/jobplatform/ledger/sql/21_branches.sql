@@ -9,7 +9,7 @@ LANGUAGE sql IMMUTABLE AS $$
 $$;
 
 -- A step has failed: make the jobs that were ordered for this case. Each has `failed` in its payload's headers, the id
--- of the job that did. What was called off, or came too late, has not failed.
+-- of the job that did. What was cancelled, or came too late, has not failed.
 CREATE OR REPLACE FUNCTION call_errbacks(s workflow_steps, j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -44,7 +44,7 @@ BEGIN
         ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
 END $$;
 
--- Why a step is called off that waited for a job that has failed; that one is live when it died.
+-- Why a step is cancelled that waited for a job that has failed; that one is live when it died.
 CREATE OR REPLACE FUNCTION branch_error(p_cause uuid, p_since timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
@@ -74,9 +74,9 @@ LANGUAGE sql STABLE AS $$
         AND (m.failure_propagated OR m.state IN ('failed', 'cancelled'));
 $$;
 
--- All that these steps waited for is over, and some of it has failed: they are called off, and so is what waits for them,
+-- All that these steps waited for is over, and some of it has failed: they are cancelled, and so is what waits for them,
 -- whatever their own policies are. Returns whom to tell, and of which job that has failed, and how many of them nobody
--- waits for. All at once, as one settle may call off ten thousand. The rest of a workflow that stops stays.
+-- waits for. All at once, as one settle may cancel ten thousand. The rest of a workflow that stops stays.
 CREATE OR REPLACE FUNCTION skip_steps(
     p_workflow uuid, p_steps uuid[], OUT failed uuid[], OUT causes uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -149,7 +149,7 @@ BEGIN
 END $$;
 
 -- The failure that steps were told of is taken back: what has failed is replayed, while its workflow goes on. Those that
--- were called off for it wait again, level by level. The caller has locked the workflow.
+-- were cancelled for it wait again, level by level. The caller has locked the workflow.
 CREATE OR REPLACE FUNCTION retract_notifications(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

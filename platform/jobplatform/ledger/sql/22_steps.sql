@@ -25,7 +25,7 @@ BEGIN
         WHERE id = s.id;
         PERFORM call_errbacks(s, j);
     ELSIF j.state <> 'succeeded' AND s.on_failure IN ('fail', 'skip') THEN
-        -- one that was called off before its turn: its branch ends when that comes (`notify_steps`), as what it waited
+        -- one that was cancelled before its turn: its branch ends when that comes (`notify_steps`), as what it waited
         -- for goes on
         UPDATE workflow_steps SET state = 'failed', failure_propagated = s.on_failure = 'skip' AND s.pending = 0 WHERE id = s.id;
         PERFORM call_errbacks(s, j);
@@ -54,7 +54,7 @@ BEGIN
     END IF;
 END $$;
 
--- A step has failed whose failure ends its workflow: what has not begun is called off by the dispatcher's next look.
+-- A step has failed whose failure ends its workflow: what has not begun is cancelled by the dispatcher's next look.
 CREATE OR REPLACE FUNCTION fail_workflow(s workflow_steps, p_state text, p_error jsonb) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = step_failure(s.name, s.id, p_state, p_error)

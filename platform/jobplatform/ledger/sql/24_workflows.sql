@@ -74,7 +74,7 @@ BEGIN
     END IF;
 END $$;
 
--- Call off what has not begun of a workflow that stops, at most p_limit jobs; what runs is left to end, or told to
+-- Cancel what has not begun of a workflow that stops, at most p_limit jobs; what runs is left to end, or told to
 -- (`kill_running`). When nothing of it lives any more but what needs a person, it has ended. Returns its state.
 CREATE OR REPLACE FUNCTION stop_workflow(p_workflow uuid, p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
@@ -155,7 +155,7 @@ BEGIN
     RETURN s.state = 'failed' AND (s.pending > 0 OR s.failed_parents > 0);
 END $$;
 
--- A step that had failed runs again. Where its workflow goes on, what was called off for it waits again; where it has
+-- A step that had failed runs again. Where its workflow goes on, what was cancelled for it waits again; where it has
 -- ended and this was the last one, the rest of it comes back. `replay_workflow` brings it back by itself, once.
 CREATE OR REPLACE FUNCTION step_replayed(j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
@@ -219,7 +219,7 @@ BEGIN
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
 END $$;
 
--- Bring back what was called off of a workflow that has ended, unless a step of it has failed still. The caller has locked
+-- Bring back what was cancelled of a workflow that has ended, unless a step of it has failed still. The caller has locked
 -- its row.
 CREATE OR REPLACE FUNCTION revive_workflow(p_workflow uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
@@ -259,7 +259,7 @@ BEGIN
 END $$;
 
 -- Run a workflow again that has failed or was cancelled, from its failed steps on: what is done stays done.
--- verdicts: replayed · live (it has not ended) · ended (it has succeeded) · stuck (a step of it was thrown away; state
+-- verdicts: replayed · live (it has not ended) · ended (it has succeeded) · stuck (a step of it was discarded; state
 --           is its name) · gone
 CREATE OR REPLACE FUNCTION replay_workflow(p_tenant uuid, p_workflow uuid, p_data jsonb)
 RETURNS TABLE (verdict text, state text, woken text)

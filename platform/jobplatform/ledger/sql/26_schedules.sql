@@ -31,7 +31,7 @@ BEGIN
     IF p_fires IS NULL THEN
         RETURN NULL;
     END IF;
-    FOR one IN  -- overlap: cancel the old one; it is called off, or told to end. Counters in one order for all
+    FOR one IN  -- overlap: cancel the old one; it is cancelled, or told to end. Counters in one order for all
         SELECT DISTINCT s.tenant_id, s.name, s.last_job_id, j.queue
         FROM json_to_recordset(p_fires) AS f (schedule_id uuid, by text)
         JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id

@@ -68,7 +68,7 @@ BEGIN
 END $$;
 
 -- How many units of a key are kept from this job: those of a job that was refused there and goes first, being of a
--- higher priority or older. A reservation ends with its time, and when its job waits no more. p_job NULL: from whoever comes.
+-- higher priority or older. A reservation ends with its time, and when its job waits no more. p_job NULL: from any job.
 CREATE OR REPLACE FUNCTION units_reserved(s limit_states, p_job uuid, p_priority integer) RETURNS double precision
 LANGUAGE sql STABLE AS $$
     SELECT s.reserved_units FROM jobs j
@@ -78,10 +78,10 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- Take units of all these keys (one that has none in p_units: 1) for a job, or of none. `seconds`: 0 when they were taken, else
--- how long to wait; NULL: never, as `key` has no place for so many at all. Whoever takes of a key waits for the commit of the one
--- before.
+-- how long to wait; NULL: never, as `key` has no place for so many at all. Concurrent callers of a key wait for each
+-- other's commit.
 --
--- Who finds too few reserves what it wants, else many that want little hold one that wants much up for ever. The one that goes first
+-- Who finds too few reserves what it wants, else many that want little hold one that wants much up forever. The one that goes first
 -- (units_reserved) has the reservation; nobody waits for one that stands behind him, so that no two wait for each other.
 CREATE OR REPLACE FUNCTION take_units(
     p_job uuid, p_priority integer, p_keys text[], p_units integer[], OUT seconds double precision, OUT key text

@@ -2,7 +2,7 @@
 --
 -- What the first UPDATE does not find is locked by primary key alone and only then looked at: a condition on the
 -- target of an UPDATE returns nothing at once while the dispatcher's transaction is open, the message would be
--- acknowledged, and the job would wait for ever. VOLATILE gives every statement below its own snapshot, so the pause
+-- acknowledged, and the job would wait forever. VOLATILE gives every statement below its own snapshot, so the pause
 -- is read under the row's lock, as it is then.
 --
 -- verdicts: claimed · mine (my earlier commit's answer was lost) · gone · stale (another dispatch, state or kind)

@@ -97,7 +97,7 @@ BEGIN
     END IF;
 END $$;
 
--- Whoever calls it has the rights of its owner while it runs: names in it are those of the ledger, and nobody's
+-- SECURITY DEFINER: it runs with the rights of its owner. Names in it resolve to the ledger's schema, never to
 -- temporary tables. Who may is said by role.
 DO $$
 DECLARE
@@ -143,7 +143,7 @@ BEGIN
         FROM mine;
 END $$;
 
--- Let jobs go that were looked at, or bury those that can't run.
+-- Release validated jobs, and dead-letter invalid ones.
 -- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have ordered them.
 -- Returns "queue priority,…" that got jobs.
 CREATE OR REPLACE FUNCTION release_validated_jobs(p_checked jsonb, p_keys uuid[]) RETURNS text

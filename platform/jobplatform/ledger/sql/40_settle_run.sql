@@ -102,7 +102,7 @@ BEGIN
             j.workflow_id := add_steps(j, p_added);
         END IF;
         PERFORM finish_job(j, v_now, v_deleted);
-        IF v_state = 'cancelled' THEN  -- what the run put out goes with it, whoever has ended it
+        IF v_state = 'cancelled' THEN  -- the run's output is deleted with it, by whichever process it was ended
             WITH gone AS (DELETE FROM artifacts WHERE job_id = j.id AND run_no = j.run_no RETURNING location)
             INSERT INTO artifact_removals (location) SELECT location FROM gone ON CONFLICT DO NOTHING;
         END IF;

@@ -1,4 +1,4 @@
--- Run a job again that is dead, cancelled or expired: same id, its history kept, its numbers go on rising (rule 12).
+-- Run a job again that is dead, cancelled or expired: same id, its history kept, its numbers go on rising.
 -- Attempts and the counts of crashes and losses begin anew; a start_by that has passed is taken off.
 --
 -- p_delay: seconds until it is due (a replay of many goes out at a rate)
@@ -23,7 +23,7 @@ BEGIN
                 RETURN;
             END IF;
             IF EXISTS (SELECT 1 FROM workflows w WHERE w.id = j.workflow_id AND w.state = 'stopping') THEN
-                RETURN QUERY SELECT 'workflow'::text, j.state;  -- it would be called off with the rest
+                RETURN QUERY SELECT 'workflow'::text, j.state;  -- it would be cancelled with the rest
                 RETURN;
             END IF;
             v_now := clock_timestamp();

@@ -1,4 +1,4 @@
--- A worker's sign of life, naming the leases it has handed to its pool and, of those, the jobs whose run has not begun.
+-- A worker's heartbeat, naming the leases it has handed to its pool and, of those, the jobs whose run has not begun.
 -- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
 -- none; `known` is false when the worker is not registered.
 -- p_draining: it was asked to end, and takes no more jobs.

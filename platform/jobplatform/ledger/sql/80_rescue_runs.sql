@@ -8,7 +8,7 @@
 -- is measured by it. When this server stands still, or this call waits, that silence is nobody else's.
 --
 -- SKIP LOCKED keeps two rescuers and a settling worker out of each other's way; what is found is looked at again
--- under the row's lock with a fresh snapshot of the beat (rule 10), so that a beat that came in between counts.
+-- under the row's lock with a fresh snapshot of the beat, so that a beat that came in between counts.
 CREATE OR REPLACE FUNCTION rescue_runs(
     p_lease_seconds double precision, p_limit integer, p_gone_seconds double precision DEFAULT NULL,
     p_as_of timestamptz DEFAULT NULL

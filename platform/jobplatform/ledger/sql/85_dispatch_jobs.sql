@@ -103,7 +103,7 @@ DECLARE
     v_epoch uuid;
     v_now timestamptz;
 BEGIN
-    -- read before publishing: the guard may make a new epoch meanwhile (rule 5)
+    -- read before publishing: the guard may make a new epoch meanwhile (rule "Epoch always")
     SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
     -- a mark that a crash of Postgres loses is a doubt like any other: the message out is stale or the first of two, and
     -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
@@ -179,7 +179,7 @@ BEGIN
         FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
 END $$;
 
--- Lock, pick and mark jobs that have a start_by, the earliest first within a priority, whosever they are; for queues that
+-- Lock, pick and mark jobs that have a start_by, the earliest first within a priority, regardless of tenant; for queues that
 -- are ordered so. p_places: for each priority, how many of it and of those above it may go, in all, of which p_above are for
 -- those above it; p_keys, p_free: how many jobs of a limit key may go. Of 2,000 jobs, that is: a job held by its key must not hold up others behind it, and
 -- what is left goes by turns.

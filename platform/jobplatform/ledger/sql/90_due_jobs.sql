@@ -92,7 +92,7 @@ LANGUAGE sql VOLATILE AS $$
     SELECT count(*)::integer FROM returned;
 $$;
 
--- What a wiped broker held (rule 5): always, not once.
+-- What a wiped broker held (rule "Epoch always"): always, not once.
 CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
     SELECT return_dispatched(NULL, p_current, NULL, p_limit, 'the broker was wiped');

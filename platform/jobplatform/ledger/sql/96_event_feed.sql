@@ -3,7 +3,7 @@
 -- under way) misses nothing, as no more can come there.
 --
 -- One row per tenant at least, without an id when there is nothing. Behind (p_tx, p_id) of each tenant, p_limit lines of it. Lines at the horizon or above it may
--- have others before them that are not to be seen yet; those of one job are in order nevertheless: whoever writes one holds the job's row.
+-- have others before them that are not to be seen yet; those of one job are in order nevertheless: a writer locks the job's row.
 CREATE OR REPLACE FUNCTION read_feed(
     p_tenants uuid[], p_tx bigint[], p_id bigint[], p_since timestamptz, p_limit integer
 ) RETURNS TABLE (

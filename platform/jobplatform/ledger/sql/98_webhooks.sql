@@ -41,7 +41,7 @@ BEGIN
 END $$;
 
 -- Move endpoints on in the feed and write the messages of what they have passed: both or neither, so that an event
--- is told once, whoever dies when. An endpoint whose cursor another one has moved meanwhile is left to him.
+-- is delivered once, whichever process dies when. An endpoint whose cursor has moved meanwhile is skipped.
 --
 -- p_moved: [{"endpoint", "from_tx", "from_id", "tx", "id", "at"}]; p_messages: as send_webhooks, without the tenant.
 -- Of a replay (up to replay_tx, replay_event_id) what was delivered is left out, unless all of it is wanted, and what is on
@@ -85,7 +85,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
 BEGIN
-    IF p_error IS NULL THEN  -- at most once a minute, and never waiting for whoever notes the same
+    IF p_error IS NULL THEN  -- at most once a minute, and without waiting for a concurrent update
         UPDATE webhook_endpoints SET delivered_at = v_now, failing_since = NULL WHERE id = (
             SELECT w.id FROM webhook_endpoints w WHERE w.id = p_endpoint
                 AND (w.failing_since IS NOT NULL OR w.delivered_at IS NULL OR w.delivered_at < v_now - interval '1 min')
