@@ -12,7 +12,7 @@ define beside
 mkdir -p .local; $(1) >.local/beside.txt 2>&1 & $(2); mine=$$?; wait $$!; other=$$?; cat .local/beside.txt; exit $$((mine ? mine : other))
 endef
 
-.PHONY: help setup demo up down status test test-all lint format bench drills celery-suite clean
+.PHONY: help setup demo up down status test test-fast test-all lint format bench drills celery-suite clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ test: setup .local/node/.installed ## run all tests on a private stack
 		$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) --ignore $(DEVSTACK_TESTS) $(PYTEST_ARGS))
 	@$(call beside,JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS),\
 		$(BIN)/python -m pytest $(DRILL_TESTS) $(PYTEST_ARGS))
+
+test-fast: setup ## tests without servers: unit and architecture, half a minute
+	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture $(PYTEST_ARGS)
 
 test-all: test ## all tests, and what is slow: generated canvases beside plain Celery, and Celery's own tests
 	@CANVAS_GENERATED=60 $(BIN)/python -m pytest tests/e2e/test_celery_control.py $(PYTEST_ARGS)
