@@ -26,9 +26,9 @@ class Rule(Enum):
     SETTLED_ALREADY = "a settle whose answer was lost finds its lease gone when it is repeated"
     CANCEL_IS_FINAL = "a run that fails after a cancel was requested is retried"
     RETURN_WHAT_WAS_NOT_CLAIMED = "a child's death before its claim is acknowledged, and nothing else"
-    CRASH_AFTER_A_BEAT = "a dead child is reported at once, also while the whole worker is being killed"
-    UNBROKEN_VIEW = "a run whose worker's beat is old is lost, also after an outage of the ledger"
-    SESSION_AND_SILENCE = "a worker whose session with the ledger has ended is gone, whether it beats or not"
+    CRASH_AFTER_A_HEARTBEAT = "a dead child is reported at once, also while the whole worker is being killed"
+    UNBROKEN_VIEW = "a run whose worker's heartbeat is old is lost, also after an outage of the ledger"
+    SESSION_AND_SILENCE = "a worker whose session with the ledger has ended is lost, whether it has heartbeats or not"
     EPOCH_ALWAYS = "what a wiped broker held is dispatched again once, when the wipe is found"
     RECORDER = "what the broker dead-letters is left there"
     RECORDER_LOOKS = "what the broker dead-letters is dispatched again, without a look at the job"
@@ -96,8 +96,8 @@ class World(NamedTuple):
     #: leases whose worker process is gone
     gone: frozenset[int] = frozenset()
     paused: bool = False
-    old_beats: bool = False
-    #: the session of a worker that lives has ended; it beats on the next one
+    old_heartbeats: bool = False
+    #: the session of a worker that lives has ended; it writes heartbeats on the next one
     cut_session: bool = False
     #: dispatch number that the outstanding marker was sent after; 0: there is none
     marker: int = 0
@@ -203,10 +203,10 @@ class Model:
     # --- rescue (ledger/sql/80_rescue_runs.sql)
 
     def _ledger(self, world: World) -> Iterator[Step[World]]:
-        if world.old_beats:
-            yield Step("beats come again", world._replace(old_beats=False))
+        if world.old_heartbeats:
+            yield Step("heartbeats resume", world._replace(old_heartbeats=False))
         if world.cut_session:
-            yield Step("the worker beats on another session", world._replace(cut_session=False))
+            yield Step("the worker writes a heartbeat on another session", world._replace(cut_session=False))
         if world.paused:
             yield Step("the queue is resumed", world._replace(paused=False))
         if world.job.state != "running":
@@ -218,9 +218,9 @@ class Model:
         if lease in world.gone or (holder is not None and holder.frozen):
             yield Step("rescue: its worker is gone", self._end(world))
         elif holder is None:
-            yield Step("rescue: no beat names its lease", self._end(_crash(world))._replace(wrong=FALSE_CRASH))
-        elif world.old_beats and not self._on(Rule.UNBROKEN_VIEW):
-            yield Step("rescue: its worker's beat is old", self._end(world)._replace(wrong=ROBBED))
+            yield Step("rescue: no heartbeat names its lease", self._end(_crash(world))._replace(wrong=FALSE_CRASH))
+        elif world.old_heartbeats and not self._on(Rule.UNBROKEN_VIEW):
+            yield Step("rescue: its worker's heartbeat is old", self._end(world)._replace(wrong=ROBBED))
         elif world.cut_session and not self._on(Rule.SESSION_AND_SILENCE):
             yield Step("rescue: its worker's session has ended", self._end(world)._replace(wrong=ROBBED))
 
@@ -254,7 +254,7 @@ class Model:
         elif worker.phase == "child dead":
             if worker.doomed:
                 yield Step(f"{name} dies", _kill(world, place))
-            if not self._is_locked(world) and (not worker.doomed or not self._on(Rule.CRASH_AFTER_A_BEAT)):
+            if not self._is_locked(world) and (not worker.doomed or not self._on(Rule.CRASH_AFTER_A_HEARTBEAT)):
                 yield Step(f"{name} reports its child", self._report(world, place, worker))
 
     def _deliver(self, world: World, place: int) -> Step[World]:
@@ -322,8 +322,8 @@ class Model:
     def _fail(self, world: World) -> Iterator[Step[World]]:
         if world.dispatcher.phase != "idle":
             yield Step("FAULT: the dispatcher dies", world._replace(dispatcher=Dispatcher()), fault=True)
-        if not world.old_beats:
-            yield Step("FAULT: the ledger was away", world._replace(old_beats=True), fault=True)
+        if not world.old_heartbeats:
+            yield Step("FAULT: the ledger was away", world._replace(old_heartbeats=True), fault=True)
         if not world.cut_session and world.job.state == "running":
             cut = world._replace(cut_session=True)
             yield Step("FAULT: its worker's session with the ledger is killed", cut, fault=True)
