@@ -35,7 +35,7 @@ class WorkflowState(StrEnum):
     SUCCEEDED = "succeeded"
     #: a step failed whose failure counts, or its time was over; it can be replayed
     FAILED = "failed"
-    #: somebody called it off; it can be replayed
+    #: cancelled on request; it can be replayed
     CANCELLED = "cancelled"
 
 

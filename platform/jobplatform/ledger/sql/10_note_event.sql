@@ -7,7 +7,7 @@ BEGIN
     VALUES (j.id, j.tenant_id, p_event, j.state, j.run_no, p_data);
 END $$;
 
--- Count a promise (start_by) of a job: kept when its first run begins, broken when it expires.
+-- Count the deadline (start_by) of a job: met when its first run starts, missed when it expires.
 CREATE OR REPLACE FUNCTION count_deadline(p_tenant uuid, p_queue text, p_kept boolean) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, deadlines_met, deadlines_missed)

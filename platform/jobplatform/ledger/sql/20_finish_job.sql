@@ -17,7 +17,7 @@ BEGIN
         p_finished_at, j.run_at, j.start_by, j.dispatched_at, j.started_at, j.run_started_at, j.cancel_requested_at,
         j.cancel_reason, j.epoch, NULL, NULL, j.progress, j.result, j.error, j.workflow_id,
         j.limit_keys, j.limit_units, p_finished_at);
-    -- before the counter, as those who accept do: two must not wait for each other
+    -- before the counter, in the lock order of accepting: otherwise two transactions could deadlock
     DELETE FROM unique_locks WHERE job_id = j.id AND expires_at IS NULL;
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
     VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, 1)

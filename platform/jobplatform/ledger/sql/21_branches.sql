@@ -1,6 +1,6 @@
 -- Failures that end their own branch of a workflow (docs/concepts/workflows.md, "Failures"), and jobs that a failure makes.
 
--- What a workflow says of the step that has failed it.
+-- The error of a workflow, from the step that has failed it.
 CREATE OR REPLACE FUNCTION step_failure(p_name text, p_job uuid, p_state text, p_error jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
@@ -8,15 +8,15 @@ LANGUAGE sql IMMUTABLE AS $$
         'last', p_error));
 $$;
 
--- A step has failed: make the jobs that were ordered for this case. Each has `failed` in its payload's headers, the id
--- of the job that did. What was cancelled, or came too late, has not failed.
+-- A step has failed: create its errback jobs. Each has `failed` in its payload's headers, the id
+-- of the failed job. Cancelled or expired jobs have not failed.
 CREATE OR REPLACE FUNCTION call_errbacks(s workflow_steps, j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_woken text;
 BEGIN
-    -- a replay that was stopped before it ran is no failure either: all counts begin anew with a replay
+    -- a replay that was stopped before it ran is not a failure either: a replay resets all counters
     IF s.errbacks IS NULL OR j.state <> 'dead' OR j.attempt + j.crash_count + j.lost_count = 0 THEN
         RETURN;
     END IF;
@@ -44,7 +44,7 @@ BEGIN
         ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
 END $$;
 
--- Why a step is cancelled that waited for a job that has failed; that one is live when it died.
+-- The error of a step that is cancelled because a job it waited for has failed (dead jobs are live).
 CREATE OR REPLACE FUNCTION branch_error(p_cause uuid, p_since timestamptz) RETURNS jsonb
 LANGUAGE sql STABLE AS $$
     SELECT jsonb_strip_nulls(jsonb_build_object(
@@ -55,7 +55,7 @@ LANGUAGE sql STABLE AS $$
     WHERE p.id = p_cause;
 $$;
 
--- Whether the header of a chord has begun: what it waits for (`header_after` of its body's template) has not failed.
+-- Whether the header of a chord has started: the steps it waits for (`header_after` of its body's template) have not failed.
 CREATE OR REPLACE FUNCTION chord_has_begun(p_template jsonb) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT NOT EXISTS (
@@ -64,7 +64,7 @@ LANGUAGE sql STABLE AS $$
         WHERE p.failure_propagated OR p.state IN ('failed', 'cancelled'));
 $$;
 
--- Whether all that has failed in a chord's header are bodies of chords, which have called their own errbacks.
+-- Whether all failed steps of a chord's header are bodies of chords, which have called their own errbacks.
 CREATE OR REPLACE FUNCTION chord_is_notified(b workflow_steps) RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT coalesce(bool_and(
@@ -74,9 +74,9 @@ LANGUAGE sql STABLE AS $$
         AND (m.failure_propagated OR m.state IN ('failed', 'cancelled'));
 $$;
 
--- All that these steps waited for is over, and some of it has failed: they are cancelled, and so is what waits for them,
--- whatever their own policies are. Returns whom to tell, and of which job that has failed, and how many of them nobody
--- waits for. All at once, as one settle may cancel ten thousand. The rest of a workflow that stops stays.
+-- All predecessors of these steps have ended, and some have failed: the steps are cancelled, and so are their successors,
+-- whatever their own policies. Returns the steps to notify, the failed job, and the number of steps that nothing
+-- waits for. Set-based, as one settlement may cancel ten thousand. Other steps of a stopping workflow stay.
 CREATE OR REPLACE FUNCTION skip_steps(
     p_workflow uuid, p_steps uuid[], OUT failed uuid[], OUT causes uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -131,7 +131,7 @@ BEGIN
     FOR s IN
         SELECT * FROM workflow_steps b WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
             AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks
-                 -- what fails before the header calls its own errbacks
+                 -- steps that fail before the header call their own errbacks
                  AND chord_has_begun(b.template) AND NOT chord_is_notified(b))
             ORDER BY id
     LOOP
@@ -148,7 +148,7 @@ BEGIN
     WHERE id = ANY (v_steps);
 END $$;
 
--- The failure that steps were told of is taken back: what has failed is replayed, while its workflow goes on. Those that
+-- Retract failures: a failed step is replayed while its workflow continues. Steps that
 -- were cancelled for it wait again, level by level. The caller has locked the workflow.
 CREATE OR REPLACE FUNCTION retract_notifications(p_workflow uuid, p_told uuid[], p_sinks integer) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$

@@ -1,13 +1,13 @@
--- The steps of workflows (docs/concepts/workflows.md). A step that ends tells those that wait for it in the transaction
--- that ends its job: nothing polls for it, and there is no message that could be lost.
+-- The steps of workflows (docs/concepts/workflows.md). A step that ends notifies its successors in the transaction
+-- that ends its job: no polling, and no message that could be lost.
 --
--- states of a step: waiting (for others) → open (its job lives) → joining (waits for what it has added) → done
---                   failed (its failure counts) · cancelled (with its workflow, or because what it waited for has failed)
+-- states of a step: waiting (for others) → open (its job is live) → joining (waits for steps it has added) → done
+--                   failed (its failure counts) · cancelled (with its workflow, or because a predecessor has failed)
 --                   · skipped (ended before its turn)
--- A step with failed_parents waits until all it waits for is over, and does not open then: it is cancelled, and tells on.
--- A settling run locks its job, steps downwards, the workflow; what meets it the other way round is ended and repeated.
+-- A step with failed_parents waits until all predecessors have ended; it is then cancelled, and notifies its successors.
+-- Lock order of a settling run: its job, steps in topological order, the workflow. A deadlock is resolved by a retry.
 
--- The job of a step has ended, or died. A second end (a dead letter that is discarded, say) tells nobody.
+-- The job of a step has ended, or is dead. A second end (a discarded dead letter, for instance) notifies nothing.
 CREATE OR REPLACE FUNCTION step_ended(j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -38,12 +38,12 @@ BEGIN
                 s.workflow_id, '{}', (cardinality(s.children) = 0)::integer, s.children, j.id,
                 step_failure(s.name, j.id, j.state, j.error));
         END IF;
-    ELSIF s.state = 'waiting' THEN  -- what waits for it waits for its turn all the same
+    ELSIF s.state = 'waiting' THEN  -- its successors wait for its turn nevertheless
         UPDATE workflow_steps SET state = 'skipped' WHERE id = s.id;
     ELSE
         UPDATE workflow_steps SET state = 'done' WHERE id = s.id;
         PERFORM notify_steps(s.workflow_id, s.children, (cardinality(s.children) = 0)::integer);
-        IF j.state = 'dead' AND s.on_failure = 'ignore' THEN  -- nobody is to look after it
+        IF j.state = 'dead' AND s.on_failure = 'ignore' THEN  -- no operator is needed
             j.state := 'discarded';
             j.error := jsonb_build_object(
                 'code', 'discarded', 'message', 'its workflow ignores its failure', 'retryable', false,
@@ -54,17 +54,17 @@ BEGIN
     END IF;
 END $$;
 
--- A step has failed whose failure ends its workflow: what has not begun is cancelled by the dispatcher's next look.
+-- A step has failed whose failure ends its workflow: the dispatcher's next poll cancels waiting steps.
 CREATE OR REPLACE FUNCTION fail_workflow(s workflow_steps, p_state text, p_error jsonb) RETURNS void
 LANGUAGE sql VOLATILE AS $$
     UPDATE workflows SET state = 'stopping', stop_as = 'failed', error = step_failure(s.name, s.id, p_state, p_error)
     WHERE id = s.workflow_id AND state = 'running';
 $$;
 
--- Tell steps that something they wait for is over: p_told has one entry for each, as often as it was over, p_failed for
--- what has failed (p_cause is the job that did, p_error what its workflow says of it); p_sinks of what is over had nobody
--- to tell but the workflow. Level by level: a gate that opens tells on. In a workflow that has ended nobody is told:
--- `revive_workflow` counts anew.
+-- Notify steps of ended predecessors: p_told has one entry per ended predecessor, p_failed the same for
+-- failed ones (p_cause: the failed job, p_error: the workflow's error); p_sinks: ended steps without successors,
+-- which notify the workflow only. Level by level: a gate that opens notifies in turn. In an ended workflow nothing is notified:
+-- `revive_workflow` recounts.
 CREATE OR REPLACE FUNCTION notify_steps(
     p_workflow uuid, p_told uuid[], p_sinks integer, p_failed uuid[] DEFAULT '{}', p_cause uuid DEFAULT NULL,
     p_error jsonb DEFAULT NULL)
@@ -87,7 +87,7 @@ BEGIN
         IF cardinality(v_told) + cardinality(v_failed) > 1 THEN
             PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told || v_failed) ORDER BY id FOR UPDATE;
         END IF;
-        -- of two last ones at once the second waits here for the row, and counts on
+        -- of two concurrent last predecessors the second waits here for the row, and continues the count
         WITH told AS (
             UPDATE workflow_steps s SET
                 pending = pending - over.times, failed_parents = failed_parents + over.failed,
@@ -117,8 +117,8 @@ BEGIN
     END IF;
 END $$;
 
--- So many steps that nobody waits for are over; p_error: a step has failed whose failure counts in the end. With the
--- last of them the workflow has ended: failed, when there is such a step.
+-- A number of steps without successors have ended; p_error: one has failed with a failure that counts at the end. With the
+-- last of them the workflow ends: failed, if there is such a step.
 CREATE OR REPLACE FUNCTION end_sinks(p_workflow uuid, p_sinks integer, p_error jsonb DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -135,16 +135,16 @@ BEGIN
     IF w.state = 'running' AND w.pending = 0 THEN
         IF EXISTS (SELECT 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state = 'failed') THEN
             UPDATE workflows SET state = 'failed', stop_as = 'failed', ended_at = clock_timestamp() WHERE id = w.id;
-        ELSE  -- what had failed was replayed meanwhile
+        ELSE  -- the failed step was replayed meanwhile
             UPDATE workflows SET state = 'succeeded', error = NULL, ended_at = clock_timestamp() WHERE id = w.id;
         END IF;
     END IF;
 END $$;
 
--- Steps wait for nothing any more: jobs become available (or scheduled), maps are unfolded, gates are over at once.
--- Returns whom to tell of the gates, and how many of these nobody waits for. The rest of a workflow that stops stays.
+-- Steps without open predecessors: jobs become available (or scheduled), maps are unfolded, gates end at once.
+-- Returns the steps to notify of the gates, and the number of gates without successors. Other steps of a stopping workflow stay.
 --
--- The queues that got jobs are left in a setting of the transaction, for the hint that its caller sends when it is
+-- The queues that got jobs are stored in a setting of the transaction, for the notification that the caller sends when it is
 -- committed.
 CREATE OR REPLACE FUNCTION unblock_steps(p_workflow uuid, p_steps uuid[], OUT told uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -240,7 +240,7 @@ BEGIN
         PERFORM set_config('jobplatform.woken', concat_ws(
             ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
     END IF;
-    -- maps over nothing that comes later, and empty groups
+    -- maps over empty lists, and empty groups
     SELECT array_agg(id) INTO v_ready FROM json_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
     WHERE type <> 'job' AND pending = 0 AND p_open;
     IF v_ready IS NOT NULL THEN
@@ -249,7 +249,7 @@ BEGIN
     END IF;
 END $$;
 
--- A running job adds steps, in the transaction that settles it; what waits for it waits for them too. A job that is in
+-- A running job adds steps, in the transaction that settles it; its successors wait for them too. A job in
 -- no workflow becomes the first step of one. Steps of a workflow that stops or has failed wait for its replay. Returns
 -- its workflow.
 CREATE OR REPLACE FUNCTION add_steps(j jobs, p_added json) RETURNS uuid
@@ -265,13 +265,13 @@ BEGIN
         INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure)
         VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', coalesce(p_added ->> 'on_failure', 'fail'));
     ELSE
-        -- of a stop that comes at the same moment one waits for the other; two that share the row could not both count
+        -- a concurrent stop waits for this, or this for it; with a shared lock both could not update the count
         IF p_added ->> 'result_of' IS NULL THEN
             SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR SHARE;
         ELSE
             SELECT state INTO v_state FROM workflows WHERE id = v_workflow FOR NO KEY UPDATE;
         END IF;
-        IF v_state = 'succeeded' THEN  -- a dead letter that it went on without, replayed: nobody waits for these steps
+        IF v_state = 'succeeded' THEN  -- a replayed dead letter that the workflow continued without: nothing waits for these steps
             PERFORM note_event(j, 'log', '{"message": "its steps were not added: its workflow has succeeded"}');
             RETURN v_workflow;
         END IF;
@@ -280,7 +280,7 @@ BEGIN
     UPDATE workflow_steps SET
         pending = pending + (p_added ->> 'pending')::integer, result_of = (p_added ->> 'result_of')::uuid
     WHERE id = j.id;
-    -- those that nobody waits for, not this step either
+    -- steps that nothing waits for, this step included
     UPDATE workflows SET pending = pending + (
         SELECT count(*) FROM json_array_elements(p_added -> 'steps') AS one WHERE json_array_length(one -> 'children') = 0)
     WHERE id = v_workflow AND p_added ->> 'result_of' IS NOT NULL;
@@ -326,7 +326,7 @@ BEGIN
                          (SELECT max(place) FROM workflow_steps WHERE workflow_id = s.workflow_id));
     RETURN v_count;
 EXCEPTION WHEN program_limit_exceeded OR data_exception OR integrity_constraint_violation THEN
-    -- what can't be unfolded fails its own workflow, and not the settle, the clock or the rescue that came this far
+    -- a map that can't be unfolded fails its own workflow, not the caller (settlement, clock or rescue)
     UPDATE workflow_steps SET state = 'failed' WHERE id = s.id;
     PERFORM fail_workflow(s, 'failed', jsonb_build_object('code', 'map_failed', 'message', SQLERRM));
     RETURN -1;
@@ -354,7 +354,7 @@ DECLARE
 BEGIN
     SELECT * INTO s FROM workflow_steps WHERE workflow_id = p_workflow AND name = p_step;
     SELECT created_at - interval '1 day' INTO v_since FROM workflows WHERE id = p_workflow;
-    WHILE p_of = 'result' AND s.result_of IS NOT NULL LOOP  -- it was replaced by what it has added
+    WHILE p_of = 'result' AND s.result_of IS NOT NULL LOOP  -- it was replaced by a step that it has added
         SELECT * INTO s FROM workflow_steps WHERE id = s.result_of;
     END LOOP;
     IF p_of = 'result' AND s.type = 'job' THEN
@@ -366,7 +366,7 @@ BEGIN
                                  ELSE step_value(p_workflow, m.name, 'results', '{}') END AS value
             FROM workflow_steps m LEFT JOIN job_history h ON h.id = m.id AND h.finished_at >= v_since
             WHERE m.workflow_id = p_workflow AND s.id = ANY (m.children)
-                AND m.place > s.place  -- not what it waited for itself
+                AND m.place > s.place  -- not its own predecessors
                 AND NOT (m.type = 'job' AND m.on_failure = 'continue' AND h.state IS DISTINCT FROM 'succeeded')
         ) AS members;
     END IF;
@@ -374,7 +374,7 @@ BEGIN
 END $$;
 
 -- The values of a job's references, in order: [{"step": …, "of": "result" | "results" | "item", "path": […]}, …].
--- NULL when it is no step of a workflow: what looks like a reference there is none.
+-- NULL for a job outside any workflow: there, nothing is a reference.
 CREATE OR REPLACE FUNCTION resolve_references(p_job uuid, p_references jsonb) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -389,7 +389,7 @@ BEGIN
             SELECT n, one ->> 'step' AS step, one ->> 'of' AS what,
                    ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path
             FROM jsonb_array_elements(p_references) WITH ORDINALITY AS list (one, n)
-        ), named AS MATERIALIZED (  -- each step's results are put together once
+        ), named AS MATERIALIZED (  -- each step's results are assembled once
             SELECT step, what, step_value(s.workflow_id, step, what, '{}') AS value
             FROM (SELECT DISTINCT step, what FROM asked WHERE what <> 'item') AS names
         )

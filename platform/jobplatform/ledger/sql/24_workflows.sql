@@ -1,7 +1,7 @@
--- A workflow as a whole: accepted, stopped, replayed, forgotten.
+-- Workflows: accept, stop, replay, delete.
 
 -- Accept a workflow: its row, its steps and their jobs in one transaction (I1).
--- p_steps: see insert_steps; p_pending: how many of them nobody waits for.
+-- p_steps: see insert_steps; p_pending: number of steps without successors.
 -- verdicts: accepted · repeated (workflow_id is the earlier one) · conflict (the key was used for another request)
 --           · quota (`woken`: its queue, a blank, and the seconds as accept_job has them, or nothing)
 CREATE OR REPLACE FUNCTION create_workflow(
@@ -37,7 +37,7 @@ BEGIN
         FROM (SELECT queue, count(*) AS jobs, sum(count(*)) OVER ()::bigint AS of_all FROM json_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
               GROUP BY queue) AS o
         ORDER BY 2 DESC NULLS LAST LIMIT 1;
-        IF v_over > 0 THEN  -- what is refused binds no key: its repetition is a new order
+        IF v_over > 0 THEN  -- a refusal binds no key: a repetition is a new submission
             DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
             verdict := 'quota';
             woken := woken || ' ' || coalesce(quota_seconds(p_tenant, woken, v_over)::text, '');
@@ -74,8 +74,8 @@ BEGIN
     END IF;
 END $$;
 
--- Cancel what has not begun of a workflow that stops, at most p_limit jobs; what runs is left to end, or told to
--- (`kill_running`). When nothing of it lives any more but what needs a person, it has ended. Returns its state.
+-- Cancel waiting jobs of a stopping workflow, at most p_limit; running ones are left to end, or are cancelled too
+-- (`kill_running`). When only jobs that need an operator are left, it has ended. Returns its state.
 CREATE OR REPLACE FUNCTION stop_workflow(p_workflow uuid, p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -117,7 +117,7 @@ BEGIN
         RETURN w.state;
     END IF;
     UPDATE workflow_steps SET state = 'cancelled' WHERE workflow_id = p_workflow AND type <> 'job' AND state = 'waiting';
-    -- everything was done before it could be stopped: a success wins
+    -- everything was done before it could be stopped: success wins
     UPDATE workflows SET state = 'succeeded', ended_at = clock_timestamp(), error = NULL
     WHERE id = p_workflow AND state = 'stopping' AND pending = 0
         AND NOT EXISTS (
@@ -128,7 +128,7 @@ BEGIN
     RETURN w.state;
 END $$;
 
--- Workflows whose time is over stop. A transaction of its own: it locks workflows, and jobs come before these.
+-- Stop workflows past their time limit. In a transaction of its own: it locks workflows, which come after jobs in the lock order.
 CREATE OR REPLACE FUNCTION time_out_workflows() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -144,8 +144,8 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- Whether a step that has failed waits for others, or for the replay of one: its job, replayed, waits with it. Locked, as the
--- last of them may be settled in this moment.
+-- Whether a failed step waits for others, or for the replay of one: its replayed job waits with it. Locked, as the
+-- last of them may be settled concurrently.
 CREATE OR REPLACE FUNCTION step_is_blocked(p_job uuid) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -155,8 +155,8 @@ BEGIN
     RETURN s.state = 'failed' AND (s.pending > 0 OR s.failed_parents > 0);
 END $$;
 
--- A step that had failed runs again. Where its workflow goes on, what was cancelled for it waits again; where it has
--- ended and this was the last one, the rest of it comes back. `replay_workflow` brings it back by itself, once.
+-- A failed step runs again. If its workflow continues, steps that were cancelled for it wait again; if the workflow has
+-- ended and this was the last failed step, the rest is restored. `replay_workflow` restores it by itself, once.
 CREATE OR REPLACE FUNCTION step_replayed(j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -186,7 +186,7 @@ BEGIN
     END IF;
 END $$;
 
--- The jobs of steps that wait again come back from history: all of a workflow's, or of some.
+-- Restore jobs of waiting steps from history: all of a workflow, or some.
 CREATE OR REPLACE FUNCTION restore_steps(p_workflow uuid, p_steps uuid[]) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -219,7 +219,7 @@ BEGIN
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished + excluded.finished;
 END $$;
 
--- Bring back what was cancelled of a workflow that has ended, unless a step of it has failed still. The caller has locked
+-- Restore the cancelled steps of an ended workflow, unless one of its steps is still failed. The caller has locked
 -- its row.
 CREATE OR REPLACE FUNCTION revive_workflow(p_workflow uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
@@ -230,7 +230,7 @@ DECLARE
     v_told uuid[];
     v_sinks integer;
 BEGIN
-    -- a run that is settled in this moment counts its children down, or fails: it comes first, and is seen below
+    -- a concurrently settling run decrements its successors, or fails: it comes first, and is seen below
     PERFORM 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state <> 'done' ORDER BY id FOR UPDATE;
     PERFORM 1 FROM workflow_steps WHERE workflow_id = p_workflow AND state = 'failed';
     IF FOUND THEN
@@ -258,7 +258,7 @@ BEGIN
     END IF;
 END $$;
 
--- Run a workflow again that has failed or was cancelled, from its failed steps on: what is done stays done.
+-- Replay a failed or cancelled workflow from its failed steps. Completed steps are not repeated.
 -- verdicts: replayed · live (it has not ended) · ended (it has succeeded) · stuck (a step of it was discarded; state
 --           is its name) · gone
 CREATE OR REPLACE FUNCTION replay_workflow(p_tenant uuid, p_workflow uuid, p_data jsonb)
@@ -294,7 +294,7 @@ BEGIN
         RETURN QUERY SELECT 'stuck'::text, s.name, NULL::text;
         RETURN;
     END IF;
-    -- the workflow stays as it is until all of them are replayed: revived once, below
+    -- the workflow is unchanged until all of them are replayed: revived once, below
     PERFORM set_config('jobplatform.replaying', p_workflow::text, true);
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND type <> 'job' AND workflow_steps.state = 'failed';
     FOR s IN SELECT * FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed' ORDER BY place LOOP
@@ -305,7 +305,7 @@ BEGIN
     RETURN QUERY SELECT 'replayed'::text, 'running'::text, nullif(current_setting('jobplatform.woken', true), '');
 END $$;
 
--- Forget workflows that ended before a time and of which nothing lives any more. Returns how many.
+-- Delete workflows that ended before a time and have no live jobs. Returns how many.
 CREATE OR REPLACE FUNCTION forget_workflows(p_before timestamptz, p_limit integer) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
     WITH old AS (

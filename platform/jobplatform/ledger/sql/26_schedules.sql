@@ -1,8 +1,8 @@
--- Schedules (docs/concepts/schedules.md). Any number of dispatchers look after them: a schedule is locked while its next
--- times are worked out, and a fire is a row of (schedule, planned time): what two look at takes place once.
+-- Schedules (docs/concepts/schedules.md). Any number of dispatchers fire them: a schedule is locked while its next
+-- times are computed, and a fire is a row of (schedule, planned time): each fires once.
 
--- The schedules whose time has come, locked for this transaction, with the database's time; the first of those to come
--- tells how long nothing will be due (seconds_until_due; NULL: nothing is planned).
+-- The due schedules, locked for this transaction, with the database's time; the next one
+-- determines how long nothing will be due (seconds_until_due; NULL: nothing is planned).
 CREATE OR REPLACE FUNCTION due_schedules(p_limit integer)
 RETURNS TABLE (due schedules, now timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -16,14 +16,14 @@ BEGIN
 END $$;
 
 -- Write fires and their jobs. p_fires: [{"schedule_id", "planned_at", "job_id", "payload", "by"}], of schedules that this
--- transaction has locked. A fire whose time stands already is left out. Returns "queue priority,…" that got jobs.
+-- transaction has locked. A fire whose time is already recorded is skipped. Returns "queue priority,…" that got jobs.
 CREATE OR REPLACE FUNCTION fire_schedules(p_fires json) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     one record;
     v_fired json;
 BEGIN
-    -- what stands already is nothing to do: a clock that jumped back must not cancel the job of its own fire
+    -- recorded fires are skipped: a clock that jumped back must not cancel the job of its own fire
     SELECT json_agg(f) INTO p_fires FROM json_array_elements(p_fires) AS f
     WHERE NOT EXISTS (
         SELECT 1 FROM schedule_fires s
@@ -31,7 +31,7 @@ BEGIN
     IF p_fires IS NULL THEN
         RETURN NULL;
     END IF;
-    FOR one IN  -- overlap: cancel the old one; it is cancelled, or told to end. Counters in one order for all
+    FOR one IN  -- overlap policy "cancel": the old job is cancelled, or cancellation is requested. Counters in one lock order
         SELECT DISTINCT s.tenant_id, s.name, s.last_job_id, j.queue
         FROM json_to_recordset(p_fires) AS f (schedule_id uuid, by text)
         JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id
@@ -110,18 +110,18 @@ BEGIN
         ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
     )
     SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM fired;
-    -- the newest one is what the next fire is held against; a statement of its own, as fires and counts come before it
+    -- the next fire's overlap is checked against the newest job; a separate statement, after fires and counters
     UPDATE schedules s SET last_job_id = last.job_id
     FROM (
         SELECT DISTINCT ON (schedule_id) schedule_id, job_id
         FROM json_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, by text)
-        WHERE by IS NULL  -- a run that somebody asked for holds no fire up
+        WHERE by IS NULL  -- a manual run does not delay fires
         ORDER BY schedule_id, planned_at DESC) AS last
     WHERE s.id = last.schedule_id;
     RETURN v_woken;
 END $$;
 
--- Fires that wait for the job of the fire before: the oldest of each schedule whose last job has ended. Returns "queue
+-- Fires that wait for the previous fire's job: the oldest of each schedule whose last job has ended. Returns "queue
 -- priority,…" that got jobs.
 CREATE OR REPLACE FUNCTION release_fires(p_limit integer) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
@@ -136,7 +136,7 @@ BEGIN
     IF v_ids IS NULL THEN
         RETURN NULL;
     END IF;
-    -- looked at again under the lock: another dispatcher may have released one just before
+    -- checked again under the lock: another dispatcher may have released one just before
     WITH oldest AS (
         SELECT f.schedule_id, f.planned_at, f.payload FROM schedules s CROSS JOIN LATERAL (
             SELECT * FROM schedule_fires q WHERE q.schedule_id = s.id AND q.outcome = 'queued'

@@ -9,8 +9,8 @@ LANGUAGE sql STABLE AS $$
         ELSE coalesce(p_keys, '{}') END;
 $$;
 
--- What holds for each key. A definition names a key ("provider:openai"), or all keys of a name ("domain:*"); the first
--- goes first.
+-- The limit of each key. A definition names a key ("provider:openai"), or all keys with a prefix ("domain:*"); the former
+-- takes precedence.
 CREATE OR REPLACE FUNCTION limits_of(p_keys text[])
 RETURNS TABLE (
     key text, place integer, max_concurrent integer, rate_units double precision, rate_seconds double precision,
@@ -67,8 +67,8 @@ BEGIN
     END IF;
 END $$;
 
--- How many units of a key are kept from this job: those of a job that was refused there and goes first, being of a
--- higher priority or older. A reservation ends with its time, and when its job waits no more. p_job NULL: from any job.
+-- Units of a key that are reserved against this job: for a refused job with precedence, being of a
+-- higher priority or older. A reservation ends with its time, and when its job no longer waits. p_job NULL: against any job.
 CREATE OR REPLACE FUNCTION units_reserved(s limit_states, p_job uuid, p_priority integer) RETURNS double precision
 LANGUAGE sql STABLE AS $$
     SELECT s.reserved_units FROM jobs j
@@ -77,12 +77,12 @@ LANGUAGE sql STABLE AS $$
         AND (p_job IS NULL OR (-j.priority, j.id) < (-p_priority, p_job));
 $$;
 
--- Take units of all these keys (one that has none in p_units: 1) for a job, or of none. `seconds`: 0 when they were taken, else
--- how long to wait; NULL: never, as `key` has no place for so many at all. Concurrent callers of a key wait for each
+-- Take units of all these keys (default 1) for a job, or of none. `seconds`: 0 if they were taken, else
+-- how long to wait; NULL: never, as `key` can't have so many. Concurrent callers of a key wait for each
 -- other's commit.
 --
--- Who finds too few reserves what it wants, else many that want little hold one that wants much up forever. The one that goes first
--- (units_reserved) has the reservation; nobody waits for one that stands behind him, so that no two wait for each other.
+-- A job that is short of units reserves them; otherwise many small jobs would starve a large one. The job with precedence
+-- (units_reserved) has the reservation; no job waits for one behind it, so there are no deadlocks.
 CREATE OR REPLACE FUNCTION take_units(
     p_job uuid, p_priority integer, p_keys text[], p_units integer[], OUT seconds double precision, OUT key text
 )
@@ -95,7 +95,7 @@ DECLARE
     v_left record;
     v_now timestamptz;
     v_units double precision;
-    v_lack double precision;  -- beside what is reserved
+    v_lack double precision;  -- in addition to reserved units
 BEGIN
     SELECT extract(epoch FROM max(paused_until) - clock_timestamp()) INTO seconds FROM limit_states s
     WHERE s.key = ANY (p_keys) AND paused_until > clock_timestamp();
@@ -123,7 +123,7 @@ BEGIN
             v_left.seconds := greatest(v_left.seconds, v_lack * one.rate_seconds / one.rate_units);
         END IF;
         IF v_left.seconds > 0 AND v_lack IS NULL THEN
-            -- for as long as it may take to come again through its queue; it asks once more then
+            -- for as long as it may take to come through its queue again; then it claims again
             UPDATE limit_states t SET
                 reserved_for = p_job, reserved_units = v_units,
                 reserved_until = v_now + make_interval(secs => least(366 * 86400, 15 + 1.5 * v_left.seconds))
@@ -152,8 +152,8 @@ BEGIN
     END IF;
 END $$;
 
--- Nothing of this key begins before so many seconds have passed; an earlier hold that lasts longer stays, unless p_set.
--- 0 seconds with p_set ends a hold. Returns until when.
+-- Pause a limit key for so many seconds; a longer earlier pause stays, unless p_set.
+-- 0 seconds with p_set resume it. Returns until when.
 CREATE OR REPLACE FUNCTION pause_key(p_key text, p_seconds double precision, p_reason text, p_set boolean DEFAULT false)
 RETURNS timestamptz
 LANGUAGE sql VOLATILE AS $$
@@ -166,8 +166,8 @@ LANGUAGE sql VOLATILE AS $$
     RETURNING paused_until;
 $$;
 
--- What a run says of a key: nothing of it begins for so long. A day at most: a header that was misread must not stop a
--- provider for everybody and for long. False: the lease is lost.
+-- Pause a limit key on behalf of a run, for at most a day: a misread header must not stop a
+-- provider for all tenants and for long. False: the lease is lost.
 CREATE OR REPLACE FUNCTION pause_key_by_run(p_job uuid, p_lease uuid, p_key text, p_seconds double precision, p_reason text)
 RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$
@@ -203,12 +203,12 @@ BEGIN
     verdict := CASE WHEN seconds IS NULL THEN 'never' WHEN seconds > 0 THEN 'wait' ELSE 'taken' END;
 END $$;
 
--- How many jobs of each key may be dispatched now, and in how many seconds it is worth another look (NULL: when one of
--- its jobs ends). Locks the keys until the transaction ends; one that another dispatcher has locked has no place now.
+-- How many jobs of each key may be dispatched now, and in how many seconds to check again (NULL: when one of
+-- its jobs ends). Locks the keys until the transaction ends; a key that another dispatcher has locked has no capacity now.
 --
--- Places are counted from the jobs that are dispatched or running, of all queues, and from nothing else: what a crash, a
--- rescue or a hand does to a job gives its place back by itself, and once. Units per period are taken at the claim
--- (take_units); here they only tell how many jobs are worth a message.
+-- Slots are counted from the jobs in flight, of all queues, and from nothing else: whatever a crash, a
+-- rescue or an operator does to a job returns its slot, exactly once. Units per period are taken at the claim
+-- (take_units); here they only limit how many jobs are worth publishing.
 CREATE OR REPLACE FUNCTION capacity_of_keys(p_keys text[], p_mark timestamptz)
 RETURNS TABLE (place integer, free integer, seconds double precision, oldest timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -221,7 +221,7 @@ DECLARE
 BEGIN
     SELECT array_agg(substr(name, 7)) INTO v_mine
     FROM try_locks(ARRAY(SELECT 'limit/' || k FROM unnest(p_keys) AS k)) AS name;
-    -- a statement of its own: it sees what the last holder of the locks has committed
+    -- a separate statement: it sees what the previous owner of the locks has committed
     SELECT jsonb_object_agg(k, jsonb_build_array(jobs, used, units)), min(first) INTO v_used, v_oldest FROM (
         SELECT k, count(*) AS jobs, sum(coalesce(u, 1)) AS used,
                sum(coalesce(u, 1)) FILTER (WHERE state = 'dispatched') AS units, min(dispatched_at) AS first
@@ -234,7 +234,7 @@ BEGIN
                CASE WHEN NOT known.mine OR known.held > 0 THEN 0
                     ELSE greatest(0, least(
                         2147483647, coalesce(known.max_concurrent - known.jobs, 2147483647),
-                        -- each taken to need as many units as those that are out do
+                        -- assuming that each needs as many units as those in flight
                         coalesce(floor((known.units - known.sent_units) / greatest(1, known.mean)), 2147483647)))::integer
                     END,
                CASE WHEN NOT known.mine THEN 0.01
@@ -246,7 +246,7 @@ BEGIN
         FROM (
             SELECT l.place, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
                    extract(epoch FROM s.paused_until - v_now)::double precision AS held,
-                   -- what is reserved for a job that may be sent is for its message
+                   -- units reserved for a job that may be published are for its message
                    u.units - coalesce((SELECT s.reserved_units FROM jobs r
                                        WHERE r.id = s.reserved_for AND r.state IN ('scheduled', 'running')
                                            AND s.reserved_until > v_now), 0) AS units,

@@ -1,7 +1,7 @@
--- Quotas of what waits, per tenant and queue, and of what lives, per tenant: the queue '+' (docs/concepts/limits.md). What the platform itself makes (steps that a run
+-- Quotas of waiting jobs, per tenant and queue, and of live jobs, per tenant: the queue '+' (docs/concepts/limits.md). Jobs that the platform creates (steps that a run
 -- adds, fires of schedules, replays) is never refused.
 
--- How many more jobs of a tenant may live, over all queues; NULL: there is no quota.
+-- How many more live jobs a tenant may have, over all queues; NULL: no quota.
 CREATE OR REPLACE FUNCTION live_left(p_tenant uuid) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -16,8 +16,8 @@ BEGIN
     RETURN v_most - (SELECT coalesce(sum(accepted - finished), 0) FROM queue_counters WHERE tenant_id = p_tenant);
 END $$;
 
--- How many more jobs of a tenant may wait in a queue; NULL: there is no quota. Live jobs are known by the counters, and
--- those that do not wait are few: out (bounded by the windows), dead or held.
+-- How many more jobs of a tenant may wait in a queue; NULL: no quota. Live jobs are known by the counters, and
+-- those that do not wait are few: in flight (bounded by the windows), dead or held.
 CREATE OR REPLACE FUNCTION waiting_left(p_tenant uuid, p_queue text) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 DECLARE
@@ -32,7 +32,7 @@ BEGIN
     END IF;
     SELECT coalesce(sum(accepted - finished), 0) INTO v_live FROM queue_counters
     WHERE tenant_id = p_tenant AND queue = p_queue;
-    IF v_live < v_most THEN  -- whatever else they do
+    IF v_live < v_most THEN  -- regardless of their state
         RETURN v_most - v_live;
     END IF;
     RETURN v_most - v_live
@@ -41,15 +41,15 @@ BEGIN
         + (SELECT count(*) FROM jobs WHERE tenant_id = p_tenant AND queue = p_queue AND state IN ('dead', 'held'));
 END $$;
 
--- How many more jobs of a tenant a queue takes, by both quotas; NULL: there is none.
+-- How many more jobs of a tenant a queue accepts, by both quotas; NULL: no quota.
 CREATE OR REPLACE FUNCTION quota_left(p_tenant uuid, p_queue text) RETURNS bigint
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
     RETURN least(waiting_left(p_tenant, p_queue), live_left(p_tenant));
 END $$;
 
--- When it is worth trying again to submit p_over jobs more than there is room for, in seconds, by the rate at which the
--- tenant's jobs have ended in this queue since the refusals before; NULL when that is not known yet, or none has.
+-- Retry-After for p_over jobs above the quota, in seconds, by the rate at which the
+-- tenant's jobs have ended in this queue since the previous refusals; NULL if unknown.
 CREATE OR REPLACE FUNCTION quota_seconds(p_tenant uuid, p_queue text, p_over bigint) RETURNS double precision
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

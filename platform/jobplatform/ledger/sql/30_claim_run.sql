@@ -1,11 +1,11 @@
 -- Take the lease of a dispatched job, in one round trip (docs/concepts/delivery.md, "Claim").
 --
--- What the first UPDATE does not find is locked by primary key alone and only then looked at: a condition on the
+-- A job that the first UPDATE does not find is locked by primary key alone and only then checked: a condition on the
 -- target of an UPDATE returns nothing at once while the dispatcher's transaction is open, the message would be
 -- acknowledged, and the job would wait forever. VOLATILE gives every statement below its own snapshot, so the pause
 -- is read under the row's lock, as it is then.
 --
--- verdicts: claimed · mine (my earlier commit's answer was lost) · gone · stale (another dispatch, state or kind)
+-- verdicts: claimed · mine (the response of an earlier commit was lost) · gone · stale (another dispatch, state or kind)
 --           · paused (back to available) · expired · limited (scheduled, until its limit keys have units for it) · dead (it
 --           wants more units than a key has at all)
 -- Plain columns and not the whole row: taking a composite apart cost as much as the claim itself.
@@ -22,7 +22,7 @@ DECLARE
     v_units record;
 BEGIN
     LOOP
-        -- the usual case without a look first, which would write the row once more
+        -- the usual case without a prior SELECT FOR UPDATE, which would write the row once more
         v_now := clock_timestamp();
         UPDATE jobs SET
             state = 'running', state_at = v_now, run_no = jobs.run_no + 1, attempt = jobs.attempt + 1,
@@ -93,9 +93,9 @@ BEGIN
     max_attempts := j.max_attempts;
 END $$;
 
--- Take a claim back whose job has no units: scheduled until it may have them, or dead when it never can. The times are spread a
--- little; the dispatcher sends no more than are worth a message. It keeps its place in its line: behind those that came meanwhile it would
--- lose what is reserved for it.
+-- Undo the claim of a job without units: scheduled until it may have them, or dead if it never can. The times are spread a
+-- little; the dispatcher publishes no more than there are units for. It keeps its position in its flow: behind later jobs it would
+-- lose its reservation.
 CREATE OR REPLACE FUNCTION refuse_run(j jobs, p_claimed_at timestamptz, p_seconds double precision, p_key text)
 RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$

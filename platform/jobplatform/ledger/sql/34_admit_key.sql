@@ -5,7 +5,7 @@ LANGUAGE sql IMMUTABLE AS $$
         SELECT 1 FROM unnest(p_kinds) AS pattern WHERE right(pattern, 2) = '.*' AND starts_with(p_kind, left(pattern, -1)));
 $$;
 
--- Whether this database takes writes: a standby does not, and reads go on there.
+-- Whether this database is writable: a standby is not, and still serves reads.
 CREATE OR REPLACE FUNCTION is_writable() RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT current_setting('transaction_read_only') = 'off';
@@ -21,7 +21,7 @@ BEGIN
     END IF;
 END $$;
 
--- Who calls by an API key, and what it may do; asked for every request, so that revoking acts with the next one.
+-- The owner and grants of an API key; called for every request, so that revoking takes effect with the next one.
 --
 -- A key with a rate takes one request from its bucket: `rate_left` are left, `rate_seconds` is how long until the bucket
 -- is full, or for a refused one (rate_left < 0) until it may have another. No row: not known, revoked or expired.
@@ -44,11 +44,11 @@ BEGIN
     END IF;
     PERFORM touch_key(k.id, k.last_used_at);
     IF k.requests_per_minute IS NOT NULL AND is_writable() THEN
-        -- what a crash loses of it is a minute's worth of requests
+        -- UNLOGGED: a crash loses a minute's worth of requests
         PERFORM set_config('synchronous_commit', 'off', true);
         INSERT INTO key_rates AS r (key_id, level, level_at) VALUES (k.id, k.requests_per_minute - 1, v_now)
         ON CONFLICT (key_id) DO UPDATE SET
-            level = greatest(-1, least(k.requests_per_minute, r.level + (r.level < 0)::integer  -- a refused one has taken nothing
+            level = greatest(-1, least(k.requests_per_minute, r.level + (r.level < 0)::integer  -- a refused request has taken nothing
                 + extract(epoch FROM greatest(v_now - r.level_at, '0 s')) * k.requests_per_minute / 60) - 1),
             level_at = v_now
         RETURNING level INTO v_level;
@@ -60,7 +60,7 @@ BEGIN
              ELSE (k.requests_per_minute - v_level) * 60 / k.requests_per_minute END::double precision;
 END $$;
 
--- A line of the audit log: begun before something is done, ended after it. One without an end: the outcome is unknown.
+-- An entry of the audit log: written before a change, completed after it. An incomplete entry has an unknown outcome.
 CREATE OR REPLACE FUNCTION begin_action(
     p_tenant uuid, p_key uuid, p_key_name text, p_action text, p_path text, p_address text
 ) RETURNS bigint

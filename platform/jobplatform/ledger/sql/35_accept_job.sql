@@ -1,6 +1,6 @@
--- Accept a job in one round trip: who calls, the Idempotency-Key, the job, its event and its counter (I1).
+-- Accept a job in one round trip: API key, Idempotency-Key, job, event and counter (I1).
 --
--- p_key_hash names the caller (SHA-256 of the API key); p_tenant does where there is no key.
+-- p_key_hash identifies the caller (SHA-256 of the API key); p_tenant does without a key.
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
 --           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
@@ -68,17 +68,17 @@ BEGIN
                 RETURN;
             END IF;
         END IF;
-        -- not asked of a repetition: its job was accepted when this was the future
+        -- not checked for a repetition: its time was in the future when the job was accepted
         IF p_run_at < v_oldest OR p_start_by < v_oldest THEN
             verdict := 'past';
             created_at := v_now;
             RETURN;
         END IF;
-        -- neither is the quota: what is there already is not refused
+        -- neither is the quota: an existing job is not refused
         v_left := quota_left(v_tenant, p_queue);
         IF v_left <= 0 THEN
             verdict := 'quota';
-            -- its samples would keep others waiting for somebody else's transaction
+            -- its samples would make other callers wait for a foreign transaction
             state := CASE WHEN NOT p_unchecked THEN quota_seconds(v_tenant, p_queue, 1 - v_left)::text END;
             RETURN;
         END IF;
@@ -93,7 +93,7 @@ BEGIN
     END LOOP;
 
     WHILE p_unique_key IS NOT NULL LOOP
-        -- a second order with the key waits here until the first has committed
+        -- a second submission with the key waits here until the first has committed
         INSERT INTO unique_locks AS u (tenant_id, key, job_id, expires_at)
         VALUES (v_tenant, p_unique_key, p_id, v_now + make_interval(secs => p_unique_seconds))
         ON CONFLICT (tenant_id, key) DO UPDATE SET job_id = excluded.job_id, expires_at = excluded.expires_at
@@ -101,7 +101,7 @@ BEGIN
         EXIT WHEN FOUND;
         SELECT u.job_id INTO v_job FROM unique_locks u WHERE u.tenant_id = v_tenant AND u.key = p_unique_key;
         IF FOUND THEN  -- else it was released meanwhile
-            IF p_unique_refuse THEN  -- what is refused binds no key: its repetition is a new order
+            IF p_unique_refuse THEN  -- a refusal binds no key: a repetition is a new submission
                 DELETE FROM idempotency_keys k
                 WHERE k.tenant_id = v_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
             ELSE
@@ -114,7 +114,7 @@ BEGIN
     END LOOP;
 
     v_state := CASE WHEN p_unchecked THEN 'blocked' WHEN p_run_at > v_now THEN 'scheduled' ELSE 'available' END;
-    -- when it became available is when it is written, not when this request began to wait for another
+    -- it became available when it is written, not when this request began to wait for another
     v_now := clock_timestamp();
     INSERT INTO jobs (
         id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit, created_at,
@@ -129,11 +129,11 @@ BEGIN
         CASE WHEN p_key_id IS NOT NULL THEN jsonb_build_object('by', v_by, 'key_id', p_key_id)
              WHEN v_by IS NOT NULL THEN jsonb_build_object('by', v_by) END);
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-    -- the transaction of somebody else may be long: nobody shares its row, and waits for it (`fold_counters`)
+    -- a foreign transaction may be long: it gets its own counter row, so that no other waits for it (`fold_counters`)
     VALUES (v_tenant, p_queue, CASE WHEN p_unchecked THEN -pg_backend_pid() ELSE pg_backend_pid() % 64 END, 1)
     ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + 1;
     verdict := 'accepted';
-    tenant_id := NULL;  -- ids that the caller knows, or does not need, are not worth their decoding
+    tenant_id := NULL;  -- ids that the caller already knows are not returned, to save decoding
     state := v_state;
     created_at := v_now;
     run_at := coalesce(p_run_at, v_now);

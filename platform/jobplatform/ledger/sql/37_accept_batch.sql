@@ -50,7 +50,7 @@ BEGIN
         ORDER BY unique_key, id  -- in one order for all who take several
     LOOP
         LOOP
-            -- a second order with the key waits here until the first has committed
+            -- a second submission with the key waits here until the first has committed
             INSERT INTO unique_locks AS u (tenant_id, key, job_id, expires_at)
             VALUES (p_tenant, one.unique_key, one.id, clock_timestamp() + make_interval(secs => one.unique_seconds))
             ON CONFLICT (tenant_id, key) DO UPDATE SET job_id = excluded.job_id, expires_at = excluded.expires_at

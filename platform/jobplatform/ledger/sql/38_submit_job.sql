@@ -1,12 +1,12 @@
--- Order a job in a transaction of one's own: it is accepted if and only if that commits (docs/howto/own-transaction.md).
+-- Submit a job in the caller's own transaction: it is accepted if and only if that commits (docs/howto/own-transaction.md).
 --
--- Runs with the rights of the ledger's owner, so that who orders needs the right to call it and none to any table. What
--- it can't tell, as Python alone knows it, is whether the payload fits its kind and which limits hold: the job is
--- blocked until a dispatcher has looked (`release_validated_jobs`).
+-- Runs with the privileges of the ledger's owner, so that callers need the privilege to call it and none on tables. What
+-- it can't check, as only Python can, is the payload's schema and its limit keys: the job is
+-- blocked until a dispatcher has validated it (`release_validated_jobs`).
 --
--- Nobody waits for this transaction: it locks what its keys name (p_idempotency_key, p_unique_key) and nothing else.
--- p_key_hash is the SHA-256 of the API key in hex: the key itself would stand in logs and in pg_stat_activity.
--- `code` is that of the API's problem, with `detail`; NULL: the job is there, `created` tells whether by this order.
+-- It locks its keys (p_idempotency_key, p_unique_key) and nothing else, so that no other caller waits for it.
+-- p_key_hash is the SHA-256 of the API key in hex: the key itself would appear in logs and in pg_stat_activity.
+-- `code` is that of the API's problem, with `detail`; NULL on success; `created`: whether this call created the job.
 CREATE OR REPLACE FUNCTION submit_job(
     p_key_hash text, p_kind text, p_payload json, p_priority integer DEFAULT 4, p_run_at timestamptz DEFAULT NULL,
     p_start_by timestamptz DEFAULT NULL, p_max_attempts integer DEFAULT NULL, p_tags text[] DEFAULT '{}',
@@ -51,7 +51,7 @@ BEGIN
         OR EXISTS (SELECT 1 FROM unnest(p_tags) AS tag WHERE length(tag) NOT BETWEEN 1 AND 100 OR tag IS NULL)
         OR length(p_idempotency_key) NOT BETWEEN 1 AND 255 OR length(p_unique_key) NOT BETWEEN 1 AND 255
         OR p_unique_seconds <= 0 OR p_unique_seconds > 366 * 86400 OR array_ndims(p_tags) > 1
-        -- what the API takes: a time that clients can't read would take whole lists down
+        -- as in the API: a time that clients can't read would break whole lists
         OR p_run_at NOT BETWEEN '1901-01-01' AND '2998-12-31' OR p_start_by NOT BETWEEN '1901-01-01' AND '2998-12-31'
     THEN
         code := 'invalid_request';
@@ -69,7 +69,7 @@ BEGIN
     IF code IS NOT NULL THEN
         RETURN;
     END IF;
-    -- not the API's hash: what one has ordered is a conflict for the other
+    -- differs from the API's hash: a key used there is a conflict here
     v_hash := sha256(convert_to(jsonb_build_array(
         'transaction', p_kind, p_payload, p_priority, extract(epoch FROM p_run_at), extract(epoch FROM p_start_by),
         p_max_attempts, p_tags, p_unique_key, p_unique_seconds, p_unique_refuse)::text, 'UTF8'));
@@ -98,14 +98,14 @@ BEGIN
 END $$;
 
 -- SECURITY DEFINER: it runs with the rights of its owner. Names in it resolve to the ledger's schema, never to
--- temporary tables. Who may is said by role.
+-- temporary tables. A role grants the right to call it.
 DO $$
 DECLARE
     v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'submit_job' AND pronamespace = current_schema()::regnamespace);
 BEGIN
     -- built-in functions first, whatever stands in the schema; nothing of a session's temporary schema
     EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_function, current_schema());
-    BEGIN  -- who could create functions there could have its owner run them; the doctor looks for it
+    BEGIN  -- functions created there could be run by its owner; the doctor checks for it
         EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXCEPTION WHEN insufficient_privilege THEN
         NULL;
@@ -126,8 +126,8 @@ BEGIN
     EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_submit', v_function);
 END $$;
 
--- Jobs that were ordered in transactions of others, and whose payloads nobody has looked at; of kinds that the caller
--- knows. Nobody holds them meanwhile: `release_validated_jobs` asks again.
+-- Jobs that were submitted in other transactions and are not validated yet, of kinds that the caller
+-- knows. They are not locked: `release_validated_jobs` checks again.
 CREATE OR REPLACE FUNCTION unvalidated_jobs(p_kinds text[], p_limit integer)
 RETURNS TABLE (job_id text, kind text, payload text, key_id text)
 LANGUAGE plpgsql STABLE AS $$
@@ -173,7 +173,7 @@ BEGIN
     RETURN v_woken;
 END $$;
 
--- Add up the rows of counters that transactions of others have had to themselves.
+-- Fold the counter rows of other transactions into the shared ones.
 CREATE OR REPLACE FUNCTION fold_counters() RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

@@ -3,12 +3,12 @@
 --
 -- p_outcome: succeeded · failed · timed_out · snoozed · released · held · crashed · lost · cancelled
 -- p_state:   what the caller decided for the job: succeeded · scheduled (after p_delay seconds) · dead · available · held.
---            Ignored for crashed and lost, whose limits stand in the row.
+--            Ignored for crashed and lost, whose limits are in the row.
 -- p_added:   steps that a success adds to its workflow
--- p_next_run: what its next run has instead: payload, priority (a retry with other ones)
--- p_max_age: no attempt begins later than that many seconds after the job was accepted: dead instead of scheduled
+-- p_next_run: changes for its next run: payload, priority
+-- p_max_age: no attempt starts later than this many seconds after the job was accepted: dead instead of scheduled
 -- woken:     "queue priority,…" that got jobs by it: steps of its workflow
--- verdicts:  settled · already (my earlier commit's answer was lost) · lost (the lease is not mine any more)
+-- verdicts:  settled · already (the response of an earlier commit was lost) · lost (the lease)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
     p_result json DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
@@ -21,7 +21,7 @@ DECLARE
     v_now timestamptz;
     v_outcome text := p_outcome;
     v_state text := p_state;
-    -- a year at most: a delay in milliseconds by mistake must not make a time that no client can read
+    -- a year at most: a delay given in milliseconds by mistake must not create a time that no client can read
     v_delay double precision := greatest(0, least(coalesce(nullif(p_delay, 'NaN'), 0), 366 * 86400));
     v_error jsonb := p_error;
     v_before text;
@@ -29,7 +29,7 @@ DECLARE
     v_code text;
     v_deleted boolean := p_outcome = 'succeeded';
 BEGIN
-    IF v_deleted THEN  -- a success wins whatever else was asked for: nothing to look at first
+    IF v_deleted THEN  -- success wins over any request: nothing to check first
         DELETE FROM jobs WHERE id = p_job AND lease_id = p_lease RETURNING * INTO j;
     ELSE
         SELECT * INTO j FROM jobs WHERE id = p_job FOR UPDATE;
@@ -116,7 +116,7 @@ BEGIN
             payload = CASE WHEN v_state = 'scheduled' THEN coalesce(p_next_run -> 'payload', jobs.payload) ELSE jobs.payload END,
             priority = CASE WHEN v_state = 'scheduled' THEN coalesce((p_next_run ->> 'priority')::smallint, jobs.priority)
                        ELSE jobs.priority END,
-            -- who counts the attempts by itself may want more than were planned
+            -- a caller that counts attempts itself may exceed the planned number
             max_attempts = CASE WHEN v_state = 'scheduled' THEN greatest(max_attempts, j.attempt + 1) ELSE max_attempts END
         WHERE id = p_job RETURNING * INTO j;
         IF v_state = 'dead' AND j.workflow_id IS NOT NULL THEN
@@ -127,7 +127,7 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    -- a job with limit keys has given its places back: "!limits" asks for a look at whatever waits for one
+    -- a job with limit keys has returned its slots: "!limits" requests a round of queues that wait for one
     RETURN QUERY SELECT 'settled'::text, v_state, CASE
         WHEN j.workflow_id IS NOT NULL OR cardinality(j.limit_keys) > 0 THEN nullif(concat_ws(
             ',', nullif(current_setting('jobplatform.woken', true), ''),

@@ -1,4 +1,4 @@
--- What to answer about a job that is not live: ended (state says how), or gone (there is none of this tenant).
+-- The verdict on a job that is not live: ended (with its state), or gone (the tenant has no such job).
 CREATE OR REPLACE FUNCTION ended_job(p_tenant uuid, p_job uuid, p_since timestamptz)
 RETURNS TABLE (verdict text, state text)
 LANGUAGE sql VOLATILE AS $$

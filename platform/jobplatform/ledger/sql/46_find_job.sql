@@ -1,7 +1,7 @@
 -- A job wherever it stands: one round trip, and one snapshot, so that one which moves meanwhile is not missed between
 -- the two tables. p_tenant NULL: of any tenant; p_since: nothing that has ended before is looked at (NULL: nothing that has ended).
 --
--- The generic plan: others would be made anew for each call, over all partitions; it leaves those before p_since out when it begins.
+-- Uses the generic plan: custom plans would be made for each call, over all partitions. It prunes partitions before p_since at start.
 CREATE OR REPLACE FUNCTION find_job(p_tenant uuid, p_job uuid, p_since timestamptz)
 RETURNS TABLE (
     id uuid, kind text, queue text, state text, priority smallint, attempt integer, max_attempts integer, run_no integer,

@@ -1,6 +1,6 @@
--- Call a job off: at once unless it runs; a running one is told, and killed by its worker after a grace.
+-- Cancel a job: at once unless it runs; a running one is told, and killed by its worker after a grace.
 -- p_running: false leaves a running one alone
--- p_signal: sent to the process of a run at once, in place of the grace ('SIGTERM'); NULL: after the grace
+-- p_signal: sent to the process of a run at once ('SIGTERM'), instead of the grace period; NULL: after the grace period
 -- The worker of a running job is notified (channel jobplatform_cancel, its id), and reads the rest with its heartbeat.
 -- verdicts: cancelled · requested · running (left alone) · ended (state says how) · gone
 CREATE OR REPLACE FUNCTION cancel_job(
@@ -42,7 +42,7 @@ BEGIN
     END IF;
     j.state := 'cancelled';
     j.cancel_reason := p_reason;
-    -- why a dead letter had died is kept as `last`
+    -- the error of a dead letter is kept as `last`
     j.error := jsonb_strip_nulls(jsonb_build_object(
         'code', 'cancelled', 'message', coalesce(p_reason, 'cancelled'), 'retryable', false, 'last', j.error));
     PERFORM note_event(j, 'cancelled', jsonb_build_object('reason', p_reason, 'by', p_by));

@@ -1,8 +1,8 @@
 -- The effect journal: intent → receipt, by job and key, fenced by the lease (I4; docs/concepts/delivery.md, "Effects").
 
--- Note the intent to do something that can't be undone. p_token names this intention: a call that is repeated because
--- its answer was lost is no second one. p_unknown says what to do where a run before ended between intent and receipt.
--- verdicts: do · done (receipt) · skipped (by policy) · unknown (a person has to say) · lost (the lease)
+-- Record the intent of an irreversible effect. p_token identifies the intent: a call that is repeated because
+-- its response was lost is the same intent. p_unknown: policy if an earlier run ended between intent and receipt.
+-- verdicts: do · done (receipt) · skipped (by policy) · unknown (an operator must decide) · lost (the lease)
 CREATE OR REPLACE FUNCTION begin_effect(
     p_job uuid, p_lease uuid, p_key text, p_token uuid, p_unknown text, OUT verdict text, OUT receipt jsonb
 )
@@ -42,7 +42,7 @@ BEGIN
     END IF;
 END $$;
 
--- Say what became of an effect that holds its job. The job runs again, and finds it done or does it.
+-- Record whether the effect that holds its job took place. The job runs again, and skips or repeats the effect.
 -- verdicts: resolved · no effect (none of that key is unknown) · live (the job is not held: state) · ended · gone
 CREATE OR REPLACE FUNCTION resolve_effect(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_key text, p_happened boolean, p_receipt jsonb, p_data jsonb

@@ -1,4 +1,4 @@
--- A dispatched job whose pool child died before it could claim it goes back to available (rule "Return what was not claimed"):
+-- A dispatched job whose pool child died before it could claim it returns to available (rule "Return what was not claimed"):
 -- by primary key, and only if nothing else has happened to it since.
 CREATE OR REPLACE FUNCTION return_job(p_job uuid, p_dispatch_no integer, p_reason text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE AS $$

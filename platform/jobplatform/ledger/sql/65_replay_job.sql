@@ -1,9 +1,9 @@
--- Run a job again that is dead, cancelled or expired: same id, its history kept, its numbers go on rising.
--- Attempts and the counts of crashes and losses begin anew; a start_by that has passed is taken off.
+-- Replay a job that is dead, cancelled or expired: same id, history kept, run_no and dispatch_no keep increasing.
+-- Attempts and the counts of crashes and losses are reset; a start_by in the past is removed.
 --
--- p_delay: seconds until it is due (a replay of many goes out at a rate)
--- verdicts: replayed · live (nothing to replay: state says where it is) · ended (succeeded, discarded) · gone
---           · workflow (a step that was cancelled with its workflow, or is about to be: that is to be replayed)
+-- p_delay: seconds until it is due (a replay of many is rate-limited)
+-- verdicts: replayed · live (nothing to replay; with its state) · ended (succeeded, discarded) · gone
+--           · workflow (a step that was cancelled with its workflow, or is about to be: replay the workflow)
 CREATE OR REPLACE FUNCTION replay_job(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_delay double precision, p_data jsonb
 ) RETURNS TABLE (verdict text, state text)
@@ -39,12 +39,12 @@ BEGIN
             SELECT 1 FROM workflow_steps s JOIN workflows w ON w.id = s.workflow_id
             WHERE s.id = p_job AND (
                 s.state IN ('cancelled', 'skipped') OR w.state = 'stopping'
-                OR w.state = 'running' AND s.state = 'failed' AND s.failed_parents > 0));  -- what it waits for comes first
+                OR w.state = 'running' AND s.state = 'failed' AND s.failed_parents > 0));  -- its predecessors come first
         IF FOUND THEN
             RETURN NEXT;
             RETURN;
         END IF;
-        -- of two replays at once one takes the row; the other waits for it here, and finds the job live then
+        -- of two concurrent replays one locks the row; the other waits here, and then finds the job live
         DELETE FROM job_history
         WHERE id = p_job AND finished_at >= p_since AND tenant_id = p_tenant AND state IN ('cancelled', 'expired')
         RETURNING * INTO h;
@@ -72,7 +72,7 @@ BEGIN
         RETURN;
     END IF;
     IF j.workflow_id IS NOT NULL AND step_is_blocked(j.id)
-        -- ordered in a transaction, and nobody has let it go: its payload has to be looked at first (`release_validated_jobs`)
+        -- submitted in another transaction and not released: its payload must be validated first (`release_validated_jobs`)
         OR j.workflow_id IS NULL AND j.run_no = 0 AND EXISTS (
             SELECT 1 FROM job_events e
             WHERE e.job_id = p_job AND e.at >= p_since AND e.event = 'submitted' AND e.state = 'blocked')
@@ -88,7 +88,7 @@ BEGIN
     RETURN QUERY SELECT 'replayed'::text, j.state;
 END $$;
 
--- Throw a dead letter, or a job that is held, away: final, and kept in history with the reason.
+-- Discard a dead or held job: final, and kept in history with the reason.
 -- verdicts: discarded · live · ended · gone
 CREATE OR REPLACE FUNCTION discard_job(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_reason text, p_data jsonb
@@ -115,8 +115,8 @@ BEGIN
     RETURN QUERY SELECT 'discarded'::text, 'discarded'::text;
 END $$;
 
--- Give a job another priority or another run_at while no run has it. NULL leaves a value as it is. A job whose message
--- is out goes back: the dispatcher publishes it anew, with the next number, and the old message is stale.
+-- Change the priority or run_at of a job that is not running. NULL leaves a value as it is. A dispatched
+-- job returns to available: the dispatcher publishes it again, with the next number, and the old message is stale.
 -- verdicts: changed · same (it was so already) · running · live (dead or held) · ended · gone
 CREATE OR REPLACE FUNCTION change_job(
     p_tenant uuid, p_job uuid, p_since timestamptz, p_priority integer, p_run_at timestamptz, p_data jsonb

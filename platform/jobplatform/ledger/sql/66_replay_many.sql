@@ -1,4 +1,4 @@
--- Replay of many dead letters: the chosen ones go out at a rate, and stop when too many have died again.
+-- Replay of many dead letters at a rate; it stops when too many have failed again.
 
 -- Choose dead letters of a tenant, oldest first, and replay them: the n-th is due after n / p_rate seconds (NULL: all at
 -- once). NULL in a filter is "any". Returns how many.
@@ -34,8 +34,8 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- Look after the replays that go on: count what has died again; where that is too much, what has not run yet goes back
--- to the dead letters. One transaction for all; two dispatchers keep out of each other's way.
+-- Supervise running replays: count jobs that failed again; above the limit, jobs that have not run yet return
+-- to the dead letters. One transaction for all; concurrent dispatchers skip each other's rows.
 CREATE OR REPLACE FUNCTION watch_replays() RETURNS TABLE (id uuid, state text, died_again integer, stopped integer)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column

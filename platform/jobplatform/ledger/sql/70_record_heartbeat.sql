@@ -1,7 +1,7 @@
--- A worker's heartbeat, naming the leases it has handed to its pool and, of those, the jobs whose run has not begun.
--- Answers with those of its runs that are to be cancelled. Returns no row at all, not even an empty one, when there are
+-- Record a worker's heartbeat, with the leases it has handed to its pool and the jobs whose run has not started.
+-- Returns its runs that must be cancelled. Returns no row at all when there are
 -- none; `known` is false when the worker is not registered.
--- p_draining: it was asked to end, and takes no more jobs.
+-- p_draining: it was asked to shut down, and takes no more jobs.
 CREATE OR REPLACE FUNCTION record_heartbeat(
     p_worker uuid, p_leases uuid[], p_waiting uuid[] DEFAULT '{}', p_draining boolean DEFAULT false)
 RETURNS TABLE (

@@ -1,14 +1,14 @@
--- End the runs whose worker is gone, or lives but holds them no more (its pool child was killed).
+-- End the runs of lost workers, and runs that their live worker no longer names (its pool child was killed).
 --
--- A process that dies closes its sockets: when the session that wrote its last beat has ended and none has come since
--- for `p_gone_seconds`, its worker is gone. One that is frozen or cut off keeps its session, and has a lease. Behind a
--- pooler the session stays, and the lease decides, too.
+-- A process that dies closes its sockets: when the session of its last heartbeat has ended and none has come since
+-- for `p_gone_seconds`, its worker is lost. A frozen or disconnected one keeps its session until its lease ends. Behind a
+-- pooler the session stays, and the lease decides too.
 --
--- `p_as_of`: the last moment of which the caller knows that beats could be written; how long a worker has been silent
--- is measured by it. When this server stands still, or this call waits, that silence is nobody else's.
+-- `p_as_of`: the last time at which the caller knows that heartbeats could be written; a worker's silence
+-- is measured by it. A pause of this server, or a wait of this call, does not count as a worker's silence.
 --
--- SKIP LOCKED keeps two rescuers and a settling worker out of each other's way; what is found is looked at again
--- under the row's lock with a fresh snapshot of the beat, so that a beat that came in between counts.
+-- SKIP LOCKED separates concurrent rescuers and settling workers; candidates are checked again
+-- under the row's lock with a fresh snapshot, so that a heartbeat that came in between counts.
 CREATE OR REPLACE FUNCTION rescue_runs(
     p_lease_seconds double precision, p_limit integer, p_gone_seconds double precision DEFAULT NULL,
     p_as_of timestamptz DEFAULT NULL
@@ -50,15 +50,15 @@ BEGIN
             v_reason := 'its worker has stopped';
         ELSIF w.heartbeat_at < v_as_of - make_interval(secs => p_lease_seconds) THEN
             v_outcome := 'lost';
-            v_reason := format('no beat of its worker for %s s', p_lease_seconds);
+            v_reason := format('no heartbeat of its worker for %s s', p_lease_seconds);
         ELSIF w.heartbeat_at < v_as_of - make_interval(secs => p_gone_seconds)
             AND session_has_ended(w.session_pid) THEN
             v_outcome := 'lost';
-            v_reason := format('the session of its worker has ended, and no beat came for %s s', p_gone_seconds);
+            v_reason := format('the session of its worker has ended, and no heartbeat came for %s s', p_gone_seconds);
         ELSIF candidate.run_started_at < w.previous_heartbeat_at
             AND NOT candidate.lease_id = ANY (w.leases) AND NOT candidate.lease_id = ANY (w.previous_leases) THEN
             v_outcome := 'crashed';
-            v_reason := 'its worker lives but holds it no more: the process that ran it died';
+            v_reason := 'its worker is alive but no longer runs it: the process that ran it has died';
         END IF;
         CONTINUE WHEN v_outcome IS NULL;
         RETURN QUERY SELECT candidate.id, candidate.run_no, v_outcome, s.state
@@ -70,7 +70,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Whether a session of this server is there no more; NULL when that can't be known.
+-- Whether a session of this server has ended; NULL if unknown.
 CREATE OR REPLACE FUNCTION session_has_ended(p_pid integer) RETURNS boolean
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -78,6 +78,6 @@ BEGIN
         RETURN NULL;
     END IF;
     RETURN NOT EXISTS (SELECT 1 FROM pg_stat_activity WHERE pid = p_pid);
-EXCEPTION WHEN insufficient_privilege THEN  -- some hosters hide it
+EXCEPTION WHEN insufficient_privilege THEN  -- some hosting providers hide it
     RETURN NULL;
 END $$;

@@ -1,25 +1,25 @@
--- One round of a queue is a transaction of two calls: look at it, then lock, pick and mark the jobs of chosen lines. The
+-- A round of a queue is a transaction of two calls: read the queue, then lock, pick and mark jobs of the chosen flows. The
 -- caller chooses between them (domain/shares.py), publishes, and commits when the broker has confirmed
 -- (docs/concepts/delivery.md, "Dispatch"): until then a claim of one of these jobs waits at the row.
 --
--- A line: the waiting jobs of one queue, priority, tenant and set of limit keys.
+-- A flow: the waiting jobs of one queue, priority, tenant and set of limit keys.
 
--- Lock a queue, count what is out, tell which lines got jobs lately and how much room there is for limit keys.
+-- Lock a queue, count jobs in flight, return flows with recent arrivals and the capacity of limit keys.
 --
--- p_arrived_from: jobs that became available then or later are looked at, the newest p_arrivals of them; NULL: in the last
--- 15 seconds. And those that came back to an old place (refuse_run). A lone job must not be found only after a million of somebody else's: `arrived_all` says that there were
--- more, and then the lines are to be swept. p_active_mark
--- (of this queue), p_limited_mark (of all queues): nothing that is out was dispatched before it. All of them only save
--- time: under a long snapshot an index keeps the entries of what is gone.
--- p_keys: limit keys that are asked for. Each is locked first, so that no other dispatcher gives the same place away; the
--- lock is tried only, nobody waits for anybody.
+-- p_arrived_from: read jobs that became available then or later, the newest p_arrivals of them; NULL: within the last
+-- 15 seconds. And those that returned to an old position (refuse_run). A single job must not be found only after a million of another tenant: `arrived_all` is false if there were
+-- more; the caller then sweeps all flows. p_active_mark
+-- (of this queue), p_limited_mark (of all queues): no job in flight was dispatched before it. These marks only save
+-- time: under a long snapshot an index keeps entries of deleted rows.
+-- p_keys: limit keys to read. Each is locked first, so that no other dispatcher assigns the same slot; the
+-- lock is only tried, without waiting.
 --
 -- verdicts: ready · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
---   places_out: how many of priority 0 … 9 are out;  oldest: the first dispatched_at of them (now, when nothing is)
---   line_…:     the lines that got jobs: how many, and when the first one came, in seconds since 1970
---   arrived_until: where the next look begins;  arrived_all: there were no more of them than were looked at
---   key_…:      per key of p_keys how many of its jobs may go, and in how many seconds it is worth another look (NULL:
---               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, when keys were asked for
+--   places_out: jobs in flight of priority 0 … 9;  oldest: the first dispatched_at of them (now, if there are none)
+--   line_…:     flows with arrivals: how many, and when the first one arrived, in seconds since 1970
+--   arrived_until: start of the next read;  arrived_all: there were no more arrivals than were read
+--   key_…:      per key of p_keys how many of its jobs may be dispatched, and in how many seconds to check again (NULL:
+--               when one of its jobs ends);  limited_oldest: as oldest, of jobs with limit keys, if p_keys is not empty
 CREATE OR REPLACE FUNCTION read_queue(
     p_queue text, p_arrived_from timestamptz, p_active_mark timestamptz, p_limited_mark timestamptz, p_keys text[],
     p_arrivals integer,
@@ -70,7 +70,7 @@ BEGIN
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND attempt >= 0 AND state_at >= v_from
         ORDER BY state_at DESC LIMIT p_arrivals
-    ), placed AS (  -- back at their old places
+    ), placed AS (  -- returned to their old positions
         SELECT jobs.priority, tenant_id, limit_keys, state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND reserved_at IS NOT NULL AND state_at < v_from
         LIMIT p_arrivals
@@ -105,7 +105,7 @@ DECLARE
 BEGIN
     -- read before publishing: the guard may make a new epoch meanwhile (rule "Epoch always")
     SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
-    -- a mark that a crash of Postgres loses is a doubt like any other: the message out is stale or the first of two, and
+    -- a mark that a crash of Postgres loses is harmless: the published message is stale or a duplicate, and
     -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
     PERFORM set_config('synchronous_commit', 'off', true);
     v_now := clock_timestamp();
@@ -128,11 +128,11 @@ BEGIN
         FROM marked ORDER BY marked.place;
 END $$;
 
--- Lock, pick and mark jobs of lines, up to so many of each. Arrays in step, a line each: priority, tenant, its limit
--- keys as text, how many, and a time (in seconds since 1970) before which nothing of it waits. p_asked: the limit keys that
--- read_queue was asked for; a line with another key that has a limit, since a moment perhaps, gets nothing.
+-- Lock, pick and mark jobs of flows, up to so many of each. Parallel arrays, one element per flow: priority, tenant, limit
+-- keys as text, how many, and a time (in seconds since 1970) before which none of its jobs waits. p_asked: the limit keys that
+-- read_queue was called with; a flow with another limited key, set meanwhile perhaps, gets nothing.
 --
--- Returns a row per job, and after them a row per line without id: `next_head` is when its next job became available,
+-- Returns a row per job, and after them a row per flow without id: `next_head` is when its next job became available,
 -- NULL when there is none.
 CREATE OR REPLACE FUNCTION dispatch_flows(
     p_queue text, p_priorities integer[], p_tenants uuid[], p_keys text[], p_counts integer[],
@@ -141,7 +141,7 @@ CREATE OR REPLACE FUNCTION dispatch_flows(
     line integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz,
     next_head double precision
 )
--- one probe of an index per line, whatever the statistics of a table say that was empty a moment ago
+-- one index probe per flow, whatever the statistics of a recently empty table say
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -168,7 +168,7 @@ BEGIN
     RETURN QUERY
         SELECT v_lines[m.place], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
         FROM mark_dispatched(v_ids, v_times) m;
-    -- a statement of its own: it sees what was marked
+    -- a separate statement: it sees the marked jobs
     RETURN QUERY
         SELECT l.place::integer, NULL::text, NULL::text, NULL::integer, NULL::integer, NULL::timestamptz,
                (SELECT extract(epoch FROM jobs.state_at)::double precision FROM jobs
@@ -180,9 +180,9 @@ BEGIN
 END $$;
 
 -- Lock, pick and mark jobs that have a start_by, the earliest first within a priority, regardless of tenant; for queues that
--- are ordered so. p_places: for each priority, how many of it and of those above it may go, in all, of which p_above are for
--- those above it; p_keys, p_free: how many jobs of a limit key may go. Of 2,000 jobs, that is: a job held by its key must not hold up others behind it, and
--- what is left goes by turns.
+-- are ordered so. p_places: for each priority, the slots for it and for higher ones, of which p_above are for
+-- higher ones; p_keys, p_free: how many jobs of a limit key may be dispatched. Reads 2,000 jobs: a job blocked by its key must not block later ones, and
+-- the rest is served by fair shares.
 CREATE OR REPLACE FUNCTION dispatch_by_deadline(
     p_queue text, p_places integer[], p_above integer[], p_keys text[], p_free integer[]
 ) RETURNS TABLE (
@@ -205,7 +205,7 @@ BEGIN
         ), asking AS (
             SELECT first.id, k, row_number() OVER (PARTITION BY k ORDER BY first.start_by, first.id) AS place
             FROM first, unnest(first.limit_keys) AS k
-        ), free AS MATERIALIZED (  -- a key that nobody has asked for has no place, if it has a limit
+        ), free AS MATERIALIZED (  -- a limited key that was not read has no capacity
             SELECT l.key, coalesce(f.free - (SELECT count(*) FROM jobs u  -- what higher priorities have taken
                                             WHERE u.id = ANY (v_ids) AND l.key = ANY (u.limit_keys)), CASE WHEN l.max_concurrent IS NOT NULL OR l.rate_units IS NOT NULL
                 OR EXISTS (SELECT 1 FROM limit_states s WHERE s.key = l.key AND paused_until > clock_timestamp())
@@ -227,8 +227,8 @@ BEGIN
                      JOIN jobs j ON j.id = due.id ORDER BY due.place)) m;
 END $$;
 
--- The lines of a queue after one (priority, tenant, keys): the highest priority first, then in the order of the index; and
--- when their first job became available. One probe of the index per line, however many jobs wait in it.
+-- The flows of a queue after (priority, tenant, keys): the highest priority first, then in index order; and
+-- when their first job became available. One index probe per flow, at any number of jobs.
 CREATE OR REPLACE FUNCTION sweep_flows(p_queue text, p_priority integer, p_tenant uuid, p_keys text, p_limit integer)
 RETURNS TABLE (priority integer, tenant text, keys text, head double precision)
 LANGUAGE plpgsql STABLE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
@@ -259,7 +259,7 @@ BEGIN
     END LOOP;
 END $$;
 
--- Take back, before the commit, what the broker did not take: available as before.
+-- Before the commit, return jobs to available that the broker did not confirm.
 CREATE OR REPLACE FUNCTION undispatch_jobs(p_ids uuid[], p_times timestamptz[]) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE

@@ -1,5 +1,5 @@
--- What limit keys are used by now: jobs that are out, and lines that wait, of which p_lines are looked at per queue.
--- (limits_in_use is what the version before calls.) Bounded by the windows and by p_lines, whatever waits (I7).
+-- Usage of limit keys: jobs in flight, and waiting flows, of which p_lines are read per queue.
+-- Bounded by the windows and by p_lines, at any backlog (I7).
 CREATE OR REPLACE FUNCTION limit_uses(p_lines integer)
 RETURNS TABLE (
     key text, dispatched integer, running integer, waiting_lines integer, waiting_tenants integer,

@@ -1,5 +1,5 @@
--- Which of these queues have available jobs and are not paused, looking from a time on each (NULL: from the beginning).
--- One probe of the index per queue: as one statement with EXISTS it was planned as a scan of all that waits (8 s with a
+-- Which of these queues have available jobs and are not paused, each from a time on (NULL: from the beginning).
+-- One index probe per queue: a single statement with EXISTS was planned as a scan of all waiting jobs (8 s with a
 -- million jobs).
 CREATE OR REPLACE FUNCTION waiting_queues(p_queues text[], p_marks timestamptz[])
 RETURNS SETOF text
@@ -14,7 +14,7 @@ BEGIN
         PERFORM 1 FROM jobs
         WHERE queue = one.name AND state = 'available' AND attempt >= 0 AND state_at >= coalesce(one.mark, '-infinity')
         ORDER BY state_at LIMIT 1;
-        IF NOT FOUND THEN  -- back at an old place
+        IF NOT FOUND THEN  -- returned to an old position
             PERFORM 1 FROM jobs WHERE queue = one.name AND state = 'available' AND reserved_at IS NOT NULL LIMIT 1;
         END IF;
         IF FOUND THEN

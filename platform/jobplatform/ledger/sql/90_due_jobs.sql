@@ -1,4 +1,4 @@
--- Scheduled jobs whose time came after p_since become available; one that its limit keys had refused, at its old place. Returns the queues that got some.
+-- Make scheduled jobs available that became due after p_since; one that its limit keys had refused, at its old position. Returns the queues that got jobs.
 CREATE OR REPLACE FUNCTION make_due(p_limit integer, p_since timestamptz) RETURNS TABLE (queue text, made integer)
 LANGUAGE sql VOLATILE AS $$
     WITH due AS (
@@ -14,7 +14,7 @@ LANGUAGE sql VOLATILE AS $$
     SELECT queue, count(*)::integer FROM made GROUP BY queue;
 $$;
 
--- Jobs whose start_by passed, after p_since, before a run began are expired.
+-- Expire jobs whose start_by has passed, after p_since, without a run.
 CREATE OR REPLACE FUNCTION expire_jobs(p_limit integer, p_since timestamptz) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -27,9 +27,9 @@ BEGIN
             WHERE start_by < clock_timestamp() AND start_by >= p_since AND run_no = 0
                 AND state IN ('blocked', 'scheduled', 'available', 'dispatched')
             ORDER BY start_by LIMIT p_limit FOR UPDATE SKIP LOCKED)
-        SELECT * FROM due ORDER BY tenant_id, queue  -- counters in one order for all, as in accept_jobs
+        SELECT * FROM due ORDER BY tenant_id, queue  -- counters in one lock order, as in accept_jobs
     LOOP
-        -- one before it may have called it off: a step of the same workflow that waited for it
+        -- one before it may have cancelled it: a step of the same workflow that waited for it
         CONTINUE WHEN NOT EXISTS (SELECT 1 FROM jobs WHERE id = j.id);
         j.state := 'expired';
         j.error := jsonb_build_object(
@@ -42,9 +42,9 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- What the clock does to jobs, in one round trip. p_slack: look only at what became due that many seconds ago or
--- later (under a long snapshot an index keeps all that ever was due); NULL looks at everything. more: the limit was
--- reached, so there may be more, and older ones than the slack by the time somebody looks again.
+-- All changes of jobs by time, in one round trip. p_slack: only jobs that became due that many seconds ago or
+-- later (under a long snapshot an index keeps all that ever were due); NULL: all. more: the limit was
+-- reached, so there may be more, and older ones than the slack at the next call.
 CREATE OR REPLACE FUNCTION wake_jobs(
     p_limit integer, p_slack double precision,
     OUT due text[], OUT more boolean, OUT seconds_until_due double precision
@@ -62,7 +62,7 @@ BEGIN
     more := coalesce(v_made, 0) >= p_limit OR v_expired >= p_limit;
     SELECT extract(epoch FROM run_at - clock_timestamp()) INTO seconds_until_due FROM jobs
     WHERE state = 'scheduled' AND run_at >= v_since ORDER BY run_at LIMIT 1;
-    -- pauses that end by themselves
+    -- pauses with an end time
     WITH resumed AS (
         UPDATE queues SET paused_at = NULL, paused_until = NULL WHERE paused_until <= clock_timestamp() RETURNING name)
     SELECT array_agg(name) INTO v_resumed FROM resumed;
@@ -71,7 +71,7 @@ BEGIN
     seconds_until_due := least(seconds_until_due, v_resume_seconds);
 END $$;
 
--- Dispatched jobs go back to available: those of one queue or of all, those whose message went with an earlier life of
+-- Return dispatched jobs to available: those of one queue or of all, those that were dispatched in an earlier epoch of
 -- the broker (p_other_than: its current epoch), or those dispatched before a time.
 CREATE OR REPLACE FUNCTION return_dispatched(
     p_queue text, p_other_than uuid, p_before timestamptz, p_limit integer, p_reason text
@@ -92,7 +92,7 @@ LANGUAGE sql VOLATILE AS $$
     SELECT count(*)::integer FROM returned;
 $$;
 
--- What a wiped broker held (rule "Epoch always"): always, not once.
+-- Return jobs dispatched in other epochs (rule "Epoch always"): on every check, not once.
 CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
     SELECT return_dispatched(NULL, p_current, NULL, p_limit, 'the broker was wiped');

@@ -1,8 +1,8 @@
--- Evidence for single lost messages (docs/concepts/delivery.md, "Marker"): a marker goes behind the messages of a queue
--- and priority; when a worker takes it, what was published before it has been taken too, or is lost.
+-- Detection of single lost messages (docs/concepts/delivery.md, "Marker"): a marker is published behind the messages of a queue
+-- and priority; when a worker receives it, all earlier messages were received or lost.
 
--- Queues and priorities that are worth a marker: a job has been out for p_quiet seconds without a run, a worker that
--- consumes the queue beats, and no marker is on its way. Each marker that found nothing doubles the wait, up to 64-fold.
+-- Queues and priorities for which a marker is due: a job has been in flight for p_quiet seconds without a run, a worker that
+-- consumes the queue has heartbeats, and no marker is pending. Each marker that found nothing doubles the interval, up to 64-fold.
 CREATE OR REPLACE FUNCTION due_markers(p_quiet double precision, p_lease double precision)
 RETURNS TABLE (queue text, priority integer)
 LANGUAGE sql STABLE AS $$
@@ -20,10 +20,10 @@ LANGUAGE sql STABLE AS $$
                 AND w.heartbeat_at > clock_timestamp() - make_interval(secs => p_lease));
 $$;
 
--- Use the markers that were taken: a job that was dispatched before one, neither runs nor waits in a worker by two beats
--- of each that consumes the queue, has lost its message. Returns the jobs that went back to available.
+-- Evaluate received markers: a job that was dispatched before one, and neither runs nor waits in a worker by two heartbeats
+-- of each worker of the queue, has lost its message. Returns the jobs that were returned to available.
 --
--- A job wrongly taken for lost costs a message too many, no more (I3).
+-- A message wrongly considered lost costs a duplicate message, no more (I3).
 CREATE OR REPLACE FUNCTION confirm_lost_messages(p_lease double precision, p_limit integer)
 RETURNS TABLE (job_id uuid, queue text, priority integer)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -57,7 +57,7 @@ BEGIN
             PERFORM note_event(j, 'returned', '{"reason": "its message was lost"}');
             RETURN QUERY SELECT j.id, j.queue, j.priority::integer;
         END LOOP;
-        -- the rows of markers that found nothing are the memory of the back-off; a find begins anew
+        -- the rows of markers that found nothing are the state of the back-off; a loss resets it
         IF v_found THEN
             DELETE FROM queue_markers m WHERE m.queue = marker.queue AND m.priority = marker.priority;
         ELSE

@@ -1,4 +1,4 @@
--- Make the partitions of one table from p_from on, p_days each, until p_until. Idempotent; safe beside another caller.
+-- Create the partitions of one table from p_from on, p_days each, until p_until. Idempotent; safe for concurrent callers.
 -- With the rights of the ledger's owner, as workers may not change tables (99_worker_role.sql).
 CREATE OR REPLACE FUNCTION ensure_partitions(p_table text, p_days integer, p_from timestamptz, p_until timestamptz)
 RETURNS integer
@@ -23,7 +23,7 @@ BEGIN
                     v_start + v_step);
                 v_made := v_made + 1;
             EXCEPTION WHEN check_violation THEN
-                -- rows of this time already stand in the default partition: they stay there and are found there
+                -- rows of this time are already in the default partition: they stay there, and queries find them there
                 RAISE WARNING 'partition % not made: its rows are in the default partition', v_name;
             END;
         END IF;
@@ -33,7 +33,7 @@ BEGIN
 END $$;
 
 -- Drop a partition of the ledger that lies in the past; returns whether there was one. Waits for a reader of it for a
--- moment only: all who write wait behind it.
+-- moment only: writers would queue behind it.
 CREATE OR REPLACE FUNCTION drop_partition(p_name text) RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET lock_timeout = '200ms' AS $$
 DECLARE

@@ -1,9 +1,9 @@
--- Events of tenants in the order of their transactions: a feed without gaps. Ids alone won't do: they are given when a line is written, and become visible
--- when its transaction commits, in another order. Who has seen everything of the transactions below the horizon (the oldest one that is
--- under way) misses nothing, as no more can come there.
+-- Event feeds: events of tenants in the order of their transactions, without gaps. Ids alone are not enough: they are assigned when a row is written, and become visible
+-- when its transaction commits, in a different order. A reader of all transactions below the horizon (the oldest open
+-- transaction) misses nothing, as no more events can appear there.
 --
--- One row per tenant at least, without an id when there is nothing. Behind (p_tx, p_id) of each tenant, p_limit lines of it. Lines at the horizon or above it may
--- have others before them that are not to be seen yet; those of one job are in order nevertheless: a writer locks the job's row.
+-- At least one row per tenant, without an id if there are no events. After (p_tx, p_id) of each tenant, p_limit events. Events at the horizon or above it may
+-- be preceded by others that are not visible yet; those of one job are in order nevertheless: a writer locks the job's row.
 CREATE OR REPLACE FUNCTION read_feed(
     p_tenants uuid[], p_tx bigint[], p_id bigint[], p_since timestamptz, p_limit integer
 ) RETURNS TABLE (
@@ -24,16 +24,16 @@ BEGIN
         ORDER BY t.tenant, e.tx, e.id;
 END $$;
 
--- Go on with feeds after the ledger was restored into another cluster: transactions count from the beginning there, and
--- new events would come before those that every cursor has passed. From here on they count from an offset above all of
+-- Rebase feeds after the ledger was restored into another cluster: transaction ids restart there, and
+-- new events would sort before every cursor. From here on they get an offset above all of
 -- them, so that cursors stay as they are: those of webhooks, and those that callers keep.
--- Returns the new offset; NULL when this is the cluster that it was.
+-- Returns the new offset; NULL if the cluster is the same.
 CREATE OR REPLACE FUNCTION rebase_feed() RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     i installation;
     v_cluster text := cluster_identity();
-    -- a dump may be older than what callers have read since: as many transactions fit in between
+    -- callers may have read further than the dump: leave room for as many transactions
     v_gap bigint := 1000000000000;
 BEGIN
     SELECT * INTO i FROM installation FOR UPDATE;
@@ -49,7 +49,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- Which cluster this is; NULL where this login may not ask.
+-- The identity of this cluster; NULL without the privilege.
 CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text
 LANGUAGE plpgsql STABLE AS $$
 BEGIN
@@ -58,7 +58,7 @@ EXCEPTION WHEN insufficient_privilege THEN
     RETURN NULL;
 END $$;
 
--- The highest transaction that an event or a cursor of a webhook names; a look at an index per tenant.
+-- The highest transaction of any event or webhook cursor; one index lookup per tenant.
 CREATE OR REPLACE FUNCTION last_event_tx() RETURNS bigint
 LANGUAGE sql STABLE AS $$
     SELECT greatest(
@@ -67,7 +67,7 @@ LANGUAGE sql STABLE AS $$
         (SELECT max(greatest(cursor_tx, replay_tx)) FROM webhook_endpoints));
 $$;
 
--- Whether there is an event, or a cursor, of a transaction that this cluster has not come to: it is of another one.
+-- Whether an event or a cursor has a transaction that this cluster has not reached: it is from another cluster.
 CREATE OR REPLACE FUNCTION feed_is_ahead() RETURNS boolean
 LANGUAGE sql STABLE AS $$
     SELECT last_event_tx() > pg_snapshot_xmax(pg_current_snapshot())::text::bigint + (SELECT feed_offset FROM installation);

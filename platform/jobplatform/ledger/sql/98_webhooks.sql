@@ -1,6 +1,6 @@
--- Webhooks (docs/concepts/webhooks.md). A message is what an endpoint is told of an event; a job delivers it.
+-- Webhooks (docs/howto/webhooks.md). A message is one event for one endpoint; a job delivers it.
 
--- Write messages and the jobs that deliver them. A message that is there gets another job: its id is the same.
+-- Write messages and the jobs that deliver them. An existing message gets another job under the same id.
 --
 -- p_messages: [{"tenant", "endpoint", "message", "event_id", "type", "about", "job_id", "body"}]
 -- p_job: {"queue", "kind", "max_attempts", "crash_limit", "lost_limit"}. Returns how many.
@@ -25,7 +25,7 @@ BEGIN
                json_build_object('endpoint', endpoint, 'message', message, 'body', body),
                (p_job ->> 'max_attempts')::integer, (p_job ->> 'crash_limit')::integer,
                (p_job ->> 'lost_limit')::integer, v_now, v_now, v_now,
-               -- a test goes whatever the endpoint is held for
+               -- a test message is sent even if the endpoint is paused
                CASE WHEN type = 'webhook.test' THEN '{}' ELSE ARRAY['webhook:' || endpoint] END
         FROM asked
     ), noted AS (
@@ -40,12 +40,12 @@ BEGIN
     RETURN v_count;
 END $$;
 
--- Move endpoints on in the feed and write the messages of what they have passed: both or neither, so that an event
+-- Advance endpoints in the feed and write the messages of the passed events: both or neither, so that an event
 -- is delivered once, whichever process dies when. An endpoint whose cursor has moved meanwhile is skipped.
 --
 -- p_moved: [{"endpoint", "from_tx", "from_id", "tx", "id", "at"}]; p_messages: as send_webhooks, without the tenant.
--- Of a replay (up to replay_tx, replay_event_id) what was delivered is left out, unless all of it is wanted, and what is on
--- its way in any case.
+-- During a replay (up to replay_tx, replay_event_id) delivered events are skipped, unless all are requested, and pending ones
+-- in any case.
 CREATE OR REPLACE FUNCTION enqueue_webhooks(p_moved jsonb, p_messages jsonb, p_job jsonb) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -77,8 +77,8 @@ BEGIN
     RETURN CASE WHEN v_messages IS NULL THEN 0 ELSE send_webhooks(v_messages, p_job) END;
 END $$;
 
--- Note how an endpoint has answered. One that delivers nothing for longer than p_patience seconds, or says that it is
--- gone, is disabled; returns why, when that was now.
+-- Record the response of an endpoint. One that fails for longer than p_patience seconds, or responds that it is
+-- gone, is disabled; returns the reason if that happened now.
 CREATE OR REPLACE FUNCTION record_webhook_response(p_endpoint uuid, p_error text, p_gone boolean, p_patience double precision)
 RETURNS TABLE (reason text)
 LANGUAGE plpgsql VOLATILE AS $$

@@ -1,5 +1,5 @@
--- The group role of workers. They run what others wrote (ffmpeg, the kinds of teams), so they read and write jobs and
--- nothing more: no DDL, no API keys, no audit log. A login is made by `jobplatform workers login`.
+-- The group role of workers. They run third-party code (ffmpeg, kinds of teams), so they read and write jobs and
+-- nothing more: no DDL, no API keys, no audit log. `jobplatform workers login` creates a login.
 DO $$
 DECLARE
     v_schema name := current_schema();
