@@ -6,7 +6,7 @@ import time
 
 from bench.dispatch import purge
 from bench.sides import Bare, Ours
-from jobplatform.client import Client, Order
+from jobplatform.client import Client, JobRequest
 from jobplatform.devstack.processes import wait_gone
 from jobplatform.devstack.stack import Stack
 
@@ -19,9 +19,11 @@ def measure_ours(stack: Stack, ours: Ours, count: int) -> float:
     try:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")
         with Client(stack.local_url("api"), ours.key) as client:
-            list(client.submit_many((Order("bench.noop", {"n": n}) for n in range(BATCH)), batch_size=BATCH))  # warm
+            list(
+                client.submit_many((JobRequest("bench.noop", {"n": n}) for n in range(BATCH)), batch_size=BATCH)
+            )  # warm
             began = time.perf_counter()
-            ids = list(client.submit_many((Order("bench.noop", {"n": n}) for n in range(count)), batch_size=BATCH))
+            ids = list(client.submit_many((JobRequest("bench.noop", {"n": n}) for n in range(count)), batch_size=BATCH))
             seconds = time.perf_counter() - began
     finally:
         process.terminate()

@@ -13,7 +13,7 @@ import psutil
 from bench.accept import BODY
 from bench.load import run_wrk
 from bench.sides import Ours
-from jobplatform.client import Client, Order
+from jobplatform.client import Client, JobRequest
 from jobplatform.devstack.processes import marked, wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
 
@@ -28,8 +28,8 @@ def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, d
     try:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")
         with Client(stack.local_url("api"), ours.key) as client:
-            orders = (Order("bench.noop", {"n": n}, priority=0) for n in range(streams))
-            ids = [str(job_id) for job_id in client.submit_many(orders)]
+            requests = (JobRequest("bench.noop", {"n": n}, priority=0) for n in range(streams))
+            ids = [str(job_id) for job_id in client.submit_many(requests)]
         url, key, folder = stack.local_url("api"), ours.key, stack.place.folder
         run_wrk(folder, f"{url}/v1/jobs", 1, body=BODY, key=key)
         for case, number in (("no stream", 0), (f"{streams} streams", streams)):

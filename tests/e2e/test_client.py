@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from jobplatform.client import AsyncClient, Client, Conflict, Invalid, JobFailed, NotFound, Order, WaitTimeout
+from jobplatform.client import AsyncClient, Client, Conflict, Invalid, JobFailed, JobRequest, NotFound, WaitTimeout
 from jobplatform.devstack.proxy import Proxy
 from tests.e2e.conftest import Platform
 
@@ -23,8 +23,8 @@ def jobs(platform: Platform) -> Iterator[Client]:
         yield result
 
 
-def resize(number: int = 1) -> Order:
-    return Order("acme.resize", {"width": number * 2, "height": 2}, tags=["client"])
+def resize(number: int = 1) -> JobRequest:
+    return JobRequest("acme.resize", {"width": number * 2, "height": 2}, tags=["client"])
 
 
 def test_submit_wait_and_read(jobs: Client) -> None:
@@ -61,7 +61,7 @@ def test_a_wait_ends_and_a_job_is_called_off(platform: Platform, jobs: Client) -
     assert jobs.explain(job.id)["state"] == "cancelled"
 
 
-def test_many_orders_are_taken_as_they_come(platform: Platform, jobs: Client) -> None:
+def test_many_jobs_are_submitted_as_their_requests_are_generated(platform: Platform, jobs: Client) -> None:
     ids = list(jobs.submit_many((resize(number) for number in range(25)), batch_size=10))
     assert len(set(ids)) == 25
     assert [jobs.wait(item).value()["width"] for item in ids] == list(range(25))
@@ -92,7 +92,7 @@ def test_files_up_and_down(platform: Platform, jobs: Client, tmp_path: Path) -> 
 
 
 def test_over_a_connection_that_breaks_nothing_is_doubled_or_missed(platform: Platform, tmp_path: Path) -> None:
-    """Answers are lost with their connections, again and again, while orders go up and a feed and files come down."""
+    """Answers are lost with their connections, again and again, during submissions, a feed and downloads."""
     proxy = Proxy(platform.stack.place.ports["api"])
     content = os.urandom(3_000_000)
     done = threading.Event()
@@ -158,7 +158,7 @@ def test_the_same_with_asyncio(platform: Platform, tmp_path: Path) -> None:
 
 
 def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
-    """The address answers nothing at first: the order is made once the API is there."""
+    """Nothing listens at first: the job is submitted once the API is up."""
     proxy = Proxy(platform.stack.place.ports["api"])
     port = proxy.port
     proxy.close()

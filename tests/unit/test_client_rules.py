@@ -11,8 +11,8 @@ import httpx2
 import pytest
 
 from jobplatform import client as package
-from jobplatform.client import AsyncClient, Client, Invalid, NoAnswer, Order, Problem, TooManyRequests, Unavailable
-from jobplatform.client.calls import LONGEST_PAUSE, Call, Trouble, next_pause
+from jobplatform.client import AsyncClient, Client, Invalid, JobRequest, NoAnswer, Problem, TooManyRequests, Unavailable
+from jobplatform.client.calls import LONGEST_PAUSE, Call, RetryState, next_pause
 from jobplatform.client.errors import problem_of
 
 JOB = {
@@ -79,7 +79,7 @@ def answers(*result: Any) -> tuple[Client, list[httpx2.Request]]:
     return Client("http://jobs", "jp_x", transport=httpx2.MockTransport(handle)), seen
 
 
-def test_a_submit_is_one_order_however_often_it_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submission_is_one_job_however_often_it_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     gone = httpx2.ReadTimeout("gone")
     unknown = httpx2.Response(503, json={"code": "outcome_unknown"})
@@ -100,12 +100,12 @@ def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.Monk
     )
     taken = []
 
-    def orders():
+    def requests():
         for number in range(5):
             taken.append(number)
-            yield Order("x", {"n": number})
+            yield JobRequest("x", {"n": number})
 
-    ids = client.submit_many(orders(), batch_size=2)
+    ids = client.submit_many(requests(), batch_size=2)
     assert taken == [], "nothing is sent before the first id is asked for"
     next(ids), next(ids)
     assert taken == [0, 1], "and no more is taken than has to be"
@@ -119,25 +119,25 @@ def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.Mo
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    trouble = Trouble(30.0)
+    retry_state = RetryState(30.0)
     now[0] += 3600
-    assert trouble.pause(SAFE, NoAnswer()) < 1
+    assert retry_state.pause(SAFE, NoAnswer()) < 1
     now[0] += 29
-    assert trouble.pause(SAFE, NoAnswer()) < 1
+    assert retry_state.pause(SAFE, NoAnswer()) < 1
     now[0] += 2
     with pytest.raises(NoAnswer):
-        trouble.pause(SAFE, NoAnswer())
-    trouble.over()
-    assert trouble.pause(SAFE, NoAnswer()) < 1
+        retry_state.pause(SAFE, NoAnswer())
+    retry_state.reset()
+    assert retry_state.pause(SAFE, NoAnswer()) < 1
 
 
 def test_that_no_answer_comes_is_told_once_while_it_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
-    trouble = Trouble(30.0)
+    retry_state = RetryState(30.0)
     for _ in range(3):
-        trouble.pause(SAFE, NoAnswer("GET /: refused"))
+        retry_state.pause(SAFE, NoAnswer("GET /: refused"))
     assert caplog.messages == ["GET /: refused: asking again for up to 30 s"]
-    trouble.over()
-    trouble.pause(SAFE, BUSY)
+    retry_state.reset()
+    retry_state.pause(SAFE, BUSY)
     assert len(caplog.messages) == 1, "the API asks for a pause, nothing is wrong"
 
 

@@ -48,12 +48,12 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
     """
     from rich.table import Table
 
-    from jobplatform.client.calls import given
+    from jobplatform.client.calls import query_params
 
     letters: list[dict[str, Any]] = []
     cursor: str | None = None
     while len(letters) < limit:
-        asked = given(limit=min(200, limit - len(letters)), cursor=cursor, **wanted)
+        asked = query_params(limit=min(200, limit - len(letters)), cursor=cursor, **wanted)
         page = http.call_api("GET", "/v1/dead-letters", params=asked)
         letters += page["dead_letters"]
         cursor = page["next_cursor"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from jobplatform.client import Order
+    from jobplatform.client import JobRequest
 
 
 def read_payload(given: str | None, fields: Sequence[str]) -> dict[str, Any]:
@@ -70,13 +70,13 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
     return value
 
 
-def read_submissions(lines: Iterator[str], source: str) -> Iterator[Order]:
+def read_submissions(lines: Iterator[str], source: str) -> Iterator[JobRequest]:
     """Yield the job requests of lines, each a JSON object as for `POST /v1/jobs`. Raises `click.UsageError`."""
     from dataclasses import fields
 
-    from jobplatform.client import Order
+    from jobplatform.client import JobRequest
 
-    known = {field.name for field in fields(Order)}
+    known = {field.name for field in fields(JobRequest)}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -86,4 +86,4 @@ def read_submissions(lines: Iterator[str], source: str) -> Iterator[Order]:
                 f"{source}, line {number}: expected kind and some of {', '.join(sorted(known - {'kind'}))}; got "
                 f"{', '.join(sorted(wrong)) if 'kind' in result else 'no kind'}"
             )
-        yield Order(**result)
+        yield JobRequest(**result)

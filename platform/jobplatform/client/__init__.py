@@ -6,7 +6,7 @@
         job = jobs.submit("email.send", {"to": ["ada@example.com"], "subject": "Hello", "text": "Hello Ada"})
         print(jobs.wait(job.id).result)
 
-It needs httpx2 and nothing else of the platform. `submit(session, …)` orders in a transaction of one's own
+It needs httpx2 and no other part of the platform. `submit(session, …)` submits in your own transaction
 (docs/howto/own-transaction.md), and needs SQLAlchemy.
 """
 
@@ -25,7 +25,7 @@ from jobplatform.client.errors import (
     Unavailable,
     WaitTimeout,
 )
-from jobplatform.client.models import Artifact, Job, JobEvent, Order, TenantEvent
+from jobplatform.client.models import Artifact, Job, JobEvent, JobRequest, TenantEvent
 from jobplatform.client.sync import Client
 from jobplatform.client.transaction import Submitted, submit, submit_async
 
@@ -42,7 +42,7 @@ __all__ = [
     "JobFailed",
     "NoAnswer",
     "NotFound",
-    "Order",
+    "JobRequest",
     "Submitted",
     "Problem",
     "TenantEvent",

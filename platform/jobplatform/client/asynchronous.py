@@ -1,4 +1,4 @@
-"""The client for asyncio: the same as `Client`, with awaits."""
+"""The client for asyncio: `Client` with awaits."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from uuid import UUID
 import httpx2
 
 from jobplatform.client import calls
-from jobplatform.client.calls import Call, Trouble, given
+from jobplatform.client.calls import Call, RetryState, query_params
 from jobplatform.client.errors import ClientError, NoAnswer, Problem, WaitTimeout
 from jobplatform.client.files import CHUNK, Download, Progress, open_upload
 from jobplatform.client.models import (
     Artifact,
     Job,
     JobEvent,
-    Order,
+    JobRequest,
     TenantEvent,
     read_artifact,
     read_event,
@@ -33,10 +33,10 @@ from jobplatform.client.sync import problem_in
 class AsyncClient:
     """Calls the API of a platform at `url` with an API key.
 
-    What may be repeated is, for up to `retry_seconds`: when no answer came, or the platform asks for it. `timeout` is
-    how long one answer is waited for. `transport` is httpx2's, for tests.
+    Requests are retried for up to `retry_seconds` when no answer came, or when the platform asks for it. `timeout` is
+    the time to wait for one answer (s). `transport` is httpx2's, for tests.
 
-    All methods raise `Problem` (by kind: `NotFound`, `Invalid`, `TooManyRequests`, …) when the API refuses, and
+    All methods raise a subclass of `Problem` (`NotFound`, `Invalid`, `TooManyRequests`, …) when the API refuses, and
     `NoAnswer` when none came.
     """
 
@@ -69,21 +69,24 @@ class AsyncClient:
     # --- jobs
 
     async def submit(
-        self, kind: str, payload: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **order: Any
+        self, kind: str, payload: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **options: Any
     ) -> Job:
-        """Submit a job; `order` is `priority`, `run_at`, `start_by`, `max_attempts`, `tags`, `unique` (see `Order`).
+        """Submit a job; `options` are `priority`, `run_at`, `start_by`, `max_attempts`, `tags`, `unique` (see
+        `JobRequest`).
 
-        It is accepted once, however often the request has to be repeated; a key of your own makes it once for all of
-        your process's lives, too.
+        It is accepted once, however often the request is retried. An `idempotency_key` of your own also holds across
+        restarts of your process.
         """
-        return read_job((await self._ask(calls.submit(Order(kind, payload or {}, **order), idempotency_key))).json())
+        return read_job(
+            (await self._ask(calls.submit(JobRequest(kind, payload or {}, **options), idempotency_key))).json()
+        )
 
-    async def submit_many(self, orders: Iterable[Order], *, batch_size: int = 1000) -> AsyncIterator[UUID]:
-        """Submit orders as they come, in batches, each accepted as a whole; yields the ids of their jobs in order.
+    async def submit_many(self, requests: Iterable[JobRequest], *, batch_size: int = 1000) -> AsyncIterator[UUID]:
+        """Submit jobs in batches, each accepted as a whole; yield the ids of the jobs in order.
 
-        Nothing is submitted before the first id is asked for. An error ends it at the batch that was refused.
+        Nothing is submitted before the first id is requested. An error ends it at the batch that was refused.
         """
-        source = iter(orders)
+        source = iter(requests)
         while batch := list(islice(source, batch_size)):
             answer = (await self._ask(calls.submit_batch(batch))).json()
             for item in answer["jobs"]:
@@ -94,7 +97,7 @@ class AsyncClient:
         return read_job((await self._ask(calls.get(job_id))).json())
 
     async def wait(self, job_id: UUID | str, timeout: float | None = None) -> Job:
-        """Wait until a job has ended or died, and return it. Raises `WaitTimeout`."""
+        """Wait until a job has ended or is dead-lettered, and return it. Raises `WaitTimeout`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             asked_at = time.monotonic()
@@ -104,24 +107,30 @@ class AsyncClient:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeout(f"job {job_id} is {job.state} after {timeout} s")
-            if time.monotonic() - asked_at < min(left, calls.FIRST_PAUSE):  # a server that can't wait answers at once
+            if time.monotonic() - asked_at < min(
+                left, calls.FIRST_PAUSE
+            ):  # a server without long polls answers at once
                 await asyncio.sleep(calls.FIRST_PAUSE)
 
     async def cancel(self, job_id: UUID | str, reason: str | None = None) -> Job:
-        """Call a job off. A running one is told, and killed after a grace. Raises `Conflict` when it has ended."""
-        return read_job((await self._ask(calls.control(job_id, "cancel", given(reason=reason), safe=True))).json())
+        """Cancel a job; a running one is killed after a grace period. Raises `Conflict` when it has ended."""
+        return read_job(
+            (await self._ask(calls.control(job_id, "cancel", query_params(reason=reason), safe=True))).json()
+        )
 
     async def replay(self, job_id: UUID | str, reason: str | None = None) -> Job:
-        """Run a dead, cancelled or expired job again: same id, its history kept."""
-        return read_job((await self._ask(calls.control(job_id, "replay", given(reason=reason), safe=False))).json())
+        """Run a dead, cancelled or expired job again, under the same id and with its history."""
+        return read_job(
+            (await self._ask(calls.control(job_id, "replay", query_params(reason=reason), safe=False))).json()
+        )
 
     async def explain(self, job_id: UUID | str) -> dict[str, Any]:
-        """Tell why a job is where it is, as the API does."""
+        """Return the API's explanation of a job's state."""
         result: dict[str, Any] = (await self._ask(Call("GET", calls.job_path(job_id, "/explain")))).json()
         return result
 
     async def events(self, job_id: UUID | str) -> list[dict[str, Any]]:
-        """Read a job's history so far, as the API tells it."""
+        """Return a job's events so far, oldest first."""
         result: list[dict[str, Any]] = []
         while True:
             params = {"after": result[-1]["id"] if result else 0, "limit": 1000}
@@ -134,7 +143,9 @@ class AsyncClient:
         """Yield jobs, newest first, as `GET /v1/jobs` filters them: by `state`, `kind`, `created_after`, …"""
         cursor = None
         while True:
-            page = (await self._ask(Call("GET", "/v1/jobs", given(limit=page_size, cursor=cursor, **wanted)))).json()
+            page = (
+                await self._ask(Call("GET", "/v1/jobs", query_params(limit=page_size, cursor=cursor, **wanted)))
+            ).json()
             for item in page["jobs"]:
                 yield read_job(item)
             cursor = page["next_cursor"]
@@ -144,15 +155,15 @@ class AsyncClient:
     # --- streams
 
     async def stream(self, job_id: UUID | str, *, last_id: str | None = None) -> AsyncIterator[JobEvent]:
-        """Yield what happens to a job, from its beginning (or behind `last_id`) to its end, which is the last event.
+        """Yield the events of a job, from its beginning (or after `last_id`) to its end, which is the last event.
 
-        A connection that breaks is made again, and goes on where it was.
+        A broken connection is opened again and continues after the last event.
         """
         async for name, event_id, data in self._follow(calls.job_path(job_id, "/events"), {}, last_id):
             yield JobEvent(name, data, event_id)
             if name == "end":
                 return
-        # it was followed to its end before, and that is all that the API has to say
+        # the stream had already been read to its end
         yield JobEvent("end", (await self.get(job_id)).raw)
 
     async def follow(
@@ -164,20 +175,20 @@ class AsyncClient:
         kind: Sequence[str] | None = None,
         queue: Sequence[str] | None = None,
     ) -> AsyncIterator[TenantEvent]:
-        """Yield the events of all the tenant's jobs, without an end: behind `after`, an event's id, or from now on.
+        """Yield the events of all the tenant's jobs, without an end: after `after`, an event's id, or from now on.
 
-        `state` is that of the job after the event: `["succeeded", "dead"]` are the ends that callers care for.
-        Keep the id of the last one that you have handled, and nothing is missed however long you are away.
+        `state` filters by the job's state after the event: `["succeeded", "dead"]` is usually enough.
+        Keep the id of the last event that you have handled: with it nothing is missed, however long the interruption.
         """
         async for _, _, data in self._follow(
-            "/v1/events", given(event=event, state=state, kind=kind, queue=queue), after
+            "/v1/events", query_params(event=event, state=state, kind=kind, queue=queue), after
         ):
             yield read_event(data)
 
     async def _follow(
         self, path: str, params: Mapping[str, Any], last_id: str | None
     ) -> AsyncIterator[tuple[str, str | None, dict[str, Any]]]:
-        call, last, trouble = Call("GET", path, params), last_id, Trouble(self._retry_seconds)
+        call, last, retry_state = Call("GET", path, params), last_id, RetryState(self._retry_seconds)
         while True:
             headers = {"Last-Event-ID": last} if last else {}
             try:
@@ -189,24 +200,24 @@ class AsyncClient:
                     if source.response.status_code >= 400:
                         await source.response.aread()
                         raise problem_in(source.response)
-                    trouble.over()
+                    retry_state.reset()
                     async for item in source:
                         known, last = last, item.id or last
                         if item.data:
                             yield item.event, item.id if item.id != known else None, item.json()  # type: ignore[misc]
-                continue  # the server ends a stream now and then, and expects us again
+                continue  # the server ends streams from time to time, and expects a new request
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the stream at {path} broke: {error!r}")
             except Problem as error:
                 failure = error
-            await asyncio.sleep(trouble.pause(call, failure))
+            await asyncio.sleep(retry_state.pause(call, failure))
 
     # --- files
 
     async def upload(
         self, source: Path | bytes, *, filename: str | None = None, on_progress: Progress | None = None
     ) -> Artifact:
-        """Put up a file to be used by jobs, as `{"artifact": id}` in a payload. `on_progress` gets (sent, of)."""
+        """Upload a file for payloads of jobs (`{"artifact": id}`). `on_progress` gets bytes (sent, total)."""
         upload = open_upload(source, filename)
 
         async def parts() -> AsyncIterator[bytes]:
@@ -219,15 +230,15 @@ class AsyncClient:
         return read_artifact((await self._ask(call, parts, {"Content-Length": str(upload.size)})).json())
 
     async def artifacts(self, job_id: UUID | str) -> list[Artifact]:
-        """List the files that a job has put out."""
+        """Return the output files of a job."""
         return [
             read_artifact(item)
             for item in (await self._ask(Call("GET", calls.job_path(job_id, "/artifacts")))).json()["artifacts"]
         ]
 
     async def download(self, artifact: Artifact, target: Path, *, on_progress: Progress | None = None) -> Path:
-        """Bring a file down to `target`; goes on where it was when the connection breaks, and checks the SHA-256."""
-        download, trouble = Download(artifact, target), Trouble(self._retry_seconds)
+        """Download a file to `target`; a broken connection is resumed, and the SHA-256 is checked."""
+        download, retry_state = Download(artifact, target), RetryState(self._retry_seconds)
         call = Call("GET", calls.artifact_path(artifact.id))
         while not download.done:
             try:
@@ -238,17 +249,17 @@ class AsyncClient:
                     with download.open(response.status_code) as file:
                         async for part in response.aiter_bytes(CHUNK):
                             file.write(part)
-                            trouble.over()
+                            retry_state.reset()
                             download.came(file.tell(), on_progress)
                 continue
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the download broke: {error!r}")
             except Problem as error:
                 failure = error
-            await asyncio.sleep(trouble.pause(call, failure))
+            await asyncio.sleep(retry_state.pause(call, failure))
         return download.finish()
 
-    # --- whatever else there is
+    # --- any other operation
 
     async def call(
         self,
@@ -259,15 +270,15 @@ class AsyncClient:
         body: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Call any operation of the API (`/docs` has them all) and return its JSON; None when it has none.
+        """Call any operation of the API (`/docs` lists them) and return its JSON; None without a body.
 
-        Repeated like the others: GET, PUT, DELETE and what has a key whatever went wrong, the rest when nothing was
-        done.
+        Retried like the other methods: GET, PUT, DELETE and requests with a key after any failure, others only when
+        nothing was done.
         """
-        response = await self._ask(calls.other(method, path, given(**(params or {})), body, idempotency_key))
+        response = await self._ask(calls.other(method, path, query_params(**(params or {})), body, idempotency_key))
         return response.json() if response.content else None
 
-    # --- a call
+    # --- sending
 
     async def _ask(
         self,
@@ -275,8 +286,8 @@ class AsyncClient:
         parts: Callable[[], AsyncIterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
-        """Carry a call out, again where that may help; returns an answer that is no error."""
-        trouble = Trouble(self._retry_seconds)
+        """Send a call, with retries, and return its successful answer."""
+        retry_state = RetryState(self._retry_seconds)
         while True:
             try:
                 response = await self._http.request(
@@ -292,4 +303,4 @@ class AsyncClient:
                 failure: ClientError = problem_in(response)
             except httpx2.TransportError as error:
                 failure = NoAnswer(f"{call.method} {str(self._http.base_url).rstrip('/')}{call.path}: {error!r}")
-            await asyncio.sleep(trouble.pause(call, failure))
+            await asyncio.sleep(retry_state.pause(call, failure))

@@ -1,4 +1,4 @@
-"""Requests as data, and when one is repeated: what both clients have in common, without any I/O."""
+"""Requests as data, and the rules of retries, for both clients; without any I/O."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from urllib.parse import quote
 from uuid import UUID, uuid4
 
 from jobplatform.client.errors import ClientError, Conflict, NoAnswer, Problem, TooManyRequests, Unavailable
-from jobplatform.client.models import Order
+from jobplatform.client.models import JobRequest
 
 log = logging.getLogger("jobplatform.client")
 
-#: a wait is asked for in pieces, so that no proxy ends it
+#: length of one long poll (s): short enough for every proxy
 WAIT_SECONDS = 30.0
-#: pauses between tries: from this, doubled, up to that
+#: pauses between attempts (s): the first, doubled each time up to the longest
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
-#: streams are quiet for 15 s at most: the server says that it is there
+#: read time-out of streams (s): the server sends a comment every 15 s
 STREAM_TIMEOUT = 45.0
 JSON = {"Content-Type": "application/json"}
 NDJSON = {"Content-Type": "application/x-ndjson"}
@@ -30,7 +30,7 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 
 @dataclass(frozen=True)
 class Call:
-    """A request. `safe`: carrying it out twice is the same as once, so it may be repeated when no answer came."""
+    """A request. `safe`: idempotent, so it may be retried when no answer came."""
 
     method: str
     path: str
@@ -38,20 +38,20 @@ class Call:
     content: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     safe: bool = True
-    #: seconds to wait for the answer beyond the client's own
+    #: seconds to wait for the answer in addition to the client's time-out
     extra_seconds: float = 0.0
 
 
 def next_pause(call: Call, failure: ClientError, tries: int, seconds_left: float) -> float | None:
-    """Return how long to wait before the request is repeated; None: it is not.
+    """Return how long to wait before a request is retried (s); None: it is not retried.
 
-    Repeated is what may pass by itself (no answer, 429, 502 to 504) while there is time; what is not safe only when the
-    API says that nothing was done. The API's own Retry-After comes first, else the pauses double, each with a random
-    part: callers that were cut off together must not come again together.
+    Transient failures (no answer, 429, 502 to 504) are retried while there is time; an unsafe request only when the
+    API says that nothing was done. The API's Retry-After takes precedence, else the pauses double, each with random
+    jitter, so that callers that were cut off together do not return together.
     """
     in_progress = (
         isinstance(failure, Conflict) and failure.code == "idempotency_in_progress"
-    )  # the first one, of this key
+    )  # an earlier request with this key
     if isinstance(failure, TooManyRequests | Unavailable) or in_progress:
         assert isinstance(failure, Problem)
         nothing_done = failure.status == 429 or (
@@ -67,20 +67,20 @@ def next_pause(call: Call, failure: ClientError, tries: int, seconds_left: float
     return pause if pause < seconds_left else None
 
 
-class Trouble:
-    """How long something has failed: from the first failure since it last went well, however long that took."""
+class RetryState:
+    """The failures of an operation since its last success."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._since: float | None = None
         self._tries = 0
 
-    def over(self) -> None:
-        """It goes well."""
+    def reset(self) -> None:
+        """Note a success."""
         self._since, self._tries = None, 0
 
     def pause(self, call: Call, failure: ClientError) -> float:
-        """Return how long to wait before the next try. Raises the failure when there is none."""
+        """Return how long to wait before the next attempt (s). Raises `failure` when there is none."""
         now = time.monotonic()
         self._since = now if self._since is None else self._since
         pause = next_pause(call, failure, self._tries, self._seconds - (now - self._since))
@@ -92,9 +92,9 @@ class Trouble:
         return pause
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """Return query parameters without those that are None; times and lists as the API reads them."""
-    values_given = {}
+def query_params(**values: Any) -> dict[str, Any]:
+    """Return query parameters without those that are None; times and lists in the API's format."""
+    params = {}
     for name, value in values.items():
         if value is None:
             continue
@@ -102,8 +102,8 @@ def given(**values: Any) -> dict[str, Any]:
             value = value.isoformat()
         elif not isinstance(value, str) and isinstance(value, Iterable):
             value = ",".join(map(str, value))
-        values_given[name] = value
-    return values_given
+        params[name] = value
+    return params
 
 
 def encode(value: Any) -> bytes:
@@ -121,15 +121,15 @@ def _encode_more(value: Any) -> Any:
     raise TypeError(f"expected JSON values, got {type(value).__name__}: {value!r}")
 
 
-def submit(order: Order, idempotency_key: str | None) -> Call:
-    """`POST /v1/jobs`. The key is made once: whatever happens to the answer, a repetition is the same order."""
+def submit(request: JobRequest, idempotency_key: str | None) -> Call:
+    """`POST /v1/jobs`. The key is made once, so that a retry submits the same job."""
     key = {"Idempotency-Key": idempotency_key or str(uuid4())}
-    return Call("POST", "/v1/jobs", content=encode(order.as_json()), headers=JSON | key)
+    return Call("POST", "/v1/jobs", content=encode(request.as_json()), headers=JSON | key)
 
 
-def submit_batch(orders: Iterable[Order], idempotency_key: str | None = None) -> Call:
+def submit_batch(requests: Iterable[JobRequest], idempotency_key: str | None = None) -> Call:
     """`POST /v1/jobs/batch`: all of them, or none."""
-    lines = b"\n".join(encode(order.as_json()) for order in orders)
+    lines = b"\n".join(encode(request.as_json()) for request in requests)
     key = {"Idempotency-Key": idempotency_key or str(uuid4())}
     return Call("POST", "/v1/jobs/batch", content=lines, headers=NDJSON | key, extra_seconds=60)
 
@@ -160,7 +160,7 @@ def other(
 
 
 def job_path(job_id: UUID | str, more: str = "") -> str:
-    """Return the path of a job, or of something below it."""
+    """Return the path of a job, or of a resource below it."""
     return f"/v1/jobs/{quote(str(job_id), safe='')}{more}"
 
 

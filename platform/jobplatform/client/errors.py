@@ -1,4 +1,4 @@
-"""What a call can end in besides an answer: the API's problems (RFC 9457) by kind, no answer, a job that failed."""
+"""Errors of the client: the API's problems (RFC 9457) by status, no answer, a failed job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class ClientError(Exception):
-    """The root of all errors of the client."""
+    """The base class of all errors of the client."""
 
 
 class NoAnswer(ClientError):
@@ -15,11 +15,11 @@ class NoAnswer(ClientError):
 
 
 class WaitTimeout(ClientError):
-    """The job has not ended in time; it goes on."""
+    """The job has not ended in time; it continues."""
 
 
 class JobFailed(ClientError):
-    """The job has ended without success; `job` says how."""
+    """The job has ended without success; `job` has its state and error."""
 
     def __init__(self, job: Any) -> None:
         error = job.error or {}
@@ -28,7 +28,7 @@ class JobFailed(ClientError):
 
 
 class Problem(ClientError):
-    """The API has refused, and says why: `status`, `code`, `title`, `detail`, and `errors` (field, expected, got)."""
+    """The API has refused the request: `status`, `code`, `title`, `detail`, and `errors` (field, expected, got)."""
 
     def __init__(self, status: int, body: Mapping[str, Any], retry_after: float | None = None) -> None:
         self.status = status
@@ -37,7 +37,7 @@ class Problem(ClientError):
         self.detail = str(body.get("detail", ""))
         self.errors: list[dict[str, str]] = list(body.get("errors") or ())
         self.body = body
-        #: seconds after which the API asks to be tried again
+        #: seconds after which the API asks for a retry
         self.retry_after = retry_after
         fields = "".join(
             f"\n  {error.get('field')}: expected {error.get('expected')}; got {error.get('got')}"
@@ -51,27 +51,27 @@ class Unauthorized(Problem):
 
 
 class Forbidden(Problem):
-    """403: this key may not do that."""
+    """403: the key lacks the scope or kind."""
 
 
 class NotFound(Problem):
-    """404: there is no such thing for this tenant."""
+    """404: this tenant has no such resource."""
 
 
 class Conflict(Problem):
-    """409: not in this state, or another request with the key is being worked on."""
+    """409: not possible in this state, or a request with the same key is in progress."""
 
 
 class Invalid(Problem):
-    """400, 413, 415, 422: the request is not as expected; `errors` names the fields."""
+    """400, 413, 415, 422: the request is invalid; `errors` names the fields."""
 
 
 class TooManyRequests(Problem):
-    """429: too many requests with this key, or too many jobs of the tenant wait."""
+    """429: the key's rate or the tenant's quota is used up."""
 
 
 class Unavailable(Problem):
-    """502, 503, 504: the platform can't answer now."""
+    """502, 503, 504: the platform is temporarily unavailable."""
 
 
 _KINDS: dict[int, type[Problem]] = {
@@ -91,7 +91,7 @@ _KINDS: dict[int, type[Problem]] = {
 
 
 def problem_of(status: int, body: Any, retry_after: str | None) -> Problem:
-    """Return the error for an answer that is none; `body` is its JSON, or anything a proxy has put in its place."""
+    """Return the error for an error answer; `body` is its JSON, or whatever a proxy has sent instead."""
     known = body if isinstance(body, Mapping) else {"detail": f"an answer that is no problem+json: {str(body)[:200]}"}
     seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
     return _KINDS.get(status, Problem)(status, known, seconds)

@@ -1,4 +1,4 @@
-"""Files up and down, without any I/O of a network: where one is in them, and whether they came whole."""
+"""State and integrity of uploads and downloads, without network I/O."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from jobplatform.client.errors import ClientError
 from jobplatform.client.models import Artifact
 
 CHUNK = 256 * 1024
-#: slower than this is taken for dead (bytes/s)
+#: a slower connection counts as dead (bytes/s)
 SLOWEST = 100_000
 PARTIAL_CONTENT = 206
 
-#: gets the bytes that have gone, and how many there are
+#: called with bytes transferred and total
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file on its way up; opened anew for each try."""
+    """An upload; its file is opened again for each attempt."""
 
     name: str
     size: int
@@ -31,11 +31,11 @@ class Upload:
 
     @property
     def patience(self) -> float:
-        """How long its sending may take (s)."""
+        """The time-out of sending it (s)."""
         return self.size / SLOWEST
 
     def sent(self, count: int, on_progress: Progress | None) -> None:
-        """Tell how much has gone."""
+        """Report how much has been sent."""
         if on_progress is not None:
             on_progress(count, self.size)
 
@@ -48,7 +48,7 @@ def open_upload(source: Path | bytes, filename: str | None) -> Upload:
 
 
 class Download:
-    """A file on its way down, beside its target until it is whole."""
+    """A download; kept beside its target until it is complete."""
 
     def __init__(self, artifact: Artifact, target: Path) -> None:
         self._artifact, self._target = artifact, target
@@ -59,28 +59,28 @@ class Download:
 
     @property
     def done(self) -> bool:
-        """Whether all of it is there."""
+        """Whether it is complete."""
         return self._ended or (self._came >= self._artifact.size > 0)
 
     def headers(self) -> dict[str, str]:
-        """Return what to ask for: the rest of it."""
+        """Return the headers that request the missing part."""
         return {"Range": f"bytes={self._came}-"} if self._came else {}
 
     def open(self, status: int) -> IO[bytes]:
-        """Open what is there for the rest, or for all of it when the server sends that."""
+        """Open the partial file to append the rest, or to overwrite it when the server sends the whole."""
         if status != PARTIAL_CONTENT:
             self._came = 0
         self._ended = self._artifact.size == 0
         return self._part.open("ab" if status == PARTIAL_CONTENT else "wb")
 
     def came(self, count: int, on_progress: Progress | None) -> None:
-        """Note how much is there."""
+        """Report how much has arrived."""
         self._came = count
         if on_progress is not None:
             on_progress(count, self._artifact.size)
 
     def finish(self) -> Path:
-        """Put it into its place. Raises `ClientError` when it is not what was kept."""
+        """Move it to its target. Raises `ClientError` when its SHA-256 differs."""
         with self._part.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != self._artifact.sha256:

@@ -1,4 +1,4 @@
-"""What the client takes and gives: orders, jobs, events, artifacts."""
+"""The client's data classes: job requests, jobs, events, artifacts."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jobplatform.client.errors import JobFailed
 
 
 @dataclass(frozen=True)
-class Order:
-    """A job to be submitted; `unique` is `{"key": …, "seconds": …, "on_conflict": …}` as in the API."""
+class JobRequest:
+    """A job to submit; `unique` is `{"key": …, "seconds": …, "on_conflict": …}` as in the API."""
 
     kind: str
     payload: Mapping[str, Any] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Order:
     unique: Mapping[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the JSON form of the API, without what is left to it."""
+        """Return the API's JSON form, without unset fields."""
         values: dict[str, Any] = {"kind": self.kind, "payload": self.payload}
         for name in ("priority", "run_at", "start_by", "max_attempts", "unique"):
             value = getattr(self, name)
@@ -38,7 +38,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as it was when it was read. `raw` is the API's answer: versions to come may tell more."""
+    """A snapshot of a job. `raw` is the API's whole answer; later versions may have more fields."""
 
     id: UUID
     kind: str
@@ -61,7 +61,7 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing happens to it any more without a person."""
+        """Whether it has ended, or is a dead letter that waits for an operator."""
         return self.status in ("completed", "failed")
 
     @property
@@ -70,7 +70,7 @@ class Job:
         return self.state == "succeeded"
 
     def value(self) -> Any:
-        """Return its result. Raises `JobFailed` when it has ended otherwise."""
+        """Return its result. Raises `JobFailed` when it has not succeeded."""
         if self.ended and not self.succeeded:
             raise JobFailed(self)
         return self.result
@@ -101,22 +101,22 @@ def read_job(raw: Mapping[str, Any]) -> Job:
 
 @dataclass(frozen=True)
 class JobEvent:
-    """Something of a stream of one job: an event of its history, `progress`, or `end` with the whole job in `data`."""
+    """An event of one job's stream: an event of its history, `progress`, or `end` with the whole job in `data`."""
 
     name: str
     data: Mapping[str, Any]
-    #: of an event of its history: behind it a stream can be taken up again
+    #: id of an event of the history: a stream can be resumed after it
     id: str | None = None
 
     @property
     def text(self) -> str:
-        """What an `output` event streams, or the message of a `log` line; else nothing."""
+        """The text of an `output` event, or the message of a `log` event; else empty."""
         result = self.data.get("data") or {}
         return str(result.get("text") or result.get("message") or "") if self.name in ("output", "log") else ""
 
     @property
     def job(self) -> Job | None:
-        """The job, at the end of the stream."""
+        """The job, in the `end` event."""
         return read_job(self.data) if self.name == "end" else None
 
 

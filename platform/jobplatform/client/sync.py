@@ -1,4 +1,4 @@
-"""The client for code that waits: one thread, one call at a time; may be shared by threads."""
+"""The synchronous client; it may be shared by threads."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from uuid import UUID
 import httpx2
 
 from jobplatform.client import calls
-from jobplatform.client.calls import Call, Trouble, given
+from jobplatform.client.calls import Call, RetryState, query_params
 from jobplatform.client.errors import ClientError, NoAnswer, Problem, WaitTimeout, problem_of
 from jobplatform.client.files import CHUNK, Download, Progress, open_upload
 from jobplatform.client.models import (
     Artifact,
     Job,
     JobEvent,
-    Order,
+    JobRequest,
     TenantEvent,
     read_artifact,
     read_event,
@@ -31,10 +31,10 @@ from jobplatform.client.models import (
 class Client:
     """Calls the API of a platform at `url` with an API key.
 
-    What may be repeated is, for up to `retry_seconds`: when no answer came, or the platform asks for it. `timeout` is
-    how long one answer is waited for. `transport` is httpx2's, for tests.
+    Requests are retried for up to `retry_seconds` when no answer came, or when the platform asks for it. `timeout` is
+    the time to wait for one answer (s). `transport` is httpx2's, for tests.
 
-    All methods raise `Problem` (by kind: `NotFound`, `Invalid`, `TooManyRequests`, …) when the API refuses, and
+    All methods raise a subclass of `Problem` (`NotFound`, `Invalid`, `TooManyRequests`, …) when the API refuses, and
     `NoAnswer` when none came.
     """
 
@@ -67,21 +67,22 @@ class Client:
     # --- jobs
 
     def submit(
-        self, kind: str, payload: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **order: Any
+        self, kind: str, payload: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None, **options: Any
     ) -> Job:
-        """Submit a job; `order` is `priority`, `run_at`, `start_by`, `max_attempts`, `tags`, `unique` (see `Order`).
+        """Submit a job; `options` are `priority`, `run_at`, `start_by`, `max_attempts`, `tags`, `unique` (see
+        `JobRequest`).
 
-        It is accepted once, however often the request has to be repeated; a key of your own makes it once for all of
-        your process's lives, too.
+        It is accepted once, however often the request is retried. An `idempotency_key` of your own also holds across
+        restarts of your process.
         """
-        return read_job(self._ask(calls.submit(Order(kind, payload or {}, **order), idempotency_key)).json())
+        return read_job(self._ask(calls.submit(JobRequest(kind, payload or {}, **options), idempotency_key)).json())
 
-    def submit_many(self, orders: Iterable[Order], *, batch_size: int = 1000) -> Iterator[UUID]:
-        """Submit orders as they come, in batches, each accepted as a whole; yields the ids of their jobs in order.
+    def submit_many(self, requests: Iterable[JobRequest], *, batch_size: int = 1000) -> Iterator[UUID]:
+        """Submit jobs in batches, each accepted as a whole; yield the ids of the jobs in order.
 
-        Nothing is submitted before the first id is asked for. An error ends it at the batch that was refused.
+        Nothing is submitted before the first id is requested. An error ends it at the batch that was refused.
         """
-        source = iter(orders)
+        source = iter(requests)
         while batch := list(islice(source, batch_size)):
             answer = self._ask(calls.submit_batch(batch)).json()
             yield from (UUID(item["id"]) for item in answer["jobs"])
@@ -91,7 +92,7 @@ class Client:
         return read_job(self._ask(calls.get(job_id)).json())
 
     def wait(self, job_id: UUID | str, timeout: float | None = None) -> Job:
-        """Wait until a job has ended or died, and return it. Raises `WaitTimeout`."""
+        """Wait until a job has ended or is dead-lettered, and return it. Raises `WaitTimeout`."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             asked_at = time.monotonic()
@@ -101,24 +102,26 @@ class Client:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeout(f"job {job_id} is {job.state} after {timeout} s")
-            if time.monotonic() - asked_at < min(left, calls.FIRST_PAUSE):  # a server that can't wait answers at once
+            if time.monotonic() - asked_at < min(
+                left, calls.FIRST_PAUSE
+            ):  # a server without long polls answers at once
                 time.sleep(calls.FIRST_PAUSE)
 
     def cancel(self, job_id: UUID | str, reason: str | None = None) -> Job:
-        """Call a job off. A running one is told, and killed after a grace. Raises `Conflict` when it has ended."""
-        return read_job(self._ask(calls.control(job_id, "cancel", given(reason=reason), safe=True)).json())
+        """Cancel a job; a running one is killed after a grace period. Raises `Conflict` when it has ended."""
+        return read_job(self._ask(calls.control(job_id, "cancel", query_params(reason=reason), safe=True)).json())
 
     def replay(self, job_id: UUID | str, reason: str | None = None) -> Job:
-        """Run a dead, cancelled or expired job again: same id, its history kept."""
-        return read_job(self._ask(calls.control(job_id, "replay", given(reason=reason), safe=False)).json())
+        """Run a dead, cancelled or expired job again, under the same id and with its history."""
+        return read_job(self._ask(calls.control(job_id, "replay", query_params(reason=reason), safe=False)).json())
 
     def explain(self, job_id: UUID | str) -> dict[str, Any]:
-        """Tell why a job is where it is, as the API does."""
+        """Return the API's explanation of a job's state."""
         result: dict[str, Any] = self._ask(Call("GET", calls.job_path(job_id, "/explain"))).json()
         return result
 
     def events(self, job_id: UUID | str) -> list[dict[str, Any]]:
-        """Read a job's history so far, as the API tells it."""
+        """Return a job's events so far, oldest first."""
         result: list[dict[str, Any]] = []
         while True:
             params = {"after": result[-1]["id"] if result else 0, "limit": 1000}
@@ -131,7 +134,7 @@ class Client:
         """Yield jobs, newest first, as `GET /v1/jobs` filters them: by `state`, `kind`, `created_after`, …"""
         cursor = None
         while True:
-            page = self._ask(Call("GET", "/v1/jobs", given(limit=page_size, cursor=cursor, **wanted))).json()
+            page = self._ask(Call("GET", "/v1/jobs", query_params(limit=page_size, cursor=cursor, **wanted))).json()
             yield from map(read_job, page["jobs"])
             cursor = page["next_cursor"]
             if cursor is None:
@@ -140,15 +143,15 @@ class Client:
     # --- streams
 
     def stream(self, job_id: UUID | str, *, last_id: str | None = None) -> Iterator[JobEvent]:
-        """Yield what happens to a job, from its beginning (or behind `last_id`) to its end, which is the last event.
+        """Yield the events of a job, from its beginning (or after `last_id`) to its end, which is the last event.
 
-        A connection that breaks is made again, and goes on where it was.
+        A broken connection is opened again and continues after the last event.
         """
         for name, event_id, data in self._follow(calls.job_path(job_id, "/events"), {}, last_id):
             yield JobEvent(name, data, event_id)
             if name == "end":
                 return
-        # it was followed to its end before, and that is all that the API has to say
+        # the stream had already been read to its end
         yield JobEvent("end", self.get(job_id).raw)
 
     def follow(
@@ -160,18 +163,20 @@ class Client:
         kind: Sequence[str] | None = None,
         queue: Sequence[str] | None = None,
     ) -> Iterator[TenantEvent]:
-        """Yield the events of all the tenant's jobs, without an end: behind `after`, an event's id, or from now on.
+        """Yield the events of all the tenant's jobs, without an end: after `after`, an event's id, or from now on.
 
-        `state` is that of the job after the event: `["succeeded", "dead"]` are the ends that callers care for.
-        Keep the id of the last one that you have handled, and nothing is missed however long you are away.
+        `state` filters by the job's state after the event: `["succeeded", "dead"]` is usually enough.
+        Keep the id of the last event that you have handled: with it nothing is missed, however long the interruption.
         """
-        for _, _, data in self._follow("/v1/events", given(event=event, state=state, kind=kind, queue=queue), after):
+        for _, _, data in self._follow(
+            "/v1/events", query_params(event=event, state=state, kind=kind, queue=queue), after
+        ):
             yield read_event(data)
 
     def _follow(
         self, path: str, params: Mapping[str, Any], last_id: str | None
     ) -> Iterator[tuple[str, str | None, dict[str, Any]]]:
-        call, last, trouble = Call("GET", path, params), last_id, Trouble(self._retry_seconds)
+        call, last, retry_state = Call("GET", path, params), last_id, RetryState(self._retry_seconds)
         while True:
             headers = {"Last-Event-ID": last} if last else {}
             try:
@@ -183,24 +188,24 @@ class Client:
                     if source.response.status_code >= 400:
                         source.response.read()
                         raise problem_in(source.response)
-                    trouble.over()
+                    retry_state.reset()
                     for item in source:
                         known, last = last, item.id or last
                         if item.data:
                             yield item.event, item.id if item.id != known else None, item.json()  # type: ignore[misc]
-                continue  # the server ends a stream now and then, and expects us again
+                continue  # the server ends streams from time to time, and expects a new request
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the stream at {path} broke: {error!r}")
             except Problem as error:
                 failure = error
-            time.sleep(trouble.pause(call, failure))
+            time.sleep(retry_state.pause(call, failure))
 
     # --- files
 
     def upload(
         self, source: Path | bytes, *, filename: str | None = None, on_progress: Progress | None = None
     ) -> Artifact:
-        """Put up a file to be used by jobs, as `{"artifact": id}` in a payload. `on_progress` gets (sent, of)."""
+        """Upload a file for payloads of jobs (`{"artifact": id}`). `on_progress` gets bytes (sent, total)."""
         upload = open_upload(source, filename)
 
         def parts() -> Iterator[bytes]:
@@ -213,15 +218,15 @@ class Client:
         return read_artifact(self._ask(call, parts, {"Content-Length": str(upload.size)}).json())
 
     def artifacts(self, job_id: UUID | str) -> list[Artifact]:
-        """List the files that a job has put out."""
+        """Return the output files of a job."""
         return [
             read_artifact(item)
             for item in self._ask(Call("GET", calls.job_path(job_id, "/artifacts"))).json()["artifacts"]
         ]
 
     def download(self, artifact: Artifact, target: Path, *, on_progress: Progress | None = None) -> Path:
-        """Bring a file down to `target`; goes on where it was when the connection breaks, and checks the SHA-256."""
-        download, trouble = Download(artifact, target), Trouble(self._retry_seconds)
+        """Download a file to `target`; a broken connection is resumed, and the SHA-256 is checked."""
+        download, retry_state = Download(artifact, target), RetryState(self._retry_seconds)
         call = Call("GET", calls.artifact_path(artifact.id))
         while not download.done:
             try:
@@ -232,17 +237,17 @@ class Client:
                     with download.open(response.status_code) as file:
                         for part in response.iter_bytes(CHUNK):
                             file.write(part)
-                            trouble.over()
+                            retry_state.reset()
                             download.came(file.tell(), on_progress)
                 continue
             except httpx2.TransportError as error:
                 failure: ClientError = NoAnswer(f"the download broke: {error!r}")
             except Problem as error:
                 failure = error
-            time.sleep(trouble.pause(call, failure))
+            time.sleep(retry_state.pause(call, failure))
         return download.finish()
 
-    # --- whatever else there is
+    # --- any other operation
 
     def call(
         self,
@@ -253,15 +258,15 @@ class Client:
         body: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
-        """Call any operation of the API (`/docs` has them all) and return its JSON; None when it has none.
+        """Call any operation of the API (`/docs` lists them) and return its JSON; None without a body.
 
-        Repeated like the others: GET, PUT, DELETE and what has a key whatever went wrong, the rest when nothing was
-        done.
+        Retried like the other methods: GET, PUT, DELETE and requests with a key after any failure, others only when
+        nothing was done.
         """
-        response = self._ask(calls.other(method, path, given(**(params or {})), body, idempotency_key))
+        response = self._ask(calls.other(method, path, query_params(**(params or {})), body, idempotency_key))
         return response.json() if response.content else None
 
-    # --- a call
+    # --- sending
 
     def _ask(
         self,
@@ -269,8 +274,8 @@ class Client:
         parts: Callable[[], Iterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> httpx2.Response:
-        """Carry a call out, again where that may help; returns an answer that is no error."""
-        trouble = Trouble(self._retry_seconds)
+        """Send a call, with retries, and return its successful answer."""
+        retry_state = RetryState(self._retry_seconds)
         while True:
             try:
                 response = self._http.request(
@@ -286,11 +291,11 @@ class Client:
                 failure: ClientError = problem_in(response)
             except httpx2.TransportError as error:
                 failure = NoAnswer(f"{call.method} {str(self._http.base_url).rstrip('/')}{call.path}: {error!r}")
-            time.sleep(trouble.pause(call, failure))
+            time.sleep(retry_state.pause(call, failure))
 
 
 def problem_in(response: httpx2.Response) -> Problem:
-    """Return the problem of an answer that has been read."""
+    """Return the problem of an error answer whose body has been read."""
     try:
         body: Any = response.json()
     except ValueError:

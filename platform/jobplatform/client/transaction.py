@@ -1,8 +1,8 @@
-"""Submit in a transaction of one's own: the job is accepted if and only if that commits.
+"""Submit in your own transaction: the job is accepted if and only if the transaction commits.
 
 See docs/howto/own-transaction.md.
 
-The ledger has to stand in the same database as one's own tables. It needs SQLAlchemy, and nothing else of the platform.
+The ledger must be in the same database as your tables. It needs SQLAlchemy, and no other part of the platform.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job that is there when the transaction commits; `created` False: an earlier order with its key has made it."""
+    """A job that exists once the transaction commits; `created` False: its key belongs to an earlier job."""
 
     id: UUID
     created: bool
@@ -47,14 +47,14 @@ def submit(
     idempotency_key: str | None = None,
     schema: str | None = None,
 ) -> Submitted:
-    """Order a job in the transaction of this session or connection.
+    """JobRequest a job in the transaction of this session or connection.
 
-    `key` is an API key: its tenant, scopes, kinds and quotas hold as in the API. What does not fit the kind's schema is
-    a dead letter (`invalid_payload`) soon after the commit. `schema`: where the ledger stands, when the search path
-    does not say it.
+    `key` is an API key: its tenant, scopes, kinds and quotas apply as in the API. A payload that violates the kind's
+    schema becomes a dead letter (`invalid_payload`) soon after the commit. `schema`: the ledger's schema, when the
+    search path does not include it.
 
-    Raises `Unauthorized`, `Forbidden`, `Invalid`, `Conflict` or `TooManyRequests`, with nothing ordered; the
-    transaction goes on and may be committed all the same.
+    Raises `Unauthorized`, `Forbidden`, `Invalid`, `Conflict` or `TooManyRequests`, with nothing submitted; the
+    transaction stays usable and may still be committed.
     """
     values = _values(key, kind, payload, priority, run_at, start_by, max_attempts, tags, unique, idempotency_key)
     return _read(session.execute(_statement(schema), values).one())
@@ -75,7 +75,7 @@ async def submit_async(
     idempotency_key: str | None = None,
     schema: str | None = None,
 ) -> Submitted:
-    """Do what `submit` does, in an async session or connection."""
+    """`submit` for an async session or connection."""
     values = _values(key, kind, payload, priority, run_at, start_by, max_attempts, tags, unique, idempotency_key)
     return _read((await session.execute(_statement(schema), values)).one())
 
