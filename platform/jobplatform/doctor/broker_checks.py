@@ -1,4 +1,4 @@
-"""RabbitMQ: reachable, without alarms, with the topology as this version declares it."""
+"""Checks of RabbitMQ: reachable, without alarms, with the topology that this version declares."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ APPLY = "jobplatform broker apply"
 
 
 def check_broker(ledger: Ledger | None, config: Settings) -> Iterator[Finding]:
-    """Yield lines on RabbitMQ; only the first one when it can't be reached. `ledger` None: it can't be asked."""
+    """Yield findings on RabbitMQ; only the first when it is not reachable. `ledger` None: it is not reachable."""
     url = config.broker_url.get_secret_value()
     try:
         with connected(url, name="jobplatform doctor") as connection:
@@ -79,7 +79,7 @@ def _epoch(connection: Any, ledger: Ledger) -> Iterator[Finding]:
 
 
 def _workers(ledger: Ledger, config: Settings) -> dict[str, int]:
-    """Return queue → how many live workers say that they consume it."""
+    """Return queue → number of live workers that report to consume it."""
     try:
         with ledger.statement() as session:
             return {name: workers for name, (_, workers) in live_slots(session, config.lease_seconds).items()}
@@ -125,7 +125,7 @@ def _managed(
 
 
 def _consumers(stand: Mapping[str, Any], workers: Mapping[str, int]) -> Iterator[Finding]:
-    """Compare what workers say with RabbitMQ's consumers: one that reconnects forever is alive, and takes nothing."""
+    """Compare workers with RabbitMQ's consumers: a worker that reconnects forever is alive but consumes nothing."""
     short = [
         f"{name}: {count} workers say that they consume it, RabbitMQ has {stand[name].get('consumers', 0)} consumers"
         for name, count in sorted(workers.items())
@@ -137,14 +137,14 @@ def _consumers(stand: Mapping[str, Any], workers: Mapping[str, int]) -> Iterator
         yield ok("consumers", "RabbitMQ has a consumer for each queue of each live worker")
 
 
-#: what a policy must not set: it decides over the queue's own arguments, and messages would be dropped
+#: what a policy must not set: it would override the queue's arguments, and messages would be dropped
 _DANGEROUS = frozenset(
     ("max-length", "max-length-bytes", "message-ttl", "expires", "overflow", "dead-letter-exchange", "delivery-limit")
 )
 
 
 def _policies(stand: Mapping[str, Any], topology: Topology) -> Iterator[Finding]:
-    """Name the policies that change what this version has declared."""
+    """Find policies that override the declared arguments of queues."""
     result = []
     for queue in topology.queues:
         effective = (stand.get(queue.name) or {}).get("effective_policy_definition") or {}

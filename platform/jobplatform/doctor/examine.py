@@ -1,4 +1,4 @@
-"""Everything that keeps jobs from running, looked at in one call."""
+"""All checks of what keeps jobs from running."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobplatform.ledger.session import Ledger
 
 
 def examine(ledger: Ledger, config: Settings) -> Iterator[Finding]:
-    """Yield a line per check, as they are done; what can't be looked at since something else is away is left out."""
+    """Yield a finding per check, as they are made; checks that depend on something unreachable are left out."""
     kinds: KindRegistry | None = None
     try:
         kinds = load_kinds(config.kind_modules, config.pools)

@@ -1,4 +1,4 @@
-"""What a check has found: one line, and the command that mends it."""
+"""The result of a check: one line, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Level = Literal["ok", "warning", "failed"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `remedy` is what to do about it, a command where there is one."""
+    """One line; `remedy` says what to do, with a command if possible."""
 
     check: str
     level: Level
@@ -19,20 +19,20 @@ class Finding:
     remedy: str = ""
 
 
-#: a group of checks; what it can't do without is asked for first
+#: a group of checks; the one that the others depend on comes first
 Check = Callable[[], Iterator[Finding]]
 
 
 def ok(check: str, message: str) -> Finding:
-    """Return a line that is as it should be."""
+    """Return a finding without fault."""
     return Finding(check, "ok", message)
 
 
 def warning(check: str, message: str, remedy: str = "") -> Finding:
-    """Return a line that somebody should look at: jobs run nevertheless."""
+    """Return a finding that needs attention, although jobs run."""
     return Finding(check, "warning", message, remedy)
 
 
 def failed(check: str, message: str, remedy: str) -> Finding:
-    """Return a line that keeps jobs from running."""
+    """Return a finding that keeps jobs from running."""
     return Finding(check, "failed", message, remedy)

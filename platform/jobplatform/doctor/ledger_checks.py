@@ -1,4 +1,4 @@
-"""The ledger: reachable, of this version, with room and no old snapshots; and what it knows of the processes."""
+"""Checks of the ledger (reachable, migrated, with room, no old snapshots) and of the processes that it knows."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from jobplatform.ledger.schema import head, revision_of
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.explain_job import DISPATCHER_HEARTBEATS
 
-#: s: callers' clocks may differ from the ledger's by five, before orders with times are refused
+#: s; submissions with times are refused when the caller's clock differs from the ledger's by five
 SKEW_SECONDS = 2.0
 OLD_SNAPSHOT_SECONDS = 600
 #: of all connections
 CROWDED = 0.8
-#: s: waits that somebody should know of, where a slot is free
+#: s; a longer wait is reported when a slot is free
 WAITS_SECONDS = 60.0
 OVERDUE_SECONDS = 30.0
 
 
 def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
-    """Yield lines on Postgres itself; only the first one when it can't be reached."""
+    """Yield findings on Postgres itself; only the first when it is not reachable."""
     began = time.perf_counter()
     try:
         with ledger.statement() as connection:
@@ -63,7 +63,7 @@ def _revision(connection: Connection) -> Iterator[Finding]:
 
 
 def _mode(connection: Connection) -> Iterator[Finding]:
-    """Yield a line when the database takes no writes, or is not the cluster that the feeds count by."""
+    """Yield a finding when the database is read-only, or is not the cluster whose transaction ids the feeds use."""
     row = connection.execute(
         text("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS read_only")
     ).one()
@@ -84,7 +84,7 @@ def _mode(connection: Connection) -> Iterator[Finding]:
 
 
 def _strangers(connection: Connection) -> Iterator[Finding]:
-    """Yield a line when others may create functions where the ledger's functions look for theirs (CVE-2018-1058)."""
+    """Yield a finding when other roles may create functions in the search path of the ledger's (CVE-2018-1058)."""
     grantees = connection.execute(
         text(
             """
@@ -163,7 +163,7 @@ def _room(connection: Connection) -> Iterator[Finding]:
 
 
 def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None) -> Iterator[Finding]:
-    """Yield lines on what runs, as the ledger knows it: dispatchers, workers of every queue and kind, what waits."""
+    """Yield findings on dispatchers, workers of every queue and kind, and waiting jobs."""
     with ledger.statement() as connection:
         yield from _dispatchers(connection, config)
         for row in queues.measure_queues(connection, config.lease_seconds):

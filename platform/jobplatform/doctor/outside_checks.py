@@ -1,4 +1,4 @@
-"""What the built-in kinds need: mail relay, ffmpeg, model server, storage; and settings that don't go together."""
+"""Checks of what the built-in kinds need (mail relay, ffmpeg, model server, storage), and of contradictory settings."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from jobplatform.doctor.finding import Finding, failed, ok, warning
 from jobplatform.domain.kinds import KindRegistry
 
 SECONDS = 3.0
-#: of the artifact store's disk, before the doctor warns
+#: free share of the artifact store's disk below which the doctor warns
 LEAST_FREE_BYTES, LEAST_FREE = 1_000_000_000, 0.05
 
 
 def check_outside(config: Settings, kinds: KindRegistry) -> Iterator[Finding]:
-    """Yield lines on what the registered kinds reach, from this machine."""
+    """Yield findings on the services that the registered kinds use, as seen from this machine."""
     yield _storage(config)
     if "email.send" in kinds:
         yield _mail(config)
@@ -45,7 +45,7 @@ def _storage(config: Settings) -> Finding:
         with system.open(path, "rb") as file:
             same = file.read() == b"doctor"
         system.rm(path)
-    except Exception as error:  # each store has errors of its own
+    except Exception as error:  # each store raises its own errors
         return failed("storage", f"{config.artifact_url}: {error!r}", "mend JOBPLATFORM_ARTIFACT_URL, or its rights")
     if not same:
         return failed("storage", f"{config.artifact_url} gives back other bytes", "look at the store")
@@ -104,7 +104,7 @@ def _models(config: Settings) -> Finding:
 
 
 def check_settings(config: Settings, kinds: KindRegistry) -> Iterator[Finding]:
-    """Yield lines on settings that contradict each other; what can't work at all is refused when it is read."""
+    """Yield findings on settings that contradict each other; invalid ones are refused when they are read."""
     wrong = []
     patience = job_queue_arguments("quorum")["x-consumer-timeout"] / 1000
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Draw the graph of a workflow as SVG: columns by who waits for whom, many alike as one stack."""
+"""Draw the graph of a workflow as SVG: columns in order of dependency, many similar steps as one stack."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
-#: so many alike, with the same parents and children, are drawn as one stack
+#: from this number on, similar steps with the same parents and children are drawn as one stack
 STACK_FROM = 7
 MAX_PLACES = 2000
 WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, HEAD = 208, 46, 64, 16, 24, 72
-#: state → its colour group
+#: state → colour group
 LOOKS = {
     "succeeded": "good",
     "done": "good",
@@ -43,7 +43,7 @@ svg{font:12px system-ui,sans-serif;background:#fff}.t{fill:#1c2430}.s{fill:#5b66
 
 @dataclass
 class _Box:
-    """One rectangle: a step, or a stack of steps that are alike; without any, a place that an edge goes through."""
+    """One rectangle: a step, or a stack of similar steps; without any, a point that an edge passes through."""
 
     nodes: list[Mapping[str, Any]]
     column: int = 0
@@ -98,7 +98,7 @@ def _boxes(nodes: Sequence[Mapping[str, Any]], edges: Iterable[Mapping[str, str]
 
 
 def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
-    """Give every box its column (behind all it waits for) and its row (near those it waits for)."""
+    """Give every box its column (after all its predecessors) and its row (near them)."""
     waiting = [len(box.parents) for box in boxes]
     ready = [index for index, count in enumerate(waiting) if not count]
     while ready:
@@ -122,7 +122,7 @@ def _arrange(boxes: list[_Box]) -> list[list[_Box]]:
 
 
 def _bridge(boxes: list[_Box]) -> None:
-    """Lead edges over several columns through places of their own, so that they cross no box, while these are few."""
+    """Route edges that span several columns through points of their own, so that they cross no box; only while few."""
     spans = (boxes[child].column - box.column - 1 for box in boxes for child in box.children)
     if sum(spans) > MAX_PLACES:
         return
@@ -216,7 +216,7 @@ def _seconds(span: timedelta) -> str:
 
 
 def _common(names: Sequence[str]) -> str:
-    """What all names begin with: `resize` of resize[0], resize[1], …"""
+    """Return the common prefix of names: `resize` of resize[0], resize[1], …"""
     first, last = min(names), max(names)
     length = next(
         (index for index, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), len(first)
@@ -225,7 +225,7 @@ def _common(names: Sequence[str]) -> str:
 
 
 def _safe(text: str) -> str:
-    """Return text that may stand in XML: an error may have control characters."""
+    """Return text that is valid in XML: an error message may have control characters."""
     return escape(_NO_XML.sub("�", text))
 
 

@@ -1,4 +1,4 @@
-"""Draw the graph of a workflow with lines of text: a step per line, its lanes beside it, as `git log --graph` does."""
+"""Draw the graph of a workflow as text, a step per line with lanes beside it, like `git log --graph`."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-#: so many alike, with the same parents and children, are one line
+#: from this number on, similar steps with the same parents and children are one line
 STACK_FROM = 4
-#: a graph that wants more lanes is no picture any more
+#: a graph with more lanes is not readable
 MOST_LANES = 24
 
 Names = tuple[str, ...]
 
 
 def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, Any]]]] | None:
-    """Return (lanes, nodes) for each line, top to bottom: the nodes of that line, none where lanes only meet or part.
+    """Return (lanes, nodes) for each line, top to bottom; no nodes where lanes only merge or fork.
 
-    `graph` has the form of `GET /v1/workflows/{id}/graph`. None: it is too wide to be drawn.
+    `graph` has the form of `GET /v1/workflows/{id}/graph`. None: it is too wide to draw.
     """
     stacks, children = _stacked(graph["nodes"], [(str(item["from"]), str(item["to"])) for item in graph["edges"]])
     lines: list[tuple[str, list[Mapping[str, Any]]]] = []
@@ -35,7 +35,7 @@ def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, An
         row = ["●" if place == first else _lane(wanted) for place, wanted in enumerate(lanes)]
         lines.append((" ".join(row).rstrip(), stacks[name]))
         lanes[first] = None
-        # a lane for each of those that wait for it; the first one goes on in its own
+        # a lane for each successor; the first continues in this one
         opened: list[int] = []
         for child in sorted(children[name]):
             place = first if not opened else _free(lanes)
@@ -53,7 +53,7 @@ def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, An
 def _stacked(
     nodes: Sequence[Mapping[str, Any]], edges: Iterable[tuple[str, str]]
 ) -> tuple[dict[str, list[Mapping[str, Any]]], dict[str, set[str]]]:
-    """Return the lines by a name of their own, each with the nodes that are alike, and whom each leads to."""
+    """Return lines by name, each with its similar nodes, and the successors of each."""
     parents: dict[str, set[str]] = defaultdict(set)
     children: dict[str, set[str]] = defaultdict(set)
     for before, after in edges:
@@ -78,7 +78,7 @@ def _stacked(
 
 
 def _in_order(stacks: dict[str, Any], children: Mapping[str, set[str]]) -> Iterable[str]:
-    """Yield lines so that each comes after those it waits for; what has just begun is gone on with."""
+    """Yield lines in topological order, depth first."""
     waiting = Counter(child for each in children.values() for child in each)
     ready = [name for name in reversed(stacks) if not waiting[name]]
     while ready:
@@ -91,7 +91,7 @@ def _in_order(stacks: dict[str, Any], children: Mapping[str, set[str]]) -> Itera
 
 
 def _free(lanes: list[str | None]) -> int:
-    """Return an empty lane behind which there is none that is taken, so that lines never cross."""
+    """Return an empty lane with no used lane after it, so that lines never cross."""
     while lanes and lanes[-1] is None:
         lanes.pop()
     lanes.append(None)
@@ -103,7 +103,7 @@ def _lane(wanted: str | None) -> str:
 
 
 def _join(lanes: Sequence[str | None], first: int, others: Sequence[int], turns: str) -> str:
-    """Return the line in which lanes meet in the first one, or part from it."""
+    """Return the line in which lanes merge into the first one, or fork from it."""
     between, last = turns[0], turns[1]
     row = []
     for place, wanted in enumerate(lanes):

@@ -1,4 +1,4 @@
-"""Logs: a static event name, data as fields, identifiers not objects; JSON by default.
+"""Logs: a static event name, data as fields, identifiers instead of objects; JSON by default.
 
 Named `logs`, never `logging`: see docs/decisions/0002-platform-folder.md for what a module that hides the standard
 library does.
@@ -13,7 +13,7 @@ from typing import Any
 import orjson
 import structlog
 
-#: what every record gets: those of structlog, and those of the standard library
+#: processors of every record, from structlog and from the standard library
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -22,7 +22,7 @@ _SHARED: list[Any] = [
 
 
 def log_formatter(style: str = "json") -> logging.Formatter:
-    """Return the formatter of all logs; named in deploy/granian/logs.json too."""
+    """Return the formatter of all logs; deploy/granian/logs.json names it too."""
     renderer: Any = (
         structlog.processors.JSONRenderer(serializer=lambda value, **_: orjson.dumps(value, default=str).decode())
         if style == "json"
@@ -39,11 +39,11 @@ def log_formatter(style: str = "json") -> logging.Formatter:
 
 
 def set_up_logs(level: str = "info", style: str = "json") -> None:
-    """Send structlog's and the standard library's records to stderr in one form."""
+    """Send the records of structlog and the standard library to stderr in one format."""
     structlog.configure(
         processors=[*_SHARED, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        # what is below the level costs nothing: the standard library's logger would drop it after rendering
+        # filtered here at no cost: the standard library's logger would drop records only after rendering
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )

@@ -1,8 +1,8 @@
-"""Prometheus metrics of all processes: what is counted, and the port where it is read.
+"""Prometheus metrics of all processes, and the port that exports them.
 
-Processes that fork, or that there are several of behind one port (API, prefork workers), share their counts through
-files in the folder that PROMETHEUS_MULTIPROC_DIR names; prometheus_client reads it when it is imported, so
-`share_between_processes` comes first.
+Processes that fork or that share a port (API, prefork workers) share their counts through
+files in the folder PROMETHEUS_MULTIPROC_DIR; prometheus_client reads that variable when it is imported, so
+`share_between_processes` must be called first.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-#: seconds; jobs take from a millisecond to hours
+#: buckets (s): jobs take from a millisecond to hours
 DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 REQUESTS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 def share_between_processes() -> None:
-    """Use an empty folder for this process and its forks; before the first fork, and before anything is counted."""
+    """Use an empty folder for this process and its forks; call it before the first fork and the first count."""
     folder = os.environ.get(FOLDER)
     if folder is None:
         folder = os.environ[FOLDER] = tempfile.mkdtemp(prefix="jobplatform-metrics-")
         atexit.register(_remove, folder, os.getpid())
     else:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        for file in Path(folder).glob("*.db"):  # of an earlier life
+        for file in Path(folder).glob("*.db"):  # of an earlier process
             file.unlink(missing_ok=True)
-    # prometheus_client chooses when it is imported, and Celery's command line has imported it already, by Flower
+    # prometheus_client decides at import, and Celery's command line has imported it already, through Flower
     from prometheus_client import values
 
     values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]
 
 
 def make_shared_folder() -> None:
-    """Make the folder that was named, when it is not there: a fresh container's is not. What is in it stays."""
+    """Create the named folder if it is missing, as in a fresh container. Its files stay."""
     if folder := os.environ.get(FOLDER):
         Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 def _remove(folder: str, pid: int) -> None:
-    if os.getpid() == pid:  # a fork inherits the order, not the folder
+    if os.getpid() == pid:  # a fork inherits the decision, not the folder
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -70,7 +70,7 @@ def _histogram(name: str, about: str, *labels: str, buckets: tuple[float, ...]) 
 
 
 class ApiMetrics:
-    """What an API process counts."""
+    """Metrics of an API process."""
 
     def __init__(self) -> None:
         self.requests = _counter("http_requests_total", "Requests answered", "endpoint", "method", "status")
@@ -80,7 +80,7 @@ class ApiMetrics:
 
 
 class DispatcherMetrics:
-    """What a dispatcher counts."""
+    """Metrics of a dispatcher."""
 
     def __init__(self) -> None:
         self.dispatched = _counter("jobs_dispatched_total", "Jobs dispatched and confirmed by RabbitMQ", "queue")
@@ -95,7 +95,7 @@ class DispatcherMetrics:
 
 
 class WorkerMetrics:
-    """What a worker and its children count."""
+    """Metrics of a worker and its children."""
 
     def __init__(self) -> None:
         self.runs = _counter("runs_total", "Runs ended", "queue", "kind", "outcome")
@@ -107,7 +107,7 @@ class WorkerMetrics:
 
 
 def _registry() -> Any:
-    """Return what is to be read: this process's counts, or those of all that share the folder."""
+    """Return the registry to export: of this process, or of all that share the folder."""
     import prometheus_client
     from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -119,7 +119,7 @@ def _registry() -> Any:
 
 
 def exposition() -> tuple[bytes, str]:
-    """Return the metrics as Prometheus reads them, and their content type."""
+    """Return the metrics in Prometheus' text format, and the content type."""
     import prometheus_client
 
     return prometheus_client.generate_latest(_registry()), prometheus_client.CONTENT_TYPE_LATEST
@@ -133,7 +133,7 @@ def serve_metrics(host: str, port: int) -> None:
 
 
 def _once(make: Callable[[], T]) -> Callable[[], T]:
-    """Return a function that makes one thing per process: two threads at the first use must not register it twice."""
+    """Return a function that creates one object per process, also when two threads call it first at once."""
     lock = threading.Lock()
     made: list[T] = []
 
