@@ -1,4 +1,4 @@
-"""The Flask application. It knows Postgres through the use cases, and no broker at all."""
+"""The Flask application. It reaches Postgres through the use cases, and never the broker."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobplatform.usecases.store_artifacts import ArtifactStore
 
 
 def create_app(config: Settings | None = None) -> Flask:
-    """Return the WSGI application. Connects to nothing before the first request."""
+    """Return the WSGI application. It opens no connection before the first request."""
     config = config or settings()
     ledger = open_ledger(
         config.database_url.get_secret_value(), name="api", limits=API, connections=config.api_database_connections
@@ -24,7 +24,7 @@ def create_app(config: Settings | None = None) -> Flask:
     app = Flask(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_upload_bytes
     app.url_map.strict_slashes = False
-    app.url_map.merge_slashes = False  # it would redirect, to a host that the caller names
+    app.url_map.merge_slashes = False  # it would redirect to a host that the caller chooses
     app.extensions["services"] = Services(
         settings=config,
         ledger=ledger,

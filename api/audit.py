@@ -1,4 +1,4 @@
-"""The audit log of the API: whatever changes something is noted before it is done, and its end after it."""
+"""The audit log of the API: every change is recorded before it is made, and its outcome afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_PATH_CHARACTERS = 1000
 
 
 def register(app: Flask, operations: Mapping[str, Operation]) -> None:
-    """Note every request that changes something, once its key was found good for it."""
+    """Record every request that changes something, once its key is authorised."""
 
     @app.before_request
     def _begin() -> None:
@@ -45,6 +45,6 @@ def register(app: Flask, operations: Mapping[str, Operation]) -> None:
             problem = response.get_json(silent=True) if response.mimetype == "application/problem+json" else None
             try:
                 audit_log.end_action(services().ledger, line, response.status_code, (problem or {}).get("code"))
-            except JobPlatformError as error:  # what was done is done, and the line says so without its end
+            except JobPlatformError as error:  # the change is made; the record stays without an outcome
                 log.warning("audit_line_without_end", line=line, error=str(error))
         return response

@@ -1,4 +1,4 @@
-"""Every request below /v1 carries an API key; the tenant behind it is the only one the request can see."""
+"""Authentication: every request below /v1 carries an API key, and can access only that key's tenant."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from api.operations import Operation
 from api.services import services
 from jobplatform.usecases.admit import Caller, admit
 
-#: what is open: pages and probes, with nothing of a tenant in them
+#: public endpoints: pages and probes, without any tenant's data
 OPEN_ENDPOINTS = frozenset(
     {"healthz", "readyz", "metrics", "openapi_json", "docs_page", "docs_asset", "docs_errors", "home"}
 )
-#: in the WSGI environ: who calls, where the server has asked already
+#: in the WSGI environ: the caller, if the server has checked the key already
 CALLER = "jobplatform.caller"
-#: asks for the key in the transaction of its own work: one round trip instead of two
+#: checks the key in the transaction of its own work: one round trip instead of two
 ADMITS_ITSELF = "submit_job"
-#: larger bodies are not read before the key was found good
+#: larger bodies are not read before the key is checked (bytes)
 PLAIN_BYTES = 16_384
 
 
 def register(app: Flask, operations: Mapping[str, Operation]) -> None:
-    """Check the key, and what it may be used for, before every endpoint that is not open."""
+    """Check the key and its scopes before every endpoint that is not public."""
 
     @app.before_request
     def _admit() -> None:
@@ -55,6 +55,6 @@ def tenant_id() -> UUID:
 
 
 def caller() -> Caller:
-    """Return who made the current request."""
+    """Return the caller of the current request."""
     authenticated: Caller = g.caller
     return authenticated

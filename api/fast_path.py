@@ -1,9 +1,9 @@
-"""`POST /v1/jobs` without the framework's part, and many at once: the one request that teams make for every job.
+"""`POST /v1/jobs` without Flask, in batches: the one request that teams make for every job.
 
-Requests that come while a commit is under way are written together by the next one: one round trip, one commit and one
-wake-up of Postgres for all of them. Nobody is answered before the commit that holds the job (I1), and at low load
-nobody waits for anybody. What is checked, and what is answered, is the endpoint's own code; a request that is not plain
-goes the usual way (docs/operations/performance.md has the figures).
+Requests that arrive during a commit are written together by the next one (group commit): one round trip, one commit
+and one wake-up of Postgres for all of them. No request is answered before the commit of its job (I1), and at low load
+no request waits for another. Validation and answers are the endpoint's own code; a request with other features goes
+through Flask (docs/operations/performance.md has the figures).
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from jobplatform.usecases.submit_job import ApiKey, CheckedSubmission, check_sub
 
 PATH = "/v1/jobs"
 JSON = ("content-type", "application/json")
-#: how many jobs one commit takes
+#: maximum number of jobs per commit
 BATCH = 200
 
 
 class FastPath:
-    """Accepts plain orders on the event loop, with one thread that writes."""
+    """Accepts plain submissions on the event loop, with one thread that writes."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
@@ -40,7 +40,7 @@ class FastPath:
         self._thread = RequestThreads(1)
 
     async def answer(self, scope: Any, body: IO[bytes] | bytes) -> Reply | None:
-        """Return status, headers and body; None when the request has to go the usual way."""
+        """Return status, headers and body; None when the request has to go through Flask."""
         if scope.path != PATH or scope.method != "POST" or not isinstance(body, bytes) or len(body) > PLAIN_BYTES:
             return None
         headers = scope.headers
@@ -52,10 +52,10 @@ class FastPath:
             caller = ApiKey(read_key(authorization))
             command = read_command(self._services.kinds, Order(body, media_type, authorization, None))
             if command.unique is not None:
-                return None  # it may have to wait for another order
+                return None  # it may have to wait for another submission
             checked = check_submission(self._services.kinds, command)
         except Exception:
-            return None  # the usual way finds it again, asks for the key first, and says it in full
+            return None  # Flask finds the error again, checks the key first, and reports it in full
         began = time.perf_counter()
         try:
             job = await self._write(caller, checked)
@@ -78,7 +78,7 @@ class FastPath:
         return await future
 
     async def _write_all(self) -> None:
-        """Write what waits, and what has come meanwhile, until nothing waits."""
+        """Write all waiting requests, and those that have arrived meanwhile, until none waits."""
         has = self._services
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
@@ -86,7 +86,7 @@ class FastPath:
             try:
                 jobs = await self._thread.run(submit_checked, has.ledger, has.hints, orders)
             except Exception as error:
-                # one order that the ledger can't take must not be everybody's error: each goes the usual way alone
+                # one submission that the ledger refuses must not fail the others: each goes through Flask alone
                 alone = getattr(error, "pgcode", None) is not None
                 for _, _, future in batch:
                     if not future.done():

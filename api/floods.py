@@ -1,4 +1,4 @@
-"""Answers that say "not now" come by the thousand when they come: a line for the first, then one every few seconds."""
+"""Rate limit for log lines of refusals, which come by the thousand: the first, then a count every few seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = get_log(__name__)
 
 
 class Floods:
-    """Counts what is refused, by the problem's code; may be shared by threads."""
+    """Counts refusals by the problem's code; may be shared by threads."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
         self._seconds = seconds
@@ -20,7 +20,7 @@ class Floods:
         self._lock = threading.Lock()
 
     def note(self, code: str, detail: str) -> None:
-        """Log a refusal, or count it when one of this code was logged just now."""
+        """Log a refusal, or only count it when one with this code was logged recently."""
         with self._lock:
             if code in self._counts:
                 self._counts[code] += 1

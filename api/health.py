@@ -1,4 +1,4 @@
-"""`/healthz`: this process lives. `/readyz`: it can accept jobs, which needs Postgres alone. `/metrics`."""
+"""`/healthz`: this process is alive. `/readyz`: it can accept jobs, which needs only Postgres. `/metrics`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What happens, told to all who follow it: one poll of the ledger for a whole process, not one per stream.
+"""Publishes events to all followers in this process: one poll of the ledger per process instead of one per stream.
 
-A poll reads what is new in the feeds of the tenants that somebody follows, by one range of an index each: what it
-costs is what happens, not how many follow. Those who follow a feed get events in the feed's order, below the horizon
-(`ledger.feed`); those who follow one job get its events at once, as these are in order by themselves.
+A poll reads new events of the followed tenants' feeds, one index range each, so its cost depends on the number of
+events, not of followers. Followers of a feed get events in the feed's order, below the horizon (`ledger.feed`);
+followers of one job get its events at once, as these are always in order.
 """
 
 from __future__ import annotations
@@ -25,48 +25,48 @@ log = get_log(__name__)
 
 POLL_SECONDS = 0.1
 PROGRESS_SECONDS = 0.5
-#: after a ledger that was away
+#: pause after a failed poll (s)
 AWAY_SECONDS = 1.0
-#: how soon a stream ends whose key was revoked
+#: time after which a stream ends whose key was revoked (s)
 KEYS_SECONDS = 5.0
-#: events of a tenant that one poll reads
+#: maximum number of events of a tenant per poll
 MOST_EVENTS = 2000
-#: who has so many unread is too slow: the stream ends, and goes on where it was when the caller comes again. More than
-#: one poll can bring: nobody reads while it is told
+#: a follower with so many unread items is too slow: its stream ends, and resumes when the caller reconnects. More than
+#: one poll can deliver, as nobody reads during the delivery
 MOST_UNREAD = 2 * MOST_EVENTS
 
 
 class Look(Enum):
-    """What a follower of a job finds in his queue when he has to look into its history by himself."""
+    """In a job follower's queue: read the job's history from the ledger."""
 
     AGAIN = "again"
 
 
-#: what a follower finds in his queue: an event, the progress of his job, that he has to look, or the end
+#: an item of a follower's queue: an event, progress of the job, a request to read the ledger, or the end
 Item = FeedEvent | Mapping[str, Any] | Look | None
 Follow = Callable[[Mapping[UUID, FeedPosition], set[UUID]], tuple[int, dict[UUID, list[FeedEvent]]]]
 
 
 @dataclass(eq=False)
 class Follower:
-    """Somebody who follows a tenant's feed, or one of its jobs."""
+    """A subscriber to a tenant's feed, or to one of its jobs."""
 
     tenant_id: UUID
     key_id: UUID
     job_id: UUID | None = None
-    #: what he has had: of a feed by place, of a job by id alone
+    #: received events: of a feed by position, of a job by id
     behind: FeedPosition = field(default_factory=FeedPosition)
     unread: asyncio.Queue[Item] = field(default_factory=lambda: asyncio.Queue(MOST_UNREAD + 1))
     progress: Any = None
     is_over: bool = False
 
     def has_had(self, event: FeedEvent) -> bool:
-        """Return whether he has had this event."""
+        """Return whether it has received this event."""
         return event.place.id <= self.behind.id if self.job_id is not None else event.place <= self.behind
 
     def offer(self, item: Item) -> None:
-        """Put something into the queue; who does not read it is sent away, and hears nothing more: behind a hole nobody
-        could go on.
+        """Put an item into the queue. A follower whose queue is full is disconnected, as it could not continue after
+        a gap.
         """
         if self.is_over:
             return
@@ -76,14 +76,14 @@ class Follower:
             self.end()
 
     def end(self) -> None:
-        """Send him away, once he has read what he has."""
+        """Disconnect it after it has read its queue."""
         if not self.is_over:
             self.is_over = True
             self.unread.put_nowait(None)
 
 
 class Hub:
-    """All who follow something in this process."""
+    """All followers in this process."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class Hub:
         self._follow, self._progress, self._valid_keys, self._clock = follow, progress, valid_keys, clock
         self._followers: set[Follower] = set()
         self._places: dict[UUID, FeedPosition] = {}
-        # a thread of its own: polls must not queue behind requests, nor requests behind polls
+        # its own thread: polls must not queue behind requests, nor requests behind polls
         self._thread = RequestThreads(1)
         self._poll: asyncio.Task[None] | None = None
         self._progress_at = self._keys_at = 0.0
@@ -104,20 +104,20 @@ class Hub:
         return len(self._followers)
 
     def add(self, follower: Follower, now: FeedPosition) -> None:
-        """Tell a follower what happens from `now` on (`usecases.read_feed.now_in`)."""
+        """Publish to a follower all events from `now` on (`usecases.read_feed.now_in`)."""
         self._followers.add(follower)
         self._places.setdefault(follower.tenant_id, now)
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._run())
 
     def remove(self, follower: Follower) -> None:
-        """Tell him nothing any more."""
+        """Remove a follower."""
         self._followers.discard(follower)
         if all(item.tenant_id != follower.tenant_id for item in self._followers):
             self._places.pop(follower.tenant_id, None)
 
     def end_all(self) -> None:
-        """Send everybody away: the process ends."""
+        """Disconnect all followers: the process ends."""
         for follower in self._followers:
             follower.end()
 
@@ -128,7 +128,7 @@ class Hub:
                 await self._tell_events()
                 await self._tell_progress()
                 await self._check_keys()
-            except JobPlatformError as error:  # the ledger is away: the places stay where they are
+            except JobPlatformError as error:  # the ledger is not reachable: the positions stay
                 log.warning("feeds_not_read", error=str(error))
                 await asyncio.sleep(AWAY_SECONDS)
 
@@ -147,7 +147,7 @@ class Hub:
             _tell_jobs(tenant_id, events, of_jobs)
             feeds = of_feeds.get(tenant_id, ())
             if feeds and tenant_id not in with_kinds:
-                continue  # the first one has come during this poll: the next one is asked for kinds, too
+                continue  # the first one was added during this poll: the next poll reads kinds, too
             for event in events:
                 if event.place.tx < horizon:
                     for feed in feeds:
@@ -181,9 +181,9 @@ class Hub:
 
 
 def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UUID | None, Sequence[Follower]]) -> None:
-    """Tell those who follow jobs, in the order of ids: lines of one job become visible in that order.
+    """Publish to followers of jobs in the order of ids, in which events of one job become visible.
 
-    Of a page that is full there may be more with lower ids: then they look by themselves.
+    After a full page there may be more events with lower ids: then the followers read the ledger.
     """
     if len(events) >= MOST_EVENTS:
         for followers in of_jobs.values():
@@ -203,7 +203,7 @@ def _tell(follower: Follower, event: FeedEvent) -> None:
 
 
 def next_place(behind: FeedPosition, events: Sequence[FeedEvent], horizon: int) -> FeedPosition:
-    """Return where the next poll begins: above the horizon once more, as others may come before what is there."""
+    """Return where the next poll begins: events above the horizon are read again, as others may precede them."""
     if len(events) >= MOST_EVENTS and events[-1].place.tx < horizon:
         return events[-1].place
     return max(behind, FeedPosition(horizon - 1, BEHIND_ALL))

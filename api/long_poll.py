@@ -1,4 +1,4 @@
-"""Answer when something has ended: `?wait=SECONDS` and `Prefer: wait=SECONDS`."""
+"""Long polls: `?wait=SECONDS` and `Prefer: wait=SECONDS` answer at the end of a job or workflow."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _PREFER = re.compile(r"\bwait=(\d{1,4})\b")
 
 
 def when_ended(subject_id: UUID, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
-    """Return what `read` gives: when it has ended, at the latest after so many seconds (of the query, or preferred)."""
+    """Return the result of `read` once it has ended, or after the requested seconds (of the query, or preferred)."""
     seconds = seconds or _preferred()
     here = read()
     if seconds and not has_ended(here) and not request.environ.get(PARKED):
         if request.environ.get(CAN_PARK):
-            request.environ[WAIT] = Wait(subject_id, seconds)  # api.server asks again when it has ended
+            request.environ[WAIT] = Wait(subject_id, seconds)  # api.server repeats the request when it has ended
         else:
             here = _wait_here(here, seconds, read, has_ended)
     return here
@@ -38,7 +38,7 @@ def _preferred() -> float:
 
 
 def _wait_here(result: T, seconds: float, read: Callable[[], T], has_ended: Callable[[T], bool]) -> T:
-    """Wait in this thread, for servers without an event loop (gunicorn), while there is a place left to do so."""
+    """Wait in this thread, on servers without an event loop (gunicorn), if fewer than `blocking_waits` do so."""
     has = services()
     if not has.blocking_waits.acquire(blocking=False):
         return result

@@ -1,4 +1,4 @@
-"""Every request is counted and timed, by endpoint: the route's name, never the path, which callers choose."""
+"""Request metrics by endpoint: the route's name, never the path, which callers choose."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobplatform.observe.metrics import api_metrics
 
 log = get_log(__name__)
 
-#: what is asked every few seconds by machines
+#: endpoints that machines poll every few seconds
 NOT_COUNTED = frozenset({"healthz", "readyz", "metrics"})
 
 
@@ -27,7 +27,7 @@ def count_request(endpoint: str, method: str, status: int, seconds: float) -> No
 
 @contextmanager
 def ignore_metric_errors() -> Iterator[None]:
-    """What can't be counted (a full disk, say) must not turn a job that is committed into an error."""
+    """A failure to count (a full disk, for example) must not turn a committed job into an error."""
     try:
         yield
     except Exception as error:
@@ -35,7 +35,7 @@ def ignore_metric_errors() -> Iterator[None]:
 
 
 def register(app: Flask) -> None:
-    """Count what goes through Flask; the express lane counts its own."""
+    """Count requests through Flask; the fast path counts its own."""
 
     @app.before_request
     def _begin() -> None:

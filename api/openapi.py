@@ -1,7 +1,7 @@
 """OpenAPI 3.1, built from the operations and their pydantic models, with the schema of every kind's payload.
 
-Not by a layer over Flask: those tried either validate a body that is not JSON as an empty one, or compute a JSON
-Schema per request (docs/decisions/0005-openapi.md).
+It is not built by a Flask extension: those tried either validate a body that is not JSON as an empty one, or compute
+a JSON Schema per request (docs/decisions/0005-openapi.md).
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _content_also(operation: Operation, status: int, usual: dict[str, Any], sche
 
 
 def _inline(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
-    """Put the few enums of query parameters in place of their references."""
+    """Replace references to enums of query parameters by the enums."""
     if "$ref" in schema:
         inlined: dict[str, Any] = definitions[schema["$ref"].rsplit("/", 1)[-1]]
         return inlined

@@ -1,4 +1,4 @@
-"""An endpoint as data: the route, the function, and what /openapi.json says of it."""
+"""An endpoint as data: route, function, and description in /openapi.json."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Operation:
     endpoint: Callable[..., Any]
     summary: str
     tag: str
-    #: what the API key must be good for; None: an operator's key
+    #: required scope of the API key; None: an operator's key
     scope: Scope | None
     status: int = 200
     answer: type[BaseModel] | None = None
@@ -31,15 +31,15 @@ class Operation:
     binary_body: bool = False
     binary_answer: bool = False
     body_required: bool = True
-    #: takes a JSON value per line, too
+    #: also accepts NDJSON (one value per line)
     ndjson: bool = False
-    #: answers a stream of Server-Sent Events where that is asked for (api.streams)
+    #: answers Server-Sent Events on request (api.streams)
     streams: bool = False
-    #: whether the audit log tells of it; what makes jobs is in their own history
+    #: whether the audit log records it; submissions are in the jobs' history instead
     logged: bool = True
-    #: further statuses that are no problems, with what they mean
+    #: further successful statuses and their meaning
     also: tuple[tuple[int, str], ...] = ()
-    #: what these answer, where it is something else
+    #: bodies of these statuses, if different
     also_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
 
 
@@ -65,5 +65,5 @@ def operation(
 
 
 def declared(module: str) -> list[Operation]:
-    """Return the operations that a module declares, in their order there."""
+    """Return the operations that a module declares, in order of declaration."""
     return [operation for operation in _DECLARED if operation.endpoint.__module__ == module]

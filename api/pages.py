@@ -1,4 +1,4 @@
-"""`/openapi.json` and `/docs`: the interactive page, served from the package, so that it works offline."""
+"""`/openapi.json` and `/docs`, the interactive page, served from installed packages so that it works offline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.problems import codes
 from api.responses import answer
 from api.services import services
 
-#: what the page needs → where the package has it, and its type
+#: file of the page → its path in the package and its media type
 ASSETS = {
     "swagger-ui.css": ("css/swagger-ui.css", "text/css"),
     "swagger-ui-bundle.js": ("js/swagger-ui-bundle.js", "text/javascript"),
@@ -48,7 +48,7 @@ PAGE = f"""\
 """
 
 
-#: only what the page is made of: its own files, its one script, the styles and pictures that Swagger UI makes
+#: only the page's own files, its one script, and styles and pictures that Swagger UI generates
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -64,7 +64,7 @@ POLICY = "; ".join(
 
 
 def harden(response: Response) -> Response:
-    """Add the headers that keep a browser from guessing types, framing pages and telling where it came from."""
+    """Add security headers: no sniffing of types, no framing, no referrer."""
     response.headers["X-Content-Type-Options"] = "nosniff"
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
@@ -74,7 +74,7 @@ def harden(response: Response) -> Response:
 
 
 def errors_page() -> str:
-    """Return the page that the `type` of every problem leads to: its codes, and what they mean."""
+    """Return the page that the `type` of every problem links to: all codes and their meaning."""
     rows = "".join(
         f'<tr id="{code}"><td><code>{code}</code></td><td>{status}</td><td>{escape(meaning)}</td></tr>'
         for code, status, meaning in codes()
@@ -88,9 +88,9 @@ def errors_page() -> str:
 
 
 def register(app: Flask) -> None:
-    """Add the pages, and the headers that browsers obey."""
+    """Add the pages and security headers."""
     app.after_request(harden)
-    spec = find_spec("flask_openapi3_swagger")  # found, not imported: only its files are wanted
+    spec = find_spec("flask_openapi3_swagger")  # located, not imported: only its files are needed
     assert spec is not None and spec.origin is not None
     assets = Path(spec.origin).parent / "templates" / "swagger"
 

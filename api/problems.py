@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json: a stable `code`, what was expected, what came, what to do."""
+"""Errors as RFC 9457 problem+json, with a stable `code`; `detail` says what was expected, what came and what to do."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Res
 
 
 def from_error(error: JobPlatformError) -> Response:
-    """Return the problem for one of our errors."""
+    """Return the problem of a `PlatformError`."""
     title = (type(error).__doc__ or "").strip().splitlines()[0]
     more: dict[str, Any] = {}
     if isinstance(error, InvalidRequest) and error.errors:
@@ -76,7 +76,7 @@ def from_error(error: JobPlatformError) -> Response:
 
 
 def as_reply(response: Response) -> Reply:
-    """Return a problem as granian takes it, for what is answered without Flask."""
+    """Return a problem in granian's form, for answers without Flask."""
     headers = [(name.lower(), value) for name, value in response.headers.items() if name.lower() != "content-length"]
     return response.status_code, headers, response.get_data()
 
@@ -86,7 +86,7 @@ def _one_of(error: UnknownKind) -> str:
 
 
 def from_bug(error: Exception, path: str) -> Response:
-    """Log an error that is not ours, and return its problem. What is nested too deeply to be read is the caller's."""
+    """Log an unexpected error, and return its problem. JSON nested too deeply is the caller's fault."""
     if isinstance(error, RecursionError):
         wrong = FieldError("body", "JSON of fewer levels", "more")
         return from_error(InvalidRequest("the request is nested too deeply", (wrong,)))
@@ -95,7 +95,7 @@ def from_bug(error: Exception, path: str) -> Response:
 
 
 def register(app: Flask) -> None:
-    """Let every error of the application leave as problem+json."""
+    """Answer every error of the application as problem+json."""
 
     @app.before_request
     def _tell_trouble() -> None:

@@ -1,4 +1,4 @@
-"""JSON in and out: orjson both ways, and request bodies checked by pydantic."""
+"""JSON of requests and answers: orjson both ways, bodies validated by pydantic."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobplatform.errors import BodyTooLarge, NoStreams, NotJson, WrongMediaType
 
 M = TypeVar("M", bound=BaseModel)
 
-#: in the WSGI environ: what the server found wrong with a request before the application saw it
+#: in the WSGI environ: an error that the server has found in the request
 TROUBLE = "jobplatform.trouble"
 #: the media type of a stream
 EVENTS = "text/event-stream"
@@ -25,12 +25,12 @@ def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None)
 
 
 def only(fields: list[str] | None, result: dict[str, Any]) -> dict[str, Any]:
-    """Return these fields of an answer; None: all."""
+    """Return only these fields of an answer; None: all."""
     return result if fields is None else {name: result[name] for name in fields}
 
 
 def if_changed(response: Response) -> Response:
-    """Give an answer its ETag; 304 without a body where the caller has the same one (RFC 9110, 13.1.2)."""
+    """Add an ETag to an answer; 304 without a body when the caller has the same one (RFC 9110, 13.1.2)."""
     response.add_etag(weak=True)
     response.headers["Cache-Control"] = "private, no-cache"
     response.make_conditional(request)
@@ -43,24 +43,25 @@ def as_json(value: Any) -> bytes:
 
 
 def refuse_stream() -> None:
-    """Raise `NoStreams` where a stream is asked for: a server that can has taken the request before (api.streams)."""
+    """Raise `NoStreams` if a stream is requested: a server with streams has handled the request earlier
+    (api.streams)."""
     if EVENTS in request.headers.get("Accept", ""):
         raise NoStreams("expected Accept: application/json; streams want the API to run under granian")
 
 
 def check_length(limit: int) -> None:
-    """Refuse a body over the limit before it is read. Raises `BodyTooLarge`."""
+    """Check the announced length of a body before it is read. Raises `BodyTooLarge`."""
     if (request.content_length or 0) > limit:
         raise BodyTooLarge(f"the body may have at most {limit} bytes, got {request.content_length}")
 
 
 def read_body(model: type[M], limit: int) -> M:
-    """Return the checked JSON body. Raises as `read_object`, and `InvalidRequest`."""
+    """Return the validated JSON body. Raises as `read_object`, and `InvalidRequest`."""
     return check(model, read_object(limit))
 
 
 def read_optional(model: type[M], limit: int) -> M:
-    """Return the checked JSON body, or the model's defaults when there is none. Raises as `read_body`."""
+    """Return the validated JSON body, or the model's defaults without one. Raises as `read_body`."""
     given = bool(request.content_length or request.headers.get("Transfer-Encoding"))
     return read_body(model, limit) if given else model()
 
@@ -85,7 +86,7 @@ def parse_object(raw: bytes, media_type: str) -> dict[str, Any]:
 
 
 def read_query(model: type[M]) -> M:
-    """Return the checked query parameters. Raises `InvalidRequest`; unknown parameters are named."""
+    """Return the validated query parameters. Raises `InvalidRequest`, which names unknown parameters."""
     return check(model, request.args.to_dict())
 
 

@@ -1,8 +1,8 @@
-"""The Flask application under granian's RSGI, with waits parked in the event loop.
+"""The Flask application on granian's RSGI interface, with long polls parked in the event loop.
 
-WSGI holds a thread per request, and a wait would hold it for up to 60 s. Under RSGI the requests run in a few threads,
-as under WSGI, and a wait returns its thread: 0.9 of the throughput of granian's own WSGI with a transaction per request
-(docs/decisions/0006-rsgi-bridge.md). `a2wsgi` does not run under granian.
+WSGI needs a thread per request, and a long poll would hold it for up to 60 s. With RSGI requests run in a few
+threads, as with WSGI, but a long poll returns its thread: 0.9 of the throughput of granian's own WSGI with a
+transaction per request (docs/decisions/0006-rsgi-bridge.md). `a2wsgi` does not run under granian.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from jobplatform.usecases import read_feed
 from jobplatform.usecases.admit import admit, valid_keys
 from jobplatform.usecases.read_jobs import find_settled
 
-#: bodies up to this many bytes stay in memory, in and out
+#: bodies up to this size stay in memory (bytes), of requests and answers
 IN_MEMORY_BYTES = 1024 * 1024
-#: a body may take `body_seconds`, and as much longer as a line of this speed needs for it
+#: a body may take `body_seconds` plus its size at this speed (bytes/s)
 SLOWEST_BYTES_PER_SECOND = 50_000
 HEALTH = "/healthz"
 UPLOADS = "/v1/uploads"
@@ -47,7 +47,7 @@ BATCH = "/v1/jobs/batch"
 
 @dataclass
 class Answer:
-    """What the application said. `rest` is more of the body, for large ones."""
+    """An answer of the application. `rest` yields the remainder of a large body."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -60,14 +60,14 @@ class Answer:
 
 
 class InFlight:
-    """Counts the bytes of the bodies that this process reads or works on. Used in the event loop only."""
+    """Counts the bytes of all request bodies in memory. Used in the event loop only."""
 
     def __init__(self, limit: int) -> None:
         self._limit, self._bytes = limit, 0
 
     @contextmanager
     def take(self, size: int) -> Iterator[bool]:
-        """Take capacity for a body of this many bytes; yields whether there was enough."""
+        """Reserve capacity for a body of this many bytes; yield whether there was enough."""
         if size and self._bytes + size > self._limit:
             yield False
             return
@@ -79,7 +79,7 @@ class InFlight:
 
 
 class Bridge:
-    """An RSGI application around a WSGI one."""
+    """An RSGI application that calls a WSGI one."""
 
     def __init__(
         self,
@@ -106,9 +106,9 @@ class Bridge:
         self._in_flight, self._body_seconds = InFlight(max_in_flight), body_seconds
 
     def __rsgi_init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the streams when the process is told to go: granian waits for all that is open.
+        """End the streams at SIGTERM, since granian waits for all open requests.
 
-        Beside the loop's own handler of the signal, which is called too (by the wake-up descriptor of the loop).
+        The loop's own handler of the signal is called too (through its wake-up descriptor).
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(self._streams.end))
@@ -119,18 +119,18 @@ class Bridge:
             return
         if (
             scope.path == HEALTH and scope.method == "GET"
-        ):  # not in a request thread: these may all be busy while the process lives
+        ):  # not in a request thread: all of these may be busy in a healthy process
             protocol.response_bytes(200, [("content-type", "application/json")], b'{"status":"ok"}')
             return
         size, is_large = self._announced(scope)
         most = self._limit(scope) if size is None else size
         caller, refused = None, None
-        if is_large:  # the key comes before anything of the body
+        if is_large:  # the key is checked before the body is read
             caller, refused = await self._threads.run(self._admission, scope.headers.get("authorization"))
         if refused is not None:
             await self._respond(scope, protocol, b"", refused, None)
             return
-        # uploads are read to a file, everything else into memory
+        # uploads are read into a file, everything else into memory
         held = 0 if not is_large else min(most, IN_MEMORY_BYTES) if _is_upload(scope) else most
         with self._in_flight.take(held) as has_capacity:
             if not has_capacity:
@@ -147,11 +147,11 @@ class Bridge:
             await self._respond(scope, protocol, body, trouble, caller)
 
     def _limit(self, scope: Any) -> int:
-        """Return how large the body of this request may be, in bytes."""
+        """Return the maximum size of this request's body (bytes)."""
         return self._max_upload if _is_upload(scope) else self._max_batch if scope.path == BATCH else self._max_body
 
     def _announced(self, scope: Any) -> tuple[int | None, bool]:
-        """Return how many bytes of body are announced (None: not said), and whether that is more than a plain order."""
+        """Return the announced size of the body (bytes; None: unknown), and whether it exceeds a plain submission."""
         declared = scope.headers.get("content-length")
         size = int(declared) if declared and declared.isdigit() else None
         if size is None:
@@ -170,7 +170,7 @@ class Bridge:
             if not await self._parked(answer.wait, protocol):
                 return
             answer = await self._threads.run(self._answer, scope, body, trouble, True, None)
-        if answer.file is not None:  # granian reads it as fast as the caller takes it
+        if answer.file is not None:  # granian reads it as fast as the caller receives it
             path, start, end = answer.file
             protocol.response_file_range(answer.status, answer.headers, path, start, end)
             return
@@ -180,7 +180,7 @@ class Bridge:
         await self._stream(protocol, answer)
 
     async def _parked(self, wait: Any, protocol: Any) -> bool:
-        """Wait for the job, or for the caller to go away: False then."""
+        """Wait for the job; return False if the caller has disconnected."""
         waiting = asyncio.ensure_future(self._room.wait(wait))
         leaving = asyncio.ensure_future(protocol.client_disconnect())
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -191,7 +191,7 @@ class Bridge:
         return False
 
     async def _read(self, scope: Any, protocol: Any) -> tuple[IO[bytes] | bytes, JobPlatformError | None]:
-        """Read the body, large ones to a file; what is wrong with it is for the application to answer.
+        """Read the body, large ones into a file; the application answers errors in it.
 
         Nothing is read of a body over the limit.
         """
@@ -204,7 +204,7 @@ class Bridge:
         if not uploading and size is not None and size <= IN_MEMORY_BYTES:
             try:
                 whole = await protocol()
-            except RuntimeError:  # granian's RSGIProtocolClosed: the caller has gone
+            except RuntimeError:  # granian's RSGIProtocolClosed: the caller has disconnected
                 whole = b""
             return (whole, None) if len(whole) >= size else (b"", _incomplete(size, len(whole)))
         spool: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)  # noqa: SIM115 - closed with the request
@@ -226,7 +226,7 @@ class Bridge:
         return spool, None
 
     def _admission(self, authorization: str | None) -> tuple[object, JobPlatformError | None]:
-        """Return who calls, or what is wrong with his key. A valid one is not asked for, nor counted, again."""
+        """Return the caller, or the error of its key. A valid key is neither checked nor counted again."""
         try:
             return self._admit(authorization), None
         except JobPlatformError as error:
@@ -315,7 +315,7 @@ def build_environ(scope: Any, body: IO[bytes] | bytes, trouble: JobPlatformError
             key = "HTTP_" + name.upper().replace("-", "_")
             environ[key] = f"{environ[key]},{value}" if key in environ else value
     hidden = set(scope.headers.keys()) - readable
-    if hidden and trouble is None:  # granian leaves out what is not ASCII: silence would make a key no key
+    if hidden and trouble is None:  # granian drops headers that are not ASCII: a key would silently be missing
         environ[TROUBLE] = HeaderNotAscii(f"header {', '.join(sorted(hidden))}: expected ASCII characters")
     return environ
 

@@ -1,4 +1,4 @@
-"""What the endpoints work with; one set per process."""
+"""The dependencies of the endpoints, one set per process."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jobplatform.usecases.store_artifacts import ArtifactStore
 
 @dataclass(frozen=True)
 class Services:
-    """What the endpoints work with; one set per process."""
+    """The dependencies of the endpoints, one set per process."""
 
     settings: Settings
     ledger: Ledger
     hints: HintSender
     kinds: KindRegistry
     store: ArtifactStore
-    #: places for waits that hold a thread, where the server can't park them; more are answered at once
+    #: semaphore of waits that hold a thread, if the server can't park them; further ones are answered at once
     blocking_waits: Semaphore
 
 

@@ -1,7 +1,7 @@
 """Server-Sent Events: `GET /v1/jobs/{id}/events` and `GET /v1/events` with `Accept: text/event-stream`.
 
-A stream holds no thread: it stands on the event loop, and the hub tells it what happens. It first reads what happened
-behind `Last-Event-ID`, and then, without a gap between, what is told (docs/howto/follow-jobs.md).
+A stream holds no thread: it runs on the event loop, and the hub publishes events to it. It first reads past events
+after `Last-Event-ID`, then, without a gap, those of the hub (docs/howto/follow-jobs.md).
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ _FEED = re.compile(r"/v1/events/?\Z")
 HEAD = [
     ("content-type", f"{EVENTS}; charset=utf-8"),
     ("cache-control", "no-store"),
-    ("x-accel-buffering", "no"),  # nginx would hold a stream back
+    ("x-accel-buffering", "no"),  # nginx would buffer the stream
 ]
-#: a line that says nothing keeps proxies from closing a quiet stream, and finds out who has gone
+#: interval of comments (s), which keep proxies from closing a quiet stream and detect disconnected callers
 PING_SECONDS = 15.0
-#: then a stream ends, and the caller comes again: no process is bound to a stream forever
+#: maximum duration of a stream (s); the caller reconnects, so no process is bound to a stream forever
 LONGEST_SECONDS = 3600.0
 RETRY_MS = 2000
 PAGE = 1000
@@ -53,11 +53,11 @@ class Streams:
     def __init__(self, services: Services, threads: RequestThreads, hub: Hub, most: int) -> None:
         self._services, self._threads, self._hub, self._most = services, threads, hub, most
         self._ending = False
-        #: streams that are sent, or set up
+        #: open streams, and those being set up
         self._open = 0
 
     def end(self) -> None:
-        """End all streams, and begin none: the process is told to go, and callers come again elsewhere."""
+        """End all streams and refuse new ones: the process ends, and callers reconnect elsewhere."""
         self._ending = True
         self._hub.end_all()
 
@@ -70,7 +70,7 @@ class Streams:
         )
 
     async def answer(self, scope: Any, protocol: Any) -> None:
-        """Answer one such request; returns when the stream has ended."""
+        """Answer a request for a stream; return when the stream has ended."""
         began = time.perf_counter()
         of_job = _JOB.match(scope.path)
         endpoint = "list_events" if of_job else "list_feed"
@@ -82,7 +82,7 @@ class Streams:
         except JobPlatformError as error:
             self._refuse(protocol, endpoint, problems.from_error(error), began)
             return
-        self._open += 1  # at once: others may be judged while this one is set up
+        self._open += 1  # immediately: other requests may be counted while this one is set up
         try:
             await self._begin(caller, scope, protocol, of_job[1] if of_job else None, began)
         finally:
@@ -116,7 +116,7 @@ class Streams:
         protocol.response_bytes(*problems.as_reply(problem))
 
     async def _send(self, protocol: Any, parts: AsyncIterator[bytes]) -> None:
-        """Send a stream until it ends, or until the caller has gone."""
+        """Send a stream until it ends or the caller disconnects."""
         transport = protocol.response_stream(200, HEAD)
 
         async def send() -> None:
@@ -133,7 +133,7 @@ class Streams:
             try:
                 await sending
             except (asyncio.CancelledError, RuntimeError, JobPlatformError):
-                pass  # he has gone, or the ledger has: he comes again, with the last id that he has had
+                pass  # the caller or the ledger has gone: the caller reconnects with its last event id
             await parts.aclose()  # type: ignore[attr-defined]
 
     # --- a job
@@ -163,7 +163,7 @@ class Streams:
         assert job_id is not None
         now = await self._threads.run(read_feed.now_in, ledger, tenant)
         follower.behind = FeedPosition(0, after)
-        # from here on the hub tells: what it tells while the past is read waits in the queue
+        # from here on the hub publishes: its events wait in the queue while the past is read
         self._hub.add(follower, now)
         try:
             yield f"retry: {RETRY_MS}\n\n".encode()
@@ -196,7 +196,7 @@ class Streams:
                     yield _event("progress", item)
             if job is None:
                 return
-            # what came between the last look and the end
+            # events between the last read and the end
             async for entry in self._past(tenant, job_id, sent):
                 yield _event(entry["event"], entry, entry["id"])
             yield _event("end", job.as_dict())
@@ -204,7 +204,7 @@ class Streams:
             self._hub.remove(follower)
 
     async def _past(self, tenant: UUID, job_id: UUID, after: int) -> AsyncIterator[dict[str, Any]]:
-        """Yield what is in a job's history behind an event."""
+        """Yield the events of a job's history after an event."""
         while True:
             page = await self._threads.run(read_jobs.list_events, self._services.ledger, tenant, job_id, after, PAGE)
             for item in page:
@@ -249,7 +249,7 @@ class Streams:
                 if not more:
                     if added:
                         break
-                    # nearly there: what the hub tells from `now` on and what is read once more overlap
+                    # almost caught up: events of the hub from `now` on overlap with those read once more
                     follower.behind = behind
                     self._hub.add(follower, now)
                     added = True
@@ -276,7 +276,7 @@ def _feed_events(events: list[FeedEvent]) -> bytes:
 
 
 def _mark(behind: FeedPosition) -> bytes:
-    """Let the caller know a place without an event: what he does not want need not be looked through again."""
+    """Send a position without an event, so that a reconnecting caller skips filtered events."""
     return f"id: {behind}\n: still here\n\n".encode()
 
 

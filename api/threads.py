@@ -1,7 +1,7 @@
 """The threads in which requests run, called from the event loop.
 
 `loop.run_in_executor` wraps two futures and three locks around every call: a third of the bridge's time. This hands the
-call over by one queue and wakes the loop once.
+call over with one queue and wakes the loop once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class RequestThreads:
-    """A fixed number of daemon threads, started at the first call: after any fork."""
+    """A fixed number of daemon threads, started at the first call, after any fork."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -24,7 +24,7 @@ class RequestThreads:
         self._started = False
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call a function in one of the threads; returns or raises what it does."""
+        """Call a function in one of the threads; return its result or raise its exception."""
         if not self._started:
             self._started = True
             for number in range(self._count):
@@ -41,11 +41,11 @@ class RequestThreads:
             except BaseException as raised:
                 result, error = None, raised
             future.get_loop().call_soon_threadsafe(_tell, future, result, error)
-            del future, function, arguments, result, error  # nothing is kept until the next call
+            del future, function, arguments, result, error  # keep no reference until the next call
 
 
 def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-    if future.done():  # the caller has gone
+    if future.done():  # the caller has disconnected
         return
     if error is None:
         future.set_result(result)

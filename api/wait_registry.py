@@ -1,4 +1,4 @@
-"""Waiting for jobs without a thread each: requests are parked in the event loop, one poll asks for all of them."""
+"""Long polls without a thread each: requests are parked in the event loop, and one poll checks all their jobs."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from uuid import UUID
 
 from jobplatform.errors import JobPlatformError
 
-#: in the WSGI environ: the server can park requests, it has parked this one; what the endpoint wants to wait for
+#: in the WSGI environ: the server can park requests; it has parked this one; the job that the endpoint waits for
 CAN_PARK, PARKED, WAIT = "jobplatform.can_park", "jobplatform.parked", "jobplatform.wait"
 
 POLL_SECONDS = 0.05
-#: a poll asks for this many jobs per statement
+#: maximum number of jobs per statement of a poll
 BATCH = 1000
 
 
 @dataclass(frozen=True)
 class Wait:
-    """What a request waits for."""
+    """The job or workflow that a request waits for."""
 
     job_id: UUID
     seconds: float
@@ -33,11 +33,11 @@ class WaitRegistry:
         self._find_ended = find_settled
         self._waiting: dict[UUID, set[asyncio.Future[None]]] = {}
         self._poll: asyncio.Task[None] | None = None
-        # a thread of its own: polls must not queue behind requests, nor requests behind polls
+        # its own thread: polls must not queue behind requests, nor requests behind polls
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="waits")
 
     async def wait(self, wait: Wait) -> bool:
-        """Return True when the job has ended or died, False when the time is over."""
+        """Return True when the job has ended or is dead-lettered, False at the time-out."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(wait.job_id, set()).add(future)
         if self._poll is None or self._poll.done():
@@ -64,7 +64,7 @@ class WaitRegistry:
                 try:
                     ended = await loop.run_in_executor(self._thread, self._find_ended, batch)
                 except JobPlatformError:
-                    continue  # the ledger is away: ask again, the waits have their own end
+                    continue  # the ledger is not reachable: poll again, each wait has its own time-out
                 for job_id in ended:
                     for future in self._waiting.get(job_id, ()):
                         if not future.done():
