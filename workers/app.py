@@ -1,4 +1,4 @@
-"""The platform's Celery app. Celery brings the pool, the consumer loop and Flower; the ledger decides what runs.
+"""The platform's Celery app. Celery provides the pool, the consumer loop and Flower; the ledger decides what runs.
 
 celery -A workers.app worker -Q email --pool threads -c 8
 """
@@ -27,7 +27,7 @@ webhooks.register(kinds, _settings)
 
 
 def _register_kinds() -> None:
-    """One Celery task per kind, under the kind's name, so that Flower shows kinds."""
+    """Register one Celery task per kind under the kind's name, so that Flower shows kinds."""
     app.finalize()
     for kind in kinds:
         task_class = TracedByKind if isinstance(kind.handler, Body) else LedgerTask
@@ -36,7 +36,7 @@ def _register_kinds() -> None:
 
 
 _register_kinds()
-# the apps whose tasks are kinds may have made themselves the current one
+# apps whose tasks are kinds may have become the current app
 app.set_default()
 app.set_current()
 prepare_worker(app)

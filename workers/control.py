@@ -1,7 +1,7 @@
 """Celery's remote control, restricted to inspection.
 
-Who may publish to the workers' control queues (the monitor's user, which Flower has) could otherwise make every worker
-consume a queue that does not exist, which ends in a loop of reconnects, or take it from its queues.
+A user who may publish to the workers' control queues (the monitor's, which Flower has) could otherwise make every
+worker consume a missing queue, which ends in a loop of reconnects, or stop consuming its queues.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REFUSED = {
 
 
 def restrict_control() -> None:
-    """Let workers of this process answer what is asked about them, and ignore what would change them. Idempotent."""
+    """Let workers of this process answer inspection, and ignore commands that would change them. Idempotent."""
     for command, instead in REFUSED.items():
         if command in Panel.data:
             Panel.data[command] = _refuse(command, instead)

@@ -1,6 +1,6 @@
-"""`python -m workers.flower`: Flower with a login, its history kept and bounded. A view, never the truth.
+"""`python -m workers.flower`: Flower with a login and a bounded, persistent history; a view, never the source of truth.
 
-Secrets go to Flower by its environment: on a command line everybody on the host could read them.
+Secrets are passed in its environment: on a command line every user of the host could read them.
 
     python -m workers.flower --address=0.0.0.0 --port=5555 --url_prefix=flower --db=/var/lib/flower/flower.db
 """
@@ -18,7 +18,7 @@ MAX_TASKS, MAX_WORKERS, PURGE_SECONDS, SAVE_MS = 5_000, 200, 3_600, 60_000
 
 
 def flower_environment() -> dict[str, str]:
-    """Return Flower's options as its environment. Raises `ConfigurationError` without a password."""
+    """Return the environment with Flower's options. Raises `ConfigurationError` without a password."""
     config = settings()
     if config.flower_password is None:
         raise ConfigurationError(
@@ -40,7 +40,7 @@ def flower_environment() -> dict[str, str]:
 
 
 def main() -> None:
-    """Become Flower."""
+    """Run Flower in this process."""
     try:
         environment = {**os.environ, **flower_environment()}
     except JobPlatformError as error:

@@ -1,7 +1,7 @@
-"""The app that Flower runs with: the platform's, and what Flower itself gets wrong.
+"""The app that Flower runs with: the platform's, with corrections of two faults of Flower.
 
-Flower serves `/metrics` without a login: the names of kinds, workers and queues, and how busy they are. And it doubles
-its pause after each failed connection without an upper bound: after an outage of two hours it stays blind for two more.
+Flower serves `/metrics` (names and load of kinds, workers and queues) without a login, and it doubles
+its pause after each failed connection without bound: after an outage of two hours it shows nothing for two more.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def capture_events(thread: events.Events) -> None:
                 receiver.capture(limit=None, timeout=None, wakeup=True)
         except (KeyboardInterrupt, SystemExit):
             _thread.interrupt_main()
-        except Exception as error:  # as in Flower: whatever it is, the next connection may do
+        except Exception as error:  # as in Flower: whatever the error is, the next connection may work
             log.warning("events_not_captured", error=str(error), retry_seconds=seconds)
             time.sleep(seconds)
             seconds = min(2 * seconds, MAX_RECONNECT_SECONDS)

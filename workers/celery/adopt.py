@@ -1,4 +1,4 @@
-"""Tasks with a base of their own get the ledger's class, too: when their app is finalized, and at a worker's start."""
+"""Give tasks with a custom base the ledger's class, when their app is finalized and when a worker starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.runtime.task import LedgerTask
 
 
 def adopt_tasks(app: Celery) -> None:
-    """Give every task the ledger's class, behind its own base, and make it a kind as the app is configured now."""
+    """Give every task the ledger's class in addition to its own base, and register it as a kind."""
     for task in list(app.tasks.values()):
         if isinstance(task, LedgerTask):
             continue
@@ -27,5 +27,5 @@ def _adopt_when_finalized(app: Celery) -> None:
 
 
 def watch_apps() -> None:
-    """Adopt the tasks of every app on the ledger that is finalized from here on."""
+    """Adopt the tasks of every app on the ledger that is finalized from now on."""
     _state.connect_on_app_finalize(_adopt_when_finalized)

@@ -1,6 +1,6 @@
-"""Celery's result backend, read from the ledger: `AsyncResult(job_id)` and Flower tell what the ledger tells.
+"""Celery's result backend on the ledger: `AsyncResult(job_id)` and Flower show the ledger's state.
 
-It stores nothing: a run was settled before Celery hears of it. One connection pool per process, shared by all threads
+It stores no results: a run is settled before Celery is notified. One connection pool per process, shared by all threads
 (Celery makes a backend per thread; its own database backend opens an engine for each).
 """
 
@@ -32,7 +32,7 @@ from workers.runtime.process import ledger
 
 log = get_log(__name__)
 
-#: the ledger's states in Celery's words
+#: state of the ledger → state of Celery
 CELERY_STATES = {
     State.SUCCEEDED: states.SUCCESS,
     State.CANCELLED: states.REVOKED,
@@ -40,9 +40,9 @@ CELERY_STATES = {
     State.EXPIRED: states.REVOKED,
     State.DISCARDED: states.FAILURE,
 }
-#: cancelled because of somebody else's failure: Celery calls that a failure of its own
+#: codes of jobs cancelled because another step failed: a FAILURE in Celery
 FAILED_WITH = frozenset(("step_failed", "workflow_failed"))
-#: between two looks at a result that is waited for: soon at first
+#: pauses between two polls of a result (s): short at first
 FIRST_LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.005, 0.25
 
 
@@ -55,7 +55,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Store a state that a running body gives itself (`update_state`): it is the job's progress.
+        """Store a state that a running body sets (`update_state`) as the job's progress.
 
         Raises `LeaseLost` when the run no longer counts, `JobCancelled` when the job was cancelled.
         """
@@ -77,12 +77,12 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
     def mark_as_done(
         self, task_id: str, result: Any, request: Any = None, store_result: bool = True, state: str = states.SUCCESS
     ) -> None:
-        """Leave it to the ledger. Raises kombu's `EncodeError` for what JSON can't hold: the task has failed then."""
+        """Store nothing, as the run is settled. Raises kombu's `EncodeError` for a result that JSON can't hold."""
         if store_result:
             to_json(self.prepare_value(result))
 
     def mark_as_failure(self, task_id: str, exc: Any, *args: Any, request: Any = None, **kwargs: Any) -> None:
-        """Leave it to the ledger; of an eager task Celery calls the errbacks."""
+        """Store nothing, as the run is settled; Celery calls the errbacks of an eager task."""
         if request is not None and request.is_eager and current_run() is None:
             super().mark_as_failure(task_id, exc, *args, request=request, **kwargs)
 
@@ -90,14 +90,14 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         return result
 
     def _forget(self, task_id: str) -> None:
-        """History is not Celery's to forget."""
+        """Do nothing: the ledger keeps history by its own retention."""
 
     def exception_safe_to_retry(self, exc: BaseException) -> bool:
-        """A ledger that is away will be back."""
+        """Retry while the ledger is not reachable."""
         return isinstance(exc, LedgerUnavailable)
 
     def apply_chord(self, header_result_args: Any, body: Any, **kwargs: Any) -> None:
-        """Note a chord: its body is a step that waits for the header's gate."""
+        """Record a chord: its body is a step that waits for the header's gate."""
         group_id, results = header_result_args
         if (collector := active()) is not None:
             collector.note_chord(group_id, results, body)
@@ -107,7 +107,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
             note_pending_chord(group_id, results, body)
 
     def add_to_chord(self, chord_id: str, result: Any) -> None:
-        """See Celery. A chord's header stands in the ledger when it is applied."""
+        """Not supported: a chord's header is written when the chord is applied."""
         raise NotImplementedError(
             "add_to_chord: a chord of the ledger takes no more; let a task replace itself instead"
         )
@@ -116,7 +116,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         """Chords are allowed."""
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
-        """Return Celery's meta of a job; PENDING for ids that are not known, as Celery has it."""
+        """Return Celery's meta of a job; PENDING for unknown ids, as in Celery."""
         call = self._find(task_id)
         if call is None:
             old = _old_backend(self.app)
@@ -135,7 +135,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         no_ack: bool = True,
         on_interval: Any = None,
     ) -> dict[str, Any]:
-        """Wait for a result, looking often at first. Raises Celery's `TimeoutError`."""
+        """Wait for a result, polling often at first. Raises Celery's `TimeoutError`."""
         self._ensure_not_eager()
         end = None if timeout is None else time.monotonic() + timeout
         wait = FIRST_LOOK_SECONDS
@@ -156,7 +156,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
             wait = min(wait * 1.5, interval, LONGEST_LOOK_SECONDS)
 
     def _save_group(self, group_id: str, result: Any) -> Any:
-        """A group that was applied stands in the ledger; one that was put together by hand does not."""
+        """Accept applied groups, which the ledger has; refuse groups composed by hand."""
         if self._restore_group(group_id) is None:
             raise NotImplementedError(
                 f"group {group_id} was not applied on the ledger: only such groups can be restored"
@@ -173,7 +173,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         }
 
     def _delete_group(self, group_id: str) -> None:
-        """History is not Celery's to forget."""
+        """Do nothing: the ledger keeps history by its own retention."""
 
 
 def _job_id(task_id: str) -> UUID | None:
@@ -228,7 +228,7 @@ def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, 
 
 
 def _tracks_started(app: Any, name: str) -> bool:
-    """Return whether a task's start is told, as `track_started` and `task_track_started` say; off by default."""
+    """Return whether the start of a task is reported (`track_started`, `task_track_started`); default: no."""
     task = app._tasks.get(name)
     own = None if task is None else task.track_started
     return bool(app.conf.task_track_started if own is None else own)
@@ -238,7 +238,7 @@ _old: dict[str, Any] = {}
 
 
 def _old_backend(app: Any) -> Any:
-    """Return the backend that results were in before, where there is one."""
+    """Return the previous result backend, if configured."""
     url = settings().celery_old_result_backend
     if url is None:
         return None

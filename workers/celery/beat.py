@@ -1,6 +1,7 @@
-"""Celery's beat on the ledger: `celery -A workers.app beat`. Its entries are schedules; several copies may run at once.
+"""Celery's beat on the ledger: `celery -A workers.app beat`. Its entries are schedules; several instances may run at
+once.
 
-The dispatcher fires schedules too: beat is there for those who run one, and reads their `beat_schedule`.
+The dispatcher fires schedules too: beat exists for apps that have one, and reads their `beat_schedule`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from workers.runtime.process import hints, ledger
 
 log = get_log(__name__)
 
-#: who put a schedule that came from a beat_schedule
+#: author of schedules that come from a beat_schedule
 BEAT = "beat"
 LIMIT = 500
 MAX_SECONDS = 5.0
@@ -39,7 +40,7 @@ _NAME = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 class LedgerScheduler(Scheduler):  # type: ignore[misc]
-    """See the module. The ledger is the schedule: nothing is kept in a file, and nothing is lost with this process."""
+    """Scheduler of beat. The ledger holds the schedule: no file, and nothing is lost with this process."""
 
     def setup_schedule(self) -> None:
         """Put the entries of `beat_schedule` into the ledger."""
@@ -56,13 +57,13 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]
         declare(ledger(), REGISTRY, tenant, entries, config.beat_time_zone or str(self.app.timezone))
 
     def tick(self, *_args: Any, **_kwargs: Any) -> float:
-        """Fire what is due; returns the seconds until the next look."""
+        """Fire due schedules; return the seconds until the next tick."""
         try:
             fired = fire_schedules(ledger(), limit=LIMIT, grace_seconds=settings().schedule_grace_seconds)
-        except (LedgerUnavailable, OutcomeUnknown) as error:  # a lost answer: what was written is not written twice
+        except (LedgerUnavailable, OutcomeUnknown) as error:  # after a lost answer nothing is written twice
             log.warning("ledger_unavailable", error=str(error))
             return 1.0
-        except Exception:  # a bug in one look ends no beat
+        except Exception:  # an error in one tick must not end beat
             log.exception("schedules_not_fired")
             return MAX_SECONDS
         hints().send_all(fired.woken)
@@ -72,14 +73,14 @@ class LedgerScheduler(Scheduler):  # type: ignore[misc]
         return limit if fired.seconds is None else min(limit, max(0.02, fired.seconds))
 
     def sync(self) -> None:
-        """Do nothing: the ledger has it."""
+        """Do nothing: the ledger holds the schedule."""
 
     def close(self) -> None:
-        """Do nothing: the ledger has it."""
+        """Do nothing: the ledger holds the schedule."""
 
     @property
     def info(self) -> str:
-        """What beat's banner shows."""
+        """Text of beat's banner."""
         return "    . schedules -> the ledger"
 
 
@@ -102,7 +103,7 @@ def declare(
 ) -> None:
     """Create or replace a schedule per entry, and delete schedules whose entry was removed from the beat_schedule.
 
-    Raises `ConfigurationError` naming what can't be read; nothing is changed then.
+    Raises `ConfigurationError`, which names unreadable entries; nothing is changed then.
     """
     orders = [read_entry(name, entry, time_zone, kinds) for name, entry in entries.items()]
     names = [order.name for order in orders]
@@ -125,7 +126,8 @@ def declare(
 
 
 def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleDefinition:
-    """Return an entry of a `beat_schedule` as a schedule of ours. Raises `ConfigurationError` for what has no equal.
+    """Return an entry of a `beat_schedule` as a schedule of the ledger. Raises `ConfigurationError` if it has no
+    equivalent.
 
     The payload of a kind is its kwargs; a Celery task has both its args and its kwargs.
     """

@@ -1,4 +1,4 @@
-"""Run the body of a Celery task in a run of its job, and say what came of it in the ledger's words."""
+"""Run the body of a Celery task in a run of its job, and translate its outcome for the ledger."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ from workers.celery.run import BodyRun, RetryRequest, running
 from workers.celery.values import from_json, to_json
 from workers.runtime.attempt import TRACEBACK_CHARACTERS
 
-#: headers that are no request's
+#: headers that are not part of a request
 _ABOUT_THE_JOB = frozenset(("children", "of_chord", "is_step", "failed", "errbacks", "queue", "priority"))
-#: what a body may raise that the attempt knows itself
+#: exceptions of a body that the attempt handles itself
 _OURS = (EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown, RunFailed, Snooze)
 REJECTED_SECONDS = 1.0
-#: of a `raise Retry()` that `self.retry` did not make
+#: delay of a `raise Retry()` without `self.retry` (s)
 RETRY_SECONDS = 180.0
 
 
 def run_body(task: Any, payload: Any, ctx: Any) -> Any:
     """Run the task's body once. Returns its result as JSON values.
 
-    Raises `RetryRequested` for a retry, `Permanent` for a failure, and what the attempt knows otherwise.
+    Raises `RetryRequested` for a retry, `Permanent` for a failure, and the other outcomes of an attempt.
     """
     headers = dict(payload.headers)
     args, kwargs = from_json(payload.args), from_json(payload.kwargs)
@@ -52,7 +52,7 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
     queue = headers.get("queue") or REGISTRY.get(task.name).queue
     run = BodyRun(ctx, task_id, ctx.tenant_id, raw, queue)
     request = make_request(task, run, headers)
-    request["_children"] = run.children  # what it calls is noted there
+    request["_children"] = run.children  # its calls are collected there
     with running(run):
         try:
             traced = task.trace_body(task_id, args, kwargs, request)
@@ -68,7 +68,7 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
 
 
 def make_request(task: Any, run: BodyRun, headers: dict[str, Any]) -> dict[str, Any]:
-    """Return the request that Celery's tracer gives the body: from the ledger, nothing of it from a message."""
+    """Return the request that Celery's tracer gives the body; built from the ledger, never from a message."""
     ctx, task_id = run.context, run.task_id
     kept = from_json({key: value for key, value in headers.items() if key not in _ABOUT_THE_JOB})
     own = {**kept.pop("custom", {}), **kept}
@@ -86,7 +86,7 @@ def make_request(task: Any, run: BodyRun, headers: dict[str, Any]) -> dict[str, 
         "retries": max(0, ctx.attempt - 1),
         "hostname": ctx.node,
         "is_eager": False,
-        # what comes after it stands in the ledger already
+        # its successors are in the ledger already
         "callbacks": None,
         "errbacks": None,
         "chain": None,
@@ -102,16 +102,16 @@ def make_request(task: Any, run: BodyRun, headers: dict[str, Any]) -> dict[str, 
 
 
 def name_outcome(task: Any, run: BodyRun, traced: Any, request: dict[str, Any]) -> Any:
-    """Translate what Celery's tracer says."""
+    """Translate the outcome that Celery's tracer reports."""
     value, info = traced.retval, traced.info
     error = None if info is None else info.retval
     if isinstance(error, (*_OURS, SoftTimeLimitExceeded)):
         raise error
-    if run.retry is not None:  # it is ordered, whatever the body has done then
+    if run.retry is not None:  # the retry holds, whatever the body does afterwards
         raise _retry(run.retry, error.exc if isinstance(error, Retry) and error.exc else error)
     _keep_children(run)
     if error is None:
-        # who comes after an ignored result gets it all the same
+        # successors of a task with ignore_result still get the result
         headers = run.payload["headers"]
         is_used = headers.get("children") or headers.get("group")
         if get_actual_ignore_result(task, Context(request)) and not is_used:
@@ -151,7 +151,7 @@ def _retry(order: RetryRequest, cause: Any) -> RetryRequested:
 
 
 def _ignored(run: BodyRun) -> Any:
-    """A body has raised `Ignore`: it was replaced, or has set its own state, which ends the job."""
+    """Handle `Ignore`: the task was replaced, or has set its own state, which ends the job."""
     if run.replacement is not None:
         add_replacement(run)
         return None
@@ -165,6 +165,6 @@ def _ignored(run: BodyRun) -> Any:
 
 
 def _keep_children(run: BodyRun) -> None:
-    """Keep what the body has called, for `AsyncResult.children`."""
+    """Store the calls of the body for `AsyncResult.children`."""
     if run.children:
         run.context.usage["children"] = [item.as_tuple() for item in run.children]

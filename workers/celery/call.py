@@ -1,4 +1,4 @@
-"""A call of a task as data: what Celery would have sent as one message, read by Celery itself."""
+"""A call of a task as data: the message that Celery would have sent, built by Celery itself."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _DROPPED = frozenset((*KEPT, "lang", "task", "id", "retries", "argsrepr", "kwarg
 
 @dataclass(frozen=True)
 class Ref:
-    """What a task that has not run yet will return: stands among the arguments of those that wait for it."""
+    """A placeholder among arguments for the result of a task that has not run yet."""
 
     task_id: str
 
 
 @dataclass
 class Call:
-    """One call. `after`: ids of tasks and groups that come first; `links` and the like are Celery's signatures."""
+    """One call. `after`: ids of preceding tasks and groups; `links` and the like are Celery's signatures."""
 
     task_id: str
     name: str
@@ -81,13 +81,13 @@ class Call:
 
 
 class Results(list[Any]):
-    """The list of what the tasks of a group return: `Ref`s, and lists of them."""
+    """The results of a group's tasks: `Ref`s, and lists of them."""
 
     group_id: str | None = None
 
 
 def _argument(value: Any, names: Mapping[str, str]) -> Any:
-    """Return an argument as JSON, with references for results that are still to come: one, or lists of them."""
+    """Return an argument as JSON, with references for pending results."""
     if isinstance(value, Ref):
         return {"$from": [names[value.task_id], "result"]}
     if isinstance(value, Results):
@@ -100,7 +100,7 @@ def _argument(value: Any, names: Mapping[str, str]) -> Any:
 def read_call(
     app: Celery, name: str, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
 ) -> Call:
-    """Return a call from the options of `send_task`. `options["queue"]` is a routed one.
+    """Return a call from the options of `send_task`; `options["queue"]` is the routed queue.
 
     Celery's own code makes the message, so its checks, its times and what listens to `before_task_publish` (traces,
     say) hold here too. Raises as Celery does.
@@ -179,7 +179,7 @@ def read_call(
 
 
 def tell_published(call: Call) -> None:
-    """Send the signal that Celery sends when a message is out: the call is in the ledger."""
+    """Send Celery's `after_task_publish`: the call is in the ledger."""
     if after_task_publish.receivers:
         after_task_publish.send(
             sender=call.name,
@@ -191,7 +191,7 @@ def tell_published(call: Call) -> None:
 
 
 def as_moment(app: Celery, value: Any) -> datetime:
-    """Return an eta or expiry as a moment: text or a time, in the app's zone where it names none."""
+    """Return an eta or expiry (text or datetime) as an aware datetime, by default in the app's time zone."""
     moment: datetime = maybe_make_aware(maybe_iso8601(value), tz=app.timezone)
     return moment
 
@@ -201,7 +201,7 @@ def _says_something(value: Any) -> bool:
 
 
 def as_priority(value: Any) -> int:
-    """Return a priority as the ledger has it; RabbitMQ takes what is above its highest for that."""
+    """Return a priority of the ledger; higher ones become the highest, as in RabbitMQ."""
     return DEFAULT_PRIORITY if value is None else min(MAX_PRIORITY, max(0, int(value)))
 
 
@@ -219,5 +219,5 @@ def _is_ordered_by_time(task_id: str) -> bool:
 
 
 def in_seconds(seconds: float | None, now: datetime) -> datetime | None:
-    """Return the moment in so many seconds."""
+    """Return the time in so many seconds."""
     return None if seconds is None else now + timedelta(seconds=max(0.0, seconds))

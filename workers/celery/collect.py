@@ -1,8 +1,8 @@
-"""What a canvas becomes, found out by Celery's own code before anything runs.
+"""Collect the calls of a canvas with Celery's own code, before anything runs.
 
-Celery sends the first messages of a canvas, and its workers send the others when they know a result. Here nothing is
-sent: each call is noted, and then what a worker would do at its success is done at once, with a `Ref` for the result.
-So nested chains, groups and chords come out as Celery unrolls them, with the ids that Celery has frozen.
+Celery sends the first messages of a canvas, and its workers send the others when a result is known. Here nothing is
+sent: each call is recorded, then what a worker would do on success is done at once, with a `Ref` for the result.
+So nested chains, groups and chords are unrolled as Celery does it, with the ids that Celery has frozen.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _active: ContextVar[Collector | None] = ContextVar("collector", default=None)
 
 
 def active() -> Collector | None:
-    """Return the collector that calls are noted in at this moment."""
+    """Return the active collector of this thread."""
     return _active.get()
 
 
@@ -46,7 +46,7 @@ class Collector:
         self._of_chord = self._is_body = self._fails_with_header = False
 
     def note(self, call: Call, add_to_parent: bool) -> None:
-        """Note a call instead of sending it."""
+        """Record a call instead of sending it."""
         if call.task_id in self.calls:
             raise InvalidRequest(
                 f"task {call.name} would be called twice with one id ({call.task_id}): a frozen signature stands twice "
@@ -66,19 +66,19 @@ class Collector:
             parent.add_trail(result)
 
     def note_group(self, result: Any, add_to_parent: bool) -> None:
-        """Note what a group has returned when it was applied."""
+        """Record the results of an applied group."""
         if isinstance(result, GroupResult) and result.results:
             self.groups.setdefault(result.id, list(result.results))
             if add_to_parent and self._current is not None:
                 self._current.children.append(result)
 
     def note_chord(self, group_id: str, results: Iterable[Any], body: Any) -> None:
-        """Note that a body waits for the results of a group."""
+        """Record that a body waits for the results of a group."""
         self.groups[group_id] = list(results)
         self._chords.append((body, group_id, self._header_after if self._fails_with_header else self._after))
 
     def run(self, apply: Callable[[], T]) -> T:
-        """Apply a canvas, then all that follows from it. Returns what Celery returns to the caller."""
+        """Apply a canvas and all calls that follow from it. Returns what Celery returns to the caller."""
         token = _active.set(self)
         try:
             result = apply()
@@ -96,7 +96,7 @@ class Collector:
             _active.reset(token)
 
     def _next_chord(self) -> tuple[Any, str, tuple[str, ...]]:
-        """Return the first chord of whose header everything is called: the body of an inner one comes before."""
+        """Return the first chord whose header is complete; bodies of inner chords come first."""
         for index, (_, group_id, _after) in enumerate(self._chords):
             if all(leaf in self.calls for leaf in leaves_of(self.groups[group_id])):
                 return self._chords.pop(index)
@@ -157,7 +157,7 @@ def leaves_of(results: list[Any]) -> Iterator[str]:
 
 
 def references_to(results: list[Any], group_id: str | None = None) -> Results:
-    """Return the list of what these results will be."""
+    """Return the references to these results."""
     rows = Results(
         references_to(result.results) if isinstance(result, GroupResult) else Ref(result.id) for result in results
     )

@@ -1,4 +1,4 @@
-"""A task's exception in the ledger, and back: `AsyncResult.get()` raises what the task has raised."""
+"""Store a task's exception in the ledger and restore it: `AsyncResult.get()` raises what the task has raised."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kombu.exceptions import EncodeError
 from jobplatform.errors import Permanent, Retryable
 from workers.celery.values import from_json, to_json
 
-#: codes that the platform gives by itself, as Celery's exceptions
+#: error code of the platform → Celery's exception
 _BY_CODE: dict[str, type[BaseException]] = {
     "expired": TaskRevokedError,
     "cancelled": TaskRevokedError,
@@ -30,7 +30,7 @@ _BY_CODE: dict[str, type[BaseException]] = {
 
 
 def describe(exc: BaseException) -> dict[str, Any]:
-    """Return what an exception is made of, as Celery keeps it: type, module, arguments that JSON can hold."""
+    """Return an exception as Celery stores it: type, module, and arguments as JSON."""
     arguments = []
     for arg in exc.args:
         try:
@@ -47,7 +47,7 @@ def describe(exc: BaseException) -> dict[str, Any]:
 
 
 def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: bool = False) -> BaseException:
-    """Return the exception that a job's error tells of."""
+    """Return the exception of a job's error."""
     code, message = str(error.get("code", "failed")), str(error.get("message", ""))
     last, detail = error.get("last"), error.get("detail") or {}
     if code in ("step_failed", "workflow_failed") and isinstance(last, Mapping):
@@ -67,7 +67,7 @@ def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: boo
 
 
 def traceback_of(error: Mapping[str, Any]) -> str | None:
-    """Return the traceback that an error has, of its cause where it has none itself."""
+    """Return the traceback of an error, or of its cause."""
     result = (error.get("detail") or {}).get("traceback")
     if result is None and isinstance(error.get("last"), Mapping):
         return traceback_of(error["last"])

@@ -1,4 +1,4 @@
-"""The calls of a canvas as the steps of a workflow, as the ledger takes them."""
+"""Turn the calls of a canvas into steps of a workflow."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ODD = re.compile(r"[^A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Flow:
-    """Steps as JSON values, how many of them nobody waits for, and the job or gate of each task or group id."""
+    """Steps as JSON values, the number of final ones, and the job or gate of each task or group id."""
 
     name: str
     steps: list[dict[str, Any]]
@@ -98,7 +98,7 @@ def _job(app: Celery, call: Call, names: dict[str, str], ids: dict[str, UUID]) -
 
 
 def _errback_submission(app: Celery, call: Call) -> dict[str, Any]:
-    """Return the job that calls the errbacks of a call, on its queue, where their code is known."""
+    """Return the job that calls the errbacks of a call; on the call's queue, whose workers have their code."""
     headers = {"errbacks": to_json(call.errbacks), "root_id": call.headers.get("root_id")}
     return {
         "queue": call.queue,

@@ -1,4 +1,4 @@
-"""Celery's task ids and the ledger's job ids: Celery takes any text, the ledger UUIDs."""
+"""Celery's task ids, which may be any text, and the ledger's job ids, which are UUIDs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Celery's tasks as kinds of job."""
+"""Celery's tasks as kinds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NOT_NEEDED = frozenset(
 
 
 class Body:
-    """The handler of a Celery task: runs its body as Celery does."""
+    """The handler of a Celery task: it runs the body as Celery does."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -42,7 +42,7 @@ def _in_its_app(task: Task, payload: TaskCall) -> Task:
 
 
 def app_of(name: str) -> Celery | None:
-    """Return the app in which a task of this name runs here; None for what is no task of an app."""
+    """Return the app in which a task of this name runs in this process; None if no app has it."""
     handler = REGISTRY.get(name).handler if name in REGISTRY else None
     app: Celery | None = handler.task.app if isinstance(handler, Body) else None
     return app
@@ -72,7 +72,7 @@ def register_task(task: Task) -> None:
 
 
 def make_kind(task: Task, queue: str) -> Kind:
-    """Return the kind of a task. Celery counts its retries itself, in its own words."""
+    """Return the kind of a task. Celery counts its retries itself."""
     soft, hard = task.soft_time_limit, task.time_limit
     return Kind(
         name=task.name,

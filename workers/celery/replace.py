@@ -1,4 +1,4 @@
-"""`self.replace(canvas)`: the canvas becomes steps that the run adds, and the last of them gives the task's result."""
+"""`self.replace(canvas)`: the run adds the canvas as steps, and the last of them provides the task's result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`app.control.revoke` and `AsyncResult.revoke`: a cancel in the ledger, which holds with all workers down."""
+"""`app.control.revoke` and `AsyncResult.revoke`: cancellation in the ledger, which works with all workers down."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def revoke_tasks(
     signal: str | int | None,
     reply: bool,
 ) -> Any:
-    """Cancel tasks that have not begun; with `terminate` those that run, too. What has ended stays.
+    """Cancel tasks that have not begun; with `terminate` running ones, too. Ended tasks stay as they are.
 
     `signal` is sent to the process of a run at once; on threads the run is cancelled as by the API.
 
@@ -51,7 +51,7 @@ def revoke_tasks(
 
 
 def _signal_name(value: str | int | None) -> str:
-    """Return the name of a signal. Raises `ConfigurationError` for what is none."""
+    """Return the name of a signal. Raises `ConfigurationError` for an unknown one."""
     try:
         if isinstance(value, int):
             return signals.Signals(value).name
@@ -62,7 +62,7 @@ def _signal_name(value: str | int | None) -> str:
 
 
 def _cancel(tenant_id: UUID, job_id: UUID, signal: str | None) -> None:
-    """Cancel a job, or what has replaced it."""
+    """Cancel a job, or the jobs that have replaced it."""
     try:
         cancel_job(ledger(), tenant_id, job_id, "revoked", "celery", running=signal is not None, signal=signal)
     except NotCancellable:

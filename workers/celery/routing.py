@@ -1,4 +1,4 @@
-"""Where tasks go: which apps are on the ledger, which queues are, and what Celery's routes say of a call."""
+"""Routing of tasks: which apps and queues are on the ledger, and the queue that Celery's routes give a call."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from jobplatform.errors import ConfigurationError
 
 
 def is_on_ledger(app: Any) -> bool:
-    """Return whether an app has the config object: else it is plain Celery."""
+    """Return whether an app has the ledger's config object; otherwise it is plain Celery."""
     return bool(app.conf.worker_consumer == "workers.runtime.consumer:LedgerConsumer")
 
 
 def check_app(app: Any) -> None:
-    """Refuse an app whose results or messages go elsewhere, though it has the config object.
+    """Refuse an app with the config object whose results or messages go elsewhere.
 
     Raises `ConfigurationError`. What is given to `Celery(…)`, or stands in Celery's own environment variables, comes
     before the config object.
@@ -45,7 +45,7 @@ def queues_of_ledger() -> frozenset[str]:
 
 
 def how_to_add_a_queue() -> str:
-    """Say what to do about a queue that is not on the ledger."""
+    """Return instructions for a queue that is not on the ledger."""
     return (
         f"Expected one of {', '.join(sorted(queues_of_ledger()))}. Add it to JOBPLATFORM_QUEUES (and to "
         f"JOBPLATFORM_CELERY_QUEUES where that is set), route the task elsewhere, or set "

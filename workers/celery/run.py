@@ -1,4 +1,4 @@
-"""The run that goes on in this thread: what a task's body may change of it, through Celery's own calls."""
+"""The current run of this thread, which a task's body changes through Celery's calls."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _current: ContextVar[BodyRun | None] = ContextVar("run", default=None)
 
 @dataclass(frozen=True)
 class RetryRequest:
-    """What `self.retry` has asked for. `next_run`: what the next run has instead, payload or priority."""
+    """A retry requested by `self.retry`. `next_run`: changed payload or priority of the next run."""
 
     delay_seconds: float
     next_run: Mapping[str, Any]
@@ -50,7 +50,7 @@ def current_run() -> BodyRun | None:
 
 @contextmanager
 def running(run: BodyRun) -> Iterator[BodyRun]:
-    """Make a run this thread's."""
+    """Make a run the current one of this thread."""
     token = _current.set(run)
     try:
         yield run

@@ -1,4 +1,4 @@
-"""`app.send_task`, into the ledger: the one way by which Celery calls a task."""
+"""`app.send_task` into the ledger: the only path by which Celery calls a task."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def send_task(
     add_to_parent: bool = True,
     **options: Any,
 ) -> AsyncResult:
-    """Call a task by name. Takes what Celery's own takes, and returns the same.
+    """Call a task by name, with Celery's arguments and result.
 
     Raises `ConfigurationError` for options without an equal, kombu's `OperationalError` when the ledger is away,
     `EncodeError` for arguments that JSON can't hold.
@@ -98,7 +98,7 @@ def is_left_to_celery(queue: Any) -> bool:
 
 
 def submit_message(app: Celery, name: str, message: Any, options: Mapping[str, Any]) -> None:
-    """Submit what Celery's own code was about to publish: the call becomes a job, or a workflow with its links.
+    """Submit the message that Celery was about to publish: the call becomes a job, or a workflow with its links.
 
     `message`: Celery's (headers, properties, body, sent_event). Raises as `send_task`.
     """
@@ -149,7 +149,7 @@ def pending_chord(group_id: str | None) -> tuple[str, Any, Any] | None:
 
 
 def collect_and_submit(app: Celery, apply: Callable[[], T]) -> T:
-    """Apply a canvas and submit what it calls as one workflow. Returns what Celery returns."""
+    """Apply a canvas and submit its calls as one workflow. Returns what Celery returns."""
     collector = Collector(app)
     result = collector.run(apply)
     if collector.calls:
@@ -158,7 +158,7 @@ def collect_and_submit(app: Celery, apply: Callable[[], T]) -> T:
 
 
 def submit(app: Celery, collector: Collector) -> None:
-    """Submit collected calls: a workflow in one transaction, or a job where one is all there is."""
+    """Submit collected calls in one transaction: a workflow, or a job if there is only one."""
     calls = list(collector.calls.values())
     if len(calls) == 1 and not collector.groups and not calls[0].errbacks:
         _submit_alone(calls[0])
@@ -178,7 +178,7 @@ def _submit_alone(call: Call) -> None:
 
 
 def _translated(action: Callable[[], T]) -> T:
-    """Raise what Celery raises for a broker that is away: what calls tasks may be prepared for that."""
+    """Raise what Celery raises when the broker is not reachable, which callers may handle."""
     try:
         return action()
     except (LedgerUnavailable, OutcomeUnknown, QuotaExceeded) as error:
@@ -206,7 +206,7 @@ def _refuse_odd(name: str, options: dict[str, Any], task_type: Any) -> None:
 
 @contextmanager
 def old_producer(app: Celery) -> Iterator[Any]:
-    """Borrow a producer on the broker that tasks were published to before."""
+    """Borrow a producer on the previous broker."""
     url = settings().celery_old_broker_url
     assert url is not None, "checked before"
     with producers[app.connection_for_write(url.get_secret_value())].acquire(block=True) as producer:

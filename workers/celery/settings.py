@@ -1,4 +1,4 @@
-"""An existing app's own settings object beside the ledger's config object: Django's, say, with a namespace."""
+"""An app's own settings object in addition to the ledger's config object, for example Django's with a namespace."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FREE = frozenset(("task_default_queue", "worker_send_task_events", "enable_utc"
 
 
 def use_settings(app: Celery, source: Any, namespace: str | None = None) -> None:
-    """Give an app the ledger's config object and, beside it, the settings of an object of its own.
+    """Give an app the ledger's config object and the settings of an object of its own.
 
     `source`: an object, a mapping, or its name like "django.conf:settings". `namespace`: the prefix of its names,
     as in `config_from_object`; without one lower-case names are read. What the ledger decides (broker, result backend,

@@ -1,4 +1,4 @@
-"""A call of a task as an order for a job: what its kind is, and the row that the ledger takes."""
+"""Turn a call of a task into the submission of a job."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from workers.celery.call import Call, in_seconds
 
 #: the kind of the job that calls a failed task's errbacks
 ERRBACKS = "celery.errbacks"
-#: tasks that can't be kinds → why: their calls fail with it, and their worker serves the others
+#: task that can't be a kind → reason, which its calls raise; workers serve the other tasks
 REFUSED_TASKS: dict[str, str] = {}
 #: of calls whose task this process does not know; they are a dead letter where no worker does
 UNKNOWN_ATTEMPTS = 1
 
 
 class TaskCall(BaseModel):
-    """The payload of a Celery task: its arguments, and headers that its request has."""
+    """The payload of a Celery task: its arguments, and headers of its request."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -33,7 +33,7 @@ class TaskCall(BaseModel):
 
 
 def kind_of_call(call: Call) -> Kind:
-    """Return what a call is, on the queue that it goes to; of a task that is known to workers only, what is usual."""
+    """Return the kind of a call on its queue, with defaults for a task that only workers know."""
     if call.name in REFUSED_TASKS:
         raise ConfigurationError(REFUSED_TASKS[call.name])
     if not is_free_name(call.name):
@@ -53,7 +53,7 @@ def kind_of_call(call: Call) -> Kind:
 
 
 def submission_of(call: Call, kind: Kind, payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the job of a step as the ledger takes it."""
+    """Return the submission of a step."""
     now = datetime.now(UTC)
     written = payload if kind.payload is TaskCall else payload["kwargs"]
     known = kind.parse(written) if kind.limit_keys and not is_marked(written) else None

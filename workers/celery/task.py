@@ -1,4 +1,4 @@
-"""The class of tasks of existing Celery apps: Celery's own, and around its body the life of an attempt."""
+"""The task class of existing Celery apps: Celery's own, with the life cycle of an attempt around the body."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LEDGER_REQUEST = "workers.runtime.request:LedgerRequest"
 
 
 class Task(celery.Task):  # type: ignore[misc]
-    """Celery's task on the ledger, where its app has the config object; plain Celery where it has not.
+    """Celery's task on the ledger if its app has the config object, else plain Celery.
 
-    Celery traces the body as ever: hooks, signals, `self.retry`, custom `__call__` and bases. Around that a worker
-    claims before and settles after it, so the message decides nothing.
+    Celery traces the body as usual: hooks, signals, `self.retry`, custom `__call__` and bases. A worker
+    claims the run before and settles it afterwards, so the message decides nothing.
     """
 
     abstract = True
@@ -32,7 +32,7 @@ class Task(celery.Task):  # type: ignore[misc]
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
-        """Register the task as a kind, and take settings away that would let Celery decide."""
+        """Register the task as a kind, and disable settings that would let Celery decide."""
         super().on_bound(app)
         bind_to_ledger(cls, app)
 
@@ -59,14 +59,14 @@ class Task(celery.Task):  # type: ignore[misc]
         return trace_delivery(REGISTRY.get(self.name), uuid, request)
 
     def replace(self, sig: Any) -> Any:
-        """Replace this task by a canvas: its result is that one's, and what waits for it waits for that."""
+        """Replace this task by a canvas, which provides its result; successors wait for the canvas."""
         if not self._is_in_run():
             return super().replace(sig)
         prepared = prepare_replacement(self, sig)
         return self.on_replace(prepared)
 
     def on_replace(self, sig: Any) -> Any:
-        """Collect the canvas: it is written when this run is settled, and only then."""
+        """Collect the canvas; it is written only when this run is settled."""
         if not self._is_in_run():
             return super().on_replace(sig)
         collect_replacement(self, sig)

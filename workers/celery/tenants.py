@@ -1,4 +1,4 @@
-"""Whose jobs calls of tasks are: of a running job's tenant, else of the one in the settings."""
+"""The tenant of calls: the running job's, else the one in the settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from workers.runtime.process import ledger
 
 
 def caller_tenant() -> UUID:
-    """Return the tenant of who calls a task in this thread. Raises `ConfigurationError` when there is none."""
+    """Return the tenant of calls in this thread. Raises `ConfigurationError` when there is none."""
     run = current_run()
     if run is not None:
         return run.tenant_id
@@ -24,7 +24,7 @@ def caller_tenant() -> UUID:
 
 
 def reader_tenant() -> UUID | None:
-    """Return whose tasks an id that is no job's may name; None when that is not known here."""
+    """Return the tenant whose tasks a non-UUID id may name; None when that is not known here."""
     run = current_run()
     if run is not None:
         return run.tenant_id

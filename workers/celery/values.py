@@ -1,4 +1,4 @@
-"""Arguments and results as JSON, as Celery has them: kombu's JSON, with what JSON readers change marked.
+"""Arguments and results in Celery's JSON: kombu's format, extended by numbers that JSON parsers would change.
 
 kombu writes dates, decimals, UUIDs, bytes and the like as `{"__type__": …, "__value__": …}` and reads them back. Whole
 numbers beyond 64 bits, and NaN and infinity (which JSON does not have) are written the same way here. The ledger keeps

@@ -1,4 +1,4 @@
-"""What a Celery worker needs to work on the ledger: the platform's own and an existing app's get the same."""
+"""Set a Celery worker up for the ledger, the platform's own and an existing app's alike."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ log = get_log(__name__)
 
 
 def prepare_worker(app: Celery) -> None:
-    """Add the ledger's bootstep, bind all tasks, and give those with another base the ledger's class. Idempotent."""
+    """Add the ledger's bootstep, bind all tasks, and give those with a custom base the ledger's class. Idempotent."""
     app.steps["worker"].add(Liveness)
     harden()
     restrict_control()

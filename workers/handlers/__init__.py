@@ -1,1 +1,1 @@
-"""Handlers: the built-in kinds (`builtin` registers them), and the platform's own jobs. Nothing here imports Celery."""
+"""Handlers of the built-in kinds (`builtin` registers them) and of the platform's own jobs, without Celery."""

@@ -20,7 +20,7 @@ MAX_ATTACHMENT_BYTES = 20 * 1024 * 1024
 
 
 def _check_address(value: str) -> str:
-    """Any address that SMTP can carry: an internal platform sends to internal domains too."""
+    """Accept any address that SMTP can carry, internal domains included."""
     try:
         checked = validate_email(
             value, check_deliverability=False, globally_deliverable=False, test_environment=True, allow_smtputf8=False
@@ -49,7 +49,7 @@ Line = Annotated[str, AfterValidator(_check_line)]
 
 
 class Attachment(BaseModel):
-    """A file that goes with the mail: its bytes in base64, or the id of an upload or artifact."""
+    """An attached file: its bytes in base64, or the id of an upload or artifact."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -66,7 +66,7 @@ class Attachment(BaseModel):
 
 
 class EmailSend(BaseModel):
-    """What to send to whom. With `template`, text and html come from `<template>.txt` and `<template>.html`."""
+    """An email. With `template`, text and html are rendered from `<template>.txt` and `<template>.html`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +86,7 @@ class EmailSend(BaseModel):
 
 
 class EmailSent(BaseModel):
-    """Which recipients the mail server took, and its words for those it refused."""
+    """Recipients that the mail server accepted, and its replies for those that it refused."""
 
     message_id: str
     accepted: list[str]
@@ -107,7 +107,7 @@ def _limit_keys(payload: EmailSend) -> list[str]:
     limit_keys=_limit_keys,
 )
 def send_email(payload: EmailSend, ctx: Context) -> EmailSent:
-    """Send one mail over SMTP. The Message-ID is made of the job's id, so a receiver can tell a repetition."""
+    """Send one mail over SMTP. The Message-ID is derived from the job's id, so receivers can detect duplicates."""
     text, html = payload.text, payload.html
     if payload.template is not None:
         rendered = render_template(payload.template, {"subject": payload.subject, **payload.variables})
@@ -123,7 +123,7 @@ def send_email(payload: EmailSend, ctx: Context) -> EmailSent:
         attachments=tuple(attachments),
         message_id=f"<{ctx.job_id}@jobplatform>",
     )
-    with ctx.effect("mail", unknown="repeat") as effect:  # twice with one Message-ID is better than never
+    with ctx.effect("mail", unknown="repeat") as effect:  # a duplicate with one Message-ID is better than a lost mail
         if effect.needed:
             receipt = mail_sender().send(mail)
             effect.receipt = {"accepted": list(receipt.accepted), "refused": receipt.refused}

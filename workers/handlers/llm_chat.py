@@ -12,7 +12,7 @@ from workers.providers.chat import RATE_LIMITED, chat_model
 
 
 class Message(BaseModel):
-    """One turn of the conversation."""
+    """One message of the conversation."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -21,7 +21,7 @@ class Message(BaseModel):
 
 
 class LlmChat(BaseModel):
-    """The conversation and how to answer it; `model` defaults to JOBPLATFORM_LLM_MODEL."""
+    """A conversation and sampling options; `model` defaults to JOBPLATFORM_LLM_MODEL."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -32,7 +32,7 @@ class LlmChat(BaseModel):
 
 
 class ChatAnswer(BaseModel):
-    """What the model said; `usage` as the server counts its tokens."""
+    """The model's answer; `usage` as reported by the server."""
 
     model: str
     content: str
@@ -42,7 +42,7 @@ class ChatAnswer(BaseModel):
 
 #: limits can be set for all calls of the model server, and for the tokens that they may take
 PROVIDER, TOKENS = "provider:llm", "tokens:llm"
-#: what a call is taken to need that says nothing of it
+#: tokens reserved for a call without `max_tokens`
 USUAL_TOKENS = 1000
 
 
@@ -61,7 +61,7 @@ def _limit_keys(payload: LlmChat) -> list[str]:
     limit_units=lambda payload: {"tokens": payload.max_tokens or USUAL_TOKENS},
 )
 def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
-    """Ask the model; its pieces are streamed and counted as progress, the usage is what the server reports."""
+    """Ask the model; chunks are streamed and counted as progress, usage is what the server reports."""
     pieces, tail = 0, ""
 
     def tell(piece: str) -> None:
@@ -80,7 +80,7 @@ def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
             cancelled=ctx.cancelled,
         )
     except Retryable as error:
-        if error.reason == RATE_LIMITED and error.after is not None:  # it says when: until then for nobody
+        if error.reason == RATE_LIMITED and error.after is not None:  # the server says when: until then no call starts
             raise Throttled(PROVIDER, error.after, str(error)) from None
         raise
     ctx.record_usage(**answer.usage)

@@ -1,4 +1,4 @@
-"""Handlers of the platform's own jobs. They know the ledger; no tenant can order them: the API has no such kinds."""
+"""Handlers of the platform's own jobs. They use the ledger; tenants cannot submit them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def clean_up(_payload: NoPayload, ctx: Context) -> CleanUp:
 
 
 def queue_health(_payload: NoPayload, _ctx: Context) -> QueueHealth:
-    """Look at every queue: who waits how long, who works, and what is wrong."""
+    """Report on every queue: waiting jobs and their age, live workers, faults."""
     return run_maintenance.check_queue_health(ledger(), settings())
 
 
@@ -43,6 +43,6 @@ def remove_old_folders(before: float) -> int:
 
 
 def register(kinds: KindRegistry, config: Settings) -> None:
-    """Add the platform's own kinds, on the queue that is to run them."""
+    """Add the platform's own kinds, on the given queue."""
     kinds.add(maintenance_kind(CLEAN_UP, config.own_queue, clean_up))
     kinds.add(maintenance_kind(QUEUE_HEALTH, config.own_queue, queue_health))

@@ -1,4 +1,4 @@
-"""`video.transcode`: one video to another size and codec, with ffmpeg."""
+"""`video.transcode`: convert one video to another size and codec with ffmpeg."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from workers.providers.ffmpeg import PRESETS, PresetName, probe, transcode
 
 
 def _below_root(value: str) -> str:
-    """A path below JOBPLATFORM_MEDIA_ROOT, absolute or relative to it; links are followed before it is judged."""
+    """Accept a path below JOBPLATFORM_MEDIA_ROOT, absolute or relative to it, after symbolic links are resolved."""
     root = settings().media_root.resolve()
     if "\x00" in value:
         raise ValueError("a path without NUL characters")
@@ -36,7 +36,7 @@ def _is_file(path: Path) -> bool:
 
 
 class Source(BaseModel):
-    """Where the video is: a path below the allowed root, or the id of an upload or artifact."""
+    """The input: a path below JOBPLATFORM_MEDIA_ROOT, or the id of an upload or artifact."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,7 +51,7 @@ class Source(BaseModel):
 
 
 class VideoTranscode(BaseModel):
-    """Which video to turn into what."""
+    """The input video and the options of the output."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -60,7 +60,7 @@ class VideoTranscode(BaseModel):
 
 
 class Kept(BaseModel):
-    """A file that was kept: `id` is what other jobs name it by."""
+    """A stored file; other jobs refer to it by `id`."""
 
     id: str
     name: str
@@ -70,7 +70,7 @@ class Kept(BaseModel):
 
 
 class VideoTranscoded(BaseModel):
-    """The output, and what ffprobe says of both files."""
+    """The output, and ffprobe's data of both files."""
 
     artifact: Kept
     before: dict[str, Any]
@@ -87,7 +87,7 @@ class VideoTranscoded(BaseModel):
     hard_limit_seconds=3660,
 )
 def transcode_video(payload: VideoTranscode, ctx: Context) -> VideoTranscoded:
-    """Transcode a video with ffmpeg; progress in seconds of video, the output as artifact."""
+    """Transcode a video with ffmpeg; progress is in seconds of video, the output is an artifact."""
     if payload.source.artifact is not None:
         source = ctx.fetch_artifact(payload.source.artifact)
     else:

@@ -1,4 +1,4 @@
-"""The handler of the platform's own jobs that deliver webhooks. It knows the ledger; no tenant can order it."""
+"""The handler of the platform's own jobs that deliver webhooks. It uses the ledger; tenants cannot submit such jobs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from jobplatform.usecases.deliver_webhook import Target, find_target, record_res
 from workers.providers.post import AddressRefused, Answer, NoAnswer, poster
 from workers.runtime.process import ledger
 
-#: "not now" is believed for so long (s)
+#: longest Retry-After that is obeyed (s)
 LONGEST_PAUSE = 3600.0
 #: an endpoint that does not answer gets nothing for a tenth of the time for which it has not, from 10 s to 10 min: its
 #: messages would hold the places of all others' while they wait for it
@@ -33,7 +33,7 @@ LEAST_HOLD, LONGEST_HOLD = 10.0, 600.0
 
 
 def deliver_webhook(payload: Delivery, ctx: Context) -> Delivered:
-    """Tell an endpoint of something that has happened to a job."""
+    """Deliver an event of a job to an endpoint."""
     is_test = payload.body["type"] == TEST_TYPE
     target = find_target(ledger(), payload.endpoint)
     if target is None:
@@ -70,7 +70,7 @@ def _ask(target: Target, payload: Delivery, ctx: Context) -> tuple[Answer | None
 
 
 def _judge(target: Target, answer: Answer, age: timedelta) -> JobPlatformError | None:
-    """Every answer but 2xx is a failure, a redirect as well; 410 is the last one."""
+    """Treat every answer but 2xx as a failure, redirects too; 410 ends the deliveries."""
     if 200 <= answer.status < 300:
         return None
     told = f"the receiver answered {answer.status}" + (f": {answer.text}" if answer.text else "")
@@ -81,7 +81,7 @@ def _judge(target: Target, answer: Answer, age: timedelta) -> JobPlatformError |
         told = f"the receiver answered {answer.status}: redirects are not followed, change the URL"
         return Retryable(told, code="webhook_redirected", detail=detail)
     after = read_retry_after(answer.retry_after)
-    if age.total_seconds() > MAX_AGE_SECONDS:  # however often it has said "not now", which counts as no attempt
+    if age.total_seconds() > MAX_AGE_SECONDS:  # however often it has answered 429 or 503, which count as no attempt
         return Permanent(told, code="webhook_too_old", detail=detail)
     if answer.status == 429 and after is not None:
         return Throttled(endpoint_key(target.id), min(after, LONGEST_PAUSE), told)
@@ -89,5 +89,5 @@ def _judge(target: Target, answer: Answer, age: timedelta) -> JobPlatformError |
 
 
 def register(kinds: KindRegistry, config: Settings) -> None:
-    """Add the kind of job that delivers, on its queue."""
+    """Add the kind that delivers webhooks, on its queue."""
     kinds.add(deliver_kind(config.webhook_jobs_queue, deliver_webhook))
