@@ -18,7 +18,7 @@ ENV_FILE = CHECKOUT / ".local" / ("env" if STACK == "dev" else f"env-{STACK}")
 
 SHARED = ("JOBPLATFORM_ARTIFACT", "JOBPLATFORM_MEDIA", "JOBPLATFORM_SMTP", "JOBPLATFORM_LLM")
 
-#: processes of a whole stack, in the order in which they are shown
+#: processes of a stack, in display order
 PROCESSES = (
     "api",
     "dispatcher",
@@ -34,7 +34,7 @@ PROCESSES = (
 
 
 def up() -> None:
-    """Start the stack, write `.local/env`, and leave it running; a stack that runs already is only shown."""
+    """Start the stack, write `.local/env`, and leave it running; only show a stack that already runs."""
     console = Console()
     with taken(STACK):
         place = open_place(STACK)
@@ -52,7 +52,7 @@ def up() -> None:
 
 
 def down() -> None:
-    """Stop the stack; its data stays for the next `up`."""
+    """Stop the stack; its data is kept for the next `up`."""
     with taken(STACK):
         stack = Stack(open_place(STACK), tell=lambda _: None)
         running = marked(stack.place)
@@ -76,7 +76,7 @@ def _is_up(place: Place, stack: Stack) -> bool:
 
 
 def _write_env(stack: Stack, key: str) -> None:
-    """Write what any script can `source`."""
+    """Write the file that scripts can `source`."""
     values = {
         "JOBPLATFORM_URL": stack.local_url("api"),
         "JOBPLATFORM_API_KEY": key,
@@ -86,7 +86,7 @@ def _write_env(stack: Stack, key: str) -> None:
         "JOBPLATFORM_MANAGEMENT_URL": stack.management_url,
         "JOBPLATFORM_FLOWER_URL": stack.flower_url,
         "JOBPLATFORM_MAIL_URL": stack.local_url("mail"),
-        # what a worker of yours needs to work beside the stack's
+        # settings for a worker of your own
         **{name: value for name, value in stack.settings_environment().items() if name.startswith(SHARED)},
         ENV_STACK: str(stack.place.folder),
     }
@@ -94,7 +94,7 @@ def _write_env(stack: Stack, key: str) -> None:
     values[ENV_SERVERS] = " ".join(values[name] for name in own)
     ENV_FILE.parent.mkdir(exist_ok=True)
     ENV_FILE.touch(mode=0o600)
-    ENV_FILE.chmod(0o600)  # one that was there may have been readable
+    ENV_FILE.chmod(0o600)  # an existing file may have been readable by others
     ENV_FILE.write_text("".join(f"export {name}='{value}'\n" for name, value in values.items()))
 
 
@@ -115,7 +115,7 @@ def _show(console: Console, stack: Stack) -> None:
     for name in (*PROCESSES, "postgres"):
         up = "[green]up[/]" if name in names else "[red]down[/]"
         table.add_row(name, "[cyan]yours[/]" if foreign.get(name) else up, addresses.get(name, ""))
-    # addresses are to be copied: never wrapped, never cut
+    # addresses are copied by users: neither wrapped nor truncated
     Console(width=200).print(table)
     console.print(f"checkout {CHECKOUT}\nlogs     {stack.place.logs}", soft_wrap=True, highlight=False)
 

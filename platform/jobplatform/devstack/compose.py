@@ -1,4 +1,4 @@
-"""docker-compose.yml, read: the private stack runs the very commands of production, so that they can't rot."""
+"""Read docker-compose.yml: the private stack runs the commands of production, which keeps them tested."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = CHECKOUT / "docker-compose.yml"
 
 @dataclass(frozen=True)
 class Service:
-    """One service of ours: what it runs, and as which role of RabbitMQ."""
+    """A service of the platform: its command and its RabbitMQ role."""
 
     name: str
     command: tuple[str, ...]
@@ -27,20 +27,20 @@ class Service:
 
     @property
     def role(self) -> str:
-        """The user of its broker URL."""
+        """The user in its broker URL."""
         return urlsplit(self.environment["JOBPLATFORM_BROKER_URL"]).username or ""
 
     @property
     def is_measured(self) -> bool:
-        """Return whether it serves metrics on a port of its own."""
+        """Return whether it exports metrics on its own port."""
         return self.name == "dispatcher" or self.name.startswith("worker-")
 
     def option(self, name: str) -> str:
-        """Return the value that follows an option of its command."""
+        """Return the value of an option of its command."""
         return self.command[self.command.index(name) + 1]
 
     def local_command(self, place: Place) -> list[str | Path]:
-        """Return its command on loopback, with the ports and folders of a place."""
+        """Return its command for loopback, with the ports and folders of an instance."""
         words = {
             "0.0.0.0": "127.0.0.1",
             "8080": str(place.ports["api"]),
@@ -63,7 +63,7 @@ def read_compose() -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def services() -> dict[str, Service]:
-    """Return our own services by name."""
+    """Return the platform's services by name."""
     return {
         name: Service(name, tuple(str(word) for word in service["command"]), service.get("environment") or {})
         for name, service in read_compose()["services"].items()

@@ -1,4 +1,4 @@
-"""`make demo`: the main job over plain HTTP, with what a person wants to see of it."""
+"""`make demo`: three jobs over plain HTTP, with progress and results on the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jobplatform.devstack.processes import DidNotStart
 from jobplatform.devstack.stack import Stack
 
 STACK = chosen_name("demo")
-#: what ffmpeg's test sources make: a picture that moves, with sound
+#: ffmpeg's test sources: a moving picture with sound
 CLIP_SECONDS = 12
 
 REPORT = """
@@ -36,13 +36,13 @@ GROUP BY r.kind, r.queue, r.outcome ORDER BY r.kind
 
 
 class Caller:
-    """A caller of the API, as any team would be one: plain HTTP with a key."""
+    """A caller of the API with plain HTTP and a key, like any team's."""
 
     def __init__(self, url: str, key: str) -> None:
         self._url, self._key = url, key
 
     def call(self, method: str, path: str, body: Any = None, raw: bytes | None = None) -> Any:
-        """Call the API; returns the JSON (None when there is none), or raises with what the API said."""
+        """Call the API; return its JSON (None without a body), or raise with the API's error."""
         data = raw if raw is not None else (orjson.dumps(body) if body is not None else None)
         request = Request(self._url + path, data=data, method=method)
         request.add_header("Authorization", f"Bearer {self._key}")
@@ -63,7 +63,7 @@ class Caller:
 
 
 def demo() -> None:
-    """Start a private stack, run the three jobs, show what became of them, stop everything."""
+    """Start a private stack, run three jobs, show their results, stop everything."""
     console = Console()
     began = time.monotonic()
     with taken(STACK):
@@ -126,7 +126,7 @@ def _main_job(console: Console, stack: Stack) -> None:
 
 
 def make_clip(path: Path, seconds: int) -> Path:
-    """Make a real clip with sound, with ffmpeg's test sources."""
+    """Make a clip with sound from ffmpeg's test sources."""
     video = f"testsrc2=size=1280x720:rate=25:duration={seconds}"
     audio = f"sine=frequency=440:duration={seconds}"
     subprocess.run(
@@ -141,7 +141,7 @@ def make_clip(path: Path, seconds: int) -> Path:
 
 
 def watch(console: Console, caller: Caller, jobs: dict[str, str]) -> dict[str, Any]:
-    """Show a live bar per job until all have ended; returns the jobs as they are then."""
+    """Show a live progress bar per job until all have ended; return the ended jobs."""
     done: dict[str, Any] = {}
     columns = (
         TextColumn("{task.description:<6}"),

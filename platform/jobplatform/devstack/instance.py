@@ -1,7 +1,7 @@
-"""Where a stack of this checkout lives: its folder, its ports, its secrets, and who may touch it.
+"""An instance of the private stack of this checkout: folder, ports, secrets, and user.
 
-The folder is outside the clone, because Postgres refuses to run as root and an unprivileged user may not be able to
-enter the clone's parents; nothing of theirs is changed.
+The folder is outside the clone: Postgres refuses to run as root, and an unprivileged user may not be able to
+enter the clone's parent folders, whose permissions are left alone.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobplatform.errors import ConfigurationError
 #: the checkout: the folder above platform/
 CHECKOUT = Path(__file__).resolve().parents[3]
 UNPRIVILEGED = "nobody"
-#: chooses another stack than the command's own, so that tests leave a developer's alone
+#: selects a stack other than the command's default, so that tests leave a developer's alone
 NAME_VARIABLE = "JOBPLATFORM_STACK_NAME"
 PORT_NAMES = (
     "postgres",
@@ -47,7 +47,7 @@ PORT_NAMES = (
 
 @dataclass(frozen=True)
 class Place:
-    """The place of one named stack. Two checkouts, or two names, never share anything."""
+    """Folder and ports of one named stack. Two checkouts, or two names, never share anything."""
 
     name: str
     folder: Path
@@ -56,7 +56,7 @@ class Place:
 
     @property
     def mark(self) -> str:
-        """The value of JOBPLATFORM_STACK in the environment of every process of this stack."""
+        """Value of JOBPLATFORM_STACK in the environment of every process of this stack."""
         return str(self.folder)
 
     @property
@@ -65,7 +65,7 @@ class Place:
         return self.folder / "logs"
 
     def owned_folder(self, name: str) -> Path:
-        """Return a sub-folder that belongs to the unprivileged user (to us, when we are not root)."""
+        """Return a sub-folder owned by the unprivileged user (by the current user without root)."""
         path = self.folder / name
         path.mkdir(mode=0o700, exist_ok=True)
         if os.geteuid() == 0:
@@ -75,7 +75,7 @@ class Place:
 
 
 def demote() -> dict[str, object]:
-    """Return the arguments for subprocess.Popen that give up root; none when we are not root."""
+    """Return arguments for subprocess.Popen that drop root's privileges; none without root."""
     if os.geteuid() != 0:
         return {}
     owner = pwd.getpwnam(UNPRIVILEGED)
@@ -83,7 +83,7 @@ def demote() -> dict[str, object]:
 
 
 def chosen_name(default: str) -> str:
-    """Return the name of the stack that a command works on."""
+    """Return the name of the stack for a command."""
     return os.environ.get(NAME_VARIABLE) or default
 
 
@@ -95,7 +95,7 @@ def stack_folder(name: str) -> Path:
 
 @contextmanager
 def taken(name: str) -> Iterator[None]:
-    """Hold a stack for a block: two commands on the same stack of one checkout come one after the other."""
+    """Lock a stack for a block: two commands on the same stack of a checkout run one after the other."""
     folder = _make_folder(name)
     with (folder.parent / f"{folder.name}.lock").open("a") as lock:
         try:
@@ -118,7 +118,7 @@ def _make_folder(name: str) -> Path:
     if not parent.is_dir() or parent.is_symlink() or status.st_uid != os.geteuid():
         raise ConfigurationError(f"{parent} is not ours: expected a folder that belongs to user {os.geteuid()}")
     folder.mkdir(mode=0o711, exist_ok=True)
-    folder.chmod(0o711)  # the unprivileged user goes through it, and nobody lists it
+    folder.chmod(0o711)  # the unprivileged user may pass through it, nobody may list it
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     logs.chmod(0o700)
@@ -126,7 +126,7 @@ def _make_folder(name: str) -> Path:
 
 
 def open_place(name: str) -> Place:
-    """Return the place of a stack, made when it is not there. Ports and secrets stay the same between runs."""
+    """Return the instance of a stack, created if missing. Ports and secrets stay the same between runs."""
     folder = _make_folder(name)
     file = folder / "place.json"
     known = orjson.loads(file.read_bytes()) if file.exists() else {}
@@ -148,7 +148,7 @@ def read_ports(folder: Path) -> dict[str, int]:
 
 
 def with_new_ports(place: Place) -> Place:
-    """Return the place with other ports, and remember them: somebody else sits on one of the old."""
+    """Return the instance with new ports, and store them: one of the old ones is in use by another process."""
     ports = free_ports()
     _write(place.folder / "place.json", ports, place.secret)
     return Place(place.name, place.folder, ports, place.secret)
@@ -158,7 +158,7 @@ def _write(file: Path, ports: dict[str, int], secret: str) -> None:
     fresh = file.with_suffix(".new")
     fresh.touch(mode=0o600)
     fresh.write_bytes(orjson.dumps({"ports": ports, "secret": secret}))
-    fresh.replace(file)  # concurrent readers see the old file or the new one
+    fresh.replace(file)  # atomic: concurrent readers see the old file or the new one
 
 
 def free_ports() -> dict[str, int]:
@@ -176,7 +176,7 @@ def free_ports() -> dict[str, int]:
 
 
 def busy_ports(ports: dict[str, int]) -> list[str]:
-    """Return the names of the ports that somebody listens on."""
+    """Return the names of the ports that are in use."""
     busy = []
     for name, port in ports.items():
         with socket.socket() as probe:

@@ -1,4 +1,4 @@
-"""A local SMTP server that keeps the mails, and shows them: `GET /` gives them as a JSON array, newest last."""
+"""A local SMTP server that stores mails; `GET /` returns them as a JSON array, newest last."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from typing import Any
 import orjson
 from aiosmtpd.controller import Controller
 
-#: more than a demo or a test ever sends; the oldest go first
+#: maximum number of mails, more than a demo or test sends; the oldest are dropped first
 KEPT = 10_000
 
 
 class Mailbox:
-    """The mails received, in order; thread-safe."""
+    """Received mails in order; thread-safe."""
 
     def __init__(self) -> None:
         self._mails: list[dict[str, Any]] = []
         self._lock = threading.Lock()
 
     def add(self, envelope: Any) -> None:
-        """Keep a mail as the server got it."""
+        """Store a mail as received."""
         message = email.message_from_bytes(envelope.content, policy=email.policy.default)
         assert isinstance(message, EmailMessage)
         with self._lock:
@@ -40,7 +40,7 @@ class Mailbox:
             return orjson.dumps(self._mails)
 
     def clear(self) -> None:
-        """Forget all mails."""
+        """Delete all mails."""
         with self._lock:
             self._mails.clear()
 
@@ -74,7 +74,7 @@ class Keeper:
         self._mailbox = mailbox
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:
-        """Keep the mail. Recipients that begin with "bounce" and "busy" are refused, to try both kinds of refusal."""
+        """Store the mail. Recipients that begin with "bounce" or "busy" are refused, permanently or for now."""
         first = envelope.rcpt_tos[0]
         if first.startswith("bounce"):
             return "550 5.1.1 no such mailbox"
@@ -104,7 +104,7 @@ def serve(smtp_port: int, http_port: int) -> None:
             self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     controller = Controller(Keeper(mailbox), hostname="127.0.0.1", port=smtp_port, data_size_limit=64 * 1024 * 1024)
     controller.start()

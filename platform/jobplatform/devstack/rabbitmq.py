@@ -1,6 +1,6 @@
-"""A private RabbitMQ node: the distribution's server with its own ports, folders, cookie and epmd.
+"""A private RabbitMQ node: the distribution's server with separate ports, folders, cookie and epmd.
 
-The machine's own broker, if there is one, and its epmd on 4369 are never touched.
+A broker of the machine and its epmd on 4369 are never touched.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from jobplatform.devstack.instance import Place, demote
 from jobplatform.devstack.processes import DidNotStart, marked, start, wait_for, wait_gone
 from jobplatform.devstack.rabbitmq_server import Server, choose_server
 
-#: the role of our own calls, and of tests
+#: the role of the stack's own calls, and of tests
 USER = "operator"
-#: as long as the longest job may run; RabbitMQ's default of 30 minutes closes the channel of a long video
+#: consumer time-out: the longest run; RabbitMQ's default of 30 minutes would close the channel of a long video
 CONSUMER_TIMEOUT_MS = 24 * 3600 * 1000
 
 
 def url(place: Place, vhost: str = "jobplatform", role: str = USER) -> str:
-    """Return the AMQP URL of a vhost for a role of `broker.users`; all have the place's secret here."""
+    """Return the AMQP URL of a vhost for a role of `broker.users`; here all have the instance's secret."""
     return f"amqp://{role}:{place.secret}@127.0.0.1:{place.ports['amqp']}/{vhost}"
 
 
@@ -43,7 +43,7 @@ def management_url(place: Place, role: str = USER) -> str:
 
 
 def start_rabbitmq(place: Place, queues: Iterable[str] = DEFAULT_QUEUES) -> subprocess.Popen[bytes]:
-    """Start the node, with these queues of jobs in its definitions; `wait_until_up` waits for it (3 to 5 s)."""
+    """Start the node with these job queues in its definitions; `wait_until_up` waits for it (3 to 5 s)."""
     server = choose_server()
     stop_rabbitmq(place)
     home = place.owned_folder("rabbitmq")
@@ -58,12 +58,12 @@ def start_rabbitmq(place: Place, queues: Iterable[str] = DEFAULT_QUEUES) -> subp
         folder=home,
     )
     _write_configuration(place, home, server, queues)
-    unprivileged = server.root is None  # in the other it gives root up by itself, when it has entered its folder
+    unprivileged = server.root is None  # the other server drops root itself, after it has entered its folder
     return start(place, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
 
 
 def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) -> None:
-    """Wait until the node takes connections and its management page answers."""
+    """Wait until the node accepts connections and its management page answers."""
 
     def ready() -> bool:
         close(connect(url(place), name="jobplatform dev"))
@@ -73,7 +73,7 @@ def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) 
 
 
 def stop_rabbitmq(place: Place) -> None:
-    """Stop node and epmd, by the ids of the processes that carry this stack's mark."""
+    """Stop node and epmd, found by this stack's mark."""
     for name, seconds in (("rabbitmq", 15.0), ("epmd", 5.0)):
         pids = [pid for pid, tag in marked(place).items() if tag == name]
         for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
@@ -106,7 +106,7 @@ def control(place: Place, *arguments: str) -> str:
 
 
 def call_management(place: Place, path: str, method: str = "GET", body: object = None) -> Any:
-    """Call the management API; returns what it says, None when that is nothing."""
+    """Call the management API; return its answer, None when it is empty."""
     data = None if body is None else orjson.dumps(body)
     request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=data, method=method)
     token = base64.b64encode(f"{USER}:{place.secret}".encode()).decode()
@@ -141,7 +141,7 @@ def _environment(place: Place, home: Path) -> dict[str, str]:
 
 
 def definitions_file(place: Place) -> Path:
-    """Return what the node loads when it is blank, by the name that the server knows it by."""
+    """Return the path, as the server sees it, of the definitions that a new node loads."""
     return choose_server().inside(place.owned_folder("rabbitmq")) / "definitions.json"
 
 
@@ -167,4 +167,4 @@ log.file = false
         "definitions.json": orjson.dumps(definitions).decode(),
     }.items():
         (home / name).write_text(content)
-        (home / name).chmod(0o644)  # the folder is closed to everybody but the server's user
+        (home / name).chmod(0o644)  # the folder is readable only by the server's user

@@ -1,7 +1,7 @@
-"""Which RabbitMQ server a private node runs: the distribution's, or 4.3 out of Debian's next release.
+"""The RabbitMQ server of a private node: the distribution's, or 4.3 from Debian's next release.
 
-The second needs root and a Debian machine: its packages are unpacked into a folder of ours (nothing is installed), and
-the node runs in there as an unprivileged user, in a mount namespace that goes with it.
+The second needs root and Debian: its packages are unpacked into a private folder (nothing is installed), and
+the node runs there as an unprivileged user, in its own mount namespace.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from jobplatform.devstack.instance import CHECKOUT, UNPRIVILEGED, stack_folder
 from jobplatform.devstack.system import apt_install, rabbitmq_bin
 from jobplatform.errors import ConfigurationError
 
-#: "4.3" chooses the second
+#: "4.3" selects the second
 CHOICE = "JOBPLATFORM_RABBITMQ"
 SUITE = "forky"
 PACKAGES = (
     *("rabbitmq-server", "bash", "dash", "coreutils", "sed", "grep", "gawk", "hostname"),
     *("libc-bin", "base-files", "passwd", "procps", "util-linux"),
 )
-#: where a node in the folder sees its home
+#: home of a node inside the folder
 INSIDE = Path("/srv/node")
 _ENTER = (
     'folder="$1"; shift; '
@@ -36,17 +36,17 @@ _ENTER = (
 
 @dataclass(frozen=True)
 class Server:
-    """A server to start. `root` is the folder it lives in, None for the distribution's own."""
+    """A server to start. `root` is the folder of its packages, None for the distribution's own."""
 
     version: str
     root: Path | None
 
     def command(self, home: Path) -> list[str | Path]:
-        """Return what starts a node whose data is in `home`."""
+        """Return the command that starts a node with its data in `home`."""
         return self._inside(home, "rabbitmq-server")
 
     def control(self, home: Path, *arguments: str) -> list[str | Path]:
-        """Return what runs `rabbitmqctl` for that node."""
+        """Return the command of `rabbitmqctl` for that node."""
         return self._inside(home, "rabbitmqctl", *arguments)
 
     def _inside(self, home: Path, program: str, *arguments: str) -> list[str | Path]:
@@ -56,12 +56,12 @@ class Server:
         return ["unshare", "-m", "sh", "-c", _ENTER, self.root, home, *inner]
 
     def inside(self, home: Path) -> Path:
-        """Return that folder as the node sees it."""
+        """Return the path of that folder as the node sees it."""
         return home if self.root is None else INSIDE
 
 
 def choose_server() -> Server:
-    """Return the server that was chosen. Raises `ConfigurationError` when it can't be had."""
+    """Return the selected server. Raises `ConfigurationError` if it is not available."""
     chosen = os.environ.get(CHOICE, "")
     if not chosen:
         return Server(_version(_bin().parent), None)
@@ -105,7 +105,7 @@ def _unpack(root: Path) -> None:
 
 
 def _mirror() -> str:
-    """Return the machine's own mirror, from its apt sources."""
+    """Return the machine's Debian mirror, from its apt sources."""
     for file in [*Path("/etc/apt").glob("sources.list"), *Path("/etc/apt/sources.list.d").glob("*")]:
         match = re.search(r"https?://\S+/debian/?(?=\s)", file.read_text())
         if match:

@@ -1,4 +1,4 @@
-"""The stack of a place: which processes, in which order, with which settings."""
+"""The private stack: its processes, their order and settings."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from jobplatform.domain.access import Scope
 from jobplatform.ledger.keys import Grants, create_key, create_tenant, revoke_named
 from jobplatform.ledger.session import Ledger, open_ledger
 
-#: in `.local/env`: the folder of the stack whose addresses it names
+#: variable in `.local/env`: the folder of its stack
 ENV_STACK = "JOBPLATFORM_ENV_OF"
-#: in `.local/env`: the addresses of its servers, which stay in a shell after the stack has got other ports
+#: variable in `.local/env`: the addresses of its servers, which a shell keeps after the stack's ports have changed
 ENV_SERVERS = "JOBPLATFORM_ENV_SERVERS"
 
-#: ended in this order: who asks before who answers
+#: order of stopping: clients before servers
 STOP_ORDER = (
     "api",
     "flower",
@@ -42,7 +42,7 @@ STOP_ORDER = (
 
 @dataclass
 class Stack:
-    """A private stack. Servers named in the environment are used instead of private ones."""
+    """A private stack. Servers named in the environment replace private ones."""
 
     place: Place
     tell: Callable[[str], None] = print
@@ -73,20 +73,20 @@ class Stack:
         return os.environ.get("JOBPLATFORM_MANAGEMENT_URL", "")
 
     def local_url(self, port: str, path: str = "") -> str:
-        """The URL of one of our own servers."""
+        """The URL of one of the stack's servers."""
         return f"http://127.0.0.1:{self.place.ports[port]}{path}"
 
     def broker_url_of(self, role: str) -> str:
-        """RabbitMQ's URL for a role: the private node knows them all."""
+        """RabbitMQ's URL for a role; the private node has all of them."""
         return rabbitmq.url(self.place, role=role) if self.own_broker else self.broker_url
 
     @property
     def reporting_url(self) -> str:
-        """The URL of the login that reads the schema `reporting` and nothing else."""
+        """The ledger's URL for the login that can only read the schema `reporting`."""
         return self._url_of_login("reporting")
 
     def database_url_of(self, role: str) -> str:
-        """The ledger's URL for a role of the broker; only our own Postgres has a login besides the owner's."""
+        """The ledger's URL for a role; only the private Postgres has a login besides the owner's."""
         url = self.extra.get("JOBPLATFORM_DATABASE_URL", self.database_url)
         if self.own_database and role == "worker":
             return re.sub("//[^@]*@", f"//worker:{self.place.secret}@", url)
@@ -102,7 +102,7 @@ class Stack:
         return f"http://flower:{self.place.secret}@127.0.0.1:{self.place.ports['flower']}/flower"
 
     def settings_environment(self) -> dict[str, str]:
-        """The settings of the stack's processes, as environment."""
+        """The settings of the stack's processes as environment variables."""
         folder = self.place.folder
         return {
             "JOBPLATFORM_DATABASE_URL": self.database_url,
@@ -129,7 +129,7 @@ class Stack:
     # --- life ---------------------------------------------------------------------------------------
 
     def start_servers(self) -> None:
-        """Start Postgres and RabbitMQ, or use those that are named; migrate and declare."""
+        """Start Postgres and RabbitMQ, or use the named ones; migrate, and declare the topology."""
         self.clean_up()
         for folder in ("artifacts", "media"):
             (self.place.folder / folder).mkdir(mode=0o700, exist_ok=True)
@@ -153,7 +153,7 @@ class Stack:
         self.run("broker", "apply")
 
     def start_broker(self) -> None:
-        """Start RabbitMQ again, and wait until it works."""
+        """Restart RabbitMQ, and wait until it is up."""
         rabbitmq.wait_until_up(self.place, rabbitmq.start_rabbitmq(self.place, self.queues()))
 
     def queues(self) -> list[str]:
@@ -162,7 +162,7 @@ class Stack:
         return list((Settings.model_validate({"queues": chosen}) if chosen else Settings()).queues)
 
     def start_platform(self) -> None:
-        """Start mail sink, model server, and our services of docker-compose.yml; wait until each answers."""
+        """Start mail sink, model server, and the services of docker-compose.yml; wait until each answers."""
         self.tell("starting API, dispatcher, workers, Flower, mail and model server …")
         ports, python = self.place.ports, sys.executable
         self._start("mail", [python, "-m", "jobplatform.devstack.mailsink", "--smtp-port", str(ports["smtp"]),
@@ -183,14 +183,14 @@ class Stack:
         return self.run(*(self._secret_file(word) if word.startswith("/run/secrets/") else word for word in arguments))
 
     def _secret_file(self, path: str) -> str:
-        """Return our own file for a secret that a command reads from one."""
+        """Return the stack's file for a secret that a command reads from a file."""
         file = self.place.folder / path.rpartition("/")[2]
         file.touch(mode=0o600)
         file.write_text(self.place.secret)
         return str(file)
 
     def start_service(self, name: str, tag: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a service by the command that docker-compose.yml has for it, in its role; `tag` names a further one."""
+        """Start a service with its command and role in docker-compose.yml; `tag` names a further instance."""
         service = services()[name]
         own = {
             "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
@@ -220,7 +220,7 @@ class Stack:
         return self.start_service("api")
 
     def start_celery(self, name: str, queue: str, *options: str, app: str = "workers.app") -> subprocess.Popen[bytes]:
-        """Start a Celery worker on a queue that docker-compose.yml does not have, of an app of a team's own maybe."""
+        """Start a Celery worker on a queue that is not in docker-compose.yml, optionally of a team's own app."""
         command: list[str | Path] = [script("celery"), "-A", app, "worker", "-Q", queue, "-n", f"{name}@%h"]
         command += [*options, "--without-gossip", "--without-mingle"]
         urls = {"BROKER": self.broker_url_of("worker"), "DATABASE": self.database_url_of("worker")}
@@ -236,7 +236,7 @@ class Stack:
         wait_for(what, answers, process=process, log=self.place.logs / f"{name}.log")
 
     def wait_for_workers(self, count: int) -> None:
-        """Wait until this many workers beat."""
+        """Wait until this many workers send heartbeats."""
         ledger = self.open_ledger()
 
         def beating() -> bool:
@@ -258,7 +258,7 @@ class Stack:
         return open_ledger(url, name="dev", connections=2)
 
     def create_api_key(self) -> str:
-        """Create an API key of the tenant "default", with every scope; the one of an earlier start is revoked."""
+        """Create an API key of the tenant "default" with every scope, and revoke that of an earlier start."""
         ledger = self.open_ledger()
         with ledger.transaction() as connection:
             revoke_named(connection, "dev stack")
@@ -286,21 +286,21 @@ class Stack:
         return start(self.place, name, command, {**self.environment(), **(own or {})})
 
     def stop(self, *, gently: bool = True) -> list[str]:
-        """Stop everything; returns the names of what had to be killed.
+        """Stop everything; return the names of processes that had to be killed.
 
-        Not gently: what is about to be forgotten needs no good-byes, and RabbitMQ's takes six seconds.
+        `gently=False` is for data that is deleted afterwards: a graceful stop of RabbitMQ takes six seconds.
         """
         killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"] if gently else [], gently=gently)
         postgres.stop_postgres(self.place)
         return killed
 
     def stop_platform(self) -> None:
-        """Stop our own processes; the servers go on."""
+        """Stop the platform's processes; the servers keep running."""
         for name in STOP_ORDER:
             end_named(self.place, name)
 
     def clean_up(self) -> None:
-        """End what an interrupted run has left behind."""
+        """End processes that an interrupted run has left behind."""
         stop_all(self.place, [], gently=False)
         postgres.stop_postgres(self.place)
 
@@ -310,9 +310,9 @@ class Stack:
 
 
 def _foreign(variable: str) -> str | None:
-    """Return a server named in the environment, unless it came from the `.local/env` of a stack of ours.
+    """Return a server named in the environment, unless it comes from a stack's `.local/env`.
 
-    A shell that has sourced it must be able to run `make demo` and `make test` beside that stack.
+    A shell that has sourced that file must be able to run `make demo` and `make test` beside that stack.
     """
     value = os.environ.get(variable, "")
     sourced = read_ports(Path(os.environ.get(ENV_STACK, "/nowhere")))

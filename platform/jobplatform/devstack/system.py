@@ -1,4 +1,4 @@
-"""What the distribution has to give: a RabbitMQ server and ffmpeg. Installed without letting a system broker start."""
+"""Packages of the distribution: a RabbitMQ server and ffmpeg, installed without starting a system broker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from jobplatform.errors import ConfigurationError
 
-#: program → the package that brings it: (apt, dnf, brew)
+#: program → its package: (apt, dnf, brew)
 PACKAGES = {
     "rabbitmq-server": ("rabbitmq-server", "rabbitmq-server", "rabbitmq"),
     "ffmpeg": ("ffmpeg", "ffmpeg-free", "ffmpeg"),
@@ -20,12 +20,12 @@ PACKAGES = {
     "redis-server": ("redis-server", "redis", "redis"),
 }
 POLICY = Path("/usr/sbin/policy-rc.d")
-#: the launchers of the distribution's wrapper refuse to run as another user; these are the ones behind it
+#: RabbitMQ's scripts: the distribution's wrappers around them refuse to run as another user
 RABBITMQ_BINS = ("/usr/lib/rabbitmq/bin", "/opt/homebrew/sbin", "/usr/local/sbin")
 
 
 def rabbitmq_bin() -> Path | None:
-    """Return the folder of RabbitMQ's own scripts; None when it is not installed."""
+    """Return the folder of RabbitMQ's scripts; None if it is not installed."""
     for folder in RABBITMQ_BINS:
         if (Path(folder) / "rabbitmq-server").exists():
             return Path(folder)
@@ -33,7 +33,7 @@ def rabbitmq_bin() -> Path | None:
 
 
 def missing() -> list[str]:
-    """Return which of the needed programs are not on this machine."""
+    """Return the required programs that are missing on this machine."""
     absent = []
     if rabbitmq_bin() is None and not os.environ.get("JOBPLATFORM_BROKER_URL"):
         absent.append("rabbitmq-server")
@@ -43,14 +43,14 @@ def missing() -> list[str]:
 
 
 def install_packages() -> None:
-    """Install what is missing by apt when root; else raise `ConfigurationError`, one line naming what to install."""
+    """Install missing programs with apt as root; else raise `ConfigurationError`, which names the packages."""
     _install(missing())
 
 
 def require_programs(*names: str) -> None:
-    """Install programs of `PACKAGES` that are not on the PATH, before anything long begins.
+    """Install programs of `PACKAGES` that are not on the PATH, before long work begins.
 
-    Raises `ConfigurationError`, which names what to install, where apt can't be used.
+    Raises `ConfigurationError`, which names the packages, if apt can't be used.
     """
     _install([name for name in names if shutil.which(name) is None])
 
@@ -67,7 +67,7 @@ def _install(absent: Sequence[str]) -> None:
 
 
 def apt_install(packages: list[str]) -> None:
-    """Install packages by apt-get, as root; no service of theirs is started. Raises `ConfigurationError`."""
+    """Install packages with apt-get as root, without starting their services. Raises `ConfigurationError`."""
     print(f"installing {' '.join(packages)} by apt-get …", flush=True)
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with _no_services():
@@ -88,7 +88,7 @@ def _apt(arguments: list[str], environment: dict[str, str], loud: bool = False) 
 
 @contextmanager
 def _no_services() -> Iterator[None]:
-    """Let no package start a service meanwhile (Debian's policy-rc.d, exit code 101); an existing policy is kept."""
+    """Keep packages from starting services (Debian's policy-rc.d, exit code 101); an existing policy is kept."""
     before = (POLICY.read_bytes(), POLICY.stat().st_mode) if POLICY.exists() else None
     POLICY.write_text("#!/bin/sh\nexit 101\n")
     POLICY.chmod(0o755)
