@@ -54,7 +54,7 @@ def problem(status: int, code: str, title: str, detail: str, **more: Any) -> Res
 
 
 def from_error(error: JobPlatformError) -> Response:
-    """Return the problem of a `PlatformError`."""
+    """Return the problem of a `JobPlatformError`."""
     title = (type(error).__doc__ or "").strip().splitlines()[0]
     more: dict[str, Any] = {}
     if isinstance(error, InvalidRequest) and error.errors:
