@@ -62,7 +62,7 @@ class Caller:
         """Raise `NotAllowed` for a scope that this key does not have."""
         if scope not in self.scopes:
             has = ", ".join(sorted(self.scopes)) or "none"
-            raise NotAllowed(f"this wants a key with the scope {scope}; this key has {has}")
+            raise NotAllowed(f"expected a key with the scope {scope}; this key has {has}")
 
     def check_priority(self, *priorities: int | None) -> None:
         """Raise `PriorityTooHigh` for a priority above the key's maximum."""

@@ -6,7 +6,7 @@ BEGIN
     END IF;
 EXCEPTION
     WHEN insufficient_privilege THEN
-        RAISE WARNING 'role jobplatform_reporting was not made: an administrator has to (docs/operations/reporting.md)';
+        RAISE WARNING 'role jobplatform_reporting was not created: an administrator must create it (docs/operations/reporting.md)';
         RETURN;
     WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
         NULL;

@@ -33,10 +33,10 @@ BEGIN
         detail := 'this API key is not known, has expired, or was revoked';
     ELSIF 'jobs:submit' <> ALL (k.scopes) THEN
         code := 'not_allowed';
-        detail := format('this wants a key with the scope jobs:submit; this key has %s', array_to_string(k.scopes, ', '));
+        detail := format('expected a key with the scope jobs:submit; this key has %s', array_to_string(k.scopes, ', '));
     ELSIF k.requests_per_minute IS NOT NULL THEN
         code := 'not_allowed';
-        detail := 'a key with a rate can not order within a transaction, as others would wait for that: use one without';
+        detail := 'a key with a rate limit cannot submit within a transaction, as its other requests would wait for the commit: use one without';
     ELSIF NOT key_allows(k.kinds, p_kind) THEN
         code := 'kind_not_allowed';
         detail := format('expected one of the kinds that this API key may submit (%s); got %s',
@@ -116,7 +116,7 @@ BEGIN
             CREATE ROLE jobplatform_submit NOLOGIN;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'role jobplatform_submit was not made: an administrator has to (docs/howto/own-transaction.md)';
+                RAISE WARNING 'role jobplatform_submit was not created: an administrator must create it (docs/howto/own-transaction.md)';
                 RETURN;
             WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
                 NULL;
@@ -144,7 +144,7 @@ BEGIN
 END $$;
 
 -- Release validated jobs, and dead-letter invalid ones.
--- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have ordered them.
+-- p_checked: [{"id", "limit_keys", "limit_units", "error"}]; p_keys: the API keys that have submitted them.
 -- Returns "queue priority,…" that got jobs.
 CREATE OR REPLACE FUNCTION release_validated_jobs(p_checked jsonb, p_keys uuid[]) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$

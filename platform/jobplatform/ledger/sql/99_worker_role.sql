@@ -18,7 +18,7 @@ BEGIN
             CREATE ROLE jobplatform_worker NOLOGIN;
         EXCEPTION
             WHEN insufficient_privilege THEN
-                RAISE WARNING 'role jobplatform_worker was not made: an administrator has to (docs/operations/overview.md)';
+                RAISE WARNING 'role jobplatform_worker was not created: an administrator must create it (docs/operations/overview.md)';
                 RETURN;
             WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
                 NULL;
