@@ -18,7 +18,7 @@ from api.metrics import count_request
 from api.problems import Reply
 from api.services import Services
 from api.threads import RequestThreads
-from api.v1.jobs import Order, read_command, reply_to
+from api.v1.jobs import SubmitRequest, read_command, reply_to
 from jobplatform.domain.jobs import JobView
 from jobplatform.errors import JobPlatformError
 from jobplatform.usecases.admit import read_key
@@ -50,7 +50,7 @@ class FastPath:
         media_type = (headers.get("content-type") or "").partition(";")[0].strip().lower()
         try:
             caller = ApiKey(read_key(authorization))
-            command = read_command(self._services.kinds, Order(body, media_type, authorization, None))
+            command = read_command(self._services.kinds, SubmitRequest(body, media_type, authorization, None))
             if command.unique is not None:
                 return None  # it may have to wait for another submission
             checked = check_submission(self._services.kinds, command)
@@ -70,9 +70,9 @@ class FastPath:
         count_request("submit_job", "POST", reply[0], time.perf_counter() - began)
         return reply
 
-    async def _write(self, caller: ApiKey, order: CheckedSubmission) -> JobView | None:
+    async def _write(self, caller: ApiKey, submission: CheckedSubmission) -> JobView | None:
         future: asyncio.Future[JobView | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((caller, order, future))
+        self._waiting.append((caller, submission, future))
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(self._write_all())
         return await future
@@ -82,9 +82,9 @@ class FastPath:
         has = self._services
         while self._waiting:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            orders = [(caller, order) for caller, order, _ in batch]
+            submissions = [(caller, submission) for caller, submission, _ in batch]
             try:
-                jobs = await self._thread.run(submit_checked, has.ledger, has.hints, orders)
+                jobs = await self._thread.run(submit_checked, has.ledger, has.hints, submissions)
             except Exception as error:
                 # one submission that the ledger refuses must not fail the others: each goes through Flask alone
                 alone = getattr(error, "pgcode", None) is not None

@@ -61,18 +61,18 @@ def submit_job() -> Response:
     """
     has = services()
     check_length(has.settings.max_body_bytes)
-    order = Order(
+    submission = SubmitRequest(
         body=request.get_data(cache=False),
         media_type=request.mimetype,
         authorization=request.headers.get("Authorization"),
         idempotency_key=request.headers.get("Idempotency-Key"),
     )
-    status, body, headers = accept(has, order, g.get("caller"))
+    status, body, headers = accept(has, submission, g.get("caller"))
     return Response(body, status, headers, mimetype="application/json")
 
 
 @dataclass(frozen=True)
-class Order:
+class SubmitRequest:
     """A submit request, independent of the server and framework that received it."""
 
     body: bytes
@@ -81,25 +81,27 @@ class Order:
     idempotency_key: str | None
 
 
-def accept(has: Services, order: Order, known: Caller | None = None) -> tuple[int, bytes, list[tuple[str, str]]]:
+def accept(
+    has: Services, submission: SubmitRequest, known: Caller | None = None
+) -> tuple[int, bytes, list[tuple[str, str]]]:
     """Accept a job; returns status, body and further headers. `known`: the caller, if the key was already looked up.
 
     Raises `JobPlatformError`. Validation errors are reported to callers with a valid key only.
     """
     if known is not None:
-        command = read_command(has.kinds, order)
+        command = read_command(has.kinds, submission)
         known.check_priority(command.priority)
         known.check_kinds([command.kind])
-        made = _submit(has, known.tenant_id, command, order, known.key_name)
+        made = _submit(has, known.tenant_id, command, submission, known.key_name)
         return reply_to(made.job, created=made.created)
-    key = read_key(order.authorization)
+    key = read_key(submission.authorization)
     try:
-        accepted = _accept(has, ApiKey(key), order)
+        accepted = _accept(has, ApiKey(key), submission)
     except (Unauthorized, NotAllowed, RateLimited, LedgerUnavailable, OutcomeUnknown):
         raise
     except JobPlatformError as error:
         if not error.caller_is_known:
-            admit(has.ledger, order.authorization).check_scope(Scope.SUBMIT)
+            admit(has.ledger, submission.authorization).check_scope(Scope.SUBMIT)
         raise
     status, body, headers = reply_to(accepted.job, created=accepted.created)
     if accepted.caller is not None and accepted.caller.rate is not None:
@@ -118,26 +120,28 @@ def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str
     return 202, as_json(job.as_dict()), headers
 
 
-def _accept(has: Services, caller: ApiKey, order: Order) -> Accepted:
-    return _submit(has, caller, read_command(has.kinds, order), order)
+def _accept(has: Services, caller: ApiKey, submission: SubmitRequest) -> Accepted:
+    return _submit(has, caller, read_command(has.kinds, submission), submission)
 
 
-def _submit(has: Services, caller: ApiKey | UUID, command: SubmitJob, order: Order, by: str | None = None) -> Accepted:
+def _submit(
+    has: Services, caller: ApiKey | UUID, command: SubmitJob, submission: SubmitRequest, by: str | None = None
+) -> Accepted:
     return submit(
         has.ledger,
         has.hints,
         has.kinds,
         caller,
         command,
-        idempotency_key=checked_key(order.idempotency_key),
+        idempotency_key=checked_key(submission.idempotency_key),
         idempotency_seconds=has.settings.idempotency_seconds,
         by=by,
     )
 
 
-def read_command(kinds: KindRegistry, order: Order) -> SubmitJob:
+def read_command(kinds: KindRegistry, submission: SubmitRequest) -> SubmitJob:
     """Return the validated command. Raises `InvalidRequest`, which names the wrong fields of the payload too."""
-    return read_submission(kinds, parse_object(order.body, order.media_type), order.body)
+    return read_submission(kinds, parse_object(submission.body, submission.media_type), submission.body)
 
 
 def checked_key(key: str | None) -> str | None:

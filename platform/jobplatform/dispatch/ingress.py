@@ -88,7 +88,7 @@ class Ingress:
                 dead_messages.put_dead_messages(connection, [_dead_message(order, answer)])
             log.warning("order_refused", user=order.user_id, message_id=order.message_id, detail=answer.detail)
         self._reader.done(order, answer.body if self._may_answer(order) else None, accepted=answer.accepted)
-        dispatcher_metrics().orders.labels("accepted" if answer.accepted else "refused").inc()
+        dispatcher_metrics().amqp_submissions.labels("accepted" if answer.accepted else "refused").inc()
 
     def _may_answer(self, order: SubmissionMessage) -> bool:
         """Return whether the reply queue belongs to the sender: the dispatcher may write to queues that the sender

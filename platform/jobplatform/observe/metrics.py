@@ -90,7 +90,7 @@ class DispatcherMetrics:
         self.rescued = _counter("runs_rescued_total", "Runs ended because their worker was gone", "outcome")
         self.fired = _counter("schedule_fires_total", "Fires of schedules")
         self.dead_messages = _counter("dead_messages_total", "Messages that belong to no live dispatch", "reason")
-        self.orders = _counter("orders_taken_total", "Orders that came as messages", "answer")
+        self.amqp_submissions = _counter("amqp_submissions_total", "Submissions over AMQP", "answer")
         self.messages_lost = _counter("messages_lost_total", "Messages that RabbitMQ has lost, by a marker", "queue")
 
 
