@@ -6,7 +6,7 @@ are what runs. A revision that changes a column of a view drops the view first.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
 
@@ -32,14 +32,17 @@ def function_scripts() -> list[str]:
 
 def create_functions(connection: Connection) -> None:
     """Create or replace the ledger's functions."""
-    for script in function_scripts():
-        # the driver would read a % as a placeholder
-        connection.exec_driver_sql(script.replace("%", "%%"))
+    _run_scripts(connection, function_scripts())
 
 
 def create_views(connection: Connection) -> None:
     """Create or replace the views of `reporting`; waits for a report that reads them."""
-    for script in view_scripts():
+    _run_scripts(connection, view_scripts())
+
+
+def _run_scripts(connection: Connection, scripts: Iterable[str]) -> None:
+    for script in scripts:
+        # the driver would read a % as a placeholder
         connection.exec_driver_sql(script.replace("%", "%%"))
 
 

@@ -1,19 +1,7 @@
--- A group role without a login, made where we may: give it to the people who report (docs/operations/reporting.md).
+-- The group role of people who report (docs/operations/reporting.md).
 DO $$
 BEGIN
-    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_reporting') THEN
-        CREATE ROLE jobplatform_reporting NOLOGIN;
-    END IF;
-EXCEPTION
-    WHEN insufficient_privilege THEN
-        RAISE WARNING 'role jobplatform_reporting was not created: an administrator must create it (docs/operations/reporting.md)';
-        RETURN;
-    WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
-        NULL;
-END $$;
-DO $$
-BEGIN
-    IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_reporting') THEN
+    IF ensure_group_role('jobplatform_reporting', 'docs/operations/reporting.md') THEN
         GRANT USAGE ON SCHEMA reporting TO jobplatform_reporting;
         GRANT SELECT ON ALL TABLES IN SCHEMA reporting TO jobplatform_reporting;
     END IF;

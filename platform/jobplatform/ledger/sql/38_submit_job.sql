@@ -97,33 +97,17 @@ BEGIN
     END IF;
 END $$;
 
--- SECURITY DEFINER: it runs with the rights of its owner. Names in it resolve to the ledger's schema, never to
--- temporary tables. A role grants the right to call it.
 DO $$
-DECLARE
-    v_function regprocedure := (SELECT oid FROM pg_proc WHERE proname = 'submit_job' AND pronamespace = current_schema()::regnamespace);
 BEGIN
-    -- built-in functions first, whatever stands in the schema; nothing of a session's temporary schema
-    EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', v_function, current_schema());
+    PERFORM harden_definer('submit_job');
     BEGIN  -- functions created there could be run by its owner; the doctor checks for it
         EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC', current_schema());
     EXCEPTION WHEN insufficient_privilege THEN
         NULL;
     END;
-    EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', v_function);
-    IF NOT EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'jobplatform_submit') THEN
-        BEGIN
-            CREATE ROLE jobplatform_submit NOLOGIN;
-        EXCEPTION
-            WHEN insufficient_privilege THEN
-                RAISE WARNING 'role jobplatform_submit was not created: an administrator must create it (docs/howto/own-transaction.md)';
-                RETURN;
-            WHEN duplicate_object OR unique_violation THEN  -- another deployer was faster
-                NULL;
-        END;
+    IF ensure_group_role('jobplatform_submit', 'docs/howto/own-transaction.md') THEN
+        PERFORM grant_execute('submit_job', 'jobplatform_submit');
     END IF;
-    EXECUTE format('GRANT USAGE ON SCHEMA %I TO jobplatform_submit', current_schema());
-    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO jobplatform_submit', v_function);
 END $$;
 
 -- Jobs that were submitted in other transactions and are not validated yet, of kinds that the caller
