@@ -135,7 +135,7 @@ class Hub:
     async def _tell_events(self) -> None:
         behind = dict(self._places)
         with_kinds = {follower.tenant_id for follower in self._followers if follower.job_id is None}
-        horizon, rows = await self._thread.run(self._follow, behind, with_kinds)
+        horizon, events_by_tenant = await self._thread.run(self._follow, behind, with_kinds)
         of_feeds: dict[UUID, list[Follower]] = {}
         of_jobs: dict[UUID | None, list[Follower]] = {}
         for follower in self._followers:
@@ -143,7 +143,7 @@ class Hub:
                 of_feeds.setdefault(follower.tenant_id, []).append(follower)
             else:
                 of_jobs.setdefault(follower.job_id, []).append(follower)
-        for tenant_id, events in rows.items():
+        for tenant_id, events in events_by_tenant.items():
             _tell_jobs(tenant_id, events, of_jobs)
             feeds = of_feeds.get(tenant_id, ())
             if feeds and tenant_id not in with_kinds:

@@ -115,7 +115,7 @@ def _operation(operation: Operation, parameters: list[dict[str, Any]], schemas: 
                     "description": PROBLEMS[status],
                     "content": {"application/problem+json": {"schema": {"$ref": REF.format(model="Problem")}}},
                 }
-                for status in sorted({401, 403, 429, 503, *operation.problems})
+                for status in sorted(operation.problem_statuses)
             },
         },
     }

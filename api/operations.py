@@ -27,6 +27,7 @@ class Operation:
     body: type[BaseModel] | None = None
     query: type[BaseModel] | None = None
     headers: tuple[tuple[str, str], ...] = ()
+    #: statuses of its own problems; `problem_statuses` adds those that follow from the other fields
     problems: tuple[int, ...] = ()
     binary_body: bool = False
     binary_answer: bool = False
@@ -41,6 +42,13 @@ class Operation:
     also: tuple[tuple[int, str], ...] = ()
     #: bodies of these statuses, if different
     also_answers: Mapping[int, type[BaseModel]] = field(default_factory=dict)
+
+    @property
+    def problem_statuses(self) -> set[int]:
+        """All statuses of problems that it can answer with: keys, rates and the ledger, its body, its query."""
+        of_body = (400, 413, 415, 422) if self.body is not None else ()
+        of_query = (422,) if self.query is not None else ()
+        return {401, 403, 429, 503, *of_body, *of_query, *self.problems}
 
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -12,6 +12,7 @@ from jobplatform.domain.submissions import check
 from jobplatform.errors import BodyTooLarge, NoStreams, NotJson, WrongMediaType
 
 M = TypeVar("M", bound=BaseModel)
+J = TypeVar("J")
 
 #: in the WSGI environ: an error that the server has found in the request
 TROUBLE = "jobplatform.trouble"
@@ -74,14 +75,22 @@ def read_object(limit: int) -> dict[str, Any]:
 
 def parse_object(raw: bytes, media_type: str) -> dict[str, Any]:
     """Return a JSON object. Raises `WrongMediaType` or `NotJson`."""
+    return parse_json(raw, media_type, dict, "a JSON object")
+
+
+def parse_json(raw: bytes, media_type: str, wanted: type[J], expected: str, or_type: str = "") -> J:
+    """Return a JSON value of the type `wanted`; `expected` names it in errors, `or_type` another media type.
+
+    Raises `WrongMediaType` or `NotJson`.
+    """
     if media_type and media_type != "application/json" and not media_type.endswith("+json"):
-        raise WrongMediaType(f"expected Content-Type: application/json, got {media_type}")
+        raise WrongMediaType(f"expected Content-Type: application/json{or_type}, got {media_type}")
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
-        raise NotJson(f"expected a JSON object, got {_shorten(raw)}: {error}") from None
-    if not isinstance(value, dict):
-        raise NotJson(f"expected a JSON object, got {type(value).__name__}")
+        raise NotJson(f"expected {expected}, got {_shorten(raw)}: {error}") from None
+    if not isinstance(value, wanted):
+        raise NotJson(f"expected {expected}, got {type(value).__name__}")
     return value
 
 

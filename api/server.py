@@ -84,9 +84,9 @@ class Bridge:
     def __init__(
         self,
         wsgi: Any,
-        room: WaitRegistry,
+        waits: WaitRegistry,
         admit: Callable[[str | None], object],
-        express: FastPath,
+        fast_path: FastPath,
         streams: Streams,
         *,
         threads: RequestThreads,
@@ -98,8 +98,8 @@ class Bridge:
     ) -> None:
         self._wsgi = wsgi
         self._admit = admit
-        self._room = room
-        self._express = express
+        self._waits = waits
+        self._fast_path = fast_path
         self._streams = streams
         self._threads = threads
         self._max_body, self._max_batch, self._max_upload = max_body, max_batch, max_upload
@@ -117,9 +117,8 @@ class Bridge:
         """Answer one request."""
         if scope.proto != "http":
             return
-        if (
-            scope.path == HEALTH and scope.method == "GET"
-        ):  # not in a request thread: all of these may be busy in a healthy process
+        # not in a request thread: all of these may be busy in a healthy process
+        if scope.path == HEALTH and scope.method == "GET":
             protocol.response_bytes(200, [("content-type", "application/json")], b'{"status":"ok"}')
             return
         size, is_large = self._announced(scope)
@@ -161,7 +160,7 @@ class Bridge:
     async def _respond(
         self, scope: Any, protocol: Any, body: IO[bytes] | bytes, trouble: JobPlatformError | None, caller: object
     ) -> None:
-        reply = await self._express.answer(scope, body) if trouble is None else None
+        reply = await self._fast_path.answer(scope, body) if trouble is None else None
         if reply is not None:
             protocol.response_bytes(*reply)
             return
@@ -181,7 +180,7 @@ class Bridge:
 
     async def _parked(self, wait: Any, protocol: Any) -> bool:
         """Wait for the job; return False if the caller has disconnected."""
-        waiting = asyncio.ensure_future(self._room.wait(wait))
+        waiting = asyncio.ensure_future(self._waits.wait(wait))
         leaving = asyncio.ensure_future(protocol.client_disconnect())
         await asyncio.wait({waiting, leaving}, return_when=asyncio.FIRST_COMPLETED)
         leaving.cancel()

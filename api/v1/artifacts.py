@@ -117,7 +117,7 @@ def _bounds(wanted: tuple[int, int | None], size: int) -> tuple[int, int] | None
     answer=Artifact,
     query=UploadQuery,
     binary_body=True,
-    problems=(413, 422, 507),
+    problems=(413, 507),
 )
 def upload() -> Response:
     """Upload a file for jobs to read, as the raw body (`?filename=`) or as the part `file` of a form.

@@ -12,7 +12,7 @@ from api.auth import caller
 from api.metrics import ignore_metric_errors
 from api.operations import operation
 from api.problems import from_error
-from api.responses import answer, check_length, read_query
+from api.responses import answer, check_length, parse_json, read_query
 from api.services import services
 from api.v1.jobs import checked_key
 from api.v1.schemas.batches import Batch, BatchBody, BatchQuery
@@ -21,7 +21,7 @@ from jobplatform.domain.jobs import SubmitJob
 from jobplatform.domain.submissions import read_submission
 from jobplatform.domain.texts import ESCAPED
 from jobplatform.domain.validation import MAX_ERRORS
-from jobplatform.errors import BodyTooLarge, FieldError, InvalidRequest, JobPlatformError, NotJson, WrongMediaType
+from jobplatform.errors import BodyTooLarge, FieldError, InvalidRequest, JobPlatformError, NotJson
 from jobplatform.observe.metrics import api_metrics
 from jobplatform.usecases.submit_batch import MOST_JOBS, AcceptedBatch, BatchItem
 from jobplatform.usecases.submit_batch import submit_batch as submit
@@ -40,7 +40,7 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
     body=BatchBody,
     query=BatchQuery,
     headers=(("Idempotency-Key", "makes a repetition of the whole request safe (24 h)"),),
-    problems=(400, 409, 413, 415, 422),
+    problems=(409,),
     logged=False,
     ndjson=True,
 )
@@ -61,18 +61,18 @@ def submit_batch() -> Response:
     if not 0 < len(items) <= MOST_JOBS:  # counted before any is validated
         expected = f"1 to {MOST_JOBS} job requests"
         raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} job requests"),))
-    orders: list[SubmitJob | JobPlatformError] = []
+    commands: list[SubmitJob | JobPlatformError] = []
     named = 0
     for place, entry in enumerate(items):
         try:
-            orders.append(read_submission(has.kinds, entry, escaped))
+            commands.append(read_submission(has.kinds, entry, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
                 raise NotJson(f"order {place}: {error}") from None
             if isinstance(error, InvalidRequest):
                 error.errors = error.errors[: max(1, MAX_ERRORS - named)]
                 named += len(error.errors)
-            orders.append(error)
+            commands.append(error)
             if named >= MAX_ERRORS and not per_item:
                 break  # nothing will be accepted, and no further fields are reported
     key = checked_key(request.headers.get("Idempotency-Key"))
@@ -81,7 +81,7 @@ def submit_batch() -> Response:
         has.hints,
         has.kinds,
         caller(),
-        orders,
+        commands,
         all_or_nothing=not per_item,
         idempotency_key=key,
         request_hash=hashlib.sha256(b"batch each" + raw if per_item else b"batch all" + raw).digest() if key else None,
@@ -113,15 +113,7 @@ def _read(raw: bytes, media_type: str) -> list[Any]:
             expected = f"1 to {MOST_JOBS} job requests"
             raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{lines} lines"),))
         return [_line(line) for line in raw.splitlines() if line.strip()]
-    if media_type and media_type != "application/json" and not media_type.endswith("+json"):
-        raise WrongMediaType(f"expected Content-Type: application/json or {NDJSON[0]}, got {media_type}")
-    try:
-        result = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise NotJson(f"expected a JSON array of orders, got {len(raw)} bytes: {error}") from None
-    if not isinstance(result, list):
-        raise NotJson(f"expected a JSON array of orders, got {type(result).__name__}")
-    return result
+    return parse_json(raw, media_type, list, "a JSON array of job requests", f" or {NDJSON[0]}")
 
 
 def _line(line: bytes) -> Any:

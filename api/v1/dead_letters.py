@@ -26,7 +26,6 @@ from jobplatform.usecases.replay_many import replay_many as replay
     Scope.READ,
     answer=DeadLetterPage,
     query=DeadLettersQuery,
-    problems=(422,),
 )
 def list_dead_letters() -> Response:
     """List dead letters, newest first: jobs that need an operator, each with the reason. Continue with `next_cursor`.
@@ -50,7 +49,6 @@ def list_dead_letters() -> Response:
     body=ReplayManyBody,
     also=((200, "The preview: jobs, and groups by kind, queue and error code"),),
     also_answers={200: ReplayPreview},
-    problems=(400, 413, 415, 422),
 )
 def replay_many() -> Response:
     """Replay many dead letters, oldest first, at a given rate. With `preview` only count them (200).

@@ -24,8 +24,8 @@ from jobplatform.usecases import read_feed, read_jobs
     Scope.READ,
     answer=EventList,
     query=EventsQuery,
-    headers=(("Last-Event-ID", "of a stream: goes on behind this event"),),
-    problems=(404, 406, 422),
+    headers=(("Last-Event-ID", "resumes a stream after this event"),),
+    problems=(404, 406),
     streams=True,
     also=((204, "A stream that was followed to its end"),),
 )
@@ -49,8 +49,8 @@ def list_events(job_id: UUID) -> Response:
     Scope.READ,
     answer=Feed,
     query=FeedQuery,
-    headers=(("Last-Event-ID", "of a stream: goes on behind this event"),),
-    problems=(406, 422),
+    headers=(("Last-Event-ID", "resumes a stream after this event"),),
+    problems=(406,),
     streams=True,
 )
 def list_feed() -> Response:

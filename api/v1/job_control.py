@@ -30,8 +30,8 @@ from jobplatform.usecases.resolve_effect import resolve_effect as resolve
     answer=Job,
     body=CancelBody,
     body_required=False,
-    also=((202, "It runs: it is told, and killed after a grace"),),
-    problems=(400, 404, 409, 413, 415, 422),
+    also=((202, "The job runs: its handler is notified, and killed after a grace period"),),
+    problems=(404, 409),
 )
 def cancel_job(job_id: UUID) -> Response:
     """Cancel a job: at once (200), or, while it runs, after its handler was notified and a grace period has passed
@@ -53,7 +53,7 @@ def cancel_job(job_id: UUID) -> Response:
     Scope.CONTROL,
     answer=Job,
     body=ChangeBody,
-    problems=(400, 403, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def change_job(job_id: UUID) -> Response:
     """Change the priority or `run_at` of a job that is not running. A `run_at` in the past means "now"."""
@@ -80,7 +80,7 @@ def change_job(job_id: UUID) -> Response:
     Scope.CONTROL,
     answer=Job,
     body=DiscardBody,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def discard_job(job_id: UUID) -> Response:
     """Discard a job that is dead or held. It stays in the history with the reason. Idempotent."""
@@ -100,7 +100,7 @@ def discard_job(job_id: UUID) -> Response:
     answer=Job,
     body=ReplayBody,
     body_required=False,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def replay_job(job_id: UUID) -> Response:
     """Replay a job that is dead, cancelled or expired: same id, its history is kept, its attempts start from zero."""
@@ -119,7 +119,7 @@ def replay_job(job_id: UUID) -> Response:
     status=202,
     answer=Job,
     body=ResolveBody,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def resolve_effect(job_id: UUID) -> Response:
     """Record whether the effect that holds the job took place. The job runs again, and skips or repeats the effect."""

@@ -50,8 +50,8 @@ MAX_KEY_CHARACTERS = 255
     status=202,
     answer=Job,
     body=SubmitBody,
-    headers=(("Idempotency-Key", "makes a repetition safe; any text of yours, 1 to 255 characters"),),
-    problems=(400, 403, 409, 413, 415, 422, 429),
+    headers=(("Idempotency-Key", "makes retries safe; any text of 1 to 255 characters"),),
+    problems=(409,),
     logged=False,
 )
 def submit_job() -> Response:
@@ -157,7 +157,7 @@ def checked_key(key: str | None) -> str | None:
     return key
 
 
-@operation("GET", "/jobs", "List jobs", "jobs", Scope.READ, answer=JobPage, query=ListQuery, problems=(422,))
+@operation("GET", "/jobs", "List jobs", "jobs", Scope.READ, answer=JobPage, query=ListQuery)
 def list_jobs() -> Response:
     """List jobs, newest first, by state, kind, queue, tag, error code and time of creation. Continue with
     `next_cursor`.
@@ -192,8 +192,8 @@ def list_jobs() -> Response:
     answer=Job,
     query=WaitQuery,
     headers=(("If-None-Match", "the ETag of the answer that you have"),),
-    also=((304, "It is as it was"),),
-    problems=(404, 422),
+    also=((304, "Unchanged"),),
+    problems=(404,),
 )
 def get_job(job_id: UUID) -> Response:
     """Read a job. With `?wait=SECONDS` (or `Prefer: wait=SECONDS`) the response is sent when the job has ended or is

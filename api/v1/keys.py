@@ -25,7 +25,6 @@ from jobplatform.usecases import manage_keys
     status=201,
     answer=NewKey,
     body=KeyBody,
-    problems=(400, 413, 415, 422),
 )
 def create_key() -> Response:
     """Create an API key. It is shown only once; the ledger stores a hash.
@@ -44,7 +43,7 @@ def create_key() -> Response:
     return answer(made.as_dict(), 201, {"Location": f"/v1/keys/{made.view['id']}", "Cache-Control": "no-store"})
 
 
-@operation("GET", "/keys", "List API keys", "access", Scope.ADMIN, answer=KeyPage, query=KeysQuery, problems=(422,))
+@operation("GET", "/keys", "List API keys", "access", Scope.ADMIN, answer=KeyPage, query=KeysQuery)
 def list_keys() -> Response:
     """List the tenant's API keys, oldest first, without the secrets."""
     query = read_query(KeysQuery)
@@ -62,7 +61,7 @@ def list_keys() -> Response:
     answer=NewKey,
     body=RotateBody,
     body_required=False,
-    problems=(400, 404, 413, 415, 422),
+    problems=(404,),
 )
 def rotate_key(key_id: UUID) -> Response:
     """Create a key with the same grants. The old key expires after the overlap (one day by default)."""
@@ -86,7 +85,6 @@ def revoke_key(key_id: UUID) -> Response:
     Scope.ADMIN,
     answer=ActionPage,
     query=AuditQuery,
-    problems=(422,),
 )
 def list_actions() -> Response:
     """List what the tenant's keys have changed, newest first. Submissions are in the history of each job."""

@@ -12,7 +12,7 @@ from api.v1.schemas.limits import KeyPause, LimitAnswer, LimitBody, LimitList, P
 from jobplatform.usecases import manage_limits
 
 
-@operation("GET", "/limits", "List limits", "limits", None, answer=LimitList, problems=(403,))
+@operation("GET", "/limits", "List limits", "limits", None, answer=LimitList)
 def list_limits() -> Response:
     """List limits with the usage of their keys and the jobs that wait for them. Requires an operator key."""
     return answer({"limits": [limit.as_dict() for limit in manage_limits.list_limits(services().ledger)]})
@@ -26,7 +26,6 @@ def list_limits() -> Response:
     None,
     answer=LimitAnswer,
     body=LimitBody,
-    problems=(400, 403, 413, 415, 422),
 )
 def put_limit(name: str) -> Response:
     """Set the limit of a key (`provider:openai`), or of every key with a prefix (`domain:*`). It takes effect at
@@ -37,7 +36,7 @@ def put_limit(name: str) -> Response:
     return answer(manage_limits.put_limit(has.ledger, limit, by=caller().key_name).as_dict())
 
 
-@operation("DELETE", "/limits/<name>", "Delete a limit", "limits", None, status=204, problems=(403, 404))
+@operation("DELETE", "/limits/<name>", "Delete a limit", "limits", None, status=204, problems=(404,))
 def delete_limit(name: str) -> Response:
     """Delete a limit; the jobs that it blocked are released. Requires an operator key."""
     manage_limits.remove_limit(services().ledger, name)
@@ -52,10 +51,9 @@ def delete_limit(name: str) -> Response:
     None,
     answer=KeyPause,
     body=PauseKeyBody,
-    problems=(400, 403, 413, 415, 422),
 )
 def pause_key(key: str) -> Response:
-    """Pause a limit key: no job that uses it starts for so many seconds. 0 seconds resume it. Requires an operator
+    """Pause a limit key: no job that uses it starts for `seconds`. 0 resumes it. Requires an operator
     key."""
     has = services()
     body = read_body(PauseKeyBody, has.settings.max_body_bytes)
@@ -63,7 +61,7 @@ def pause_key(key: str) -> Response:
     return answer({"key": key, "paused_until": until})
 
 
-@operation("GET", "/quotas", "List quotas", "limits", None, answer=QuotaList, problems=(403,))
+@operation("GET", "/quotas", "List quotas", "limits", None, answer=QuotaList)
 def list_quotas() -> Response:
     """List quotas on waiting jobs. Requires an operator key."""
     return answer({"quotas": manage_limits.list_quotas(services().ledger)})
@@ -77,7 +75,7 @@ def list_quotas() -> Response:
     None,
     status=204,
     body=QuotaBody,
-    problems=(400, 403, 404, 413, 415, 422),
+    problems=(404,),
 )
 def put_quota(tenant: str, queue: str) -> Response:
     """Limit how many jobs of a tenant may wait in a queue. `*` stands for every tenant or queue without its own quota.
@@ -91,7 +89,7 @@ def put_quota(tenant: str, queue: str) -> Response:
     return Response(status=204)
 
 
-@operation("DELETE", "/quotas/<tenant>/<queue>", "Delete a quota", "limits", None, status=204, problems=(403, 404))
+@operation("DELETE", "/quotas/<tenant>/<queue>", "Delete a quota", "limits", None, status=204, problems=(404,))
 def delete_quota(tenant: str, queue: str) -> Response:
     """Remove a quota. Requires an operator key."""
     manage_limits.remove_quota(services().ledger, tenant, queue)

@@ -34,7 +34,7 @@ from jobplatform.usecases import manage_schedules
     Scope.SUBMIT,
     answer=Schedule,
     body=ScheduleBody,
-    problems=(400, 403, 409, 413, 415, 422),
+    problems=(409,),
 )
 def put_schedule(name: str) -> Response:
     """Create or replace a schedule. Idempotent.
@@ -43,11 +43,11 @@ def put_schedule(name: str) -> Response:
     unless the times are changed.
     """
     has = services()
-    order = read_body(ScheduleBody, has.settings.max_body_bytes).order(checked_name(name))
-    caller().check_priority(order.priority)
-    caller().check_kinds([order.kind])
+    definition = read_body(ScheduleBody, has.settings.max_body_bytes).definition(checked_name(name))
+    caller().check_priority(definition.priority)
+    caller().check_kinds([definition.kind])
     put = manage_schedules.put_schedule(
-        has.ledger, has.kinds, tenant_id(), order, by=caller().key_name, most=has.settings.max_schedules
+        has.ledger, has.kinds, tenant_id(), definition, by=caller().key_name, most=has.settings.max_schedules
     )
     return answer(put.as_dict())
 
@@ -60,7 +60,6 @@ def put_schedule(name: str) -> Response:
     Scope.READ,
     answer=SchedulePage,
     query=SchedulesQuery,
-    problems=(422,),
 )
 def list_schedules() -> Response:
     """List schedules in the order of their names. Continue with `next_cursor`."""
@@ -138,7 +137,7 @@ def run_schedule(name: str) -> Response:
     Scope.READ,
     answer=FireList,
     query=FiresQuery,
-    problems=(404, 422),
+    problems=(404,),
 )
 def list_fires(name: str) -> Response:
     """List the fires of a schedule and their outcomes, newest first."""
@@ -155,13 +154,13 @@ def list_fires(name: str) -> Response:
     Scope.READ,
     answer=Preview,
     query=PreviewQuery,
-    problems=(404, 422),
+    problems=(404,),
 )
 def preview_schedule(name: str) -> Response:
     """Read the next planned times of a schedule, as if it were not paused."""
     query = read_query(PreviewQuery)
-    rows, times = manage_schedules.preview_schedule(services().ledger, tenant_id(), name, query.count)
-    return answer({"in_words": rows.values["in_words"], "times": times})
+    schedule, times = manage_schedules.preview_schedule(services().ledger, tenant_id(), name, query.count)
+    return answer({"in_words": schedule.values["in_words"], "times": times})
 
 
 @operation(
@@ -173,14 +172,13 @@ def preview_schedule(name: str) -> Response:
     answer=Preview,
     body=ScheduleBody,
     query=PreviewQuery,
-    problems=(400, 413, 415, 422),
     logged=False,
 )
 def preview_definition() -> Response:
     """Preview the planned times of a schedule without creating it."""
     has = services()
     query = read_query(PreviewQuery)
-    order = read_body(ScheduleBody, has.settings.max_body_bytes).order("preview")
-    has.kinds.get(order.kind)
-    words, times = manage_schedules.preview_definition(order, datetime.now(UTC), query.count)
+    definition = read_body(ScheduleBody, has.settings.max_body_bytes).definition("preview")
+    has.kinds.get(definition.kind)
+    words, times = manage_schedules.preview_definition(definition, datetime.now(UTC), query.count)
     return answer({"in_words": words, "times": times})

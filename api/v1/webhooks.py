@@ -35,7 +35,6 @@ from jobplatform.usecases import manage_webhooks
     status=201,
     answer=WebhookWithSecret,
     body=WebhookBody,
-    problems=(400, 413, 415, 422),
 )
 def create_webhook() -> Response:
     """Create a webhook: a URL that receives the events of the tenant's jobs from now on.
@@ -43,8 +42,8 @@ def create_webhook() -> Response:
     Messages are signed as specified by Standard Webhooks. The secret is shown only once.
     """
     has = services()
-    order = read_body(WebhookBody, has.settings.max_body_bytes).order()
-    made = manage_webhooks.create_endpoint(has.ledger, has.settings, tenant_id(), order, by=caller().key_name)
+    endpoint = read_body(WebhookBody, has.settings.max_body_bytes).endpoint()
+    made = manage_webhooks.create_endpoint(has.ledger, has.settings, tenant_id(), endpoint, by=caller().key_name)
     return answer(made, 201, {"Location": f"/v1/webhooks/{made['id']}", "Cache-Control": "no-store"})
 
 
@@ -70,7 +69,7 @@ def get_webhook(webhook_id: UUID) -> Response:
     Scope.ADMIN,
     answer=Webhook,
     body=WebhookChange,
-    problems=(400, 404, 413, 415, 422),
+    problems=(404,),
 )
 def change_webhook(webhook_id: UUID) -> Response:
     """Change the given fields; enable or disable a webhook.
@@ -100,7 +99,7 @@ def delete_webhook(webhook_id: UUID) -> Response:
     answer=WebhookWithSecret,
     body=WebhookRotateBody,
     body_required=False,
-    problems=(400, 404, 413, 415, 422),
+    problems=(404,),
 )
 def rotate_webhook(webhook_id: UUID) -> Response:
     """Rotate the secret. Both secrets sign for the overlap (one day by default)."""
@@ -137,7 +136,7 @@ def test_webhook(webhook_id: UUID) -> Response:
     Scope.ADMIN,
     answer=MessagePage,
     query=MessagesQuery,
-    problems=(404, 422),
+    problems=(404,),
 )
 def list_messages(webhook_id: UUID) -> Response:
     """List messages, newest first, with the state of their delivery. The runs of a message's job are its attempts."""
@@ -174,7 +173,7 @@ def replay_message(webhook_id: UUID, message_id: UUID) -> Response:
     status=202,
     answer=Webhook,
     body=WebhookReplayBody,
-    problems=(400, 404, 413, 415, 422),
+    problems=(404,),
 )
 def replay_webhook(webhook_id: UUID) -> Response:
     """Replay events since a time: those that were not delivered to the webhook, or all of them.

@@ -41,8 +41,8 @@ from jobplatform.usecases.submit_workflow import submit_workflow as submit
     status=202,
     answer=Accepted,
     body=WorkflowBody,
-    headers=(("Idempotency-Key", "a repetition of the request with the same key gives the same workflow (24 h)"),),
-    problems=(400, 403, 409, 413, 415, 422, 429),
+    headers=(("Idempotency-Key", "repeating the request with the same key returns the same workflow (24 h)"),),
+    problems=(409,),
     logged=False,
 )
 def submit_workflow() -> Response:
@@ -78,7 +78,6 @@ def submit_workflow() -> Response:
     Scope.READ,
     answer=WorkflowPage,
     query=WorkflowsQuery,
-    problems=(422,),
 )
 def list_workflows() -> Response:
     """List workflows, newest first, by state. Continue with `next_cursor`."""
@@ -97,7 +96,7 @@ def list_workflows() -> Response:
     Scope.READ,
     answer=Workflow,
     query=WaitQuery,
-    problems=(404, 422),
+    problems=(404,),
 )
 def get_workflow(workflow_id: UUID) -> Response:
     """Read a workflow: its state, and its jobs counted by state. With `?wait=SECONDS` the response is sent when it
@@ -124,7 +123,7 @@ SVG = "image/svg+xml"
     Scope.READ,
     answer=WorkflowGraph,
     query=GraphQuery,
-    problems=(404, 422),
+    problems=(404,),
 )
 def get_graph(workflow_id: UUID) -> Response:
     """Read the steps of a workflow with states, times and dependencies. `?format=svg` draws the graph."""
@@ -150,7 +149,7 @@ def get_graph(workflow_id: UUID) -> Response:
     answer=Workflow,
     body=CancelBody,
     body_required=False,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def cancel_workflow(workflow_id: UUID) -> Response:
     """Cancel a workflow: waiting jobs at once, running ones after a grace period. Idempotent.
@@ -173,7 +172,7 @@ def cancel_workflow(workflow_id: UUID) -> Response:
     answer=Workflow,
     body=CancelBody,
     body_required=False,
-    problems=(400, 404, 409, 413, 415, 422),
+    problems=(404, 409),
 )
 def replay_workflow(workflow_id: UUID) -> Response:
     """Replay a failed or cancelled workflow from the steps that failed. Completed steps are not repeated."""

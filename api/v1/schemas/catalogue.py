@@ -45,7 +45,7 @@ class QueueInfo(BaseModel):
     dead: int
     dispatched: int
     running: int
-    counts_are_capped: bool = Field(description="so many are scheduled, blocked, held or dead that not all are counted")
+    counts_are_capped: bool = Field(description="more jobs are scheduled, blocked, held or dead than are counted")
     deadlines_met: int = Field(description="jobs with a start_by that began before it")
     deadlines_missed: int = Field(description="jobs that expired")
     workers: int

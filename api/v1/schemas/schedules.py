@@ -60,7 +60,7 @@ class ScheduleBody(BaseModel):
         None, gt=0, le=366 * 86_400, description="its job expires that no run has begun so long after the planned time"
     )
 
-    def order(self, name: str) -> ScheduleDefinition:
+    def definition(self, name: str) -> ScheduleDefinition:
         """Return the domain's command."""
         values = self.model_dump()
         return ScheduleDefinition(name=name, **{**values, "times": tuple(self.times), "tags": tuple(self.tags)})

@@ -37,7 +37,7 @@ class WebhookBody(BaseModel):
     description: str = Field("", max_length=200)
     contact: str | None = Field(None, max_length=320, description=_CONTACT)
 
-    def order(self) -> NewEndpoint:
+    def endpoint(self) -> NewEndpoint:
         """Return the order as the use case has it."""
         kinds = tuple(self.kinds) if self.kinds is not None else None
         return NewEndpoint(self.url, tuple(self.events), kinds, self.description, self.contact)
