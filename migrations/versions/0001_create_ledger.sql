@@ -44,9 +44,9 @@ CREATE TABLE audit_log (
 CREATE INDEX ix_audit_log_at ON audit_log (at);
 CREATE INDEX ix_audit_log_tenant ON audit_log (tenant_id, id);
 COMMENT ON COLUMN audit_log.action IS 'the operation of /openapi.json';
-COMMENT ON COLUMN audit_log.address IS 'of the caller, as the server saw it';
-COMMENT ON COLUMN audit_log.status IS 'of the answer; NULL: it was never finished';
-COMMENT ON COLUMN audit_log.code IS 'of the problem';
+COMMENT ON COLUMN audit_log.address IS 'address of the caller, as seen by the server';
+COMMENT ON COLUMN audit_log.status IS 'HTTP status; NULL: the request did not finish';
+COMMENT ON COLUMN audit_log.code IS 'code of the problem';
 
 CREATE TABLE broker_epochs (
     epoch uuid NOT NULL,
@@ -73,9 +73,9 @@ CREATE TABLE dead_messages (
 );
 CREATE INDEX ix_dead_messages_at ON dead_messages (at);
 CREATE INDEX ix_dead_messages_job_id ON dead_messages (job_id) WHERE job_id IS NOT NULL;
-COMMENT ON COLUMN dead_messages.queue IS 'where it was, as RabbitMQ says';
-COMMENT ON COLUMN dead_messages.message IS 'headers, properties and x-death, cut where they are long';
-COMMENT ON COLUMN dead_messages.body IS 'its first bytes';
+COMMENT ON COLUMN dead_messages.queue IS 'its queue, according to RabbitMQ';
+COMMENT ON COLUMN dead_messages.message IS 'headers, properties and x-death, truncated';
+COMMENT ON COLUMN dead_messages.body IS 'first bytes of the body';
 
 CREATE TABLE dispatchers (
     id uuid NOT NULL,
@@ -88,8 +88,8 @@ CREATE TABLE dispatchers (
     CONSTRAINT pk_dispatchers PRIMARY KEY (id)
 );
 COMMENT ON COLUMN dispatchers.id IS 'one per process';
-COMMENT ON COLUMN dispatchers.broker_error IS 'why RabbitMQ can''t be used now; NULL: it can';
-COMMENT ON COLUMN dispatchers.broker_error_at IS 'since when';
+COMMENT ON COLUMN dispatchers.broker_error IS 'error of RabbitMQ; NULL: none';
+COMMENT ON COLUMN dispatchers.broker_error_at IS 'start of the error';
 
 CREATE TABLE effects (
     job_id uuid NOT NULL,
@@ -106,9 +106,9 @@ CREATE TABLE effects (
     CONSTRAINT effects_done_has_its_time CHECK ((state = 'intended') = (done_at IS NULL))
 );
 CREATE INDEX ix_effects_intended_at ON effects (intended_at);
-COMMENT ON COLUMN effects.run_no IS 'the run that intended it last';
-COMMENT ON COLUMN effects.token IS 'of that intention: its repetition is no second one';
-COMMENT ON COLUMN effects.receipt IS 'what the other side said';
+COMMENT ON COLUMN effects.run_no IS 'last run that recorded the intent';
+COMMENT ON COLUMN effects.token IS 'token of the intent: a retried write is recognised by it';
+COMMENT ON COLUMN effects.receipt IS 'response of the other system';
 
 CREATE TABLE idempotency_keys (
     tenant_id uuid NOT NULL,
@@ -121,8 +121,8 @@ CREATE TABLE idempotency_keys (
     CONSTRAINT pk_idempotency_keys PRIMARY KEY (tenant_id, key)
 );
 CREATE INDEX ix_idempotency_keys_expires_at ON idempotency_keys (expires_at);
-COMMENT ON COLUMN idempotency_keys.job_id IS 'of the job, the workflow, or the batch';
-COMMENT ON COLUMN idempotency_keys.answer IS 'of a batch: what became of each of its orders';
+COMMENT ON COLUMN idempotency_keys.job_id IS 'id of the job, workflow or batch';
+COMMENT ON COLUMN idempotency_keys.answer IS 'of a batch: outcome of each submission';
 
 CREATE TABLE installation (
     singleton boolean DEFAULT true NOT NULL,
@@ -133,7 +133,7 @@ CREATE TABLE installation (
     CONSTRAINT pk_installation PRIMARY KEY (singleton),
     CONSTRAINT installation_is_one_row CHECK (singleton)
 );
-COMMENT ON COLUMN installation.cluster IS 'of Postgres, whose transactions the feeds count';
+COMMENT ON COLUMN installation.cluster IS 'system identifier of Postgres, whose transaction ids order the feeds';
 
 CREATE TABLE job_events (
     id bigint GENERATED ALWAYS AS IDENTITY,
@@ -150,7 +150,7 @@ CREATE TABLE job_events (
  PARTITION BY RANGE (at);
 CREATE INDEX ix_job_events_feed ON job_events (tenant_id, tx, id);
 COMMENT ON COLUMN job_events.state IS 'the state after it';
-COMMENT ON COLUMN job_events.tx IS 'the transaction that wrote it: the order of feeds (read_feed)';
+COMMENT ON COLUMN job_events.tx IS 'transaction id, the order of feeds (read_feed)';
 
 CREATE TABLE job_history (
     id uuid NOT NULL,
@@ -196,9 +196,9 @@ CREATE TABLE job_history (
  PARTITION BY RANGE (finished_at);
 CREATE INDEX ix_job_history_tags ON job_history USING gin (tags) WHERE tags <> '{}';
 CREATE INDEX ix_job_history_tenant ON job_history (tenant_id, id);
-COMMENT ON COLUMN job_history.payload IS 'the text as it was sent: jsonb would sort its keys';
+COMMENT ON COLUMN job_history.payload IS 'the text as sent; jsonb would sort its keys';
 COMMENT ON COLUMN job_history.limit_keys IS 'sorted';
-COMMENT ON COLUMN job_history.limit_units IS 'what it takes of each of them; one that is not there is 1';
+COMMENT ON COLUMN job_history.limit_units IS 'units per limit key; missing ones are 1';
 
 CREATE TABLE job_runs (
     job_id uuid NOT NULL,
@@ -224,7 +224,7 @@ CREATE TABLE job_runs (
  PARTITION BY RANGE (finished_at);
 CREATE INDEX ix_job_runs_finished_at ON job_runs
     USING brin (finished_at) WITH (autosummarize = on, pages_per_range = 32);
-COMMENT ON COLUMN job_runs.usage IS 'what the run used: tokens, bytes, peak memory, as the kind reports it';
+COMMENT ON COLUMN job_runs.usage IS 'resource usage reported by the kind: tokens, bytes, peak memory';
 
 CREATE TABLE jobs (
     id uuid NOT NULL,
@@ -295,11 +295,11 @@ CREATE INDEX ix_jobs_start_by ON jobs (start_by)
     WHERE start_by IS NOT NULL AND state IN ('blocked', 'scheduled', 'available', 'dispatched');
 CREATE INDEX ix_jobs_tenant ON jobs (tenant_id, id);
 CREATE INDEX ix_jobs_unchecked ON jobs (id) WHERE state = 'blocked' AND workflow_id IS NULL;
-COMMENT ON COLUMN jobs.payload IS 'the text as it was sent: jsonb would sort its keys';
+COMMENT ON COLUMN jobs.payload IS 'the text as sent; jsonb would sort its keys';
 COMMENT ON COLUMN jobs.limit_keys IS 'sorted';
-COMMENT ON COLUMN jobs.limit_units IS 'what it takes of each of them; one that is not there is 1';
-COMMENT ON COLUMN jobs.reserved_at IS 'its place in its line, kept while its limit keys refuse it';
-COMMENT ON COLUMN jobs.cancel_signal IS 'sent to the run''s process at once, in place of the grace';
+COMMENT ON COLUMN jobs.limit_units IS 'units per limit key; missing ones are 1';
+COMMENT ON COLUMN jobs.reserved_at IS 'position in its flow, kept while its limit keys refuse it';
+COMMENT ON COLUMN jobs.cancel_signal IS 'signal sent to the run''s process at once, instead of the grace period';
 
 CREATE UNLOGGED TABLE key_rates (
     key_id uuid NOT NULL,
@@ -307,7 +307,7 @@ CREATE UNLOGGED TABLE key_rates (
     level_at timestamptz NOT NULL,
     CONSTRAINT pk_key_rates PRIMARY KEY (key_id)
 );
-COMMENT ON COLUMN key_rates.level IS 'requests left at level_at; below 0: the last one was refused';
+COMMENT ON COLUMN key_rates.level IS 'requests left at level_at; below 0: the last request was refused';
 
 CREATE TABLE kinds (
     name text NOT NULL,
@@ -332,11 +332,11 @@ CREATE TABLE limit_states (
     reserved_until timestamptz,
     CONSTRAINT pk_limit_states PRIMARY KEY (key)
 );
-CREATE INDEX ix_limit_states_held_until ON limit_states (paused_until) WHERE paused_until IS NOT NULL;
-COMMENT ON COLUMN limit_states.level IS 'units that the bucket held at level_at';
+CREATE INDEX ix_limit_states_paused_until ON limit_states (paused_until) WHERE paused_until IS NOT NULL;
+COMMENT ON COLUMN limit_states.level IS 'units in the bucket at level_at';
 COMMENT ON COLUMN limit_states.slices IS 'units taken in each part of the sliding window that ends at slices_at';
-COMMENT ON COLUMN limit_states.paused_until IS 'nothing of this key begins before';
-COMMENT ON COLUMN limit_states.reserved_for IS 'the refused job that goes first, until it comes again';
+COMMENT ON COLUMN limit_states.paused_until IS 'no run with this key starts before this time';
+COMMENT ON COLUMN limit_states.reserved_for IS 'the refused job that has precedence';
 
 CREATE TABLE limits (
     name text NOT NULL,
@@ -354,11 +354,11 @@ CREATE TABLE limits (
     CONSTRAINT limits_burst_has_a_rate CHECK (rate_units IS NOT NULL OR (burst_units IS NULL AND NOT sliding)),
     CONSTRAINT limits_window_has_no_burst CHECK (NOT (sliding AND burst_units IS NOT NULL))
 );
-COMMENT ON COLUMN limits.name IS 'a key, ''provider:openai'', or all keys of a name, ''domain:*''';
+COMMENT ON COLUMN limits.name IS 'a key (''provider:openai''), or a prefix (''domain:*'')';
 COMMENT ON COLUMN limits.max_concurrent IS 'jobs dispatched or running at once';
 COMMENT ON COLUMN limits.rate_units IS 'units per rate_seconds; a job takes limit_units of them at its claim';
-COMMENT ON COLUMN limits.burst_units IS 'what a token bucket holds; NULL: rate_units';
-COMMENT ON COLUMN limits.sliding IS 'a sliding window, not a bucket';
+COMMENT ON COLUMN limits.burst_units IS 'capacity of the token bucket; NULL: rate_units';
+COMMENT ON COLUMN limits.sliding IS 'sliding window instead of a token bucket';
 
 CREATE UNLOGGED TABLE locks (
     name text NOT NULL,
@@ -377,9 +377,9 @@ CREATE TABLE queue_counters (
     CONSTRAINT pk_queue_counters PRIMARY KEY (tenant_id, queue, slot)
 );
 COMMENT ON COLUMN queue_counters.slot IS
-    'backend pid modulo 64: one row would serialise submits; negative: a transaction''s own';
-COMMENT ON COLUMN queue_counters.deadlines_met IS 'began before its start_by';
-COMMENT ON COLUMN queue_counters.deadlines_missed IS 'expired';
+    'backend pid modulo 64, as one row would serialise submissions; negative: of one transaction';
+COMMENT ON COLUMN queue_counters.deadlines_met IS 'jobs that began before their start_by';
+COMMENT ON COLUMN queue_counters.deadlines_missed IS 'jobs that expired';
 
 CREATE TABLE queue_markers (
     id uuid NOT NULL,
@@ -391,8 +391,8 @@ CREATE TABLE queue_markers (
     CONSTRAINT pk_queue_markers PRIMARY KEY (id)
 );
 CREATE INDEX ix_queue_markers_queue ON queue_markers (queue, priority, sent_at);
-COMMENT ON COLUMN queue_markers.seen_at IS 'when a worker took it from the queue';
-COMMENT ON COLUMN queue_markers.used IS 'its evidence was looked at';
+COMMENT ON COLUMN queue_markers.seen_at IS 'time at which a worker received it';
+COMMENT ON COLUMN queue_markers.used IS 'its evidence was used';
 
 CREATE TABLE queues (
     name text NOT NULL,
@@ -405,7 +405,7 @@ CREATE TABLE queues (
     CONSTRAINT queues_paused_until_is_a_pause CHECK (paused_until IS NULL OR paused_at IS NOT NULL),
     CONSTRAINT queues_window_is_positive CHECK (window_min > 0 AND window_factor > 0)
 );
-COMMENT ON COLUMN queues.paused_until IS 'NULL: until somebody resumes it';
+COMMENT ON COLUMN queues.paused_until IS 'NULL: until it is resumed';
 
 CREATE TABLE quota_samples (
     tenant_id uuid NOT NULL,
@@ -416,7 +416,7 @@ CREATE TABLE quota_samples (
     finished bigint NOT NULL,
     CONSTRAINT pk_quota_samples PRIMARY KEY (tenant_id, queue)
 );
-COMMENT ON COLUMN quota_samples.old_finished IS 'how many jobs had ended then';
+COMMENT ON COLUMN quota_samples.old_finished IS 'number of ended jobs at that time';
 
 CREATE TABLE quotas (
     tenant text NOT NULL,
@@ -427,8 +427,8 @@ CREATE TABLE quotas (
     CONSTRAINT pk_quotas PRIMARY KEY (tenant, queue),
     CONSTRAINT quotas_waiting_is_not_negative CHECK (max_waiting >= 0)
 );
-COMMENT ON COLUMN quotas.tenant IS 'a name, or ''*'': each tenant that has none of its own';
-COMMENT ON COLUMN quotas.queue IS 'a name, or ''*'': each queue that has none of its own';
+COMMENT ON COLUMN quotas.tenant IS 'a tenant, or ''*'': every tenant without its own quota';
+COMMENT ON COLUMN quotas.queue IS 'a queue, or ''*'': every queue without its own quota';
 
 CREATE TABLE replay_jobs (
     replay_id uuid NOT NULL,
@@ -436,7 +436,7 @@ CREATE TABLE replay_jobs (
     run_no integer NOT NULL,
     CONSTRAINT pk_replay_jobs PRIMARY KEY (replay_id, job_id)
 );
-COMMENT ON COLUMN replay_jobs.run_no IS 'the last run before it';
+COMMENT ON COLUMN replay_jobs.run_no IS 'the previous run';
 
 CREATE TABLE replays (
     id uuid NOT NULL,
@@ -457,10 +457,10 @@ CREATE TABLE replays (
 );
 CREATE INDEX ix_replays_running ON replays (created_at) WHERE state = 'running';
 CREATE INDEX ix_replays_tenant ON replays (tenant_id, created_at);
-COMMENT ON COLUMN replays.chosen IS 'dead letters that are run again by it';
+COMMENT ON COLUMN replays.chosen IS 'number of replayed dead letters';
 COMMENT ON COLUMN replays.rate_per_second IS 'NULL: all at once';
-COMMENT ON COLUMN replays.stop_after IS 'stops when so many have died again; NULL: never';
-COMMENT ON COLUMN replays.stopped IS 'put back unrun';
+COMMENT ON COLUMN replays.stop_after IS 'stops after this many repeated failures; NULL: never';
+COMMENT ON COLUMN replays.stopped IS 'returned without a run';
 
 CREATE TABLE schedule_fires (
     schedule_id uuid NOT NULL,
@@ -477,8 +477,8 @@ CREATE TABLE schedule_fires (
 );
 CREATE INDEX ix_schedule_fires_at ON schedule_fires (at);
 CREATE INDEX ix_schedule_fires_queued ON schedule_fires (schedule_id, planned_at) WHERE outcome = 'queued';
-COMMENT ON COLUMN schedule_fires.by IS 'who asked for it; NULL: its time had come';
-COMMENT ON COLUMN schedule_fires.payload IS 'of a fire that waits';
+COMMENT ON COLUMN schedule_fires.by IS 'who requested it; NULL: the schedule';
+COMMENT ON COLUMN schedule_fires.payload IS 'of a pending fire';
 
 CREATE TABLE schedules (
     id uuid NOT NULL,
@@ -524,10 +524,10 @@ CREATE TABLE schedules (
 CREATE INDEX ix_schedules_due ON schedules (next_due_at) WHERE paused_at IS NULL;
 CREATE INDEX ix_schedules_queued ON schedules (id) WHERE queued > 0;
 COMMENT ON COLUMN schedules.spec IS 'cron, every_seconds or times, and the time zone';
-COMMENT ON COLUMN schedules.anchor_at IS 'intervals count from here';
-COMMENT ON COLUMN schedules.next_planned_at IS 'NULL: no more';
-COMMENT ON COLUMN schedules.next_due_at IS 'planned and its jitter';
-COMMENT ON COLUMN schedules.queued IS 'fires that wait';
+COMMENT ON COLUMN schedules.anchor_at IS 'origin of intervals';
+COMMENT ON COLUMN schedules.next_planned_at IS 'NULL: it does not fire again';
+COMMENT ON COLUMN schedules.next_due_at IS 'planned time plus jitter';
+COMMENT ON COLUMN schedules.queued IS 'pending fires';
 
 CREATE TABLE tenants (
     id uuid NOT NULL,
@@ -539,8 +539,8 @@ CREATE TABLE tenants (
     CONSTRAINT uq_tenants_name UNIQUE (name),
     CONSTRAINT tenants_weight_is_positive CHECK (weight > 0)
 );
-COMMENT ON COLUMN tenants.limit_key IS 'what `tenant` stands for among a job''s limit keys';
-COMMENT ON COLUMN tenants.weight IS 'its share of a queue, beside others''';
+COMMENT ON COLUMN tenants.limit_key IS 'value of the placeholder `tenant` in limit keys';
+COMMENT ON COLUMN tenants.weight IS 'share of every queue relative to other tenants';
 
 CREATE TABLE unique_locks (
     tenant_id uuid NOT NULL,
@@ -566,9 +566,9 @@ CREATE TABLE webhook_messages (
 CREATE INDEX ix_webhook_messages_at ON webhook_messages (created_at);
 CREATE UNIQUE INDEX uq_webhook_messages_event ON webhook_messages (endpoint_id, event_id) WHERE event_id IS NOT NULL;
 COMMENT ON COLUMN webhook_messages.id IS 'webhook-id';
-COMMENT ON COLUMN webhook_messages.event_id IS 'of job_events; NULL: a test';
-COMMENT ON COLUMN webhook_messages.about IS 'the job that it tells of';
-COMMENT ON COLUMN webhook_messages.job_id IS 'the job that delivers it, the last one';
+COMMENT ON COLUMN webhook_messages.event_id IS 'id in job_events; NULL: a test message';
+COMMENT ON COLUMN webhook_messages.about IS 'the job of the event';
+COMMENT ON COLUMN webhook_messages.job_id IS 'its last delivery job';
 
 CREATE TABLE workers (
     id uuid NOT NULL,
@@ -591,11 +591,11 @@ CREATE TABLE workers (
     CONSTRAINT pk_workers PRIMARY KEY (id)
 );
 CREATE INDEX ix_workers_heartbeat_at ON workers (heartbeat_at);
-COMMENT ON COLUMN workers.id IS 'one per process, not its node name';
-COMMENT ON COLUMN workers.waiting IS 'jobs whose message it has and whose run has not begun';
-COMMENT ON COLUMN workers.session_pid IS 'of the Postgres session that wrote the last beat';
+COMMENT ON COLUMN workers.id IS 'one per process; not the node name';
+COMMENT ON COLUMN workers.waiting IS 'jobs whose message it has received and whose run has not begun';
+COMMENT ON COLUMN workers.session_pid IS 'pid of the Postgres session that wrote the last heartbeat';
 COMMENT ON COLUMN workers.draining_at IS
-    'when it was asked to end: it takes no more jobs, and finishes those it has';
+    'start of its shutdown: it takes no more jobs, and finishes its runs';
 
 CREATE TABLE workflow_steps (
     id uuid NOT NULL,
@@ -623,18 +623,18 @@ CREATE TABLE workflow_steps (
     CONSTRAINT workflow_steps_on_failure_is_known CHECK (on_failure IN ('continue', 'fail', 'ignore', 'skip')),
     CONSTRAINT workflow_steps_pending_is_not_negative CHECK (pending >= 0)
 );
-COMMENT ON COLUMN workflow_steps.id IS 'of its job, where it has one';
+COMMENT ON COLUMN workflow_steps.id IS 'id of its job, if any';
 COMMENT ON COLUMN workflow_steps.place IS 'order of the results of a group';
-COMMENT ON COLUMN workflow_steps.pending IS 'steps it waits for';
-COMMENT ON COLUMN workflow_steps.children IS 'steps that wait for it';
-COMMENT ON COLUMN workflow_steps.item IS 'of the list of a map';
-COMMENT ON COLUMN workflow_steps.template IS 'what a map makes; of a job: times that count from its turn on';
-COMMENT ON COLUMN workflow_steps.failed_parents IS 'of those it waited for';
-COMMENT ON COLUMN workflow_steps.failed_by IS 'the job whose failure reached it first';
-COMMENT ON COLUMN workflow_steps.failure_propagated IS 'its children count it as failed';
-COMMENT ON COLUMN workflow_steps.result_of IS 'the step that replaced it: what it returns is its result';
-COMMENT ON COLUMN workflow_steps.errbacks IS 'orders of the jobs that its failure makes';
-COMMENT ON COLUMN workflow_steps.skip_calls_errbacks IS 'also when what it waited for has failed';
+COMMENT ON COLUMN workflow_steps.pending IS 'number of predecessors that have not ended';
+COMMENT ON COLUMN workflow_steps.children IS 'ids of its successors';
+COMMENT ON COLUMN workflow_steps.item IS 'element of a map''s list';
+COMMENT ON COLUMN workflow_steps.template IS 'template of a map''s steps; of a job: delays that count from its release';
+COMMENT ON COLUMN workflow_steps.failed_parents IS 'number of failed predecessors';
+COMMENT ON COLUMN workflow_steps.failed_by IS 'the job of the first failure that reached it';
+COMMENT ON COLUMN workflow_steps.failure_propagated IS 'its failure was counted by its children';
+COMMENT ON COLUMN workflow_steps.result_of IS 'the step that replaced it and provides its result';
+COMMENT ON COLUMN workflow_steps.errbacks IS 'submissions of the jobs that its failure creates';
+COMMENT ON COLUMN workflow_steps.skip_calls_errbacks IS 'runs even if a predecessor has failed';
 
 CREATE TABLE workflows (
     id uuid NOT NULL,
@@ -658,8 +658,8 @@ CREATE INDEX ix_workflows_deadline ON workflows (deadline_at) WHERE state = 'run
 CREATE INDEX ix_workflows_ended_at ON workflows (ended_at) WHERE ended_at IS NOT NULL;
 CREATE INDEX ix_workflows_stopping ON workflows (id) WHERE state = 'stopping';
 CREATE INDEX ix_workflows_tenant_id_id ON workflows (tenant_id, id);
-COMMENT ON COLUMN workflows.pending IS 'steps without children that have not ended';
-COMMENT ON COLUMN workflows.stop_as IS 'the state it will end in';
+COMMENT ON COLUMN workflows.pending IS 'number of final steps that have not ended';
+COMMENT ON COLUMN workflows.stop_as IS 'final state after stopping';
 
 CREATE TABLE api_keys (
     id uuid NOT NULL,
@@ -685,14 +685,14 @@ CREATE TABLE api_keys (
     CONSTRAINT fk_api_keys_tenant_id FOREIGN KEY(tenant_id) REFERENCES tenants (id)
 );
 CREATE INDEX ix_api_keys_tenant ON api_keys (tenant_id, id);
-COMMENT ON COLUMN api_keys.prefix IS 'the first characters, to recognise a key by';
+COMMENT ON COLUMN api_keys.prefix IS 'first characters, to recognise a key';
 COMMENT ON COLUMN api_keys.key_hash IS 'SHA-256 of the key; keys are 256 random bits';
-COMMENT ON COLUMN api_keys.max_priority IS 'the highest it can ask for';
-COMMENT ON COLUMN api_keys.is_operator IS 'may change limits';
+COMMENT ON COLUMN api_keys.max_priority IS 'highest priority it may submit with';
+COMMENT ON COLUMN api_keys.is_operator IS 'operator: may change limits, weights and quotas';
 COMMENT ON COLUMN api_keys.kinds IS 'kinds that it may submit, or patterns of them; NULL: all';
-COMMENT ON COLUMN api_keys.requests_per_minute IS 'NULL: as many as it likes';
-COMMENT ON COLUMN api_keys.last_used_at IS 'to a minute';
-COMMENT ON COLUMN api_keys.replaces IS 'the key in whose place it was made';
+COMMENT ON COLUMN api_keys.requests_per_minute IS 'NULL: no limit';
+COMMENT ON COLUMN api_keys.last_used_at IS 'accurate to a minute';
+COMMENT ON COLUMN api_keys.replaces IS 'the key that it replaces';
 
 CREATE TABLE webhook_endpoints (
     id uuid NOT NULL,
@@ -727,17 +727,17 @@ CREATE TABLE webhook_endpoints (
 CREATE INDEX ix_webhook_endpoints_tenant ON webhook_endpoints (tenant_id, id);
 COMMENT ON COLUMN webhook_endpoints.events IS 'types of messages';
 COMMENT ON COLUMN webhook_endpoints.kinds IS 'kinds of jobs, or patterns of them; NULL: all';
-COMMENT ON COLUMN webhook_endpoints.contact IS 'an e-mail address that is told when it is disabled';
-COMMENT ON COLUMN webhook_endpoints.secret IS 'what messages are signed with';
-COMMENT ON COLUMN webhook_endpoints.old_secret IS 'signs too, until old_secret_until';
-COMMENT ON COLUMN webhook_endpoints.cursor_tx IS 'of the feed: everything up to here has its messages';
-COMMENT ON COLUMN webhook_endpoints.cursor_at IS 'no older partition is looked at';
-COMMENT ON COLUMN webhook_endpoints.replay_tx IS 'up to here it is a replay';
-COMMENT ON COLUMN webhook_endpoints.replay_from_at IS 'nothing older is told again';
-COMMENT ON COLUMN webhook_endpoints.replay_everything IS 'of what was delivered, too';
-COMMENT ON COLUMN webhook_endpoints.delivered_at IS 'the last time, to a minute';
-COMMENT ON COLUMN webhook_endpoints.failing_since IS 'nothing was delivered since the first failure then';
-COMMENT ON COLUMN webhook_endpoints.last_error IS 'of the last failure';
+COMMENT ON COLUMN webhook_endpoints.contact IS 'e-mail address to notify when it is disabled';
+COMMENT ON COLUMN webhook_endpoints.secret IS 'secret that signs messages';
+COMMENT ON COLUMN webhook_endpoints.old_secret IS 'also signs, until old_secret_until';
+COMMENT ON COLUMN webhook_endpoints.cursor_tx IS 'position in the feed: earlier events have their messages';
+COMMENT ON COLUMN webhook_endpoints.cursor_at IS 'lower bound of the partitions to read';
+COMMENT ON COLUMN webhook_endpoints.replay_tx IS 'end of the replay';
+COMMENT ON COLUMN webhook_endpoints.replay_from_at IS 'lower bound of a replay';
+COMMENT ON COLUMN webhook_endpoints.replay_everything IS 'replay delivered events, too';
+COMMENT ON COLUMN webhook_endpoints.delivered_at IS 'last success, to a minute';
+COMMENT ON COLUMN webhook_endpoints.failing_since IS 'first failure since the last success';
+COMMENT ON COLUMN webhook_endpoints.last_error IS 'message of the last failure';
 
 -- what no partition was made for
 CREATE TABLE job_history_default PARTITION OF job_history DEFAULT;

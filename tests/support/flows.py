@@ -14,7 +14,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
 from jobplatform.usecases.add_steps import AddedSteps
 from jobplatform.usecases.execute_run import Delivery
-from jobplatform.usecases.stop_workflows import stop_workflows_that_ended
+from jobplatform.usecases.stop_workflows import finish_stopping_workflows
 from jobplatform.usecases.submit_workflow import submit_workflow
 from tests.support.ledger_harness import LedgerHarness, registry
 
@@ -94,7 +94,7 @@ def look(harness: LedgerHarness, limit: int = 1000) -> int:
     """Do what the dispatcher does about workflows; returns how many still stop."""
     with harness.ledger.transaction() as connection:
         workflows.time_out_workflows(connection)
-    stop_workflows_that_ended(harness.ledger, None, limit, 60)
+    finish_stopping_workflows(harness.ledger, None, limit, 60)
     return int(harness.all("SELECT count(*)::int FROM workflows WHERE state = 'stopping'")[0])
 
 

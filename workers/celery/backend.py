@@ -246,6 +246,6 @@ def _old_backend(app: Any) -> Any:
     if address not in _old:
         from celery.app import backends
 
-        rows, url_part = backends.by_url(address, app.loader)
-        _old[address] = rows(app=app, url=url_part)
+        backend_class, url_part = backends.by_url(address, app.loader)
+        _old[address] = backend_class(app=app, url=url_part)
     return _old[address]

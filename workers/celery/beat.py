@@ -105,24 +105,24 @@ def declare(
 
     Raises `ConfigurationError`, which names unreadable entries; nothing is changed then.
     """
-    orders = [read_entry(name, entry, time_zone, kinds) for name, entry in entries.items()]
-    names = [order.name for order in orders]
+    definitions = [read_entry(name, entry, time_zone, kinds) for name, entry in entries.items()]
+    names = [definition.name for definition in definitions]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigurationError(f"beat_schedule: two entries would both be called {twice[0]!r}: rename one")
-    for name, order in zip(entries, orders, strict=True):
+    for name, definition in zip(entries, definitions, strict=True):
         try:
-            order.check()
-            kinds.get(order.kind).parse(order.payload)
+            definition.check()
+            kinds.get(definition.kind).parse(definition.payload)
         except (InvalidRequest, UnknownKind) as error:
             fields = "; ".join(f"{item.field}: expected {item.expected}" for item in getattr(error, "errors", ()))
             raise ConfigurationError(f"beat_schedule[{name!r}]: {error} {fields}".rstrip()) from None
     with book.transaction() as connection:
         tenant_id: UUID = keys.find_tenant(connection, tenant) or keys.create_tenant(connection, tenant)
-    for order in orders:
-        put_schedule(book, kinds, tenant_id, order, by=BEAT, origin=BEAT)
+    for definition in definitions:
+        put_schedule(book, kinds, tenant_id, definition, by=BEAT, origin=BEAT)
     with book.transaction() as connection:
-        gone = schedules.delete_others(connection, tenant_id, BEAT, [order.name for order in orders])
-    log.info("beat_schedule_read", schedules=len(orders), deleted=gone)
+        gone = schedules.delete_others(connection, tenant_id, BEAT, [definition.name for definition in definitions])
+    log.info("beat_schedule_read", schedules=len(definitions), deleted=gone)
 
 
 def read_entry(name: str, entry: Mapping[str, Any], time_zone: str, kinds: KindRegistry) -> ScheduleDefinition:

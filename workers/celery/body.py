@@ -140,12 +140,12 @@ def _traceback_of(value: Any) -> str:
     return str(value.traceback) if isinstance(value, ExceptionInfo) else ""
 
 
-def _retry(order: RetryRequest, cause: Any) -> RetryRequested:
+def _retry(request: RetryRequest, cause: Any) -> RetryRequested:
     is_error = isinstance(cause, BaseException)
     return RetryRequested(
         str(cause or "") or (type(cause).__name__ if is_error else "the task asked for a retry"),
-        after=order.delay_seconds,
-        next_run=order.next_run or None,
+        after=request.delay_seconds,
+        next_run=request.next_run or None,
         detail=describe(cause) if is_error else None,
     )
 

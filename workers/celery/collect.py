@@ -158,8 +158,8 @@ def leaves_of(results: list[Any]) -> Iterator[str]:
 
 def references_to(results: list[Any], group_id: str | None = None) -> Results:
     """Return the references to these results."""
-    rows = Results(
+    references = Results(
         references_to(result.results) if isinstance(result, GroupResult) else Ref(result.id) for result in results
     )
-    rows.group_id = group_id
-    return rows
+    references.group_id = group_id
+    return references

@@ -55,8 +55,8 @@ def plan_calls(
     # a group's gate waits for its tasks, and for the gates of groups in it
     parents |= {group_id: list(dict.fromkeys(_members(results, groups))) for group_id, results in groups.items()}
     children: dict[str, list[str]] = {item: [] for item in ids}
-    for child, rows in parents.items():
-        for parent in rows:
+    for child, predecessors in parents.items():
+        for parent in predecessors:
             children[parent].append(str(ids[child]))
     if result is not None:
         children[result[0]].append(str(result[1]))
@@ -64,7 +64,7 @@ def plan_calls(
     places = {task_id: place for place, task_id in enumerate(calls)}
     in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
     known = {item: name for item, name in names.items() if item in calls or item in in_order}
-    pending = sum(not rows for rows in children.values()) if result is None else 1
+    pending = sum(not successors for successors in children.values()) if result is None else 1
     steps = []
     for place, item in enumerate(ids):
         row: dict[str, Any] = {
@@ -125,8 +125,8 @@ def _members(results: Iterable[Any], groups: dict[str, list[Any]]) -> Iterable[s
 def _is_in_order(results: list[Any], places: dict[str, int]) -> bool:
     if any(isinstance(result, GroupResult) or result.id not in places for result in results):
         return False
-    rows = [places[result.id] for result in results]
-    return rows == sorted(set(rows))
+    order = [places[result.id] for result in results]
+    return order == sorted(set(order))
 
 
 def _names(calls: dict[str, Call], groups: dict[str, list[Any]], prefix: str) -> dict[str, str]:

@@ -19,11 +19,11 @@ def job_id_of(task_id: str, tenant_id: UUID) -> UUID:
     A UUIDv7 is an id of ours, and so is a UUIDv8: what this function has returned before.
     """
     try:
-        u_u_i_d = UUID(task_id)
+        own: UUID | None = UUID(task_id)
     except (ValueError, AttributeError, TypeError):
-        u_u_i_d = None
-    if u_u_i_d is not None and u_u_i_d.version in (7, WITHOUT_TIME):
-        return u_u_i_d
+        own = None
+    if own is not None and own.version in (7, WITHOUT_TIME):
+        return own
     digest = bytearray(hashlib.sha256(tenant_id.bytes + str(task_id).encode()).digest()[:16])
     digest[6] = (digest[6] & 0x0F) | 0x80
     digest[8] = (digest[8] & 0x3F) | 0x80

@@ -172,8 +172,8 @@ def submit(app: Celery, collector: Collector) -> None:
 
 def _submit_alone(call: Call) -> None:
     tenant_id = caller_tenant()
-    order = submission_of(call, kind_of_call(call), call.payload())
-    _translated(lambda: submit_prepared(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), order))
+    submission = submission_of(call, kind_of_call(call), call.payload())
+    _translated(lambda: submit_prepared(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), submission))
     tell_published(call)
 
 

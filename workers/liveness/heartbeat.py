@@ -117,7 +117,7 @@ class Heartbeat:
         self._deliveries.prompt.clear()
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
-        orders = track_workers.beat(
+        requests = track_workers.beat(
             parent_ledger(),
             self.card,
             self._deliveries.leases(),
@@ -137,7 +137,7 @@ class Heartbeat:
             self._deliveries.forget_orphans(set(orphans) - running)
         if self._watchdog is not None and self._stopper.shutting_down_since is None:
             self._watchdog.look(parent_ledger())
-        self._stopper.look(orders)
+        self._stopper.look(requests)
 
     def _try_to_end(self, report: Report) -> None:
         try:

@@ -29,5 +29,5 @@ def peak_memory_of(pid: int) -> int | None:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return None
-    line_found = next((line for line in lines if line.startswith("VmHWM:")), None)
-    return int(line_found.split()[1]) * 1024 if line_found else None
+    peak = next((line for line in lines if line.startswith("VmHWM:")), None)
+    return int(peak.split()[1]) * 1024 if peak else None

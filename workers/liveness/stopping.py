@@ -50,39 +50,41 @@ class Stopper:
         self._missing: set[UUID] = set()
         self._recycling = False
 
-    def look(self, orders: Sequence[CancelRequest]) -> None:
+    def look(self, requests: Sequence[CancelRequest]) -> None:
         """Stop runs that must be stopped now. Raises `LedgerUnavailable`."""
         if self.shutting_down_since is not None:
             self._give_back()
-        for order in orders:
-            if order.signal is not None and self._can_kill:
-                self._terminate(order, order.signal)
-            elif order.seconds >= self._settings.cancel_grace_seconds:
-                self._cancel(order)
+        for request in requests:
+            if request.signal is not None and self._can_kill:
+                self._terminate(request, request.signal)
+            elif request.seconds >= self._settings.cancel_grace_seconds:
+                self._cancel(request)
         self._stop_zombies()
         self._count_leaked()
 
-    def _cancel(self, order: CancelRequest) -> None:
+    def _cancel(self, request: CancelRequest) -> None:
         """The grace is over."""
-        held = self._deliveries.get(order.lease_id)
+        held = self._deliveries.get(request.lease_id)
         if held is None:
             return
         if self._can_kill:
             self._kill(held, "run_killed_on_cancel")
             return
         with suppress(LeaseLost):
-            end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id)
-            self._abandoned.add(order.lease_id)
-            log.warning("run_abandoned_on_cancel", job_id=str(order.job_id))
+            end_runs.abandon_run(parent_ledger(), request.job_id, request.lease_id)
+            self._abandoned.add(request.lease_id)
+            log.warning("run_abandoned_on_cancel", job_id=str(request.job_id))
 
-    def _terminate(self, order: CancelRequest, name: str) -> None:
+    def _terminate(self, request: CancelRequest, name: str) -> None:
         """Send a signal to a run's process, and end the run: what its process may still write does not count."""
-        held = self._deliveries.get(order.lease_id)
+        held = self._deliveries.get(request.lease_id)
         if held is None or not held.pid:
             return
         self._kill(held, "run_terminated_on_cancel", signal.Signals[name])
         with suppress(LeaseLost):
-            end_runs.abandon_run(parent_ledger(), order.job_id, order.lease_id, f"cancelled, its process got {name}")
+            end_runs.abandon_run(
+                parent_ledger(), request.job_id, request.lease_id, f"cancelled, its process got {name}"
+            )
 
     def _give_back(self) -> None:
         """The shutdown time is over: stop running jobs, and make them available again."""

@@ -183,11 +183,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         if error.errno not in FULL:
             return _unhandled(kind, claimed, error)
         return _without_space(error, StorageFull.code)  # the run's folder, say
-    except (
-        Exception,
-        SystemExit,
-        KeyboardInterrupt,
-    ) as error:  # a handler's bug must end in the ledger, whatever it is
+    except (Exception, SystemExit, KeyboardInterrupt) as error:  # whatever a handler raises ends in the ledger
         if terminate_handler_fired():
             raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent says how the run ended
         return _unhandled(kind, claimed, error)

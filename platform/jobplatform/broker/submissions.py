@@ -31,19 +31,19 @@ class SubmissionMessage:
 
 
 class SubmissionReader:
-    """Takes orders on a connection of its own, and answers them on it. Not thread-safe; made after any fork."""
+    """Receives submissions and replies to them on its own connection. Not thread-safe; created after any fork."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 2.0) -> None:
         self._url, self._timeout_seconds = url, timeout_seconds
         self._connection: Any = None
         self._channel: Any = None
-        #: a right that is missing for answers must not take the orders' channel with it
+        #: its own channel: a missing permission for replies must not close that of submissions
         self._replies: Any = None
 
     def take(self, limit: int) -> list[SubmissionMessage]:
-        """Return at most `limit` orders; they are RabbitMQ's until `done`.
+        """Return at most `limit` submissions, unacknowledged until `done`.
 
-        Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there, or not allowed.
+        Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is missing or access is refused.
         """
         messages: list[SubmissionMessage] = []
         try:
@@ -53,47 +53,47 @@ class SubmissionReader:
         except (amqp.exceptions.NotFound, amqp.exceptions.AccessRefused) as error:
             self.close()
             raise ConfigurationError(
-                f"orders can't be taken from RabbitMQ's queue {ORDERS}: {error.reply_text}. Run `jobplatform broker "
-                f"apply`, and set the rights of the user `dispatcher` (docs/operations/upgrade.md)"
+                f"submissions can't be read from RabbitMQ's queue {ORDERS}: {error.reply_text}. Run `jobplatform "
+                f"broker apply`, and set the rights of the user `dispatcher` (docs/operations/upgrade.md)"
             ) from None
         except FAILURES as error:
             self.close()
-            raise BrokerUnavailable(f"RabbitMQ went away while orders were read: {error!r}") from None
+            raise BrokerUnavailable(f"RabbitMQ disconnected while submissions were read: {error!r}") from None
         except BaseException:
             self.close()
             raise
         return messages
 
-    def done(self, order: SubmissionMessage, answer: bytes | None, *, accepted: bool) -> None:
-        """Answer an order, unless that is None, and acknowledge it. Raises `BrokerUnavailable`."""
+    def done(self, submission: SubmissionMessage, answer: bytes | None, *, accepted: bool) -> None:
+        """Send the answer, unless it is None, and acknowledge the submission. Raises `BrokerUnavailable`."""
         try:
             if answer is not None:
-                self._reply(order, answer, accepted)
-            self._open().basic_ack(order.tag)
+                self._reply(submission, answer, accepted)
+            self._open().basic_ack(submission.tag)
         except FAILURES as error:
             self.close()
-            raise BrokerUnavailable(f"RabbitMQ went away while orders were answered: {error!r}") from None
+            raise BrokerUnavailable(f"RabbitMQ disconnected while submissions were answered: {error!r}") from None
 
-    def put_back(self, order: SubmissionMessage) -> None:
-        """Give an order back to RabbitMQ. Raises `BrokerUnavailable`."""
+    def put_back(self, submission: SubmissionMessage) -> None:
+        """Requeue a submission. Raises `BrokerUnavailable`."""
         try:
-            self._open().basic_reject(order.tag, requeue=True)
+            self._open().basic_reject(submission.tag, requeue=True)
         except FAILURES as error:
             self.close()
-            raise BrokerUnavailable(f"RabbitMQ went away while an order was put back: {error!r}") from None
+            raise BrokerUnavailable(f"RabbitMQ disconnected while a submission was requeued: {error!r}") from None
 
-    def _reply(self, order: SubmissionMessage, answer: bytes, accepted: bool) -> None:
+    def _reply(self, submission: SubmissionMessage, answer: bytes, accepted: bool) -> None:
         reply = amqp.Message(
             answer,
             content_type="application/json" if accepted else "application/problem+json",
             content_encoding="utf-8",
             delivery_mode=2,
         )
-        correlation_id = order.correlation_id or order.message_id
+        correlation_id = submission.correlation_id or submission.message_id
         if correlation_id is not None:
             reply.properties["correlation_id"] = correlation_id
         # not mandatory: a queue of somebody who has gone is nobody's fault
-        self._replies.basic_publish(reply, exchange="", routing_key=order.reply_to)
+        self._replies.basic_publish(reply, exchange="", routing_key=submission.reply_to)
 
     def _open(self) -> Any:
         if self._connection is None:

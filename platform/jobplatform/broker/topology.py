@@ -14,7 +14,7 @@ DEAD_EXCHANGE = "jobs.dead"
 DEAD_RECORDS = "jobs.dead.records"
 #: copies of dead messages for those who look at RabbitMQ's page: some days, bounded
 DEAD_COPIES = "jobs.dead.copies"
-#: exchange and queue of orders that come as messages (docs/howto/submit-over-amqp.md)
+#: exchange and queue of submissions over AMQP (docs/howto/submit-over-amqp.md)
 ORDERS = "jobs.submit"
 #: a durable queue without consumers; when it is gone, the broker was wiped (docs/concepts/delivery.md, "Epoch")
 EPOCH_PREFIX = "jobs.epoch."
@@ -85,7 +85,7 @@ def job_queue_arguments(queue_type: str) -> dict[str, Any]:
 
 
 def submission_queue_arguments(queue_type: str) -> dict[str, Any]:
-    """Return the arguments of the queue of orders: they wait while the ledger is away, however often they come."""
+    """Return the arguments of the queue of submissions. No delivery limit: they wait while the ledger is down."""
     if queue_type == "quorum":
         return {**job_queue_arguments(queue_type), "x-delivery-limit": 1_000_000_000}
     return {"x-dead-letter-exchange": DEAD_EXCHANGE}

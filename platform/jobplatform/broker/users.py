@@ -4,7 +4,7 @@ of https://www.rabbitmq.com/docs/access-control).
 | role | does | may |
 |---|---|---|
 | operator | `jobplatform broker apply`, RabbitMQ's page | everything |
-| dispatcher | publishes jobs, keeps the sentinel; records dead messages; orders | write `jobs`, answers; read two |
+| dispatcher | publishes jobs, keeps the sentinel; dead messages; submissions | write `jobs`, replies; read two |
 | worker | consumes job queues, answers Celery's remote control | read all but `jobs*`; Celery's own queues |
 | monitor | Flower, and people who look | Celery's events and control; read RabbitMQ's page |
 """

@@ -78,7 +78,7 @@ def list_dead_letters(limit: int, quiet: bool, as_json: bool, **wanted: Any) -> 
 @filter_options
 @click.option("--limit", default=1000, show_default=True, type=click.IntRange(1, 10_000), help="how many, oldest first")
 @click.option("--rate", type=click.FloatRange(0, 10_000, min_open=True), help="jobs per second  [default: all at once]")
-@click.option("--stop-after", default=10, show_default=True, help="stop when so many have failed again; 0: never")
+@click.option("--stop-after", default=10, show_default=True, help="stop after this many repeated failures; 0: never")
 @click.option("--yes", is_flag=True, help="replay them; without it, only show the preview")
 @options.tenant_option
 def replay(

@@ -94,8 +94,8 @@ def preview(name: str, count: int, tenant: str | None) -> None:
         from jobplatform.usecases.manage_schedules import preview_schedule
 
         ledger = open_commands_ledger()
-        rows, moments = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
-        values = rows.values
+        schedule, moments = preview_schedule(ledger, find_tenant_id(ledger, tenant), name, count)
+        values = schedule.values
     table = Table(values["time_zone"], "UTC", title=values["in_words"], title_justify="left")
     for moment in moments:
         local = moment.astimezone(ZoneInfo(values["time_zone"]))

@@ -121,8 +121,8 @@ class _Bars(_Silent):
         columns = ("{task.description}", BarColumn(), TextColumn("{task.fields[state]:<11}"), TimeElapsedColumn())
         self._progress = Progress(*columns, TextColumn("{task.fields[message]}"))
         self._tasks = {
-            fromkey: self._progress.add_task(str(fromkey), total=None, state="…", message="")
-            for fromkey in dict.fromkeys(job_ids)
+            job_id: self._progress.add_task(str(job_id), total=None, state="…", message="")
+            for job_id in dict.fromkeys(job_ids)
         }
 
     def __enter__(self) -> _Bars:

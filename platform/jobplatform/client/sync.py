@@ -102,9 +102,8 @@ class Client:
                 return job
             if deadline is not None and time.monotonic() >= deadline:
                 raise WaitTimeout(f"job {job_id} is {job.state} after {timeout} s")
-            if time.monotonic() - asked_at < min(
-                left, calls.FIRST_PAUSE
-            ):  # a server without long polls answers at once
+            # a server without long polls answers at once
+            if time.monotonic() - asked_at < min(left, calls.FIRST_PAUSE):
                 time.sleep(calls.FIRST_PAUSE)
 
     def cancel(self, job_id: UUID | str, reason: str | None = None) -> Job:

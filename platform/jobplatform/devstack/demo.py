@@ -84,7 +84,7 @@ def _main_job(console: Console, stack: Stack) -> None:
     caller = Caller(stack.local_url("api"), stack.create_api_key())
     clip = make_clip(stack.place.folder / "media" / "clip.mkv", CLIP_SECONDS)
     source = caller.call("POST", f"/v1/uploads?filename={clip.name}", raw=clip.read_bytes())
-    orders = {
+    requests = {
         "email": {
             "kind": "email.send",
             "payload": {
@@ -114,7 +114,7 @@ def _main_job(console: Console, stack: Stack) -> None:
         },
     }
     console.print("[bold]three jobs over HTTP[/]  POST /v1/jobs")
-    jobs = {name: caller.call("POST", "/v1/jobs", order) for name, order in orders.items()}
+    jobs = {name: caller.call("POST", "/v1/jobs", request) for name, request in requests.items()}
     done = watch(console, caller, {name: job["id"] for name, job in jobs.items()})
     _show_mail(console, stack, done["email"])
     _show_video(console, caller, done["video"], stack.place.folder)

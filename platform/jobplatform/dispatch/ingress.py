@@ -51,14 +51,14 @@ class Ingress:
         try:
             while taken < BATCH and self._clock() < until:
                 # one by one: messages that are not accepted in this round stay in RabbitMQ
-                order = next(iter(self._reader.take(1)), None)
-                if order is None:
+                submission = next(iter(self._reader.take(1)), None)
+                if submission is None:
                     break
                 taken += 1
                 try:
-                    self._take(kinds, order)
+                    self._take(kinds, submission)
                 except LedgerBusy as error:  # another transaction has locked its keys: the others must not wait for it
-                    busy.append((order, error))
+                    busy.append((submission, error))
             else:
                 return not busy or self._put_back(busy)
         except BaseException:
@@ -68,40 +68,42 @@ class Ingress:
 
     def _put_back(self, busy: list[tuple[SubmissionMessage, LedgerBusy]]) -> bool:
         """Requeue submissions whose keys are locked, and raise the last one's reason."""
-        for order, _ in busy:
-            self._reader.put_back(order)
+        for submission, _ in busy:
+            self._reader.put_back(submission)
         raise busy[-1][1]
 
-    def _take(self, kinds: KindRegistry, order: SubmissionMessage) -> None:
+    def _take(self, kinds: KindRegistry, submission: SubmissionMessage) -> None:
         answer = accept_message(
             self._ledger,
             None,
             kinds,
-            user_id=order.user_id,
-            message_id=order.message_id,
-            body=order.body,
+            user_id=submission.user_id,
+            message_id=submission.message_id,
+            body=submission.body,
             max_body_bytes=self._settings.max_body_bytes,
             idempotency_seconds=self._settings.idempotency_seconds,
         )
         if not answer.accepted:
             with self._ledger.transaction() as connection:
-                dead_messages.put_dead_messages(connection, [_dead_message(order, answer)])
-            log.warning("order_refused", user=order.user_id, message_id=order.message_id, detail=answer.detail)
-        self._reader.done(order, answer.body if self._may_answer(order) else None, accepted=answer.accepted)
+                dead_messages.put_dead_messages(connection, [_dead_message(submission, answer)])
+            log.warning(
+                "order_refused", user=submission.user_id, message_id=submission.message_id, detail=answer.detail
+            )
+        self._reader.done(submission, answer.body if self._may_answer(submission) else None, accepted=answer.accepted)
         dispatcher_metrics().amqp_submissions.labels("accepted" if answer.accepted else "refused").inc()
 
-    def _may_answer(self, order: SubmissionMessage) -> bool:
+    def _may_answer(self, submission: SubmissionMessage) -> bool:
         """Return whether the reply queue belongs to the sender: the dispatcher may write to queues that the sender
         may not."""
-        place = order.reply_to or ""
-        return place.startswith((DIRECT_REPLY, f"{order.user_id}."))
+        place = submission.reply_to or ""
+        return place.startswith((DIRECT_REPLY, f"{submission.user_id}."))
 
     def close(self) -> None:
         """Close the connection to RabbitMQ."""
         self._reader.close()
 
 
-def _dead_message(order: SubmissionMessage, answer: Answer) -> dict[str, Any]:
+def _dead_message(submission: SubmissionMessage, answer: Answer) -> dict[str, Any]:
     return {
         "queue": ORDERS,
         "reason": answer.reason,
@@ -109,7 +111,7 @@ def _dead_message(order: SubmissionMessage, answer: Answer) -> dict[str, Any]:
         "job_id": None,
         "dispatch_no": None,
         "kind": None,
-        "message": order.message,
-        "body": order.body[:BODY_BYTES],
-        "body_bytes": len(order.body),
+        "message": submission.message,
+        "body": submission.body[:BODY_BYTES],
+        "body_bytes": len(submission.body),
     }

@@ -43,7 +43,7 @@ from jobplatform.usecases.enqueue_webhooks import enqueue_webhooks
 from jobplatform.usecases.fire_schedules import fire_schedules
 from jobplatform.usecases.manage_webhooks import delivering
 from jobplatform.usecases.run_maintenance import declare_schedules
-from jobplatform.usecases.stop_workflows import stop_workflows_that_ended
+from jobplatform.usecases.stop_workflows import finish_stopping_workflows
 from jobplatform.usecases.validate_submissions import validate_submissions
 
 log = get_log(__name__)
@@ -57,7 +57,7 @@ SCHEDULES_SECONDS, SCHEDULES_LIMIT = 0.5, 500
 WEBHOOKS_SECONDS, WEBHOOKS_LIMIT = 0.5, 500
 #: poll interval for jobs submitted in other transactions (s), jobs per transaction, and for how long a kind can
 #: be submitted that no dispatcher knows any more
-ORDERS_SECONDS, ORDERS_LIMIT, KINDS_SECONDS = 0.25, 100, 2 * 86_400.0
+SUBMISSION_SECONDS, SUBMISSION_LIMIT, KINDS_SECONDS = 0.25, 100, 2 * 86_400.0
 #: pause after a failure other than an outage of the ledger (s)
 RETRY_SECONDS, LONG_RETRY_SECONDS = 5.0, 60.0
 
@@ -88,8 +88,8 @@ class PeriodicTasks:
             "record": (Every(RECORD_SECONDS), self._recorder.poll, RETRY_SECONDS),
             "schedules": (Every(SCHEDULES_SECONDS), self._fire_schedules, RETRY_SECONDS),
             "kinds": (Every(HOUSE_SECONDS), self._put_kinds, LONG_RETRY_SECONDS),
-            "orders": (Every(ORDERS_SECONDS), self._validate_submissions, RETRY_SECONDS),
-            "ingress": (Every(ORDERS_SECONDS), self._accept_messages, RETRY_SECONDS),
+            "validation": (Every(SUBMISSION_SECONDS), self._validate_submissions, RETRY_SECONDS),
+            "ingress": (Every(SUBMISSION_SECONDS), self._accept_messages, RETRY_SECONDS),
             "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
@@ -187,7 +187,7 @@ class PeriodicTasks:
         """Validate jobs that were submitted in other transactions, and release them."""
         if self._kinds is None:
             return False
-        looked = validate_submissions(self._ledger, self._kinds, ORDERS_LIMIT)
+        looked = validate_submissions(self._ledger, self._kinds, SUBMISSION_LIMIT)
         self.woken = ",".join(filter(None, (self.woken, looked.woken)))
         return looked.more
 
@@ -209,7 +209,7 @@ class PeriodicTasks:
             timed_out = workflows.time_out_workflows(connection)
         if timed_out:
             log.info("workflows_timed_out", count=timed_out)
-        more, self._stopped = stop_workflows_that_ended(self._ledger, self._stopped, STOP_LIMIT, STOP_SECONDS)
+        more, self._stopped = finish_stopping_workflows(self._ledger, self._stopped, STOP_LIMIT, STOP_SECONDS)
         return more
 
     def _delete_expired(self) -> bool:

@@ -148,9 +148,8 @@ def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: 
     if fell_short:  # flows that were let out had less than was thought: the next ones
         return SOON_SECONDS
     asked = dict(zip(keys, look.key_seconds, strict=True))
-    if any(
-        key not in asked for key in blocking_keys
-    ):  # it has just arrived, or there are more than one query can ask for
+    # a key that has just arrived, or more keys than one query can ask for
+    if any(key not in asked for key in blocking_keys):
         return SOON_SECONDS
     return min([LIMITED_SECONDS, *(seconds for key in blocking_keys if (seconds := asked[key]) is not None)])
 

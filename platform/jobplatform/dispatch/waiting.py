@@ -56,9 +56,8 @@ class Waiting:
         if self._clock() >= self._reset_at:
             self._reset_at = self._clock() + RESET_SECONDS
             self._active_mark = self._limited_mark = None
-            if (
-                self._arrived_from is not None
-            ):  # it may be a minute old: the queue was paused, or served by another dispatcher
+            # it may be a minute old: the queue was paused, or served by another dispatcher
+            if self._arrived_from is not None:
                 self._arrived_from -= LOOK_BACK
             self._looks_back = True
         return self._arrived_from, self._active_mark, self._limited_mark

@@ -38,7 +38,7 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
             yield ok("database", f"Postgres {version} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
             yield from _revision(connection)
             yield from _mode(connection)
-            yield from _strangers(connection)
+            yield from _check_schema_grants(connection)
             yield from _clock(connection)
             yield from _room(connection)
     except LedgerUnavailable as error:
@@ -47,17 +47,17 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
 
 
 def _revision(connection: Connection) -> Iterator[Finding]:
-    rows, newest = revision_of(connection), head()
-    if rows == newest:
-        yield ok("migrated", f"the ledger has revision {rows}, as this version has")
-    elif rows is None or rows < newest:
+    revision, newest = revision_of(connection), head()
+    if revision == newest:
+        yield ok("migrated", f"the ledger has revision {revision}, as this version has")
+    elif revision is None or revision < newest:
         yield failed(
-            "migrated", f"the ledger has revision {rows or 'none'}, this version {newest}", "jobplatform migrate"
+            "migrated", f"the ledger has revision {revision or 'none'}, this version {newest}", "jobplatform migrate"
         )
     else:
         yield failed(
             "migrated",
-            f"the ledger has revision {rows}, this version only {newest}",
+            f"the ledger has revision {revision}, this version only {newest}",
             "deploy the version it belongs to",
         )
 
@@ -83,7 +83,7 @@ def _mode(connection: Connection) -> Iterator[Finding]:
         )
 
 
-def _strangers(connection: Connection) -> Iterator[Finding]:
+def _check_schema_grants(connection: Connection) -> Iterator[Finding]:
     """Yield a finding when other roles may create functions in the search path of the ledger's (CVE-2018-1058)."""
     grantees = connection.execute(
         text(

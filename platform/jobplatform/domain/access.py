@@ -48,11 +48,11 @@ def is_mistyped(key: str) -> bool:
 
 
 def _check_sum(body: str) -> str:
-    number, rows = zlib.crc32(body.encode()), ""
+    number, digits = zlib.crc32(body.encode()), ""
     for _ in range(CHECK_CHARACTERS):
         number, digit = divmod(number, len(_DIGITS))
-        rows = _DIGITS[digit] + rows
-    return rows
+        digits = _DIGITS[digit] + digits
+    return digits
 
 
 def is_pattern(text: str) -> bool:

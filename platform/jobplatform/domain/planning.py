@@ -141,11 +141,11 @@ class _Planner:
     def _job(
         self, part: Step, name: str, parents: list[PlannedStep], previous: PlannedStep | None, where: str
     ) -> PlannedStep:
-        rows, payload = self._references(part.payload, previous, f"{where}.payload")
+        referenced, payload = self._references(part.payload, previous, f"{where}.payload")
         return self._new(
             name,
             "job",
-            _together(parents, rows),
+            _together(parents, referenced),
             where,
             on_failure=part.on_failure,
             step=replace(part, payload=payload),
@@ -189,14 +189,14 @@ class _Planner:
                     f"{where}.map", 'a list, or a reference to one like {"$from": "list.result.files"}', part.over
                 )
                 return None
-            rows, over = self._references(part.over, previous, f"{where}.map")
-            if not rows:
+            referenced, over = self._references(part.over, previous, f"{where}.map")
+            if not referenced:
                 return None
             also, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
             made = self._new(
                 name,
                 "map",
-                _together(parents, rows, also),
+                _together(parents, referenced, also),
                 where,
                 step=replace(part.step, payload=payload),
                 on_failure=part.step.on_failure,
@@ -207,8 +207,8 @@ class _Planner:
         if len(part.over) + len(self.plan.steps) > MAX_STEPS:
             self.wrong(f"{where}.map", f"at most {MAX_STEPS:,} steps in all", len(part.over))
             return None
-        rows, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
-        parents, each = _together(parents, rows), replace(part.step, payload=payload)
+        referenced, payload = self._references(part.step.payload, previous, f"{where}.step.payload", item=True)
+        parents, each = _together(parents, referenced), replace(part.step, payload=payload)
         if len(parents) > 1 and len(part.over) > 1:
             parents = [self._new(f"{name}/begin", "gate", parents, where)]
         for index, item in enumerate(part.over):

@@ -218,9 +218,8 @@ class Shares:
                 if number != flow.entry:
                     continue
                 due = blocked.virtual_time_of(flow.id.tenant)
-                if (
-                    blocked.virtual_times.by_tenant.get(flow.id.tenant, 0.0) > virtual_time
-                ):  # another flow of its tenant was served meanwhile
+                # another flow of its tenant was served meanwhile
+                if blocked.virtual_times.by_tenant.get(flow.id.tenant, 0.0) > virtual_time:
                     heappush(blocked.heap, (due, number, flow))
                     continue
                 blocked.now = max(blocked.now, virtual_time)

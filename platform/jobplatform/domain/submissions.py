@@ -18,9 +18,9 @@ from pydantic import (
 
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY, SubmitJob, Unique
 from jobplatform.domain.kinds import KindRegistry
-from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.domain.validation import MAX_ERRORS, Mismatch, summarize, validate
-from jobplatform.errors import FieldError, InvalidPayload, InvalidRequest, NotJson
+from jobplatform.errors import InvalidPayload, InvalidRequest, NotJson
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -105,9 +105,8 @@ def check(model: type[M], value: dict[str, Any], raw: bytes = ESCAPED) -> M:
 
     `raw` is the JSON that the value was parsed from: without an escaped NUL the value is not searched for one.
     """
-    if ESCAPED in raw and (null := find_null(value)):
-        field = ".".join(null)
-        raise InvalidRequest(f"not as expected: {field}", (FieldError(field, "text without U+0000", "text with it"),))
+    if ESCAPED in raw and (wrong := null_error(value)):
+        raise InvalidRequest(f"not as expected: {wrong.field}", (wrong,))
     try:
         return validate(model, value)
     except Mismatch as mismatch:

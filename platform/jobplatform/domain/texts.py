@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from jobplatform.errors import FieldError
+
 NUL = "\x00"
 #: how JSON writes it; a text may spell that out too, so finding it is a reason to look, no more
 ESCAPED = b"\\u0000"
@@ -27,6 +29,12 @@ def find_null(value: Any) -> tuple[str, ...] | None:
         elif isinstance(value, list | tuple):
             waiting.extend(((*path, str(number)), inner) for number, inner in enumerate(value))
     return None
+
+
+def null_error(value: Any) -> FieldError | None:
+    """Return what is wrong with a JSON value that has U+0000, with the path to it; None when there is none."""
+    path = find_null(value)
+    return None if path is None else FieldError(".".join(path), "text without U+0000", "text with it")
 
 
 def without_nulls(value: Any) -> Any:

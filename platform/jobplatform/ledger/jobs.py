@@ -52,9 +52,11 @@ def accept_new(ledger: Ledger, values: dict[str, Any]) -> Accepted | None:
         return None
 
 
-def accept_jobs(ledger: Ledger, orders: bytes, tolerance_seconds: float) -> dict[str, tuple[str, datetime, datetime]]:
-    """Call `accept_jobs.sql`, one transaction; `orders` is its JSON. Returns id → (state, created_at, run_at)."""
-    rows = ledger.call("accept_jobs", orders.decode(), tolerance_seconds)
+def accept_jobs(
+    ledger: Ledger, submissions: bytes, tolerance_seconds: float
+) -> dict[str, tuple[str, datetime, datetime]]:
+    """Call `accept_jobs.sql`, one transaction; `submissions` is its JSON. Returns id → (state, created_at, run_at)."""
+    rows = ledger.call("accept_jobs", submissions.decode(), tolerance_seconds)
     return {row[0]: row[1:] for row in rows}
 
 
@@ -67,11 +69,11 @@ def accept_batch(
     request_hash: bytes | None,
     idempotency_seconds: int,
     batch_id: UUID,
-    orders: bytes,
+    submissions: bytes,
     tolerance_seconds: float,
     all_or_nothing: bool,
 ) -> tuple[str, Any, dict[int, tuple[str, str, Any]]]:
-    """Call `accept_batch.sql`, one transaction; `orders` is its JSON.
+    """Call `accept_batch.sql`, one transaction; `submissions` is its JSON.
 
     Returns its verdict, the id of the batch, and place → (verdict, job id, state or seconds).
     """
@@ -83,7 +85,7 @@ def accept_batch(
         request_hash,
         idempotency_seconds,
         batch_id,
-        orders.decode(),
+        submissions.decode(),
         tolerance_seconds,
         all_or_nothing,
     )
@@ -207,9 +209,8 @@ def list_jobs(
         bounds = list(where)
         if table == "job_history" and above is not None:
             bounds.append("finished_at >= :since")
-        if (
-            table == "job_history" and tag is not None
-        ):  # history has an index on tags; for live jobs its upkeep would cost more than it saves
+        # history has an index on tags; for live jobs its upkeep would cost more than it saves
+        if table == "job_history" and tag is not None:
             bounds.append(HAS_TAG)
         newest = f"SELECT * FROM {table} WHERE {' AND '.join(bounds)} ORDER BY id DESC LIMIT :examined"
         page_rows = connection.execute(

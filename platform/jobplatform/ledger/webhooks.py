@@ -122,11 +122,11 @@ _FIRST = text(
 _LAST = text("SELECT max(tx) FROM job_events WHERE tenant_id = :tenant")
 
 
-def reserved_at(connection: Connection, tenant_id: UUID, since: datetime) -> FeedPosition | None:
-    """Return a place in a tenant's feed before all that was written at a time or later; None: nothing was.
+def position_before(connection: Connection, tenant_id: UUID, since: datetime) -> FeedPosition | None:
+    """Return a position in a tenant's feed before all events since a time; None: there are none.
 
-    By bisection: times rise with transactions, but for how long these last, which the caller has to allow for. An index
-    by time would cost every event that is written.
+    By bisection: times rise with transaction ids, except for the duration of transactions, for which the caller must
+    allow. An index by time would add a cost to every event.
     """
     last = connection.execute(_LAST, {"tenant": tenant_id}).scalar()
     if last is None:

@@ -63,7 +63,7 @@ def accept_message(
         if not (user_id.isprintable() and message_id.isprintable()):  # NUL, lone surrogates: Postgres can't store them
             raise UnnamedSubmission()
         if len(body) > max_body_bytes:
-            raise InvalidRequest(f"an order may have at most {max_body_bytes} bytes, got {len(body)}")
+            raise InvalidRequest(f"a submission may have at most {max_body_bytes} bytes, got {len(body)}")
         command = read_submission(kinds, _parse(body), body)
         with ledger.statement() as connection:
             tenant_id = keys.find_tenant(connection, user_id)
@@ -85,9 +85,8 @@ def accept_message(
         malformed = isinstance(error, NotJson | UnnamedSubmission)
         detail = f"{error} [{error.code}]"
         return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
-    except (
-        Exception
-    ) as error:  # a bug in the kind's code, or ours: it must not block other submissions, or be redelivered forever
+    # a bug in the kind's code, or ours: it must not block other submissions, or be redelivered forever
+    except Exception as error:
         log.exception("order_not_taken", user=user_id, message_id=message_id)
         return Answer(
             _problem(JobPlatformError("a bug on our side; it was logged")),

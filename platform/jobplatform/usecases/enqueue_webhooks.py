@@ -86,9 +86,8 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
 
 
 def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
-    if (
-        event.kind is None or event.kind == DELIVER
-    ):  # deleted meanwhile; or a delivery job, which would report itself forever
+    # deleted meanwhile; or a delivery job, which would report itself forever
+    if event.kind is None or event.kind == DELIVER:
         return False
     # transactions were in progress when it was created, or a replay was requested
     since = endpoint.replay_from_at if endpoint.replaying else None

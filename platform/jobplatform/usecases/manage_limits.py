@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from jobplatform.domain.limits import MOST_UNITS, Limit, is_key
+from jobplatform.domain.texts import null_error
 from jobplatform.errors import FieldError, InvalidRequest, LimitNotFound
 from jobplatform.ledger import keys, limits
 from jobplatform.ledger.session import Ledger
@@ -103,8 +104,8 @@ def pause_key(ledger: Ledger, key: str, seconds: float, reason: str) -> datetime
         wrong.append(FieldError("key", "a limit key like 'provider:openai'", repr(key)[:200]))
     if not 0 <= seconds <= LONGEST_HOLD_SECONDS:
         wrong.append(FieldError("seconds", f"from 0 (ends it) to {LONGEST_HOLD_SECONDS}, a month", repr(seconds)))
-    if "\x00" in reason:
-        wrong.append(FieldError("reason", "text without U+0000", "text with it"))
+    if wrong_text := null_error({"reason": reason}):
+        wrong.append(wrong_text)
     if wrong:
         raise InvalidRequest("the hold can't work", tuple(wrong))
     return limits.pause_key(ledger, key, seconds, reason, exactly=True)

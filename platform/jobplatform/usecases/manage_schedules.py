@@ -21,7 +21,7 @@ from jobplatform.domain.schedules import (
     next_times,
     read_rule,
 )
-from jobplatform.domain.texts import find_null
+from jobplatform.domain.texts import null_error
 from jobplatform.errors import FieldError, InvalidRequest, ScheduleNotFound, TooManySchedules
 from jobplatform.ledger import schedules
 from jobplatform.ledger.hints import HintSender
@@ -49,7 +49,7 @@ def put_schedule(
     ledger: Ledger,
     kinds: KindRegistry,
     tenant_id: UUID,
-    order: ScheduleDefinition,
+    definition: ScheduleDefinition,
     *,
     by: str,
     origin: str = "person",
@@ -61,52 +61,54 @@ def put_schedule(
     again. `most`: maximum number of schedules per tenant. Raises `UnknownKind`, `InvalidPayload`, `InvalidRequest` and
     `TooManySchedules`.
     """
-    order.check()
-    kind = kinds.get(order.kind)
+    definition.check()
+    kind = kinds.get(definition.kind)
     with ledger.transaction() as connection:
-        before = schedules.get_schedule(connection, tenant_id, order.name, lock=True)
+        before = schedules.get_schedule(connection, tenant_id, definition.name, lock=True)
         now = before.now if before is not None else schedules.database_time(connection)
         if before is None and most is not None and schedules.count_schedules(connection, tenant_id, most) >= most:
             raise TooManySchedules(most)
-        limit_keys, limit_units = kind.limits_of(_check_payload(order, kind.parse, now))
+        limit_keys, limit_units = kind.limits_of(_check_payload(definition, kind.parse, now))
         schedule_id = before.id if before is not None else new_id()
-        anchor = order.start_at or (before.anchor_at if before is not None else now)
-        paused = order.paused if order.paused is not None else before is not None and before.paused_at is not None
+        anchor = definition.start_at or (before.anchor_at if before is not None else now)
+        paused = (
+            definition.paused if definition.paused is not None else before is not None and before.paused_at is not None
+        )
         same_times = before is not None and (before.spec, before.start_at, before.end_at, before.paused_at is None) == (
-            order.spec(),
-            order.start_at,
-            order.end_at,
+            definition.spec(),
+            definition.start_at,
+            definition.end_at,
             not paused,
         )
         if same_times and before is not None:
             planned_at = before.next_planned_at
         else:
-            planned_at = _next(order.spec(), anchor, now, order.start_at, order.end_at)
-        due_at = planned_at + jitter_of(str(schedule_id), planned_at, order.jitter_seconds) if planned_at else None
+            planned_at = _next(definition.spec(), anchor, now, definition.start_at, definition.end_at)
+        due_at = planned_at + jitter_of(str(schedule_id), planned_at, definition.jitter_seconds) if planned_at else None
         schedules.put_schedule(
             connection,
             {
                 "id": schedule_id,
                 "tenant_id": tenant_id,
-                "name": order.name,
-                "spec": order.spec(),
+                "name": definition.name,
+                "spec": definition.spec(),
                 "kind": kind.name,
                 "queue": kind.queue,
-                "payload": dict(order.payload),
-                "priority": order.priority,
-                "tags": list(order.tags),
-                "max_attempts": order.max_attempts or kind.max_attempts,
+                "payload": dict(definition.payload),
+                "priority": definition.priority,
+                "tags": list(definition.tags),
+                "max_attempts": definition.max_attempts or kind.max_attempts,
                 "crash_limit": kind.crash_limit,
                 "lost_limit": kind.lost_limit,
                 "limit_keys": list(limit_keys),
                 "limit_units": list(limit_units),
-                "start_within_seconds": order.start_within_seconds,
-                "jitter_seconds": order.jitter_seconds,
-                "overlap": order.overlap,
-                "missed": order.missed,
-                "catch_up": order.catch_up,
-                "start_at": order.start_at,
-                "end_at": order.end_at,
+                "start_within_seconds": definition.start_within_seconds,
+                "jitter_seconds": definition.jitter_seconds,
+                "overlap": definition.overlap,
+                "missed": definition.missed,
+                "catch_up": definition.catch_up,
+                "start_at": definition.start_at,
+                "end_at": definition.end_at,
                 "anchor_at": anchor,
                 "paused": paused,
                 "next_planned_at": planned_at,
@@ -115,20 +117,19 @@ def put_schedule(
                 "origin": origin,
             },
         )
-        return _view(_found(schedules.get_schedule(connection, tenant_id, order.name), order.name))
+        return _view(_found(schedules.get_schedule(connection, tenant_id, definition.name), definition.name))
 
 
-def _check_payload(order: ScheduleDefinition, parse: Any, now: datetime) -> Any:
+def _check_payload(definition: ScheduleDefinition, parse: Any, now: datetime) -> Any:
     """Return the typed payload of a fire. Raises `InvalidPayload` or `InvalidRequest`."""
     try:
-        filled = fill_planned(dict(order.payload), now, order.time_zone)
+        filled = fill_planned(dict(definition.payload), now, definition.time_zone)
     except ValueError as error:
         wrong = FieldError("payload", "a format of strftime for $planned_at, like %Y-%m-%d", str(error))
         raise InvalidRequest("the schedule can't work", (wrong,)) from None
     payload = parse(filled)
-    if null := find_null({"payload": dict(order.payload), "tags": list(order.tags)}):
-        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
-        raise InvalidRequest("the schedule has a NUL character", (wrong,))
+    if wrong_text := null_error({"payload": dict(definition.payload), "tags": list(definition.tags)}):
+        raise InvalidRequest("the schedule has a NUL character", (wrong_text,))
     return payload
 
 
@@ -163,13 +164,15 @@ def preview_schedule(
     return _view(row), next_times(read_rule(row.spec, row.anchor_at), since, row.end_at, count)
 
 
-def preview_definition(order: ScheduleDefinition, now: datetime, count: int = PREVIEW) -> tuple[str, list[datetime]]:
+def preview_definition(
+    definition: ScheduleDefinition, now: datetime, count: int = PREVIEW
+) -> tuple[str, list[datetime]]:
     """Return the description of a definition, and its next planned times. Raises `InvalidRequest`."""
-    order.check()
-    anchor = order.start_at or now
-    since = max(now, order.start_at - timedelta(microseconds=1)) if order.start_at else now
-    rule = read_rule(order.spec(), anchor)
-    return describe(order.spec()), next_times(rule, since, order.end_at, count)
+    definition.check()
+    anchor = definition.start_at or now
+    since = max(now, definition.start_at - timedelta(microseconds=1)) if definition.start_at else now
+    rule = read_rule(definition.spec(), anchor)
+    return describe(definition.spec()), next_times(rule, since, definition.end_at, count)
 
 
 def describe(spec: dict[str, Any]) -> str:

@@ -43,15 +43,15 @@ class NewEndpoint:
 
 
 def create_endpoint(
-    ledger: Ledger, settings: Settings, tenant_id: UUID, order: NewEndpoint, *, by: str
+    ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint: NewEndpoint, *, by: str
 ) -> dict[str, Any]:
     """Create an endpoint. Returns its view with the secret, which is shown only once. Raises `InvalidRequest`."""
     values = {
-        "url": order.url,
-        "events": list(dict.fromkeys(order.events)),
-        "kinds": list(order.kinds) if order.kinds is not None else None,
-        "description": order.description,
-        "contact": order.contact,
+        "url": endpoint.url,
+        "events": list(dict.fromkeys(endpoint.events)),
+        "kinds": list(endpoint.kinds) if endpoint.kinds is not None else None,
+        "description": endpoint.description,
+        "contact": endpoint.contact,
     }
     _check(settings, values)
     endpoint_id, secret = new_id(), new_secret()
@@ -61,7 +61,7 @@ def create_endpoint(
             raise InvalidRequest(f"a tenant has at most {MOST_ENDPOINTS} webhooks: delete one that nobody needs")
         row = {**values, "id": endpoint_id, "tenant_id": tenant_id, "secret": secret, "by": by}
         webhooks.add_endpoint(connection, row, place)
-        return view_of(_found(connection, tenant_id, endpoint_id)) | {"secret": secret}
+        return view_of(_endpoint(connection, tenant_id, endpoint_id)) | {"secret": secret}
 
 
 def list_endpoints(ledger: Ledger, tenant_id: UUID) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def list_endpoints(ledger: Ledger, tenant_id: UUID) -> list[dict[str, Any]]:
 def get_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> dict[str, Any]:
     """Return an endpoint. Raises `WebhookNotFound`."""
     with ledger.statement() as connection:
-        return view_of(_found(connection, tenant_id, endpoint_id))
+        return view_of(_endpoint(connection, tenant_id, endpoint_id))
 
 
 def change_endpoint(
@@ -89,20 +89,20 @@ def change_endpoint(
     _check(settings, wanted)
     place = now_in(ledger, tenant_id)
     with ledger.transaction() as connection:
-        _found(connection, tenant_id, endpoint_id, lock=True)
+        _endpoint(connection, tenant_id, endpoint_id, lock=True)
         if wanted:
             webhooks.change_endpoint(connection, endpoint_id, wanted)
         if enabled:
             webhooks.enable_endpoint(connection, endpoint_id, place)
         elif enabled is not None:
             webhooks.disable_endpoint(connection, endpoint_id, DISABLED_BY_HAND)
-        return view_of(_found(connection, tenant_id, endpoint_id))
+        return view_of(_endpoint(connection, tenant_id, endpoint_id))
 
 
 def delete_endpoint(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID) -> None:
     """Delete an endpoint; pending deliveries are dropped. Raises `WebhookNotFound`."""
     with ledger.transaction() as connection:
-        _found(connection, tenant_id, endpoint_id, lock=True)
+        _endpoint(connection, tenant_id, endpoint_id, lock=True)
         webhooks.delete_endpoint(connection, endpoint_id)
 
 
@@ -113,7 +113,7 @@ def rotate_secret(ledger: Ledger, tenant_id: UUID, endpoint_id: UUID, overlap_se
     """
     secret = new_secret()
     with ledger.transaction() as connection:
-        result = _found(connection, tenant_id, endpoint_id, lock=True)
+        result = _endpoint(connection, tenant_id, endpoint_id, lock=True)
         webhooks.exchange_secret(connection, endpoint_id, secret, overlap_seconds)
         return view_of(result) | {"secret": secret}
 
@@ -126,7 +126,7 @@ def send_test(ledger: Ledger, settings: Settings, tenant_id: UUID, endpoint_id: 
     message_id, now = new_id(), datetime.now(UTC)
     body = {"type": TEST_TYPE, "timestamp": now, "data": {"endpoint_id": str(endpoint_id), "by": by}}
     with ledger.transaction() as connection:
-        _found(connection, tenant_id, endpoint_id)
+        _endpoint(connection, tenant_id, endpoint_id)
         _send(connection, settings, tenant_id, endpoint_id, message_id, TEST_TYPE, body, attempts=1)
         return _message(connection, endpoint_id, message_id)
 
@@ -136,7 +136,7 @@ def list_messages(
 ) -> tuple[list[dict[str, Any]], UUID | None]:
     """Return a page of an endpoint's messages, newest first, and the id to continue below. Raises `WebhookNotFound`."""
     with ledger.statement() as connection:
-        _found(connection, tenant_id, endpoint_id)
+        _endpoint(connection, tenant_id, endpoint_id)
         rows = webhooks.list_messages(connection, endpoint_id, before=before, limit=limit + 1)
     return [message_view(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
 
@@ -149,7 +149,7 @@ def replay_message(
     Raises `WebhookNotFound` and `MessageGone`.
     """
     with ledger.transaction() as connection:
-        _found(connection, tenant_id, endpoint_id, lock=True)
+        _endpoint(connection, tenant_id, endpoint_id, lock=True)
         rows = webhooks.list_messages(connection, endpoint_id, message_id=message_id)
         if not rows:
             raise WebhookNotFound(f"webhook {endpoint_id} was told no message {message_id}")
@@ -172,15 +172,15 @@ def replay_since(
     `WebhookNotFound`, and `InvalidRequest` for an endpoint that is disabled.
     """
     with ledger.statement() as connection:
-        _found(connection, tenant_id, endpoint_id)
-        place = webhooks.reserved_at(connection, tenant_id, since - REPLAY_MARGIN)
+        _endpoint(connection, tenant_id, endpoint_id)
+        place = webhooks.position_before(connection, tenant_id, since - REPLAY_MARGIN)
     with ledger.transaction() as connection:
-        result = _found(connection, tenant_id, endpoint_id, lock=True)
+        result = _endpoint(connection, tenant_id, endpoint_id, lock=True)
         if result.disabled_at is not None:
             raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({result.disabled_reason})")
         if place is not None:
             webhooks.replay_from(connection, endpoint_id, place, since, everything)
-        return view_of(_found(connection, tenant_id, endpoint_id))
+        return view_of(_endpoint(connection, tenant_id, endpoint_id))
 
 
 def view_of(row: Row[Any]) -> dict[str, Any]:
@@ -254,7 +254,7 @@ def _message(connection: Connection, endpoint_id: UUID, message_id: UUID) -> dic
     return message_view(row)
 
 
-def _found(connection: Connection, tenant_id: UUID, endpoint_id: UUID, *, lock: bool = False) -> Row[Any]:
+def _endpoint(connection: Connection, tenant_id: UUID, endpoint_id: UUID, *, lock: bool = False) -> Row[Any]:
     row = webhooks.get_endpoint(connection, tenant_id, endpoint_id, lock=lock)
     if row is None:
         raise WebhookNotFound(f"no webhook {endpoint_id}")

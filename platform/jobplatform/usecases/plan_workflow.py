@@ -12,12 +12,12 @@ from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.planning import Plan, plan_flow
 from jobplatform.domain.references import Reference, is_marked, read_reference
 from jobplatform.domain.result_types import ANY, Schema, check_payload, result_schema
-from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.domain.workflows import MAX_STEPS, ON_FAILURE, Part, PlannedStep, Step
 from jobplatform.errors import FieldError, InvalidRequest, UnknownKind
 from jobplatform.ledger.ids import new_id
 
-#: of one order, with every map unfolded
+#: size of one submission with every map unfolded
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 250
 
@@ -79,9 +79,8 @@ def plan_workflow(
     except TypeError as error:  # orjson stops at 254 levels
         wrong = FieldError(field_name, "JSON of at most 250 levels", str(error))
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
-    if ESCAPED in encoded and (null := find_null(orjson.loads(encoded))):
-        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
-        raise InvalidRequest("the workflow has a NUL character", (wrong,))
+    if ESCAPED in encoded and (wrong_text := null_error(orjson.loads(encoded))):
+        raise InvalidRequest("the workflow has a NUL character", (wrong_text,))
     return Written(plan, encoded, pending)
 
 

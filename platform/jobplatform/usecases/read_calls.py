@@ -46,12 +46,12 @@ def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
             children += runs.children_of(connection, job_id)
         ends = job
         for _ in range(MAX_REPLACED):
-            rows = workflows.replacement_of(connection, ends.id) if ends.workflow_id is not None else None
-            if rows is None:
+            replacement_id = workflows.replacement_of(connection, ends.id) if ends.workflow_id is not None else None
+            if replacement_id is None:
                 break
-            following = jobs.find_job(connection, rows)
+            following = jobs.find_job(connection, replacement_id)
             if following is None:  # a group: its list is the result
-                gate = workflows.read_gate(connection, rows)
+                gate = workflows.read_gate(connection, replacement_id)
                 state = _GATE_STATES.get(gate.state, State.RUNNING)
                 ends = replace(ends, state=state, result=gate.value, error=gate.error, workflow_id=None)
             else:

@@ -32,11 +32,11 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
         tenant_id = keys.find_tenant(connection, TENANT) or keys.create_tenant(connection, TENANT)
     kinds = KindRegistry()
     add_kinds(kinds, settings)
-    for order in SCHEDULES:
+    for definition in SCHEDULES:
         with ledger.statement() as connection:
-            before = schedules.get_schedule(connection, tenant_id, order.name)
+            before = schedules.get_schedule(connection, tenant_id, definition.name)
         if before is None:
-            put_schedule(ledger, kinds, tenant_id, order, by="jobplatform", origin="platform")
+            put_schedule(ledger, kinds, tenant_id, definition, by="jobplatform", origin="platform")
         elif before.queue != queue:
             with ledger.statement() as connection:
                 connection.execute(
@@ -46,8 +46,8 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
 
 def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
     """Add the platform's own kinds for those who make schedules of them and don't run them."""
-    for order in SCHEDULES:
-        kinds.add(maintenance_kind(order.kind, settings.own_queue, _elsewhere))
+    for definition in SCHEDULES:
+        kinds.add(maintenance_kind(definition.kind, settings.own_queue, _elsewhere))
 
 
 def _elsewhere(_payload: Any, _ctx: Any) -> None:

@@ -1,4 +1,4 @@
-"""Cancel what is left of workflows that stop: in turn, so that one that takes long keeps no other waiting."""
+"""Cancel the remaining jobs of stopping workflows, in turn, so that a large one does not delay the others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from jobplatform.ledger.session import Ledger
 PAGE = 50
 
 
-def stop_workflows_that_ended(
+def finish_stopping_workflows(
     ledger: Ledger, after: UUID | None, limit: int, seconds: float
 ) -> tuple[bool, UUID | None]:
-    """Look at the workflows behind one, for about so many seconds; each is a transaction of at most `limit` jobs.
+    """Process stopping workflows after the id `after`, for about `seconds`; a transaction takes at most `limit` jobs.
 
-    Returns whether some were not looked at, and where to go on. Two callers keep out of each other's way.
+    Returns whether some are left, and the id to continue after. Safe for concurrent callers.
     """
     deadline = time.monotonic() + seconds
     with ledger.statement() as connection:

@@ -30,13 +30,13 @@ from jobplatform.usecases.submit_job import CLOCK_TOLERANCE, CheckedSubmission, 
 
 MOST_JOBS = 10_000
 
-#: an order, or what was found wrong with it before
+#: a command, or the error that was found while reading it
 Parsed = SubmitJob | JobPlatformError
 
 
 @dataclass(frozen=True)
 class BatchItem:
-    """What became of one order: its job, or why there is none."""
+    """The outcome of one submission: its job, or the reason for refusal."""
 
     job_id: UUID | None = None
     kind: str | None = None
@@ -48,7 +48,7 @@ class BatchItem:
 
 @dataclass(frozen=True)
 class AcceptedBatch:
-    """What became of a batch, order by order, and whether this very request made it."""
+    """The outcomes of a batch in order, and whether this request created it."""
 
     id: UUID
     items: list[BatchItem]
@@ -60,23 +60,22 @@ def submit_batch(
     hints: HintSender | None,
     kinds: KindRegistry,
     caller: Caller,
-    orders: Sequence[Parsed],
+    commands: Sequence[Parsed],
     *,
     all_or_nothing: bool = True,
     idempotency_key: str | None = None,
     request_hash: bytes | None = None,
     idempotency_seconds: int = 86_400,
 ) -> AcceptedBatch:
-    """Check orders against their kinds and write them to the ledger in one transaction.
+    """Validate submissions and write them to the ledger in one transaction.
 
-    All or nothing: raises what is wrong with the first of them, `InvalidRequest` with the fields of all that are not as
-    expected (`3.payload.to`). Else each has its own outcome. Further raises `IdempotencyConflict`,
-    `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does. `request_hash` is what tells
-    one request from another.
+    All or nothing: raises the first error, or `InvalidRequest` with the wrong fields of all (`3.payload.to`). Otherwise
+    each has its own outcome. Also raises `IdempotencyConflict`, `IdempotencyInProgress`, `LedgerUnavailable` and
+    `OutcomeUnknown` like `submit_job`. `request_hash` identifies the request of an idempotency key.
     """
-    checked = list(_check_all(kinds, caller, orders, all_or_nothing=all_or_nothing))
+    checked = list(_check_all(kinds, caller, commands, all_or_nothing=all_or_nothing))
     if all_or_nothing:
-        _raise_first(checked, len(orders))
+        _raise_first(checked, len(commands))
     batch_id = new_id()
     rows = [
         entry.values()
@@ -105,18 +104,18 @@ def submit_batch(
             request_hash=request_hash,
             idempotency_seconds=idempotency_seconds,
             batch_id=batch_id,
-            orders=orjson.dumps(rows),
+            submissions=orjson.dumps(rows),
             tolerance_seconds=CLOCK_TOLERANCE.total_seconds(),
             all_or_nothing=all_or_nothing,
         )
     if verdict == "conflict":
         raise key_conflict(idempotency_key)
     items = [
-        _outcome(orders[place], entry, *answers[place]) if place in answers else BatchItem(problem=_problem(entry))
+        _outcome(commands[place], entry, *answers[place]) if place in answers else BatchItem(problem=_problem(entry))
         for place, entry in enumerate(checked)
     ]
     if verdict == "refused":
-        _raise_first([item.problem for item in items], len(orders))
+        _raise_first([item.problem for item in items], len(commands))
         raise AssertionError("refused without a reason")
     if verdict == "accepted" and hints is not None:
         _wake(hints, checked, items)
@@ -124,12 +123,12 @@ def submit_batch(
 
 
 def _check_all(
-    kinds: KindRegistry, caller: Caller, orders: Sequence[Parsed], *, all_or_nothing: bool
+    kinds: KindRegistry, caller: Caller, commands: Sequence[Parsed], *, all_or_nothing: bool
 ) -> Iterator[CheckedSubmission | JobPlatformError]:
-    """Check each order against its kind. `MAX_ERRORS` fields are named in all; each wrong order names one at least."""
+    """Validate each command. `MAX_ERRORS` fields are named in total, but at least one per invalid command."""
     named = 0
-    for order in orders:
-        checked = _check(kinds, caller, order)
+    for command in commands:
+        checked = _check(kinds, caller, command)
         if isinstance(checked, InvalidRequest):
             checked.errors = checked.errors[: max(1, MAX_ERRORS - named)]
             named += len(checked.errors)
@@ -138,13 +137,13 @@ def _check_all(
             return
 
 
-def _check(kinds: KindRegistry, caller: Caller, order: Parsed) -> CheckedSubmission | JobPlatformError:
-    if isinstance(order, JobPlatformError):
-        return order
+def _check(kinds: KindRegistry, caller: Caller, command: Parsed) -> CheckedSubmission | JobPlatformError:
+    if isinstance(command, JobPlatformError):
+        return command
     try:
-        caller.check_kinds([order.kind])
-        caller.check_priority(order.priority)
-        return check_submission(kinds, order)
+        caller.check_kinds([command.kind])
+        caller.check_priority(command.priority)
+        return check_submission(kinds, command)
     except JobPlatformError as error:
         return error
 
@@ -180,11 +179,15 @@ def _problem(outcome: CheckedSubmission | JobPlatformError) -> JobPlatformError:
 
 
 def _outcome(
-    command: Parsed, order: CheckedSubmission | JobPlatformError, verdict: str, job_id: str, more: str | float | None
+    command: Parsed,
+    submission: CheckedSubmission | JobPlatformError,
+    verdict: str,
+    job_id: str,
+    more: str | float | None,
 ) -> BatchItem:
-    """Return what the ledger has made of an order, perhaps a day ago: it may not fit its kind any more."""
+    """Return the outcome of a submission in the ledger, perhaps of a day ago: its kind may have changed since."""
     assert isinstance(command, SubmitJob)
-    kind, queue = command.kind, order.kind.queue if isinstance(order, CheckedSubmission) else None
+    kind, queue = command.kind, submission.kind.queue if isinstance(submission, CheckedSubmission) else None
     problem: JobPlatformError
     if verdict == "accepted":
         return BatchItem(UUID(job_id), kind, queue, State(str(more)))
@@ -208,9 +211,9 @@ def _wake(
     hints: HintSender, checked: Sequence[CheckedSubmission | JobPlatformError], items: Sequence[BatchItem]
 ) -> None:
     due: dict[str, int] = {}
-    for order, item in zip(checked, items, strict=True):
-        if isinstance(order, CheckedSubmission) and item.state is State.AVAILABLE:
-            queue = order.kind.queue
-            due[queue] = max(order.command.priority, due.get(queue, 0))
+    for submission, item in zip(checked, items, strict=True):
+        if isinstance(submission, CheckedSubmission) and item.state is State.AVAILABLE:
+            queue = submission.kind.queue
+            due[queue] = max(submission.command.priority, due.get(queue, 0))
     for queue, priority in due.items():
         hints.send(queue, priority)

@@ -18,7 +18,7 @@ from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
-from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.errors import (
     DuplicateJob,
     FieldError,
@@ -112,7 +112,7 @@ class CheckedSubmission:
 
 
 def check_submission(kinds: KindRegistry, command: SubmitJob) -> CheckedSubmission:
-    """Check an order against its kind. Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload`."""
+    """Validate a command against its kind. Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload`."""
     kind = kinds.get(command.kind)
     _check_times(command)
     payload = kind.parse(command.payload)
@@ -136,12 +136,12 @@ def submit_job(
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
     while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `NotAllowed`,
     `RateLimited` or `QuotaExceeded` when the key or its tenant may not have it; `LedgerUnavailable` when nothing was
-    written, `OutcomeUnknown` when the ledger's answer was lost. `by` is who orders, for the job's history; a key's name
+    written, `OutcomeUnknown` when the ledger's answer was lost. `by` is the author for the job's history; a key's name
     is known.
     """
-    order = check_submission(kinds, command)
-    values = order.values() | {
-        "payload": order.payload.decode(),
+    submission = check_submission(kinds, command)
+    values = submission.values() | {
+        "payload": submission.payload.decode(),
         "key_hash": hash_key(caller.key) if isinstance(caller, ApiKey) else None,
         "tenant": None if isinstance(caller, ApiKey) else caller,
         "idempotency_key": idempotency_key,
@@ -176,30 +176,30 @@ def submit_job(
             raise
         return replace(again, caller=known)
     if answer.verdict != "accepted":
-        return _explain(ledger, answer, command, order.kind.queue, idempotency_key)
-    view = order.view(answer.state, answer.created_at, answer.run_at)
+        return _explain(ledger, answer, command, submission.kind.queue, idempotency_key)
+    view = submission.view(answer.state, answer.created_at, answer.run_at)
     if hints is not None and view.state is State.AVAILABLE:
         hints.send(view.queue, view.priority)
     return Accepted(view, created=True)
 
 
 def submit_checked(
-    ledger: Ledger, hints: HintSender | None, orders: Sequence[tuple[ApiKey, CheckedSubmission]]
+    ledger: Ledger, hints: HintSender | None, submissions: Sequence[tuple[ApiKey, CheckedSubmission]]
 ) -> list[JobView | None]:
-    """Write many checked orders, of any callers, in one transaction and one round trip.
+    """Write many checked submissions of any callers in one transaction and one round trip.
 
     Returns the job of each, or None for one that was not written: `submit_job` says why. Raises `LedgerUnavailable`
     when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
     """
     rows = [
-        order.values() | {"payload": orjson.Fragment(order.payload), "key": hash_key(caller.key).hex()}
-        for caller, order in orders
+        submission.values() | {"payload": orjson.Fragment(submission.payload), "key": hash_key(caller.key).hex()}
+        for caller, submission in submissions
     ]
     accepted = jobs.accept_jobs(ledger, orjson.dumps(rows), CLOCK_TOLERANCE.total_seconds())
     views: list[JobView | None] = []
-    for _, order in orders:
-        result = accepted.get(str(order.id))
-        views.append(order.view(*result) if result is not None else None)
+    for _, submission in submissions:
+        result = accepted.get(str(submission.id))
+        views.append(submission.view(*result) if result is not None else None)
     if hints is not None:
         for view in views:
             if view is not None and view.state is State.AVAILABLE:
@@ -260,10 +260,9 @@ def _encode(command: SubmitJob) -> bytes:
         wrong = FieldError("payload", "JSON of at most 250 levels", str(error))
         raise InvalidPayload("the payload is nested too deeply", (wrong,)) from None
     if ESCAPED in encoded or command.tags:
-        null = find_null({"payload": command.payload, "tags": command.tags})
-        if null:
-            wrong = FieldError(".".join(null), "text without U+0000", "text with it")
-            raise InvalidPayload("the job has a NUL character", (wrong,))
+        wrong_text = null_error({"payload": command.payload, "tags": command.tags})
+        if wrong_text:
+            raise InvalidPayload("the job has a NUL character", (wrong_text,))
     return encoded
 
 

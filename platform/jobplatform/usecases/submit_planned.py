@@ -1,6 +1,6 @@
 """Accept jobs whose callers have planned them by themselves, with their ids: what an existing Celery app calls.
 
-The id makes a repetition harmless: an order that was accepted before is not accepted again (I1).
+The id makes a repetition harmless: a submission that was accepted before is not accepted again (I1).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import orjson
 
-from jobplatform.domain.texts import ESCAPED, find_null
+from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.errors import (
     FieldError,
     InvalidPayload,
@@ -34,25 +34,25 @@ TRIES, WAIT_SECONDS = 4, 0.2
 
 
 def submit_prepared(
-    ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, order: Mapping[str, Any]
+    ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, submission: Mapping[str, Any]
 ) -> bool:
     """Accept one job; `order` has the keys of a planned step. Returns False when a job with this id was there already.
 
     Raises `InvalidPayload`, `QuotaExceeded`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
     """
-    values = {name: order[name] for name in ("queue", "kind", "priority", "tags", "max_attempts")}
-    values |= {name: order[name] for name in ("crash_limit", "lost_limit", "run_at", "start_by")}
+    values = {name: submission[name] for name in ("queue", "kind", "priority", "tags", "max_attempts")}
+    values |= {name: submission[name] for name in ("crash_limit", "lost_limit", "run_at", "start_by")}
     values |= {
         "id": str(job_id),
-        "payload": _encode(order["payload"]).decode(),
+        "payload": _encode(submission["payload"]).decode(),
         "key_hash": None,
         "tenant": tenant_id,
         "tolerance_seconds": NO_TOLERANCE_NEEDED,
         **dict.fromkeys(("idempotency_key", "request_hash", "idempotency_seconds")),
         **dict.fromkeys(("unique_key", "unique_seconds", "by")),
         "unique_refuse": False,
-        "limit_keys": list(order["limit_keys"]),
-        "limit_units": list(order["limit_units"]),
+        "limit_keys": list(submission["limit_keys"]),
+        "limit_units": list(submission["limit_units"]),
     }
 
     def once(again: bool) -> bool:
@@ -141,7 +141,6 @@ def _encode(value: Any) -> bytes:
     except TypeError as error:
         wrong = FieldError("arguments", "JSON of at most 250 levels", str(error))
         raise InvalidPayload("the arguments can't be written", (wrong,)) from None
-    if ESCAPED in encoded and (null := find_null(orjson.loads(encoded))):
-        wrong = FieldError(".".join(null), "text without U+0000", "text with it")
-        raise InvalidPayload("the arguments have a NUL character, which Postgres can't hold", (wrong,))
+    if ESCAPED in encoded and (wrong_text := null_error(orjson.loads(encoded))):
+        raise InvalidPayload("the arguments have a NUL character, which Postgres can't hold", (wrong_text,))
     return encoded

@@ -95,7 +95,7 @@ def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
 
 
 def _told(value: Any) -> Any:
-    """Return what tells one order from another: a chain and a graph of the same steps are two."""
+    """Return what identifies a submission: a chain and a graph of the same steps differ."""
     if is_dataclass(value):
         return [type(value).__name__, *(_told(getattr(value, field.name)) for field in fields(value))]
     return [_told(item) for item in value] if isinstance(value, tuple) else value

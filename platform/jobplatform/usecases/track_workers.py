@@ -57,10 +57,12 @@ def beat(
     with ledger.statement() as connection:
         if seen_markers:
             markers.note_seen(connection, seen_markers)
-        known, orders = workers.record_heartbeat(connection, card.id, leases, waiting, draining)
+        known, requests = workers.record_heartbeat(connection, card.id, leases, waiting, draining)
     if not known:
         register(ledger, card)
-    return [CancelRequest(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in orders]
+    return [
+        CancelRequest(row.job_id, row.lease_id, row.cancel_requested_seconds, row.cancel_signal) for row in requests
+    ]
 
 
 def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -> list[str]:

@@ -53,16 +53,16 @@ def validate_submissions(ledger: Ledger, kinds: KindRegistry, limit: int) -> Val
     return Validated(len(checked), woken, len(checked) < len(unchecked) or len(unchecked) == limit)
 
 
-def _look(kind: Kind, order: UnvalidatedJob) -> dict[str, Any]:
+def _look(kind: Kind, job: UnvalidatedJob) -> dict[str, Any]:
     try:
-        limit_keys, limit_units = kind.limits_of(kind.parse(_parse(order.payload)))
+        limit_keys, limit_units = kind.limits_of(kind.parse(_parse(job.payload)))
     except InvalidRequest as error:  # its payload, or what its limit keys are made of
         errors = [item.as_dict() for item in error.errors[:MOST_ERRORS]]
-        return {"id": order.id, "error": _error(error.code, str(error), errors=errors)}
+        return {"id": job.id, "error": _error(error.code, str(error), errors=errors)}
     except Exception as error:  # a bug in the kind's code: it must not hold up the others
-        log.exception("order_not_checked", job_id=str(order.id), kind=kind.name)
-        return {"id": order.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}"[:500])}
-    return {"id": order.id, "limit_keys": list(limit_keys), "limit_units": list(limit_units)}
+        log.exception("order_not_checked", job_id=str(job.id), kind=kind.name)
+        return {"id": job.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}"[:500])}
+    return {"id": job.id, "limit_keys": list(limit_keys), "limit_units": list(limit_units)}
 
 
 def _parse(payload: str) -> Any:

@@ -25,7 +25,7 @@ from jobplatform.ledger.tables.columns import metadata, moment, now, one_of
 workers = Table(
     "workers",
     metadata,
-    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process, not its node name"),
+    Column("id", UUID(as_uuid=True), primary_key=True, comment="one per process; not the node name"),
     Column("node", Text, nullable=False),
     Column("host", Text, nullable=False),
     Column("pid", Integer, nullable=False),
@@ -41,13 +41,13 @@ workers = Table(
         ARRAY(UUID(as_uuid=True)),
         nullable=False,
         server_default=text("'{}'"),
-        comment="jobs whose message it has and whose run has not begun",
+        comment="jobs whose message it has received and whose run has not begun",
     ),
     moment("previous_heartbeat_at"),
     Column("previous_leases", ARRAY(UUID(as_uuid=True)), nullable=False, server_default=text("'{}'")),
     moment("stopped_at"),
-    Column("session_pid", Integer, comment="of the Postgres session that wrote the last beat"),
-    moment("draining_at", comment="when it was asked to end: it takes no more jobs, and finishes those it has"),
+    Column("session_pid", Integer, comment="pid of the Postgres session that wrote the last heartbeat"),
+    moment("draining_at", comment="start of its shutdown: it takes no more jobs, and finishes its runs"),
     Index("ix_workers_heartbeat_at", "heartbeat_at"),
 )
 
@@ -59,8 +59,8 @@ dispatchers = Table(
     Column("pid", Integer, nullable=False),
     now("started_at"),
     now("heartbeat_at"),
-    Column("broker_error", Text, comment="why RabbitMQ can't be used now; NULL: it can"),
-    moment("broker_error_at", comment="since when"),
+    Column("broker_error", Text, comment="error of RabbitMQ; NULL: none"),
+    moment("broker_error_at", comment="start of the error"),
 )
 
 broker_epochs = Table(
@@ -76,7 +76,7 @@ installation = Table(
     "installation",
     metadata,
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
-    Column("cluster", Text, comment="of Postgres, whose transactions the feeds count"),
+    Column("cluster", Text, comment="system identifier of Postgres, whose transaction ids order the feeds"),
     Column("feed_offset", BigInteger, nullable=False, server_default=text("0")),
     # settings that the ledger's own functions obey, as a dispatcher has them
     Column("max_body_bytes", Integer, nullable=False, server_default=text("1048576")),
@@ -97,14 +97,14 @@ dead_messages = Table(
     metadata,
     Column("id", BigInteger, Identity(always=True), primary_key=True),
     now("at"),
-    Column("queue", Text, comment="where it was, as RabbitMQ says"),
+    Column("queue", Text, comment="its queue, according to RabbitMQ"),
     Column("reason", Text, nullable=False),
     Column("detail", Text, nullable=False),
     Column("job_id", UUID(as_uuid=True)),
     Column("dispatch_no", Integer),
     Column("kind", Text),
-    Column("message", JSONB, nullable=False, comment="headers, properties and x-death, cut where they are long"),
-    Column("body", LargeBinary, nullable=False, comment="its first bytes"),
+    Column("message", JSONB, nullable=False, comment="headers, properties and x-death, truncated"),
+    Column("body", LargeBinary, nullable=False, comment="first bytes of the body"),
     Column("body_bytes", BigInteger, nullable=False),
     CheckConstraint(
         one_of("reason", ("malformed", "no_job", "refused", "stale")), name="dead_messages_reason_is_known"
@@ -122,11 +122,11 @@ replays = Table(
     Column("created_by", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("filter", JSONB, nullable=False),
-    Column("chosen", Integer, nullable=False, comment="dead letters that are run again by it"),
+    Column("chosen", Integer, nullable=False, comment="number of replayed dead letters"),
     Column("rate_per_second", Double, comment="NULL: all at once"),
-    Column("stop_after", Integer, comment="stops when so many have died again; NULL: never"),
+    Column("stop_after", Integer, comment="stops after this many repeated failures; NULL: never"),
     Column("died_again", Integer, nullable=False, server_default=text("0")),
-    Column("stopped", Integer, nullable=False, server_default=text("0"), comment="put back unrun"),
+    Column("stopped", Integer, nullable=False, server_default=text("0"), comment="returned without a run"),
     moment("ended_at"),
     CheckConstraint("state IN ('running', 'done', 'stopped')", name="replays_state_is_known"),
     CheckConstraint("(state = 'running') = (ended_at IS NULL)", name="replays_ended_has_its_time"),
@@ -139,7 +139,7 @@ replay_jobs = Table(
     metadata,
     Column("replay_id", UUID(as_uuid=True), nullable=False),
     Column("job_id", UUID(as_uuid=True), nullable=False),
-    Column("run_no", Integer, nullable=False, comment="the last run before it"),
+    Column("run_no", Integer, nullable=False, comment="the previous run"),
     PrimaryKeyConstraint("replay_id", "job_id"),
 )
 
@@ -150,8 +150,8 @@ queue_markers = Table(
     Column("queue", Text, nullable=False),
     Column("priority", SmallInteger, nullable=False),
     now("sent_at"),
-    moment("seen_at", comment="when a worker took it from the queue"),
-    Column("used", Boolean, nullable=False, server_default=text("false"), comment="its evidence was looked at"),
+    moment("seen_at", comment="time at which a worker received it"),
+    Column("used", Boolean, nullable=False, server_default=text("false"), comment="its evidence was used"),
     Index("ix_queue_markers_queue", "queue", "priority", "sent_at"),
 )
 
@@ -162,9 +162,11 @@ effects = Table(
     Column("key", Text, nullable=False),
     Column("tenant_id", UUID(as_uuid=True), nullable=False),
     Column("state", Text, nullable=False),
-    Column("run_no", Integer, nullable=False, comment="the run that intended it last"),
-    Column("token", UUID(as_uuid=True), nullable=False, comment="of that intention: its repetition is no second one"),
-    Column("receipt", JSONB, comment="what the other side said"),
+    Column("run_no", Integer, nullable=False, comment="last run that recorded the intent"),
+    Column(
+        "token", UUID(as_uuid=True), nullable=False, comment="token of the intent: a retried write is recognised by it"
+    ),
+    Column("receipt", JSONB, comment="response of the other system"),
     now("intended_at"),
     moment("done_at"),
     PrimaryKeyConstraint("job_id", "key"),

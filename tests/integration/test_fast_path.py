@@ -1,4 +1,4 @@
-"""The express lane of `POST /v1/jobs`: many at once in one commit, and the same answers as the usual way."""
+"""The fast path of `POST /v1/jobs`: group commit, and the same answers as through Flask."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ def key(harness: LedgerHarness) -> str:
         return keys.create_key(connection, harness.tenant_id, "test")
 
 
-def lane(ledger) -> FastPath:
+def make_fast_path(ledger) -> FastPath:
     services: Any = SimpleNamespace(ledger=ledger, hints=None, kinds=registry())
     return FastPath(services)
 
 
-def play(express: FastPath, requests: list[tuple[Any, bytes]]) -> list[Any]:
+def play(fast_path: FastPath, requests: list[tuple[Any, bytes]]) -> list[Any]:
     async def all_at_once() -> list[Any]:
-        return list(await asyncio.gather(*[express.answer(*request) for request in requests]))
+        return list(await asyncio.gather(*[fast_path.answer(*request) for request in requests]))
 
     return asyncio.run(all_at_once())
 
 
 def test_many_at_once_are_all_accepted_in_few_commits(harness: LedgerHarness, key: str) -> None:
     before = harness.all("SELECT pg_current_xact_id()::text::bigint")[0]
-    replies = play(lane(harness.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)])
+    replies = play(
+        make_fast_path(harness.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)]
+    )
     commits = harness.all("SELECT pg_current_xact_id()::text::bigint")[0] - before
     assert {reply[0] for reply in replies} == {202}
     assert commits < 100, "how many share one depends on how busy the machine is"
@@ -76,7 +78,7 @@ def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_alon
         (scope(key), body(payload={"a": "x\x00y"})),
         (scope(key), body(payload={"a": "x" * 20_000})),
     ]
-    replies = play(lane(harness.ledger), [*strange, (scope(key), body()), (scope(key), body())])
+    replies = play(make_fast_path(harness.ledger), [*strange, (scope(key), body()), (scope(key), body())])
     assert replies[: len(strange)] == [None] * len(strange)
     assert [reply[0] for reply in replies[len(strange) :]] == [202, 202]
     assert harness.all("SELECT count(*)::int FROM jobs") == [2]
@@ -85,39 +87,41 @@ def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_alon
 
 def test_an_order_that_the_ledger_cannot_take_is_nobody_elses_error(harness: LedgerHarness, key: str) -> None:
     harness.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
-    express = lane(harness.ledger)
-    first = play(express, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])
+    fast_path = make_fast_path(harness.ledger)
+    first = play(fast_path, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])
     assert None in first, "a batch that fails is written one by one, the usual way"
-    assert play(express, [(scope(key), body())])[0][0] == 202
+    assert play(fast_path, [(scope(key), body())])[0][0] == 202
 
 
 def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
     with proxied(harness.url) as (url, proxy):
-        express = lane(open_ledger(url, name="cut"))
-        assert play(express, [(scope(key), body())])[0][0] == 202
+        fast_path = make_fast_path(open_ledger(url, name="cut"))
+        assert play(fast_path, [(scope(key), body())])[0][0] == 202
         proxy.losing_answers.set()
-        replies = play(express, [(scope(key), body()) for _ in range(5)])
+        replies = play(fast_path, [(scope(key), body()) for _ in range(5)])
         assert {(reply[0], orjson.loads(reply[2])["code"]) for reply in replies} == {(503, OutcomeUnknown.code)}
         proxy.losing_answers.clear()
-        assert play(express, [(scope(key), body())])[0][0] == 202
+        assert play(fast_path, [(scope(key), body())])[0][0] == 202
 
 
 def test_a_ledger_that_is_away_is_503_with_when_to_come_back(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
-    express = lane(open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
-    ((status, headers, content),) = play(express, [(scope(key), body())])
+    fast_path = make_fast_path(open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
+    ((status, headers, content),) = play(fast_path, [(scope(key), body())])
     assert (status, orjson.loads(content)["code"]) == (503, LedgerUnavailable.code)
     assert dict(headers)["retry-after"]
 
 
 def test_a_quota_of_what_lives_holds_for_those_of_several_queues_together(harness: LedgerHarness, key: str) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', '+', 3, 'test')")
-    express = lane(harness.ledger)
-    play(express, [(scope(key), body(kind=kind)) for kind in ("test.echo", "test.video", "test.llm") for _ in range(4)])
+    fast_path = make_fast_path(harness.ledger)
+    play(
+        fast_path, [(scope(key), body(kind=kind)) for kind in ("test.echo", "test.video", "test.llm") for _ in range(4)]
+    )
     assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True], "what goes the usual way asks again"
-    play(express, [(scope(key), body()) for _ in range(5)])
+    play(fast_path, [(scope(key), body()) for _ in range(5)])
     assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True]
     harness.assert_conserved()
