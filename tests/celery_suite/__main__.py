@@ -79,7 +79,7 @@ def fetch(folder: Path) -> Path:
     with tarfile.open(folder / f"celery-{version}.tar.gz") as archive:
         wanted = re.compile(rf"celery-{re.escape(version)}/t/(__init__|canvas_helpers|skip|integration/)")
         archive.extractall(
-            folder, [getmember for getmember in archive.getmembers() if wanted.match(getmember.name)], filter="data"
+            folder, [member for member in archive.getmembers() if wanted.match(member.name)], filter="data"
         )
     root = folder / f"celery-{version}"
     conftest = root / "t/integration/conftest.py"

@@ -37,8 +37,8 @@ def test_a_limit_holds_for_what_has_its_key_and_for_nothing_else(platform: Platf
     for _ in range(6):
         for region, ids in orders.items():
             ids.append(platform.submit("acme.call", {"path": platform.file(region), "region": region, "seconds": 0.1}))
-    (rows,) = orjson.loads(platform.stack.run("limits", "list", "--json"))["limits"]
-    assert rows["name"] == "region:north"
+    (listed,) = orjson.loads(platform.stack.run("limits", "list", "--json"))["limits"]
+    assert listed["name"] == "region:north"
     jobs = {region: [platform.wait(job_id) for job_id in ids] for region, ids in orders.items()}
     assert {job["state"] for some in jobs.values() for job in some} == {"succeeded"}
     assert platform.sql(MOST_OUT, ids=orders["north"]) == [1]

@@ -95,8 +95,8 @@ def test_redirects_and_gone(admin: Caller, receive: Any) -> None:
     made = admin.call("POST", f"{path}/test")
 
     def ended() -> Any:
-        (rows,) = [row for row in admin.call("GET", f"{path}/messages")["messages"] if row["id"] == made["id"]]
-        return rows if rows["state"] == "dead" else None
+        (message,) = [row for row in admin.call("GET", f"{path}/messages")["messages"] if row["id"] == made["id"]]
+        return message if message["state"] == "dead" else None
 
     assert eventually(ended)["error"]["code"] == "webhook_redirected"
     resize(admin)

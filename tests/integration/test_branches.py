@@ -35,8 +35,8 @@ def echo(name: str | None = None, payload: Any = None, **more: Any) -> Any:
 
 def whole(harness: LedgerHarness) -> None:
     with harness.ledger.statement() as connection:
-        (rows,) = auditing.broken_workflows(connection)
-    assert not rows.jobs, rows
+        (broken,) = auditing.broken_workflows(connection)
+    assert not broken.jobs, broken
 
 
 def error_of(harness: LedgerHarness, workflow: UUID) -> Any:

@@ -101,6 +101,6 @@ def test_free_space_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch, t
     assert (free_bytes(config.artifact_url) or 0) > 0 and free_bytes("s3://bucket") is None
     little = type("usage", (), {"free": 10_000_000, "total": 10**12})
     monkeypatch.setattr("jobplatform.doctor.outside_checks.shutil.disk_usage", lambda _: little)
-    (rows,) = [row for row in check_outside(config, registry()) if row.check == "storage"]
-    assert rows.level == "warning" and "0.0 of 1,000.0 GB are free" in rows.message
+    (finding,) = [row for row in check_outside(config, registry()) if row.check == "storage"]
+    assert finding.level == "warning" and "0.0 of 1,000.0 GB are free" in finding.message
     assert store_artifacts.FULL

@@ -199,10 +199,10 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(harness: LedgerHarness, 
         with harness.ledger.statement() as connection:
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
         desk.harness.ledger.call("waiting_queues", [], [])
-        (rows,) = harness.all(
+        (tuples,) = harness.all(
             "SELECT (seq_tup_read + idx_tup_fetch)::int FROM pg_stat_user_tables WHERE relname = 'jobs'"
         )
-        return rows
+        return tuples
 
     harness.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
     desk.round(window=12)

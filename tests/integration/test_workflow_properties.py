@@ -47,8 +47,8 @@ def random_graph(dice: random.Random, size: int) -> Graph:
 
 def assert_whole(harness: LedgerHarness) -> None:
     with harness.ledger.statement() as connection:
-        (rows,) = auditing.broken_workflows(connection)
-    assert not rows.jobs, rows
+        (broken,) = auditing.broken_workflows(connection)
+    assert not broken.jobs, broken
 
 
 def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:

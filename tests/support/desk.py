@@ -75,10 +75,10 @@ class Desk:
 
 
 def out(harness: LedgerHarness, key: str) -> int:
-    (rows,) = harness.all(
+    (count,) = harness.all(
         "SELECT count(*)::int FROM jobs WHERE state IN ('dispatched', 'running') AND :key = ANY (limit_keys)", key=key
     )
-    return rows
+    return count
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.instance import Place, open_place
-from tests.support.ledger_harness import LedgerHarness, new_book
+from tests.support.ledger_harness import LedgerHarness, new_harness
 from tests.support.servers import STACK
 
 
@@ -21,7 +21,7 @@ def place() -> Place:
 
 @pytest.fixture
 def harness(place: Place) -> Iterator[LedgerHarness]:
-    with new_book(place) as result:
+    with new_harness(place) as result:
         yield result
 
 

@@ -172,7 +172,7 @@ def card(worker_id: UUID | None = None) -> WorkerInfo:
 
 
 @contextmanager
-def new_book(place: Any) -> Iterator[LedgerHarness]:
+def new_harness(place: Any) -> Iterator[LedgerHarness]:
     """Yield a harness on a database of its own."""
     from jobplatform.devstack import postgres
 

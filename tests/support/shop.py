@@ -183,11 +183,11 @@ def adds_in_silence(x, y):
 
 
 @app.task(bind=True, max_retries=2)
-def turns_pages(self, harness):
-    harness["page"] += 1
-    if harness["page"] < 3:
+def turns_pages(self, book):
+    book["page"] += 1
+    if book["page"] < 3:
         raise self.retry(countdown=0.02, priority=8)
-    return [harness["page"], self.request.delivery_info["priority"]]
+    return [book["page"], self.request.delivery_info["priority"]]
 
 
 @app.task(bind=True, max_retries=1)
