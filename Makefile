@@ -72,6 +72,6 @@ drills: setup ## play every fault under load, on the distribution's RabbitMQ and
 celery-suite: setup ## run Celery's own integration tests on the platform (wants redis-server; a quarter of an hour)
 	@$(BIN)/python -m tests.celery_suite $(SUITE_ARGS)
 
-clean: ## remove .venv (a stack that runs is stopped first)
-	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down; fi
+clean: ## remove .venv, and the stack of `make up` with its data
+	@if [ -x $(BIN)/jobplatform ]; then $(BIN)/jobplatform dev down --delete-data; fi
 	@rm -rf .venv .local

@@ -15,8 +15,8 @@ from bench.drain import accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
-from jobplatform.devstack.instance import CHECKOUT, open_place, taken
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.instance import CHECKOUT, taken
+from jobplatform.devstack.stack import Stack, new_stack
 from jobplatform.devstack.system import require_programs
 
 POOLS = (Pool("prefork", 2), Pool("threads", 8))
@@ -58,7 +58,7 @@ def main() -> None:
             "PYTHONPATH": str(CHECKOUT),
         }
         tell: Callable[[str], None] = lambda line: console.print(f"[dim]{line}[/]")  # noqa: E731 - used as a value
-        stack = Stack(open_place("bench"), tell=tell, extra=extra)
+        stack = new_stack("bench", tell=tell, extra=extra)
         try:
             stack.start_servers()
             postgres.create_database(stack.place, "bare")

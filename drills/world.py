@@ -25,11 +25,11 @@ from drills.load import Load
 from drills.sink import Sink
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.instance import CHECKOUT, Place, open_place
+from jobplatform.devstack.instance import CHECKOUT, Place
 from jobplatform.devstack.processes import marked, script, wait_for
 from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import new_stack
 
 HEARTBEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 4.0, 3.0, 1.0
 #: how soon a process that ended is started again
@@ -62,12 +62,7 @@ class World:
         self.sink = sink
         #: the load of the drill that is played
         self.load: Load | None = None
-        left = Stack(
-            open_place(name), tell=tell
-        )  # of a run that was killed: another ledger, perhaps of another version
-        left.clean_up()
-        left.forget()
-        self.stack = Stack(open_place(name), tell=tell, extra=extra, durable=durable)
+        self.stack = new_stack(name, tell=tell, extra=extra, durable=durable)
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()

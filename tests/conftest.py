@@ -8,9 +8,9 @@ import shutil
 import pytest
 import structlog
 
-from jobplatform.devstack.instance import open_place, taken
+from jobplatform.devstack.instance import taken
 from jobplatform.devstack.rabbitmq_server import CHOICE, choose_server
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import new_stack
 from jobplatform.errors import ConfigurationError
 from tests.support.servers import STACK, keep_in_memory, slim_template
 
@@ -44,8 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     hold = taken(STACK)
     hold.__enter__()
-    stack = Stack(open_place(STACK), tell=lambda line: print(line, flush=True), durable=False)
-    stack.clean_up()
+    stack = new_stack(STACK, tell=lambda line: print(line, flush=True), durable=False)
     memory = keep_in_memory(stack)
 
     def clean() -> None:

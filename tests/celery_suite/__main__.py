@@ -22,9 +22,9 @@ from xml.etree import ElementTree
 import celery
 import orjson
 
-from jobplatform.devstack.instance import open_place, taken
+from jobplatform.devstack.instance import taken
 from jobplatform.devstack.processes import start, wait_for, wait_gone
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import new_stack
 from jobplatform.devstack.system import require_programs
 
 NAME = "celery-suite"
@@ -95,7 +95,6 @@ def main() -> int:
     """Run the suite; extra arguments go to pytest."""
     require_programs("redis-server")  # Celery's tests take notes in Redis
     with taken(NAME):
-        place = open_place(NAME)
         extra = {
             "JOBPLATFORM_QUEUES": orjson.dumps({"celery": {"window_min": 50}}).decode(),
             "JOBPLATFORM_KIND_MODULES": "",
@@ -104,7 +103,8 @@ def main() -> int:
             "JOBPLATFORM_HEARTBEAT_SECONDS": "0.5",
             "JOBPLATFORM_LEASE_SECONDS": "3",
         }
-        stack = Stack(place, tell=lambda line: print(line, flush=True), extra=extra, durable=False)
+        stack = new_stack(NAME, tell=lambda line: print(line, flush=True), extra=extra, durable=False)
+        place = stack.place
         box: subprocess.Popen[bytes] | None = None
         try:
             stack.start_servers()

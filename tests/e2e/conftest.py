@@ -16,10 +16,10 @@ from sqlalchemy import text
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack.compose import worker_names
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.instance import open_place, taken
+from jobplatform.devstack.instance import taken
 from jobplatform.devstack.processes import marked
 from jobplatform.devstack.rabbitmq_server import CHOICE
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import Stack, new_stack
 from tests.support.acme import write_package
 from tests.support.shop import write_shop
 from tests.support.waiting import eventually
@@ -121,7 +121,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     with taken(STACK):
-        stack = Stack(open_place(STACK), tell=lambda _: None, extra=extra, durable=False)
+        stack = new_stack(STACK, tell=lambda _: None, extra=extra, durable=False)
         try:
             stack.start_servers()
             stack.start_platform()

@@ -9,8 +9,8 @@ import pytest
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres
-from jobplatform.devstack.instance import Place, open_place, taken
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.instance import Place, taken
+from jobplatform.devstack.stack import new_stack
 from jobplatform.doctor.ledger_checks import check_ledger
 from jobplatform.domain.feeds import FeedPosition as Cursor
 from jobplatform.domain.feeds import Wanted
@@ -28,8 +28,7 @@ NAME = f"{STACK}-restored"
 def other() -> Iterator[Place]:
     """A second Postgres, new and empty."""
     with taken(NAME):
-        stack = Stack(open_place(NAME), tell=lambda _: None, durable=False)
-        stack.clean_up()
+        stack = new_stack(NAME, tell=lambda _: None, durable=False)
         try:
             postgres.start_postgres(stack.place, durable=False)
             postgres.create_database(stack.place)

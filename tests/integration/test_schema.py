@@ -67,6 +67,18 @@ def test_the_command_goes_back_only_when_told_to(harness: LedgerHarness, monkeyp
     assert harness.all("SELECT count(*)::int FROM jobs") == [0]
 
 
+def test_a_ledger_of_another_version_is_left_alone(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", harness.url)
+    monkeypatch.setattr("jobplatform.config.settings", lambda: read_settings())
+    harness.do("UPDATE alembic_version SET version_num = '9999'")
+    for arguments in ([], ["--down", "--revision", "base"]):
+        refused = CliRunner().invoke(migrate, arguments).exception
+        assert isinstance(refused, ConfigurationError), refused
+        for words in ("9999", f"newest is {schema.head()}", "run the version that migrated it"):
+            assert words in str(refused)
+    assert harness.all("SELECT version_num FROM alembic_version") == ["9999"]
+
+
 def test_two_deployers_at_once(empty_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: _upgrade_in_a_process(empty_url), range(2)))

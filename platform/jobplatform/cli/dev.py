@@ -32,11 +32,12 @@ def up() -> None:
 
 
 @dev.command()
-def down() -> None:
+@click.option("--delete-data", is_flag=True, help="delete the ledger, the broker's messages and all files of the stack")
+def down(delete_data: bool) -> None:
     """Stop the stack; its data stays for the next `up`."""
     from jobplatform.devstack.commands import down
 
-    down()
+    down(delete_data=delete_data)
 
 
 @dev.command()

@@ -25,6 +25,11 @@ def migrate(revision: str, down: bool) -> None:
     ledger = open_ledger(url, name="migrate", connections=1)
     with ledger.statement() as connection:
         before = schema.revision_of(connection)
+    if before is not None and not schema.is_known(before):
+        raise ConfigurationError(
+            f"the ledger is at revision {before}, which this version does not know (its newest is {schema.head()}): "
+            "run the version that migrated it, or a newer one"
+        )
     if not down and schema.is_behind(revision, before):
         raise ConfigurationError(
             f"the ledger is at revision {before}, which is newer than {revision}: --down goes back"

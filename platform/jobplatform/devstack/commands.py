@@ -51,15 +51,17 @@ def up() -> None:
     console.print(f"\nsettings for your scripts: [bold]. {_shown(ENV_FILE)}[/]      stop: [bold]make down[/]")
 
 
-def down() -> None:
-    """Stop the stack; its data is kept for the next `up`."""
+def down(*, delete_data: bool = False) -> None:
+    """Stop the stack; its data is kept for the next `up`, unless `delete_data`."""
     with taken(STACK):
         stack = Stack(open_place(STACK), tell=lambda _: None)
         running = marked(stack.place)
-        killed = stack.stop()
+        killed = stack.stop(gently=not delete_data)
+        if delete_data:
+            stack.forget()
     ENV_FILE.unlink(missing_ok=True)
     Console().print("stopped" if running else "nothing was running")
-    if killed:
+    if killed and not delete_data:
         Console().print(f"had to be killed: {', '.join(killed)}")
 
 

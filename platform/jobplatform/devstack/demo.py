@@ -17,9 +17,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from sqlalchemy import text
 
-from jobplatform.devstack.instance import chosen_name, open_place, taken
+from jobplatform.devstack.instance import chosen_name, taken
 from jobplatform.devstack.processes import DidNotStart
-from jobplatform.devstack.stack import Stack
+from jobplatform.devstack.stack import Stack, new_stack
 
 STACK = chosen_name("demo")
 #: ffmpeg's test sources: a moving picture with sound
@@ -67,7 +67,7 @@ def demo() -> None:
     console = Console()
     began = time.monotonic()
     with taken(STACK):
-        stack = Stack(open_place(STACK), tell=lambda line: console.print(f"[dim]{line}[/]"))
+        stack = new_stack(STACK, tell=lambda line: console.print(f"[dim]{line}[/]"))
         try:
             stack.start_servers()
             stack.start_platform()

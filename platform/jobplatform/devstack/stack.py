@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.request import urlopen
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.compose import services, worker_names
-from jobplatform.devstack.instance import Place, busy_ports, read_ports, stack_folder, with_new_ports
+from jobplatform.devstack.instance import Place, busy_ports, open_place, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
 from jobplatform.domain.access import Scope
 from jobplatform.ledger.keys import Grants, create_key, create_tenant, revoke_named
@@ -307,6 +308,17 @@ class Stack:
     def forget(self) -> None:
         """Remove the stack's folder; it must be stopped."""
         shutil.rmtree(stack_folder(self.place.name), ignore_errors=True)
+
+
+def new_stack(name: str, **options: Any) -> Stack:
+    """Return a stack without data, to be started; `options` are fields of `Stack`. The name must be `taken`.
+
+    What a killed run has left, perhaps of another version, is ended and removed.
+    """
+    left = Stack(open_place(name))
+    left.clean_up()
+    left.forget()
+    return Stack(open_place(name), **options)
 
 
 def _foreign(variable: str) -> str | None:

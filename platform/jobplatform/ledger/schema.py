@@ -60,6 +60,11 @@ def head() -> str:
     return str(ScriptDirectory.from_config(alembic_config("")).get_current_head())
 
 
+def is_known(revision: str) -> bool:
+    """Return whether this version has a revision; false for one of a newer version, or of before a squash."""
+    return revision in {item.revision for item in ScriptDirectory.from_config(alembic_config("")).walk_revisions()}
+
+
 def is_behind(revision: str, current: str | None) -> bool:
     """Return whether a revision is older than the ledger's."""
     if current is None:
