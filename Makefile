@@ -6,7 +6,7 @@ BIN := .venv/bin
 BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_ingress.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_rubbish.py
 # have stacks of their own, and play beside others
 DRILL_TESTS := tests/e2e/test_drills.py
-DEVSTACK_TESTS := tests/e2e/test_devstack.py
+DEVSTACK_TESTS := tests/e2e/test_devstack.py tests/e2e/test_packages.py
 # $(1) in the background, told of when $(2) has ended
 define beside
 mkdir -p .local; $(1) >.local/beside.txt 2>&1 & $(2); mine=$$?; wait $$!; other=$$?; cat .local/beside.txt; exit $$((mine ? mine : other))
@@ -41,7 +41,7 @@ status: setup ## show what runs, and where
 test: setup .local/node/.installed ## run all tests on a private stack
 	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture tests/model tests/integration tests/contract $(PYTEST_ARGS)
 	@$(call beside,$(BIN)/python -m pytest $(DEVSTACK_TESTS) $(PYTEST_ARGS),\
-		$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) --ignore $(DEVSTACK_TESTS) $(PYTEST_ARGS))
+		$(BIN)/python -m pytest tests/e2e --ignore $(DRILL_TESTS) $(DEVSTACK_TESTS:%=--ignore %) $(PYTEST_ARGS))
 	@$(call beside,JOBPLATFORM_RABBITMQ=4.3 $(BIN)/python -m pytest $(BROKER_TESTS) $(PYTEST_ARGS),\
 		$(BIN)/python -m pytest $(DRILL_TESTS) $(PYTEST_ARGS))
 

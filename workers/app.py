@@ -5,6 +5,10 @@ celery -A workers.app worker -Q email --pool threads -c 8
 
 from __future__ import annotations
 
+from jobplatform.extras import require
+
+require("worker")
+
 from celery import Celery
 
 from jobplatform.config import settings

@@ -7,6 +7,10 @@ app.config_from_object("workers.celery.config")
 See docs/howto/migrate-from-celery.md. Without the config object such an app is plain Celery.
 """
 
+from jobplatform.extras import require
+
+require("worker")
+
 from workers.celery import errbacks as errbacks  # registers its task with every app that is finalized
 from workers.celery.adopt import watch_apps
 from workers.celery.patches import install_patches

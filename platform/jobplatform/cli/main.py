@@ -10,6 +10,7 @@ import click
 from jobplatform import __version__
 from jobplatform.cli.options import EXIT_FAILED, EXIT_NO_ANSWER
 from jobplatform.errors import InvalidRequest, JobPlatformError, LedgerUnavailable, OutcomeUnknown
+from jobplatform.extras import missing_extra
 
 #: command → (module, attribute)
 COMMANDS = {
@@ -74,6 +75,12 @@ def main() -> None:
         for item in error.errors if isinstance(error, InvalidRequest) else ():
             click.echo(f"  {item.in_words()}", err=True)
         sys.exit(EXIT_NO_ANSWER if isinstance(error, LedgerUnavailable | OutcomeUnknown) else EXIT_FAILED)
+    except ImportError as error:
+        missing = missing_extra(error)
+        if missing is None:
+            raise
+        click.echo(f"jobplatform: this command needs more than the client: {missing}", err=True)
+        sys.exit(EXIT_FAILED)
     except Exception as error:
         # by name first: a command without HTTP has not imported the client
         if not any(kind.__name__ == "ClientError" for kind in type(error).__mro__):

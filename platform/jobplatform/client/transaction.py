@@ -47,7 +47,7 @@ def submit(
     idempotency_key: str | None = None,
     schema: str | None = None,
 ) -> Submitted:
-    """JobRequest a job in the transaction of this session or connection.
+    """Submit a job in the transaction of this session or connection.
 
     `key` is an API key: its tenant, scopes, kinds and quotas apply as in the API. A payload that violates the kind's
     schema becomes a dead letter (`invalid_payload`) soon after the commit. `schema`: the ledger's schema, when the

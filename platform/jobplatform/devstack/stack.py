@@ -165,10 +165,9 @@ class Stack:
     def start_platform(self) -> None:
         """Start mail sink, model server, and the services of docker-compose.yml; wait until each answers."""
         self.tell("starting API, dispatcher, workers, Flower, mail and model server …")
-        ports, python = self.place.ports, sys.executable
-        self._start("mail", [python, "-m", "jobplatform.devstack.mailsink", "--smtp-port", str(ports["smtp"]),
-                             "--http-port", str(ports["mail"])])  # fmt: skip
-        self._start("model", [python, "-m", "jobplatform.devstack.modelserver", "--port", str(ports["model"])])
+        self.start_mail()
+        port = str(self.place.ports["model"])
+        self._start("model", [sys.executable, "-m", "jobplatform.devstack.modelserver", "--port", port])
         self.start_dispatcher()
         for name in worker_names():
             self.start_service(name)
@@ -190,8 +189,11 @@ class Stack:
         file.write_text(self.place.secret)
         return str(file)
 
-    def start_service(self, name: str, tag: str | None = None) -> subprocess.Popen[bytes]:
-        """Start a service with its command and role in docker-compose.yml; `tag` names a further instance."""
+    def start_service(self, name: str, tag: str | None = None, programs: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start a service with its command and role in docker-compose.yml.
+
+        `tag` names a further instance; `programs` is the folder of another environment's programs.
+        """
         service = services()[name]
         own = {
             "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
@@ -207,7 +209,24 @@ class Stack:
                 own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.place, service.role)
         if tag is not None:  # its port is taken
             own["JOBPLATFORM_METRICS_PORT"] = "0"
-        return self._start(tag or name, service.local_command(self.place), own)
+        program, *arguments = service.local_command(self.place)
+        if programs is not None:
+            program = programs / Path(program).name
+        return self._start(tag or name, [program, *arguments], own)
+
+    def start_mail(self) -> subprocess.Popen[bytes]:
+        """Start the mail sink."""
+        smtp, http = (str(self.place.ports[name]) for name in ("smtp", "mail"))
+        command: list[str | Path] = [
+            sys.executable,
+            "-m",
+            "jobplatform.devstack.mailsink",
+            "--smtp-port",
+            smtp,
+            "--http-port",
+            http,
+        ]
+        return self._start("mail", command)
 
     def start_dispatcher(self) -> subprocess.Popen[bytes]:
         """Start a dispatcher."""

@@ -1,0 +1,3 @@
+from jobplatform.extras import require
+
+require("ledger")
