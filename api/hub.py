@@ -36,14 +36,14 @@ MOST_EVENTS = 2000
 MOST_UNREAD = 2 * MOST_EVENTS
 
 
-class Look(Enum):
+class Reread(Enum):
     """In a job follower's queue: read the job's history from the ledger."""
 
-    AGAIN = "again"
+    HISTORY = "history"
 
 
 #: an item of a follower's queue: an event, progress of the job, a request to read the ledger, or the end
-Item = FeedEvent | Mapping[str, Any] | Look | None
+Item = FeedEvent | Mapping[str, Any] | Reread | None
 Follow = Callable[[Mapping[UUID, FeedPosition], set[UUID]], tuple[int, dict[UUID, list[FeedEvent]]]]
 
 
@@ -94,7 +94,7 @@ class Hub:
     ) -> None:
         self._follow, self._progress, self._valid_keys, self._clock = follow, progress, valid_keys, clock
         self._followers: set[Follower] = set()
-        self._places: dict[UUID, FeedPosition] = {}
+        self._positions: dict[UUID, FeedPosition] = {}
         # its own thread: polls must not queue behind requests, nor requests behind polls
         self._thread = RequestThreads(1)
         self._poll: asyncio.Task[None] | None = None
@@ -106,7 +106,7 @@ class Hub:
     def add(self, follower: Follower, now: FeedPosition) -> None:
         """Publish to a follower all events from `now` on (`usecases.read_feed.now_in`)."""
         self._followers.add(follower)
-        self._places.setdefault(follower.tenant_id, now)
+        self._positions.setdefault(follower.tenant_id, now)
         if self._poll is None or self._poll.done():
             self._poll = asyncio.create_task(self._run())
 
@@ -114,7 +114,7 @@ class Hub:
         """Remove a follower."""
         self._followers.discard(follower)
         if all(item.tenant_id != follower.tenant_id for item in self._followers):
-            self._places.pop(follower.tenant_id, None)
+            self._positions.pop(follower.tenant_id, None)
 
     def end_all(self) -> None:
         """Disconnect all followers: the process ends."""
@@ -133,7 +133,7 @@ class Hub:
                 await asyncio.sleep(AWAY_SECONDS)
 
     async def _tell_events(self) -> None:
-        behind = dict(self._places)
+        behind = dict(self._positions)
         with_kinds = {follower.tenant_id for follower in self._followers if follower.job_id is None}
         horizon, events_by_tenant = await self._thread.run(self._follow, behind, with_kinds)
         of_feeds: dict[UUID, list[Follower]] = {}
@@ -152,8 +152,8 @@ class Hub:
                 if event.place.tx < horizon:
                     for feed in feeds:
                         _tell(feed, event)
-            if tenant_id in self._places:
-                self._places[tenant_id] = next_place(behind[tenant_id], events, horizon)
+            if tenant_id in self._positions:
+                self._positions[tenant_id] = next_position(behind[tenant_id], events, horizon)
 
     async def _tell_progress(self) -> None:
         if self._clock() < self._progress_at:
@@ -189,7 +189,7 @@ def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UU
         for followers in of_jobs.values():
             for follower in followers:
                 if follower.tenant_id == tenant_id:
-                    follower.offer(Look.AGAIN)
+                    follower.offer(Reread.HISTORY)
         return
     for event in sorted(events, key=lambda event: event.place.id):
         for item in of_jobs.get(event.job_id, ()):
@@ -202,7 +202,7 @@ def _tell(follower: Follower, event: FeedEvent) -> None:
         follower.offer(event)
 
 
-def next_place(behind: FeedPosition, events: Sequence[FeedEvent], horizon: int) -> FeedPosition:
+def next_position(behind: FeedPosition, events: Sequence[FeedEvent], horizon: int) -> FeedPosition:
     """Return where the next poll begins: events above the horizon are read again, as others may precede them."""
     if len(events) >= MOST_EVENTS and events[-1].place.tx < horizon:
         return events[-1].place

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from uuid import UUID
 
 from api import problems
-from api.hub import Follower, Hub, Look
+from api.hub import Follower, Hub, Reread
 from api.metrics import count_request, ignore_metric_errors
 from api.responses import EVENTS, as_json
 from api.services import Services
@@ -181,7 +181,7 @@ class Streams:
                     continue
                 if item is None:
                     return
-                if item is Look.AGAIN:
+                if item is Reread.HISTORY:
                     async for entry in self._past(tenant, job_id, sent):
                         sent = entry["id"]
                         yield _event(entry["event"], entry, sent)

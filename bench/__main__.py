@@ -57,12 +57,12 @@ def main() -> None:
             "JOBPLATFORM_BUILTIN_SCHEDULES": "false",
             "PYTHONPATH": str(CHECKOUT),
         }
-        tell: Callable[[str], None] = lambda line: console.print(f"[dim]{line}[/]")  # noqa: E731 - used as a value
-        stack = new_stack("bench", tell=tell, extra=extra)
+        echo: Callable[[str], None] = lambda line: console.print(f"[dim]{line}[/]")  # noqa: E731 - used as a value
+        stack = new_stack("bench", echo=echo, extra=extra)
         try:
             stack.start_servers()
-            postgres.create_database(stack.place, "bare")
-            measure(stack, figures, options, tell)
+            postgres.create_database(stack.instance, "bare")
+            measure(stack, figures, options, echo)
         finally:  # the figures that there are, also when a later part fails or the run is interrupted
             _judge(figures)
             report(figures, console, options.json)
@@ -80,7 +80,7 @@ def report(figures: Figures, console: Console, file: Path) -> None:
     console.print(f"JSON: {file}")
 
 
-def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: Callable[[str], None]) -> None:
+def measure(stack: Stack, figures: Figures, options: argparse.Namespace, echo: Callable[[str], None]) -> None:
     """Measure part by part; within a round the sides take turns, so that a noisy minute hits both."""
     ours, bare = Ours(stack), Bare(stack)
     bare.submit()  # declares its queue
@@ -97,27 +97,27 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, tell: C
     for number in range(options.rounds):
         for part, play in rounds.items():
             if part in options.only:
-                tell(f"round {number + 1} of {options.rounds}: {part} …")
+                echo(f"round {number + 1} of {options.rounds}: {part} …")
                 play()
     if "schedules" in options.only:
-        tell("10,000 schedules due in a minute, one of two dispatchers killed …")
+        echo("10,000 schedules due in a minute, one of two dispatchers killed …")
         late = schedules.measure(stack, ours, 10_000)
         figures.tables["10,000 schedules due in a minute: seconds late"] = [late]
         figures.goal("schedules, p99 late", late["p99"], 1.0, unit="s", at_most=True)
         figures.goal("schedules, fired once", min(late["fires"], 20_000 - late["jobs"]), 10_000, unit="of 10,000")
     if "shares" in options.only:
-        _shares(figures, ours, tell)
+        _shares(figures, ours, echo)
     if "idle" in options.only:
-        tell("idle …")
+        echo("idle …")
         used = idle.measure(stack, 20)
         figures.tables["idle: percent of one core"] = [{"process": k, "percent": v} for k, v in used.items()]
         figures.goal("idle stack: API, dispatcher, 4 workers", used["all"], 3.0, unit="% of a core", at_most=True)
     if "cost" in options.only:
-        tell("cost per job …")
+        echo("cost per job …")
         figures.tables["cost per job"] = [cost.measure(stack, side, 1000) for side in (ours, bare)]
     for number in range(options.rounds if "scale" in options.only else 0):
-        tell(f"round {number + 1} of {options.rounds}: big ledger …")
-        for work, by in scale.measure(stack, ours, bare, tell, options.rows, number).items():
+        echo(f"round {number + 1} of {options.rounds}: big ledger …")
+        for work, by in scale.measure(stack, ours, bare, echo, options.rows, number).items():
             for ledger, value in by.items():
                 figures.add(work, f"{ledger} ledger", value)
 
@@ -170,8 +170,8 @@ def _workflows(figures: Figures, ours: Ours, bare: Bare) -> None:
     ours.clear()
 
 
-def _shares(figures: Figures, ours: Ours, tell: Callable[[str], None]) -> None:
-    rows = shares.measure(ours, tell)
+def _shares(figures: Figures, ours: Ours, echo: Callable[[str], None]) -> None:
+    rows = shares.measure(ours, echo)
     figures.tables[chart.TABLE] = rows
     plain, _, limited = ({row["jobs waiting"]: row for row in rows if row["who waits"] == c.name} for c in shares.CASES)
     few, many = min(plain), max(plain)

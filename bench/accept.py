@@ -42,20 +42,20 @@ def measure(stack: Stack, ours: Ours, bare: Bare, app: str, seconds: int) -> Loa
     module, path = APPS[app]
     with _served(stack, bare, app, module) as url:
         key = ours.key if module.startswith("api") else ""
-        run_wrk(stack.place.folder, url + path, 1, body=BODY, key=key)  # warm: connections, prepared statements
-        wrk = run_wrk(stack.place.folder, url + path, seconds, body=BODY, key=key)
+        run_wrk(stack.instance.folder, url + path, 1, body=BODY, key=key)  # warm: connections, prepared statements
+        wrk = run_wrk(stack.instance.folder, url + path, seconds, body=BODY, key=key)
     purge(stack, "bare")
     return wrk
 
 
 @contextmanager
 def _served(stack: Stack, bare: Bare, app: str, module: str) -> Iterator[str]:
-    port = str(stack.place.ports["api"])
+    port = str(stack.instance.ports["api"])
     if module == "api.server:app":
         process = stack.start_api()
     else:
         environment = {**stack.environment(), **(bare.environment if module.startswith("bench") else {})}
-        process = start(stack.place, "accept", _command(app, module, port), environment)
+        process = start(stack.instance, "accept", _command(app, module, port), environment)
     try:
         wait_for("the server", lambda: _listens(int(port)), process=process)
         yield stack.local_url("api")

@@ -22,8 +22,8 @@ _local = threading.local()
 @app.post("/delay")
 def delay() -> Response:
     """Publish a task."""
-    order = request.get_json()
-    result = noop.delay(order["payload"]["n"])
+    body = request.get_json()
+    result = noop.delay(body["payload"]["n"])
     return Response(f'{{"id": "{result.id}"}}', 202, mimetype="application/json")
 
 

@@ -57,8 +57,8 @@ def measure(stack: Stack, side: Ours | Bare, jobs: int) -> dict[str, Any]:
 def _count(stack: Stack, side: Ours | Bare) -> dict[str, float]:
     time.sleep(TOLD_SECONDS)
     (row,) = side.rows(_POSTGRES)
-    connections: Any = call_management(stack.place, "/api/connections")
-    log = (stack.place.logs / "postgres.log").read_bytes()
+    connections: Any = call_management(stack.instance, "/api/connections")
+    log = (stack.instance.logs / "postgres.log").read_bytes()
     return {
         **row._mapping,
         "statements": log.count(b"LOG:  statement: ") + log.count(b"LOG:  execute "),

@@ -27,7 +27,7 @@ def measure(stack: Stack, seconds: float) -> dict[str, float]:
         stack.wait_for_workers(len(worker_names()))
         time.sleep(SETTLE_SECONDS)
         names = ("api", "dispatcher", *worker_names())
-        used = {pid: (name, _cpu(pid)) for pid, name in marked(stack.place).items() if name in names}
+        used = {pid: (name, _cpu(pid)) for pid, name in marked(stack.instance).items() if name in names}
         began = time.monotonic()
         time.sleep(seconds)
         passed = time.monotonic() - began

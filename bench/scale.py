@@ -15,7 +15,7 @@ from bench.sides import Bare, Ours, Pool
 from jobplatform.devstack.processes import wait_gone
 from jobplatform.devstack.stack import Stack
 
-Tell = Callable[[str], None]
+Echo = Callable[[str], None]
 
 DRAINED, DISPATCHED = 1500, 20_000
 #: what passes through the ledger during twenty minutes at a hundred jobs a second
@@ -64,7 +64,7 @@ LEDGERS = ("empty", "waiting", "history")
 
 
 def measure(
-    stack: Stack, ours: Ours, bare: Bare, tell: Callable[[str], None], rows: int, number: int
+    stack: Stack, ours: Ours, bare: Bare, echo: Callable[[str], None], rows: int, number: int
 ) -> dict[str, dict[str, float]]:
     """Return work → ledger → figure, one after the other; each round `number` begins with another one."""
     result: dict[str, dict[str, float]] = {}
@@ -72,16 +72,16 @@ def measure(
     for ledger in (*LEDGERS[first:], *LEDGERS[:first]):
         ours.clear()
         if ledger != "empty":
-            tell(f"{ledger} ledger: writing {rows:,} jobs …")
+            echo(f"{ledger} ledger: writing {rows:,} jobs …")
         if ledger == "waiting":
             ours.load(rows)
         elif ledger == "history":
             ours.one(_HISTORY, tenant=ours.tenant, count=rows)
         _settle(ours)
-        for work, value in _all(stack, ours, bare, tell, ledger).items():
+        for work, value in _all(stack, ours, bare, echo, ledger).items():
             result.setdefault(work, {})[ledger] = value
     ours.clear()
-    tell(f"passing {DURING_REPORT:,} jobs under a report's open transaction …")
+    echo(f"passing {DURING_REPORT:,} jobs under a report's open transaction …")
     with _report(ours):
         for _ in range(4):
             ours.load(DURING_REPORT // 4)
@@ -94,14 +94,14 @@ def measure(
     return result
 
 
-def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[str, float]:
+def _all(stack: Stack, ours: Ours, bare: Bare, echo: Echo, ledger: str) -> dict[str, float]:
     result = {}
-    tell(f"{ledger} ledger: accept, status read …")
+    echo(f"{ledger} ledger: accept, status read …")
     result["big ledger: accept (req/s)"] = measure_accept(stack, ours, bare, "job platform, granian", 5).per_second
     read = _read(stack, ours)
     result["big ledger: status read (req/s)"] = read.per_second
     result["status read, any of the jobs, p99 (ms)"] = read.p99_ms
-    tell(f"{ledger} ledger: drain …")
+    echo(f"{ledger} ledger: drain …")
     ours.begin()
     if ledger != "waiting":
         ours.one("DELETE FROM jobs")
@@ -110,7 +110,7 @@ def _all(stack: Stack, ours: Ours, bare: Bare, tell: Tell, ledger: str) -> dict[
         ours.wait_done(DRAINED)
         result["big ledger: drain, prefork 2 (jobs/s)"] = ours.drain_rate()
     _return(stack, ours)
-    tell(f"{ledger} ledger: dispatch …")
+    echo(f"{ledger} ledger: dispatch …")
     if ledger != "waiting":
         ours.load(DISPATCHED)
     result["big ledger: dispatch (jobs/s)"] = dispatch.measure(stack, ours, DISPATCHED)
@@ -144,8 +144,8 @@ def _read(stack: Stack, ours: Ours) -> Load:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")
         url = stack.local_url("api")
         urlopen(Request(url + paths[0], headers={"Authorization": f"Bearer {ours.key}"})).close()
-        run_wrk(stack.place.folder, url, 1, key=ours.key, paths=paths)
-        return run_wrk(stack.place.folder, url, 5, key=ours.key, paths=paths)
+        run_wrk(stack.instance.folder, url, 1, key=ours.key, paths=paths)
+        return run_wrk(stack.instance.folder, url, 5, key=ours.key, paths=paths)
     finally:
         process.terminate()
         wait_gone([process.pid], 20)

@@ -55,14 +55,14 @@ FROM generate_series(1, :count) AS n
 """
 
 
-def measure(ours: Ours, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+def measure(ours: Ours, echo: Callable[[str], None]) -> list[dict[str, Any]]:
     """Return a row per case and number of waiting jobs: milliseconds of a round, jobs per second."""
     result = []
     ledger = open_ledger(ours.stack.database_url, name="dispatcher", limits=DISPATCHER)
     try:
         for case in CASES:
             for count in WAITING:
-                tell(f"rounds: {case.name}, {count:,} jobs waiting …")
+                echo(f"rounds: {case.name}, {count:,} jobs waiting …")
                 ours.clear()
                 ours.one("DELETE FROM limits")
                 if case.keys:

@@ -103,8 +103,8 @@ class Ours(Side):
 
     def submit(self, n: int = 0) -> UUID:
         """Accept one job."""
-        order = SubmitJob("bench.noop", {"n": n})
-        return submit_job(self.ledger, self.hints, self.kinds, self.tenant, order).job.id
+        command = SubmitJob("bench.noop", {"n": n})
+        return submit_job(self.ledger, self.hints, self.kinds, self.tenant, command).job.id
 
     def submit_timed(self) -> None:
         """Accept one job that carries the time of the call, in microseconds."""
@@ -220,7 +220,7 @@ class Bare(Side):
         command: list[str | Path] = [script("celery"), "-A", "bench.bare", "worker", "-Q", "bare", "-n", "bare@%h"]
         command += ["--pool", pool.name, "-c", str(pool.slots), "--without-gossip", "--without-mingle"]
         command += ["--loglevel", "warning"]
-        worker = start(self.stack.place, "bare-worker", command, self.environment)
+        worker = start(self.stack.instance, "bare-worker", command, self.environment)
         try:
             yield
         finally:

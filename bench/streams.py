@@ -30,7 +30,7 @@ def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, d
         with Client(stack.local_url("api"), ours.key) as client:
             requests = (JobRequest("bench.noop", {"n": n}, priority=0) for n in range(streams))
             ids = [str(job_id) for job_id in client.submit_many(requests)]
-        url, key, folder = stack.local_url("api"), ours.key, stack.place.folder
+        url, key, folder = stack.local_url("api"), ours.key, stack.instance.folder
         run_wrk(folder, f"{url}/v1/jobs", 1, body=BODY, key=key)
         for case, number in (("no stream", 0), (f"{streams} streams", streams)):
             with _following(url, key, ids[:number]):
@@ -53,7 +53,7 @@ def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, d
 
 
 def _memory(stack: Stack) -> float:
-    pids = [pid for pid, name in marked(stack.place).items() if name == "api"]
+    pids = [pid for pid, name in marked(stack.instance).items() if name == "api"]
     return float(sum(psutil.Process(pid).memory_full_info().uss for pid in pids)) / 1e6
 
 

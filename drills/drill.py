@@ -23,7 +23,7 @@ PATIENCE_SECONDS = 180.0
 @dataclass(frozen=True)
 class Outcome:
     """A row of the table. `lost`: accepted, and without an effect or an end (a workflow: did not succeed, or not in its
-    order); `dead`: healthy jobs that were dead-lettered."""
+    submission); `dead`: healthy jobs that were dead-lettered."""
 
     fault: str
     #: what the fault has hit, by name; it has to hit all of it
@@ -40,7 +40,7 @@ class Outcome:
     above_limit: int
     refused: int
     unknown: int
-    #: orders that were given up, answers that nobody should get, and processes that ended unasked
+    #: submissions that were given up, answers that nobody should get, and processes that ended unasked
     faults_of_ours: int
     seconds_to_flow: float
     audit: str
@@ -116,7 +116,7 @@ def _drain(world: World, accepted: list[Accepted]) -> int:
     try:
         wait_for("the end of all jobs", drained, seconds=PATIENCE_SECONDS)
     except Exception as error:  # the table tells: they are lost
-        world.stack.tell(str(error).split(":")[0])
+        world.stack.echo(str(error).split(":")[0])
     return len(resolved)
 
 
@@ -125,7 +125,7 @@ def _tell_ours(world: World, load: Load) -> int:
     ours = [*load.given_up, *load.wrong, *world.ended_unasked]
     world.ended_unasked.clear()
     for our in ours:
-        world.stack.tell(f"not excused: {our}")
+        world.stack.echo(f"not excused: {our}")
     return len(ours)
 
 
@@ -135,13 +135,13 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
     counts = {item.key: world.sink.count(item.key) for item in load.accepted}
     clean, said = world.audit()
     if not clean:
-        world.stack.tell(said)
+        world.stack.echo(said)
     if result[evidence.MOST_OUT] > PLACES:
         for line in evidence.tell_places(world, load):
-            world.stack.tell(line)
+            world.stack.echo(line)
     if cut := _count_cut(fault, result):
         for line in evidence.tell_ends(world, load):
-            world.stack.tell(line)
+            world.stack.echo(line)
     twice = {
         kind: sum(counts[item.key] > 1 for item in load.accepted if item.kind == kind)
         for kind in ("drill.plain", "drill.journaled")

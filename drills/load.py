@@ -14,17 +14,17 @@ from urllib.request import Request, urlopen
 import orjson
 
 CALLERS = 4
-#: a caller gives up an order after this long
+#: a caller gives up a submission after this long
 PATIENCE_SECONDS = 90.0
 SLOW_SECONDS = 2.0
 KINDS = ("drill.plain", "drill.journaled")
-#: every so manieth order is a workflow of four steps
+#: every so so-manyth submission is a workflow of four steps
 WORKFLOW_EVERY = 12
 
 
 @dataclass
 class Accepted:
-    """An order that was answered with 202."""
+    """A submission that was answered with 202."""
 
     job_id: str
     key: str
@@ -32,13 +32,13 @@ class Accepted:
 
 
 def _steps(key: str) -> dict[str, str]:
-    """Return the steps of an order for a workflow: name → kind. One, then two side by side, then one."""
+    """Return the steps of a workflow: name → kind. One, then two side by side, then one."""
     return {f"{key}-{n}": KINDS[n % len(KINDS)] for n in range(4)}
 
 
 @dataclass
 class Load:
-    """Submits from some threads until stopped. `refused` and `unknown` count answers, not orders: each is repeated."""
+    """Submits from some threads until stopped. `refused` and `unknown` count answers: a submission is repeated."""
 
     url: str
     api_key: str
@@ -92,7 +92,7 @@ class Load:
         if kind is None and number % WORKFLOW_EVERY == 0:
             return self._submit_workflow(key)
         kind = kind or KINDS[number % len(KINDS)]
-        said = self._post("/v1/jobs", key, self._order(key, kind, seconds))
+        said = self._post("/v1/jobs", key, self._body(key, kind, seconds))
         if said is None:
             return None
         result = Accepted(said["id"], key, kind)
@@ -102,7 +102,7 @@ class Load:
 
     def _submit_workflow(self, key: str) -> Accepted | None:
         first, *middle, last = [
-            self._order(name, kind) | {"name": name.rpartition("-")[2]} for name, kind in _steps(key).items()
+            self._body(name, kind) | {"name": name.rpartition("-")[2]} for name, kind in _steps(key).items()
         ]
         said = self._post("/v1/workflows", key, {"flow": {"chain": [first, {"group": middle}, last]}})
         if said is None:
@@ -113,16 +113,16 @@ class Load:
             self.workflows.append(said["id"])
         return made[0]
 
-    def _order(self, key: str, kind: str, seconds: float | None = None) -> dict[str, Any]:
+    def _body(self, key: str, kind: str, seconds: float | None = None) -> dict[str, Any]:
         work_seconds = self.seconds_each if seconds is None else seconds
         return {"kind": kind, "payload": {"sink": self.sink_url, "key": key, "seconds": work_seconds}}
 
-    def _post(self, path: str, key: str, order: dict[str, Any]) -> Any:
+    def _post(self, path: str, key: str, body: dict[str, Any]) -> Any:
         """Return what was answered with the 202; None when patience ended, or when nobody should get the answer."""
-        body = orjson.dumps(order)
+        data = orjson.dumps(body)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
-            request = Request(f"{self.url}{path}", data=body, method="POST")
+            request = Request(f"{self.url}{path}", data=data, method="POST")
             request.add_header("Authorization", f"Bearer {self.api_key}")
             request.add_header("Content-Type", "application/json")
             request.add_header("Idempotency-Key", key)

@@ -25,7 +25,7 @@ from drills.load import Load
 from drills.sink import Sink
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.demo import Caller
-from jobplatform.devstack.instance import CHECKOUT, Place
+from jobplatform.devstack.instance import CHECKOUT, Instance
 from jobplatform.devstack.processes import marked, script, wait_for
 from jobplatform.devstack.proxy import Proxy
 from jobplatform.devstack.rabbitmq_server import CHOICE
@@ -44,7 +44,7 @@ class World:
     """One stack for all drills. The API and the first worker reach Postgres by proxies that can lose answers, the first
     dispatcher by one that can stop a commit."""
 
-    def __init__(self, tell: Callable[[str], None], sink: Sink, durable: bool = True) -> None:
+    def __init__(self, echo: Callable[[str], None], sink: Sink, durable: bool = True) -> None:
         name = "drills-next" if os.environ.get(CHOICE) else "drills"
         extra = {
             "JOBPLATFORM_KIND_MODULES": "drills.kinds",
@@ -62,7 +62,7 @@ class World:
         self.sink = sink
         #: the load of the drill that is played
         self.load: Load | None = None
-        self.stack = new_stack(name, tell=tell, extra=extra, durable=durable)
+        self.stack = new_stack(name, echo=echo, extra=extra, durable=durable)
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
@@ -72,17 +72,17 @@ class World:
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     @property
-    def place(self) -> Place:
+    def instance(self) -> Instance:
         """Where the stack is."""
-        return self.stack.place
+        return self.stack.instance
 
     def start(self) -> None:
         """Start everything, and wait until it works."""
         stack = self.stack
         stack.start_servers()
-        self.api_proxy = Proxy(self.place.ports["postgres"])
-        self.dispatcher_proxy = Proxy(self.place.ports["postgres"])
-        self.worker_proxy = Proxy(self.place.ports["postgres"])
+        self.api_proxy = Proxy(self.instance.ports["postgres"])
+        self.dispatcher_proxy = Proxy(self.instance.ports["postgres"])
+        self.worker_proxy = Proxy(self.instance.ports["postgres"])
         usual_worker = {name: partial(stack.start_celery, name, "drill", "-c", str(SLOTS)) for name in WORKERS}
         self._starters = {
             API: lambda: self._with_database(self.api_proxy, stack.start_api),
@@ -101,7 +101,7 @@ class World:
         self._supervisor.start()
 
     def _with_database(self, proxy: Proxy, start: Callable[[], subprocess.Popen[bytes]]) -> subprocess.Popen[bytes]:
-        port = self.place.ports["postgres"]
+        port = self.instance.ports["postgres"]
         url = self.stack.database_url.replace(f"127.0.0.1:{port}", f"127.0.0.1:{proxy.port}")
         return self._with_environment({"JOBPLATFORM_DATABASE_URL": url}, start)
 
@@ -193,7 +193,7 @@ class World:
 
     def broker(self) -> int:
         """Return the id of RabbitMQ's process."""
-        pids = [pid for pid, tag in marked(self.place).items() if tag == "rabbitmq"]
+        pids = [pid for pid, tag in marked(self.instance).items() if tag == "rabbitmq"]
         return max(pids, key=lambda pid: psutil.Process(pid).memory_info().rss)
 
     def start_broker(self, apply: bool = True) -> None:
@@ -204,20 +204,20 @@ class World:
 
     def definitions(self) -> str:
         """Return the file that RabbitMQ loads at its start, as the server sees it."""
-        return str(rabbitmq.definitions_file(self.place))
+        return str(rabbitmq.definitions_file(self.instance))
 
     def wipe_broker(self) -> None:
         """Delete the data of a RabbitMQ that was killed."""
-        rabbitmq.stop_rabbitmq(self.place)
-        shutil.rmtree(self.place.folder / "rabbitmq" / "data", ignore_errors=True)
+        rabbitmq.stop_rabbitmq(self.instance)
+        shutil.rmtree(self.instance.folder / "rabbitmq" / "data", ignore_errors=True)
 
     def rabbitmqctl(self, *arguments: str) -> str:
         """Run a command of RabbitMQ's own; returns what it says."""
-        return rabbitmq.control(self.place, *arguments)
+        return rabbitmq.control(self.instance, *arguments)
 
     def start_postgres(self) -> None:
         """Start Postgres (again)."""
-        postgres.start_postgres(self.place, durable=self.stack.durable)
+        postgres.start_postgres(self.instance, durable=self.stack.durable)
 
     def kill_postgres(self) -> None:
         """End Postgres as a power cut does."""
@@ -228,12 +228,12 @@ class World:
 
     def postgres(self) -> list[int]:
         """Return the ids of Postgres' processes, the first one's first."""
-        pid = postgres.postmaster(self.place)
+        pid = postgres.postmaster(self.instance)
         return [] if pid is None else [pid, *(child.pid for child in psutil.Process(pid).children())]
 
     def stop_postgres(self) -> None:
         """Stop Postgres."""
-        postgres.stop_postgres(self.place)
+        postgres.stop_postgres(self.instance)
 
     # --- something for the fault to hit
 
@@ -351,7 +351,7 @@ class World:
 
     def log_of(self, name: str) -> Path:
         """Return the log of a process."""
-        return self.place.logs / f"{name}.log"
+        return self.instance.logs / f"{name}.log"
 
 
 def wait(seconds: float) -> None:

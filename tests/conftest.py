@@ -44,7 +44,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     hold = taken(STACK)
     hold.__enter__()
-    stack = new_stack(STACK, tell=lambda line: print(line, flush=True), durable=False)
+    stack = new_stack(STACK, echo=lambda line: print(line, flush=True), durable=False)
     memory = keep_in_memory(stack)
 
     def clean() -> None:

@@ -68,7 +68,7 @@ def submit_batch() -> Response:
             commands.append(read_submission(has.kinds, entry, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
-                raise NotJson(f"order {place}: {error}") from None
+                raise NotJson(f"submission {place}: {error}") from None
             if isinstance(error, InvalidRequest):
                 error.errors = error.errors[: max(1, MAX_ERRORS - named)]
                 named += len(error.errors)

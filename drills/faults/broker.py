@@ -46,7 +46,7 @@ def broker_wiped(world: World, size: float) -> Hits:
 def vhost_wiped(world: World, size: float) -> Hits:
     """Somebody deletes the vhost, with queues, exchanges, permissions and connections."""
     hits = _await_backlog(world)
-    rabbitmq.call_management(world.place, "/api/vhosts/jobplatform", "DELETE")
+    rabbitmq.call_management(world.instance, "/api/vhosts/jobplatform", "DELETE")
     wait(5 * size)
     world.rabbitmqctl("import_definitions", world.definitions())
     return hits
@@ -177,5 +177,5 @@ def _await_backlog(world: World) -> Hits:
 
 @contextmanager
 def _channel(world: World) -> Iterator[Any]:
-    with connected(rabbitmq.url(world.place), name="drill") as connection:
+    with connected(rabbitmq.url(world.instance), name="drill") as connection:
         yield connection.channel()

@@ -186,7 +186,7 @@ def before_commit(world: World, size: float) -> Hits:
 
 def _connect(world: World) -> Any:
     connection = psycopg2.connect(
-        postgres.url(world.place).replace("+psycopg2", ""), connect_timeout=5, application_name="drill"
+        postgres.url(world.instance).replace("+psycopg2", ""), connect_timeout=5, application_name="drill"
     )
     connection.autocommit = True
     return connection

@@ -25,7 +25,7 @@ def rubbish(world: World, size: float) -> Hits:
     dice, before = random.Random(2), newest_dead_message(world)
     shapes, count = list(SHAPES.values()), int(10_000 * size)
     live = 0
-    with connected(rabbitmq.url(world.place), name="drill") as connection:
+    with connected(rabbitmq.url(world.instance), name="drill") as connection:
         channel = connection.channel()
         for start in range(0, count, BATCH):
             real = _await_real_jobs(world)

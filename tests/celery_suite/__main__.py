@@ -103,17 +103,27 @@ def main() -> int:
             "JOBPLATFORM_HEARTBEAT_SECONDS": "0.5",
             "JOBPLATFORM_LEASE_SECONDS": "3",
         }
-        stack = new_stack(NAME, tell=lambda line: print(line, flush=True), extra=extra, durable=False)
-        place = stack.place
+        stack = new_stack(NAME, echo=lambda line: print(line, flush=True), extra=extra, durable=False)
+        instance = stack.instance
         box: subprocess.Popen[bytes] | None = None
         try:
             stack.start_servers()
             stack.start_dispatcher()
             port = free_port()
-            command = ["redis-server", "--bind", "127.0.0.1", "--port", port, "--save", "", "--dir", str(place.folder)]
-            box = start(place, "redis", command, dict(os.environ))
-            wait_for("redis", lambda: answers(port), process=box, log=place.logs / "redis.log")
-            root = fetch(place.folder / "celery")
+            command = [
+                "redis-server",
+                "--bind",
+                "127.0.0.1",
+                "--port",
+                port,
+                "--save",
+                "",
+                "--dir",
+                str(instance.folder),
+            ]
+            box = start(instance, "redis", command, dict(os.environ))
+            wait_for("redis", lambda: answers(port), process=box, log=instance.logs / "redis.log")
+            root = fetch(instance.folder / "celery")
             environment = stack.environment() | {
                 "JOBPLATFORM_BROKER_URL": stack.broker_url_of("worker"),
                 "TEST_BACKEND": f"redis://127.0.0.1:{port}/0",
@@ -125,7 +135,7 @@ def main() -> int:
             command = [sys.executable, "-m", "pytest", "-c", "pytest.ini", "-p", "celery.contrib.pytest", "-q"]
             # native tracebacks: pytest's own parse source, which two threads of CPython 3.11 must not do at once
             command += ["-p", "no:cacheprovider", "--timeout=60", "--timeout-method=signal", "--tb=native", "-rfE"]
-            report = place.folder / "report.xml"
+            report = instance.folder / "report.xml"
             command += [f"--junitxml={report}"]
             subprocess.run([*command, *(sys.argv[1:] or tests)], cwd=root, env=environment, check=False)
             return judge(read_report(report), read_known(), complete=not sys.argv[1:])
@@ -151,8 +161,8 @@ def read_report(file: Path) -> dict[str, bool]:
     outcomes: dict[str, bool] = {}
     for case in ElementTree.parse(file).getroot().iter("testcase"):
         parts = case.get("classname", "").split(".")
-        place = next((index for index, part in enumerate(parts) if part.startswith("test_")), len(parts) - 1) + 1
-        test = "::".join(["/".join(parts[:place]) + ".py", *parts[place:], case.get("name", "")])
+        instance = next((index for index, part in enumerate(parts) if part.startswith("test_")), len(parts) - 1) + 1
+        test = "::".join(["/".join(parts[:instance]) + ".py", *parts[instance:], case.get("name", "")])
         passed = not any(case.find(kind) is not None for kind in ("failure", "error", "skipped"))
         outcomes[test] = outcomes.get(test, True) and passed
     return outcomes

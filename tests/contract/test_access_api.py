@@ -146,7 +146,7 @@ def test_a_key_submits_the_kinds_that_it_may(app: Any, harness: LedgerHarness) -
     assert harness.all("SELECT kind FROM jobs") == ["email.send"]
 
 
-def test_a_schedule_is_run_by_who_may_order_its_jobs(app: Any, harness: LedgerHarness, admin: Client) -> None:
+def test_a_schedule_is_run_by_who_may_submit_its_jobs(app: Any, harness: LedgerHarness, admin: Client) -> None:
     schedule = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}, "every_seconds": 3600}
     assert admin.call("PUT", "/v1/schedules/s", {**schedule, "priority": 8})[0] == 200
     for grants, code in (({"kinds": ("email.*",)}, "kind_not_allowed"), ({"max_priority": 7}, "priority_too_high")):

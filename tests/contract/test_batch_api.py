@@ -1,4 +1,4 @@
-"""Orders of many jobs: all or none, or each that can be; one Idempotency-Key; JSON array and NDJSON."""
+"""Submissions of many jobs: all or none, or each that can be; one Idempotency-Key; JSON array and NDJSON."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WRONG: dict[str, Any] = {"kind": "email.send", "payload": {"to": "nobody"}}
 PATH = "/v1/jobs/batch"
 
 
-def mail(number: int = 0, **order: Any) -> dict[str, Any]:
-    return {**EMAIL, "payload": {**EMAIL["payload"], "subject": f"mail {number}"}, **order}
+def mail(number: int = 0, **fields: Any) -> dict[str, Any]:
+    return {**EMAIL, "payload": {**EMAIL["payload"], "subject": f"mail {number}"}, **fields}
 
 
 def ids(answer: Any) -> list[str]:
@@ -27,8 +27,12 @@ def ids(answer: Any) -> list[str]:
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
 def test_all_of_a_batch_is_accepted_in_its_order(api: Client, harness: LedgerHarness, media_type: str) -> None:
-    orders = [mail(number, priority=number % 10, tags=[f"n{number}"]) for number in range(25)]
-    body = json.dumps(orders) if "x-" not in media_type else "\n".join(json.dumps(order) for order in orders) + "\n\n"
+    submissions = [mail(number, priority=number % 10, tags=[f"n{number}"]) for number in range(25)]
+    body = (
+        json.dumps(submissions)
+        if "x-" not in media_type
+        else "\n".join(json.dumps(submission) for submission in submissions) + "\n\n"
+    )
     status, answer, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
     assert status == 202, answer
     assert (answer["accepted"], answer["refused"], len(answer["jobs"])) == (25, 0, 25)
@@ -41,20 +45,20 @@ def test_all_of_a_batch_is_accepted_in_its_order(api: Client, harness: LedgerHar
     harness.assert_conserved()
 
 
-def test_one_wrong_order_and_nothing_is_accepted(api: Client, harness: LedgerHarness) -> None:
-    orders = [mail(), WRONG, mail(), {"kind": "no.such", "payload": {}}, mail(color="red"), 7]
-    status, problem, _ = api.post(PATH, orders[:5])
+def test_one_wrong_submission_and_nothing_is_accepted(api: Client, harness: LedgerHarness) -> None:
+    submissions = [mail(), WRONG, mail(), {"kind": "no.such", "payload": {}}, mail(color="red"), 7]
+    status, problem, _ = api.post(PATH, submissions[:5])
     assert (status, problem["code"]) == (422, "invalid_request")
-    assert problem["detail"].startswith("nothing was accepted: 3 of 5 orders are not as expected (1, 3, 4)")
+    assert problem["detail"].startswith("nothing was accepted: 3 of 5 submissions are not as expected (1, 3, 4)")
     assert {"1.payload.to", "3.kind", "4.color"} <= {item["field"] for item in problem["errors"]}
-    status, problem, _ = api.post(PATH, orders)
-    assert (status, problem["code"]) == (400, "not_json") and "order 5" in problem["detail"]
+    status, problem, _ = api.post(PATH, submissions)
+    assert (status, problem["code"]) == (400, "not_json") and "submission 5" in problem["detail"]
     assert harness.all("SELECT count(*) FROM jobs") == [0]
 
 
 def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, harness: LedgerHarness) -> None:
-    orders = [mail(1), WRONG, mail(2, run_at="2020-01-01T00:00:00Z"), 7, mail(3)]
-    status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
+    submissions = [mail(1), WRONG, mail(2, run_at="2020-01-01T00:00:00Z"), 7, mail(3)]
+    status, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
     assert (status, answer["accepted"], answer["refused"]) == (202, 2, 3)
     codes = [item.get("problem", {}).get("code") for item in answer["jobs"]]
     assert codes == [None, "invalid_payload", "invalid_request", "not_json", None]
@@ -69,28 +73,28 @@ def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, harnes
 
 @pytest.mark.parametrize("per_item", ["false", "true"])
 def test_a_repetition_gets_the_first_answer(api: Client, harness: LedgerHarness, per_item: str) -> None:
-    orders = [mail(1, unique={"key": "u"}), mail(2, unique={"key": "u"}), mail(3)]
+    submissions = [mail(1, unique={"key": "u"}), mail(2, unique={"key": "u"}), mail(3)]
     key = {"Idempotency-Key": "batch-1"}
-    first = api.post(f"{PATH}?per_item={per_item}", orders, headers=key)
-    again = api.post(f"{PATH}?per_item={per_item}", orders, headers=key)
+    first = api.post(f"{PATH}?per_item={per_item}", submissions, headers=key)
+    again = api.post(f"{PATH}?per_item={per_item}", submissions, headers=key)
     assert (first[0], again[0]) == (202, 202)
     assert first[1] == again[1]
     assert again[2]["Idempotent-Replayed"] == "true" and "Idempotent-Replayed" not in first[2]
     assert first[1]["jobs"][1] == {**first[1]["jobs"][0], "state": None}, "the one that holds the unique key"
     assert harness.all("SELECT count(*) FROM jobs") == [2]
     for status, problem, _ in (
-        api.post(f"{PATH}?per_item={per_item}", orders[:2], headers=key),
-        api.post(PATH, orders, headers=key) if per_item == "true" else api.post("/v1/jobs", mail(1), headers=key),
+        api.post(f"{PATH}?per_item={per_item}", submissions[:2], headers=key),
+        api.post(PATH, submissions, headers=key) if per_item == "true" else api.post("/v1/jobs", mail(1), headers=key),
     ):
         assert (status, problem["code"]) == (422, "idempotency_key_reused")
 
 
 def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, harness: LedgerHarness) -> None:
     answers: list[Any] = []
-    orders, key = [mail(n) for n in range(3)], {"Idempotency-Key": "twins"}
+    submissions, key = [mail(n) for n in range(3)], {"Idempotency-Key": "twins"}
 
     def submit() -> None:
-        answers.append(Client(app.test_client(), api.key).post(PATH, orders, headers=key))
+        answers.append(Client(app.test_client(), api.key).post(PATH, submissions, headers=key))
 
     twins = [threading.Thread(target=submit) for _ in range(2)]
     with harness.ledger.transaction() as connection:
@@ -112,11 +116,11 @@ def test_what_is_refused_binds_no_key(api: Client, harness: LedgerHarness) -> No
     status, problem, _ = api.post(PATH, [other, late], headers=key)
     assert (status, problem["errors"][0]["field"]) == (422, "1.run_at")
     assert harness.all("SELECT count(*) FROM unique_locks") == [0]
-    assert api.post(PATH, [mail()], headers=key)[0] == 202, "a new order with the key"
+    assert api.post(PATH, [mail()], headers=key)[0] == 202, "a new submission with the key"
     assert api.post(PATH, [mail(unique={"key": "u"}), other])[0] == 202
 
 
-def test_unique_orders_of_a_batch(api: Client, harness: LedgerHarness) -> None:
+def test_unique_submissions_of_a_batch(api: Client, harness: LedgerHarness) -> None:
     holder = api.submit(unique={"key": "u"})
     refuse = {"key": "u", "on_conflict": "refuse"}
     status, problem, _ = api.post(PATH, [mail(), mail(unique=refuse)])
@@ -128,19 +132,19 @@ def test_unique_orders_of_a_batch(api: Client, harness: LedgerHarness) -> None:
     assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_a_quota_counts_every_order(api: Client, harness: LedgerHarness) -> None:
+def test_a_quota_counts_every_submission(api: Client, harness: LedgerHarness) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 3, 'test')")
-    orders = [
+    submissions = [
         mail(1, unique={"key": "a"}),
         mail(2),
         mail(3),
         mail(4, unique={"key": "b"}),
         mail(5, unique={"key": "b"}),
     ]
-    status, problem, headers = api.post(PATH, orders)
+    status, problem, headers = api.post(PATH, submissions)
     assert (status, problem["code"]) == (429, "quota_exceeded") and int(headers["Retry-After"]) >= 1
     assert harness.all("SELECT count(*) FROM jobs") == [0]
-    status, answer, _ = api.post(f"{PATH}?per_item=true", orders)
+    status, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
     assert (answer["accepted"], answer["refused"]) == (3, 2), "the last one's twin has no place either"
     assert [item["problem"]["code"] for item in answer["jobs"][3:]] == ["quota_exceeded"] * 2
     assert harness.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "who was refused holds none"
@@ -155,16 +159,16 @@ def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -
     assert again[2]["Idempotent-Replayed"] == "true"
 
 
-def test_a_twin_of_an_order_without_a_place_has_none_either(api: Client, harness: LedgerHarness) -> None:
+def test_a_twin_of_a_submission_without_a_place_has_none_either(api: Client, harness: LedgerHarness) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
-    orders = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
-    _, answer, _ = api.post(f"{PATH}?per_item=true", orders)
+    submissions = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
+    _, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
     assert [item["problem"]["code"] for item in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
 
 
-def test_many_orders_whose_keys_are_held(api: Client, harness: LedgerHarness) -> None:
-    orders = [mail(n, unique={"key": f"k{n}"}) for n in range(1000)]
-    first, again = api.post(PATH, orders)[1], api.post(PATH, orders)[1]
+def test_many_submissions_whose_keys_are_held(api: Client, harness: LedgerHarness) -> None:
+    submissions = [mail(n, unique={"key": f"k{n}"}) for n in range(1000)]
+    first, again = api.post(PATH, submissions)[1], api.post(PATH, submissions)[1]
     assert ids(first) == ids(again) and again["accepted"] == 1000
     assert harness.all("SELECT count(*) FROM jobs") == [1000]
 
@@ -172,8 +176,8 @@ def test_many_orders_whose_keys_are_held(api: Client, harness: LedgerHarness) ->
 def test_a_key_that_may_not(app: Any, harness: LedgerHarness) -> None:
     small = client_of(app, harness, kinds=("email.*",), max_priority=5)
     llm = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
-    for orders, code in (([mail(), llm], "kind_not_allowed"), ([mail(priority=6)], "priority_too_high")):
-        status, problem, _ = small.post(PATH, orders)
+    for submissions, code in (([mail(), llm], "kind_not_allowed"), ([mail(priority=6)], "priority_too_high")):
+        status, problem, _ = small.post(PATH, submissions)
         assert (status, problem["code"]) == (403, code)
     _, answer, _ = small.post(f"{PATH}?per_item=true", [mail(), llm])
     assert answer["jobs"][1]["problem"]["code"] == "kind_not_allowed"

@@ -36,14 +36,14 @@ def fields(count: int) -> dict[str, int]:
     return {f"k{n}": 1 for n in range(count)}
 
 
-ORDER = {"kind": "email.send", "payload": {"to": ["ada@example.com"], "subject": "s", "text": "t"}}
+SUBMISSION = {"kind": "email.send", "payload": {"to": ["ada@example.com"], "subject": "s", "text": "t"}}
 
 
 def test_one_job_with_70_000_unknown_fields(api: Client) -> None:
     status, problem = api.call("POST", "/v1/jobs", {"kind": "email.send", "payload": fields(70_000)})[:2]
     assert (status, problem["code"], len(problem["errors"])) == (422, "invalid_payload", MAX_ERRORS)
     assert "70,002 errors in all" in problem["detail"]
-    status, problem = api.call("POST", "/v1/jobs", {**ORDER, **fields(70_000)})[:2]
+    status, problem = api.call("POST", "/v1/jobs", {**SUBMISSION, **fields(70_000)})[:2]
     assert status == 422 and 90 < len(problem["errors"]) <= MAX_ERRORS
     assert problem["detail"].endswith("and 69,995 more")
 
@@ -54,7 +54,7 @@ def test_the_required_fields_are_among_those_that_are_named(api: Client) -> None
     assert errors["payload.subject"]["got"] == "7"
 
 
-def test_a_batch_of_one_order_with_600_000_fields(api: Client) -> None:
+def test_a_batch_of_one_submission_with_600_000_fields(api: Client) -> None:
     body = [{"kind": "email.send", "payload": fields(600_000)}]
     for query in ("", "?per_item=true"):
         status, answer = api.call("POST", f"/v1/jobs/batch{query}", body)[:2]
@@ -62,7 +62,7 @@ def test_a_batch_of_one_order_with_600_000_fields(api: Client) -> None:
         assert (status, len(problem["errors"])) == (202 if query else 422, MAX_ERRORS)
 
 
-def test_a_batch_of_3_000_000_empty_orders_is_counted_before_any_is_read(api: Client) -> None:
+def test_a_batch_of_3_000_000_empty_submissions_is_counted_before_any_is_read(api: Client) -> None:
     raw = b"[" + b"{}," * 3_000_000 + b"{}]"
     tracemalloc.start()
     try:
@@ -75,14 +75,14 @@ def test_a_batch_of_3_000_000_empty_orders_is_counted_before_any_is_read(api: Cl
     assert peak < 8 * len(raw)
 
 
-def test_a_batch_of_more_orders_than_are_taken_is_refused_unread(api: Client) -> None:
+def test_a_batch_of_more_submissions_than_are_taken_is_refused_unread(api: Client) -> None:
     status, problem = api.call(
         "POST", "/v1/jobs/batch?per_item=true", data=b"[" + b"{}," * 500_000 + b"{}]", headers=JSON
     )[:2]
     assert (status, problem["detail"]) == (422, "expected 1 to 10000 job requests")
 
 
-def test_ten_thousand_wrong_orders_name_few_fields(api: Client) -> None:
+def test_ten_thousand_wrong_submissions_name_few_fields(api: Client) -> None:
     bad = {"kind": "email.send", "payload": {"nothing": 1, "of": 2, "this": 3}}
     status, answer = api.call("POST", "/v1/jobs/batch?per_item=true", [bad] * 10_000)[:2]
     assert (status, answer["refused"]) == (202, 10_000)
@@ -90,7 +90,7 @@ def test_ten_thousand_wrong_orders_name_few_fields(api: Client) -> None:
     assert min(named) == 1 and sum(named) <= 10_000 + MAX_ERRORS
     status, problem = api.call("POST", "/v1/jobs/batch", [bad] * 10_000)[:2]
     assert (status, len(problem["errors"])) == (422, MAX_ERRORS)
-    assert "of 10000 orders are not as expected" in problem["detail"]
+    assert "of 10000 submissions are not as expected" in problem["detail"]
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_errors_within_lists_and_objects_are_few_as_well(api: Client, payload: d
 
 def test_an_unknown_field_names_the_one_that_was_meant(api: Client) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        check(SubmitBody, {**ORDER, "runat": "x", "prioriti": 3})
+        check(SubmitBody, {**SUBMISSION, "runat": "x", "prioriti": 3})
     expected = {error.field: error.expected for error in refused.value.errors}
     assert expected == {
         "runat": "no such field; did you mean 'run_at'?",
         "prioriti": "no such field; did you mean 'priority'?",
     }
-    body = {"kind": "email.send", "payload": ORDER["payload"], "timezone": "Europe/Berlin", "cron": "0 9 * * *"}
+    body = {"kind": "email.send", "payload": SUBMISSION["payload"], "timezone": "Europe/Berlin", "cron": "0 9 * * *"}
     problem = api.call("PUT", "/v1/schedules/daily", body)[1]
     assert "did you mean 'time_zone'?" in str(problem["errors"])

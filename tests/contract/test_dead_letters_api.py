@@ -78,10 +78,10 @@ def test_priority_and_time_can_be_changed_until_it_runs(api: Client, harness: Le
 def test_a_unique_order_is_answered_with_the_job_that_is_there(api: Client) -> None:
     first = api.submit(unique={"key": "daily"})
     assert api.submit(unique={"key": "daily"})["id"] == first["id"]
-    order = {"kind": "email.send", "payload": {"to": ["a@example.com"], "subject": "s", "text": "t"}}
-    status, problem, _ = api.post("/v1/jobs", {**order, "unique": {"key": "daily", "on_conflict": "refuse"}})
+    submission = {"kind": "email.send", "payload": {"to": ["a@example.com"], "subject": "s", "text": "t"}}
+    status, problem, _ = api.post("/v1/jobs", {**submission, "unique": {"key": "daily", "on_conflict": "refuse"}})
     assert (status, problem["code"], problem["job_id"]) == (409, "duplicate_job", first["id"])
-    assert api.post("/v1/jobs", {**order, "unique": {"key": ""}})[0] == 422
+    assert api.post("/v1/jobs", {**submission, "unique": {"key": ""}})[0] == 422
 
 
 def explained(api: Client, job_id: object) -> list[str]:

@@ -82,7 +82,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("body", "status", "code", "fields"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_bad_orders_are_refused_and_change_nothing(
+def test_bad_submissions_are_refused_and_change_nothing(
     api: Client, harness: LedgerHarness, body, status, code, fields
 ) -> None:
     got, problem, headers = api.post("/v1/jobs", body)

@@ -59,7 +59,7 @@ def test_a_preview_keeps_nothing(api: Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "field"),
+    ("definition", "field"),
     [
         ({**EMAIL}, "body"),
         ({**EMAIL, "cron": "* * * *"}, "cron"),
@@ -74,8 +74,8 @@ def test_a_preview_keeps_nothing(api: Client) -> None:
         ),
     ],
 )
-def test_what_can_not_work_is_named(api: Client, order: Any, field: str) -> None:
-    status, problem, _ = api.call("PUT", "/v1/schedules/x", order)
+def test_what_can_not_work_is_named(api: Client, definition: Any, field: str) -> None:
+    status, problem, _ = api.call("PUT", "/v1/schedules/x", definition)
     assert status == 422, problem
     assert field in {item["field"] for item in problem["errors"]}
     assert api.get("/v1/schedules/x")[0] == 404

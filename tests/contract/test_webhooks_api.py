@@ -83,7 +83,7 @@ def test_what_is_refused_says_what_was_expected(admin: Client, body: Any, field:
         assert error["field"] == field and expected in error["expected"]
 
 
-def test_nobody_orders_deliveries_as_jobs() -> None:
+def test_nobody_submits_deliveries_as_jobs() -> None:
     """In a process of its own, as the API is one: workers know more kinds."""
     code = (
         "from jobplatform.config import settings; from jobplatform.domain.kinds import load_kinds; import api; "

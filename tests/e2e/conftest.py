@@ -38,8 +38,8 @@ class Platform:
     api: Caller
     scratch: Path
 
-    def submit(self, kind: str, payload: dict[str, Any] | None = None, **order: Any) -> str:
-        job: dict[str, Any] = self.api.call("POST", "/v1/jobs", {"kind": kind, "payload": payload or {}, **order})
+    def submit(self, kind: str, payload: dict[str, Any] | None = None, **fields: Any) -> str:
+        job: dict[str, Any] = self.api.call("POST", "/v1/jobs", {"kind": kind, "payload": payload or {}, **fields})
         return str(job["id"])
 
     def job(self, job_id: str) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Platform:
         return eventually(lambda: self.calls(path))[-1]
 
     def pids(self, name: str) -> list[int]:
-        return sorted(pid for pid, tag in marked(self.stack.place).items() if tag == name)
+        return sorted(pid for pid, tag in marked(self.stack.instance).items() if tag == name)
 
     def head(self, name: str) -> int:
         """The parent process of a name."""
@@ -121,7 +121,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "PYTHONPATH": os.pathsep.join([str(outside), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
     }
     with taken(STACK):
-        stack = new_stack(STACK, tell=lambda _: None, extra=extra, durable=False)
+        stack = new_stack(STACK, echo=lambda _: None, extra=extra, durable=False)
         try:
             stack.start_servers()
             stack.start_platform()

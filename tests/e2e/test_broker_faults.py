@@ -38,7 +38,7 @@ def in_seconds(seconds: float) -> str:
 
 def test_a_queue_that_is_deleted_and_declared_again_is_consumed_again(platform: Platform) -> None:
     head = platform.head("worker-gpu")
-    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+    with connected(rabbitmq.url(platform.stack.instance), name="test") as connection:
         connection.channel().queue_delete("gpu")
     platform.stack.run("broker", "apply")
     job = platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))
@@ -49,7 +49,7 @@ def test_a_duplicate_of_a_real_message_runs_nothing(platform: Platform) -> None:
     path = platform.file("duplicate")
     job_id = platform.submit("acme.sleep", {"path": path, "seconds": 1})
     platform.started(path)
-    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+    with connected(rabbitmq.url(platform.stack.instance), name="test") as connection:
         channel = connection.channel()
         for _ in range(20):
             headers = {"task": "acme.sleep", "id": job_id, "dispatch_no": 1}
@@ -67,11 +67,11 @@ def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platfor
     long = platform.submit("acme.sleep", {"path": path, "seconds": 6})
     platform.started(path)
     waiting = [platform.submit("acme.resize", {"width": n, "height": n}) for n in range(20)]
-    place = platform.stack.place
-    node = rabbitmq.start_rabbitmq(place)  # stops the old one first
+    instance = platform.stack.instance
+    node = rabbitmq.start_rabbitmq(instance)  # stops the old one first
     during = platform.submit("acme.resize", {"width": 8, "height": 8})
     assert platform.job(during)["state"] in ("available", "dispatched"), "accepted without a broker"
-    rabbitmq.wait_until_up(place, node)
+    rabbitmq.wait_until_up(instance, node)
     for job_id in [*waiting, during]:
         assert platform.wait(job_id)["status"] == "completed"
     assert platform.wait(long)["state"] == "succeeded"
@@ -95,8 +95,8 @@ def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platf
 def test_a_run_that_takes_too_long_for_rabbitmq_goes_on_once_and_its_worker_takes_more(platform: Platform) -> None:
     """RabbitMQ 4.3 cancels the consumer of a quorum queue whose message is not acknowledged in time, and gives the
     message away again; before, it closes the channel."""
-    place = platform.stack.place
-    with connected(rabbitmq.url(place), name="test") as connection:
+    instance = platform.stack.instance
+    with connected(rabbitmq.url(instance), name="test") as connection:
         if server_version(connection) < "4.3":
             pytest.skip("a queue's own consumer time-out came with RabbitMQ 4.3")
         platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))  # its worker consumes

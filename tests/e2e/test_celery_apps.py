@@ -290,7 +290,7 @@ def test_revoke_leaves_what_runs_and_ends_it_with_terminate(shop: Shop) -> None:
 
 def test_a_retry_frees_its_slot_and_is_no_failure_for_who_watches_events(shop: Shop) -> None:
     """One slot: the parent that reports a retry as a lost run would keep it until its next heartbeat."""
-    log = shop.platform.stack.place.logs / "worker-shop.log"
+    log = shop.platform.stack.instance.logs / "worker-shop.log"
     results = [shop.tasks.counts_down.delay(2) for _ in range(3)] + [shop.tasks.rejects.delay()]
     assert [result.get(timeout=SECONDS) for result in results[:3]] == [[0, 1]] * 3
     with pytest.raises(Exception, match="no reason"):
@@ -324,7 +324,7 @@ def test_a_worker_with_the_solo_pool_serves_a_queue_on_a_developers_machine(shop
         retried = shop.tasks.unreliable.apply_async((shop.platform.file("shop-solo"), 2), queue="legacy")
         assert retried.get(timeout=SECONDS) == 2
     finally:
-        end_named(stack.place, "worker-solo")
+        end_named(stack.instance, "worker-solo")
 
 
 def test_a_task_that_no_worker_knows_fails_as_celery_says_it(shop: Shop) -> None:

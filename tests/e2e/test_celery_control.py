@@ -25,9 +25,9 @@ def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     """What each side has made of all shapes: side → "shape …" or "children …" → outcome; "errbacks" → counts."""
     folder, stack = tmp_path_factory.mktemp("canvas"), platform.stack
     (folder / "canvas_shapes.py").write_text(Path(canvas_shapes.__file__).read_text())
-    rabbitmq.call_management(stack.place, "/api/vhosts/control", "PUT")
+    rabbitmq.call_management(stack.instance, "/api/vhosts/control", "PUT")
     everything = {"configure": ".*", "write": ".*", "read": ".*"}
-    rabbitmq.call_management(stack.place, f"/api/permissions/control/{rabbitmq.USER}", "PUT", everything)
+    rabbitmq.call_management(stack.instance, f"/api/permissions/control/{rabbitmq.USER}", "PUT", everything)
     (folder / "results").mkdir()
     programs = {}
     try:
@@ -35,15 +35,15 @@ def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             environment = stack.environment() | {
                 "CANVAS_SIDE": side,
                 "CANVAS_NOTES": str(folder / f"{side}.txt"),
-                "CANVAS_BROKER_URL": rabbitmq.url(stack.place, "control"),
+                "CANVAS_BROKER_URL": rabbitmq.url(stack.instance, "control"),
                 "CANVAS_BACKEND_URL": f"file://{folder / 'results'}",
                 "JOBPLATFORM_BROKER_URL": stack.broker_url_of("worker"),
                 "PYTHONPATH": f"{folder}:{stack.environment()['PYTHONPATH']}",
             }
             (folder / f"{side}.txt").touch()
             command: list[str | Path] = [script("celery"), "-A", "canvas_shapes", "worker", "-Q", "legacy", "-c", "4"]
-            start(stack.place, f"control-{side}", [*command, "-n", f"{side}@%h", "--loglevel", "info"], environment)
-            log = stack.place.logs / f"control-{side}.log"
+            start(stack.instance, f"control-{side}", [*command, "-n", f"{side}@%h", "--loglevel", "info"], environment)
+            log = stack.instance.logs / f"control-{side}.log"
             wait_for(f"the worker of {side}", lambda log=log: "ready." in log.read_text(errors="replace"), seconds=60)
             command = [sys.executable, "-W", "ignore", str(folder / "canvas_shapes.py")]
             programs[side] = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -56,8 +56,8 @@ def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield result
     finally:
         for side in SIDES:
-            end_named(stack.place, f"control-{side}")
-        rabbitmq.call_management(stack.place, "/api/vhosts/control", "DELETE")
+            end_named(stack.instance, f"control-{side}")
+        rabbitmq.call_management(stack.instance, "/api/vhosts/control", "DELETE")
 
 
 def comparable(seen: dict[str, dict[str, Any]], name: str) -> bool:

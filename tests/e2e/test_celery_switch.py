@@ -29,13 +29,13 @@ class Legacy:
 
     def __init__(self, platform: Platform, folder: Path) -> None:
         self.platform, stack = platform, platform.stack
-        rabbitmq.call_management(stack.place, "/api/vhosts/old", "PUT")
+        rabbitmq.call_management(stack.instance, "/api/vhosts/old", "PUT")
         everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        rabbitmq.call_management(stack.place, f"/api/permissions/old/{rabbitmq.USER}", "PUT", everything)
+        rabbitmq.call_management(stack.instance, f"/api/permissions/old/{rabbitmq.USER}", "PUT", everything)
         results = folder / "results"
         results.mkdir()
         old = {
-            "OLD_BROKER_URL": rabbitmq.url(stack.place, "old"),
+            "OLD_BROKER_URL": rabbitmq.url(stack.instance, "old"),
             "OLD_RESULT_BACKEND": f"file://{results}",
             "PYTHONPATH": f"{folder}:{stack.environment()['PYTHONPATH']}",
         }
@@ -49,7 +49,7 @@ class Legacy:
 
     def start_worker(self, name: str, queues: str, environment: dict[str, str]) -> None:
         command: list[str | Path] = [script("celery"), "-A", "legacy", "worker", "-Q", queues, "-n", f"{name}@%h"]
-        start(self.platform.stack.place, name, [*command, "-c", "1", "--without-mingle"], environment)
+        start(self.platform.stack.instance, name, [*command, "-c", "1", "--without-mingle"], environment)
 
     def call(self, task: str, environment: dict[str, str]) -> list[str]:
         """Call a task in a process of its own; returns id, result, state."""
@@ -71,8 +71,8 @@ def legacy(platform: Platform, tmp_path: Path) -> Iterator[Legacy]:
         yield result
     finally:
         for name in ("legacy-old", "legacy-new"):
-            end_named(platform.stack.place, name)
-        rabbitmq.call_management(platform.stack.place, "/api/vhosts/old", "DELETE")
+            end_named(platform.stack.instance, name)
+        rabbitmq.call_management(platform.stack.instance, "/api/vhosts/old", "DELETE")
 
 
 def test_one_queue_is_switched_the_other_stays_and_both_answer(legacy: Legacy) -> None:

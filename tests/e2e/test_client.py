@@ -93,7 +93,7 @@ def test_files_up_and_down(platform: Platform, jobs: Client, tmp_path: Path) -> 
 
 def test_over_a_connection_that_breaks_nothing_is_doubled_or_missed(platform: Platform, tmp_path: Path) -> None:
     """Answers are lost with their connections, again and again, during submissions, a feed and downloads."""
-    proxy = Proxy(platform.stack.place.ports["api"])
+    proxy = Proxy(platform.stack.instance.ports["api"])
     content = os.urandom(3_000_000)
     done = threading.Event()
 
@@ -159,7 +159,7 @@ def test_the_same_with_asyncio(platform: Platform, tmp_path: Path) -> None:
 
 def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
     """Nothing listens at first: the job is submitted once the API is up."""
-    proxy = Proxy(platform.stack.place.ports["api"])
+    proxy = Proxy(platform.stack.instance.ports["api"])
     port = proxy.port
     proxy.close()
     result: dict[str, Any] = {}
@@ -171,7 +171,7 @@ def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
     submitting = threading.Thread(target=submit)
     submitting.start()
     time.sleep(0.3)
-    again = Proxy(platform.stack.place.ports["api"], port)
+    again = Proxy(platform.stack.instance.ports["api"], port)
     submitting.join(30)
     again.close()
     assert result["job"].state == "available"

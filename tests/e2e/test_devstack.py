@@ -17,10 +17,9 @@ import psutil
 import psycopg2
 import pytest
 
-from jobplatform.devstack import instance as places
-from jobplatform.devstack import postgres, system
+from jobplatform.devstack import instance, postgres, system
 from jobplatform.devstack.compose import worker_names
-from jobplatform.devstack.instance import CHECKOUT, NAME_VARIABLE, open_place
+from jobplatform.devstack.instance import CHECKOUT, NAME_VARIABLE, open_instance
 from jobplatform.devstack.processes import MARK, marked, script
 from jobplatform.errors import ConfigurationError
 
@@ -33,7 +32,7 @@ def clean_stack() -> Iterator[None]:
     run("down", "--delete-data")
     yield
     run("down", "--delete-data")
-    assert not places.stack_folder(NAME).exists()
+    assert not instance.stack_folder(NAME).exists()
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -82,7 +81,7 @@ def machine() -> dict[str, object]:
 
 def _is_of_others(process: psutil.Process) -> bool:
     """Whether it belongs to tests that play beside these: their stack, or what they start."""
-    if process.environ().get(MARK) not in (None, str(places.stack_folder(NAME))):
+    if process.environ().get(MARK) not in (None, str(instance.stack_folder(NAME))):
         return True
     above = [process, *process.parents()]
     return any(item.pid != os.getpid() and "pytest" in " ".join(item.cmdline()[:4]) for item in above)
@@ -129,7 +128,7 @@ def interrupted_demo(number: signal.Signals) -> None:
 def test_the_demo_shows_the_main_job_and_leaves_nothing_also_after_one_that_was_killed() -> None:
     before, segments = machine(), shared_memory()
     interrupted_demo(signal.SIGKILL)
-    left = open_place(NAME)
+    left = open_instance(NAME)
     assert marked(left), "a killed command could clean up nothing"
     with closing(psycopg2.connect(postgres.url(left).replace("+psycopg2", ""))) as connection, connection:
         # the checkout may have moved to another version since
@@ -139,13 +138,13 @@ def test_the_demo_shows_the_main_job_and_leaves_nothing_also_after_one_that_was_
     for words in ("Hello Ada", "report.csv", "h264", "mpeg4", "640 × 360", "tokens", "email.send", "make up"):
         assert words in done.stdout, words
     assert machine() == before and shared_memory() <= segments
-    assert not places.stack_folder(NAME).exists() and not marked(open_place(NAME))
+    assert not instance.stack_folder(NAME).exists() and not marked(open_instance(NAME))
 
 
 def test_an_interrupted_demo_cleans_up_by_itself() -> None:
     before = machine()
     interrupted_demo(signal.SIGINT)
-    assert not marked(open_place(NAME))
+    assert not marked(open_instance(NAME))
     assert machine()["listening"] == before["listening"]
 
 
@@ -177,18 +176,18 @@ def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None
     finally:
         stopped = run("down")
     assert stopped.returncode == 0
-    assert not env_file.exists() and not marked(open_place(NAME))
+    assert not env_file.exists() and not marked(open_instance(NAME))
     assert "down" in run("status").stdout
 
 
 def test_two_checkouts_never_share_a_stack(monkeypatch: pytest.MonkeyPatch) -> None:
-    item = places.stack_folder("dev")
-    monkeypatch.setattr(places, "CHECKOUT", Path("/somewhere/else"))
-    assert places.stack_folder("dev") != item
+    item = instance.stack_folder("dev")
+    monkeypatch.setattr(instance, "CHECKOUT", Path("/somewhere/else"))
+    assert instance.stack_folder("dev") != item
 
 
 def test_one_stack_is_worked_on_by_one_command() -> None:
-    with places.taken(NAME), pytest.raises(ConfigurationError, match="another command"), places.taken(NAME):
+    with instance.taken(NAME), pytest.raises(ConfigurationError, match="another command"), instance.taken(NAME):
         pass
 
 

@@ -33,16 +33,16 @@ def limit(platform: Platform, name: str, *values: str) -> None:
 
 def test_a_limit_holds_for_what_has_its_key_and_for_nothing_else(platform: Platform) -> None:
     limit(platform, "region:north", "--max-concurrent", "1")
-    orders = {region: [] for region in ("north", "south")}
+    submitted = {region: [] for region in ("north", "south")}
     for _ in range(6):
-        for region, ids in orders.items():
+        for region, ids in submitted.items():
             ids.append(platform.submit("acme.call", {"path": platform.file(region), "region": region, "seconds": 0.1}))
     (listed,) = orjson.loads(platform.stack.run("limits", "list", "--json"))["limits"]
     assert listed["name"] == "region:north"
-    jobs = {region: [platform.wait(job_id) for job_id in ids] for region, ids in orders.items()}
+    jobs = {region: [platform.wait(job_id) for job_id in ids] for region, ids in submitted.items()}
     assert {job["state"] for some in jobs.values() for job in some} == {"succeeded"}
-    assert platform.sql(MOST_OUT, ids=orders["north"]) == [1]
-    assert platform.sql(MOST_OUT, ids=orders["south"])[0] > 1
+    assert platform.sql(MOST_OUT, ids=submitted["north"]) == [1]
+    assert platform.sql(MOST_OUT, ids=submitted["south"])[0] > 1
     last = max(datetime.fromisoformat(job["completed_at"]) for job in jobs["south"])
     assert last < max(datetime.fromisoformat(job["completed_at"]) for job in jobs["north"]), "nobody waited for north"
 
@@ -72,10 +72,10 @@ def test_one_job_takes_units_for_each_of_its_calls(platform: Platform) -> None:
 
 
 def test_what_the_other_side_asks_for_holds_for_everybody_and_is_no_attempt(platform: Platform) -> None:
-    order = {"path": platform.file("busy"), "region": "far", "seconds": 1.0}
-    first = platform.submit("acme.busy", order)
+    payload = {"path": platform.file("busy"), "region": "far", "seconds": 1.0}
+    first = platform.submit("acme.busy", payload)
     platform.wait_state(first, "scheduled")
-    second = platform.submit("acme.call", {**order, "path": platform.file("other"), "seconds": 0})
+    second = platform.submit("acme.call", {**payload, "path": platform.file("other"), "seconds": 0})
     eventually(
         lambda: (
             "key_held"

@@ -42,14 +42,14 @@ def test_an_email_with_template_html_and_attachment_arrives(platform: Platform) 
 
 
 def test_a_refused_mail_is_dead_at_once_and_a_busy_server_is_tried_again(platform: Platform) -> None:
-    order = {"subject": "x", "text": "x"}
-    refused = platform.wait(platform.submit("email.send", {"to": ["bounce@example.com"], **order}))
+    payload = {"subject": "x", "text": "x"}
+    refused = platform.wait(platform.submit("email.send", {"to": ["bounce@example.com"], **payload}))
     assert (refused["state"], refused["error"]["code"], refused["error"]["retryable"]) == (
         "dead",
         "smtp_refused",
         False,
     )
-    busy = platform.submit("email.send", {"to": ["busy@example.com"], **order})
+    busy = platform.submit("email.send", {"to": ["busy@example.com"], **payload})
     job = platform.wait_state(busy, "scheduled")
     assert (job["status"], job["error"]["code"], job["attempt"]) == ("processing", "smtp_temporary_failure", 1)
     platform.api.call("POST", f"/v1/jobs/{busy}/cancel")
@@ -61,10 +61,10 @@ def test_a_missing_template_is_dead_with_its_reason(platform: Platform) -> None:
 
 
 def test_a_video_is_transcoded_with_progress_from_path_and_from_upload(platform: Platform) -> None:
-    clip = make_clip(platform.stack.place.folder / "media" / "clip.mkv", 3)
+    clip = make_clip(platform.stack.instance.folder / "media" / "clip.mkv", 3)
     upload = platform.api.call("POST", "/v1/uploads?filename=clip.mkv", raw=clip.read_bytes())
-    orders = [{"path": "clip.mkv"}, {"path": str(clip)}, {"artifact": upload["id"]}]
-    for source, preset in zip(orders, ("h264-360p", "vp9-480p", "mp3"), strict=True):
+    submitted = [{"path": "clip.mkv"}, {"path": str(clip)}, {"artifact": upload["id"]}]
+    for source, preset in zip(submitted, ("h264-360p", "vp9-480p", "mp3"), strict=True):
         job = platform.wait(platform.submit("video.transcode", {"source": source, "preset": preset}))
         assert job["status"] == "completed", job
         before, after = job["result"]["before"], job["result"]["after"]
@@ -96,7 +96,7 @@ def test_what_is_no_video_is_dead_with_ffprobes_words(platform: Platform) -> Non
 def test_a_cancelled_video_stops_its_ffmpeg(platform: Platform) -> None:
     import psutil
 
-    make_clip(platform.stack.place.folder / "media" / "long.mkv", 60)
+    make_clip(platform.stack.instance.folder / "media" / "long.mkv", 60)
     job_id = platform.submit("video.transcode", {"source": {"path": "long.mkv"}, "preset": "vp9-480p"})
     platform.wait_state(job_id, "running")
     platform.api.call("POST", f"/v1/jobs/{job_id}/cancel")
@@ -108,8 +108,8 @@ def test_a_cancelled_video_stops_its_ffmpeg(platform: Platform) -> None:
 
 
 def test_a_prompt_is_answered_with_token_usage(platform: Platform) -> None:
-    order = {"messages": [{"role": "user", "content": "two words"}], "max_tokens": 7, "temperature": 0.5}
-    job = platform.wait(platform.submit("llm.chat", order))
+    payload = {"messages": [{"role": "user", "content": "two words"}], "max_tokens": 7, "temperature": 0.5}
+    job = platform.wait(platform.submit("llm.chat", payload))
     assert job["status"] == "completed", job
     result = job["result"]
     assert "not a language model" not in result["content"] and result["content"].startswith("I am the local demo")
@@ -148,7 +148,7 @@ def test_celery_and_flower_tell_what_the_ledger_tells(platform: Platform) -> Non
     from tests.support.waiting import eventually
 
     def flower() -> bool:
-        login = base64.b64encode(f"flower:{platform.stack.place.secret}".encode()).decode()
+        login = base64.b64encode(f"flower:{platform.stack.instance.secret}".encode()).decode()
         request = Request(platform.stack.local_url("flower", f"/flower/task/{job['id']}"))
         request.add_header("Authorization", f"Basic {login}")
         with urlopen(request, timeout=10) as answer:
@@ -166,7 +166,7 @@ def test_two_hundred_waits_starve_nobody_and_all_end_with_their_job(platform: Pl
     sent = asyncio.Semaphore(0)
 
     async def wait_once() -> bytes:
-        reader, writer = await asyncio.open_connection("127.0.0.1", platform.stack.place.ports["api"])
+        reader, writer = await asyncio.open_connection("127.0.0.1", platform.stack.instance.ports["api"])
         writer.write(request.encode())
         await writer.drain()
         sent.release()

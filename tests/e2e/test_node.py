@@ -42,26 +42,26 @@ def play(program: str, *arguments: str, stdin: Any = None, **variables: str) -> 
 
 @pytest.fixture
 def producer(platform: Platform) -> Iterator[str]:
-    """The AMQP URL of a user with the name of a tenant, who may publish orders and nothing else."""
-    place = platform.stack.place
+    """The AMQP URL of a user with the name of a tenant, who may publish submissions and nothing else."""
+    instance = platform.stack.instance
     vhost = urlsplit(platform.stack.broker_url).path.lstrip("/")
-    rabbitmq.call_management(place, "/api/users/default", "PUT", {"password": "x", "tags": ""})
+    rabbitmq.call_management(instance, "/api/users/default", "PUT", {"password": "x", "tags": ""})
     rights = {"configure": "^$", "write": r"^jobs\.submit$", "read": "^$"}
-    rabbitmq.call_management(place, f"/api/permissions/{quote(vhost, safe='')}/default", "PUT", rights)
-    yield f"amqp://default:x@127.0.0.1:{place.ports['amqp']}/{quote(vhost, safe='')}"
-    rabbitmq.call_management(place, "/api/users/default", "DELETE")
+    rabbitmq.call_management(instance, f"/api/permissions/{quote(vhost, safe='')}/default", "PUT", rights)
+    yield f"amqp://default:x@127.0.0.1:{instance.ports['amqp']}/{quote(vhost, safe='')}"
+    rabbitmq.call_management(instance, "/api/users/default", "DELETE")
 
 
-def order(order: Any = RESIZE, **properties: Any) -> dict[str, Any]:
-    return {"properties": {"userId": "default", "messageId": str(uuid.uuid4()), **properties}, "order": order}
+def submission(submission: Any = RESIZE, **properties: Any) -> dict[str, Any]:
+    return {"properties": {"userId": "default", "messageId": str(uuid.uuid4()), **properties}, "submission": submission}
 
 
-def test_orders_over_amqp(platform: Platform, producer: str) -> None:
-    good, twice = order(), order(priority=9)
-    unfit = order({**RESIZE, "payload": {"width": "x"}})
-    unknown, no_json = order({"kind": "acme.resise", "payload": {}}), order("{")
-    orders = [good, twice, unfit, unknown, no_json]
-    answers = play("over_amqp.mjs", stdin=orders, AMQP_URL=producer)
+def test_submissions_over_amqp(platform: Platform, producer: str) -> None:
+    good, twice = submission(), submission(priority=9)
+    unfit = submission({**RESIZE, "payload": {"width": "x"}})
+    unknown, no_json = submission({"kind": "acme.resise", "payload": {}}), submission("{")
+    submissions = [good, twice, unfit, unknown, no_json]
+    answers = play("over_amqp.mjs", stdin=submissions, AMQP_URL=producer)
     of = {name: answers[item["properties"]["messageId"]] for name, item in (
         ("good", good), ("twice", twice), ("unfit", unfit), ("unknown", unknown), ("no_json", no_json))}  # fmt: skip
     assert of["good"]["accepted"] and of["good"]["state"] == "available"
@@ -69,7 +69,7 @@ def test_orders_over_amqp(platform: Platform, producer: str) -> None:
     events = platform.api.call("GET", f"/v1/jobs/{of['good']['id']}/events")["events"]
     assert events[0]["data"] == {"by": "amqp default"}
     again = play("over_amqp.mjs", stdin=[twice], AMQP_URL=producer)
-    assert again[twice["properties"]["messageId"]]["id"] == of["twice"]["id"], "one message_id, one order"
+    assert again[twice["properties"]["messageId"]]["id"] == of["twice"]["id"], "one message_id, one submission"
     assert [of[name]["code"] for name in ("unfit", "unknown", "no_json")] == [
         "invalid_payload",
         "unknown_kind",
@@ -82,32 +82,32 @@ def test_orders_over_amqp(platform: Platform, producer: str) -> None:
 
 
 def test_who_says_nothing_of_himself_is_refused(platform: Platform, producer: str) -> None:
-    nobody = order(userId=None)
-    nameless = order(messageId=None, correlationId="nameless")
+    nobody = submission(userId=None)
+    nameless = submission(messageId=None, correlationId="nameless")
     answers = play("over_amqp.mjs", stdin=[nobody, nameless], AMQP_URL=producer)
     assert {answer["code"] for answer in answers.values()} == {"unnamed_submission"}
     with pytest.raises(AssertionError, match="user_id property set to 'payments' but authenticated user was 'default'"):
-        play("over_amqp.mjs", stdin=[order(userId="payments")], AMQP_URL=producer)
+        play("over_amqp.mjs", stdin=[submission(userId="payments")], AMQP_URL=producer)
 
 
 def test_a_user_without_a_tenant_is_refused(platform: Platform) -> None:
-    place = platform.stack.place
+    instance = platform.stack.instance
     url = platform.stack.broker_url
     name = urlsplit(url).username or ""
-    answers = play("over_amqp.mjs", stdin=[order(userId=name)], AMQP_URL=url)
-    assert [answer["code"] for answer in answers.values()] == ["tenant_unknown"], place
+    answers = play("over_amqp.mjs", stdin=[submission(userId=name)], AMQP_URL=url)
+    assert [answer["code"] for answer in answers.values()] == ["tenant_unknown"], instance
 
 
 def test_an_answer_does_not_go_into_the_queues_of_jobs(platform: Platform, producer: str) -> None:
     before = platform.sql("SELECT count(*) FROM dead_messages WHERE queue = 'email'")
-    lost, told = order(replyTo="email"), order()
+    lost, told = submission(replyTo="email"), submission()
     play_without_answer = [lost, told]
     answers = play("over_amqp.mjs", stdin=[told], AMQP_URL=producer)
     assert len(answers) == 1
     program = (
         "import amqp from 'amqplib'; const c = await amqp.connect(process.env.AMQP_URL); "
         "const h = await c.createConfirmChannel(); const [o] = JSON.parse(process.argv[1]); "
-        "h.publish('jobs.submit', '', Buffer.from(JSON.stringify(o.order)), o.properties); "
+        "h.publish('jobs.submit', '', Buffer.from(JSON.stringify(o.submission)), o.properties); "
         "await h.waitForConfirms(); await c.close()"
     )
     done = subprocess.run(

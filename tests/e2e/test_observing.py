@@ -17,8 +17,8 @@ from tests.support.waiting import eventually
 @pytest.fixture(scope="module")
 def done(platform: Platform) -> str:
     """A job that has gone through every process."""
-    order = {"to": ["ada@example.com"], "subject": "metrics", "text": "hello"}
-    job = platform.wait(platform.submit("email.send", order))
+    payload = {"to": ["ada@example.com"], "subject": "metrics", "text": "hello"}
+    job = platform.wait(platform.submit("email.send", payload))
     assert job["status"] == "completed"
     return str(job["id"])
 
@@ -76,7 +76,7 @@ def test_workers_tell_of_their_runs_children_included(platform: Platform, done: 
 def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:
     lines = [
         orjson.loads(line)
-        for line in (platform.stack.place.logs / "worker-email.log").read_bytes().splitlines()
+        for line in (platform.stack.instance.logs / "worker-email.log").read_bytes().splitlines()
         if line.startswith(b"{") and done.encode() in line
     ]
     assert [line["event"] for line in lines if line["level"] == "info"] == ["run_settled"], "one line per run"
@@ -85,7 +85,7 @@ def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:
 
 def test_every_line_of_every_process_is_in_the_logs_form(platform: Platform, done: str) -> None:
     """Celery's, granian's and Flower's own lines too."""
-    logs = [log for log in platform.stack.place.logs.glob("*.log") if log.stem in services()]
+    logs = [log for log in platform.stack.instance.logs.glob("*.log") if log.stem in services()]
     assert {"api", "dispatcher", "flower", "worker-email"} <= {log.stem for log in logs}
     other = [f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines() if not is_in_form(line)]
     assert not other, "\n".join(other)
@@ -103,12 +103,12 @@ def test_no_secret_is_in_any_log_or_command_line(platform: Platform, done: str) 
 
     from jobplatform.devstack.processes import marked
 
-    place = platform.stack.place
-    secrets = {place.secret, platform.api._key}
-    for log in place.logs.glob("*.log"):
+    instance = platform.stack.instance
+    secrets = {instance.secret, platform.api._key}
+    for log in instance.logs.glob("*.log"):
         content = log.read_text(errors="replace")
         assert not [1 for secret in secrets if secret in content], log.name
-    for pid, name in marked(place).items():
+    for pid, name in marked(instance).items():
         line = " ".join(psutil.Process(pid).cmdline())
         assert not [1 for secret in secrets if secret in line], name
 
@@ -124,7 +124,7 @@ def test_flower_wants_its_login(platform: Platform) -> None:
 def test_every_process_has_the_rights_of_its_role_and_no_more(platform: Platform) -> None:
     users = {
         connection["client_properties"].get("connection_name", "worker"): connection["user"]
-        for connection in rabbitmq.call_management(platform.stack.place, "/api/connections")
+        for connection in rabbitmq.call_management(platform.stack.instance, "/api/connections")
     }
     assert users["jobplatform dispatcher"] == "dispatcher"
     assert set(users.values()) <= {"dispatcher", "worker", "monitor"}

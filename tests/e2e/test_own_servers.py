@@ -19,16 +19,16 @@ from tests.support.waiting import eventually
 
 
 def test_servers_that_are_named_are_used(platform: Platform) -> None:
-    place = platform.stack.place
+    instance = platform.stack.instance
     name = f"foreign_{uuid.uuid4().hex[:8]}"
     ledger = platform.stack.open_ledger()
     with ledger.statement() as connection:
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    rabbitmq.call_management(place, f"/api/vhosts/{name}", "PUT", {})
+    rabbitmq.call_management(instance, f"/api/vhosts/{name}", "PUT", {})
     rights = {"configure": ".*", "write": ".*", "read": ".*"}
-    rabbitmq.call_management(place, f"/api/permissions/{name}/{rabbitmq.USER}", "PUT", rights)
+    rabbitmq.call_management(instance, f"/api/permissions/{name}/{rabbitmq.USER}", "PUT", rights)
     plain = platform.stack.database_url.replace("+psycopg2", "").rsplit("/", 1)[0] + f"/{name}"
-    servers = {"JOBPLATFORM_DATABASE_URL": plain, "JOBPLATFORM_BROKER_URL": rabbitmq.url(place, name)}
+    servers = {"JOBPLATFORM_DATABASE_URL": plain, "JOBPLATFORM_BROKER_URL": rabbitmq.url(instance, name)}
     done = run("demo", **servers, **{NAME_VARIABLE: "test-named"})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting RabbitMQ" not in done.stdout and "starting Postgres" not in done.stdout
@@ -40,7 +40,7 @@ def test_servers_that_are_named_are_used(platform: Platform) -> None:
     with ledger.statement() as connection:
         connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
     ledger.close()
-    rabbitmq.call_management(place, f"/api/vhosts/{name}", "DELETE")
+    rabbitmq.call_management(instance, f"/api/vhosts/{name}", "DELETE")
 
 
 def test_gunicorn_serves_the_same_application(platform: Platform) -> None:

@@ -82,7 +82,7 @@ def stack(built: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> I
         "worker-email": install(tmp_path_factory.mktemp("worker"), f"{sdist}[worker]"),
     }
     with taken(NAME):
-        stack = new_stack(NAME, tell=lambda _: None, durable=False)
+        stack = new_stack(NAME, echo=lambda _: None, durable=False)
         try:
             stack.start_servers()
             stack.start_mail()

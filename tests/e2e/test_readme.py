@@ -91,7 +91,7 @@ def test_the_page_on_webhooks_makes_one_and_reads_what_it_gets(platform: Platfor
     assert handled == [("job.dead", {})]
 
 
-def test_the_page_on_transactions_orders_in_one(platform: Platform) -> None:
+def test_the_page_on_transactions_submits_in_one(platform: Platform) -> None:
     """By a login that may do nothing but that."""
     page = (ROOT / "docs/howto/own-transaction.md").read_text()
     (grant,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)

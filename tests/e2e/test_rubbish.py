@@ -48,7 +48,7 @@ def forged(platform: Platform) -> Iterator[Forged]:
     numbers = eventually(
         lambda: result if len(result := dict(map(tuple, platform.sql(out, q=QUEUE)))) == len(ALL) else None
     )
-    with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+    with connected(rabbitmq.url(platform.stack.instance), name="test") as connection:
         channel = connection.channel()
         assert channel.queue_purge(QUEUE) >= len(ALL)
         for name, shape in ALL.items():
@@ -59,7 +59,7 @@ def forged(platform: Platform) -> Iterator[Forged]:
     eventually(lambda: platform.head(WORKER), 30, "the worker")
     heads[WORKER] = platform.head(WORKER)
     yield Forged(jobs, heads, before)
-    end_named(platform.stack.place, WORKER)
+    end_named(platform.stack.instance, WORKER)
 
 
 @pytest.mark.parametrize("name", list(ALL))

@@ -34,7 +34,7 @@ def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
         "1",
         "--pidfile=",
     ]
-    more += [start(platform.stack.place, f"beat-{n}", beat, platform.stack.environment()) for n in range(2)]
+    more += [start(platform.stack.instance, f"beat-{n}", beat, platform.stack.environment()) for n in range(2)]
     try:
         platform.api.call("PUT", "/v1/schedules/tick", every_second)
         eventually(lambda: len(fires(platform, "tick")) >= 6)

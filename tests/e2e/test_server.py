@@ -17,7 +17,7 @@ from tests.support.waiting import eventually
 
 def raw(platform: Platform, head: str, body: bytes, *, close: bool = True) -> tuple[int, dict]:
     """Send bytes as they are; returns the status and the JSON."""
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
+    with socket.create_connection(("127.0.0.1", platform.stack.instance.ports["api"]), timeout=20) as item:
         key = platform.api._key
         item.sendall(f"{head}\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n\r\n".encode() + body)
         if close:
@@ -49,7 +49,7 @@ def test_a_key_that_is_not_ascii_is_refused_not_ignored(platform: Platform) -> N
 
 
 def test_an_upload_without_a_valid_key_is_refused_before_it_is_read(platform: Platform) -> None:
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
+    with socket.create_connection(("127.0.0.1", platform.stack.instance.ports["api"]), timeout=20) as item:
         item.sendall(
             b"POST /v1/uploads HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer jp_no\r\nContent-Length: 1000000000\r\n\r\n"
         )
@@ -63,7 +63,7 @@ def test_bodies_without_a_key_are_refused_by_their_headers_and_the_connection_en
     head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"
     connections = []
     for _ in range(20):
-        item = socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20)
+        item = socket.create_connection(("127.0.0.1", platform.stack.instance.ports["api"]), timeout=20)
         item.sendall(head.encode())
         connections.append(item)
     for connection in connections:  # they stall: nothing of the body is needed for the answer
@@ -82,7 +82,7 @@ def test_a_body_that_stalls_is_given_up_after_a_while(platform: Platform) -> Non
 
 
 def test_health_is_told_while_every_request_thread_is_busy(platform: Platform) -> None:
-    port = platform.stack.place.ports["api"]
+    port = platform.stack.instance.ports["api"]
     body = b"[" + b"{}," * 500_000 + b"{}]"
     head = f"POST /v1/jobs/batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     busy = []
@@ -107,7 +107,7 @@ def test_a_large_file_goes_up_in_chunks_and_comes_down_by_the_server(platform: P
     target = platform.scratch / "down.bin"
     platform.api.download(kept["url"], target)
     assert target.read_bytes() == content
-    with socket.create_connection(("127.0.0.1", platform.stack.place.ports["api"]), timeout=20) as item:
+    with socket.create_connection(("127.0.0.1", platform.stack.instance.ports["api"]), timeout=20) as item:
         request = f"GET {kept['url']} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {platform.api._key}\r\n"
         item.sendall(f"{request}Range: bytes=2999990-\r\nConnection: close\r\n\r\n".encode())
         answer = b""

@@ -69,11 +69,11 @@ def test_a_feed_tells_everything_once_however_often_it_is_cut(platform: Platform
     page = platform.api.call("GET", f"{path}&after=now")
     ended: list[Sent] = []
     last = page["next"]
-    orders: list[str] = []
+    submitted: list[str] = []
 
     def submit() -> None:
         for _ in range(40):
-            orders.append(platform.submit("acme.resize", {"width": 1, "height": 1}))
+            submitted.append(platform.submit("acme.resize", {"width": 1, "height": 1}))
 
     submitting = threading.Thread(target=submit)
     submitting.start()
@@ -86,7 +86,7 @@ def test_a_feed_tells_everything_once_however_often_it_is_cut(platform: Platform
                     break
     submitting.join()
     assert [item.name for item in ended] == ["succeeded"] * 40
-    assert sorted(item.data["job_id"] for item in ended) == sorted(orders)
+    assert sorted(item.data["job_id"] for item in ended) == sorted(submitted)
     read = platform.api.call("GET", f"{path}&after={page['next']}")
     assert [item["id"] for item in read["events"]] == [item.id for item in ended], (
         "the same as pages, in the same order"

@@ -19,7 +19,7 @@ def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> N
 
 def test_a_permanent_error_is_a_dead_letter_seen_in_rabbitmq_too(platform: Platform) -> None:
     def copies() -> int:
-        with connected(rabbitmq.url(platform.stack.place), name="test") as connection:
+        with connected(rabbitmq.url(platform.stack.instance), name="test") as connection:
             return int(connection.channel().queue_declare("jobs.dead.copies", passive=True).message_count)
 
     before = copies()

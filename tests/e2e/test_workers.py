@@ -31,7 +31,7 @@ def start(platform: Platform) -> Iterator[Start]:
 
     yield begin
     for name in names:
-        end_named(platform.stack.place, name)
+        end_named(platform.stack.instance, name)
 
 
 def is_gone(pid: int) -> bool:
@@ -95,7 +95,7 @@ def test_what_waits_in_a_thread_pool_runs_once_also_when_the_connection_is_lost_
     behind = platform.submit("acme.stuck", {"path": second, "seconds": 4})
     waits = "SELECT count(*)::int FROM workers WHERE CAST(:i AS uuid) = ANY (waiting)"
     eventually(lambda: platform.sql(waits, i=behind) == [1], 20, "its message is with the worker")
-    rabbitmq.control(platform.stack.place, "close_all_connections", "-p", "jobplatform", "a test")
+    rabbitmq.control(platform.stack.instance, "close_all_connections", "-p", "jobplatform", "a test")
     for job_id, path in ((front, first), (behind, second)):
         assert platform.wait(job_id)["state"] == "succeeded"
         assert (platform.outcomes(job_id), len(platform.calls(path))) == (["succeeded"], 1)

@@ -10,8 +10,8 @@ from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
 
-def submit(platform: Platform, **order: Any) -> tuple[str, dict[str, str]]:
-    accepted = platform.api.call("POST", "/v1/workflows", order)
+def submit(platform: Platform, **fields: Any) -> tuple[str, dict[str, str]]:
+    accepted = platform.api.call("POST", "/v1/workflows", fields)
     return accepted["id"], accepted["steps"]
 
 

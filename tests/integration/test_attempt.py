@@ -31,12 +31,12 @@ def here(harness: LedgerHarness, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(attempt, "settings", lambda: config)
 
 
-def run(harness: LedgerHarness, handler: Any, model: type[BaseModel] = Anything, **order: Any) -> tuple[Any, Any]:
+def run(harness: LedgerHarness, handler: Any, model: type[BaseModel] = Anything, **fields: Any) -> tuple[Any, Any]:
     """Run a job with a handler; returns (how it ended for Celery, its row)."""
     names = ("soft_limit_seconds", "retry_timeouts", "retry_codes", "max_age_seconds")
-    limits = {name: order.pop(name) for name in names if name in order}
+    limits = {name: fields.pop(name) for name in names if name in fields}
     kind = Kind("test.echo", "email", model, handler, retry=Fixed(5), max_attempts=3, **limits)
-    job_id = harness.submit(**order)
+    job_id = harness.submit(**fields)
     harness.dispatch(job_id)
     ended = attempt.run_attempt(delivery(harness, job_id), kind)
     return ended, harness.row(job_id)

@@ -9,7 +9,7 @@ import pytest
 
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres
-from jobplatform.devstack.instance import Place, taken
+from jobplatform.devstack.instance import Instance, taken
 from jobplatform.devstack.stack import new_stack
 from jobplatform.doctor.ledger_checks import check_ledger
 from jobplatform.domain.feeds import FeedPosition as Cursor
@@ -25,23 +25,23 @@ NAME = f"{STACK}-restored"
 
 
 @pytest.fixture
-def other() -> Iterator[Place]:
+def other() -> Iterator[Instance]:
     """A second Postgres, new and empty."""
     with taken(NAME):
-        stack = new_stack(NAME, tell=lambda _: None, durable=False)
+        stack = new_stack(NAME, echo=lambda _: None, durable=False)
         try:
-            postgres.start_postgres(stack.place, durable=False)
-            postgres.create_database(stack.place)
-            yield stack.place
+            postgres.start_postgres(stack.instance, durable=False)
+            postgres.create_database(stack.instance)
+            yield stack.instance
         finally:
-            postgres.stop_postgres(stack.place)
+            postgres.stop_postgres(stack.instance)
             stack.forget()
 
 
-def call(place: Place, program: str, *arguments: str) -> None:
+def call(instance: Instance, program: str, *arguments: str) -> None:
     """Run one of Postgres' programs, as the page says."""
     done = subprocess.run(
-        [str(postgres.find_binaries(place) / program), *arguments], capture_output=True, text=True, timeout=120
+        [str(postgres.find_binaries(instance) / program), *arguments], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
 
@@ -52,7 +52,7 @@ def jobs_behind(ledger: Ledger, harness: LedgerHarness, cursor: Cursor, event: s
 
 
 def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
-    harness: LedgerHarness, place: Place, other: Place, tmp_path
+    harness: LedgerHarness, instance: Instance, other: Instance, tmp_path
 ) -> None:
     waiting, (running, lease_id), done = harness.submit(priority=7), harness.running(), harness.running()
     harness.settle(*done)
@@ -66,7 +66,7 @@ def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
     cursor = now_in(harness.ledger, harness.tenant_id)
 
     dump = str(tmp_path / "ledger.dump")
-    call(place, "pg_dump", "--format=custom", f"--file={dump}", harness.url.replace("+psycopg2", ""))
+    call(instance, "pg_dump", "--format=custom", f"--file={dump}", harness.url.replace("+psycopg2", ""))
     url = postgres.url(other)
     roles = ("jobplatform_submit", "jobplatform_reporting", "jobplatform_worker")
     commands = [part for role in roles for part in ("-c", f"CREATE ROLE {role} NOLOGIN")]

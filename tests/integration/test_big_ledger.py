@@ -35,8 +35,8 @@ def big(harness: LedgerHarness) -> LedgerHarness:
     with harness.ledger.transaction() as connection:
         caller = ApiKey(keys.create_key(connection, harness.tenant_id, "test"))
     for _ in range(BACKLOG // 1000):
-        orders = [(caller, check_submission(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
-        submit_checked(harness.ledger, None, orders)
+        submissions = [(caller, check_submission(registry(), SubmitJob("test.echo", {}))) for _ in range(1000)]
+        submit_checked(harness.ledger, None, submissions)
     harness.do("VACUUM (ANALYZE) jobs")
     return harness
 

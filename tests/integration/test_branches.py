@@ -15,15 +15,15 @@ from jobplatform.usecases.replay_job import replay_job
 from jobplatform.usecases.replay_workflow import replay_workflow
 from tests.support.flows import (
     available,
+    errback_job,
     failing,
     job_of,
-    look,
-    order,
     play,
     replacement_of,
     run_one,
     state_of,
     steps_of,
+    stop_due,
     submit,
 )
 from tests.support.ledger_harness import LedgerHarness
@@ -129,7 +129,7 @@ def test_the_workflow_fails_although_the_last_to_end_has_succeeded_and_a_cancel_
     with harness.ledger.transaction() as connection:
         workflows.cancel_workflow(connection, harness.tenant_id, workflow, "enough", "test")
     run_one(harness, job_of(harness, workflow, "b"), "test.echo")
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "cancelled"
     whole(harness)
 
@@ -151,9 +151,9 @@ def test_a_cancelled_workflow_with_a_failed_branch_has_not_succeeded(harness: Le
     harness.claim(second, lease_id)
     with harness.ledger.transaction() as connection:
         workflows.cancel_workflow(connection, harness.tenant_id, workflow, "enough", "test")
-    look(harness)
+    stop_due(harness)
     harness.settle(second, lease_id)
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "cancelled"
 
 
@@ -196,7 +196,7 @@ def test_thousands_are_called_off_and_replayed_at_once(harness: LedgerHarness) -
 
 @pytest.mark.parametrize("state", ["dead", "cancelled"])
 def test_a_failure_makes_the_jobs_that_were_ordered_for_it(harness: LedgerHarness, state: str) -> None:
-    workflow, ids = write_steps(harness, [{"errbacks": [order(headers={"x": 1})]}, {"errbacks": [order()]}])
+    workflow, ids = write_steps(harness, [{"errbacks": [errback_job(headers={"x": 1})]}, {"errbacks": [errback_job()]}])
     if state == "dead":
         run_one(harness, ids[0], "test.echo", failing("0"))
     else:
@@ -211,7 +211,7 @@ def test_a_failure_makes_the_jobs_that_were_ordered_for_it(harness: LedgerHarnes
 
 def test_the_body_of_a_chord_has_its_errbacks_called_when_its_header_fails(harness: LedgerHarness) -> None:
     first, last = new_id(), new_id()
-    rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [order()]}]
+    rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [errback_job()]}]
     rows[1]["skip_calls_errbacks"] = True
     write_steps(harness, rows)
     run_one(harness, first, "test.echo", failing("0"))
@@ -220,7 +220,7 @@ def test_the_body_of_a_chord_has_its_errbacks_called_when_its_header_fails(harne
 
 def test_a_body_that_was_revoked_calls_no_errbacks(harness: LedgerHarness) -> None:
     first, last = new_id(), new_id()
-    rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [order()]}]
+    rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [errback_job()]}]
     rows[1]["skip_calls_errbacks"] = True
     write_steps(harness, rows)
     with harness.ledger.transaction() as connection:
@@ -303,7 +303,8 @@ def write_steps(harness: LedgerHarness, rows: list[dict[str, Any]]) -> tuple[UUI
     ids = [row.get("id") or new_id() for row in rows]
     steps = [
         {
-            **order(), "payload": {}, "name": str(place), "place": place, "type": "job", "pending": 0, "children": [],
+            **errback_job(), "payload": {},
+            "name": str(place), "place": place, "type": "job", "pending": 0, "children": [],
             "on_failure": "skip", "item": None, "run_at": None, "start_by": None, **row, "id": str(ids[place]),
         }
         for place, row in enumerate(rows)

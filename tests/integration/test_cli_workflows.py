@@ -22,7 +22,7 @@ from jobplatform.errors import (
     WorkflowNotFound,
     WorkflowNotReplayable,
 )
-from tests.support.flows import failing, look, play, submit
+from tests.support.flows import failing, play, stop_due, submit
 from tests.support.ledger_harness import LedgerHarness
 
 Ask = Callable[..., Result]
@@ -47,7 +47,7 @@ def test_a_workflow_is_shown_drawn_replayed_and_cancelled(harness: LedgerHarness
         harness, chain(step("test.echo", name="first"), group(*parts, name="many"), step("test.echo", name="end"))
     )
     play(harness, failing("s3"))
-    look(harness)
+    stop_due(harness)
     shown = ask("workflows", "show", workflow).output
     assert f"{workflow} is failed" in shown and "why: step s3 is dead" in shown
     assert "s0 … s4" in shown and "4 succeeded, 1 dead" in shown and "5 alike" in shown

@@ -14,7 +14,7 @@ from jobplatform.broker.connection import connected
 from jobplatform.cli.main import cli
 from jobplatform.config import QueueSettings, Settings, settings
 from jobplatform.devstack import rabbitmq
-from jobplatform.devstack.instance import Place
+from jobplatform.devstack.instance import Instance
 from jobplatform.doctor.broker_checks import check_broker
 from jobplatform.doctor.examine import examine
 from jobplatform.doctor.finding import Finding
@@ -31,11 +31,11 @@ from tests.support.waiting import eventually
 
 
 @pytest.fixture
-def config(harness: LedgerHarness, broker_url: str, place: Place, tmp_path: Path) -> Settings:
+def config(harness: LedgerHarness, broker_url: str, instance: Instance, tmp_path: Path) -> Settings:
     return Settings(
         database_url=harness.url,
         broker_url=broker_url,
-        management_url=f"http://{rabbitmq.USER}:{place.secret}@127.0.0.1:{place.ports['management']}",
+        management_url=f"http://{rabbitmq.USER}:{instance.secret}@127.0.0.1:{instance.ports['management']}",
         artifact_url=(tmp_path / "artifacts").as_uri(),
     )
 
@@ -167,14 +167,14 @@ def test_a_broker_as_it_should_be(harness: LedgerHarness, config: Settings) -> N
     assert "consumers" not in by_check(check_broker(harness.ledger, config))
 
 
-def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: Settings, place: Place) -> None:
+def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: Settings, instance: Instance) -> None:
     vhost = config.broker_url.get_secret_value().rpartition("/")[2]
     policy = {"pattern": "^email$", "definition": {"max-length": 5}, "apply-to": "queues"}
-    rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "PUT", policy)
+    rabbitmq.call_management(instance, f"/api/policies/{vhost}/shrink", "PUT", policy)
     try:
         result = eventually(lambda: by_check(check_broker(harness.ledger, config)).get("policies"))
     finally:
-        rabbitmq.call_management(place, f"/api/policies/{vhost}/shrink", "DELETE")
+        rabbitmq.call_management(instance, f"/api/policies/{vhost}/shrink", "DELETE")
     assert result.level == "failed" and "email (max-length=5, by policy 'shrink')" in result.message
 
 

@@ -85,7 +85,7 @@ def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_alon
     harness.assert_conserved()
 
 
-def test_an_order_that_the_ledger_cannot_take_is_nobody_elses_error(harness: LedgerHarness, key: str) -> None:
+def test_a_submission_that_the_ledger_cannot_take_is_nobody_elses_error(harness: LedgerHarness, key: str) -> None:
     harness.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
     fast_path = make_fast_path(harness.ledger)
     first = play(fast_path, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])

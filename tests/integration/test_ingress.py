@@ -1,4 +1,4 @@
-"""Orders that come as messages: each is one job, whatever breaks, and what is none of it is kept with the reason."""
+"""Submissions over AMQP: each is one job, whatever breaks, and what is not one is kept with the reason."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from jobplatform.broker.connection import connected
 from jobplatform.broker.declare import count_ready
 from jobplatform.broker.submissions import SubmissionReader
-from jobplatform.broker.topology import ORDERS
+from jobplatform.broker.topology import SUBMISSIONS
 from jobplatform.config import Settings
 from jobplatform.devstack import rabbitmq
 from jobplatform.dispatch import ingress
@@ -25,11 +25,11 @@ from jobplatform.ledger import keys
 from tests.support.ledger_harness import Anything, LedgerHarness, registry
 from tests.support.waiting import eventually
 
-ORDER = {"kind": "test.echo", "payload": {"n": 1}, "priority": 7}
+SUBMISSION = {"kind": "test.echo", "payload": {"n": 1}, "priority": 7}
 
 
 class Producer:
-    """A tenant's process that publishes orders, and reads the answers."""
+    """A tenant's process that publishes submissions, and reads the answers."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -37,7 +37,7 @@ class Producer:
         with connected(url, name="producer") as connection:
             connection.channel().queue_declare(self.answers, durable=True, auto_delete=False)
 
-    def publish(self, body: Any = ORDER, **properties: Any) -> str:
+    def publish(self, body: Any = SUBMISSION, **properties: Any) -> str:
         message_id = str(uuid.uuid4())
         given = {"user_id": rabbitmq.USER, "message_id": message_id, "reply_to": self.answers, **properties}
         with connected(self.url, name="producer") as connection:
@@ -45,7 +45,7 @@ class Producer:
             channel.confirm_select()
             content = body if isinstance(body, bytes) else orjson.dumps(body)
             known = {name: value for name, value in given.items() if value is not None}
-            channel.basic_publish_confirm(amqp.Message(content, **known), exchange=ORDERS, routing_key="any")
+            channel.basic_publish_confirm(amqp.Message(content, **known), exchange=SUBMISSIONS, routing_key="any")
         return message_id
 
     def read(self) -> tuple[str, Any]:
@@ -58,7 +58,7 @@ class Producer:
 
     def left(self) -> int | None:
         with connected(self.url, name="producer") as connection:
-            return count_ready(connection, ORDERS)
+            return count_ready(connection, SUBMISSIONS)
 
 
 @pytest.fixture
@@ -69,12 +69,12 @@ def producer(broker_url: str, harness: LedgerHarness) -> Producer:
 
 
 def taker(harness: LedgerHarness, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
-    """Return an ingress whose rounds end by their number of orders, however slow this machine is."""
+    """Return an ingress whose rounds end by their number of submissions, however slow this machine is."""
     config = Settings(database_url=harness.url, broker_url=url, max_body_bytes=2000)
     return Ingress(config, harness.ledger, SubmissionReader(url), clock=clock)
 
 
-def test_an_order_becomes_a_job_and_the_answer_says_so(
+def test_a_submission_becomes_a_job_and_the_answer_says_so(
     harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     producer.publish()
@@ -94,14 +94,14 @@ def test_an_order_becomes_a_job_and_the_answer_says_so(
     [
         (b"{", {}, "malformed", "not_json"),
         (b"[]", {}, "malformed", "not_json"),
-        (ORDER, {"message_id": None}, "malformed", "unnamed_submission"),
-        (ORDER, {"message_id": "x" * 251}, "malformed", "unnamed_submission"),
-        (ORDER, {"message_id": "a\x00b"}, "malformed", "unnamed_submission"),
-        ({**ORDER, "kind": "test.bug"}, {}, "refused", "internal_error"),
-        ({**ORDER, "kind": "test.ecko"}, {}, "refused", "unknown_kind"),
-        ({**ORDER, "priority": 10}, {}, "refused", "invalid_request"),
-        ({**ORDER, "run_at": "2020-01-01T00:00:00Z"}, {}, "refused", "invalid_request"),
-        ({**ORDER, "payload": {"text": "x" * 2000}}, {}, "refused", "invalid_request"),
+        (SUBMISSION, {"message_id": None}, "malformed", "unnamed_submission"),
+        (SUBMISSION, {"message_id": "x" * 251}, "malformed", "unnamed_submission"),
+        (SUBMISSION, {"message_id": "a\x00b"}, "malformed", "unnamed_submission"),
+        ({**SUBMISSION, "kind": "test.bug"}, {}, "refused", "internal_error"),
+        ({**SUBMISSION, "kind": "test.ecko"}, {}, "refused", "unknown_kind"),
+        ({**SUBMISSION, "priority": 10}, {}, "refused", "invalid_request"),
+        ({**SUBMISSION, "run_at": "2020-01-01T00:00:00Z"}, {}, "refused", "invalid_request"),
+        ({**SUBMISSION, "payload": {"text": "x" * 2000}}, {}, "refused", "invalid_request"),
         (b'{"kind": "test.echo", "payload": {"a": "\\u0000"}}', {}, "refused", "invalid_request"),
     ],
 )
@@ -117,7 +117,7 @@ def test_what_is_refused_is_answered_and_kept(
     taking.close()
     assert (content_type, problem["code"]) == ("application/problem+json", code)
     ((kept, detail, queue),) = harness.all("SELECT reason, detail, queue FROM dead_messages")
-    assert (kept, queue) == (reason, ORDERS) and code in detail
+    assert (kept, queue) == (reason, SUBMISSIONS) and code in detail
     assert harness.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
 
 
@@ -150,7 +150,7 @@ def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
     assert harness.all("SELECT id::text FROM jobs") == [job["id"]]
 
 
-def test_while_the_ledger_is_away_orders_wait(
+def test_while_the_ledger_is_away_submissions_wait(
     harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_while_the_ledger_is_away_orders_wait(
     assert harness.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
 
 
-def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
+def test_a_submission_whose_key_somebody_holds_keeps_no_other_waiting(
     harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ingress.accept_message
@@ -183,7 +183,7 @@ def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
             raise LedgerBusy()
         return real(*arguments, **named)
 
-    producer.publish({**ORDER, "payload": {"n": "held"}})
+    producer.publish({**SUBMISSION, "payload": {"n": "held"}})
     producer.publish()
     taking = taker(harness, broker_url)
     with monkeypatch.context() as waiting:
@@ -200,7 +200,7 @@ def test_an_order_whose_key_somebody_holds_keeps_no_other_waiting(
 def test_no_answer_goes_to_a_place_of_somebody_else(
     harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
-    """It would come with the dispatcher's rights: an order of one's own must not look accepted to another."""
+    """It would come with the dispatcher's rights: a submission of one's own must not look accepted to another."""
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_declare("payments.answers", durable=True, auto_delete=False)
     producer.publish(reply_to="payments.answers")
@@ -218,8 +218,8 @@ def test_many_are_taken_a_batch_at_a_time(harness: LedgerHarness, producer: Prod
         channel = connection.channel()
         channel.confirm_select()
         for number in range(ingress.BATCH + 5):
-            message = amqp.Message(orjson.dumps(ORDER), user_id=rabbitmq.USER, message_id=str(number))
-            channel.basic_publish_confirm(message, exchange=ORDERS)
+            message = amqp.Message(orjson.dumps(SUBMISSION), user_id=rabbitmq.USER, message_id=str(number))
+            channel.basic_publish_confirm(message, exchange=SUBMISSIONS)
     taking = taker(harness, broker_url)
     assert taking.poll(registry()) and not taking.poll(registry())
     taking.close()
@@ -242,11 +242,11 @@ def test_a_round_ends_when_its_time_is_up_and_the_next_one_goes_on(
 
 
 def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(
-    harness: LedgerHarness, broker_url: str, place: Any
+    harness: LedgerHarness, broker_url: str, instance: Any
 ) -> None:
     with connected(broker_url, name="test") as connection:
-        connection.channel().queue_delete(ORDERS)
+        connection.channel().queue_delete(SUBMISSIONS)
     with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
         taker(harness, broker_url).poll(registry())
     with pytest.raises(ConfigurationError, match="set the rights of the user `dispatcher`"):
-        SubmissionReader(rabbitmq.url(place, role="worker")).take(1)
+        SubmissionReader(rabbitmq.url(instance, role="worker")).take(1)

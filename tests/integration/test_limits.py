@@ -86,11 +86,11 @@ def test_two_dispatchers_never_give_one_place_twice(harness: LedgerHarness, desk
     submit(harness, "k:1", queue="video")
     ledger = open_ledger(harness.url, name="other")
     with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
-        assert opened.look.key_free == [1]
+        assert opened.queue_state.key_free == [1]
         assert desk.round().sent == 0 and desk.round().sent == 0
     assert desk.round().sent == 1
     with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
-        assert opened.look.key_free == [0]
+        assert opened.queue_state.key_free == [0]
     ledger.close()
 
 
@@ -101,7 +101,7 @@ def test_a_round_of_another_queue_that_took_long_has_its_places_too(harness: Led
     slow = submit(harness, "k:1", queue="video")
     ledger = open_ledger(harness.url, name="other")
     with dispatching.read_queue(ledger, "video", keys=["k:1"]) as opened:
-        (line,) = opened.look.arrivals
+        (line,) = opened.queue_state.arrivals
         opened.dispatch([(line.id, 1)], [0.0])
         harness.do("SELECT pg_sleep(0.3)")
         submit(harness, "other:1")
@@ -487,9 +487,9 @@ def test_what_is_kept_of_keys_goes_when_they_are_full_again(harness: LedgerHarne
     assert set(harness.all("SELECT key FROM limit_states")) == {"new:1", "held:1", "month:1"}
 
 
-def test_a_quota_refuses_planned_orders_too_and_loudly(harness: LedgerHarness) -> None:
+def test_a_quota_refuses_planned_jobs_too_and_loudly(harness: LedgerHarness) -> None:
     """Of Celery's calls: a task that was not accepted must not look as if it were."""
-    order = {
+    planned = {
         "queue": "email",
         "kind": "test.echo",
         "priority": 4,
@@ -505,11 +505,11 @@ def test_a_quota_refuses_planned_orders_too_and_loudly(harness: LedgerHarness) -
     }
     step = {"name": "1", "place": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
-    assert submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), order)
+    assert submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), planned)
     with pytest.raises(QuotaExceeded):
-        submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), order)
+        submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), planned)
     with pytest.raises(QuotaExceeded):
-        submit_steps(harness.ledger, None, harness.tenant_id, "w", [{**step, **order, "id": str(new_id())}], 1)
+        submit_steps(harness.ledger, None, harness.tenant_id, "w", [{**step, **planned, "id": str(new_id())}], 1)
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
     assert harness.all("SELECT count(*)::int FROM workflows") == [0]
     harness.assert_conserved()

@@ -42,7 +42,7 @@ def test_what_a_reporting_login_locks_stops_nothing(harness: LedgerHarness, repo
             session.execute(text(statement))
         job_id = harness.submit()
         harness.dispatch(job_id)
-        assert look(harness) == "ready"
+        assert read_verdict(harness) == "ready"
         with harness.ledger.transaction() as connection:
             connection.execute(text("SET LOCAL lock_timeout = '2s'"))
             markers.due_markers(connection, 1, 1)
@@ -55,7 +55,7 @@ def test_what_a_reporting_login_locks_stops_nothing(harness: LedgerHarness, repo
             session.execute(text("BEGIN; LOCK TABLE alembic_version IN SHARE UPDATE EXCLUSIVE MODE"))
 
 
-def look(harness: LedgerHarness) -> str:
+def read_verdict(harness: LedgerHarness) -> str:
     """One look of a dispatcher at queue email; returns its verdict."""
     with harness.ledger.transaction() as connection:
         return str(
@@ -67,14 +67,14 @@ def look(harness: LedgerHarness) -> str:
 
 def test_a_lock_is_held_until_the_transaction_ends_and_nobody_waits_for_a_try(harness: LedgerHarness) -> None:
     harness.do("INSERT INTO broker_epochs (epoch, current) VALUES (gen_random_uuid(), true) ON CONFLICT DO NOTHING")
-    assert look(harness) == "ready"
+    assert read_verdict(harness) == "ready"
     with harness.ledger.transaction() as connection:
         taken = connection.execute(text("SELECT try_locks(ARRAY['dispatch/email', 'limit/a'])")).scalars().all()
         assert sorted(taken) == ["dispatch/email", "limit/a"]
-        assert look(harness) == "elsewhere"
+        assert read_verdict(harness) == "elsewhere"
         with harness.ledger.transaction() as other:
             assert other.execute(text("SELECT try_locks(ARRAY['limit/a', 'limit/b'])")).scalars().all() == ["limit/b"]
-    assert look(harness) == "ready"
+    assert read_verdict(harness) == "ready"
 
 
 def test_locks_of_limit_keys_are_deleted_when_no_transaction_has_them(harness: LedgerHarness) -> None:

@@ -1,4 +1,4 @@
-"""Jobs that are ordered in a transaction of somebody else: accepted if and only if it commits; nobody waits for it."""
+"""Jobs submitted in another transaction: accepted if and only if it commits; nobody waits for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def kinds(harness: LedgerHarness) -> KindRegistry:
 
 @pytest.fixture
 def team(harness: LedgerHarness, kinds: KindRegistry) -> Iterator[Engine]:
-    """A team's own login: it has a table of its own, and may order jobs."""
+    """A team's own login: it has a table of its own, and may submit jobs."""
     name = f"team_{uuid.uuid4().hex[:8]}"
     harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
     harness.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
@@ -84,7 +84,7 @@ def make_key(harness: LedgerHarness, **grants: Any) -> str:
         return keys.create_key(connection, harness.tenant_id, "shop", Grants(**grants))
 
 
-def order(session: Any, key: str, number: int = 1, **more: Any) -> Submitted:
+def submit_in(session: Any, key: str, number: int = 1, **more: Any) -> Submitted:
     return submit(session, more.pop("kind", "acme.page"), more.pop("payload", {"number": number}), key=key, **more)
 
 
@@ -97,17 +97,17 @@ def test_the_job_and_the_teams_row_come_together_or_not_at_all(
 ) -> None:
     with Session(team) as session:
         session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
-        lost = order(session, key)
+        lost = submit_in(session, key)
         session.rollback()
     assert harness.all("SELECT count(*) FROM jobs") == [0] and harness.all("SELECT count(*) FROM job_events") == [0]
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (2)"))
-        kept = order(session, key, tags=["shop"], priority=6)
+        kept = submit_in(session, key, tags=["shop"], priority=6)
         assert validate_submissions(harness.ledger, kinds, 10).jobs == 0, "nobody sees it before"
     assert kept.created and kept.id != lost.id and kept.id.version == 7
     assert harness.row(kept.id).state == "blocked"
-    looked = validate_submissions(harness.ledger, kinds, 10)
-    assert (looked.jobs, looked.woken, looked.more) == (1, "email 6", False)
+    validated = validate_submissions(harness.ledger, kinds, 10)
+    assert (validated.jobs, validated.woken, validated.more) == (1, "email 6", False)
     row = harness.row(kept.id)
     assert (row.state, row.tags, row.max_attempts, row.queue) == ("available", ["shop"], 7, "email")
     assert row.limit_keys == ["site:example.com"] and row.payload == {"number": 1}
@@ -121,9 +121,9 @@ def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
-        bad = order(session, key, payload={"number": "many"})
-        good = order(session, key)
-        bug = order(session, key, kind="acme.broken", payload={})
+        bad = submit_in(session, key, payload={"number": "many"})
+        good = submit_in(session, key)
+        bug = submit_in(session, key, kind="acme.broken", payload={})
     validate_submissions(harness.ledger, kinds, 10)
     assert harness.row(good.id).state == "available"
     row = harness.row(bad.id)
@@ -136,10 +136,10 @@ def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
     harness.assert_conserved()
 
 
-def test_times_are_those_of_the_order(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_times_are_those_of_the_submission(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     with team.begin() as connection:  # a plain connection does as well
-        job = order(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
+        job = submit_in(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
     validate_submissions(harness.ledger, kinds, 10)
     row = harness.row(job.id)
     assert (row.state, row.run_at, row.max_attempts) == ("scheduled", later, 2)
@@ -172,7 +172,7 @@ def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (1)"))
         with pytest.raises(error, match=said.replace("*", r"\*")):
-            order(session, key, **more)
+            submit_in(session, key, **more)
     with team.connect() as connection:
         assert connection.execute(text(f"SELECT count(*) FROM {table(team)}")).scalar() == 1
     assert harness.all("SELECT count(*) FROM jobs") == [0]
@@ -182,38 +182,38 @@ def test_a_key_that_is_none(harness: LedgerHarness, team: Engine, key: str) -> N
     with Session(team) as session, session.begin():
         for wrong in ("", "nonsense", key[:-1]):
             with pytest.raises(Unauthorized):
-                order(session, wrong)
+                submit_in(session, wrong)
         harness.do("UPDATE api_keys SET revoked_at = now()")
         with pytest.raises(Unauthorized):
-            order(session, key)
+            submit_in(session, key)
 
 
 def test_the_quota_holds(harness: LedgerHarness, team: Engine, key: str) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 2, 'test')")
     with Session(team) as session, session.begin():
-        order(session, key), order(session, key)
+        submit_in(session, key), submit_in(session, key)
         with pytest.raises(TooManyRequests, match="wait in queue email"):
-            order(session, key)
+            submit_in(session, key)
 
 
 def test_keys_of_the_order_are_those_of_the_api(harness: LedgerHarness, team: Engine, key: str) -> None:
     unique = {"key": "u", "on_conflict": "refuse"}
     with Session(team) as session, session.begin():
-        first = order(session, key, idempotency_key="k")
-        again = order(session, key, idempotency_key="k")
+        first = submit_in(session, key, idempotency_key="k")
+        again = submit_in(session, key, idempotency_key="k")
         assert (again.id, again.created) == (first.id, False)
         with pytest.raises(Invalid, match="used for another request") as refused:
-            order(session, key, 2, idempotency_key="k")
+            submit_in(session, key, 2, idempotency_key="k")
         assert refused.value.code == "idempotency_key_reused", "as the API says it"
-        alone = order(session, key, unique={"key": "u"})
-        assert order(session, key, 2, unique={"key": "u"}) == Submitted(alone.id, False)
+        alone = submit_in(session, key, unique={"key": "u"})
+        assert submit_in(session, key, 2, unique={"key": "u"}) == Submitted(alone.id, False)
         with pytest.raises(Conflict, match=str(alone.id)):
-            order(session, key, 2, unique=unique)
+            submit_in(session, key, 2, unique=unique)
     for wrong in ({"seconds": 1}, {"key": "u", "second": 1}, {"key": "u", "on_conflict": "refused"}):
         with pytest.raises(ValueError, match="unique: expected"):
-            order(None, key, unique=wrong)
+            submit_in(None, key, unique=wrong)
     with pytest.raises(ValueError, match="a time with a zone"):
-        order(None, key, run_at=datetime(2030, 1, 1))
+        submit_in(None, key, run_at=datetime(2030, 1, 1))
 
 
 def test_nobody_waits_for_a_transaction_that_stays_open(
@@ -221,7 +221,7 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
 ) -> None:
     """The API accepts with the same key, revokes it, finishes jobs and refuses by quota, while it is open."""
     with Session(team) as session:
-        ordered = order(session, key)
+        submitted = submit_in(session, key)
         done = threading.Event()
 
         def others() -> None:
@@ -242,13 +242,13 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
         assert done.is_set()
         session.commit()
     assert validate_submissions(harness.ledger, kinds, 10).jobs == 1
-    assert harness.row(ordered.id).state == "available"
+    assert harness.row(submitted.id).state == "available"
 
 
 def test_counters_are_added_up(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
     for _ in range(3):
         with Session(team) as session, session.begin():
-            order(session, key)
+            submit_in(session, key)
     assert harness.all("SELECT count(*) FROM queue_counters WHERE slot < 0") == [1]
     with harness.ledger.transaction() as connection:
         assert submissions.fold_counters(connection) == 1
@@ -260,24 +260,24 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
-        ids = [order(session, key, n).id for n in range(30)]
+        ids = [submit_in(session, key, n).id for n in range(30)]
     assert validate_submissions(harness.ledger, KindRegistry(), 10).jobs == 0
-    looked: list[int] = []
+    validated: list[int] = []
 
-    def look() -> None:
+    def validate() -> None:
         while result := validate_submissions(harness.ledger, kinds, 7).jobs:
-            looked.append(result)
+            validated.append(result)
 
-    threads = [threading.Thread(target=look) for _ in range(3)]
+    threads = [threading.Thread(target=validate) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     while result := validate_submissions(
         harness.ledger, kinds, 7
-    ).jobs:  # what another had in his hands at the last look
-        looked.append(result)
-    assert sum(looked) >= 30, "two may look at one"
+    ).jobs:  # what another had in his hands at the last validate
+        validated.append(result)
+    assert sum(validated) >= 30, "two may validate at one"
     assert set(harness.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
     assert harness.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "and one lets it go"
     harness.assert_conserved()
@@ -292,7 +292,7 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
             text("SELECT job_id FROM submit_job(:hash, 'acme.page', CAST(:payload AS json))"),
             {"hash": hashlib.sha256(key.encode()).hexdigest(), "payload": payload},
         ).one()
-        good = order(connection, key)
+        good = submit_in(connection, key)
     validate_submissions(harness.ledger, kinds, 10)
     result = {row[0]: row[1:] for row in harness.all("SELECT id, state, error ->> 'code' FROM jobs")}
     assert result == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
@@ -304,7 +304,7 @@ def test_a_slow_kind_is_looked_at_a_few_at_a_time(
     monkeypatch.setattr("jobplatform.usecases.validate_submissions.LOOK_SECONDS", 0.0)
     with team.begin() as connection:
         for number in range(3):
-            order(connection, key, number)
+            submit_in(connection, key, number)
     assert [validate_submissions(harness.ledger, kinds, 10)[::2] for _ in range(3)] == [
         (1, True),
         (1, True),
@@ -317,7 +317,10 @@ def test_a_replay_does_not_pass_by_the_look(
 ) -> None:
     """Its limits would never hold."""
     with team.begin() as connection:
-        called_off, refused = order(connection, key).id, order(connection, key, kind="acme.broken", payload={}).id
+        called_off, refused = (
+            submit_in(connection, key).id,
+            submit_in(connection, key, kind="acme.broken", payload={}).id,
+        )
     cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
     validate_submissions(harness.ledger, kinds, 10)
     for job_id in (called_off, refused):
@@ -328,25 +331,25 @@ def test_a_replay_does_not_pass_by_the_look(
     assert harness.row(refused).state == "dead"
     cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
     replay_job(harness.ledger, None, harness.tenant_id, called_off, by="test", reason=None)
-    assert harness.row(called_off).state == "available", "it was looked at"
+    assert harness.row(called_off).state == "available", "it was validated at"
     harness.assert_conserved()
 
 
-def test_the_same_order_from_sessions_in_other_time_zones(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_the_same_submission_from_sessions_in_other_time_zones(harness: LedgerHarness, team: Engine, key: str) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     ids = set()
     for zone in ("UTC", "Asia/Tokyo"):
         with team.begin() as connection:
             connection.execute(text(f"SET LOCAL timezone = '{zone}'"))
-            ids.add(order(connection, key, run_at=later, idempotency_key="k").id)
+            ids.add(submit_in(connection, key, run_at=later, idempotency_key="k").id)
     assert len(ids) == 1
     with team.begin() as connection, pytest.raises(Invalid, match="used for another request"):
-        order(connection, key, start_by=later, idempotency_key="k")
+        submit_in(connection, key, start_by=later, idempotency_key="k")
 
 
 def test_no_key_stands_in_the_statement(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
-        order(connection, key)
+        submit_in(connection, key)
         said = harness.all(
             "SELECT query FROM pg_stat_activity WHERE query LIKE '%submit_job%' AND usename LIKE 'team_%'"
         )
@@ -357,7 +360,7 @@ def test_it_can_be_called_off_before_anybody_has_looked(
     harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry
 ) -> None:
     with Session(team) as session, session.begin():
-        job = order(session, key)
+        job = submit_in(session, key)
     reasons = explain_job(harness.ledger, Settings(database_url=harness.url), harness.tenant_id, job.id).reasons
     assert [reason.code for reason in reasons] == ["unchecked"]
     cancel_job(harness.ledger, harness.tenant_id, job.id, reason=None, by="test")
@@ -368,12 +371,12 @@ def test_it_can_be_called_off_before_anybody_has_looked(
 
 def test_the_audit_is_content(harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry) -> None:
     with Session(team) as session, session.begin():
-        order(session, key), order(session, key, payload={"number": None})
+        submit_in(session, key), submit_in(session, key, payload={"number": None})
     validate_submissions(harness.ledger, kinds, 1)
     assert audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
 
 
-def test_who_may_order_may_do_nothing_else(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_who_may_submit_may_do_nothing_else(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
         for forbidden in (
             "SELECT * FROM public.jobs",
@@ -389,7 +392,7 @@ def test_who_may_order_may_do_nothing_else(harness: LedgerHarness, team: Engine,
     harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x'")
     engine = create_engine(team.url.set(username=name))
     with engine.connect() as connection, pytest.raises(DBAPIError) as caught:
-        order(connection, key)
+        submit_in(connection, key)
     assert isinstance(caught.value.orig, psycopg2.errors.InsufficientPrivilege), "a key alone is not enough"
     engine.dispose()
     harness.do(f"DROP ROLE {name}")
@@ -403,10 +406,10 @@ def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(
         connection.execute(text("CREATE TEMP TABLE api_keys AS SELECT 1 AS id"))
         connection.execute(text(f"CREATE TABLE {team.url.username}.kinds (name text)"))
         connection.execute(text(f"SET search_path = {team.url.username}, pg_temp, public"))
-        assert order(connection, key, schema="public").created
+        assert submit_in(connection, key, schema="public").created
 
 
-def test_async_sessions_order_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_async_sessions_submit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """The statement and its answer are those of `submit`; a driver of asyncio is not among our packages."""
     from jobplatform.client import submit_async
 

@@ -170,7 +170,7 @@ def test_two_dispatchers__one_has_the_queue_until_its_transaction_ends(harness: 
         assert [job.id for job in first] == [str(email)]
         harness.submit()
         with harness.round() as (second, opened):
-            assert opened.look.verdict == "elsewhere" and not second
+            assert opened.queue_state.verdict == "elsewhere" and not second
         with harness.round("video") as (other, _):
             assert [job.id for job in other] == [str(video)]
     with harness.round() as (second, _):

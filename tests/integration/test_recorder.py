@@ -178,7 +178,7 @@ def test_without_its_queue_the_recorder_says_what_to_do(harness: LedgerHarness, 
 
 
 @pytest.fixture
-def look(harness: LedgerHarness, broker_url: str) -> Iterator[Callable[..., int]]:
+def detect(harness: LedgerHarness, broker_url: str) -> Iterator[Callable[..., int]]:
     publisher = Publisher(broker_url)
     yield lambda quiet=0.0: detect_lost_messages(harness.ledger, publisher, quiet, 60.0)
     publisher.close()
@@ -197,92 +197,96 @@ def beat(harness: LedgerHarness, *, waiting=(), markers=()) -> None:
     track_workers.beat(harness.ledger, harness.worker, [], waiting, markers)
 
 
-def test_a_lost_message_is_found_by_a_marker(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_a_lost_message_is_found_by_a_marker(harness: LedgerHarness, detect, broker_url: str) -> None:
     lost = harness.submit(priority=3)
     harness.dispatch(lost)
-    assert look() == 0
+    assert detect() == 0
     ((marker, _, kind),) = take(broker_url)
     assert kind == MARKER_KIND
-    assert look() == 0, "nobody has taken it"
+    assert detect() == 0, "nobody has taken it"
     beat(harness, markers=[marker])
-    assert look() == 0, "a beat that was under way says nothing yet"
+    assert detect() == 0, "a beat that was under way says nothing yet"
     beat(harness)
     beat(harness)
-    assert look() == 1
+    assert detect() == 1
     assert harness.row(lost).state == "available"
     assert harness.events(lost) == ["submitted", "dispatched", "returned"]
     assert harness.all("SELECT count(*)::int FROM queue_markers") == [0], "a find begins the back-off anew"
 
 
-def test_a_message_that_waits_in_a_worker_is_not_lost(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_a_message_that_waits_in_a_worker_is_not_lost(harness: LedgerHarness, detect, broker_url: str) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
-    look()
+    detect()
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
         beat(harness, waiting=[job_id], markers=[marker])
-    assert look() == 0
+    assert detect() == 0
     assert harness.row(job_id).state == "dispatched"
 
 
-def test_a_worker_that_has_not_beaten_since_may_have_the_message(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_a_worker_that_has_not_beaten_since_may_have_the_message(
+    harness: LedgerHarness, detect, broker_url: str
+) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     other = card()
     track_workers.register(harness.ledger, other)
-    look()
+    detect()
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
         beat(harness, markers=[marker])
-    assert look() == 0, "the other worker has not told"
+    assert detect() == 0, "the other worker has not told"
     for _ in range(2):
         track_workers.beat(harness.ledger, other, [])
-    assert look() == 1
+    assert detect() == 1
 
 
-def test_what_was_dispatched_after_a_marker_is_not_its_business(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_what_was_dispatched_after_a_marker_is_not_its_business(
+    harness: LedgerHarness, detect, broker_url: str
+) -> None:
     first = harness.submit()
     harness.dispatch(first)
-    look()
+    detect()
     ((marker, _, _),) = take(broker_url)
     second, other_class = harness.submit(), harness.submit(priority=9)
     harness.dispatch(second, other_class)
     for _ in range(3):
         beat(harness, markers=[marker])
-    assert look() == 1
+    assert detect() == 1
     assert [harness.row(job_id).state for job_id in (first, second, other_class)] == ["available"] + ["dispatched"] * 2
 
 
-def test_a_marker_is_sent_once_and_again_after_a_back_off(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_a_marker_is_sent_once_and_again_after_a_back_off(harness: LedgerHarness, detect, broker_url: str) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     harness.do("UPDATE jobs SET dispatched_at = dispatched_at - interval '1 hour'")
-    look(30.0)
-    look(30.0)
+    detect(30.0)
+    detect(30.0)
     assert len(take(broker_url)) == 1
     harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
-    look(30.0)
+    detect(30.0)
     assert len(take(broker_url)) == 1, "it was lost itself"
     harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
-    look(30.0)
+    detect(30.0)
     assert take(broker_url) == [], "the second fruitless one doubles the wait"
 
 
-def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(harness: LedgerHarness, detect, broker_url: str) -> None:
     job_id = harness.submit("test.llm")
     harness.dispatch(job_id)
-    look()
+    detect()
     assert take(broker_url, "llm") == [], "no worker consumes llm"
     fresh = harness.submit()
     harness.dispatch(fresh)
-    look(30.0)
+    detect(30.0)
     assert take(broker_url) == []
 
 
-def test_a_marker_that_no_queue_takes_is_no_marker(harness: LedgerHarness, look, broker_url: str) -> None:
+def test_a_marker_that_no_queue_takes_is_no_marker(harness: LedgerHarness, detect, broker_url: str) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete("email")
-    look()
+    detect()
     assert harness.all("SELECT count(*)::int FROM queue_markers") == [0]

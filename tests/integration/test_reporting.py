@@ -29,7 +29,7 @@ def history(harness: LedgerHarness) -> LedgerHarness:
 
 
 @pytest.fixture
-def reader(history: LedgerHarness, place) -> str:
+def reader(history: LedgerHarness, instance) -> str:
     """The URL of a login for reports; roles belong to the whole server, so it is dropped afterwards."""
     name, password = f"reader_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
     with history.ledger.transaction() as connection:
@@ -38,7 +38,7 @@ def reader(history: LedgerHarness, place) -> str:
     head, _, rest = url.partition("://")
     yield f"{head}://{name}:{password}@{rest.partition('@')[2]}"
     history.ledger.close()
-    _administer(place, f"DROP ROLE {name}")
+    _administer(instance, f"DROP ROLE {name}")
 
 
 @pytest.mark.parametrize("question", reports.questions(), ids=lambda question: question.name)
@@ -136,7 +136,7 @@ def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str)
     connection.close()
 
 
-def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, place) -> None:
+def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, instance) -> None:
     from jobplatform.devstack import postgres
     from jobplatform.errors import ConfigurationError
 
@@ -151,16 +151,16 @@ def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, place) -> N
     history.do(f"DROP ROLE {name}")
 
 
-def test_the_ledger_needs_no_superuser(place) -> None:
+def test_the_ledger_needs_no_superuser(instance) -> None:
     """What deploy/postgres/owner.sh makes: the owner of the database, who may create roles."""
     from jobplatform.devstack import postgres
     from jobplatform.ledger import schema
     from jobplatform.ledger.session import open_ledger
 
     name = f"owner_{uuid.uuid4().hex[:8]}"
-    _administer(place, f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x'")
-    _administer(place, f"CREATE DATABASE {name} OWNER {name}")
-    url = postgres.url(place, name).replace(f"{postgres.USER}:{place.secret}@", f"{name}:x@")
+    _administer(instance, f"CREATE ROLE {name} LOGIN CREATEROLE PASSWORD 'x'")
+    _administer(instance, f"CREATE DATABASE {name} OWNER {name}")
+    url = postgres.url(instance, name).replace(f"{postgres.USER}:{instance.secret}@", f"{name}:x@")
     try:
         schema.upgrade(url)
         schema.upgrade(url)
@@ -169,5 +169,5 @@ def test_the_ledger_needs_no_superuser(place) -> None:
             assert schema.revision_of(connection) == schema.head()
         ledger.close()
     finally:
-        _administer(place, f"DROP DATABASE {name} WITH (FORCE)")
-        _administer(place, f"DROP ROLE {name}")
+        _administer(instance, f"DROP DATABASE {name} WITH (FORCE)")
+        _administer(instance, f"DROP ROLE {name}")

@@ -99,18 +99,18 @@ def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(
     harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Found by a drill that froze Postgres: the silence was its own, between two statements of the rescuer."""
-    lease_seconds, look = 0.4, workers.rescue_runs
+    lease_seconds, rescue = 0.4, workers.rescue_runs
 
-    def stand_still_and_look(connection: Connection, *rest: Any, **more: Any) -> Sequence[Row[Any]]:
+    def stand_still_and_rescue(connection: Connection, *rest: Any, **more: Any) -> Sequence[Row[Any]]:
         connection.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": 2 * lease_seconds})
-        return look(connection, *rest, **more)
+        return rescue(connection, *rest, **more)
 
     _, lease_id = harness.running()
     rescuer = Rescuer(harness.ledger, heartbeat_seconds=10, lease_seconds=lease_seconds)
     rescuer.poll()
     harness.do("SELECT pg_sleep(:seconds)", seconds=lease_seconds)
     track_workers.beat(harness.ledger, harness.worker, [lease_id])
-    monkeypatch.setattr(workers, "rescue_runs", stand_still_and_look)
+    monkeypatch.setattr(workers, "rescue_runs", stand_still_and_rescue)
     assert rescuer.poll() == 0
     assert rescuer.poll() == 1, "a lease later, and still no beat"
 
@@ -145,8 +145,8 @@ def test_beats_answer_with_what_is_to_be_cancelled(harness: LedgerHarness) -> No
     assert track_workers.beat(harness.ledger, harness.worker, [lease_id]) == []
     with harness.ledger.transaction() as connection:
         jobs.cancel_job(connection, harness.tenant_id, job_id, None)
-    (order,) = track_workers.beat(harness.ledger, harness.worker, [lease_id])
-    assert (order.job_id, order.lease_id) == (job_id, lease_id) and order.seconds >= 0
+    (request,) = track_workers.beat(harness.ledger, harness.worker, [lease_id])
+    assert (request.job_id, request.lease_id) == (job_id, lease_id) and request.seconds >= 0
 
 
 def test_a_forgotten_worker_registers_itself_again(harness: LedgerHarness) -> None:

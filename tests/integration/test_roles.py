@@ -18,19 +18,19 @@ from jobplatform.errors import BrokerUnavailable
 from jobplatform.ledger.ids import new_id
 
 
-def test_the_broker_is_the_one_that_was_asked_for_with_its_type_of_queues(place, broker_url: str) -> None:
+def test_the_broker_is_the_one_that_was_asked_for_with_its_type_of_queues(instance, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         version = server_version(connection)
         arguments = build_topology(("email",), choose_queue_type("auto", version)).queues[0].arguments
     if os.environ.get(CHOICE):
         assert version.startswith(f"{os.environ[CHOICE]}.") and arguments["x-queue-type"] == "quorum"
-    result = {queue["name"]: queue["type"] for queue in rabbitmq.call_management(place, "/api/queues/jobplatform")}
+    result = {queue["name"]: queue["type"] for queue in rabbitmq.call_management(instance, "/api/queues/jobplatform")}
     assert result["email"] == arguments.get("x-queue-type", "classic")
 
 
-def refused(place, role: str, action) -> bool:
+def refused(instance, role: str, action) -> bool:
     """Do something on a channel of a role; returns whether RabbitMQ said 403."""
-    with connected(rabbitmq.url(place, role=role), name="test") as connection:
+    with connected(rabbitmq.url(instance, role=role), name="test") as connection:
         try:
             action(connection.channel())
         except amqp.exceptions.AccessRefused:
@@ -38,8 +38,8 @@ def refused(place, role: str, action) -> bool:
         return False
 
 
-def test_a_dispatcher_publishes_and_keeps_its_sentinel(place) -> None:
-    publisher = Publisher(rabbitmq.url(place, role="dispatcher"))
+def test_a_dispatcher_publishes_and_keeps_its_sentinel(instance) -> None:
+    publisher = Publisher(rabbitmq.url(instance, role="dispatcher"))
     receipt = publisher.publish([Envelope(str(new_id()), 1, "test.echo", "email", 4)])
     assert len(receipt.confirmed) == 1
     epoch = new_id()
@@ -62,19 +62,19 @@ def test_a_dispatcher_publishes_and_keeps_its_sentinel(place) -> None:
         ("monitor", lambda channel: channel.queue_purge("email")),
     ],
 )
-def test_what_is_not_its_work_is_refused(place, role: str, action) -> None:
-    assert refused(place, role, action)
+def test_what_is_not_its_work_is_refused(instance, role: str, action) -> None:
+    assert refused(instance, role, action)
 
 
 @pytest.mark.parametrize("role", ["worker", "monitor"])
-def test_only_a_dispatcher_publishes_jobs(place, role: str) -> None:
+def test_only_a_dispatcher_publishes_jobs(instance, role: str) -> None:
     with pytest.raises(BrokerUnavailable, match="ACCESS_REFUSED"):
-        Publisher(rabbitmq.url(place, role=role)).publish([Envelope(str(new_id()), 1, "test.echo", "email", 4)])
+        Publisher(rabbitmq.url(instance, role=role)).publish([Envelope(str(new_id()), 1, "test.echo", "email", 4)])
 
 
-def test_a_worker_takes_from_every_job_queue_also_from_new_ones(place) -> None:
-    with connected(rabbitmq.url(place), name="test") as connection:
+def test_a_worker_takes_from_every_job_queue_also_from_new_ones(instance) -> None:
+    with connected(rabbitmq.url(instance), name="test") as connection:
         connection.channel().queue_declare("brand-new", durable=True, auto_delete=False)
-    assert not refused(place, "worker", lambda channel: channel.basic_get("brand-new"))
-    with connected(rabbitmq.url(place), name="test") as connection:
+    assert not refused(instance, "worker", lambda channel: channel.basic_get("brand-new"))
+    with connected(rabbitmq.url(instance), name="test") as connection:
         connection.channel().queue_delete("brand-new")

@@ -18,9 +18,9 @@ from jobplatform.usecases.fire_schedules import Fired, fire_schedules
 from tests.support.ledger_harness import LedgerHarness, registry
 
 
-def put(harness: LedgerHarness, name: str = "s", **order: Any) -> manage.ScheduleView:
-    times = {} if {"cron", "times"} & set(order) else {"every_seconds": 60.0}
-    command = ScheduleDefinition(name, "test.echo", order.pop("payload", {}), **{**times, **order})
+def put(harness: LedgerHarness, name: str = "s", **definition: Any) -> manage.ScheduleView:
+    times = {} if {"cron", "times"} & set(definition) else {"every_seconds": 60.0}
+    command = ScheduleDefinition(name, "test.echo", definition.pop("payload", {}), **{**times, **definition})
     return manage.put_schedule(harness.ledger, registry(), harness.tenant_id, command, by="me")
 
 
@@ -36,7 +36,7 @@ def make_due(harness: LedgerHarness, name: str = "s", ago: str = "1 s") -> Any:
     return planned
 
 
-def look(harness: LedgerHarness, limit: int = 500, grace: float = 60) -> Fired:
+def fire(harness: LedgerHarness, limit: int = 500, grace: float = 60) -> Fired:
     return fire_schedules(harness.ledger, limit=limit, grace_seconds=grace)
 
 
@@ -61,7 +61,7 @@ def end(harness: LedgerHarness) -> None:
 def test_a_fire_is_a_job_with_the_planned_time_in_its_payload(harness: LedgerHarness) -> None:
     put(harness, payload={"at": {"$planned_at": ""}}, priority=7, tags=("t",), time_zone="Europe/Berlin")
     planned = make_due(harness)
-    result = look(harness)
+    result = fire(harness)
     assert (result.fires, result.woken, result.more) == (1, "email 7", False)
     assert result.seconds is not None and 0 < result.seconds <= 60
     (job,) = harness.all("SELECT id FROM jobs")
@@ -72,7 +72,7 @@ def test_a_fire_is_a_job_with_the_planned_time_in_its_payload(harness: LedgerHar
     view = manage.get_schedule(harness.ledger, harness.tenant_id, "s").values
     assert (view["last_job_id"], view["last_at"]) == (job, planned)
     assert view["next_at"] == planned + timedelta(seconds=60)
-    assert look(harness).fires == 0
+    assert fire(harness).fires == 0
     harness.assert_conserved()
 
 
@@ -81,7 +81,7 @@ def test_many_who_look_at_once_fire_each_time_once(harness: LedgerHarness) -> No
         put(harness, f"s{number}", overlap="allow")
     harness.do("UPDATE schedules SET next_planned_at = now() - interval '1 s', next_due_at = now(), anchor_at = now()")
     with ThreadPoolExecutor(4) as pool:
-        result = list(pool.map(lambda _: sum(look(harness, limit=7).fires for _ in range(10)), range(4)))
+        result = list(pool.map(lambda _: sum(fire(harness, limit=7).fires for _ in range(10)), range(4)))
     assert sum(result) == 60
     assert harness.all("SELECT count(*)::int, count(DISTINCT schedule_id)::int FROM schedule_fires") == [(60, 60)]
     assert harness.all("SELECT count(*)::int FROM jobs") == [60]
@@ -91,9 +91,9 @@ def test_a_planned_time_that_stands_already_makes_no_second_job(harness: LedgerH
     """A clock that jumped back, or a restored backup, plans it again."""
     put(harness, overlap="allow")
     planned = make_due(harness)
-    look(harness)
+    fire(harness)
     harness.do("UPDATE schedules SET next_planned_at = :p, next_due_at = clock_timestamp()", p=planned)
-    look(harness)
+    fire(harness)
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
 
 
@@ -104,7 +104,7 @@ def test_a_fire_whose_transaction_is_lost_takes_place_later(harness: LedgerHarne
         rows = schedules.due_schedules(connection, 10)
         assert len(rows) == 1
         raise RuntimeError("killed")
-    assert look(harness).fires == 1
+    assert fire(harness).fires == 1
 
 
 def test_two_transactions_never_have_the_same_schedule(harness: LedgerHarness) -> None:
@@ -112,7 +112,7 @@ def test_two_transactions_never_have_the_same_schedule(harness: LedgerHarness) -
     make_due(harness, "a")
     with harness.ledger.transaction() as connection:
         assert len(schedules.due_schedules(connection, 10)) == 1
-        assert look(harness).fires == 0, "another has it"
+        assert fire(harness).fires == 0, "another has it"
 
 
 @pytest.mark.parametrize(
@@ -128,16 +128,16 @@ def test_overlap(harness: LedgerHarness, overlap: Any, after_three: list[str], l
     put(harness, overlap=overlap)
     for ago in ("50 s", "40 s", "30 s"):
         make_due(harness, ago=ago)
-        look(harness)
+        fire(harness)
     assert outcomes(harness) == after_three
     assert harness.all("SELECT count(*)::int FROM jobs") == [live]
     if overlap == "cancel":
         assert harness.all("SELECT state FROM job_history") == ["cancelled", "cancelled"]
     if overlap == "queue":
         for expected in (["fired", "fired", "queued"], ["fired", "fired", "fired"]):
-            look(harness)
+            fire(harness)
             end(harness)
-            look(harness)
+            fire(harness)
             assert outcomes(harness) == expected, "one after the other"
             assert harness.all("SELECT count(*)::int FROM jobs") == [1]
         assert harness.all("SELECT queued FROM schedules") == [0]
@@ -147,10 +147,10 @@ def test_overlap(harness: LedgerHarness, overlap: Any, after_three: list[str], l
 def test_a_dead_letter_holds_no_schedule_up(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness, ago="50 s")
-    look(harness)
+    fire(harness)
     harness.do("UPDATE jobs SET state = 'dead', error = '{}'")
     make_due(harness, ago="20 s")
-    look(harness)
+    fire(harness)
     assert outcomes(harness) == ["fired", "fired"]
 
 
@@ -165,7 +165,7 @@ def test_what_nobody_was_there_for(harness: LedgerHarness, missed: Any, expected
         "UPDATE schedules SET next_planned_at = next_planned_at - interval '5 min', anchor_at = next_planned_at "
         "- interval '5 min'"
     )
-    look(harness)
+    fire(harness)
     assert outcomes(harness) == expected
     (first, until) = harness.all("SELECT planned_at, missed_until FROM schedule_fires WHERE outcome = 'missed'")[0]
     assert first == planned - timedelta(minutes=5) and until > first
@@ -177,13 +177,13 @@ def test_pause_and_resume_make_up_for_nothing_and_run_now_works_meanwhile(harnes
     put(harness)
     manage.pause_schedule(harness.ledger, harness.tenant_id, "s", True, by="me")
     make_due(harness, ago="10 hours")
-    assert look(harness).fires == 0
+    assert fire(harness).fires == 0
     job = manage.run_now(harness.ledger, None, harness.tenant_id, "s", by="ada")
     assert harness.row(job).state == "available"
     assert harness.all("SELECT by, outcome FROM schedule_fires") == [("ada", "fired")]
     view = manage.pause_schedule(harness.ledger, harness.tenant_id, "s", False, by="me").values
     assert view["paused"] is False and view["next_at"] > view["updated_at"] - timedelta(seconds=1)
-    assert look(harness).fires == 0
+    assert fire(harness).fires == 0
 
 
 def test_putting_it_again_keeps_its_times_and_changing_them_begins_anew(harness: LedgerHarness) -> None:
@@ -191,7 +191,7 @@ def test_putting_it_again_keeps_its_times_and_changing_them_begins_anew(harness:
     planned = make_due(harness, ago="5 s")
     put(harness, payload={"new": 1}, priority=9)
     assert manage.get_schedule(harness.ledger, harness.tenant_id, "s").values["next_at"] == planned
-    assert look(harness).fires == 1
+    assert fire(harness).fires == 1
     view = put(harness, cron="0 0 1 1 *").values
     assert (view["next_at"].month, view["next_at"].day, view["every_seconds"]) == (1, 1, None)
     assert harness.all("SELECT count(*)::int FROM schedules") == [1]
@@ -206,9 +206,9 @@ def test_one_that_can_not_be_read_keeps_no_other_waiting(harness: LedgerHarness)
     harness.do(
         'UPDATE schedules SET spec = \'{"cron": "* * * * *", "time_zone": "Gone/Zone"}\' WHERE name = \'broken\''
     )
-    assert look(harness).fires == 1
+    assert fire(harness).fires == 1
     assert outcomes(harness, "fine") == ["fired"]
-    assert look(harness).fires == 0, "it is left alone for a while"
+    assert fire(harness).fires == 0, "it is left alone for a while"
 
 
 def test_a_payload_that_no_fire_could_use_is_refused(harness: LedgerHarness) -> None:
@@ -220,11 +220,11 @@ def test_a_payload_that_no_fire_could_use_is_refused(harness: LedgerHarness) -> 
     kinds = registry()
     kind = kinds.get("test.echo")
     object.__setattr__(kind, "payload", Strict)
-    order = ScheduleDefinition("s", "test.echo", {"day": "monday"}, every_seconds=60)
+    definition = ScheduleDefinition("s", "test.echo", {"day": "monday"}, every_seconds=60)
     with pytest.raises(InvalidPayload):
-        manage.put_schedule(harness.ledger, kinds, harness.tenant_id, order, by="me")
-    order = ScheduleDefinition("s", "test.echo", {"day": {"$planned_at": "%d"}}, every_seconds=60)
-    manage.put_schedule(harness.ledger, kinds, harness.tenant_id, order, by="me")
+        manage.put_schedule(harness.ledger, kinds, harness.tenant_id, definition, by="me")
+    definition = ScheduleDefinition("s", "test.echo", {"day": {"$planned_at": "%d"}}, every_seconds=60)
+    manage.put_schedule(harness.ledger, kinds, harness.tenant_id, definition, by="me")
 
 
 def test_times_end_and_so_does_its_schedule(harness: LedgerHarness) -> None:
@@ -236,15 +236,15 @@ def test_times_end_and_so_does_its_schedule(harness: LedgerHarness) -> None:
         "clock_timestamp() - interval '20 s', clock_timestamp() - interval '10 s'])), "
         "next_planned_at = clock_timestamp() - interval '30 s'"
     )
-    assert look(harness).fires == 2
+    assert fire(harness).fires == 2
     assert manage.get_schedule(harness.ledger, harness.tenant_id, "s").values["next_at"] is None
-    assert look(harness).seconds is None
+    assert fire(harness).seconds is None
 
 
 def test_a_delete_keeps_its_jobs(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness)
-    look(harness)
+    fire(harness)
     manage.delete_schedule(harness.ledger, harness.tenant_id, "s")
     with pytest.raises(ScheduleNotFound):
         manage.get_schedule(harness.ledger, harness.tenant_id, "s")
@@ -259,15 +259,15 @@ def test_one_that_the_ledger_refuses_is_put_off_and_the_others_fire(harness: Led
         make_due(harness, name)
     harness.do("ALTER TABLE schedules DROP CONSTRAINT schedules_priority_in_range")
     harness.do("UPDATE schedules SET priority = 10 WHERE name = 'bad'")
-    assert look(harness).fires == 2
+    assert fire(harness).fires == 2
     assert (outcomes(harness, "a"), outcomes(harness, "bad"), outcomes(harness, "c")) == (["fired"], [], ["fired"])
-    assert look(harness).fires == 0, "it is left alone for a while"
+    assert fire(harness).fires == 0, "it is left alone for a while"
 
 
 def test_what_comes_at_once_is_bounded_and_goes_on_with_the_next_look(harness: LedgerHarness) -> None:
     put(harness, overlap="allow", missed="catch_up", catch_up=1000, every_seconds=60.0)
     make_due(harness, ago="250 min")
-    counts = [look(harness).fires for _ in range(4)]
+    counts = [fire(harness).fires for _ in range(4)]
     assert counts == [100, 100, 51, 0]
     assert harness.all("SELECT count(DISTINCT planned_at)::int FROM schedule_fires") == [251]
 
@@ -275,16 +275,16 @@ def test_what_comes_at_once_is_bounded_and_goes_on_with_the_next_look(harness: L
 def test_a_clock_that_jumped_back_cancels_nothing(harness: LedgerHarness) -> None:
     put(harness, overlap="cancel")
     planned = make_due(harness)
-    look(harness)
+    fire(harness)
     harness.do("UPDATE schedules SET next_planned_at = :p, next_due_at = clock_timestamp()", p=planned)
-    look(harness)
+    fire(harness)
     assert harness.all("SELECT state FROM jobs") == ["available"]
 
 
 def test_a_run_that_somebody_asked_for_does_not_count_as_the_fire_before(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness, ago="50 s")
-    look(harness)
+    fire(harness)
     (first,) = harness.all("SELECT id FROM jobs")
     manage.run_now(harness.ledger, None, harness.tenant_id, "s", by="ada")
     assert harness.all("SELECT last_job_id FROM schedules") == [first]
@@ -301,10 +301,10 @@ def test_two_who_release_at_once_release_one(harness: LedgerHarness) -> None:
     put(harness, overlap="queue")
     for ago in ("50 s", "40 s", "30 s"):
         make_due(harness, ago=ago)
-        look(harness)
+        fire(harness)
     end(harness)
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda _: look(harness), range(8)))
+        list(pool.map(lambda _: fire(harness), range(8)))
     assert outcomes(harness) == ["fired", "fired", "queued"]
     assert harness.all("SELECT queued FROM schedules") == [1]
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]

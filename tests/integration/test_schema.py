@@ -24,11 +24,11 @@ from tests.support.ledger_harness import LedgerHarness, _administer
 
 
 @pytest.fixture
-def empty_url(place):
+def empty_url(instance):
     name = f"t_{uuid.uuid4().hex[:12]}"
-    _administer(place, f'CREATE DATABASE "{name}"')
-    yield postgres.url(place, name)
-    _administer(place, f'DROP DATABASE "{name}" WITH (FORCE)')
+    _administer(instance, f'CREATE DATABASE "{name}"')
+    yield postgres.url(instance, name)
+    _administer(instance, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:

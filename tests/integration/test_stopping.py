@@ -51,7 +51,7 @@ def started(harness: LedgerHarness, deliveries: Deliveries) -> tuple[UUID, UUID]
 
 
 def beat(harness: LedgerHarness, stopper: Stopper, deliveries: Deliveries) -> None:
-    stopper.look(track_workers.beat(harness.ledger, card(harness.worker.id), deliveries.leases()))
+    stopper.stop_runs(track_workers.beat(harness.ledger, card(harness.worker.id), deliveries.leases()))
 
 
 def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(

@@ -13,7 +13,7 @@ from jobplatform.usecases.submit_job import Accepted, submit_job
 from tests.support.ledger_harness import LedgerHarness, registry
 
 
-def order(harness: LedgerHarness, unique: Unique, **more) -> Accepted:
+def submit(harness: LedgerHarness, unique: Unique, **more) -> Accepted:
     return submit_job(
         harness.ledger, None, registry(), harness.tenant_id, SubmitJob("test.echo", {}, unique=unique), **more
     )
@@ -21,7 +21,7 @@ def order(harness: LedgerHarness, unique: Unique, **more) -> Accepted:
 
 def test_of_many_at_once_one_is_accepted_and_the_others_get_it(harness: LedgerHarness) -> None:
     with ThreadPoolExecutor(8) as pool:
-        result = list(pool.map(lambda _: order(harness, Unique("report")), range(16)))
+        result = list(pool.map(lambda _: submit(harness, Unique("report")), range(16)))
     assert len({item.job.id for item in result}) == 1
     assert sorted(item.created for item in result) == [False] * 15 + [True]
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
@@ -29,15 +29,15 @@ def test_of_many_at_once_one_is_accepted_and_the_others_get_it(harness: LedgerHa
 
 
 def test_a_second_one_is_refused_when_asked(harness: LedgerHarness) -> None:
-    first = order(harness, Unique("k")).job.id
+    first = submit(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob) as refused:
-        order(harness, Unique("k", refuse=True))
+        submit(harness, Unique("k", refuse=True))
     assert str(refused.value.job_id) == str(first)
 
 
 @pytest.mark.parametrize("end", ["succeeded", "cancelled", "expired"])
 def test_its_end_releases_the_key(harness: LedgerHarness, end: str) -> None:
-    first = order(harness, Unique("k")).job.id
+    first = submit(harness, Unique("k")).job.id
     if end == "cancelled":
         cancel_job(harness.ledger, harness.tenant_id, first)
     elif end == "expired":
@@ -49,29 +49,29 @@ def test_its_end_releases_the_key(harness: LedgerHarness, end: str) -> None:
         harness.claim(first, lease_id)
         harness.settle(first, lease_id)
     assert harness.row(first).state == end
-    assert order(harness, Unique("k")).job.id != first
+    assert submit(harness, Unique("k")).job.id != first
 
 
 def test_a_dead_letter_keeps_the_key(harness: LedgerHarness) -> None:
-    first = order(harness, Unique("k")).job.id
+    first = submit(harness, Unique("k")).job.id
     harness.dispatch(first)
     harness.claim(first, first)
     harness.settle(first, first, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
-    assert order(harness, Unique("k")).job.id == first
+    assert submit(harness, Unique("k")).job.id == first
 
 
 def test_a_period_outlives_the_job_and_ends(harness: LedgerHarness) -> None:
-    first = order(harness, Unique("k", seconds=3600)).job.id
+    first = submit(harness, Unique("k", seconds=3600)).job.id
     cancel_job(harness.ledger, harness.tenant_id, first)
-    assert order(harness, Unique("k", seconds=3600)).job.id == first
+    assert submit(harness, Unique("k", seconds=3600)).job.id == first
     harness.do("UPDATE unique_locks SET expires_at = clock_timestamp() - interval '1 s'")
-    assert order(harness, Unique("k", seconds=3600)).job.id != first
+    assert submit(harness, Unique("k", seconds=3600)).job.id != first
 
 
 def test_keys_are_of_a_tenant(harness: LedgerHarness) -> None:
     from jobplatform.ledger.keys import create_tenant
 
-    first = order(harness, Unique("k")).job.id
+    first = submit(harness, Unique("k")).job.id
     with harness.ledger.transaction() as connection:
         other = create_tenant(connection, "other")
     result = submit_job(harness.ledger, None, registry(), other, SubmitJob("test.echo", {}, unique=Unique("k")))
@@ -79,23 +79,23 @@ def test_keys_are_of_a_tenant(harness: LedgerHarness) -> None:
 
 
 def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(harness: LedgerHarness) -> None:
-    first = order(harness, Unique("k")).job.id
-    second = order(harness, Unique("k"), idempotency_key="once")
+    first = submit(harness, Unique("k")).job.id
+    second = submit(harness, Unique("k"), idempotency_key="once")
     cancel_job(harness.ledger, harness.tenant_id, first)
-    again = order(harness, Unique("k"), idempotency_key="once")
+    again = submit(harness, Unique("k"), idempotency_key="once")
     assert (second.job.id, again.job.id, again.created) == (first, first, False)
 
 
 def test_what_was_refused_binds_no_idempotency_key(harness: LedgerHarness) -> None:
-    first = order(harness, Unique("k")).job.id
+    first = submit(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob):
-        order(harness, Unique("k", refuse=True), idempotency_key="once")
+        submit(harness, Unique("k", refuse=True), idempotency_key="once")
     cancel_job(harness.ledger, harness.tenant_id, first)
-    again = order(harness, Unique("k", refuse=True), idempotency_key="once")
+    again = submit(harness, Unique("k", refuse=True), idempotency_key="once")
     assert again.created and again.job.id != first
 
 
-def test_a_plain_order_has_the_fingerprint_that_it_had_before_there_were_unique_ones() -> None:
+def test_a_plain_submission_has_the_fingerprint_that_it_had_before_there_were_unique_ones() -> None:
     from jobplatform.usecases.submit_job import _fingerprint
 
     result = _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}))

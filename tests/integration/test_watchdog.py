@@ -27,9 +27,9 @@ class Dog:
     def _end(self) -> None:
         self.ended += 1
 
-    def look(self, later: float = 0.0) -> int:
+    def check(self, later: float = 0.0) -> int:
         self.now += later
-        self.watchdog.look(self.harness.ledger)
+        self.watchdog.check(self.harness.ledger)
         return self.ended
 
 
@@ -51,25 +51,25 @@ def unread_marker(harness: LedgerHarness, seconds: float = 300) -> None:
 
 def test_a_worker_that_knows_it_does_not_consume_ends_after_its_time(dog: Dog) -> None:
     dog.missing = ["email"]
-    assert dog.look() == 0
-    assert dog.look(59) == 0
-    assert dog.look(2) == 1
-    assert dog.look(100) == 1, "once"
+    assert dog.check() == 0
+    assert dog.check(59) == 0
+    assert dog.check(2) == 1
+    assert dog.check(100) == 1, "once"
 
 
 def test_a_consumer_that_comes_back_in_time_is_no_reason(dog: Dog) -> None:
     dog.missing = ["email"]
-    dog.look(50)
+    dog.check(50)
     dog.missing = []
-    dog.look(5)
+    dog.check(5)
     dog.missing = ["email"]
-    assert dog.look(50) == 0
+    assert dog.check(50) == 0
 
 
 def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, harness: LedgerHarness) -> None:
     unread_marker(harness)
-    assert dog.look(59) == 0
-    assert dog.look(2) == 1
+    assert dog.check(59) == 0
+    assert dog.check(2) == 1
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_marker_is_no_reason_when(dog: Dog, harness: LedgerHarness, reason: st
     dog.now += 61
     if reason == "it came back just now":
         dog.missing = None
-        dog.look()
+        dog.check()
         dog.missing = []
     if reason == "a message came":
         dog.deliveries.received_at = dog.now - 5
-    assert dog.look() == 0
+    assert dog.check() == 0
 
 
 def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -> None:
@@ -121,7 +121,7 @@ def lose_connections(dog: Dog, seconds: int, every: int = 1) -> int:
     ended = dog.ended
     for _ in range(0, seconds, every):
         dog.deliveries.note_lost_connection()
-        ended = dog.look(every)
+        ended = dog.check(every)
     return ended
 
 
@@ -132,7 +132,7 @@ def test_a_worker_that_connects_and_is_thrown_out_again_and_again_ends(dog: Dog)
 
 def test_a_quiet_time_between_losses_ends_a_loop(dog: Dog) -> None:
     assert lose_connections(dog, 60) == 0
-    assert dog.look(61) == 0
+    assert dog.check(61) == 0
     assert lose_connections(dog, 59) == 0
 
 
@@ -146,4 +146,4 @@ def test_flaps_between_which_messages_come_are_no_loop(dog: Dog) -> None:
         dog.deliveries.receive(new_id(), new_id())
         dog.now += 1
     dog.deliveries.note_lost_connection()
-    assert dog.look() == 0
+    assert dog.check() == 0

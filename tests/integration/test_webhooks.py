@@ -34,14 +34,14 @@ class Hooks:
         self.harness, self.config = harness, config
 
     def add(self, *events: str, tenant: UUID | None = None, **more: Any) -> UUID:
-        order = NewEndpoint("https://example.com/hook", **({"events": events} if events else {}), **more)
+        endpoint = NewEndpoint("https://example.com/hook", **({"events": events} if events else {}), **more)
         made = manage_webhooks.create_endpoint(
-            self.harness.ledger, self.config, tenant or self.harness.tenant_id, order, by="test"
+            self.harness.ledger, self.config, tenant or self.harness.tenant_id, endpoint, by="test"
         )
         return made["id"]
 
-    def look(self, limit: int = 500) -> int:
-        """Look until all that has happened was told: other databases of the server have transactions, too."""
+    def enqueue(self, limit: int = 500) -> int:
+        """Enqueue until all that has happened was: other databases of the server have transactions, too."""
         count = 0
         last = "SELECT DISTINCT ON (tenant_id) tenant_id, tx, id FROM job_events ORDER BY tenant_id, tx DESC, id DESC"
         ends = {row[0]: row[1:] for row in self.harness.all(last)}
@@ -85,8 +85,8 @@ def hooks(harness: LedgerHarness, config: Settings) -> Hooks:
     return Hooks(harness, config)
 
 
-def finish(harness: LedgerHarness, **order: Any) -> UUID:
-    job_id, lease = harness.running(**order)
+def finish(harness: LedgerHarness, **endpoint: Any) -> UUID:
+    job_id, lease = harness.running(**endpoint)
     harness.settle(job_id, lease)
     return job_id
 
@@ -96,7 +96,7 @@ def test_an_endpoint_is_told_of_what_it_wants_from_now_on(harness: LedgerHarness
     mine, all_of_it = hooks.add("job.succeeded"), hooks.add("job.submitted", "job.started", "job.succeeded")
     other_kind = hooks.add("job.succeeded", kinds=("other.*",))
     first, second = finish(harness), finish(harness)
-    assert hooks.look() == 8
+    assert hooks.enqueue() == 8
     assert hooks.told(mine) == [("job.succeeded", first), ("job.succeeded", second)]
     assert hooks.told(all_of_it) == [
         (name, job) for job in (first, second) for name in ("job.submitted", "job.started", "job.succeeded")
@@ -112,7 +112,7 @@ def test_an_endpoint_is_told_of_what_it_wants_from_now_on(harness: LedgerHarness
     assert body["type"] == "job.succeeded" and body["data"]["job_id"] == str(first)
     assert body["data"]["kind"] == "test.echo" and body["data"]["state"] == "succeeded"
     assert body["timestamp"].endswith("Z") and datetime.fromisoformat(body["timestamp"]).tzinfo is not None
-    assert hooks.look() == 0
+    assert hooks.enqueue() == 0
 
 
 def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(harness: LedgerHarness, hooks: Hooks) -> None:
@@ -121,9 +121,9 @@ def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(harness: LedgerHa
     everything = ("job.submitted", "job.started", "job.succeeded", "job.dead")
     mine, others = hooks.add(*everything), hooks.add(*everything, tenant=other)
     finish(harness)
-    assert hooks.look() == 3
+    assert hooks.enqueue() == 3
     hooks.deliver(mine)
-    assert hooks.look() == 0, "its own deliveries are no news"
+    assert hooks.enqueue() == 0, "its own deliveries are no news"
     assert hooks.told(others) == []
 
 
@@ -133,7 +133,7 @@ def test_the_words_for_failures(harness: LedgerHarness, hooks: Hooks) -> None:
     harness.settle(job_id, lease, "failed", "scheduled")
     dead, lease = harness.running()
     harness.settle(dead, lease, "failed", "dead")
-    hooks.look()
+    hooks.enqueue()
     assert hooks.told(mine) == [("job.retrying", job_id), ("job.dead", dead)]
 
 
@@ -144,7 +144,7 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(harness: LedgerHar
     stop = threading.Event()
     errors: list[Exception] = []
 
-    def look() -> None:
+    def enqueue() -> None:
         while not stop.is_set():
             try:
                 enqueue_webhooks(harness.ledger, delivering(hooks.config), limit)
@@ -152,7 +152,7 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(harness: LedgerHar
                 errors.append(error)
                 return
 
-    threads = [threading.Thread(target=look) for _ in range(3)]
+    threads = [threading.Thread(target=enqueue) for _ in range(3)]
     for thread in threads:
         thread.start()
     jobs += [harness.submit() for _ in range(20)]
@@ -177,7 +177,7 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
     job_id = harness.submit()
     with harness.ledger.statement() as connection:
         (before,) = webhooks.followers(connection)
-    hooks.look()
+    hooks.enqueue()
     moved = {
         "endpoint": mine,
         "from_tx": before.place.tx,
@@ -205,19 +205,19 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
 def test_a_replay_tells_what_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
     good, bad = finish(harness), finish(harness)
-    hooks.look()
+    hooks.enqueue()
     messages = dict(harness.all("SELECT about, id FROM webhook_messages"))
     for job, well in ((good, True), (bad, False)):
         (job_id,) = harness.all("SELECT job_id FROM webhook_messages WHERE about = :job", job=job)
         hooks.end(job_id, well)
     view = manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
     assert view["replaying"]
-    assert hooks.look() == 1
+    assert hooks.enqueue() == 1
     assert dict(harness.all("SELECT about, id FROM webhook_messages")) == messages, "the same ids: receivers know them"
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 0, bad: 1}
     assert not manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)["replaying"]
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)
-    assert hooks.look() == 1, "the other one is on its way"
+    assert hooks.enqueue() == 1, "the other one is on its way"
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 1, bad: 1}
 
 
@@ -229,13 +229,13 @@ def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(harness: Ledger
 
     assert change(enabled=False)["disabled_reason"] == "disabled by hand"
     missed = finish(harness)
-    hooks.look()
+    hooks.enqueue()
     eventually(lambda: change(enabled=True)["enabled"])
     later = finish(harness)
-    hooks.look()
+    hooks.enqueue()
     assert later in [job for _, job in hooks.told(mine)]
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
-    hooks.look()
+    hooks.enqueue()
     assert {job for _, job in hooks.told(mine)} == {missed, later}
     assert harness.all("SELECT count(*) FROM webhook_messages") == [2]
 
@@ -243,7 +243,7 @@ def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(harness: Ledger
 def test_a_message_is_delivered_again_with_its_id(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.succeeded")
     finish(harness)
-    hooks.look()
+    hooks.enqueue()
     ((message,), _) = manage_webhooks.list_messages(harness.ledger, harness.tenant_id, mine, before=None, limit=10)
 
     def replay() -> dict[str, Any]:
@@ -316,7 +316,7 @@ def test_secrets_overlap(harness: LedgerHarness, hooks: Hooks) -> None:
 def test_the_clean_up_takes_old_messages(harness: LedgerHarness, hooks: Hooks, config: Settings) -> None:
     kept, gone = hooks.add("job.submitted"), hooks.add("job.submitted")
     harness.submit()
-    hooks.look()
+    hooks.enqueue()
     harness.do(
         "UPDATE webhook_messages SET created_at = created_at - interval '91 days' WHERE endpoint_id = :id", id=gone
     )
@@ -335,7 +335,7 @@ def test_a_replay_ends_also_when_there_is_nothing_to_tell(harness: LedgerHarness
         return manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)
 
     assert manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)["replaying"]
-    eventually(lambda: hooks.look() == 0 and not view()["replaying"])
+    eventually(lambda: hooks.enqueue() == 0 and not view()["replaying"])
     nothing = manage_webhooks.replay_since(
         harness.ledger, harness.tenant_id, mine, datetime.now(UTC) + timedelta(days=1), everything=True
     )
@@ -345,24 +345,24 @@ def test_a_replay_ends_also_when_there_is_nothing_to_tell(harness: LedgerHarness
 def test_a_replay_begins_at_its_time(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.submitted")
     early, late = harness.submit(), harness.submit()
-    hooks.look()
+    hooks.enqueue()
     (since,) = harness.all("SELECT at FROM job_events WHERE job_id = :id", id=late)
     for job_id in harness.all("SELECT job_id FROM webhook_messages"):
         hooks.end(job_id, True)
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)
-    hooks.look()
+    hooks.enqueue()
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {early: 0, late: 1}
 
 
 def test_what_was_skipped_while_it_was_disabled_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.submitted"), datetime.now(UTC) - timedelta(minutes=1)
     harness.submit()
-    hooks.look()
+    hooks.enqueue()
     ((job_id,),) = [harness.all("SELECT job_id FROM webhook_messages")]
     hooks.end(job_id, True)
     harness.do('UPDATE job_history SET result = \'{"skipped": "it is disabled"}\'')
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
-    assert hooks.look() == 1
+    assert hooks.enqueue() == 1
 
 
 def test_there_is_an_end_to_endpoints(hooks: Hooks) -> None:

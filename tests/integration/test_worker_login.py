@@ -17,7 +17,7 @@ from tests.support.ledger_harness import LIMITS, LedgerHarness, _administer
 
 
 @pytest.fixture
-def login(harness: LedgerHarness, place) -> Iterator[str]:
+def login(harness: LedgerHarness, instance) -> Iterator[str]:
     """The URL of a worker's login; roles belong to the whole server, so it is dropped afterwards."""
     name, password = f"worker_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
     with harness.ledger.transaction() as connection:
@@ -25,7 +25,7 @@ def login(harness: LedgerHarness, place) -> Iterator[str]:
     head, _, rest = harness.url.partition("://")
     yield f"{head}://{name}:{password}@{rest.partition('@')[2]}"
     harness.ledger.close()
-    _administer(place, f"DROP ROLE {name}")
+    _administer(instance, f"DROP ROLE {name}")
 
 
 def test_a_worker_runs_jobs_and_drops_old_history_with_its_login(harness: LedgerHarness, login: str) -> None:

@@ -13,7 +13,7 @@ from jobplatform.domain.workflows import Graph, Group, Map, Part, chain, step
 from jobplatform.ledger import auditing, jobs, runs, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
-from tests.support.flows import ERROR, adds_of, available, look, replacement_of, run_one, state_of, submit, succeed
+from tests.support.flows import ERROR, adds_of, available, replacement_of, run_one, state_of, stop_due, submit, succeed
 from tests.support.ledger_harness import LedgerHarness
 
 POLICIES = ("fail", "skip", "skip", "ignore", "continue")
@@ -73,7 +73,7 @@ def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:
                 verb = "discard_job(:t, :j, '-infinity', 'dice', '{}')"
             harness.all(f"SELECT * FROM {verb}", t=harness.tenant_id, j=dice.choice(dead))
     elif what < 0.25:
-        look(harness, limit=dice.randint(1, 5))
+        stop_due(harness, limit=dice.randint(1, 5))
     elif result:
         job_id, kind, _ = dice.choice(result)
         if (luck := dice.random()) < 0.65:
@@ -92,7 +92,7 @@ def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:
             harness.do("UPDATE jobs SET run_at = clock_timestamp() WHERE state = 'scheduled'")
             harness.all("SELECT * FROM wake_jobs(10, NULL)")
     elif not result:
-        look(harness)
+        stop_due(harness)
 
 
 def in_order(harness: LedgerHarness, workflow: UUID) -> None:
@@ -131,7 +131,7 @@ def test_a_random_graph_ends_whatever_happens(harness: LedgerHarness, seed: int,
         result = available(harness)
         for job_id, kind, _ in result:
             run_one(harness, job_id, kind, succeed)
-        if not look(harness) and not available(harness):
+        if not stop_due(harness) and not available(harness):
             break
     assert state_of(harness, workflow) in ("succeeded", "failed", "cancelled")
     assert harness.all("SELECT DISTINCT state FROM jobs") in ([], ["dead"])

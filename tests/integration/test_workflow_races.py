@@ -15,7 +15,7 @@ from jobplatform.ledger import jobs, runs, workflows
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.runs import Settlement
 from tests.integration.test_workflow_properties import assert_whole, random_graph
-from tests.support.flows import ERROR, available, look, replacement_of, run_one, state_of, submit, succeed
+from tests.support.flows import ERROR, available, replacement_of, run_one, state_of, stop_due, submit, succeed
 from tests.support.ledger_harness import LedgerHarness
 
 ROUNDS, MOVES = 3, 20
@@ -35,7 +35,7 @@ def hand(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
 def run_some(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
     result = available(harness)
     if not result:
-        look(harness)
+        stop_due(harness)
         return
     job_id, kind, _ = dice.choice(result)
     luck = dice.random()
@@ -85,7 +85,7 @@ def finish(harness: LedgerHarness) -> None:
     for _ in range(500):
         for job_id, kind, _ in available(harness):
             run_one(harness, job_id, kind, succeed)
-        if not look(harness) and not available(harness):
+        if not stop_due(harness) and not available(harness):
             return
 
 

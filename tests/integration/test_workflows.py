@@ -20,12 +20,12 @@ from tests.support.flows import (
     available,
     failing,
     job_of,
-    look,
     play,
     run_one,
     state_of,
     step_of,
     steps_of,
+    stop_due,
     submit,
     succeed,
 )
@@ -212,7 +212,7 @@ def test_the_settle_of_the_last_parent_says_where_something_is_to_do(harness: Le
 def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), group(echo("b"), chain(echo("c"), echo("d"))), echo("e")))
     assert sorted(play(harness, failing("b"))) == ["a", "b", "c"] or state_of(harness, workflow) == "failed"
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "failed"
     (error,) = harness.all("SELECT error FROM workflows WHERE id = :id", id=workflow)
     assert error["step"] == "b" and error["last"]["message"] == ERROR_MESSAGE
@@ -238,7 +238,7 @@ ERROR_MESSAGE = "told to fail"
 def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(group(echo("a"), echo("b")), echo("c")))
     play(harness, failing("a", "b"))
-    look(harness)
+    stop_due(harness)
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
     assert state_of(harness, workflow) == "failed", "another step has failed still"
     play(harness)
@@ -253,7 +253,7 @@ def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(harness: Ledg
 def test_a_step_that_went_with_its_workflow_is_replayed_with_it_only(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     play(harness, failing("a"))
-    look(harness)
+    stop_due(harness)
     with pytest.raises(NotReplayable, match="workflow"):
         replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
 
@@ -300,7 +300,7 @@ def test_a_failed_step_that_is_called_off_before_its_turn_waits_again_when_repla
     workflow = submit(harness, chain(echo("a"), echo("b"), echo("c")))
     with harness.ledger.transaction() as connection:
         jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "b"), None)
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "failed"
     with harness.ledger.transaction() as connection:
         assert workflows.replay_workflow(connection, harness.tenant_id, workflow, {"by": "me"}).verdict == "replayed"
@@ -313,7 +313,7 @@ def test_a_step_that_expires_fails_like_one_that_dies(harness: LedgerHarness) ->
     workflow = submit(harness, chain(echo("a"), echo("b", start_by=start_by), echo("c")))
     harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE start_by IS NOT NULL")
     harness.all("SELECT * FROM wake_jobs(10, NULL)")
-    look(harness)
+    stop_due(harness)
     assert steps_of(harness, workflow)["b"] == "failed"
     assert state_of(harness, workflow) == "failed"
 
@@ -321,7 +321,7 @@ def test_a_step_that_expires_fails_like_one_that_dies(harness: LedgerHarness) ->
 def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     play(harness, failing("a"))
-    look(harness)
+    stop_due(harness)
     with harness.ledger.transaction() as connection:
         connection.exec_driver_sql(
             "SELECT * FROM discard_job(%s::uuid, %s::uuid, '-infinity', 'x', '{}')",
@@ -346,10 +346,10 @@ def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_ba
         assert (
             workflows.cancel_workflow(connection, harness.tenant_id, workflow, "no more", "me").verdict == "requested"
         )
-    assert look(harness) == 1, "one runs still"
+    assert stop_due(harness) == 1, "one runs still"
     assert harness.row(job_id).cancel_requested_at is not None
     harness.settle(job_id, lease_id, "failed", "scheduled")
-    assert look(harness) == 0
+    assert stop_due(harness) == 0
     assert state_of(harness, workflow) == "cancelled"
     assert {state for name, state in steps_of(harness, workflow).items() if name != "a"} == {"cancelled"}
     assert harness.row(job_of(harness, workflow, "d")).error["message"] == "no more"
@@ -369,9 +369,9 @@ def test_a_run_that_succeeds_against_a_cancel_is_done(harness: LedgerHarness) ->
     harness.claim(job_id, lease_id)
     with harness.ledger.transaction() as connection:
         workflows.cancel_workflow(connection, harness.tenant_id, workflow, None, "me")
-    look(harness)
+    stop_due(harness)
     harness.settle(job_id, lease_id)
-    look(harness)
+    stop_due(harness)
     assert (state_of(harness, workflow), steps_of(harness, workflow)) == ("cancelled", {"a": "done", "b": "cancelled"})
     with harness.ledger.transaction() as connection:
         workflows.replay_workflow(connection, harness.tenant_id, workflow, {})
@@ -380,10 +380,10 @@ def test_a_run_that_succeeds_against_a_cancel_is_done(harness: LedgerHarness) ->
 
 def test_the_time_limit_of_the_whole_ends_it_and_begins_anew_with_a_replay(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")), time_limit_seconds=60)
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "running"
     harness.do("UPDATE workflows SET deadline_at = clock_timestamp() - interval '1 s'")
-    look(harness)
+    stop_due(harness)
     assert state_of(harness, workflow) == "failed"
     (error,) = harness.all("SELECT error FROM workflows")
     assert error["code"] == "timed_out"
@@ -451,7 +451,7 @@ def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(harness: Ledge
     run_one(
         harness, second[0], second[1], added=adds_of(harness, second[0], echo(None, {"n": 1}), chain(echo(), echo()))
     )
-    look(harness)
+    stop_due(harness)
     assert (state_of(harness, workflow), steps_of(harness, workflow)["b"]) == ("failed", "joining")
     harness.assert_conserved()
     with harness.ledger.transaction() as connection:
@@ -465,7 +465,7 @@ def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(harness: Ledge
 def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(harness: LedgerHarness) -> None:
     workflow = submit(harness, group(echo("a"), echo("b")))
     play(harness, failing("a", "b"))
-    look(harness)
+    stop_due(harness)
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
     ((job_id, kind, _),) = available(harness)
     run_one(harness, job_id, kind, added=adds_of(harness, job_id, echo()))
@@ -484,7 +484,7 @@ def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(harness: Ledge
     run_one(harness, first[0], first[1], failing("a"))
     with pytest.raises(NotReplayable, match="workflow"):
         replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
-    look(harness)
+    stop_due(harness)
     assert harness.row(job_of(harness, workflow, "a")).state == "dead"
 
 
@@ -502,7 +502,7 @@ def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(harness: Ledger
     """Its counting must see what the settle counts, and a failure that it has not committed yet."""
     workflow = submit(harness, chain(group(echo("a"), echo("b"), name="g"), echo("end")))
     play(harness, failing("a", "b"))
-    look(harness)
+    stop_due(harness)
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
     ((job_id, _, _),) = available(harness)
     lease_id = new_id()

@@ -1,11 +1,11 @@
-// Submits the orders on standard input (a JSON array of {properties, order}) over AMQP, and prints the answers by the
+// Submits the submissions on standard input (a JSON array of {properties, submission}) over AMQP, and prints the answers by the
 // ids of their messages. AMQP_URL is that of a user whose name is the tenant's.
 import { readFileSync } from 'node:fs'
 import amqp from 'amqplib'
 
 const connection = await amqp.connect(process.env.AMQP_URL)
 const channel = await connection.createConfirmChannel()
-const orders = JSON.parse(readFileSync(0, 'utf8'))
+const submissions = JSON.parse(readFileSync(0, 'utf8'))
 const answers = {}
 const enough = new Promise((resolve) => {
   // RabbitMQ's own queue for answers: nothing has to be declared, and no right is needed
@@ -14,11 +14,11 @@ const enough = new Promise((resolve) => {
       accepted: message.properties.contentType === 'application/json',
       ...JSON.parse(message.content.toString())
     }
-    if (Object.keys(answers).length === orders.length) resolve()
+    if (Object.keys(answers).length === submissions.length) resolve()
   }, { noAck: true })
 })
-for (const { properties, order } of orders) {
-  const body = typeof order === 'string' ? order : JSON.stringify(order)
+for (const { properties, submission } of submissions) {
+  const body = typeof submission === 'string' ? submission : JSON.stringify(submission)
   channel.publish('jobs.submit', '', Buffer.from(body), {
     contentType: 'application/json',
     persistent: true,

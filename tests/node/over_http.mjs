@@ -1,4 +1,4 @@
-// Submits an order (the first argument) over HTTP, and prints the job when it has ended.
+// Submits a submission (the first argument) over HTTP, and prints the job when it has ended.
 const base = process.env.JOBPLATFORM_URL
 const headers = { authorization: `Bearer ${process.env.JOBPLATFORM_API_KEY}` }
 

@@ -33,7 +33,7 @@ from jobplatform import Context, Fixed, Permanent, Retryable, Snooze, Throttled,
 from pydantic import BaseModel
 
 
-class Order(BaseModel):
+class Payload(BaseModel):
     path: str = ""
     seconds: float = 0.0
     times: int = 1
@@ -47,9 +47,9 @@ def count(path: str) -> int:
 
 
 @kind("acme.sleep", queue="gpu", retry=Fixed(0.1))
-def sleep(order: Order, ctx: Context) -> dict:
-    calls = count(order.path)
-    end = time.monotonic() + (order.seconds if calls <= order.times else 0)
+def sleep(payload: Payload, ctx: Context) -> dict:
+    calls = count(payload.path)
+    end = time.monotonic() + (payload.seconds if calls <= payload.times else 0)
     while time.monotonic() < end:
         time.sleep(0.02)
         ctx.progress(calls, None, "sleeping")
@@ -57,56 +57,56 @@ def sleep(order: Order, ctx: Context) -> dict:
 
 
 @kind("acme.forged", queue="limbo", retry=Fixed(0.1))
-def forged(order: Order, ctx: Context) -> dict:
-    return {"calls": count(order.path)}
+def forged(payload: Payload, ctx: Context) -> dict:
+    return {"calls": count(payload.path)}
 
 
 @kind("acme.stuck", queue="loose", retry=Fixed(0.1))
-def stuck(order: Order, ctx: Context) -> dict:
-    calls = count(order.path)
-    if calls <= order.times:
-        time.sleep(order.seconds)
+def stuck(payload: Payload, ctx: Context) -> dict:
+    calls = count(payload.path)
+    if calls <= payload.times:
+        time.sleep(payload.seconds)
     return {"calls": calls}
 
 
 @kind("acme.deaf", queue="gpu", retry=Fixed(0.1))
-def deaf(order: Order, ctx: Context) -> None:
-    count(order.path)
-    time.sleep(order.seconds)
+def deaf(payload: Payload, ctx: Context) -> None:
+    count(payload.path)
+    time.sleep(payload.seconds)
 
 
 @kind("acme.crash", queue="gpu", crash_limit=2)
-def crash(order: Order, ctx: Context) -> None:
-    count(order.path)
+def crash(payload: Payload, ctx: Context) -> None:
+    count(payload.path)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @kind("acme.flaky", queue="gpu", retry=Fixed(0.05), max_attempts=4)
-def flaky(order: Order, ctx: Context) -> dict:
-    if count(order.path) <= order.times:
+def flaky(payload: Payload, ctx: Context) -> dict:
+    if count(payload.path) <= payload.times:
         raise Retryable("not yet", code="not_yet")
     return {"attempt": ctx.attempt, "run_no": ctx.run_no}
 
 
 @kind("acme.broken", queue="gpu", retry=Fixed(0.05), max_attempts=2)
-def broken(order: Order, ctx: Context) -> None:
+def broken(payload: Payload, ctx: Context) -> None:
     raise ValueError("a bug in the handler")
 
 
 @kind("acme.snooze", queue="gpu")
-def snooze(order: Order, ctx: Context) -> dict:
-    if count(order.path) <= order.times:
+def snooze(payload: Payload, ctx: Context) -> dict:
+    if count(payload.path) <= payload.times:
         raise Snooze(0.05)
     return {"attempt": ctx.attempt, "run_no": ctx.run_no}
 
 
 @kind("acme.slow", queue="gpu", hard_limit_seconds=1, max_attempts=1)
-def slow(order: Order, ctx: Context) -> None:
+def slow(payload: Payload, ctx: Context) -> None:
     time.sleep(60)
 
 
 @kind("acme.soft", queue="gpu", soft_limit_seconds=1, hard_limit_seconds=30, max_attempts=1)
-def soft(order: Order, ctx: Context) -> None:
+def soft(payload: Payload, ctx: Context) -> None:
     time.sleep(60)
 
 
@@ -135,27 +135,27 @@ class Call(BaseModel):
 
 
 @kind("acme.call", queue="gpu", limit_keys=["tenant", "region:{region}"])
-def call(order: Call, ctx: Context) -> dict:
+def call(payload: Call, ctx: Context) -> dict:
     """One call to a region of the outside world."""
-    time.sleep(order.seconds)
-    return {"calls": count(order.path)}
+    time.sleep(payload.seconds)
+    return {"calls": count(payload.path)}
 
 
 @kind("acme.calls", queue="gpu")
-def calls(order: Call, ctx: Context) -> dict:
+def calls(payload: Call, ctx: Context) -> dict:
     """Many calls in one job, each of which takes a unit of the region."""
     times = []
-    for _ in range(order.calls):
-        ctx.acquire(limit_key("region", order.region))
+    for _ in range(payload.calls):
+        ctx.acquire(limit_key("region", payload.region))
         times.append(time.time())
     return {"times": times}
 
 
 @kind("acme.busy", queue="gpu", limit_keys=["region:{region}"])
-def busy(order: Call, ctx: Context) -> dict:
+def busy(payload: Call, ctx: Context) -> dict:
     """The other side says at first: not now."""
-    if count(order.path) == 1:
-        raise Throttled("region:" + order.region, order.seconds, "429 from there")
+    if count(payload.path) == 1:
+        raise Throttled("region:" + payload.region, payload.seconds, "429 from there")
     return {"attempt": ctx.attempt, "run_no": ctx.run_no}
 
 
@@ -166,7 +166,7 @@ def fan(numbers: Numbers, ctx: Context) -> Sum:
 
 
 @kind("acme.files", queue="gpu")
-def files(order: Order, ctx: Context) -> dict:
+def files(payload: Payload, ctx: Context) -> dict:
     ctx.log("writing", step=1)
     (ctx.workdir / "out.txt").write_text("hello")
     return dict(ctx.artifact("out.txt", ctx.workdir / "out.txt"))

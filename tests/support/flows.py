@@ -23,9 +23,9 @@ ERROR = {"code": "x", "message": "told to fail", "retryable": False}
 Play = Callable[[str, Any], tuple[str, str, Any]]
 
 
-def submit(harness: LedgerHarness, flow: Part, **order: Any) -> UUID:
+def submit(harness: LedgerHarness, flow: Part, **errback_job: Any) -> UUID:
     """Submit a workflow and return its id."""
-    return submit_workflow(harness.ledger, None, registry(), harness.tenant_id, SubmitWorkflow(flow, **order)).id
+    return submit_workflow(harness.ledger, None, registry(), harness.tenant_id, SubmitWorkflow(flow, **errback_job)).id
 
 
 def succeed(name: str, payload: Any) -> tuple[str, str, Any]:
@@ -49,7 +49,7 @@ def play(harness: LedgerHarness, act: Play = succeed, limit: int = 10_000) -> li
     while result := available(harness)[: limit - len(ran)]:
         for job_id, kind, _ in result:
             ran.append(run_one(harness, job_id, kind, act))
-        look(harness)
+        stop_due(harness)
         if len(ran) >= limit:
             break
     return ran
@@ -90,7 +90,7 @@ def step_of(harness: LedgerHarness, job_id: UUID) -> str | None:
         return workflows.step_name(connection, job_id)
 
 
-def look(harness: LedgerHarness, limit: int = 1000) -> int:
+def stop_due(harness: LedgerHarness, limit: int = 1000) -> int:
     """Do what the dispatcher does about workflows; returns how many still stop."""
     with harness.ledger.transaction() as connection:
         workflows.time_out_workflows(connection)
@@ -128,8 +128,8 @@ def adds_of(harness: LedgerHarness, job_id: UUID, *parts: Part) -> bytes:
     return result
 
 
-def order(headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return an order for a job as the ledger takes it."""
+def errback_job(headers: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return a planned job, as the ledger takes it."""
     return {
         "queue": "email", "kind": "test.echo", "priority": 4, "payload": {"args": [], "headers": headers or {}},
         "tags": [], "max_attempts": 1, "crash_limit": 1, "lost_limit": 1,
@@ -142,7 +142,7 @@ def replacement_of(harness: LedgerHarness, job_id: UUID) -> tuple[bytes, UUID]:
     added = AddedSteps(delivery, registry())
     name = added.own_name(harness.ledger)
     x, y = new_id(), new_id()
-    base = {**order(), "type": "job", "on_failure": "skip", "item": None, "run_at": None, "start_by": None}
+    base = {**errback_job(), "type": "job", "on_failure": "skip", "item": None, "run_at": None, "start_by": None}
     rows = [
         {**base, "id": str(x), "name": f"{name}/x", "place": 0, "pending": 0, "children": [str(y)], "payload": {}},
         {**base, "id": str(y), "name": f"{name}/y", "place": 1, "pending": 1, "children": [str(job_id)],

@@ -64,9 +64,9 @@ class LedgerHarness:
     epoch: UUID
     worker: WorkerInfo
 
-    def submit(self, kind: str = "test.echo", payload: dict[str, Any] | None = None, **order: Any) -> UUID:
+    def submit(self, kind: str = "test.echo", payload: dict[str, Any] | None = None, **fields: Any) -> UUID:
         """Submit a job and return its id."""
-        command = SubmitJob(kind, payload or {}, **order)
+        command = SubmitJob(kind, payload or {}, **fields)
         return submit_job(self.ledger, None, registry(), self.tenant_id, command).job.id
 
     def dispatch(self, *job_ids: UUID) -> None:
@@ -95,10 +95,10 @@ class LedgerHarness:
         waiting = Waiting(lambda tenant: 1.0)
         try:
             with dispatching.read_queue(mine, queue, arrivals=100_000) as opened:
-                waiting.learn(opened.look)
-                takes = waiting.shares.plan(slots_of(opened.look.places_out, window, batch), {})
+                waiting.learn(opened.queue_state)
+                takes = waiting.shares.plan(slots_of(opened.queue_state.places_out, window, batch), {})
                 jobs = []
-                if opened.look.verdict == "ready" and takes:
+                if opened.queue_state.verdict == "ready" and takes:
                     chosen = [(take.flow.id, take.jobs) for take in takes]
                     jobs, _ = opened.dispatch(chosen, [0.0] * len(takes))
                 yield jobs, opened
@@ -119,11 +119,11 @@ class LedgerHarness:
             node="worker@test",
         )
 
-    def running(self, **order: Any) -> tuple[UUID, UUID]:
+    def running(self, **fields: Any) -> tuple[UUID, UUID]:
         """Return (job, lease) of a job that runs."""
-        job_id, lease_id = self.submit(**order), new_id()
+        job_id, lease_id = self.submit(**fields), new_id()
         self.dispatch(job_id)
-        assert self.claim(job_id, lease_id, kind=order.get("kind", "test.echo")).verdict == "claimed"
+        assert self.claim(job_id, lease_id, kind=fields.get("kind", "test.echo")).verdict == "claimed"
         return job_id, lease_id
 
     def settle(self, job_id: UUID, lease_id: UUID, outcome: str = "succeeded", state: str | None = None, **more: Any):
@@ -172,13 +172,13 @@ def card(worker_id: UUID | None = None) -> WorkerInfo:
 
 
 @contextmanager
-def new_harness(place: Any) -> Iterator[LedgerHarness]:
+def new_harness(instance: Any) -> Iterator[LedgerHarness]:
     """Yield a harness on a database of its own."""
     from jobplatform.devstack import postgres
 
     name = f"t_{uuid.uuid4().hex[:12]}"
-    _administer(place, f'CREATE DATABASE "{name}" TEMPLATE jobplatform')
-    url = postgres.url(place, name)
+    _administer(instance, f'CREATE DATABASE "{name}" TEMPLATE jobplatform')
+    url = postgres.url(instance, name)
     ledger = open_ledger(url, name="test", limits=LIMITS, connections=20)
     try:
         with ledger.transaction() as connection:
@@ -192,17 +192,17 @@ def new_harness(place: Any) -> Iterator[LedgerHarness]:
         yield LedgerHarness(ledger, url, tenant_id, epoch, worker)
     finally:
         ledger.close()
-        _administer(place, f'DROP DATABASE "{name}" WITH (FORCE)')
+        _administer(instance, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def _administer(place: Any, statement: str) -> None:
+def _administer(instance: Any, statement: str) -> None:
     from jobplatform.devstack import postgres
 
     connection = psycopg2.connect(
         host="127.0.0.1",
-        port=place.ports["postgres"],
+        port=instance.ports["postgres"],
         user=postgres.USER,
-        password=place.secret,
+        password=instance.secret,
         dbname="postgres",
     )
     connection.autocommit = True

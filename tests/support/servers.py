@@ -23,9 +23,9 @@ def keep_in_memory(stack: Stack) -> Path | None:
     Each test copies and drops a database of some hundred files: on ext4 a third of all CPU time went into finding
     inodes that had not been freed a moment ago.
     """
-    in_memory = MEMORY / f"{stack.place.folder.parent.name}-{stack.place.folder.name}"
+    in_memory = MEMORY / f"{stack.instance.folder.parent.name}-{stack.instance.folder.name}"
     shutil.rmtree(in_memory, ignore_errors=True)  # of a run that was cut off
-    folder = stack.place.folder / "postgres"
+    folder = stack.instance.folder / "postgres"
     if folder.is_symlink():
         folder.unlink()
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < WANTED_BYTES:

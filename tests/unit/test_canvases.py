@@ -110,13 +110,13 @@ def test_headers_of_chains_and_groups_come_as_celery_nests_them(app: Celery) -> 
     assert shape(spread)["add"] == (0, ["add-2", "add-3"])
 
 
-def test_links_hang_at_their_task_and_errbacks_are_orders(app: Celery) -> None:
+def test_links_hang_at_their_task_and_errbacks_are_jobs(app: Celery) -> None:
     note = app.tasks["unit.note"].s()
     flow = plan(app, add(app, 1, 1).set(link=[add(app, 8), add(app, 9)], link_error=[note]))
     assert shape(flow)["add"] == (0, ["add-2", "add-3"])
-    (order,) = next(row for row in flow.steps if row["name"] == "add")["errbacks"]
-    assert order["kind"] == "celery.errbacks"
-    assert [item["task"] for item in order["payload"]["headers"]["errbacks"]] == ["unit.note"]
+    (errback,) = next(row for row in flow.steps if row["name"] == "add")["errbacks"]
+    assert errback["kind"] == "celery.errbacks"
+    assert [item["task"] for item in errback["payload"]["headers"]["errbacks"]] == ["unit.note"]
 
 
 def test_times_of_the_first_task_are_moments_and_of_later_ones_count_from_their_turn(app: Celery) -> None:

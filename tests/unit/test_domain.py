@@ -70,14 +70,14 @@ def test_backoff_doubles_and_jitter_is_full() -> None:
         Exponential(base_seconds=0)
 
 
-class Order(BaseModel):
+class Payload(BaseModel):
     model_config = {"extra": "forbid"}
     width: int
     name: str
 
 
 def make(name: str = "acme.resize", queue: str = "video", **more) -> Kind:
-    return Kind(name=name, queue=queue, payload=Order, handler=more.pop("handler", lambda order, ctx: None), **more)
+    return Kind(name=name, queue=queue, payload=Payload, handler=more.pop("handler", lambda payload, ctx: None), **more)
 
 
 def test_an_unknown_kind_names_the_nearest() -> None:
@@ -99,7 +99,7 @@ def test_two_handlers_for_one_kind_are_refused() -> None:
     registry = KindRegistry()
     registry.add(make())
 
-    def other(order: Order, ctx: Context) -> None: ...
+    def other(payload: Payload, ctx: Context) -> None: ...
 
     with pytest.raises(ConfigurationError, match="registered twice"):
         registry.add(make(handler=other))

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from api import hub as hub_module
-from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, Look, next_place
+from api.hub import MOST_EVENTS, MOST_UNREAD, Follower, Hub, Item, Reread, next_position
 from jobplatform.domain.feeds import FeedEvent, FeedPosition
 from jobplatform.domain.states import State
 from jobplatform.errors import LedgerUnavailable
@@ -169,7 +169,7 @@ def test_of_a_page_that_is_full_who_follows_a_job_looks_by_himself(monkeypatch: 
         ledger.horizon = 100_000
         ledger.lines = [event(1, 10**6, job), *(event(n, n) for n in range(2, MOST_EVENTS + 5))]
         await polled(ledger)
-        assert Look.AGAIN in unread(follower) and unread(stranger) == []
+        assert Reread.HISTORY in unread(follower) and unread(stranger) == []
 
     play(scene, monkeypatch)
 
@@ -272,4 +272,4 @@ def test_the_poll_ends_with_the_last_follower_and_begins_again(monkeypatch: pyte
 def test_where_the_next_poll_begins(
     behind: FeedPosition, events: Sequence[FeedEvent], horizon: int, result: FeedPosition
 ) -> None:
-    assert next_place(behind, events, horizon) == result
+    assert next_position(behind, events, horizon) == result

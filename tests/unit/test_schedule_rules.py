@@ -203,7 +203,7 @@ def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("order", "field"),
+    ("definition", "field"),
     [
         ({}, "body"),
         ({"cron": "* * * * *", "every_seconds": 5}, "body"),
@@ -216,7 +216,7 @@ def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
         ({"cron": "* * * * *", "start_at": DAY, "end_at": DAY}, "end_at"),
     ],
 )
-def test_what_can_not_work_is_named(order, field: str) -> None:
+def test_what_can_not_work_is_named(definition, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
-        ScheduleDefinition("s", "k", {}, **order).check()
+        ScheduleDefinition("s", "k", {}, **definition).check()
     assert field in {item.field for item in caught.value.errors}

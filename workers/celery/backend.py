@@ -71,7 +71,9 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
             meta = without_nulls(to_json(result))
             told = meta if isinstance(meta, dict) else {}
             numbers = {key: told[key] for key in ("current", "total") if isinstance(told.get(key), int | float)}
-            run.context.tell({"current": 0, "total": None, "message": state, **numbers, "state": state, "meta": meta})
+            run.context.write_progress(
+                {"current": 0, "total": None, "message": state, **numbers, "state": state, "meta": meta}
+            )
         return result
 
     def mark_as_done(

@@ -64,7 +64,7 @@ def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
     """Ask the model; chunks are streamed and counted as progress, usage is what the server reports."""
     pieces, tail = 0, ""
 
-    def tell(piece: str) -> None:
+    def report(piece: str) -> None:
         nonlocal pieces, tail
         pieces, tail = pieces + 1, (tail + piece)[-80:]
         ctx.output(piece)
@@ -76,7 +76,7 @@ def chat(payload: LlmChat, ctx: Context) -> ChatAnswer:
             model=payload.model,
             temperature=payload.temperature,
             max_tokens=payload.max_tokens,
-            on_piece=tell,
+            on_piece=report,
             cancelled=ctx.cancelled,
         )
     except Retryable as error:

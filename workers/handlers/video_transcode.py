@@ -98,10 +98,10 @@ def transcode_video(payload: VideoTranscode, ctx: Context) -> VideoTranscoded:
     preset = PRESETS[payload.preset]
     target = ctx.workdir / f"out.{preset.suffix}"
 
-    def tell(seconds: float) -> None:
+    def report(seconds: float) -> None:
         ctx.progress(round(min(seconds, before.seconds), 2), round(before.seconds, 2), "transcoding")
 
-    transcode(source, target, preset, on_progress=tell, cancelled=ctx.cancelled)
+    transcode(source, target, preset, on_progress=report, cancelled=ctx.cancelled)
     after = probe(target)
     ctx.progress(round(before.seconds, 2), round(before.seconds, 2), "keeping the output")
     name = f"{source.stem[:100]}-{payload.preset}.{preset.suffix}"

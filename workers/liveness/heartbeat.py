@@ -136,8 +136,8 @@ class Heartbeat:
             running = track_workers.find_running(parent_ledger(), self.card.id, orphans)
             self._deliveries.forget_orphans(set(orphans) - running)
         if self._watchdog is not None and self._stopper.shutting_down_since is None:
-            self._watchdog.look(parent_ledger())
-        self._stopper.look(requests)
+            self._watchdog.check(parent_ledger())
+        self._stopper.stop_runs(requests)
 
     def _try_to_end(self, report: Report) -> None:
         try:

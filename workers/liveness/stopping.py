@@ -45,12 +45,12 @@ class Stopper:
         self.given_back: set[UUID] = set()
         #: leases of runs that have ended in the ledger and go on in a thread
         self._abandoned: set[UUID] = set()
-        #: of the leases that children have: those whose run was seen, and those whose run was missing at the last look
+        #: of the leases that children have: those whose run was seen, and those whose run was missing at the last check
         self._seen_running: set[UUID] = set()
         self._missing: set[UUID] = set()
         self._recycling = False
 
-    def look(self, requests: Sequence[CancelRequest]) -> None:
+    def stop_runs(self, requests: Sequence[CancelRequest]) -> None:
         """Stop runs that must be stopped now. Raises `LedgerUnavailable`."""
         if self.shutting_down_since is not None:
             self._give_back()

@@ -45,8 +45,8 @@ class Watchdog:
         self._connected_at = self._consumed_at = clock()
         self._ended = False
 
-    def look(self, ledger: Ledger) -> None:
-        """Look once. Raises a `LedgerUnavailable`."""
+    def check(self, ledger: Ledger) -> None:
+        """Check once. Raises a `LedgerUnavailable`."""
         now, missing = self._clock(), self._missing()
         if missing is None:
             self._connected_at = now

@@ -101,7 +101,7 @@ class RunContext:
             self._written_at = now
             self._flush()
 
-    def tell(self, progress: dict[str, Any]) -> None:
+    def write_progress(self, progress: dict[str, Any]) -> None:
         """Write progress of any shape at once."""
         self._unwritten, self._written_at = progress, time.monotonic()
         self._flush()

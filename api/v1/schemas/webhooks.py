@@ -38,7 +38,7 @@ class WebhookBody(BaseModel):
     contact: str | None = Field(None, max_length=320, description=_CONTACT)
 
     def endpoint(self) -> NewEndpoint:
-        """Return the order as the use case has it."""
+        """Return the endpoint as the use case has it."""
         kinds = tuple(self.kinds) if self.kinds is not None else None
         return NewEndpoint(self.url, tuple(self.events), kinds, self.description, self.contact)
 

@@ -112,7 +112,7 @@ class PartBody(BaseModel):
 
 
 class WorkflowBody(BaseModel):
-    """An order for a workflow: `steps` (a graph of named parts) or one `flow` (chain, group, map, step)."""
+    """A submission of a workflow: `steps` (a graph of named parts) or one `flow` (chain, group, map, step)."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -1,4 +1,4 @@
-"""Orders for jobs that come as messages: take them, answer them (docs/howto/submit-over-amqp.md)."""
+"""Submissions over AMQP: take them, answer them (docs/howto/submit-over-amqp.md)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import amqp
 
 from jobplatform.broker.connection import FAILURES, close, connect
 from jobplatform.broker.dead_letters import as_json, take_apart
-from jobplatform.broker.topology import ORDERS
+from jobplatform.broker.topology import SUBMISSIONS
 from jobplatform.errors import BrokerUnavailable, ConfigurationError
 
 
 @dataclass(frozen=True)
 class SubmissionMessage:
-    """An order as it came."""
+    """A submission as it came."""
 
     tag: int
     #: who has published it: RabbitMQ refuses a message that says another user than the connection's
@@ -48,12 +48,12 @@ class SubmissionReader:
         messages: list[SubmissionMessage] = []
         try:
             channel = self._open()
-            while len(messages) < limit and (message := channel.basic_get(ORDERS)) is not None:
+            while len(messages) < limit and (message := channel.basic_get(SUBMISSIONS)) is not None:
                 messages.append(read_submission_message(message))
         except (amqp.exceptions.NotFound, amqp.exceptions.AccessRefused) as error:
             self.close()
             raise ConfigurationError(
-                f"submissions can't be read from RabbitMQ's queue {ORDERS}: {error.reply_text}. Run `jobplatform "
+                f"submissions can't be read from RabbitMQ's queue {SUBMISSIONS}: {error.reply_text}. Run `jobplatform "
                 f"broker apply`, and set the rights of the user `dispatcher` (docs/operations/upgrade.md)"
             ) from None
         except FAILURES as error:
@@ -98,7 +98,7 @@ class SubmissionReader:
     def _open(self) -> Any:
         if self._connection is None:
             self._connection = connect(
-                self._url, name="jobplatform orders", timeout_seconds=self._timeout_seconds, heartbeat_seconds=30
+                self._url, name="jobplatform submissions", timeout_seconds=self._timeout_seconds, heartbeat_seconds=30
             )
             self._channel, self._replies = self._connection.channel(), self._connection.channel()
         return self._channel

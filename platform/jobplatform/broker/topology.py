@@ -15,7 +15,7 @@ DEAD_RECORDS = "jobs.dead.records"
 #: copies of dead messages for those who look at RabbitMQ's page: some days, bounded
 DEAD_COPIES = "jobs.dead.copies"
 #: exchange and queue of submissions over AMQP (docs/howto/submit-over-amqp.md)
-ORDERS = "jobs.submit"
+SUBMISSIONS = "jobs.submit"
 #: a durable queue without consumers; when it is gone, the broker was wiped (docs/concepts/delivery.md, "Epoch")
 EPOCH_PREFIX = "jobs.epoch."
 
@@ -98,11 +98,11 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         exchanges=(
             Exchange(JOBS_EXCHANGE, "direct"),
             Exchange(DEAD_EXCHANGE, "fanout"),
-            Exchange(ORDERS, "fanout"),
+            Exchange(SUBMISSIONS, "fanout"),
         ),
         queues=(
             *(Queue(name, job_queue_arguments(queue_type)) for name in names),
-            Queue(ORDERS, submission_queue_arguments(queue_type)),
+            Queue(SUBMISSIONS, submission_queue_arguments(queue_type)),
             Queue(DEAD_RECORDS, {"x-queue-type": queue_type}),
             Queue(
                 DEAD_COPIES,
@@ -111,7 +111,7 @@ def build_topology(queues: Iterable[str], queue_type: str) -> Topology:
         ),
         bindings=(
             *(Binding(JOBS_EXCHANGE, name, name) for name in names),
-            Binding(ORDERS, ORDERS, ""),
+            Binding(SUBMISSIONS, SUBMISSIONS, ""),
             Binding(DEAD_EXCHANGE, DEAD_RECORDS, ""),
             Binding(DEAD_EXCHANGE, DEAD_COPIES, ""),
         ),

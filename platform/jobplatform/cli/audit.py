@@ -33,12 +33,14 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
 
     config, ledger, progress = settings(), open_commands_ledger(), Console(stderr=True)
 
-    def tell(report: Report) -> None:
+    def show_progress(report: Report) -> None:
         if progress.is_terminal and report.checked_since is not None:
             progress.print(f"{report.checked_jobs:,} jobs, back to {report.checked_since:%F %T}", end="\r")
 
     patience = 3 * config.lease_seconds + 10
-    report = audit_ledger(ledger, hours=hours, budget_seconds=seconds, patience_seconds=patience, tell=tell)
+    report = audit_ledger(
+        ledger, hours=hours, budget_seconds=seconds, patience_seconds=patience, on_progress=show_progress
+    )
     if not without_broker:
         try:
             with connected(config.broker_url.get_secret_value(), name="jobplatform audit") as connection:

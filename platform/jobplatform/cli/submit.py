@@ -50,7 +50,7 @@ def submit(
     """
     from jobplatform.cli.watch import watch_jobs
 
-    order: dict[str, Any] = {
+    values: dict[str, Any] = {
         "priority": priority,
         "run_at": run_at,
         "start_by": start_by,
@@ -59,7 +59,7 @@ def submit(
         "unique": {"key": unique_key} if unique_key is not None else None,
     }
     with http.connect() as client:
-        job = client.submit(kind, read_payload(payload, fields), idempotency_key=idempotency_key, **order)
+        job = client.submit(kind, read_payload(payload, fields), idempotency_key=idempotency_key, **values)
     if watch:
         watch_jobs([job.id], as_json=as_json)
     elif as_json:

@@ -57,7 +57,7 @@ class Shown(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
+    def update(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         """Show an event: one of the job's history, `progress`, or `end` with the job."""
         ...
 
@@ -69,7 +69,7 @@ async def _follow_all(job_ids: Sequence[UUID], shown: Shown) -> list[Mapping[str
 
         async def follow(job_id: UUID) -> Mapping[str, Any]:
             async for event in client.stream(job_id):
-                shown.tell(job_id, event.name, event.data)
+                shown.update(job_id, event.name, event.data)
                 if event.name == "end":
                     return event.data
             raise AssertionError("a stream ends with its job")
@@ -84,14 +84,14 @@ class _Silent:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
+    def update(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         """Show nothing."""
 
 
 class _Output(_Silent):
     """What the handler streams, as it is."""
 
-    def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
+    def update(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         if name == "output":
             click.echo(data["data"]["text"], nl=False)
         elif name == "end":
@@ -103,7 +103,7 @@ class _Output(_Silent):
 class _Lines(_Silent):
     """A line for each change, for pipes and logs."""
 
-    def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
+    def update(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         if name == "end":
             click.echo(f"{job_id} {_in_words(data)}")
         elif name == "log":
@@ -132,7 +132,7 @@ class _Bars(_Silent):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def tell(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
+    def update(self, job_id: UUID, name: str, data: Mapping[str, Any]) -> None:
         task = self._tasks[job_id]
         if name == "progress":
             message = plain(data.get("message"))

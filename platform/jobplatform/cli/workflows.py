@@ -56,11 +56,11 @@ def _tell(workflow: Mapping[str, Any]) -> None:
 
 
 @workflows.command()
-@click.argument("order", metavar="JSON|@FILE|-")
+@click.argument("definition", metavar="JSON|@FILE|-")
 @click.option("--idempotency-key", help="idempotency key: repeating the command returns the same id")
 @click.option("--watch", "watching", is_flag=True, help="follow it until it ends; exit code 3 when it does not succeed")
 @options.json_option
-def submit(order: str, idempotency_key: str | None, watching: bool, as_json: bool) -> None:
+def submit(definition: str, idempotency_key: str | None, watching: bool, as_json: bool) -> None:
     """Submit a workflow, as `POST /v1/workflows` takes it, and print its id.
 
     \b
@@ -68,7 +68,7 @@ def submit(order: str, idempotency_key: str | None, watching: bool, as_json: boo
     """
     from uuid import uuid4
 
-    body = parse_object(read_source(order), "the workflow")
+    body = parse_object(read_source(definition), "the workflow")
     with http.connect() as client:
         result = client.call("POST", "/v1/workflows", body=body, idempotency_key=idempotency_key or str(uuid4()))
     if watching:

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from jobplatform.devstack.instance import CHECKOUT, Place, chosen_name, open_place, taken
+from jobplatform.devstack.instance import CHECKOUT, Instance, chosen_name, open_instance, taken
 from jobplatform.devstack.postgres import is_running
 from jobplatform.devstack.processes import marked
 from jobplatform.devstack.stack import ENV_SERVERS, ENV_STACK, Stack
@@ -37,9 +37,9 @@ def up() -> None:
     """Start the stack, write `.local/env`, and leave it running; only show a stack that already runs."""
     console = Console()
     with taken(STACK):
-        place = open_place(STACK)
-        stack = Stack(place, tell=lambda line: console.print(f"[dim]{line}[/]"))
-        if not _is_up(place, stack):
+        instance = open_instance(STACK)
+        stack = Stack(instance, echo=lambda line: console.print(f"[dim]{line}[/]"))
+        if not _is_up(instance, stack):
             try:
                 stack.start_servers()
                 stack.start_platform()
@@ -54,8 +54,8 @@ def up() -> None:
 def down(*, delete_data: bool = False) -> None:
     """Stop the stack; its data is kept for the next `up`, unless `delete_data`."""
     with taken(STACK):
-        stack = Stack(open_place(STACK), tell=lambda _: None)
-        running = marked(stack.place)
+        stack = Stack(open_instance(STACK), echo=lambda _: None)
+        running = marked(stack.instance)
         killed = stack.stop(gently=not delete_data)
         if delete_data:
             stack.forget()
@@ -68,13 +68,13 @@ def down(*, delete_data: bool = False) -> None:
 def status() -> None:
     """Show the running processes and their addresses."""
     console = Console()
-    _show(console, Stack(open_place(STACK), tell=lambda _: None))
+    _show(console, Stack(open_instance(STACK), echo=lambda _: None))
 
 
-def _is_up(place: Place, stack: Stack) -> bool:
-    names = set(marked(place).values())
+def _is_up(instance: Instance, stack: Stack) -> bool:
+    names = set(marked(instance).values())
     wanted = set(PROCESSES) - (set() if stack.own_broker else {"rabbitmq"})
-    return wanted <= names and ENV_FILE.exists() and (not stack.own_database or is_running(place))
+    return wanted <= names and ENV_FILE.exists() and (not stack.own_database or is_running(instance))
 
 
 def _write_env(stack: Stack, key: str) -> None:
@@ -90,7 +90,7 @@ def _write_env(stack: Stack, key: str) -> None:
         "JOBPLATFORM_MAIL_URL": stack.local_url("mail"),
         # settings for a worker of your own
         **{name: value for name, value in stack.settings_environment().items() if name.startswith(SHARED)},
-        ENV_STACK: str(stack.place.folder),
+        ENV_STACK: str(stack.instance.folder),
     }
     own = ("JOBPLATFORM_DATABASE_URL",) * stack.own_database + ("JOBPLATFORM_BROKER_URL",) * stack.own_broker
     values[ENV_SERVERS] = " ".join(values[name] for name in own)
@@ -101,16 +101,16 @@ def _write_env(stack: Stack, key: str) -> None:
 
 
 def _show(console: Console, stack: Stack) -> None:
-    names = set(marked(stack.place).values())
+    names = set(marked(stack.instance).values())
     addresses = {
         "api": f"{stack.local_url('api')}    page: {stack.local_url('api', '/docs')}",
         "flower": stack.flower_url,
         "rabbitmq": f"{stack.management_url}    {stack.broker_url}",
-        "mail": f"{stack.local_url('mail')}    smtp://127.0.0.1:{stack.place.ports['smtp']}",
+        "mail": f"{stack.local_url('mail')}    smtp://127.0.0.1:{stack.instance.ports['smtp']}",
         "model": stack.local_url("model", "/v1"),
         "postgres": stack.database_url.replace("+psycopg2", ""),
     }
-    if stack.own_database and is_running(stack.place):
+    if stack.own_database and is_running(stack.instance):
         names.add("postgres")
     foreign = {"rabbitmq": not stack.own_broker, "postgres": not stack.own_database}
     table = Table("process", "state", "address", box=box.SIMPLE, pad_edge=False)
@@ -119,7 +119,7 @@ def _show(console: Console, stack: Stack) -> None:
         table.add_row(name, "[cyan]yours[/]" if foreign.get(name) else up, addresses.get(name, ""))
     # addresses are copied by users: neither wrapped nor truncated
     Console(width=200).print(table)
-    console.print(f"checkout {CHECKOUT}\nlogs     {stack.place.logs}", soft_wrap=True, highlight=False)
+    console.print(f"checkout {CHECKOUT}\nlogs     {stack.instance.logs}", soft_wrap=True, highlight=False)
 
 
 def _shown(path: Path) -> str:

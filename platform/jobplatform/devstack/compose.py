@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from jobplatform.devstack.instance import CHECKOUT, Place
+from jobplatform.devstack.instance import CHECKOUT, Instance
 from jobplatform.devstack.processes import script
 
 FILE = CHECKOUT / "docker-compose.yml"
@@ -39,15 +39,15 @@ class Service:
         """Return the value of an option of its command."""
         return self.command[self.command.index(name) + 1]
 
-    def local_command(self, place: Place) -> list[str | Path]:
+    def local_command(self, instance: Instance) -> list[str | Path]:
         """Return its command for loopback, with the ports and folders of an instance."""
         words = {
             "0.0.0.0": "127.0.0.1",
-            "8080": str(place.ports["api"]),
+            "8080": str(instance.ports["api"]),
             "/etc/jobplatform/granian-logs.json": str(CHECKOUT / "deploy" / "granian" / "logs.json"),
             "--address=0.0.0.0": "--address=127.0.0.1",
-            "--port=5555": f"--port={place.ports['flower']}",
-            "--db=/var/lib/flower/flower.db": f"--db={place.folder}/flower.db",
+            "--port=5555": f"--port={instance.ports['flower']}",
+            "--db=/var/lib/flower/flower.db": f"--db={instance.folder}/flower.db",
         }
         program, *rest = self.command
         first: str | Path = sys.executable if program == "python" else script(program)

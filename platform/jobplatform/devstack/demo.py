@@ -67,7 +67,7 @@ def demo() -> None:
     console = Console()
     began = time.monotonic()
     with taken(STACK):
-        stack = new_stack(STACK, tell=lambda line: console.print(f"[dim]{line}[/]"))
+        stack = new_stack(STACK, echo=lambda line: console.print(f"[dim]{line}[/]"))
         try:
             stack.start_servers()
             stack.start_platform()
@@ -82,7 +82,7 @@ def demo() -> None:
 
 def _main_job(console: Console, stack: Stack) -> None:
     caller = Caller(stack.local_url("api"), stack.create_api_key())
-    clip = make_clip(stack.place.folder / "media" / "clip.mkv", CLIP_SECONDS)
+    clip = make_clip(stack.instance.folder / "media" / "clip.mkv", CLIP_SECONDS)
     source = caller.call("POST", f"/v1/uploads?filename={clip.name}", raw=clip.read_bytes())
     requests = {
         "email": {
@@ -117,7 +117,7 @@ def _main_job(console: Console, stack: Stack) -> None:
     jobs = {name: caller.call("POST", "/v1/jobs", request) for name, request in requests.items()}
     done = watch(console, caller, {name: job["id"] for name, job in jobs.items()})
     _show_mail(console, stack, done["email"])
-    _show_video(console, caller, done["video"], stack.place.folder)
+    _show_video(console, caller, done["video"], stack.instance.folder)
     _show_answer(console, done["model"])
     _show_report(console, stack)
     failed = [f"{name}: {job['error']}" for name, job in done.items() if job["status"] != "completed"]

@@ -46,7 +46,7 @@ PORT_NAMES = (
 
 
 @dataclass(frozen=True)
-class Place:
+class Instance:
     """Folder and ports of one named stack. Two checkouts, or two names, never share anything."""
 
     name: str
@@ -125,33 +125,33 @@ def _make_folder(name: str) -> Path:
     return folder
 
 
-def open_place(name: str) -> Place:
+def open_instance(name: str) -> Instance:
     """Return the instance of a stack, created if missing. Ports and secrets stay the same between runs."""
     folder = _make_folder(name)
-    file = folder / "place.json"
+    file = folder / "instance.json"
     known = orjson.loads(file.read_bytes()) if file.exists() else {}
     ports = {key: int(value) for key, value in known.get("ports", {}).items()}
     secret = known.get("secret") or secrets.token_urlsafe(18)
     if set(ports) != set(PORT_NAMES) or not known.get("secret"):
         ports = free_ports()
         _write(file, ports, secret)
-    return Place(name, folder, ports, secret)
+    return Instance(name, folder, ports, secret)
 
 
 def read_ports(folder: Path) -> dict[str, int]:
     """Return the ports of the stack in a folder; none when there is no stack."""
     try:
-        known = orjson.loads((folder / "place.json").read_bytes())
+        known = orjson.loads((folder / "instance.json").read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return {}
     return {key: int(value) for key, value in known.get("ports", {}).items()}
 
 
-def with_new_ports(place: Place) -> Place:
+def with_new_ports(instance: Instance) -> Instance:
     """Return the instance with new ports, and store them: one of the old ones is in use by another process."""
     ports = free_ports()
-    _write(place.folder / "place.json", ports, place.secret)
-    return Place(place.name, place.folder, ports, place.secret)
+    _write(instance.folder / "instance.json", ports, instance.secret)
+    return Instance(instance.name, instance.folder, ports, instance.secret)
 
 
 def _write(file: Path, ports: dict[str, int], secret: str) -> None:

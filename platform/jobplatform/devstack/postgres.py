@@ -18,34 +18,34 @@ from typing import Any
 import psutil
 import psycopg2
 
-from jobplatform.devstack.instance import Place, demote
+from jobplatform.devstack.instance import Instance, demote
 from jobplatform.devstack.processes import DidNotStart, start, wait_for, wait_gone
 from jobplatform.errors import ConfigurationError
 
 USER = DATABASE = "jobplatform"
 
 
-def url(place: Place, database: str = DATABASE) -> str:
+def url(instance: Instance, database: str = DATABASE) -> str:
     """Return the URL of a database of this Postgres."""
-    return f"postgresql+psycopg2://{USER}:{place.secret}@127.0.0.1:{place.ports['postgres']}/{database}"
+    return f"postgresql+psycopg2://{USER}:{instance.secret}@127.0.0.1:{instance.ports['postgres']}/{database}"
 
 
-def start_postgres(place: Place, *, durable: bool = True) -> None:
+def start_postgres(instance: Instance, *, durable: bool = True) -> None:
     """Start it, with a new data folder if there is none, and wait until it answers.
 
     After a crash recovery takes seconds. `durable=False` turns fsync off, for tests of logic.
     """
-    data = place.owned_folder("postgres") / "data"
-    binaries = find_binaries(place)
+    data = instance.owned_folder("postgres") / "data"
+    binaries = find_binaries(instance)
     if not (data / "PG_VERSION").exists():
         shutil.rmtree(data, ignore_errors=True)
-        _init(place, binaries, data)
-    stop_postgres(place)
+        _init(instance, binaries, data)
+    stop_postgres(instance)
     # a stopped server may be a zombie until it is reaped, and its pid file would prevent the next start
     (data / "postmaster.pid").unlink(missing_ok=True)
     options = {
         "listen_addresses": "127.0.0.1",
-        "port": str(place.ports["postgres"]),
+        "port": str(instance.ports["postgres"]),
         "unix_socket_directories": "",
         "max_connections": "200",
         "shared_buffers": "128MB",
@@ -58,13 +58,13 @@ def start_postgres(place: Place, *, durable: bool = True) -> None:
     command: list[str | Path] = [binaries / "postgres", "-D", data]
     for key, value in options.items():
         command += ["-c", f"{key}={value}"]
-    process = start(place, "postgres", command, dict(os.environ), unprivileged=True)
-    wait_for("Postgres", lambda: _answers(place), seconds=60, process=process, log=place.logs / "postgres.log")
+    process = start(instance, "postgres", command, dict(os.environ), unprivileged=True)
+    wait_for("Postgres", lambda: _answers(instance), seconds=60, process=process, log=instance.logs / "postgres.log")
 
 
-def stop_postgres(place: Place) -> None:
+def stop_postgres(instance: Instance) -> None:
     """Stop the server: fast, then by force. Its pid is read from the data folder, as it overwrites its environment."""
-    pid = postmaster(place)
+    pid = postmaster(instance)
     if pid is None:
         return
     for number, seconds in ((signal.SIGINT, 10.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 5.0)):
@@ -76,14 +76,14 @@ def stop_postgres(place: Place) -> None:
             return
 
 
-def is_running(place: Place) -> bool:
+def is_running(instance: Instance) -> bool:
     """Return whether this stack's server runs."""
-    return postmaster(place) is not None
+    return postmaster(instance) is not None
 
 
-def postmaster(place: Place) -> int | None:
+def postmaster(instance: Instance) -> int | None:
     """Return the pid of the server on this stack's data; an outdated file may name another process."""
-    file = place.folder / "postgres" / "data" / "postmaster.pid"
+    file = instance.folder / "postgres" / "data" / "postmaster.pid"
     try:
         pid = int(file.read_text().split("\n", 1)[0])
         command = psutil.Process(pid).cmdline()
@@ -92,9 +92,9 @@ def postmaster(place: Place) -> int | None:
     return pid if str(file.parent) in command else None
 
 
-def create_database(place: Place, name: str = DATABASE) -> None:
+def create_database(instance: Instance, name: str = DATABASE) -> None:
     """Create a database if it is missing."""
-    connection = _connect(place, "postgres")
+    connection = _connect(instance, "postgres")
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,))
@@ -103,25 +103,25 @@ def create_database(place: Place, name: str = DATABASE) -> None:
     connection.close()
 
 
-def _connect(place: Place, database: str) -> Any:
+def _connect(instance: Instance, database: str) -> Any:
     return psycopg2.connect(
         host="127.0.0.1",
-        port=place.ports["postgres"],
+        port=instance.ports["postgres"],
         user=USER,
-        password=place.secret,
+        password=instance.secret,
         dbname=database,
         connect_timeout=2,
     )
 
 
-def _answers(place: Place) -> bool:
-    _connect(place, "postgres").close()
+def _answers(instance: Instance) -> bool:
+    _connect(instance, "postgres").close()
     return True
 
 
-def _init(place: Place, binaries: Path, data: Path) -> None:
-    password = place.owned_folder("postgres") / "password"
-    password.write_text(place.secret)
+def _init(instance: Instance, binaries: Path, data: Path) -> None:
+    password = instance.owned_folder("postgres") / "password"
+    password.write_text(instance.secret)
     password.chmod(0o644)  # its folder is readable only by the server's user
     command: list[str | Path] = [
         binaries / "initdb",
@@ -142,7 +142,7 @@ def _init(place: Place, binaries: Path, data: Path) -> None:
         raise DidNotStart(f"initdb failed: {done.stderr[-800:]}")
 
 
-def find_binaries(place: Place) -> Path:
+def find_binaries(instance: Instance) -> Path:
     """Return a folder of binaries that the server's user can run: the wheel's, or a copy of it.
 
     JOBPLATFORM_POSTGRES_BIN names the folder of another server, to test the ledger on Postgres 15 to 17.
@@ -159,7 +159,7 @@ def find_binaries(place: Place) -> Path:
     if _runs(own):
         return own
     # the layout is kept: the binaries find their libraries beside the package
-    copy = place.folder / "pgsql"
+    copy = instance.folder / "pgsql"
     target = copy / package.name / "pginstall18"
     if not _runs(target / "bin"):
         shutil.rmtree(copy, ignore_errors=True)

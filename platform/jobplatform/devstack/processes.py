@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from jobplatform.devstack.instance import Place, demote
+from jobplatform.devstack.instance import Instance, demote
 from jobplatform.errors import ConfigurationError, JobPlatformError
 
 MARK = "JOBPLATFORM_STACK"
@@ -30,7 +30,7 @@ class DidNotStart(JobPlatformError):
 
 
 def start(
-    place: Place,
+    instance: Instance,
     name: str,
     command: Sequence[str | Path],
     environment: dict[str, str],
@@ -39,30 +39,30 @@ def start(
     folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a process in its own session, with its output in `logs/<name>.log`."""
-    log = place.logs / f"{name}.log"
+    log = instance.logs / f"{name}.log"
     extra: dict[str, Any] = demote() if unprivileged else {}
     with log.open("ab") as output:
         process = subprocess.Popen(
             [str(part) for part in command],
-            env={**environment, MARK: place.mark, TAG: name},
+            env={**environment, MARK: instance.mark, TAG: name},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            cwd=folder or place.folder,
+            cwd=folder or instance.folder,
             **extra,
         )
     _started.append(process)
     return process
 
 
-def marked(place: Place) -> dict[int, str]:
+def marked(instance: Instance) -> dict[int, str]:
     """Return pid → name of every living process with this stack's mark."""
     names = {}
     for process in psutil.process_iter(["pid"]):
         try:
             environment = process.environ()
-            if environment.get(MARK) == place.mark and process.status() != psutil.STATUS_ZOMBIE:
+            if environment.get(MARK) == instance.mark and process.status() != psutil.STATUS_ZOMBIE:
                 names[process.pid] = environment.get(TAG, "?")
         except (psutil.Error, OSError):
             continue
@@ -70,15 +70,17 @@ def marked(place: Place) -> dict[int, str]:
     return names
 
 
-def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_seconds: float = 10.0) -> list[str]:
+def stop_all(
+    instance: Instance, order: Sequence[str], *, gently: bool = True, grace_seconds: float = 10.0
+) -> list[str]:
     """End every marked process: SIGTERM in the given order of names, then the rest, finally SIGKILL.
 
     Returns the names of those that had to be killed.
     """
     for name in [*order, None] if gently else []:
-        end_named(place, name, grace_seconds)
+        end_named(instance, name, grace_seconds)
     killed = set()
-    while left := marked(place):  # a killed process may have started another meanwhile
+    while left := marked(instance):  # a killed process may have started another meanwhile
         killed |= set(left.values())
         for pid in left:
             _signal(pid, signal.SIGKILL)
@@ -86,9 +88,9 @@ def stop_all(place: Place, order: Sequence[str], *, gently: bool = True, grace_s
     return sorted(killed)
 
 
-def end_named(place: Place, name: str | None, grace_seconds: float = 10.0) -> None:
+def end_named(instance: Instance, name: str | None, grace_seconds: float = 10.0) -> None:
     """End the marked processes of a name (None: all) with SIGTERM, and wait for them."""
-    pids = [pid for pid, tag in marked(place).items() if name is None or tag == name]
+    pids = [pid for pid, tag in marked(instance).items() if name is None or tag == name]
     for pid in pids:
         if _parent(pid) not in pids:  # a child is ended by its parent
             _signal(pid, signal.SIGTERM)

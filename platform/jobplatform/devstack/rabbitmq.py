@@ -22,7 +22,7 @@ from jobplatform.broker.definitions import build_definitions
 from jobplatform.broker.topology import build_topology, choose_queue_type
 from jobplatform.broker.users import ROLES
 from jobplatform.config import DEFAULT_QUEUES
-from jobplatform.devstack.instance import Place, demote
+from jobplatform.devstack.instance import Instance, demote
 from jobplatform.devstack.processes import DidNotStart, marked, start, wait_for, wait_gone
 from jobplatform.devstack.rabbitmq_server import Server, choose_server
 
@@ -32,50 +32,50 @@ USER = "operator"
 CONSUMER_TIMEOUT_MS = 24 * 3600 * 1000
 
 
-def url(place: Place, vhost: str = "jobplatform", role: str = USER) -> str:
+def url(instance: Instance, vhost: str = "jobplatform", role: str = USER) -> str:
     """Return the AMQP URL of a vhost for a role of `broker.users`; here all have the instance's secret."""
-    return f"amqp://{role}:{place.secret}@127.0.0.1:{place.ports['amqp']}/{vhost}"
+    return f"amqp://{role}:{instance.secret}@127.0.0.1:{instance.ports['amqp']}/{vhost}"
 
 
-def management_url(place: Place, role: str = USER) -> str:
+def management_url(instance: Instance, role: str = USER) -> str:
     """Return the URL of the management page, with its login."""
-    return f"http://{role}:{place.secret}@127.0.0.1:{place.ports['management']}"
+    return f"http://{role}:{instance.secret}@127.0.0.1:{instance.ports['management']}"
 
 
-def start_rabbitmq(place: Place, queues: Iterable[str] = DEFAULT_QUEUES) -> subprocess.Popen[bytes]:
+def start_rabbitmq(instance: Instance, queues: Iterable[str] = DEFAULT_QUEUES) -> subprocess.Popen[bytes]:
     """Start the node with these job queues in its definitions; `wait_until_up` waits for it (3 to 5 s)."""
     server = choose_server()
-    stop_rabbitmq(place)
-    home = place.owned_folder("rabbitmq")
+    stop_rabbitmq(instance)
+    home = instance.owned_folder("rabbitmq")
     epmd = shutil.which("epmd") or str(next(iter(Path("/usr/lib/erlang").glob("erts-*/bin/epmd")), "epmd"))
-    base = _environment(place, server.inside(home))
+    base = _environment(instance, server.inside(home))
     start(
-        place,
+        instance,
         "epmd",
-        [epmd, "-address", "127.0.0.1", "-port", str(place.ports["epmd"])],
+        [epmd, "-address", "127.0.0.1", "-port", str(instance.ports["epmd"])],
         base,
         unprivileged=True,
         folder=home,
     )
-    _write_configuration(place, home, server, queues)
+    _write_configuration(instance, home, server, queues)
     unprivileged = server.root is None  # the other server drops root itself, after it has entered its folder
-    return start(place, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
+    return start(instance, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
 
 
-def wait_until_up(place: Place, process: subprocess.Popen[bytes] | None = None) -> None:
+def wait_until_up(instance: Instance, process: subprocess.Popen[bytes] | None = None) -> None:
     """Wait until the node accepts connections and its management page answers."""
 
     def ready() -> bool:
-        close(connect(url(place), name="jobplatform dev"))
-        return bool(call_management(place, "/api/overview"))
+        close(connect(url(instance), name="jobplatform dev"))
+        return bool(call_management(instance, "/api/overview"))
 
-    wait_for("RabbitMQ", ready, seconds=90, process=process, log=place.logs / "rabbitmq.log")
+    wait_for("RabbitMQ", ready, seconds=90, process=process, log=instance.logs / "rabbitmq.log")
 
 
-def stop_rabbitmq(place: Place) -> None:
+def stop_rabbitmq(instance: Instance) -> None:
     """Stop node and epmd, found by this stack's mark."""
     for name, seconds in (("rabbitmq", 15.0), ("epmd", 5.0)):
-        pids = [pid for pid, tag in marked(place).items() if tag == name]
+        pids = [pid for pid, tag in marked(instance).items() if tag == name]
         for number, patience in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5.0)):
             for pid in pids:
                 try:
@@ -86,13 +86,13 @@ def stop_rabbitmq(place: Place) -> None:
                 break
 
 
-def control(place: Place, *arguments: str) -> str:
+def control(instance: Instance, *arguments: str) -> str:
     """Run `rabbitmqctl` against the node; returns its output. Raises `DidNotStart`."""
-    server, home = choose_server(), place.owned_folder("rabbitmq")
+    server, home = choose_server(), instance.owned_folder("rabbitmq")
     extra: dict[str, Any] = demote() if server.root is None else {}
     done = subprocess.run(
         [str(part) for part in server.control(home, *arguments)],
-        env=_environment(place, server.inside(home)),
+        env=_environment(instance, server.inside(home)),
         capture_output=True,
         check=False,
         cwd=home,
@@ -105,11 +105,11 @@ def control(place: Place, *arguments: str) -> str:
     return said.decode(errors="replace")
 
 
-def call_management(place: Place, path: str, method: str = "GET", body: object = None) -> Any:
+def call_management(instance: Instance, path: str, method: str = "GET", body: object = None) -> Any:
     """Call the management API; return its answer, None when it is empty."""
     data = None if body is None else orjson.dumps(body)
-    request = Request(f"http://127.0.0.1:{place.ports['management']}{path}", data=data, method=method)
-    token = base64.b64encode(f"{USER}:{place.secret}".encode()).decode()
+    request = Request(f"http://127.0.0.1:{instance.ports['management']}{path}", data=data, method=method)
+    token = base64.b64encode(f"{USER}:{instance.secret}".encode()).decode()
     request.add_header("Authorization", f"Basic {token}")
     request.add_header("Content-Type", "application/json")
     with urlopen(request, timeout=20) as answer:
@@ -117,16 +117,16 @@ def call_management(place: Place, path: str, method: str = "GET", body: object =
     return orjson.loads(said) if said else None
 
 
-def _environment(place: Place, home: Path) -> dict[str, str]:
-    node = f"jobplatform-{place.folder.name}@localhost"
+def _environment(instance: Instance, home: Path) -> dict[str, str]:
+    node = f"jobplatform-{instance.folder.name}@localhost"
     return {
         "PATH": os.environ.get("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"),
         "LANG": "C.UTF-8",
         "HOME": str(home),
-        "ERL_EPMD_PORT": str(place.ports["epmd"]),
+        "ERL_EPMD_PORT": str(instance.ports["epmd"]),
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "RABBITMQ_NODENAME": node,
-        "RABBITMQ_DIST_PORT": str(place.ports["erlang_dist"]),
+        "RABBITMQ_DIST_PORT": str(instance.ports["erlang_dist"]),
         "RABBITMQ_CONFIG_FILE": str(home / "rabbitmq.conf"),
         "RABBITMQ_CONF_ENV_FILE": str(home / "rabbitmq-env.conf"),
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "enabled_plugins"),
@@ -140,19 +140,19 @@ def _environment(place: Place, home: Path) -> dict[str, str]:
     }
 
 
-def definitions_file(place: Place) -> Path:
+def definitions_file(instance: Instance) -> Path:
     """Return the path, as the server sees it, of the definitions that a new node loads."""
-    return choose_server().inside(place.owned_folder("rabbitmq")) / "definitions.json"
+    return choose_server().inside(instance.owned_folder("rabbitmq")) / "definitions.json"
 
 
-def _write_configuration(place: Place, home: Path, server: Server, queues: Iterable[str]) -> None:
+def _write_configuration(instance: Instance, home: Path, server: Server, queues: Iterable[str]) -> None:
     topology = build_topology(queues, choose_queue_type("auto", server.version))
-    passwords = {role.name: place.secret for role in ROLES}
+    passwords = {role.name: instance.secret for role in ROLES}
     definitions = build_definitions(topology, vhost="jobplatform", passwords=passwords)
     configuration = f"""\
-listeners.tcp.1 = 127.0.0.1:{place.ports["amqp"]}
+listeners.tcp.1 = 127.0.0.1:{instance.ports["amqp"]}
 management.tcp.ip = 127.0.0.1
-management.tcp.port = {place.ports["management"]}
+management.tcp.port = {instance.ports["management"]}
 load_definitions = {server.inside(home)}/definitions.json
 consumer_timeout = {CONSUMER_TIMEOUT_MS}
 disk_free_limit.absolute = 50MB

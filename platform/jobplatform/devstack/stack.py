@@ -16,7 +16,7 @@ from urllib.request import urlopen
 from jobplatform.config import Settings
 from jobplatform.devstack import postgres, rabbitmq
 from jobplatform.devstack.compose import services, worker_names
-from jobplatform.devstack.instance import Place, busy_ports, open_place, read_ports, stack_folder, with_new_ports
+from jobplatform.devstack.instance import Instance, busy_ports, open_instance, read_ports, stack_folder, with_new_ports
 from jobplatform.devstack.processes import DidNotStart, end_named, script, start, stop_all, wait_for
 from jobplatform.domain.access import Scope
 from jobplatform.ledger.keys import Grants, create_key, create_tenant, revoke_named
@@ -45,8 +45,8 @@ STOP_ORDER = (
 class Stack:
     """A private stack. Servers named in the environment replace private ones."""
 
-    place: Place
-    tell: Callable[[str], None] = print
+    instance: Instance
+    echo: Callable[[str], None] = print
     extra: dict[str, str] = field(default_factory=dict)
     durable: bool = True
 
@@ -59,27 +59,27 @@ class Stack:
     @property
     def database_url(self) -> str:
         """The ledger's URL."""
-        return _foreign("JOBPLATFORM_DATABASE_URL") or postgres.url(self.place)
+        return _foreign("JOBPLATFORM_DATABASE_URL") or postgres.url(self.instance)
 
     @property
     def broker_url(self) -> str:
         """RabbitMQ's URL."""
-        return _foreign("JOBPLATFORM_BROKER_URL") or rabbitmq.url(self.place)
+        return _foreign("JOBPLATFORM_BROKER_URL") or rabbitmq.url(self.instance)
 
     @property
     def management_url(self) -> str:
         """The URL of RabbitMQ's page."""
         if self.own_broker:
-            return rabbitmq.management_url(self.place)
+            return rabbitmq.management_url(self.instance)
         return os.environ.get("JOBPLATFORM_MANAGEMENT_URL", "")
 
     def local_url(self, port: str, path: str = "") -> str:
         """The URL of one of the stack's servers."""
-        return f"http://127.0.0.1:{self.place.ports[port]}{path}"
+        return f"http://127.0.0.1:{self.instance.ports[port]}{path}"
 
     def broker_url_of(self, role: str) -> str:
         """RabbitMQ's URL for a role; the private node has all of them."""
-        return rabbitmq.url(self.place, role=role) if self.own_broker else self.broker_url
+        return rabbitmq.url(self.instance, role=role) if self.own_broker else self.broker_url
 
     @property
     def reporting_url(self) -> str:
@@ -90,27 +90,27 @@ class Stack:
         """The ledger's URL for a role; only the private Postgres has a login besides the owner's."""
         url = self.extra.get("JOBPLATFORM_DATABASE_URL", self.database_url)
         if self.own_database and role == "worker":
-            return re.sub("//[^@]*@", f"//worker:{self.place.secret}@", url)
+            return re.sub("//[^@]*@", f"//worker:{self.instance.secret}@", url)
         return url
 
     def _url_of_login(self, name: str) -> str:
-        address = postgres.url(self.place).replace("+psycopg2", "").rpartition("@")[2]
-        return f"postgresql://{name}:{self.place.secret}@{address}"
+        address = postgres.url(self.instance).replace("+psycopg2", "").rpartition("@")[2]
+        return f"postgresql://{name}:{self.instance.secret}@{address}"
 
     @property
     def flower_url(self) -> str:
         """Flower's URL, with its login."""
-        return f"http://flower:{self.place.secret}@127.0.0.1:{self.place.ports['flower']}/flower"
+        return f"http://flower:{self.instance.secret}@127.0.0.1:{self.instance.ports['flower']}/flower"
 
     def settings_environment(self) -> dict[str, str]:
         """The settings of the stack's processes as environment variables."""
-        folder = self.place.folder
+        folder = self.instance.folder
         return {
             "JOBPLATFORM_DATABASE_URL": self.database_url,
             "JOBPLATFORM_BROKER_URL": self.broker_url,
             "JOBPLATFORM_ARTIFACT_URL": f"file://{folder}/artifacts",
             "JOBPLATFORM_MEDIA_ROOT": f"{folder}/media",
-            "JOBPLATFORM_SMTP_URL": f"smtp://127.0.0.1:{self.place.ports['smtp']}",
+            "JOBPLATFORM_SMTP_URL": f"smtp://127.0.0.1:{self.instance.ports['smtp']}",
             "JOBPLATFORM_LLM_BASE_URL": self.local_url("model", "/v1"),
             "JOBPLATFORM_LLM_MODEL": "local-demo",
             "JOBPLATFORM_WEBHOOK_NETWORKS": "127.0.0.0/8,::1/128",
@@ -133,29 +133,29 @@ class Stack:
         """Start Postgres and RabbitMQ, or use the named ones; migrate, and declare the topology."""
         self.clean_up()
         for folder in ("artifacts", "media"):
-            (self.place.folder / folder).mkdir(mode=0o700, exist_ok=True)
-        if busy_ports(self.place.ports):
-            self.place = with_new_ports(self.place)
+            (self.instance.folder / folder).mkdir(mode=0o700, exist_ok=True)
+        if busy_ports(self.instance.ports):
+            self.instance = with_new_ports(self.instance)
         node = None
         if self.own_broker:
-            self.tell("starting RabbitMQ …")
-            node = rabbitmq.start_rabbitmq(self.place, self.queues())
+            self.echo("starting RabbitMQ …")
+            node = rabbitmq.start_rabbitmq(self.instance, self.queues())
         if self.own_database:
-            self.tell("starting Postgres …")
-            postgres.start_postgres(self.place, durable=self.durable)
-            postgres.create_database(self.place)
-        self.tell("migrating the ledger …")
+            self.echo("starting Postgres …")
+            postgres.start_postgres(self.instance, durable=self.durable)
+            postgres.create_database(self.instance)
+        self.echo("migrating the ledger …")
         self.run_service("migrate")
         if self.own_database:  # another server may not let us create roles
             self.run_service("login-worker")
             self.run_service("login-reporting")
         if node is not None:
-            rabbitmq.wait_until_up(self.place, node)
+            rabbitmq.wait_until_up(self.instance, node)
         self.run("broker", "apply")
 
     def start_broker(self) -> None:
         """Restart RabbitMQ, and wait until it is up."""
-        rabbitmq.wait_until_up(self.place, rabbitmq.start_rabbitmq(self.place, self.queues()))
+        rabbitmq.wait_until_up(self.instance, rabbitmq.start_rabbitmq(self.instance, self.queues()))
 
     def queues(self) -> list[str]:
         """Return the queues of the stack's settings."""
@@ -164,9 +164,9 @@ class Stack:
 
     def start_platform(self) -> None:
         """Start mail sink, model server, and the services of docker-compose.yml; wait until each answers."""
-        self.tell("starting API, dispatcher, workers, Flower, mail and model server …")
+        self.echo("starting API, dispatcher, workers, Flower, mail and model server …")
         self.start_mail()
-        port = str(self.place.ports["model"])
+        port = str(self.instance.ports["model"])
         self._start("model", [sys.executable, "-m", "jobplatform.devstack.modelserver", "--port", port])
         self.start_dispatcher()
         for name in worker_names():
@@ -184,9 +184,9 @@ class Stack:
 
     def _secret_file(self, path: str) -> str:
         """Return the stack's file for a secret that a command reads from a file."""
-        file = self.place.folder / path.rpartition("/")[2]
+        file = self.instance.folder / path.rpartition("/")[2]
         file.touch(mode=0o600)
-        file.write_text(self.place.secret)
+        file.write_text(self.instance.secret)
         return str(file)
 
     def start_service(self, name: str, tag: str | None = None, programs: Path | None = None) -> subprocess.Popen[bytes]:
@@ -198,25 +198,25 @@ class Stack:
         own = {
             "JOBPLATFORM_BROKER_URL": self.broker_url_of(service.role),
             "JOBPLATFORM_DATABASE_URL": self.database_url_of(service.role),
-            "JOBPLATFORM_METRICS_PORT": str(self.place.ports[f"metrics-{name}"] if service.is_measured else 0),
+            "JOBPLATFORM_METRICS_PORT": str(self.instance.ports[f"metrics-{name}"] if service.is_measured else 0),
         }
         if name == "api":
-            own["PROMETHEUS_MULTIPROC_DIR"] = str(self.place.folder / "metrics")
+            own["PROMETHEUS_MULTIPROC_DIR"] = str(self.instance.folder / "metrics")
         if name == "flower":
             own["JOBPLATFORM_DATABASE_URL"] = service.environment["JOBPLATFORM_DATABASE_URL"]  # without a password
-            own["JOBPLATFORM_FLOWER_PASSWORD"] = self.place.secret
+            own["JOBPLATFORM_FLOWER_PASSWORD"] = self.instance.secret
             if self.own_broker:
-                own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.place, service.role)
+                own["JOBPLATFORM_MANAGEMENT_URL"] = rabbitmq.management_url(self.instance, service.role)
         if tag is not None:  # its port is taken
             own["JOBPLATFORM_METRICS_PORT"] = "0"
-        program, *arguments = service.local_command(self.place)
+        program, *arguments = service.local_command(self.instance)
         if programs is not None:
             program = programs / Path(program).name
         return self._start(tag or name, [program, *arguments], own)
 
     def start_mail(self) -> subprocess.Popen[bytes]:
         """Start the mail sink."""
-        smtp, http = (str(self.place.ports[name]) for name in ("smtp", "mail"))
+        smtp, http = (str(self.instance.ports[name]) for name in ("smtp", "mail"))
         command: list[str | Path] = [
             sys.executable,
             "-m",
@@ -234,7 +234,7 @@ class Stack:
 
     def start_api(self) -> subprocess.Popen[bytes]:
         """Start the API."""
-        metrics = self.place.folder / "metrics"
+        metrics = self.instance.folder / "metrics"
         shutil.rmtree(metrics, ignore_errors=True)
         metrics.mkdir()
         return self.start_service("api")
@@ -253,7 +253,7 @@ class Stack:
             with urlopen(url, timeout=2) as answer:
                 return bool(answer.status == 200)
 
-        wait_for(what, answers, process=process, log=self.place.logs / f"{name}.log")
+        wait_for(what, answers, process=process, log=self.instance.logs / f"{name}.log")
 
     def wait_for_workers(self, count: int) -> None:
         """Wait until this many workers send heartbeats."""
@@ -269,7 +269,7 @@ class Stack:
                     >= count
                 )
 
-        wait_for(f"{count} workers", beating, log=self.place.logs / "worker-email.log")
+        wait_for(f"{count} workers", beating, log=self.instance.logs / "worker-email.log")
         ledger.close()
 
     def open_ledger(self) -> Ledger:
@@ -294,7 +294,7 @@ class Stack:
             capture_output=True,
             text=True,
             check=False,
-            cwd=self.place.folder,
+            cwd=self.instance.folder,
         )
         if done.returncode:
             raise DidNotStart(f"jobplatform {' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
@@ -303,30 +303,30 @@ class Stack:
     def _start(
         self, name: str, command: list[str | Path], own: dict[str, str] | None = None
     ) -> subprocess.Popen[bytes]:
-        return start(self.place, name, command, {**self.environment(), **(own or {})})
+        return start(self.instance, name, command, {**self.environment(), **(own or {})})
 
     def stop(self, *, gently: bool = True) -> list[str]:
         """Stop everything; return the names of processes that had to be killed.
 
         `gently=False` is for data that is deleted afterwards: a graceful stop of RabbitMQ takes six seconds.
         """
-        killed = stop_all(self.place, [*STOP_ORDER, "rabbitmq", "epmd"] if gently else [], gently=gently)
-        postgres.stop_postgres(self.place)
+        killed = stop_all(self.instance, [*STOP_ORDER, "rabbitmq", "epmd"] if gently else [], gently=gently)
+        postgres.stop_postgres(self.instance)
         return killed
 
     def stop_platform(self) -> None:
         """Stop the platform's processes; the servers keep running."""
         for name in STOP_ORDER:
-            end_named(self.place, name)
+            end_named(self.instance, name)
 
     def clean_up(self) -> None:
         """End processes that an interrupted run has left behind."""
-        stop_all(self.place, [], gently=False)
-        postgres.stop_postgres(self.place)
+        stop_all(self.instance, [], gently=False)
+        postgres.stop_postgres(self.instance)
 
     def forget(self) -> None:
         """Remove the stack's folder; it must be stopped."""
-        shutil.rmtree(stack_folder(self.place.name), ignore_errors=True)
+        shutil.rmtree(stack_folder(self.instance.name), ignore_errors=True)
 
 
 def new_stack(name: str, **options: Any) -> Stack:
@@ -334,10 +334,10 @@ def new_stack(name: str, **options: Any) -> Stack:
 
     What a killed run has left, perhaps of another version, is ended and removed.
     """
-    left = Stack(open_place(name))
+    left = Stack(open_instance(name))
     left.clean_up()
     left.forget()
-    return Stack(open_place(name), **options)
+    return Stack(open_instance(name), **options)
 
 
 def _foreign(variable: str) -> str | None:

@@ -62,7 +62,7 @@ def audit_ledger(
     hours: float,
     budget_seconds: float,
     patience_seconds: float,
-    tell: Callable[[Report], None] = lambda _: None,
+    on_progress: Callable[[Report], None] = lambda _: None,
 ) -> Report:
     """Check the jobs submitted in the last `hours`, newest first, for at most about `budget_seconds`.
 
@@ -101,7 +101,7 @@ def audit_ledger(
         beyond = report.checked_since = lowest
         took = max(time.monotonic() - began, 0.001)
         width = max(SMALLEST_SLICE, width * min(4.0, max(0.25, SLICE_SECONDS / took)))
-        tell(report)
+        on_progress(report)
     report.findings += findings.values()
     return report
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobplatform.broker.dead_letters import BODY_BYTES
 from jobplatform.broker.submissions import SubmissionMessage, SubmissionReader
-from jobplatform.broker.topology import ORDERS
+from jobplatform.broker.topology import SUBMISSIONS
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import LedgerBusy
@@ -87,7 +87,7 @@ class Ingress:
             with self._ledger.transaction() as connection:
                 dead_messages.put_dead_messages(connection, [_dead_message(submission, answer)])
             log.warning(
-                "order_refused", user=submission.user_id, message_id=submission.message_id, detail=answer.detail
+                "submission_refused", user=submission.user_id, message_id=submission.message_id, detail=answer.detail
             )
         self._reader.done(submission, answer.body if self._may_answer(submission) else None, accepted=answer.accepted)
         dispatcher_metrics().amqp_submissions.labels("accepted" if answer.accepted else "refused").inc()
@@ -105,7 +105,7 @@ class Ingress:
 
 def _dead_message(submission: SubmissionMessage, answer: Answer) -> dict[str, Any]:
     return {
-        "queue": ORDERS,
+        "queue": SUBMISSIONS,
         "reason": answer.reason,
         "detail": answer.detail[:1000].replace("\x00", "\ufffd"),
         "job_id": None,

@@ -12,7 +12,7 @@ from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.waiting import Waiting, in_fair_order
 from jobplatform.domain.flows import Take
 from jobplatform.domain.window import slots_of
-from jobplatform.ledger.dispatching import Dispatched, Look, OpenRound, read_queue
+from jobplatform.ledger.dispatching import Dispatched, OpenRound, QueueState, read_queue
 from jobplatform.ledger.session import Ledger
 
 
@@ -75,12 +75,12 @@ def run_round(
     unroutable = refused = 0
     try:
         with read_queue(ledger, queue, waiting.marks(), keys) as opened:
-            look = opened.look
-            if look.verdict != "ready":
-                return RoundReport(skipped=look.verdict)
-            waiting.learn(look)
-            places = slots_of(look.places_out, window, batch)
-            free = dict(zip(keys, look.key_free, strict=True))
+            queue_state = opened.queue_state
+            if queue_state.verdict != "ready":
+                return RoundReport(skipped=queue_state.verdict)
+            waiting.learn(queue_state)
+            places = slots_of(queue_state.places_out, window, batch)
+            free = dict(zip(keys, queue_state.key_free, strict=True))
             promised = _mark_by_deadline(opened, waiting, policy, places, free) if order == "start_by" else []
             takes = waiting.shares.plan(places, free, policy.is_limited)
             if takes:
@@ -105,10 +105,10 @@ def run_round(
         sent=len(sent),
         unroutable=unroutable,
         refused=refused,
-        active=sum(look.places_out),
-        closed=_closed(look, sent, window),
+        active=sum(queue_state.places_out),
+        closed=_closed(queue_state, sent, window),
         highest=waiting.shares.highest(),
-        limited_seconds=_limited_seconds(waiting, keys, look, _fell_short(takes, jobs)),
+        limited_seconds=_limited_seconds(waiting, keys, queue_state, _fell_short(takes, jobs)),
     )
 
 
@@ -134,20 +134,20 @@ def _mark_by_deadline(
     return jobs
 
 
-def _closed(look: Look, sent: list[Dispatched], window: int) -> int:
-    out = list(look.places_out)
+def _closed(queue_state: QueueState, sent: list[Dispatched], window: int) -> int:
+    out = list(queue_state.places_out)
     for job in sent:
         out[job.priority] += 1
     return max((priority for priority, left in enumerate(slots_of(out, window, window)) if left <= 0), default=-1)
 
 
-def _limited_seconds(waiting: Waiting, keys: list[str], look: Look, fell_short: bool) -> float | None:
+def _limited_seconds(waiting: Waiting, keys: list[str], queue_state: QueueState, fell_short: bool) -> float | None:
     blocking_keys = waiting.shares.blocking_keys
     if not blocking_keys:
         return None
     if fell_short:  # flows that were let out had less than was thought: the next ones
         return SOON_SECONDS
-    asked = dict(zip(keys, look.key_seconds, strict=True))
+    asked = dict(zip(keys, queue_state.key_seconds, strict=True))
     # a key that has just arrived, or more keys than one query can ask for
     if any(key not in asked for key in blocking_keys):
         return SOON_SECONDS

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 
 from jobplatform.domain.flows import FlowId, Served, Take
 from jobplatform.domain.shares import Shares
-from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FlowHead, Look
+from jobplatform.ledger.dispatching import NO_LINE, Dispatched, FlowHead, QueueState
 
 #: transactions usually commit out of order by at most this (s)
 SLACK = timedelta(milliseconds=100)
@@ -85,17 +85,17 @@ class Waiting:
 
     # --- after it
 
-    def learn(self, look: Look) -> None:
+    def learn(self, queue_state: QueueState) -> None:
         """Record the result of a scan."""
-        self._note(look.arrivals)
-        self._arrived_from = look.arrived_until
-        if not look.arrived_all and not self._looks_back:
+        self._note(queue_state.arrivals)
+        self._arrived_from = queue_state.arrived_until
+        if not queue_state.arrived_all and not self._looks_back:
             self._sweep_at = 0.0
             self._sweep_again = self._swept is not None
         self._looks_back = False
-        self._active_mark = look.oldest - SLACK if look.oldest is not None else None
-        if look.limited_oldest is not None:
-            self._limited_mark = look.limited_oldest - LONGEST_ROUND
+        self._active_mark = queue_state.oldest - SLACK if queue_state.oldest is not None else None
+        if queue_state.limited_oldest is not None:
+            self._limited_mark = queue_state.limited_oldest - LONGEST_ROUND
 
     def marks_of(self, takes: Sequence[Take]) -> list[float]:
         """Return for each flow a time before which none of its jobs waits, as far as known."""

@@ -105,7 +105,7 @@ Part = Step | Chain | Group | Map | Graph
 
 @dataclass(frozen=True)
 class SubmitWorkflow:
-    """An order for a workflow. `time_limit_seconds` bounds the whole, from its acceptance."""
+    """A submission of a workflow. `time_limit_seconds` bounds the whole, from its acceptance."""
 
     flow: Part
     name: str = "workflow"

@@ -93,7 +93,7 @@ class FlowHead(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Look:
+class QueueState:
     """Result of `read_queue`; see `85_dispatch_jobs.sql`."""
 
     verdict: str
@@ -111,10 +111,10 @@ class Look:
 
 
 class OpenRound:
-    """A round with an open transaction: read `look`, `dispatch` jobs of flows, `take_back` unpublished ones."""
+    """A round with an open transaction: `dispatch` jobs of flows of the `queue_state`, `take_back` unpublished ones."""
 
-    def __init__(self, look: Look, call: Call, queue: str, keys: Sequence[str]) -> None:
-        self.look = look
+    def __init__(self, queue_state: QueueState, call: Call, queue: str, keys: Sequence[str]) -> None:
+        self.queue_state = queue_state
         self._keys = keys
         self._call = call
         self._queue = queue
@@ -196,7 +196,7 @@ def read_queue(
     with ledger.open_call("read_queue", queue, *marks, list(keys) or "{}", arrivals) as (rows, call):
         row = rows[0]
         result = zip(*(column or () for column in row[3:8]), strict=True)
-        look = Look(
+        queue_state = QueueState(
             verdict=row[0],
             places_out=row[1] or [0] * PRIORITIES,
             oldest=row[2],
@@ -210,7 +210,7 @@ def read_queue(
             key_seconds=row[11] or [],
             limited_oldest=row[12],
         )
-        yield OpenRound(look, call, queue, keys)
+        yield OpenRound(queue_state, call, queue, keys)
 
 
 #: before the first flow

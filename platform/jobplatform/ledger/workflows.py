@@ -88,8 +88,8 @@ def list_workflows(
 _STEPS = text(
     """
     SELECT s.id, s.name, s.place, s.type, s.state, s.pending, s.children, s.on_failure, s.item,
-           coalesce(j.state, h.state) AS job_state, coalesce(j.kind, h.kind, s.template #>> '{order,kind}') AS kind,
-           coalesce(j.queue, h.queue, s.template #>> '{order,queue}') AS queue,
+           coalesce(j.state, h.state) AS job_state, coalesce(j.kind, h.kind, s.template #>> '{job,kind}') AS kind,
+           coalesce(j.queue, h.queue, s.template #>> '{job,queue}') AS queue,
            coalesce(j.attempt, h.attempt) AS attempt, coalesce(j.progress, h.progress) AS progress,
            coalesce(j.error, h.error) AS error, coalesce(j.started_at, h.started_at) AS started_at, h.finished_at,
            j.state_at

@@ -87,7 +87,7 @@ def accept_message(
         return Answer(_problem(error), False, "malformed" if malformed else "refused", detail)
     # a bug in the kind's code, or ours: it must not block other submissions, or be redelivered forever
     except Exception as error:
-        log.exception("order_not_taken", user=user_id, message_id=message_id)
+        log.exception("submission_not_accepted", user=user_id, message_id=message_id)
         return Answer(
             _problem(JobPlatformError("a bug on our side; it was logged")),
             False,

@@ -153,21 +153,21 @@ def _row(kinds: KindRegistry, planned: PlannedStep, defaults: Defaults, first_pl
     }
     if planned.step is None:
         return row
-    order = _order(kinds, planned.step, defaults)
+    job = _planned_job(kinds, planned.step, defaults)
     if planned.type == "job":
-        return row | order
+        return row | job
     over = read_reference(planned.over)
     assert over is not None, "planned as a reference"
     row["template"] = {
         "over": over.as_dict(),
         "shown": ".".join((over.step, over.of, *over.path)),
         "limit": MAX_STEPS,
-        "order": order | {"on_failure": planned.step.on_failure},
+        "job": job | {"on_failure": planned.step.on_failure},
     }
     return row
 
 
-def _order(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any]:
+def _planned_job(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any]:
     kind = kinds.get(step.kind)
     # a payload that refers to results is known when its step begins, and its keys are asked for before that
     known = kind.parse(step.payload) if kind.limit_keys and not is_marked(step.payload) else None

@@ -54,7 +54,7 @@ def _elsewhere(_payload: Any, _ctx: Any) -> None:
     raise NotImplementedError("the platform's own jobs are run by workers")
 
 
-def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], folders: int) -> CleanUp:
+def clean_up(ledger: Ledger, settings: Settings, on_progress: Callable[[str], None], folders: int) -> CleanUp:
     """Delete data past its retention period, one batch at a time. `folders`: leftover run folders that the caller
     deleted."""
     partitions = []
@@ -62,7 +62,7 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
         with ledger.statement() as connection:
             result = retention.old_partitions(connection, settings.history_days)
         for name in result:
-            tell(f"dropping {name}")
+            on_progress(f"dropping {name}")
             try:
                 with ledger.transaction() as connection:
                     retention.drop_partition(connection, name)
@@ -70,12 +70,12 @@ def clean_up(ledger: Ledger, settings: Settings, tell: Callable[[str], None], fo
                 log.warning("partition_is_read", partition=name)
                 continue
             partitions.append(name)
-    tell("files")
+    on_progress("files")
     uploads = _all(ledger, lambda c: retention.forget_files(c, settings.upload_days, uploads=True))
     outputs = workflows_gone = 0
     if settings.history_days:
         outputs = _all(ledger, lambda c: retention.forget_files(c, settings.history_days, uploads=False))
-        tell("workflows")
+        on_progress("workflows")
         workflows_gone = _all(ledger, lambda c: workflows.forget_workflows(c, settings.history_days, FEW), FEW)
     fires = _all(ledger, lambda c: schedules.forget_fires(c, settings.history_days or 90, BATCH))
     _all(ledger, lambda c: webhooks.forget_messages(c, settings.history_days or 90, BATCH))

@@ -168,7 +168,7 @@ def _raise_first(problems: Sequence[object], total: int) -> None:
         least = "at least " if len(problems) < total else ""
         named = ", ".join(map(str, places[:10])) + (", …" if len(places) > 10 else "")
         raise InvalidRequest(
-            f"nothing was accepted: {least}{len(places)} of {total} orders are not as expected ({named})",
+            f"nothing was accepted: {least}{len(places)} of {total} submissions are not as expected ({named})",
             tuple(errors[:MAX_ERRORS]),
         )
 

@@ -61,7 +61,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class CheckedSubmission:
-    """An order that fits its kind, with the id its job will have. `payload` is its JSON."""
+    """A submission that fits its kind, with the id its job will have. `payload` is its JSON."""
 
     id: UUID
     kind: Kind
@@ -72,7 +72,7 @@ class CheckedSubmission:
 
     @property
     def max_attempts(self) -> int:
-        """The order's own, or the kind's."""
+        """The submission's own, or the kind's."""
         return self.command.max_attempts or self.kind.max_attempts
 
     def values(self) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def submit_job(
     idempotency_seconds: int = 86_400,
     by: str | None = None,
 ) -> Accepted:
-    """Check the order against its kind and write it to the ledger, for a tenant or for the owner of an API key.
+    """Check the submission against its kind and write it to the ledger, for a tenant or for the owner of an API key.
 
     Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
     is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
@@ -210,7 +210,7 @@ def submit_checked(
 def _explain(
     ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, queue: str, idempotency_key: str | None
 ) -> Accepted:
-    """Return the earlier job of a repetition, or raise why the order was not accepted."""
+    """Return the earlier job of a repetition, or raise why the submission was not accepted."""
     if answer.verdict == "unauthorized":
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":

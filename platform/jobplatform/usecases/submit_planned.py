@@ -36,7 +36,7 @@ TRIES, WAIT_SECONDS = 4, 0.2
 def submit_prepared(
     ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, submission: Mapping[str, Any]
 ) -> bool:
-    """Accept one job; `order` has the keys of a planned step. Returns False when a job with this id was there already.
+    """Accept one job, with the keys of a planned step. Returns False when a job with this id was there already.
 
     Raises `InvalidPayload`, `QuotaExceeded`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
     """

@@ -1,4 +1,4 @@
-"""Look at jobs that were ordered in transactions of others: what fits its kind goes, the rest is a dead letter."""
+"""Validate jobs that were submitted in other transactions: what fits its kind goes, the rest is a dead letter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Validated(NamedTuple):
 
 
 def validate_submissions(ledger: Ledger, kinds: KindRegistry, limit: int) -> Validated:
-    """Look at up to `limit` jobs of kinds that this process knows.
+    """Validate up to `limit` jobs of kinds that this process knows.
 
     Outside of any transaction: of two that look at one, the second finds it gone. Kinds are somebody's code, and may
     take their time.
@@ -60,7 +60,7 @@ def _look(kind: Kind, job: UnvalidatedJob) -> dict[str, Any]:
         errors = [item.as_dict() for item in error.errors[:MOST_ERRORS]]
         return {"id": job.id, "error": _error(error.code, str(error), errors=errors)}
     except Exception as error:  # a bug in the kind's code: it must not hold up the others
-        log.exception("order_not_checked", job_id=str(job.id), kind=kind.name)
+        log.exception("submission_not_validated", job_id=str(job.id), kind=kind.name)
         return {"id": job.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}"[:500])}
     return {"id": job.id, "limit_keys": list(limit_keys), "limit_units": list(limit_units)}
 

@@ -314,10 +314,10 @@ BEGIN
     IF v_count = 0 THEN
         RETURN 0;
     END IF;
-    IF v_count * octet_length((s.template -> 'order')::text)::bigint + octet_length(v_list::text) > v_most THEN
+    IF v_count * octet_length((s.template -> 'job')::text)::bigint + octet_length(v_list::text) > v_most THEN
         RAISE program_limit_exceeded USING MESSAGE = format('%s jobs would have more than %s bytes', v_count, v_most);
     END IF;
-    SELECT jsonb_agg(s.template -> 'order' || jsonb_build_object(
+    SELECT jsonb_agg(s.template -> 'job' || jsonb_build_object(
         'id', gen_step_id(), 'name', format('%s[%s]', s.name, n - 1), 'place', n, 'type', 'job', 'pending', 0,
         'children', jsonb_build_array(s.id), 'item', item)) INTO v_steps
     FROM jsonb_array_elements(v_list) WITH ORDINALITY AS list (item, n);

@@ -7,7 +7,7 @@
 --           · priority (`state` is the highest that the key may ask for) · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
 --           when that is not known). No column of their own: a process of the version before reads as many as it knows
 -- p_unchecked: its payload was not looked at yet, by who knows its kind: the job is blocked until a dispatcher has
--- (`release_validated_jobs`). p_key_id is the key that orders it then.
+-- (`release_validated_jobs`). p_key_id is the API key that it is submitted with then.
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
     p_key_hash bytea, p_tenant uuid,

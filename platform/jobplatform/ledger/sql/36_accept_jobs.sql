@@ -1,10 +1,10 @@
 -- Accept many jobs at once: one round trip, one commit and one statement for all of them (I1 holds: nobody is answered
--- before the commit). p_orders is a JSON array of objects; `key` is the hex of the API key's SHA-256.
+-- before the commit). p_submissions is a JSON array of objects; `key` is the hex of the API key's SHA-256.
 --
--- Returns those that were accepted. An order that is not among them (a key that is not valid, a time that is over) was
+-- Returns those that were accepted. A submission that is not among them (a key that is not valid, a time that is over) was
 -- not written (so is one whose tenant has no room for all of them, or whose key may not ask for it, or has a rate):
--- `accept_job` says why. Orders with an Idempotency-Key go there too, as they may have to wait.
-CREATE OR REPLACE FUNCTION accept_jobs(p_orders json, p_tolerance_seconds double precision)
+-- `accept_job` says why. Submissions with an Idempotency-Key go there too, as they may have to wait.
+CREATE OR REPLACE FUNCTION accept_jobs(p_submissions json, p_tolerance_seconds double precision)
 RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -14,7 +14,7 @@ DECLARE
 BEGIN
     RETURN QUERY
         WITH asked AS MATERIALIZED (
-            SELECT k.tenant_id, k.name AS by, k.id AS key_id, k.last_used_at AS used_at, o.* FROM json_to_recordset(p_orders) AS o (
+            SELECT k.tenant_id, k.name AS by, k.id AS key_id, k.last_used_at AS used_at, o.* FROM json_to_recordset(p_submissions) AS o (
                 key text, id uuid, queue text, kind text, priority integer, payload json, tags text[],
                 max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
                 limit_keys text[], limit_units integer[])

@@ -1,13 +1,13 @@
 -- Accept up to some thousands of jobs of one tenant in one transaction: all of them or none (p_all), or each that can be. One Idempotency-Key
 -- for all of them; the answer is kept with it, and a repetition gets the same one.
 --
--- p_orders: an array of objects as in accept_jobs, with place (0, 1, …), unique_key, unique_seconds, unique_refuse.
+-- p_submissions: an array of objects as in accept_jobs, with place (0, 1, …), unique_key, unique_seconds, unique_refuse.
 -- verdicts: accepted · repeated · conflict (the key was used for another request) · refused (nothing was written)
--- answer: an array with an element per order, [place, verdict, job id, state or seconds]. verdicts of orders: accepted · existing (another job, job id, holds its
+-- answer: an array with an element per submission, [place, verdict, job id, state or seconds]. verdicts: accepted · existing (another job, job id, holds its
 --         unique key, and that will do) · duplicate (… and that will not) · past (run_at or start_by is over) · quota (seconds as in accept_job)
 CREATE OR REPLACE FUNCTION accept_batch(
     p_tenant uuid, p_by text, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer, p_id uuid,
-    p_orders json, p_tolerance_seconds double precision, p_all boolean, OUT verdict text, OUT batch_id uuid, OUT answer text
+    p_submissions json, p_tolerance_seconds double precision, p_all boolean, OUT verdict text, OUT batch_id uuid, OUT answer text
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -16,7 +16,7 @@ DECLARE
     v_oldest timestamptz := clock_timestamp() - make_interval(secs => p_tolerance_seconds);
     v_hash bytea;
     v_answer jsonb;
-    v_held jsonb;  -- order → the job that holds its unique key
+    v_held jsonb;  -- place → the job that holds its unique key
     v_waiting text[] := '{}';
     v_holding text[] := '{}';
     v_places integer[];
@@ -44,7 +44,7 @@ BEGIN
     END LOOP;
 
     FOR one IN
-        SELECT o.* FROM json_to_recordset(p_orders) AS o (
+        SELECT o.* FROM json_to_recordset(p_submissions) AS o (
             id uuid, unique_key text, unique_seconds double precision, run_at timestamptz, start_by timestamptz)
         WHERE unique_key IS NOT NULL AND coalesce(run_at, v_oldest) >= v_oldest AND coalesce(start_by, v_oldest) >= v_oldest
         ORDER BY unique_key, id  -- in one order for all who take several
@@ -73,7 +73,7 @@ BEGIN
                CASE WHEN coalesce(o.run_at, v_oldest) < v_oldest OR coalesce(o.start_by, v_oldest) < v_oldest THEN 'past'
                     WHEN v_held ? o.id::text THEN CASE WHEN o.unique_refuse THEN 'duplicate' ELSE 'existing' END
                     END AS fault
-        FROM json_to_recordset(p_orders) AS o (
+        FROM json_to_recordset(p_submissions) AS o (
             place integer, id uuid, queue text, run_at timestamptz, start_by timestamptz, unique_refuse boolean)
     ), room AS MATERIALIZED (
         SELECT queue, waiting_left(p_tenant, queue) AS jobs FROM (SELECT DISTINCT queue FROM asked) AS named
@@ -110,10 +110,10 @@ BEGIN
     FROM judged j LEFT JOIN crowded c ON c.queue = j.queue AND j.verdict = 'quota';
     answer := v_answer::text;
 
-    IF p_all AND v_refused IS NOT NULL THEN  -- what is refused binds no keys: its repetition is a new order
+    IF p_all AND v_refused IS NOT NULL THEN  -- what is refused binds no keys: its repetition is a new submission
         DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
         DELETE FROM unique_locks WHERE job_id IN (
-            SELECT o.id FROM json_to_recordset(p_orders) AS o (id uuid, unique_key text) WHERE unique_key IS NOT NULL);
+            SELECT o.id FROM json_to_recordset(p_submissions) AS o (id uuid, unique_key text) WHERE unique_key IS NOT NULL);
         verdict := 'refused';
         RETURN;
     END IF;
@@ -121,7 +121,7 @@ BEGIN
 
     WITH chosen AS MATERIALIZED (
         SELECT o.*, CASE WHEN o.run_at > v_now THEN 'scheduled' ELSE 'available' END AS state
-        FROM json_to_recordset(p_orders) AS o (
+        FROM json_to_recordset(p_submissions) AS o (
             place integer, id uuid, queue text, kind text, priority integer, payload json, tags text[], max_attempts integer,
             crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz, limit_keys text[],
             limit_units integer[])
