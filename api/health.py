@@ -8,6 +8,7 @@ from api.problems import problem
 from api.responses import answer
 from api.services import services
 from jobplatform.errors import LedgerUnavailable
+from jobplatform.ledger import server
 from jobplatform.ledger.feed import is_another_cluster
 from jobplatform.ledger.schema import head, revision_of
 from jobplatform.observe.metrics import exposition
@@ -30,13 +31,13 @@ def register(app: Flask) -> None:
         try:
             with services().ledger.statement() as connection:
                 revision = revision_of(connection)
-                read_only = connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on"
+                is_read_only = server.read_mode(connection).is_read_only
                 moved = revision == head() and is_another_cluster(connection)
         except LedgerUnavailable as error:
             return problem(503, error.code, "Not ready", str(error))
         if revision is None:
             return problem(503, "not_migrated", "Not ready", "the ledger has no tables yet: run `jobplatform migrate`")
-        if read_only:
+        if is_read_only:
             said = (
                 "this database takes no writes (a standby, or read only): point JOBPLATFORM_DATABASE_URL at the primary"
             )

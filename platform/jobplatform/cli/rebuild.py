@@ -17,15 +17,14 @@ def rebuild(queue: str | None) -> None:
     Safe at any time: messages that still exist become stale and run nothing. A wiped broker and lost messages
     are detected without it.
     """
-    from sqlalchemy import text
-
+    from jobplatform.ledger import server
     from jobplatform.ledger.dispatching import return_dispatched
     from jobplatform.ledger.queues import list_queues
 
     ledger, count = open_commands_ledger(), 0
     with ledger.statement() as connection:
         known = [row.name for row in list_queues(connection)]
-        now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        now = server.now(connection)
     if queue is not None and queue not in known:
         raise click.ClickException(f"no queue {queue!r}; queues: {', '.join(known)}")
     while True:

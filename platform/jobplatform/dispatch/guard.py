@@ -48,7 +48,7 @@ def _begin_epoch(ledger: Ledger, publisher: Publisher, before: UUID | None) -> U
     epoch = new_id()
     declare_epoch(publisher.connection, epoch)
     with ledger.transaction() as connection:
-        connection.exec_driver_sql("SELECT take_lock('epoch')")
+        dispatching.lock_epoch(connection)
         now = dispatching.current_epoch(connection)
         if now == before:
             dispatching.put_epoch(connection, epoch)

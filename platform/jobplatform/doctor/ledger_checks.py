@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from jobplatform.config import Settings
 from jobplatform.doctor.finding import Finding, failed, ok, warning
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.errors import LedgerUnavailable
-from jobplatform.ledger import dispatching, queues
+from jobplatform.ledger import dispatching, queues, server, workers
 from jobplatform.ledger.feed import is_another_cluster
 from jobplatform.ledger.schema import head, revision_of
 from jobplatform.ledger.session import Ledger
@@ -34,7 +34,7 @@ def check_ledger(ledger: Ledger, config: Settings) -> Iterator[Finding]:
     began = time.perf_counter()
     try:
         with ledger.statement() as connection:
-            version = connection.execute(text("SHOW server_version")).scalar_one()
+            version = server.version(connection)
             yield ok("database", f"Postgres {version} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
             yield from _revision(connection)
             yield from _mode(connection)
@@ -64,11 +64,9 @@ def _revision(connection: Connection) -> Iterator[Finding]:
 
 def _mode(connection: Connection) -> Iterator[Finding]:
     """Yield a finding when the database is read-only, or is not the cluster whose transaction ids the feeds use."""
-    row = connection.execute(
-        text("SELECT pg_is_in_recovery() AS standby, current_setting('transaction_read_only') = 'on' AS read_only")
-    ).one()
-    if row.standby or row.read_only:
-        what = "a standby" if row.standby else "set to read only (default_transaction_read_only)"
+    mode = server.read_mode(connection)
+    if mode.is_standby or mode.is_read_only:
+        what = "a standby" if mode.is_standby else "set to read only (default_transaction_read_only)"
         yield failed(
             "writable",
             f"this database is {what}: nothing can be accepted, dispatched or settled",
@@ -85,21 +83,8 @@ def _mode(connection: Connection) -> Iterator[Finding]:
 
 def _check_schema_grants(connection: Connection) -> Iterator[Finding]:
     """Yield a finding when other roles may create functions in the search path of the ledger's (CVE-2018-1058)."""
-    grantees = connection.execute(
-        text(
-            """
-            SELECT DISTINCT coalesce(r.rolname, 'PUBLIC')
-            FROM pg_namespace n CROSS JOIN aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS a
-            LEFT JOIN pg_roles r ON r.oid = a.grantee
-            WHERE n.nspname = current_schema() AND a.privilege_type = 'CREATE'
-                AND a.grantee NOT IN (n.nspowner, (SELECT oid FROM pg_roles WHERE rolname = current_user))
-                AND coalesce(r.rolname, '') <> 'pg_database_owner' AND NOT coalesce(r.rolsuper, false)
-            ORDER BY 1
-            """
-        )
-    ).scalars()
-    if names := ", ".join(grantees):
-        schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
+    schema, creators = server.other_creators(connection)
+    if names := ", ".join(creators):
         yield warning(
             "schema",
             f"{names} may create functions in the schema {schema}, where the ledger's functions would call them",
@@ -109,7 +94,7 @@ def _check_schema_grants(connection: Connection) -> Iterator[Finding]:
 
 def _clock(connection: Connection) -> Iterator[Finding]:
     before = datetime.now(UTC)
-    theirs = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    theirs = server.now(connection)
     after = datetime.now(UTC)
     skew = (theirs - before - (after - before) / 2).total_seconds()
     if abs(skew) <= SKEW_SECONDS:
@@ -119,34 +104,16 @@ def _clock(connection: Connection) -> Iterator[Finding]:
 
 
 def _room(connection: Connection) -> Iterator[Finding]:
-    row = connection.execute(
-        text(
-            """
-            SELECT (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS used,
-                   current_setting('max_connections')::integer AS most,
-                   (SELECT n_dead_tup FROM pg_stat_user_tables WHERE relid = to_regclass('jobs')) AS dead,
-                   (SELECT n_live_tup FROM pg_stat_user_tables WHERE relid = to_regclass('jobs')) AS live
-            """
-        )
-    ).one()
-    share = row.used / row.most
+    use = server.read_use(connection)
+    share = use.connections / use.max_connections
     say = warning if share > CROWDED else ok
-    line = f"{row.used} of {row.most} connections are in use"
+    line = f"{use.connections} of {use.max_connections} connections are in use"
     yield (
         say("connections", line, "raise max_connections, or use a pooler")
         if say is warning
         else ok("connections", line)
     )
-    old = connection.execute(
-        text(
-            """
-            SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::integer AS seconds
-            FROM pg_stat_activity
-            WHERE backend_xmin IS NOT NULL AND datname = current_database() AND xact_start IS NOT NULL
-            ORDER BY xact_start LIMIT 1
-            """
-        )
-    ).one_or_none()
+    old = server.oldest_snapshot(connection)
     if old is not None and old.seconds > OLD_SNAPSHOT_SECONDS:
         yield warning(
             "snapshots",
@@ -156,10 +123,12 @@ def _room(connection: Connection) -> Iterator[Finding]:
         )
     else:
         yield ok("snapshots", "no transaction is older than ten minutes")
-    if row.dead is not None and row.dead > 100_000 + 5 * row.live:
-        yield warning("bloat", f"jobs has {row.dead:,} dead rows beside {row.live:,}", "VACUUM (ANALYZE) jobs")
+    if use.dead_jobs is not None and use.dead_jobs > 100_000 + 5 * use.live_jobs:
+        yield warning(
+            "bloat", f"jobs has {use.dead_jobs:,} dead rows beside {use.live_jobs:,}", "VACUUM (ANALYZE) jobs"
+        )
     else:
-        yield ok("bloat", f"jobs has {row.dead or 0:,} dead rows beside {row.live or 0:,}")
+        yield ok("bloat", f"jobs has {use.dead_jobs or 0:,} dead rows beside {use.live_jobs or 0:,}")
 
 
 def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None) -> Iterator[Finding]:
@@ -228,14 +197,7 @@ def _queue(row: Any, config: Settings) -> Finding:
 
 
 def _kinds(connection: Connection, config: Settings, kinds: KindRegistry) -> Iterator[Finding]:
-    rows = connection.execute(
-        text(
-            "SELECT DISTINCT queue, kind FROM workers, unnest(queues) AS queue, unnest(kinds) AS kind "
-            "WHERE stopped_at IS NULL AND heartbeat_at > clock_timestamp() - make_interval(secs => :seconds)"
-        ),
-        {"seconds": config.lease_seconds},
-    )
-    known = {(row.queue, row.kind) for row in rows}
+    known = workers.live_kinds(connection, config.lease_seconds)
     staffed = {queue for queue, _ in known}
     missing = [kind for kind in kinds if kind.queue in staffed and (kind.queue, kind.name) not in known]
     for kind in missing:

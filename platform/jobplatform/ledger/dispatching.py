@@ -44,6 +44,11 @@ def current_epoch(connection: Connection) -> UUID | None:
     return connection.execute(text("SELECT epoch FROM broker_epochs WHERE current")).scalar_one_or_none()
 
 
+def lock_epoch(connection: Connection) -> None:
+    """Let one dispatcher at a time begin an epoch, until the transaction ends."""
+    connection.execute(text("SELECT take_lock('epoch')"))
+
+
 def put_epoch(connection: Connection, epoch: UUID) -> None:
     """Make `epoch` the current one."""
     connection.execute(text("UPDATE broker_epochs SET current = false WHERE current"))

@@ -110,12 +110,6 @@ def count_schedules(connection: Connection, tenant_id: UUID, cap: int) -> int:
     return int(connection.execute(statement, {"tenant_id": tenant_id, "cap": cap}).scalar_one())
 
 
-def database_time(connection: Connection) -> datetime:
-    """Return the database's time."""
-    time: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
-    return time
-
-
 _PUT = text(
     """
     INSERT INTO schedules (
@@ -150,6 +144,11 @@ def put_schedule(connection: Connection, values: dict[str, Any]) -> None:
         _PUT,
         {**values, "spec": orjson.dumps(values["spec"]).decode(), "payload": orjson.dumps(values["payload"]).decode()},
     )
+
+
+def move_to_queue(connection: Connection, schedule_id: UUID, queue: str) -> None:
+    """Let a schedule's jobs go to another queue from its next fire on."""
+    connection.execute(text("UPDATE schedules SET queue = :queue WHERE id = :id"), {"queue": queue, "id": schedule_id})
 
 
 def set_paused(

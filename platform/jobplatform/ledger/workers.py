@@ -121,6 +121,19 @@ def knows_kind(connection: Connection, job_id: UUID, lease_seconds: float) -> bo
     return bool(connection.execute(_KNOWS_KIND, {"job_id": job_id, "lease_seconds": lease_seconds}).scalar_one())
 
 
+_LIVE_KINDS = text(
+    """
+    SELECT DISTINCT queue, kind FROM workers, unnest(queues) AS queue, unnest(kinds) AS kind
+    WHERE stopped_at IS NULL AND heartbeat_at > clock_timestamp() - make_interval(secs => :lease_seconds)
+    """
+)
+
+
+def live_kinds(connection: Connection, lease_seconds: float) -> set[tuple[str, str]]:
+    """Return (queue, kind) that a live worker knows."""
+    return {(row.queue, row.kind) for row in connection.execute(_LIVE_KINDS, {"lease_seconds": lease_seconds})}
+
+
 _LIVE_SLOTS = text(
     """
     SELECT queue, sum(slots)::integer AS slots, count(*)::integer AS workers

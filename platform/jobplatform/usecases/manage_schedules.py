@@ -23,7 +23,7 @@ from jobplatform.domain.schedules import (
 )
 from jobplatform.domain.texts import null_error
 from jobplatform.errors import FieldError, InvalidRequest, ScheduleNotFound, TooManySchedules
-from jobplatform.ledger import schedules
+from jobplatform.ledger import schedules, server
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import Ledger
@@ -65,7 +65,7 @@ def put_schedule(
     kind = kinds.get(definition.kind)
     with ledger.transaction() as connection:
         before = schedules.get_schedule(connection, tenant_id, definition.name, lock=True)
-        now = before.now if before is not None else schedules.database_time(connection)
+        now = before.now if before is not None else server.now(connection)
         if before is None and most is not None and schedules.count_schedules(connection, tenant_id, most) >= most:
             raise TooManySchedules(most)
         limit_keys, limit_units = kind.limits_of(_check_payload(definition, kind.parse, now))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from jobplatform.config import Settings
 from jobplatform.domain.kinds import KindRegistry
@@ -39,9 +39,7 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
             put_schedule(ledger, kinds, tenant_id, definition, by="jobplatform", origin="platform")
         elif before.queue != queue:
             with ledger.statement() as connection:
-                connection.execute(
-                    text("UPDATE schedules SET queue = :queue WHERE id = :id"), {"queue": queue, "id": before.id}
-                )
+                schedules.move_to_queue(connection, before.id, queue)
 
 
 def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
