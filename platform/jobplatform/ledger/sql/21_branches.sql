@@ -12,36 +12,16 @@ $$;
 -- of the failed job. Cancelled or expired jobs have not failed.
 CREATE OR REPLACE FUNCTION call_errbacks(s workflow_steps, j jobs) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_now timestamptz := clock_timestamp();
-    v_woken text;
 BEGIN
     -- a replay that was stopped before it ran is not a failure either: a replay resets all counters
     IF s.errbacks IS NULL OR j.state <> 'dead' OR j.attempt + j.crash_count + j.lost_count = 0 THEN
         RETURN;
     END IF;
-    WITH made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at, limit_keys, limit_units)
-        SELECT gen_step_id(), j.tenant_id, queue, kind, 'available', priority,
-               jsonb_set(payload, '{headers,failed}', to_jsonb(j.id))::json, tags, max_attempts, crash_limit, lost_limit,
-               v_now, v_now, v_now, keys_of(limit_keys, j.tenant_id), coalesce(limit_units, '{}')
-        FROM jsonb_to_recordset(s.errbacks) AS o (
-            queue text, kind text, priority integer, payload jsonb, tags text[], max_attempts integer,
-            crash_limit integer, lost_limit integer, limit_keys text[], limit_units integer[])
-        RETURNING id, queue, state, priority
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
-        SELECT id, j.tenant_id, 'submitted', state, 0 FROM made
-    ), counted AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-        SELECT j.tenant_id, queue, pg_backend_pid() % 64, count(*) FROM made GROUP BY queue ORDER BY queue
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
-    )
-    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM made;
-    PERFORM set_config('jobplatform.woken', concat_ws(
-        ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
+    PERFORM insert_following_jobs(json_agg(errback || jsonb_build_object(
+        'id', gen_step_id(), 'tenant_id', j.tenant_id, 'state', 'available',
+        'payload', jsonb_set(errback -> 'payload', '{headers,failed}', to_jsonb(j.id)))))
+    FROM jsonb_array_elements(s.errbacks) AS errback
+    HAVING count(*) > 0;
 END $$;
 
 -- The error of a step that is cancelled because a job it waited for has failed (dead jobs are live).

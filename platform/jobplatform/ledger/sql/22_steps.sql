@@ -201,7 +201,6 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_ready uuid[];
-    v_woken text;
     v_told uuid[];
     v_sinks integer;
 BEGIN
@@ -213,33 +212,18 @@ BEGIN
     FROM json_to_recordset(p_steps) AS o (
         id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
         template jsonb, errbacks jsonb, skip_calls_errbacks boolean);
-    WITH made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at, start_by, workflow_id, limit_keys, limit_units)
-        SELECT id, p_tenant, queue, kind,
-               CASE WHEN pending > 0 OR NOT p_open THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
-               priority, payload, tags, max_attempts, crash_limit, lost_limit, v_now, v_now, coalesce(run_at, v_now),
-               start_by, p_workflow, keys_of(limit_keys, p_tenant), coalesce(limit_units, '{}')
-        FROM json_to_recordset(p_steps) AS o (
-            id uuid, type text, pending integer, queue text, kind text, priority integer, payload json, tags text[],
-            max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
-            limit_keys text[], limit_units integer[])
-        WHERE type = 'job'
-        RETURNING id, queue, state, priority
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no)
-        SELECT id, p_tenant, 'submitted', state, 0 FROM made
-    ), counted AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-        SELECT p_tenant, queue, pg_backend_pid() % 64, count(*) FROM made GROUP BY queue ORDER BY queue
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
-    )
-    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM made WHERE state = 'available';
-    IF v_woken IS NOT NULL THEN
-        PERFORM set_config('jobplatform.woken', concat_ws(
-            ',', nullif(current_setting('jobplatform.woken', true), ''), v_woken), true);
-    END IF;
+    PERFORM insert_following_jobs(json_agg(json_build_object(
+        'id', id, 'tenant_id', p_tenant, 'queue', queue, 'kind', kind, 'state',
+        CASE WHEN pending > 0 OR NOT p_open THEN 'blocked' WHEN run_at > v_now THEN 'scheduled' ELSE 'available' END,
+        'priority', priority, 'payload', payload, 'tags', tags, 'max_attempts', max_attempts,
+        'crash_limit', crash_limit, 'lost_limit', lost_limit, 'run_at', run_at, 'start_by', start_by,
+        'workflow_id', p_workflow, 'limit_keys', limit_keys, 'limit_units', limit_units)))
+    FROM json_to_recordset(p_steps) AS o (
+        id uuid, type text, pending integer, queue text, kind text, priority integer, payload json, tags json,
+        max_attempts integer, crash_limit integer, lost_limit integer, run_at timestamptz, start_by timestamptz,
+        limit_keys json, limit_units json)
+    WHERE type = 'job'
+    HAVING count(*) > 0;
     -- maps over empty lists, and empty groups
     SELECT array_agg(id) INTO v_ready FROM json_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
     WHERE type <> 'job' AND pending = 0 AND p_open;

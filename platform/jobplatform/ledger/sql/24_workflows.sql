@@ -200,18 +200,10 @@ BEGIN
             AND (p_steps IS NULL OR s.id = ANY (p_steps))
             AND job_history.finished_at >= v_since AND job_history.state = 'cancelled'
         RETURNING job_history.*
-    ), made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
-            crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
-            run_started_at, epoch, workflow_id, limit_keys, limit_units)
-        SELECT id, tenant_id, queue, kind, 'blocked', priority, payload, tags, 0, max_attempts, run_no, dispatch_no,
-               crash_limit, lost_limit, created_at, v_now, run_at, CASE WHEN start_by > v_now THEN start_by END,
-               dispatched_at, started_at, run_started_at, epoch, workflow_id, limit_keys, limit_units
-        FROM back
     ), noted AS (
         INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT id, tenant_id, 'replayed', 'blocked', run_no, '{"by": "its workflow"}' FROM back
+        SELECT j.id, j.tenant_id, 'replayed', j.state, j.run_no, '{"by": "its workflow"}'
+        FROM back CROSS JOIN LATERAL restore_job(back, 'blocked', back.run_at, NULL, v_now) AS j
     )
     INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
     SELECT tenant_id, queue, pg_backend_pid() % 64, -count(*) FROM back GROUP BY tenant_id, queue

@@ -81,35 +81,18 @@ END $$;
 CREATE OR REPLACE FUNCTION insert_fired(p_fired json) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
     v_woken text;
 BEGIN
-    WITH fired AS (
-        SELECT f.job_id, f.planned_at, f.payload AS filled, s.id AS schedule_id, s.name, s.tenant_id, s.queue, s.kind,
-               s.priority, s.tags, s.max_attempts, s.crash_limit, s.lost_limit, s.start_within_seconds,
-               s.limit_keys, s.limit_units
-        FROM json_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload json)
-        JOIN schedules s ON s.id = f.schedule_id
-    ), made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, tags, max_attempts, crash_limit, lost_limit,
-            created_at, state_at, run_at, start_by, limit_keys, limit_units)
-        SELECT job_id, tenant_id, queue, kind, 'available', priority, filled, tags, max_attempts, crash_limit,
-               lost_limit, v_now, v_now, v_now, planned_at + make_interval(secs => start_within_seconds),
-               keys_of(limit_keys, tenant_id), limit_units
-        FROM fired
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT job_id, tenant_id, 'submitted', 'available', 0,
-               jsonb_build_object('schedule', name, 'planned_at', planned_at)
-        FROM fired
-    ), counted AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-        SELECT tenant_id, queue, pg_backend_pid() % 64, count(*) FROM fired GROUP BY tenant_id, queue
-        ORDER BY tenant_id, queue
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
-    )
-    SELECT string_agg(DISTINCT queue || ' ' || priority, ',') INTO v_woken FROM fired;
+    SELECT insert_jobs(json_agg(json_build_object(
+        'id', f.job_id, 'tenant_id', s.tenant_id, 'queue', s.queue, 'kind', s.kind, 'state', 'available',
+        'priority', s.priority, 'payload', f.payload, 'tags', s.tags, 'max_attempts', s.max_attempts,
+        'crash_limit', s.crash_limit, 'lost_limit', s.lost_limit,
+        'start_by', f.planned_at + make_interval(secs => s.start_within_seconds),
+        'limit_keys', s.limit_keys, 'limit_units', s.limit_units,
+        'data', jsonb_build_object('schedule', s.name, 'planned_at', f.planned_at)))) INTO v_woken
+    FROM json_to_recordset(p_fired) AS f (schedule_id uuid, planned_at timestamptz, job_id uuid, payload json)
+    JOIN schedules s ON s.id = f.schedule_id
+    HAVING count(*) > 0;
     -- the next fire's overlap is checked against the newest job; a separate statement, after fires and counters
     UPDATE schedules s SET last_job_id = last.job_id
     FROM (

@@ -50,17 +50,7 @@ BEGIN
         RETURNING * INTO h;
         IF FOUND THEN
             v_now := clock_timestamp();
-            INSERT INTO jobs (
-                id, tenant_id, queue, kind, state, priority, payload, tags, attempt, max_attempts, run_no, dispatch_no,
-                crash_limit, lost_limit, created_at, state_at, run_at, start_by, dispatched_at, started_at,
-                run_started_at, epoch, error, workflow_id, limit_keys, limit_units)
-            VALUES (
-                h.id, h.tenant_id, h.queue, h.kind, v_state, h.priority, h.payload, h.tags, 0, h.max_attempts, h.run_no,
-                h.dispatch_no, h.crash_limit, h.lost_limit, h.created_at, v_now,
-                v_now + make_interval(secs => p_delay), CASE WHEN h.start_by > v_now THEN h.start_by END,
-                h.dispatched_at, h.started_at, h.run_started_at, h.epoch, h.error, h.workflow_id, h.limit_keys,
-                h.limit_units)
-            RETURNING * INTO j;
+            SELECT * INTO j FROM restore_job(h, v_state, v_now + make_interval(secs => p_delay), h.error, v_now);
             INSERT INTO queue_counters AS c (tenant_id, queue, slot, finished)
             VALUES (j.tenant_id, j.queue, pg_backend_pid() % 64, -1)
             ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET finished = c.finished - 1;

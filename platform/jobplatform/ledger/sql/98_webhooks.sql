@@ -7,8 +7,8 @@
 CREATE OR REPLACE FUNCTION send_webhooks(p_messages jsonb, p_job jsonb) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    v_now timestamptz := clock_timestamp();
     v_count integer;
+    v_jobs json;
 BEGIN
     WITH asked AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(p_messages) AS a (
@@ -17,26 +17,17 @@ BEGIN
         INSERT INTO webhook_messages AS m (id, endpoint_id, event_id, type, about, job_id)
         SELECT message, endpoint, event_id, type, about, job_id FROM asked ORDER BY endpoint, message
         ON CONFLICT (endpoint_id, id) DO UPDATE SET job_id = excluded.job_id, replays = m.replays + 1
-    ), made AS (
-        INSERT INTO jobs (
-            id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, created_at,
-            state_at, run_at, limit_keys)
-        SELECT job_id, tenant, p_job ->> 'queue', p_job ->> 'kind', 'available', 4,
-               json_build_object('endpoint', endpoint, 'message', message, 'body', body),
-               (p_job ->> 'max_attempts')::integer, (p_job ->> 'crash_limit')::integer,
-               (p_job ->> 'lost_limit')::integer, v_now, v_now, v_now,
-               -- a test message is sent even if the endpoint is paused
-               CASE WHEN type = 'webhook.test' THEN '{}' ELSE ARRAY['webhook:' || endpoint] END
-        FROM asked
-    ), noted AS (
-        INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
-        SELECT job_id, tenant, 'submitted', 'available', 0, jsonb_build_object('by', 'webhook ' || endpoint) FROM asked
-    ), counted AS (
-        INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-        SELECT tenant, p_job ->> 'queue', pg_backend_pid() % 64, count(*) FROM asked GROUP BY tenant ORDER BY tenant
-        ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted
     )
-    SELECT count(*) INTO v_count FROM asked;
+    SELECT count(*), json_agg(json_build_object(
+        'id', job_id, 'tenant_id', tenant, 'queue', p_job -> 'queue', 'kind', p_job -> 'kind', 'state', 'available',
+        'priority', 4, 'payload', json_build_object('endpoint', endpoint, 'message', message, 'body', body),
+        'max_attempts', p_job -> 'max_attempts', 'crash_limit', p_job -> 'crash_limit',
+        'lost_limit', p_job -> 'lost_limit',
+        -- a test message is sent even if the endpoint is paused
+        'limit_keys', CASE WHEN type = 'webhook.test' THEN '{}' ELSE ARRAY['webhook:' || endpoint] END,
+        'data', jsonb_build_object('by', 'webhook ' || endpoint)))
+    INTO v_count, v_jobs FROM asked;
+    PERFORM insert_jobs(v_jobs);
     RETURN v_count;
 END $$;
 
