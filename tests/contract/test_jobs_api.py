@@ -74,7 +74,7 @@ BAD = [
     ("NUL character", {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "a\x00b"}]}}, 422,
      "invalid_request", {"payload.messages.0.content"}),
     ("NUL character in a tag", {**EMAIL, "tags": ["a\x00"]}, 422, "invalid_request", {"tags.0"}),
-    ("nested too deeply", {"kind": "email.send", "payload": {"to": ["a@b.c"], "subject": "x", "text": "x",
+    ("can't be written as JSON", {"kind": "email.send", "payload": {"to": ["a@b.c"], "subject": "x", "text": "x",
      "variables": DEEP}}, 422, "invalid_payload", {"payload"}),
     ("a time beyond all years", {**EMAIL, "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid_request", {"run_at"}),
     ("a time as digits", {**EMAIL, "run_at": "1900000000"}, 422, "invalid_request", {"run_at"}),

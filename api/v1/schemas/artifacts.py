@@ -7,15 +7,14 @@ from uuid import UUID
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
 )
 
+from api.v1.schemas.base import StrictModel
 
-class UploadQuery(BaseModel):
+
+class UploadQuery(StrictModel):
     """Name of an upload."""
-
-    model_config = ConfigDict(extra="forbid")
 
     filename: str = Field("upload", min_length=1, max_length=200)
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
+from api.v1.schemas.base import StrictModel
 from api.v1.schemas.problems import Problem
 from jobplatform.domain.states import State
 from jobplatform.domain.submissions import SubmitBody
@@ -27,10 +28,8 @@ class BatchBody(RootModel[list[SubmitBody]]):
     )
 
 
-class BatchQuery(BaseModel):
+class BatchQuery(StrictModel):
     """Options of a batch."""
-
-    model_config = ConfigDict(extra="forbid")
 
     per_item: bool = Field(False, description="accept each that can be, and say what is wrong with the others")
 

@@ -8,21 +8,18 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from api.v1.schemas.base import Page, StrictModel
 from jobplatform.domain.submissions import Moment, Tag
 
 
-class ReplayBody(BaseModel):
+class ReplayBody(StrictModel):
     """Why a job is replayed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str | None = Field(None, max_length=500)
 
 
-class DeadLetterFilter(BaseModel):
+class DeadLetterFilter(StrictModel):
     """Filter of dead letters. A missing field matches everything."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: str | None = Field(None, max_length=200)
     queue: str | None = Field(None, max_length=200)
@@ -58,18 +55,16 @@ class DeadLetter(BaseModel):
     workflow_id: UUID | None
 
 
-class DeadLetterPage(BaseModel):
+class DeadLetterPage(Page):
     """A page of dead letters, newest first. It may be short or empty and still have a `next_cursor`."""
 
     dead_letters: list[DeadLetter]
-    next_cursor: UUID | None
 
 
-class ReplayManyBody(BaseModel):
+class ReplayManyBody(StrictModel):
     """Which dead letters to replay, how many, and how fast."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "example": {"filter": {"code": "smtp_unreachable"}, "limit": 500, "rate_per_second": 10, "stop_after": 20}
         },
@@ -84,10 +79,8 @@ class ReplayManyBody(BaseModel):
     )
 
 
-class DiscardBody(BaseModel):
+class DiscardBody(StrictModel):
     """Why a dead letter is discarded."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str = Field(min_length=1, max_length=500, description="kept with the job")
 
@@ -110,10 +103,8 @@ class ReplayPreview(BaseModel):
     groups: list[ReplayGroup]
 
 
-class ResolveBody(BaseModel):
+class ResolveBody(StrictModel):
     """Whether the effect that holds a job took place."""
-
-    model_config = ConfigDict(extra="forbid")
 
     effect: str = Field(min_length=1, max_length=255, description="its key: see GET /v1/jobs/{id}/effects")
     happened: bool = Field(strict=True, description="false: the next run does it")

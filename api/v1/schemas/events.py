@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, Field
 
+from api.v1.schemas.base import StrictModel
 from jobplatform.domain.feeds import FeedPosition, Wanted, read_position
 from jobplatform.domain.states import Event, State
 
@@ -27,10 +28,8 @@ def _placed(value: object) -> object:
 Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], BeforeValidator(_split)]
 
 
-class FeedFilter(BaseModel):
+class FeedFilter(StrictModel):
     """Which events of a feed."""
-
-    model_config = ConfigDict(extra="forbid")
 
     event: Annotated[list[Event], BeforeValidator(_split)] | None = Field(
         None,

@@ -15,15 +15,14 @@ from pydantic import (
     model_validator,
 )
 
+from api.v1.schemas.base import Page, PageQuery, StrictModel
 from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.domain.states import State, Status
 from jobplatform.domain.submissions import Moment
 
 
-class CancelBody(BaseModel):
+class CancelBody(StrictModel):
     """Why a job is cancelled."""
-
-    model_config = ConfigDict(extra="forbid")
 
     reason: str | None = Field(None, max_length=500)
 
@@ -62,10 +61,8 @@ Fields = Annotated[
 ]
 
 
-class WaitQuery(BaseModel):
+class WaitQuery(StrictModel):
     """How long to wait for the job to end, and which fields to return."""
-
-    model_config = ConfigDict(extra="forbid")
 
     fields: Fields = None
     wait: float = Field(
@@ -73,10 +70,8 @@ class WaitQuery(BaseModel):
     )
 
 
-class ListQuery(BaseModel):
+class ListQuery(PageQuery):
     """Which jobs to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     state: State | None = None
     kind: str | None = None
@@ -86,14 +81,10 @@ class ListQuery(BaseModel):
     fields: Fields = None
     created_after: Moment | None = None
     created_before: Moment | None = None
-    limit: int = Field(50, ge=1, le=200)
-    cursor: UUID | None = Field(None, description="next_cursor of the page before")
 
 
-class EventsQuery(BaseModel):
+class EventsQuery(StrictModel):
     """Which events to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     after: int = Field(0, ge=0, description="the id of the last event you have")
     limit: int = Field(1000, ge=1, le=1000)
@@ -141,11 +132,10 @@ class Job(BaseModel):
     workflow_id: UUID | None = Field(description="the workflow that it is a step of")
 
 
-class JobPage(BaseModel):
+class JobPage(Page):
     """A page of jobs, newest first. It may be short or empty and still have a `next_cursor`."""
 
     jobs: list[Job]
-    next_cursor: UUID | None
 
 
 class Run(BaseModel):

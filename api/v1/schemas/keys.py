@@ -7,6 +7,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from api.v1.schemas.base import Page, PageQuery, StrictModel
 from jobplatform.domain.access import USUAL_SCOPES, Scope
 from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.domain.submissions import Moment
@@ -14,11 +15,10 @@ from jobplatform.ledger.keys import Grants
 from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, MOST_KINDS, USUAL_OVERLAP_SECONDS
 
 
-class KeyBody(BaseModel):
+class KeyBody(StrictModel):
     """Purpose and grants of a new key."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={"example": {"name": "shop", "scopes": ["jobs:submit"], "kinds": ["email.*"]}},
     )
 
@@ -50,10 +50,8 @@ class KeyBody(BaseModel):
         )
 
 
-class RotateBody(BaseModel):
+class RotateBody(StrictModel):
     """For how long the old key stays valid."""
-
-    model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: float = Field(USUAL_OVERLAP_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS)
 
@@ -84,26 +82,18 @@ class NewKey(Key):
     key: str = Field(description="shown this once")
 
 
-class KeyPage(BaseModel):
+class KeyPage(Page):
     """Keys, oldest first."""
 
     keys: list[Key]
-    next_cursor: UUID | None
 
 
-class KeysQuery(BaseModel):
+class KeysQuery(PageQuery):
     """A page of keys."""
 
-    model_config = ConfigDict(extra="forbid")
 
-    limit: int = Field(50, ge=1, le=200)
-    cursor: UUID | None = Field(None, description="next_cursor of the page before")
-
-
-class AuditQuery(BaseModel):
+class AuditQuery(StrictModel):
     """A page of the audit log."""
-
-    model_config = ConfigDict(extra="forbid")
 
     key_id: UUID | None = Field(None, description="what was done by this key")
     limit: int = Field(50, ge=1, le=200)

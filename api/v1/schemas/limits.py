@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from api.v1.schemas.base import StrictModel
 from jobplatform.domain.limits import LEAST, MOST_UNITS, Limit
 
 
@@ -63,10 +64,8 @@ class LimitList(BaseModel):
     limits: list[LimitAnswer]
 
 
-class PauseKeyBody(BaseModel):
+class PauseKeyBody(StrictModel):
     """Duration of the pause."""
-
-    model_config = ConfigDict(extra="forbid")
 
     seconds: float = Field(ge=0, le=31 * 86_400, description="0 ends a hold")
     reason: str = Field("by an operator", max_length=500)
@@ -79,10 +78,8 @@ class KeyPause(BaseModel):
     paused_until: datetime
 
 
-class TenantBody(BaseModel):
+class TenantBody(StrictModel):
     """The share of a tenant."""
-
-    model_config = ConfigDict(extra="forbid")
 
     weight: float = Field(ge=0.001, le=1000, description="2 gets twice as much as 1 where both wait")
 
@@ -94,10 +91,8 @@ class Tenant(BaseModel):
     weight: float
 
 
-class TenantsQuery(BaseModel):
+class TenantsQuery(StrictModel):
     """A page of tenants."""
-
-    model_config = ConfigDict(extra="forbid")
 
     cursor: str = Field("", max_length=1000, description="`next_cursor` of the page before")
     limit: int = Field(50, ge=1, le=200)
@@ -110,10 +105,8 @@ class TenantPage(BaseModel):
     next_cursor: str | None
 
 
-class QuotaBody(BaseModel):
+class QuotaBody(StrictModel):
     """How many jobs may wait."""
-
-    model_config = ConfigDict(extra="forbid")
 
     max_waiting: StrictInt = Field(
         ge=0,

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from api.v1.schemas.base import StrictModel
 from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.schedules import MAX_CATCH_UP, Missed, Overlap, ScheduleDefinition
 from jobplatform.domain.submissions import Moment, Tag
@@ -18,11 +19,10 @@ from jobplatform.errors import FieldError, InvalidRequest
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-class ScheduleBody(BaseModel):
+class ScheduleBody(StrictModel):
     """What a schedule is to do: exactly one of `cron`, `every_seconds` and `times`."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "example": {
                 "kind": "email.send",
@@ -137,27 +137,21 @@ class RunNow(BaseModel):
     job_id: UUID
 
 
-class SchedulesQuery(BaseModel):
+class SchedulesQuery(StrictModel):
     """Which schedules to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     limit: int = Field(50, ge=1, le=200)
     cursor: str = Field("", description="next_cursor of the page before")
 
 
-class PreviewQuery(BaseModel):
+class PreviewQuery(StrictModel):
     """How many times."""
-
-    model_config = ConfigDict(extra="forbid")
 
     count: int = Field(20, ge=1, le=1000)
 
 
-class FiresQuery(BaseModel):
+class FiresQuery(StrictModel):
     """Which fires."""
-
-    model_config = ConfigDict(extra="forbid")
 
     before: Moment | None = None
     limit: int = Field(50, ge=1, le=1000)

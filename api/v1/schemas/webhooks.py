@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from api.v1.schemas.base import Page, PageQuery, StrictModel
 from jobplatform.domain.states import State
 from jobplatform.domain.submissions import Moment
 from jobplatform.domain.webhooks import TYPES, USUAL_TYPES
@@ -19,11 +20,10 @@ _KINDS = "kinds of jobs that it is told of, or patterns of them (`email.*`); nul
 _CONTACT = "an e-mail address that is told when the webhook is disabled"
 
 
-class WebhookBody(BaseModel):
+class WebhookBody(StrictModel):
     """A webhook to be made."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "example": {"url": "https://example.com/hooks/jobs", "events": ["job.succeeded", "job.dead"]}
         },
@@ -88,10 +88,8 @@ class WebhookList(BaseModel):
     webhooks: list[Webhook]
 
 
-class WebhookRotateBody(BaseModel):
+class WebhookRotateBody(StrictModel):
     """For how long the old secret signs beside the new one."""
-
-    model_config = ConfigDict(extra="forbid")
 
     overlap_seconds: float = Field(USUAL_OVERLAP_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS)
 
@@ -121,17 +119,11 @@ class Message(BaseModel):
     error: dict[str, Any] | None = Field(description="of the last attempt that failed")
 
 
-class MessagePage(BaseModel):
+class MessagePage(Page):
     """What a webhook was told, newest first."""
 
     messages: list[Message]
-    next_cursor: UUID | None
 
 
-class MessagesQuery(BaseModel):
+class MessagesQuery(PageQuery):
     """A page of messages."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(50, ge=1, le=200)
-    cursor: UUID | None = Field(None, description="next_cursor of the page before")

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, model_validator
 
+from api.v1.schemas.base import Page, PageQuery, StrictModel
 from api.v1.schemas.jobs import Failure
 from jobplatform.domain.jobs import MAX_PRIORITY
 from jobplatform.domain.submissions import Moment, Tag
@@ -28,14 +29,12 @@ Name = Field(None, pattern=r"^[A-Za-z0-9_-]{1,100}$")
 _FORMS = "kind (a step), chain, group, or map with step"
 
 
-class PartBody(BaseModel):
+class PartBody(StrictModel):
     """A part of a workflow: a step (`kind` and `payload`), a `chain`, a `group`, or a `map` over a list.
 
     In payloads `{"$from": "step.result.path"}` is what a step before has returned, `{"$from": "group.results"}` the
     list of a group, `{"$item": ""}` the element in the step of a map; `{"$literal": …}` is the value as it stands.
     """
-
-    model_config = ConfigDict(extra="forbid")
 
     name: str | None = Name
     after: list[str] = Field(
@@ -111,11 +110,10 @@ class PartBody(BaseModel):
         return Map(self.map, each, then, self.name, after)
 
 
-class WorkflowBody(BaseModel):
+class WorkflowBody(StrictModel):
     """A submission of a workflow: `steps` (a graph of named parts) or one `flow` (chain, group, map, step)."""
 
     model_config = ConfigDict(
-        extra="forbid",
         json_schema_extra={
             "example": {
                 "name": "welcome",
@@ -181,11 +179,10 @@ class Workflow(WorkflowRow):
     progress: float = Field(description="the part of its jobs that is over, from 0 to 1")
 
 
-class WorkflowPage(BaseModel):
+class WorkflowPage(Page):
     """A page of workflows, newest first."""
 
     workflows: list[WorkflowRow]
-    next_cursor: UUID | None
 
 
 class Accepted(BaseModel):
@@ -228,19 +225,13 @@ class WorkflowGraph(BaseModel):
     edges: list[GraphEdge]
 
 
-class WorkflowsQuery(BaseModel):
+class WorkflowsQuery(PageQuery):
     """Which workflows to list."""
 
-    model_config = ConfigDict(extra="forbid")
-
     state: WorkflowState | None = None
-    limit: int = Field(50, ge=1, le=200)
-    cursor: UUID | None = Field(None, description="next_cursor of the page before")
 
 
-class GraphQuery(BaseModel):
+class GraphQuery(StrictModel):
     """In which form."""
-
-    model_config = ConfigDict(extra="forbid")
 
     format: Literal["json", "svg"] | None = Field(None, description="default: as Accept asks, else json")

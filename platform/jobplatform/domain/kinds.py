@@ -100,6 +100,11 @@ _LOOKS = "lower-case words joined by dots, like 'email.send'"
 LONGEST_RUN_SECONDS = 23 * 3600
 
 
+# Handler of the platform's own kinds in processes that only submit them. A docstring would be the kind's description.
+def runs_in_workers(_payload: Any, _ctx: Any) -> None:  # noqa: D103
+    raise NotImplementedError("this kind is run by workers")
+
+
 class KindRegistry:
     """The kinds this process knows, by name."""
 

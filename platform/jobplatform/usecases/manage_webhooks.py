@@ -13,7 +13,7 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Connection, Row
 
 from jobplatform.config import Settings
-from jobplatform.domain.kinds import Kind
+from jobplatform.domain.kinds import Kind, runs_in_workers
 from jobplatform.domain.webhooks import TEST_TYPE, TYPES, USUAL_TYPES, deliver_kind, new_secret, wrong_with
 from jobplatform.errors import FieldError, InvalidRequest, MessageGone, WebhookNotFound
 from jobplatform.ledger import webhooks
@@ -221,11 +221,7 @@ def job_of(kind: Kind, attempts: int | None = None) -> bytes:
 
 def delivering(settings: Settings) -> Kind:
     """Return the kind of delivery jobs, for processes that submit them and do not run them."""
-    return deliver_kind(settings.webhook_jobs_queue, _elsewhere)
-
-
-def _elsewhere(_payload: Any, _ctx: Any) -> None:
-    raise NotImplementedError("webhooks are delivered by workers")
+    return deliver_kind(settings.webhook_jobs_queue, runs_in_workers)
 
 
 def _send(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from sqlalchemy import Connection
 
 from jobplatform.config import Settings
-from jobplatform.domain.kinds import KindRegistry
+from jobplatform.domain.kinds import KindRegistry, runs_in_workers
 from jobplatform.domain.maintenance import SCHEDULES, TENANT, CleanUp, QueueHealth, maintenance_kind
 from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import audit_log, keys, queues, retention, schedules, webhooks, workflows
@@ -45,11 +44,7 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
 def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
     """Add the platform's own kinds for those who make schedules of them and don't run them."""
     for definition in SCHEDULES:
-        kinds.add(maintenance_kind(definition.kind, settings.own_queue, _elsewhere))
-
-
-def _elsewhere(_payload: Any, _ctx: Any) -> None:
-    raise NotImplementedError("the platform's own jobs are run by workers")
+        kinds.add(maintenance_kind(definition.kind, settings.own_queue, runs_in_workers))
 
 
 def clean_up(ledger: Ledger, settings: Settings, on_progress: Callable[[str], None], folders: int) -> CleanUp:

@@ -18,11 +18,9 @@ from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView, SubmitJob
 from jobplatform.domain.kinds import Kind, KindRegistry
 from jobplatform.domain.states import State
-from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.errors import (
     DuplicateJob,
     FieldError,
-    InvalidPayload,
     InvalidRequest,
     JobNotFound,
     JobPlatformError,
@@ -36,6 +34,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.keys import hash_key
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
+from jobplatform.usecases.encode_payload import encode_payload
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 
 #: callers' clocks differ from ours by this much
@@ -48,7 +47,7 @@ class Accepted:
 
     job: JobView
     created: bool
-    #: who ordered it, where that had to be looked at more closely
+    #: the owner of the API key, where it had to be looked up
     caller: Caller | None = None
 
 
@@ -116,7 +115,8 @@ def check_submission(kinds: KindRegistry, command: SubmitJob) -> CheckedSubmissi
     kind = kinds.get(command.kind)
     _check_times(command)
     payload = kind.parse(command.payload)
-    return CheckedSubmission(new_id(), kind, command, _encode(command), *kind.limits_of(payload))
+    encoded = encode_payload(command.payload, command.tags)
+    return CheckedSubmission(new_id(), kind, command, encoded, *kind.limits_of(payload))
 
 
 def submit_job(
@@ -250,20 +250,6 @@ def _times_before(command: SubmitJob, now: datetime) -> tuple[FieldError, ...]:
         for name, moment in (("run_at", command.run_at), ("start_by", command.start_by))
         if moment is not None and moment < now - CLOCK_TOLERANCE
     )
-
-
-def _encode(command: SubmitJob) -> bytes:
-    """Return the payload's JSON. Raises `InvalidPayload` for what the ledger can't hold."""
-    try:
-        encoded = orjson.dumps(command.payload)
-    except TypeError as error:  # orjson stops at 254 levels
-        wrong = FieldError("payload", "JSON of at most 250 levels", str(error))
-        raise InvalidPayload("the payload is nested too deeply", (wrong,)) from None
-    if ESCAPED in encoded or command.tags:
-        wrong_text = null_error({"payload": command.payload, "tags": command.tags})
-        if wrong_text:
-            raise InvalidPayload("the job has a NUL character", (wrong_text,))
-    return encoded
 
 
 def _fingerprint(command: SubmitJob) -> bytes:

@@ -10,12 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
-import orjson
-
-from jobplatform.domain.texts import ESCAPED, null_error
 from jobplatform.errors import (
-    FieldError,
-    InvalidPayload,
     LedgerUnavailable,
     OutcomeUnknown,
     StepIdTaken,
@@ -25,6 +20,7 @@ from jobplatform.ledger import jobs, workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import WITHOUT_TIME, new_id
 from jobplatform.ledger.session import Ledger
+from jobplatform.usecases.encode_payload import encode_payload
 
 T = TypeVar("T")
 
@@ -44,7 +40,7 @@ def submit_prepared(
     values |= {name: submission[name] for name in ("crash_limit", "lost_limit", "run_at", "start_by")}
     values |= {
         "id": str(job_id),
-        "payload": _encode(submission["payload"]).decode(),
+        "payload": encode_payload(submission["payload"], field="arguments").decode(),
         "key_hash": None,
         "tenant": tenant_id,
         "tolerance_seconds": NO_TOLERANCE_NEEDED,
@@ -85,7 +81,7 @@ def submit_steps(
     `LedgerUnavailable` or `OutcomeUnknown`.
     """
     workflow_id = new_id()
-    encoded = _encode(list(steps))
+    encoded = encode_payload(list(steps), field="arguments")
 
     def once(again: bool) -> UUID:
         if again:
@@ -132,15 +128,3 @@ def _until_known(once: Callable[[bool], T]) -> T:
 def _exists(ledger: Ledger, job_id: UUID) -> bool:
     with ledger.statement() as connection:
         return jobs.find_tenant(connection, job_id) is not None
-
-
-def _encode(value: Any) -> bytes:
-    """Return JSON that the ledger can hold. Raises `InvalidPayload`."""
-    try:
-        encoded = orjson.dumps(value)
-    except TypeError as error:
-        wrong = FieldError("arguments", "JSON of at most 250 levels", str(error))
-        raise InvalidPayload("the arguments can't be written", (wrong,)) from None
-    if ESCAPED in encoded and (wrong_text := null_error(orjson.loads(encoded))):
-        raise InvalidPayload("the arguments have a NUL character, which Postgres can't hold", (wrong_text,))
-    return encoded
