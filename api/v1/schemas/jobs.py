@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 from uuid import UUID
 
 from pydantic import (
@@ -12,11 +12,12 @@ from pydantic import (
     ConfigDict,
     Field,
     StrictInt,
+    create_model,
     model_validator,
 )
 
 from api.v1.schemas.base import Page, PageQuery, StrictModel
-from jobplatform.domain.jobs import MAX_PRIORITY
+from jobplatform.domain.jobs import JSON_FIELDS, MAX_PRIORITY, JobView
 from jobplatform.domain.states import State, Status
 from jobplatform.domain.submissions import Moment
 
@@ -46,8 +47,8 @@ def _known_fields(value: object) -> object:
     if not isinstance(value, str):
         return value
     names = [item.strip() for item in value.split(",")]
-    if unknown := [name for name in names if name not in Job.model_fields]:
-        raise ValueError(f"fields of a job, with commas between ({', '.join(Job.model_fields)}); not {unknown[0]!r}")
+    if unknown := [name for name in names if name not in JSON_FIELDS]:
+        raise ValueError(f"fields of a job, with commas between ({', '.join(JSON_FIELDS)}); not {unknown[0]!r}")
     return names
 
 
@@ -108,28 +109,21 @@ class Failure(BaseModel):
     retryable: bool
 
 
-class Job(BaseModel):
-    """A job."""
+if TYPE_CHECKING:
 
-    id: UUID
-    kind: str
-    queue: str
-    state: State
-    status: Status
-    priority: int
-    attempt: int
-    max_attempts: int
-    progress: Progress | None
-    result: Any
-    error: Failure | None
-    tags: list[str]
-    created_at: datetime
-    run_at: datetime
-    start_by: datetime | None
-    started_at: datetime | None
-    completed_at: datetime | None
-    cancel_requested_at: datetime | None
-    workflow_id: UUID | None = Field(description="the workflow that it is a step of")
+    class Job(BaseModel):
+        """A job: the fields of `JobView`."""
+
+else:
+    #: more than the types of `JobView` say
+    _TYPES = {"status": Status, "progress": Progress | None, "error": Failure | None, "tags": list[str]}
+    _DESCRIPTIONS = {"workflow_id": "the workflow that it is a step of"}
+    _HINTS = get_type_hints(JobView) | _TYPES
+    Job = create_model(
+        "Job",
+        __doc__="A job.",
+        **{name: (_HINTS[name], Field(description=_DESCRIPTIONS.get(name))) for name in JSON_FIELDS},
+    )
 
 
 class JobPage(Page):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -41,9 +41,13 @@ class SubmitJob:
     unique: Unique | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class JobView:
-    """A job as callers see it; the field names are the API's."""
+    """A job as callers see it: the one definition of the job JSON of API, AMQP and command line.
+
+    The ledger reads a column for each field (`READ_COLUMNS`); the API's model and its `fields` filter are made of them.
+    `run_no` is not shown; the status follows from it.
+    """
 
     id: UUID
     kind: str
@@ -52,19 +56,19 @@ class JobView:
     priority: int
     attempt: int
     max_attempts: int
-    run_no: int
-    created_at: datetime
-    run_at: datetime
     progress: Mapping[str, Any] | None = None
     result: Any = None
     error: Mapping[str, Any] | None = None
     tags: tuple[str, ...] = ()
+    created_at: datetime
+    run_at: datetime
     start_by: datetime | None = None
     started_at: datetime | None = None
     completed_at: datetime | None = None
     cancel_requested_at: datetime | None = None
+    #: the workflow that it is a step of
     workflow_id: UUID | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    run_no: int
 
     @property
     def status(self) -> Status:
@@ -73,24 +77,18 @@ class JobView:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form of the API."""
-        return {
-            "id": str(self.id),
-            "kind": self.kind,
-            "queue": self.queue,
-            "state": self.state.value,
-            "status": self.status.value,
-            "priority": self.priority,
-            "attempt": self.attempt,
-            "max_attempts": self.max_attempts,
-            "progress": self.progress,
-            "result": self.result,
-            "error": self.error,
-            "tags": list(self.tags),
-            "created_at": self.created_at,
-            "run_at": self.run_at,
-            "start_by": self.start_by,
-            "started_at": self.started_at,
-            "completed_at": self.completed_at,
-            "cancel_requested_at": self.cancel_requested_at,
-            "workflow_id": self.workflow_id,
-        }
+        values = {name: getattr(self, name) for name in JSON_FIELDS}
+        values["id"], values["tags"] = str(self.id), list(self.tags)
+        values["state"], values["status"] = self.state.value, self.status.value
+        return values
+
+
+#: what the ledger reads of `jobs` and `job_history`; the latter's finished_at is `completed_at`
+READ_COLUMNS = tuple(item.name for item in fields(JobView) if item.name != "completed_at")
+#: names of the job JSON, in its order
+JSON_FIELDS = tuple(
+    name
+    for item in fields(JobView)
+    if item.name != "run_no"
+    for name in ((item.name, "status") if item.name == "state" else (item.name,))
+)

@@ -11,7 +11,7 @@ import orjson
 import psycopg2.errors
 from sqlalchemy import Connection, Row, TextClause, text
 
-from jobplatform.domain.jobs import JobView
+from jobplatform.domain.jobs import READ_COLUMNS, JobView
 from jobplatform.domain.states import FINAL, State
 from jobplatform.ledger.ids import WITHOUT_TIME, time_of
 from jobplatform.ledger.session import Ledger
@@ -21,10 +21,7 @@ CLOCK_MARGIN = timedelta(days=1)
 #: rows read per page: a page may be short, its cursor continues (I7)
 MAX_EXAMINED = 5_000
 
-_VIEW = (
-    "id, kind, queue, state, priority, attempt, max_attempts, run_no, created_at, run_at, start_by, started_at, "
-    "progress, result, error, tags, cancel_requested_at, workflow_id"
-)
+_VIEW = ", ".join(READ_COLUMNS)
 
 
 class Accepted(NamedTuple):
