@@ -23,11 +23,6 @@ from jobplatform.errors import (
     FieldError,
     InvalidRequest,
     JobPlatformError,
-    LedgerUnavailable,
-    NotAllowed,
-    OutcomeUnknown,
-    RateLimited,
-    Unauthorized,
 )
 from jobplatform.observe.metrics import api_metrics
 from jobplatform.usecases import read_jobs
@@ -35,8 +30,13 @@ from jobplatform.usecases.admit import Caller, admit, read_key
 from jobplatform.usecases.explain_job import explain_job as explain
 from jobplatform.usecases.read_jobs import JobFilter
 from jobplatform.usecases.resolve_effect import list_effects as read_effects
-from jobplatform.usecases.submit_job import Accepted, ApiKey
-from jobplatform.usecases.submit_job import submit_job as submit
+from jobplatform.usecases.submit_job import (
+    Accepted,
+    ApiKey,
+    CheckedSubmission,
+    check_submission,
+    submit_checked_job,
+)
 
 MAX_KEY_CHARACTERS = 255
 
@@ -92,17 +92,16 @@ def accept(
         command = read_command(has.kinds, submission)
         known.check_priority(command.priority)
         known.check_kinds([command.kind])
-        made = _submit(has, known.tenant_id, command, submission, known.key_name)
+        made = _submit(has, known.tenant_id, check_submission(has.kinds, command), submission, known.key_name)
         return reply_to(made.job, created=made.created)
     key = read_key(submission.authorization)
     try:
-        accepted = _accept(has, ApiKey(key), submission)
-    except (Unauthorized, NotAllowed, RateLimited, LedgerUnavailable, OutcomeUnknown):
+        checked = check_submission(has.kinds, read_command(has.kinds, submission))
+        checked_key(submission.idempotency_key)
+    except JobPlatformError:
+        admit(has.ledger, submission.authorization).check_scope(Scope.SUBMIT)
         raise
-    except JobPlatformError as error:
-        if not error.caller_is_known:
-            admit(has.ledger, submission.authorization).check_scope(Scope.SUBMIT)
-        raise
+    accepted = _submit(has, ApiKey(key), checked, submission)
     status, body, headers = reply_to(accepted.job, created=accepted.created)
     if accepted.caller is not None and accepted.caller.rate is not None:
         headers += accepted.caller.rate.headers().items()
@@ -120,19 +119,14 @@ def reply_to(job: JobView, *, created: bool) -> tuple[int, bytes, list[tuple[str
     return 202, as_json(job.as_dict()), headers
 
 
-def _accept(has: Services, caller: ApiKey, submission: SubmitRequest) -> Accepted:
-    return _submit(has, caller, read_command(has.kinds, submission), submission)
-
-
 def _submit(
-    has: Services, caller: ApiKey | UUID, command: SubmitJob, submission: SubmitRequest, by: str | None = None
+    has: Services, caller: ApiKey | UUID, checked: CheckedSubmission, submission: SubmitRequest, by: str | None = None
 ) -> Accepted:
-    return submit(
+    return submit_checked_job(
         has.ledger,
         has.hints,
-        has.kinds,
         caller,
-        command,
+        checked,
         idempotency_key=checked_key(submission.idempotency_key),
         idempotency_seconds=has.settings.idempotency_seconds,
         by=by,

@@ -332,7 +332,7 @@ def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(harness: LedgerHar
     job_id, lease = submit(harness, "k:1"), new_id()
     harness.dispatch(job_id)
     harness.claim(job_id, lease)
-    assert runs.settle_run(harness.ledger, job_id, lease, Settlement("succeeded", "succeeded")).woken == "!limits 0"
+    assert runs.settle_run(harness.ledger, job_id, lease, Settlement("succeeded", "succeeded")).freed
 
 
 # --- start-by promises

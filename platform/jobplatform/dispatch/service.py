@@ -19,7 +19,7 @@ from jobplatform.dispatch.waiting import Waiting
 from jobplatform.domain.window import window_of
 from jobplatform.errors import BrokerUnavailable, LedgerBusy, LedgerUnavailable, OutcomeUnknown
 from jobplatform.ledger import dispatching, workers
-from jobplatform.ledger.hints import HintListener, read_woken
+from jobplatform.ledger.hints import FREED, HintListener, read_woken
 from jobplatform.ledger.session import DISPATCHER, open_ledger
 from jobplatform.observe.logs import get_log
 from jobplatform.observe.metrics import dispatcher_metrics
@@ -35,8 +35,8 @@ SLOTS_SECONDS = 1.0
 SWEPT_LINES = 500
 PROBE_SECONDS = 5.0
 NOTHING_SECONDS = 0.02
-#: notification of this name: jobs with limit keys have ended; how long to collect more of them before a round (s)
-FREED, FREED_SECONDS = "!limits", 0.01
+#: s; slots of limit keys were returned: how long to collect more of them before a round
+FREED_SECONDS = 0.01
 _BROKER, _LEDGER = "broker", "ledger"
 
 

@@ -41,7 +41,6 @@ from jobplatform.errors.policy import (
     TooManyStreams,
     Unauthorized,
     WebhookNotFound,
-    quota_exceeded,
 )
 from jobplatform.errors.requests import (
     ArtifactNotFound,
@@ -142,5 +141,4 @@ __all__ = [
     "WorkflowNotReplayable",
     "WrongMediaType",
     "all_errors",
-    "quota_exceeded",
 ]

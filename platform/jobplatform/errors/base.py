@@ -12,8 +12,6 @@ class JobPlatformError(Exception):
     code: ClassVar[str] = "internal_error"
     #: of the API's answer
     status: ClassVar[int] = 500
-    #: the request was authenticated, and counted against its key's rate, before this error
-    caller_is_known = False
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])

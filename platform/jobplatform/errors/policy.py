@@ -141,8 +141,3 @@ class QuotaExceeded(JobPlatformError):
 
 #: Retry-After (s) when the rate of the queue is unknown
 UNKNOWN_RATE_SECONDS = 15
-
-
-def quota_exceeded(queue: str, seconds: str | None) -> QuotaExceeded:
-    """Return the error for a refusal of the ledger. `seconds`: when to retry, as text, if known."""
-    return QuotaExceeded(queue, float(seconds) if seconds else None)

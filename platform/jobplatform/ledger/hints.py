@@ -20,6 +20,8 @@ from jobplatform.errors import JobPlatformError
 from jobplatform.ledger.session import Prepared
 
 CHANNEL = "jobplatform_due"
+#: in place of a queue, which can't have this name: slots of limit keys were returned
+FREED = "!limits"
 #: a running job was cancelled; the payload is the id of its worker (sql/50_cancel_job.sql)
 CANCEL_CHANNEL = "jobplatform_cancel"
 

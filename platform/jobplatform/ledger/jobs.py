@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -24,15 +24,33 @@ MAX_EXAMINED = 5_000
 _VIEW = ", ".join(READ_COLUMNS)
 
 
+AcceptVerdict = Literal[
+    "accepted", "unauthorized", "repeated", "conflict", "duplicate", "past", "priority", "admit", "quota"
+]
+BatchVerdict = Literal["accepted", "repeated", "conflict", "refused"]
+BatchItemVerdict = Literal["accepted", "existing", "duplicate", "quota", "past"]
+
+
 class Accepted(NamedTuple):
     """Result of `accept_job.sql`; see there for the verdicts."""
 
-    verdict: str
+    verdict: AcceptVerdict
     tenant_id: Any
     job_id: Any
     state: str
     created_at: datetime
     run_at: datetime
+    max_priority: int | None
+    quota_seconds: float | None
+
+
+class BatchAnswer(NamedTuple):
+    """What `accept_batch.sql` says of one submission."""
+
+    verdict: BatchItemVerdict
+    job_id: str
+    state: str | None
+    quota_seconds: float | None
 
 
 def accept_job(ledger: Ledger, values: dict[str, Any]) -> Accepted:
@@ -69,10 +87,10 @@ def accept_batch(
     submissions: bytes,
     tolerance_seconds: float,
     all_or_nothing: bool,
-) -> tuple[str, Any, dict[int, tuple[str, str, Any]]]:
+) -> tuple[BatchVerdict, Any, dict[int, BatchAnswer]]:
     """Call `accept_batch.sql`, one transaction; `submissions` is its JSON.
 
-    Returns its verdict, the id of the batch, and place → (verdict, job id, state or seconds).
+    Returns its verdict, the id of the batch, and place → answer.
     """
     ((verdict, found_id, answer),) = ledger.call(
         "accept_batch",
@@ -86,7 +104,7 @@ def accept_batch(
         tolerance_seconds,
         all_or_nothing,
     )
-    return verdict, found_id, {load[0]: (load[1], load[2], load[3]) for load in orjson.loads(answer or "[]")}
+    return verdict, found_id, {place: BatchAnswer(*rest) for place, *rest in orjson.loads(answer or "[]")}
 
 
 _ACCEPT = (

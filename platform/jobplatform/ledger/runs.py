@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -18,7 +18,7 @@ from jobplatform.ledger.session import Ledger
 class Claimed(NamedTuple):
     """Result of `claim_run.sql`; only the verdict if there is nothing to run."""
 
-    verdict: str
+    verdict: Literal["claimed", "mine", "gone", "stale"]
     tenant_id: Any
     payload: Any
     run_no: int
@@ -75,11 +75,15 @@ def refusals_of(connection: Connection, job_id: UUID) -> Refusals:
 
 
 class Settled(NamedTuple):
-    """Result of `settle_run.sql`; `woken`: "queue priority,…" of queues that got jobs."""
+    """Result of `settle_run.sql`.
 
-    verdict: str
+    `woken`: "queue priority,…" of queues that got jobs; `freed`: slots of limit keys were returned.
+    """
+
+    verdict: Literal["settled", "already", "lost"]
     state: str | None
     woken: str | None
+    freed: bool
 
 
 def settle_run(ledger: Ledger, job_id: UUID, lease_id: UUID, settlement: Settlement) -> Settled:

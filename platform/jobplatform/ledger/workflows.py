@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -17,9 +17,11 @@ from jobplatform.ledger.session import Ledger
 class Created(NamedTuple):
     """What `create_workflow` answers: see there for the verdicts."""
 
-    verdict: str
+    verdict: Literal["accepted", "repeated", "conflict", "quota"]
     workflow_id: Any
     woken: str | None
+    quota_queue: str
+    quota_seconds: float | None
 
 
 def create_workflow(

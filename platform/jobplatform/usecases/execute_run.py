@@ -15,7 +15,7 @@ from uuid import UUID
 from jobplatform.domain.states import Event
 from jobplatform.errors import EffectUnknown, JobCancelled, LeaseLost, LedgerUnavailable, OutcomeUnknown, Permanent
 from jobplatform.ledger import effects, limits, runs
-from jobplatform.ledger.hints import HintSender
+from jobplatform.ledger.hints import FREED, HintSender
 from jobplatform.ledger.runs import Settlement
 from jobplatform.ledger.session import Ledger
 from jobplatform.observe.logs import get_log
@@ -103,7 +103,7 @@ def settle(
 ) -> str:
     """End the run and return the job's state. Raises `LeaseLost` if the run was ended by someone else.
 
-    `hints` notifies the dispatcher of workflow steps that became available.
+    `hints` notifies the dispatcher of workflow steps that became available, and of returned slots of limit keys.
     """
 
     def once() -> runs.Settled:
@@ -114,6 +114,8 @@ def settle(
         raise LeaseLost()
     if hints is not None:
         hints.send_all(settled.woken)
+        if settled.freed:
+            hints.send(FREED, 0)
     return settled.state
 
 

@@ -111,7 +111,7 @@ def submit_batch(
     if verdict == "conflict":
         raise key_conflict(idempotency_key)
     items = [
-        _outcome(commands[place], entry, *answers[place]) if place in answers else BatchItem(problem=_problem(entry))
+        _outcome(commands[place], entry, answers[place]) if place in answers else BatchItem(problem=_problem(entry))
         for place, entry in enumerate(checked)
     ]
     if verdict == "refused":
@@ -178,25 +178,19 @@ def _problem(outcome: CheckedSubmission | JobPlatformError) -> JobPlatformError:
     return outcome
 
 
-def _outcome(
-    command: Parsed,
-    submission: CheckedSubmission | JobPlatformError,
-    verdict: str,
-    job_id: str,
-    more: str | float | None,
-) -> BatchItem:
+def _outcome(command: Parsed, submission: CheckedSubmission | JobPlatformError, answer: jobs.BatchAnswer) -> BatchItem:
     """Return the outcome of a submission in the ledger, perhaps of a day ago: its kind may have changed since."""
     assert isinstance(command, SubmitJob)
     kind, queue = command.kind, submission.kind.queue if isinstance(submission, CheckedSubmission) else None
     problem: JobPlatformError
-    if verdict == "accepted":
-        return BatchItem(UUID(job_id), kind, queue, State(str(more)))
-    if verdict == "existing":
-        return BatchItem(UUID(job_id), kind, queue)
-    if verdict == "duplicate":
-        problem = DuplicateJob(command.unique.key if command.unique else "", UUID(job_id))
-    elif verdict == "quota":
-        problem = QuotaExceeded(queue or "", float(more) if more is not None else None)
+    if answer.verdict == "accepted":
+        return BatchItem(UUID(answer.job_id), kind, queue, State(str(answer.state)))
+    if answer.verdict == "existing":
+        return BatchItem(UUID(answer.job_id), kind, queue)
+    if answer.verdict == "duplicate":
+        problem = DuplicateJob(command.unique.key if command.unique else "", UUID(answer.job_id))
+    elif answer.verdict == "quota":
+        problem = QuotaExceeded(queue or "", answer.quota_seconds)
     else:
         late = [
             FieldError(name, "a time in the future", moment.isoformat())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -23,10 +23,9 @@ from jobplatform.errors import (
     FieldError,
     InvalidRequest,
     JobNotFound,
-    JobPlatformError,
     PriorityTooHigh,
+    QuotaExceeded,
     Unauthorized,
-    quota_exceeded,
 )
 from jobplatform.ledger import jobs
 from jobplatform.ledger.hints import HintSender
@@ -47,7 +46,7 @@ class Accepted:
 
     job: JobView
     created: bool
-    #: the owner of the API key, where it had to be looked up
+    #: the owner of the API key, if it has a rate
     caller: Caller | None = None
 
 
@@ -132,14 +131,40 @@ def submit_job(
 ) -> Accepted:
     """Check the submission against its kind and write it to the ledger, for a tenant or for the owner of an API key.
 
-    Raises `UnknownKind`, `InvalidRequest` or `InvalidPayload` before anything is written; `Unauthorized` for a key that
-    is not valid; `IdempotencyConflict` when the Idempotency-Key was used for another request, `IdempotencyInProgress`
-    while the first one is being worked on; `DuplicateJob` when another job holds its unique key; `NotAllowed`,
-    `RateLimited` or `QuotaExceeded` when the key or its tenant may not have it; `LedgerUnavailable` when nothing was
-    written, `OutcomeUnknown` when the ledger's answer was lost. `by` is the author for the job's history; a key's name
-    is known.
+    Raises what `check_submission` and `submit_checked_job` raise. `by` is the author for the job's history; of a key
+    the name is known.
     """
-    submission = check_submission(kinds, command)
+    return submit_checked_job(
+        ledger,
+        hints,
+        caller,
+        check_submission(kinds, command),
+        idempotency_key=idempotency_key,
+        idempotency_seconds=idempotency_seconds,
+        by=by,
+    )
+
+
+def submit_checked_job(
+    ledger: Ledger,
+    hints: HintSender | None,
+    caller: UUID | ApiKey,
+    submission: CheckedSubmission,
+    *,
+    idempotency_key: str | None = None,
+    idempotency_seconds: int = 86_400,
+    by: str | None = None,
+) -> Accepted:
+    """Write a checked submission to the ledger, for a tenant or for the owner of an API key.
+
+    Raises `Unauthorized` for a key that is not valid, `NotAllowed`, `KindNotAllowed`, `PriorityTooHigh` or
+    `RateLimited` for one that may not submit this. Whatever else is raised, the key was valid, and the request counts
+    against its rate: `IdempotencyConflict` when the Idempotency-Key was used for another request,
+    `IdempotencyInProgress` while the first one is being worked on; `DuplicateJob` when another job holds its unique
+    key; `QuotaExceeded`; `InvalidRequest` for times that are over; `LedgerUnavailable` when nothing was written,
+    `OutcomeUnknown` when the ledger's answer was lost.
+    """
+    command = submission.command
     values = submission.values() | {
         "payload": submission.payload.decode(),
         "key_hash": hash_key(caller.key) if isinstance(caller, ApiKey) else None,
@@ -155,32 +180,20 @@ def submit_job(
     }
     with one_at_a_time(idempotency_key):
         answer = jobs.accept_job(ledger, values)
-    if answer.verdict == "admit" and isinstance(caller, ApiKey):
-        known = admit_key(ledger, caller.key)
-        known.check_scope(Scope.SUBMIT)
-        known.check_priority(command.priority)
-        known.check_kinds([command.kind])
-        try:
-            again = submit_job(
-                ledger,
-                hints,
-                kinds,
-                known.tenant_id,
-                command,
-                idempotency_key=idempotency_key,
-                idempotency_seconds=idempotency_seconds,
-                by=known.key_name,
-            )
-        except JobPlatformError as error:
-            error.caller_is_known = True  # counted by the key's rate: the error response must not count it twice
-            raise
-        return replace(again, caller=known)
+        admitted = None
+        if answer.verdict == "admit" and isinstance(caller, ApiKey):
+            admitted = admit_key(ledger, caller.key)
+            admitted.check_scope(Scope.SUBMIT)
+            admitted.check_priority(command.priority)
+            admitted.check_kinds([command.kind])
+            values |= {"key_hash": None, "tenant": admitted.tenant_id, "by": admitted.key_name}
+            answer = jobs.accept_job(ledger, values)
     if answer.verdict != "accepted":
-        return _explain(ledger, answer, command, submission.kind.queue, idempotency_key)
+        return _explain(ledger, answer, submission, idempotency_key, admitted)
     view = submission.view(answer.state, answer.created_at, answer.run_at)
     if hints is not None and view.state is State.AVAILABLE:
         hints.send(view.queue, view.priority)
-    return Accepted(view, created=True)
+    return Accepted(view, created=True, caller=admitted)
 
 
 def submit_checked(
@@ -208,17 +221,22 @@ def submit_checked(
 
 
 def _explain(
-    ledger: Ledger, answer: jobs.Accepted, command: SubmitJob, queue: str, idempotency_key: str | None
+    ledger: Ledger,
+    answer: jobs.Accepted,
+    submission: CheckedSubmission,
+    idempotency_key: str | None,
+    admitted: Caller | None,
 ) -> Accepted:
     """Return the earlier job of a repetition, or raise why the submission was not accepted."""
+    command = submission.command
     if answer.verdict == "unauthorized":
         raise Unauthorized(UNKNOWN_KEY)
     if answer.verdict == "past":
         raise InvalidRequest("the times of the job can't work", _times_before(command, answer.created_at))
     if answer.verdict == "priority":
-        raise PriorityTooHigh(command.priority, int(answer.state))
+        raise PriorityTooHigh(command.priority, answer.max_priority or 0)
     if answer.verdict == "quota":
-        raise quota_exceeded(queue, answer.state)
+        raise QuotaExceeded(submission.kind.queue, answer.quota_seconds)
     if answer.verdict == "duplicate" and command.unique is not None and command.unique.refuse:
         raise DuplicateJob(command.unique.key, answer.job_id)
     if answer.verdict == "conflict":
@@ -227,7 +245,7 @@ def _explain(
         job = jobs.get_job(connection, UUID(str(answer.tenant_id)), UUID(str(answer.job_id)))
     if job is None:
         raise JobNotFound(answer.job_id)
-    return Accepted(job, created=False)
+    return Accepted(job, created=False, caller=admitted)
 
 
 def _check_times(command: SubmitJob) -> None:

@@ -13,8 +13,8 @@ from uuid import UUID
 from jobplatform.errors import (
     LedgerUnavailable,
     OutcomeUnknown,
+    QuotaExceeded,
     StepIdTaken,
-    quota_exceeded,
 )
 from jobplatform.ledger import jobs, workflows
 from jobplatform.ledger.hints import HintSender
@@ -58,7 +58,7 @@ def submit_prepared(
         if answer is None:
             return again
         if answer.verdict == "quota":
-            raise quota_exceeded(values["queue"], answer.state)
+            raise QuotaExceeded(values["queue"], answer.quota_seconds)
         assert answer.verdict == "accepted", answer.verdict
         if hints is not None and answer.state == "available":
             hints.send(values["queue"], values["priority"])
@@ -104,7 +104,7 @@ def submit_steps(
             steps=encoded,
         )
         if workflow.verdict == "quota":
-            raise quota_exceeded(*str(workflow.woken).split(" "))
+            raise QuotaExceeded(workflow.quota_queue, workflow.quota_seconds)
         assert workflow.verdict == "accepted", workflow.verdict
         if hints is not None:
             hints.send_all(workflow.woken)

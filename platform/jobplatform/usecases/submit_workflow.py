@@ -12,7 +12,7 @@ import orjson
 from jobplatform.domain.jobs import DEFAULT_PRIORITY
 from jobplatform.domain.kinds import KindRegistry
 from jobplatform.domain.workflows import SubmitWorkflow
-from jobplatform.errors import FieldError, InvalidRequest, quota_exceeded
+from jobplatform.errors import FieldError, InvalidRequest, QuotaExceeded
 from jobplatform.ledger import workflows
 from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
@@ -75,7 +75,7 @@ def submit_workflow(
     if workflow.verdict == "conflict":
         raise key_conflict(idempotency_key, str(workflow.workflow_id))
     if workflow.verdict == "quota":
-        raise quota_exceeded(*str(workflow.woken).split(" "))
+        raise QuotaExceeded(workflow.quota_queue, workflow.quota_seconds)
     if workflow.verdict == "repeated":
         earlier = UUID(str(workflow.workflow_id))
         with ledger.statement() as connection:

@@ -3,11 +3,11 @@
 -- Accept a workflow: its row, its steps and their jobs in one transaction (I1).
 -- p_steps: see insert_steps; p_pending: number of steps without successors.
 -- verdicts: accepted · repeated (workflow_id is the earlier one) · conflict (the key was used for another request)
---           · quota (`woken`: its queue, a blank, and the seconds as accept_job has them, or nothing)
+--           · quota (of quota_queue; quota_seconds as in accept_job)
 CREATE OR REPLACE FUNCTION create_workflow(
     p_tenant uuid, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer,
     p_id uuid, p_name text, p_time_limit double precision, p_pending integer, p_steps json,
-    OUT verdict text, OUT workflow_id uuid, OUT woken text
+    OUT verdict text, OUT workflow_id uuid, OUT woken text, OUT quota_queue text, OUT quota_seconds double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -33,14 +33,14 @@ BEGIN
         END IF;
     END LOOP;
     IF EXISTS (SELECT 1 FROM quotas) THEN
-        SELECT o.queue, greatest(o.jobs - quota_left(p_tenant, o.queue), o.of_all - live_left(p_tenant)) INTO woken, v_over
+        SELECT o.queue, greatest(o.jobs - quota_left(p_tenant, o.queue), o.of_all - live_left(p_tenant)) INTO quota_queue, v_over
         FROM (SELECT queue, count(*) AS jobs, sum(count(*)) OVER ()::bigint AS of_all FROM json_to_recordset(p_steps) AS s (queue text) WHERE queue IS NOT NULL
               GROUP BY queue) AS o
         ORDER BY 2 DESC NULLS LAST LIMIT 1;
         IF v_over > 0 THEN  -- a refusal binds no key: a repetition is a new submission
             DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
             verdict := 'quota';
-            woken := woken || ' ' || coalesce(quota_seconds(p_tenant, woken, v_over)::text, '');
+            quota_seconds := quota_seconds(p_tenant, quota_queue, v_over);
             RETURN;
         END IF;
     END IF;

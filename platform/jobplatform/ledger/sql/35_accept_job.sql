@@ -3,10 +3,10 @@
 -- p_key_hash identifies the caller (SHA-256 of the API key); p_tenant does without a key.
 -- A unique lock makes it the only job of its key, while it is live (p_unique_seconds NULL) or for a period.
 -- verdicts: accepted (without ids) · unauthorized · repeated (job_id is the earlier one) · conflict (the key was used for another
---           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the ledger's time now)
---           · priority (`state` is the highest that the key may ask for) · admit (the key has a rate, or may not do this: ask admit_key, then again with p_tenant) · quota (`state`: seconds until it is worth another try, NULL
---           when that is not known). No column of their own: a process of the version before reads as many as it knows
--- p_unchecked: its payload was not looked at yet, by who knows its kind: the job is blocked until a dispatcher has
+--           request, job_id) · duplicate (job_id holds the unique lock) · past (run_at or start_by is over; `created_at` is the
+--           ledger's time now) · priority (above the key's `max_priority`) · admit (the key has a rate, or may not do this: call
+--           admit_key, then again with p_tenant) · quota (`quota_seconds`: when to retry; NULL when that is not known)
+-- p_unchecked: its payload is not validated yet: the job is blocked until a dispatcher has validated it
 -- (`release_validated_jobs`). p_key_id is the API key that it is submitted with then.
 -- A second request with the same Idempotency-Key waits at the INSERT until the first has committed.
 CREATE OR REPLACE FUNCTION accept_job(
@@ -19,7 +19,7 @@ CREATE OR REPLACE FUNCTION accept_job(
     p_unique_refuse boolean DEFAULT false, p_limit_keys text[] DEFAULT '{}', p_limit_units integer[] DEFAULT '{}',
     p_by text DEFAULT NULL, p_unchecked boolean DEFAULT false, p_key_id uuid DEFAULT NULL,
     OUT verdict text, OUT tenant_id uuid, OUT job_id uuid, OUT state text, OUT created_at timestamptz,
-    OUT run_at timestamptz
+    OUT run_at timestamptz, OUT max_priority integer, OUT quota_seconds double precision
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -43,7 +43,7 @@ BEGIN
         END IF;
         IF p_priority > v_key.max_priority AND v_key.requests_per_minute IS NULL AND 'jobs:submit' = ANY (v_key.scopes) THEN
             verdict := 'priority';
-            state := v_key.max_priority::text;
+            max_priority := v_key.max_priority;
             RETURN;
         END IF;
         -- what the caller has to look at more closely, and then asks for the tenant by itself
@@ -79,7 +79,7 @@ BEGIN
         IF v_left <= 0 THEN
             verdict := 'quota';
             -- its samples would make other callers wait for a foreign transaction
-            state := CASE WHEN NOT p_unchecked THEN quota_seconds(v_tenant, p_queue, 1 - v_left)::text END;
+            quota_seconds := CASE WHEN NOT p_unchecked THEN quota_seconds(v_tenant, p_queue, 1 - v_left) END;
             RETURN;
         END IF;
         EXIT WHEN p_idempotency_key IS NULL;

@@ -3,7 +3,7 @@
 --
 -- p_submissions: an array of objects as in accept_jobs, with place (0, 1, …), unique_key, unique_seconds, unique_refuse.
 -- verdicts: accepted · repeated · conflict (the key was used for another request) · refused (nothing was written)
--- answer: an array with an element per submission, [place, verdict, job id, state or seconds]. verdicts: accepted · existing (another job, job id, holds its
+-- answer: an array with an element per submission, [place, verdict, job id, state, quota seconds]. verdicts: accepted · existing (another job, job id, holds its
 --         unique key, and that will do) · duplicate (… and that will not) · past (run_at or start_by is over) · quota (seconds as in accept_job)
 CREATE OR REPLACE FUNCTION accept_batch(
     p_tenant uuid, p_by text, p_idempotency_key text, p_request_hash bytea, p_idempotency_seconds integer, p_id uuid,
@@ -91,7 +91,7 @@ BEGIN
         FROM counted
     ), judged AS MATERIALIZED (
         SELECT f.place, f.id, f.queue, f.run_at,
-               -- another order of the batch has its unique key, and no place
+               -- another submission of the batch has its unique key, and no place
                CASE WHEN f.verdict IN ('existing', 'duplicate') AND EXISTS (
                    SELECT 1 FROM first o WHERE o.id::text = v_held ->> f.id::text AND o.verdict = 'quota')
                THEN 'quota' ELSE f.verdict END AS verdict
@@ -101,8 +101,8 @@ BEGIN
     )
     SELECT jsonb_agg(jsonb_build_array(
                j.place, j.verdict, coalesce(v_held ->> j.id::text, j.id::text),
-               CASE WHEN j.verdict = 'quota' THEN to_jsonb(c.seconds)
-                    WHEN j.verdict = 'accepted' THEN to_jsonb(CASE WHEN j.run_at > v_now THEN 'scheduled' ELSE 'available' END) END
+               CASE WHEN j.verdict = 'accepted' THEN CASE WHEN j.run_at > v_now THEN 'scheduled' ELSE 'available' END END,
+               c.seconds
            ) ORDER BY j.place),
            array_agg(j.place) FILTER (WHERE j.verdict = 'accepted'),
            array_agg(j.id) FILTER (WHERE j.verdict NOT IN ('accepted', 'existing'))

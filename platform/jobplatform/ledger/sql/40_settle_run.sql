@@ -8,12 +8,13 @@
 -- p_next_run: changes for its next run: payload, priority
 -- p_max_age: no attempt starts later than this many seconds after the job was accepted: dead instead of scheduled
 -- woken:     "queue priority,…" that got jobs by it: steps of its workflow
+-- freed:     whether it has returned slots of limit keys, for which jobs of other queues may wait
 -- verdicts:  settled · already (the response of an earlier commit was lost) · lost (the lease)
 CREATE OR REPLACE FUNCTION settle_run(
     p_job uuid, p_lease uuid, p_outcome text, p_state text, p_delay double precision DEFAULT 0,
     p_result json DEFAULT NULL, p_error jsonb DEFAULT NULL, p_usage jsonb DEFAULT NULL,
     p_max_age double precision DEFAULT NULL, p_added json DEFAULT NULL, p_next_run json DEFAULT NULL
-) RETURNS TABLE (verdict text, state text, woken text)
+) RETURNS TABLE (verdict text, state text, woken text, freed boolean)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -37,11 +38,11 @@ BEGIN
     IF NOT FOUND OR j.lease_id IS DISTINCT FROM p_lease THEN
         SELECT r.outcome INTO v_before FROM job_runs r WHERE r.job_id = p_job AND r.lease_id = p_lease;
         IF v_before = p_outcome THEN
-            RETURN QUERY SELECT 'already'::text, p_state, NULL::text;
+            RETURN QUERY SELECT 'already'::text, p_state, NULL::text, false;
         ELSIF v_before = 'cancelled' THEN
-            RETURN QUERY SELECT 'already'::text, 'cancelled'::text, NULL::text;
+            RETURN QUERY SELECT 'already'::text, 'cancelled'::text, NULL::text, false;
         ELSE
-            RETURN QUERY SELECT 'lost'::text, NULL::text, NULL::text;
+            RETURN QUERY SELECT 'lost'::text, NULL::text, NULL::text, false;
         END IF;
         RETURN;
     END IF;
@@ -127,9 +128,8 @@ BEGIN
             END IF;
         END IF;
     END IF;
-    -- a job with limit keys has returned its slots: "!limits" requests a round of queues that wait for one
-    RETURN QUERY SELECT 'settled'::text, v_state, CASE
-        WHEN j.workflow_id IS NOT NULL OR cardinality(j.limit_keys) > 0 THEN nullif(concat_ws(
-            ',', nullif(current_setting('jobplatform.woken', true), ''),
-            CASE WHEN cardinality(j.limit_keys) > 0 THEN '!limits 0' END), '') END;
+    RETURN QUERY SELECT
+        'settled'::text, v_state,
+        CASE WHEN j.workflow_id IS NOT NULL THEN nullif(current_setting('jobplatform.woken', true), '') END,
+        cardinality(j.limit_keys) > 0;
 END $$;
