@@ -27,18 +27,18 @@ class Floods:
                 return
             self._counts[code] = 0
         log.warning("requests_refused", code=code, detail=detail, requests=1)
-        self._tell_later(code)
+        self._report_later(code)
 
-    def _tell_later(self, code: str) -> None:
-        timer = threading.Timer(self._seconds, self._tell, (code,))
+    def _report_later(self, code: str) -> None:
+        timer = threading.Timer(self._seconds, self._report, (code,))
         timer.daemon = True
         timer.start()
 
-    def _tell(self, code: str) -> None:
+    def _report(self, code: str) -> None:
         with self._lock:
             count = self._counts.pop(code)
             if count:
                 self._counts[code] = 0
         if count:
             log.warning("requests_refused", code=code, requests=count, seconds=self._seconds)
-            self._tell_later(code)
+            self._report_later(code)

@@ -151,7 +151,7 @@ class Hub:
             for event in events:
                 if event.place.tx < horizon:
                     for feed in feeds:
-                        _tell(feed, event)
+                        _offer(feed, event)
             if tenant_id in self._positions:
                 self._positions[tenant_id] = next_position(behind[tenant_id], events, horizon)
 
@@ -193,10 +193,10 @@ def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UU
         return
     for event in sorted(events, key=lambda event: event.place.id):
         for item in of_jobs.get(event.job_id, ()):
-            _tell(item, event)
+            _offer(item, event)
 
 
-def _tell(follower: Follower, event: FeedEvent) -> None:
+def _offer(follower: Follower, event: FeedEvent) -> None:
     if not follower.has_had(event):
         follower.behind = event.place
         follower.offer(event)

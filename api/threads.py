@@ -40,11 +40,11 @@ class RequestThreads:
                 result, error = function(*arguments), None
             except BaseException as raised:
                 result, error = None, raised
-            future.get_loop().call_soon_threadsafe(_tell, future, result, error)
+            future.get_loop().call_soon_threadsafe(_resolve, future, result, error)
             del future, function, arguments, result, error  # keep no reference until the next call
 
 
-def _tell(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def _resolve(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
     if future.done():  # the caller has disconnected
         return
     if error is None:

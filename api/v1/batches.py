@@ -94,7 +94,7 @@ def submit_batch() -> Response:
         "batch_id": result.id,
         "accepted": len(result.items) - refused,
         "refused": refused,
-        "jobs": [_told(item) for item in result.items],
+        "jobs": [_item_of(item) for item in result.items],
     }
     return answer(body, 202, {} if result.created else {"Idempotent-Replayed": "true"})
 
@@ -123,7 +123,7 @@ def _line(line: bytes) -> Any:
         return line
 
 
-def _told(item: BatchItem) -> dict[str, Any]:
+def _item_of(item: BatchItem) -> dict[str, Any]:
     if item.problem is not None:
         return {"problem": orjson.loads(from_error(item.problem).data)}
     return {"id": item.job_id, "kind": item.kind, "queue": item.queue, "state": item.state}

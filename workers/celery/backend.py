@@ -69,8 +69,8 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         run.state, run.meta = state, result
         if state not in states.READY_STATES:
             meta = without_nulls(to_json(result))
-            told = meta if isinstance(meta, dict) else {}
-            numbers = {key: told[key] for key in ("current", "total") if isinstance(told.get(key), int | float)}
+            values = meta if isinstance(meta, dict) else {}
+            numbers = {key: values[key] for key in ("current", "total") if isinstance(values.get(key), int | float)}
             run.context.write_progress(
                 {"current": 0, "total": None, "message": state, **numbers, "state": state, "meta": meta}
             )

@@ -136,10 +136,10 @@ def read_call(
     headers, queue = message.headers, options["queue"]
     headers["ignore_result"] = options.get("ignore_result")
     headers.update(options.get("headers") or {})
-    told = {"sender": name, "exchange": "jobs", "routing_key": queue, "headers": headers, "body": message.body}
+    arguments = {"sender": name, "exchange": "jobs", "routing_key": queue, "headers": headers, "body": message.body}
     if before_task_publish.receivers:
         before_task_publish.send(
-            **told, declare=[], properties=message.properties, retry_policy=options.get("retry_policy") or {}
+            **arguments, declare=[], properties=message.properties, retry_policy=options.get("retry_policy") or {}
         )
     kept = {key: headers[key] for key in KEPT if _says_something(headers.get(key))}
     if options.get("ignore_result") is None:

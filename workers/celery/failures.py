@@ -54,8 +54,8 @@ def rebuild(backend: Any, error: Mapping[str, Any], state: str, *, of_chord: boo
         cause = rebuild(backend, last, states.FAILURE)
         return ChordError(f"Dependency {error.get('job_id')} raised {cause!r}") if of_chord else cause
     if "exc_module" in detail:
-        told = {"exc_type": detail["exc_type"], "exc_module": detail["exc_module"]}
-        result: BaseException = backend.exception_to_python({**told, "exc_message": from_json(detail["exc_message"])})
+        raised = {"exc_type": detail["exc_type"], "exc_module": detail["exc_module"]}
+        result: BaseException = backend.exception_to_python({**raised, "exc_message": from_json(detail["exc_message"])})
         return result
     if code == "timed_out":
         over: BaseException = SoftTimeLimitExceeded() if "soft" in message else TimeLimitExceeded(message)

@@ -70,8 +70,8 @@ def route(
     except QueueNotFound as error:
         raise ConfigurationError(f"task {name!r}: {error}. {how_to_add_a_queue()}") from None
     queue = routed.pop("queue")
-    told = {key: routed[key] for key in ("priority", "expires") if routed.get(key) is not None}
-    return str(getattr(queue, "name", queue)), {**told, **options}
+    chosen = {key: routed[key] for key in ("priority", "expires") if routed.get(key) is not None}
+    return str(getattr(queue, "name", queue)), {**chosen, **options}
 
 
 def usual_queue(task: Task) -> str:

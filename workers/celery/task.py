@@ -53,7 +53,7 @@ class Task(celery.Task):  # type: ignore[misc]
         return self._body_tracer(task_id, args, kwargs, request)
 
     def _trace_delivery(self, uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
-        """Run one delivery from claim to settle, and tell Celery the outcome."""
+        """Run one delivery from claim to settle, and report the outcome to Celery."""
         if LEASE not in (request or {}):
             return self.trace_body(uuid, args, kwargs, request)
         return trace_delivery(REGISTRY.get(self.name), uuid, request)

@@ -43,9 +43,9 @@ def deliver_webhook(payload: Delivery, ctx: Context) -> Delivered:
     answer, error = _ask(target, payload, ctx)
     if not is_test:
         gone = answer is not None and answer.status == 410
-        told = str(error) if error is not None else None
+        message = str(error) if error is not None else None
         record_response(
-            ledger(), REGISTRY, target, told, gone=gone, patience_seconds=settings().webhook_patience_seconds
+            ledger(), REGISTRY, target, message, gone=gone, patience_seconds=settings().webhook_patience_seconds
         )
     if error is not None:
         raise error
@@ -73,19 +73,19 @@ def _judge(target: Target, answer: Answer, age: timedelta) -> JobPlatformError |
     """Treat every answer but 2xx as a failure, redirects too; 410 ends the deliveries."""
     if 200 <= answer.status < 300:
         return None
-    told = f"the receiver answered {answer.status}" + (f": {answer.text}" if answer.text else "")
+    message = f"the receiver answered {answer.status}" + (f": {answer.text}" if answer.text else "")
     detail = {"status": answer.status, "seconds": round(answer.seconds, 3)}
     if answer.status == 410:
-        return Permanent(told, code="webhook_gone", detail=detail)
+        return Permanent(message, code="webhook_gone", detail=detail)
     if 300 <= answer.status < 400:
-        told = f"the receiver answered {answer.status}: redirects are not followed, change the URL"
-        return Retryable(told, code="webhook_redirected", detail=detail)
+        message = f"the receiver answered {answer.status}: redirects are not followed, change the URL"
+        return Retryable(message, code="webhook_redirected", detail=detail)
     after = read_retry_after(answer.retry_after)
     if age.total_seconds() > MAX_AGE_SECONDS:  # however often it has answered 429 or 503, which count as no attempt
-        return Permanent(told, code="webhook_too_old", detail=detail)
+        return Permanent(message, code="webhook_too_old", detail=detail)
     if answer.status == 429 and after is not None:
-        return Throttled(endpoint_key(target.id), min(after, LONGEST_PAUSE), told)
-    return Retryable(told, code="webhook_refused", detail=detail)
+        return Throttled(endpoint_key(target.id), min(after, LONGEST_PAUSE), message)
+    return Retryable(message, code="webhook_refused", detail=detail)
 
 
 def register(kinds: KindRegistry, config: Settings) -> None:

@@ -24,7 +24,7 @@ def note_peaks(children: Iterable[Held]) -> None:
 
 
 def peak_memory_of(pid: int) -> int | None:
-    """Return the most memory a process has used so far, in bytes; None where the kernel does not tell (not Linux)."""
+    """Return the most memory a process has used so far, in bytes; None where it is not known (not Linux)."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:

@@ -177,11 +177,11 @@ class HttpPoster:
                 pool.stream("POST", url, headers=[*sent.items()], content=body) as response,
             ):
                 text = _beginning(response)
-                told = dict(response.headers)
+                received = dict(response.headers)
                 seconds = time.monotonic() - began
         except (httpcore2.TimeoutException, httpcore2.NetworkError, httpcore2.ProtocolError) as error:
             raise NoAnswer(f"no answer from {urlsplit(url).hostname}: {error or type(error).__name__}") from None
-        retry_after = next((value for name, value in told.items() if name.lower() == b"retry-after"), None)
+        retry_after = next((value for name, value in received.items() if name.lower() == b"retry-after"), None)
         return Answer(response.status, seconds, text, retry_after.decode("latin-1") if retry_after else None)
 
 

@@ -158,9 +158,9 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     except EffectUnknown as error:
         return Settlement("held", State.HELD, error=_error(error, error.code, False, {"effect": error.key}))
     except RetryRequested as error:
-        told = _error(error, error.reason, True, error.detail)
+        failure = _error(error, error.reason, True, error.detail)
         wait = max(0.0, error.after or 0.0)
-        return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=told, next_run=error.next_run)
+        return Settlement("failed", State.SCHEDULED, delay_seconds=wait, error=failure, next_run=error.next_run)
     except Retryable as error:
         return _failed(kind, claimed, _error(error, error.reason, True, error.detail), after=error.after)
     except Permanent as error:
@@ -215,12 +215,12 @@ def _unhandled(kind: Kind, claimed: Claim, error: BaseException) -> Settlement:
 
 def _throttled(claimed: Claim, error: Throttled) -> Settlement:
     """Let nothing of the key begin meanwhile, this job neither."""
-    told = _error(error, error.code, True, {"limit_key": error.key})
+    failure = _error(error, error.code, True, {"limit_key": error.key})
     if is_key(error.key):
-        _through_soft_limit(lambda: pause_key(ledger(), claimed.delivery, error.key, error.seconds, told["message"]))
+        _through_soft_limit(lambda: pause_key(ledger(), claimed.delivery, error.key, error.seconds, failure["message"]))
     else:
-        told["message"] += f" (not held: {error.key!r:.100} is no limit key)"
-    return Settlement("snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=told)
+        failure["message"] += f" (not held: {error.key!r:.100} is no limit key)"
+    return Settlement("snoozed", State.SCHEDULED, delay_seconds=max(0.0, error.seconds), error=failure)
 
 
 def _failed(

@@ -87,7 +87,7 @@ class Deliveries:
             return list(self._waiting.values())
 
     def receive_marker(self, marker_id: UUID) -> None:
-        """Note a marker (rule "Marker"): the liveness thread tells the ledger."""
+        """Note a marker (rule "Marker"): the liveness thread records it in the ledger."""
         with self._lock:
             self._markers.append(marker_id)
             self.received_at = self._clock()
@@ -112,14 +112,14 @@ class Deliveries:
             return recent, now - self._first_loss_at if recent else 0.0
 
     def markers(self) -> list[UUID]:
-        """Return the markers that are not yet told."""
+        """Return the markers that are not recorded yet."""
         with self._lock:
             return list(self._markers)
 
-    def forget_markers(self, told: Iterable[UUID]) -> None:
+    def forget_markers(self, recorded: Iterable[UUID]) -> None:
         """Take markers off that the ledger knows."""
         with self._lock:
-            self._markers = [marker for marker in self._markers if marker not in set(told)]
+            self._markers = [marker for marker in self._markers if marker not in set(recorded)]
 
     def add(self, held: Held) -> None:
         """Note a delivery as handed to the pool."""
@@ -187,7 +187,7 @@ class Deliveries:
         """Leave a report for the liveness thread."""
         with self._lock:
             self._reports.append(report)
-        if report.outcome == UNKNOWN_KIND:  # nothing has crashed: there is no shutdown to tell it from
+        if report.outcome == UNKNOWN_KIND:  # nothing has crashed: no shutdown could be the cause
             self.prompt.set()
             self.wake()
 

@@ -8,7 +8,7 @@ import orjson
 
 from jobplatform.domain.texts import printable, without_nulls
 
-#: of a value that is no JSON, told in words
+#: characters of the repr of a value that is not JSON
 WORDS = 4_000
 
 

@@ -54,5 +54,5 @@ def parent_ledger() -> Ledger:
 
 
 def hints() -> HintSender:
-    """Return this process's way to tell the dispatcher what became available by a settled run."""
+    """Return this process's sender of hints on jobs that a settled run made available."""
     return _hints.setdefault(os.getpid(), HintSender(ledger().statements))

@@ -62,7 +62,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         error = exc_info.exception
         if isinstance(error, ExceptionWithTraceback):  # not by the attribute: `Retry` has an `exc` of its own
             error = error.exc
-        if isinstance(error, TimeLimitExceeded):  # told here first, and in `on_timeout` again
+        if isinstance(error, TimeLimitExceeded):  # reported here first, and in `on_timeout` again
             outcome, reason = "timed_out", _hard_limit(error.args[0] if error.args else None)
         elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             outcome, reason = "crashed", str(error) or type(error).__name__
@@ -81,7 +81,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         return Held(UUID(self.id), self._request_dict[DISPATCH_NO], self.lease_id, self.name)
 
     def _report(self, outcome: str, reason: str) -> None:
-        """Leave a report, once: a hard limit tells of itself twice."""
+        """Leave a report, once: a hard time limit is reported twice."""
         held = DELIVERIES.remove(self.lease_id)
         if held is not None:
             DELIVERIES.report(Report(held, outcome, reason, self.acknowledge, _signal_in(reason)))

@@ -1,4 +1,4 @@
-"""The Celery task that every kind is: it hands the delivery to `attempt.run_attempt` and tells Celery the outcome."""
+"""The Celery task of every kind: it passes the delivery to `attempt.run_attempt` and reports the outcome to Celery."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class ReplayManyBody(StrictModel):
     )
 
     filter: DeadLetterFilter = Field(default_factory=DeadLetterFilter)
-    preview: bool = Field(False, strict=True, description="only tell what it would take")
+    preview: bool = Field(False, strict=True, description="only count what would be replayed")
     limit: StrictInt = Field(1000, ge=1, le=10_000, description="the oldest ones first")
     rate_per_second: float | None = Field(None, ge=0.001, le=10_000, description="none: all at once")
     stop_after: StrictInt | None = Field(

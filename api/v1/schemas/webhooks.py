@@ -16,8 +16,8 @@ from jobplatform.usecases.manage_keys import LONGEST_OVERLAP_SECONDS, USUAL_OVER
 from jobplatform.usecases.manage_webhooks import MOST_URL_CHARACTERS, NewEndpoint
 
 _EVENTS = f"types of messages: {', '.join(TYPES)}"
-_KINDS = "kinds of jobs that it is told of, or patterns of them (`email.*`); null: all"
-_CONTACT = "an e-mail address that is told when the webhook is disabled"
+_KINDS = "kinds of jobs whose events it receives, or patterns of them (`email.*`); null: all"
+_CONTACT = "an e-mail address that is notified when the webhook is disabled"
 
 
 class WebhookBody(StrictModel):
@@ -53,7 +53,7 @@ class WebhookChange(BaseModel):
     kinds: list[str] | None = Field(None, description=_KINDS)
     description: str = Field("", max_length=200)
     contact: str | None = Field(None, max_length=320, description=_CONTACT)
-    enabled: bool = Field(True, description="true: it is told of what comes from now on")
+    enabled: bool = Field(True, description="true: it receives events from now on")
 
 
 class Webhook(BaseModel):
@@ -104,11 +104,11 @@ class WebhookReplayBody(BaseModel):
 
 
 class Message(BaseModel):
-    """Something that a webhook was told of, and how its delivery goes."""
+    """An event for a webhook, and its delivery."""
 
     id: UUID = Field(description="the header webhook-id is `msg_` and this")
     type: str
-    about: UUID | None = Field(description="the job that it tells of; null: a test")
+    about: UUID | None = Field(description="the job of the event; null: a test")
     job_id: UUID = Field(description="the job that delivers it: its runs are the attempts")
     created_at: datetime
     replays: int
@@ -120,7 +120,7 @@ class Message(BaseModel):
 
 
 class MessagePage(Page):
-    """What a webhook was told, newest first."""
+    """Messages of a webhook, newest first."""
 
     messages: list[Message]
 

@@ -103,7 +103,7 @@ def replay(
         names = ("kind", "queue", "code", "tag", "died_after", "died_before")
         chosen = {name: value for name, value in zip(names, wanted, strict=True) if value is not None}
         body = {"filter": chosen, "limit": limit, "rate_per_second": rate, "stop_after": stop_after or None}
-        _tell(http.call_api("POST", "/v1/dead-letters/replay", body={**body, "preview": not yes}))
+        _print_answer(http.call_api("POST", "/v1/dead-letters/replay", body={**body, "preview": not yes}))
         return
     from jobplatform.usecases.replay_many import DeadLetterFilter, preview_replay, replay_many
 
@@ -111,9 +111,9 @@ def replay(
     tenant_id = find_tenant_id(ledger, tenant)
     filtered = DeadLetterFilter(*wanted)
     if not yes:
-        _tell(preview_replay(ledger, tenant_id, filtered, limit))
+        _print_answer(preview_replay(ledger, tenant_id, filtered, limit))
     else:
-        _tell(
+        _print_answer(
             replay_many(
                 ledger,
                 tenant_id,
@@ -126,7 +126,7 @@ def replay(
         )
 
 
-def _tell(answer: dict[str, Any]) -> None:
+def _print_answer(answer: dict[str, Any]) -> None:
     """Print a replay, or the preview of one."""
     from rich.table import Table
 

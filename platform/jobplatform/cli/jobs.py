@@ -51,7 +51,7 @@ def tenant_of(ledger: Ledger, job_id: UUID) -> UUID:
     return tenant_id
 
 
-def _tell(job: JobView) -> None:
+def _print_state(job: JobView) -> None:
     click.echo(f"{job.id} is {job.state.value}")
 
 
@@ -111,7 +111,7 @@ def cancel(job_id: UUID, reason: str | None, database: bool) -> None:
     if _over_http(database, "POST", f"{job_id}/cancel", reason=reason):
         return
     ledger = open_commands_ledger()
-    _tell(cancel_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
+    _print_state(cancel_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
 
 
 @jobs.command()
@@ -125,7 +125,7 @@ def replay(job_id: UUID, reason: str | None, database: bool) -> None:
     if _over_http(database, "POST", f"{job_id}/replay", reason=reason):
         return
     ledger = open_commands_ledger()
-    _tell(replay_job(ledger, None, tenant_of(ledger, job_id), job_id, by=who(), reason=reason))
+    _print_state(replay_job(ledger, None, tenant_of(ledger, job_id), job_id, by=who(), reason=reason))
 
 
 @jobs.command()
@@ -139,7 +139,7 @@ def discard(job_id: UUID, reason: str, database: bool) -> None:
     if _over_http(database, "POST", f"{job_id}/discard", reason=reason):
         return
     ledger = open_commands_ledger()
-    _tell(discard_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
+    _print_state(discard_job(ledger, tenant_of(ledger, job_id), job_id, reason, by=who()))
 
 
 @jobs.command()
@@ -157,7 +157,7 @@ def change(job_id: UUID, priority: int | None, run_at: datetime | None, database
         return
     ledger = open_commands_ledger()
     tenant_id = tenant_of(ledger, job_id)
-    _tell(change_job(ledger, None, tenant_id, job_id, priority=priority, run_at=run_at, by=who()))
+    _print_state(change_job(ledger, None, tenant_id, job_id, priority=priority, run_at=run_at, by=who()))
 
 
 @jobs.command()
@@ -180,4 +180,4 @@ def resolve(job_id: UUID, effect: str, happened: bool, receipt: str | None, data
         return
     ledger = open_commands_ledger()
     tenant_id = tenant_of(ledger, job_id)
-    _tell(resolve_effect(ledger, None, tenant_id, job_id, effect, happened=happened, receipt=value, by=who()))
+    _print_state(resolve_effect(ledger, None, tenant_id, job_id, effect, happened=happened, receipt=value, by=who()))

@@ -86,7 +86,7 @@ def messages(webhook_id: UUID, limit: int, as_json: bool) -> None:
     if as_json:
         output.print_json(rows)
         return
-    table = Table("message", "type", "job", "told", "state", "attempts", "answer")
+    table = Table("message", "type", "job", "at", "state", "attempts", "answer")
     for item in rows:
         said = (item["error"] or {}).get("message") or (item["answer"] or {}).get("status")
         row = (

@@ -50,7 +50,7 @@ def _by_http(database: bool) -> bool:
     return http.has_key() and not database
 
 
-def _tell(workflow: Mapping[str, Any]) -> None:
+def _print_state(workflow: Mapping[str, Any]) -> None:
     counts = ", ".join(f"{count:,} {state}" for state, count in workflow["steps"].items())
     click.echo(f"{workflow['id']} is {workflow['state']}, {workflow['progress']:.0%}: {counts}")
 
@@ -124,7 +124,7 @@ def show(workflow_id: UUID, svg: Path | None, database: bool, as_json: bool) -> 
     if as_json:
         output.print_json(graph)
         return
-    _tell(graph["workflow"])
+    _print_state(graph["workflow"])
     if graph["workflow"]["error"]:
         click.echo(f"why: {graph['workflow']['error'].get('message')}")
     _draw(graph)
@@ -183,15 +183,15 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
 
     interactive = sys.stdout.isatty() and not as_json
     columns = (BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    told = ""
+    line = ""
     with http.connect() as client, Progress(*columns, disable=not interactive) as bar:
         task = bar.add_task("…", total=1.0)
         while True:
             result = client.call("GET", f"/v1/workflows/{workflow_id}")
             counts = ", ".join(f"{count:,} {state}" for state, count in result["steps"].items())
             bar.update(task, completed=result["progress"], description=f"{result['state']}: {counts}")
-            if not interactive and not as_json and told != (told := f"{result['state']} {result['progress']:.0%}"):
-                click.echo(f"{workflow_id} {told}: {counts}")
+            if not interactive and not as_json and line != (line := f"{result['state']} {result['progress']:.0%}"):
+                click.echo(f"{workflow_id} {line}: {counts}")
             if result["completed_at"]:
                 break
             time.sleep(POLL_SECONDS)
@@ -210,12 +210,14 @@ def _watch(workflow_id: UUID, as_json: bool) -> None:
 def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Cancel a workflow: waiting jobs at once, running ones after a grace period."""
     if _by_http(database):
-        _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/cancel", body={"reason": reason} if reason else {}))
+        body = {"reason": reason} if reason else {}
+        _print_state(http.call_api("POST", f"/v1/workflows/{workflow_id}/cancel", body=body))
         return
     from jobplatform.usecases.cancel_workflow import cancel_workflow
 
     ledger = open_commands_ledger()
-    _tell(cancel_workflow(ledger, _tenant_of(ledger, workflow_id), workflow_id, reason=reason, by=who()).as_dict())
+    tenant_id = _tenant_of(ledger, workflow_id)
+    _print_state(cancel_workflow(ledger, tenant_id, workflow_id, reason=reason, by=who()).as_dict())
 
 
 @workflows.command()
@@ -225,10 +227,11 @@ def cancel(workflow_id: UUID, reason: str | None, database: bool) -> None:
 def replay(workflow_id: UUID, reason: str | None, database: bool) -> None:
     """Replay a workflow from the steps that failed. Completed steps are not repeated."""
     if _by_http(database):
-        _tell(http.call_api("POST", f"/v1/workflows/{workflow_id}/replay", body={"reason": reason} if reason else {}))
+        body = {"reason": reason} if reason else {}
+        _print_state(http.call_api("POST", f"/v1/workflows/{workflow_id}/replay", body=body))
         return
     from jobplatform.usecases.replay_workflow import replay_workflow
 
     ledger = open_commands_ledger()
     workflow = replay_workflow(ledger, None, _tenant_of(ledger, workflow_id), workflow_id, by=who(), reason=reason)
-    _tell(workflow.as_dict())
+    _print_state(workflow.as_dict())

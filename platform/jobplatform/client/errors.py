@@ -23,7 +23,7 @@ class JobFailed(ClientError):
 
     def __init__(self, job: Any) -> None:
         error = job.error or {}
-        super().__init__(f"job {job.id} ({job.kind}) is {job.state}: {error.get('message', 'no reason is told')}")
+        super().__init__(f"job {job.id} ({job.kind}) is {job.state}: {error.get('message', 'no reason given')}")
         self.job = job
 
 

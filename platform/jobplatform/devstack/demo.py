@@ -158,10 +158,10 @@ def watch(console: Console, caller: Caller, jobs: dict[str, str]) -> dict[str, A
                 if name in done:
                     continue
                 job = caller.call("GET", f"/v1/jobs/{job_id}")
-                told = job["progress"] or {}
-                current, total = told.get("current") or 0, told.get("total")
+                progress_of = job["progress"] or {}
+                current, total = progress_of.get("current") or 0, progress_of.get("total")
                 ended = job["status"] in ("completed", "failed")
-                message = str(told.get("message") or "").replace("\n", " ")[-48:]
+                message = str(progress_of.get("message") or "").replace("\n", " ")[-48:]
                 bars.update(
                     tasks[name],
                     completed=1 if ended else current,

@@ -198,10 +198,10 @@ class PeriodicTasks:
     def _tell_webhooks(self) -> bool:
         """Create the jobs that deliver webhooks."""
         kind = delivering(self._settings)
-        told = enqueue_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
-        if told.messages:
+        enqueued = enqueue_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)
+        if enqueued.messages:
             self.woken = ",".join(filter(None, (self.woken, f"{kind.queue} {DEFAULT_PRIORITY}")))
-        return told.more
+        return enqueued.more
 
     def _stop_workflows(self) -> bool:
         """Cancel the remaining jobs of workflows that failed, were cancelled, or timed out."""

@@ -44,7 +44,7 @@ class RoundReport:
         return self.highest >= 0 and self.closed >= self.highest
 
 
-#: another look at a key whose places are all taken: the end of one of its jobs is told, so this is for what is not
+#: s until a key whose slots are all taken is read again; the end of one of its jobs causes a hint, which may be lost
 LIMITED_SECONDS = 0.25
 #: … where there is more to look at
 SOON_SECONDS = 0.01

@@ -114,8 +114,8 @@ def _managed(
         has.setdefault("x-queue-type", str(stand[queue.name].get("type", "classic")))
         differs = sorted(name for name in {*has, *wanted} if has.get(name) != wanted.get(name))
         if differs:
-            told = ", ".join(f"{name} is {has.get(name)!r}, expected {wanted.get(name)!r}" for name in differs)
-            wrong.append(f"{queue.name} ({told})")
+            differences = ", ".join(f"{name} is {has.get(name)!r}, expected {wanted.get(name)!r}" for name in differs)
+            wrong.append(f"{queue.name} ({differences})")
     if wrong:
         yield failed(
             "topology", f"queues stand with other arguments: {'; '.join(wrong)}", f"drain and delete them, then {APPLY}"
@@ -152,8 +152,8 @@ def _policies(stand: Mapping[str, Any], topology: Topology) -> Iterator[Finding]
         changed = sorted(name for name, value in effective.items() if name in _DANGEROUS and own.get(name) != value)
         if changed:
             policy = stand[queue.name].get("policy") or stand[queue.name].get("operator_policy")
-            told = ", ".join(f"{name}={effective[name]}" for name in changed)
-            result.append(f"{queue.name} ({told}, by policy {policy!r})")
+            differences = ", ".join(f"{name}={effective[name]}" for name in changed)
+            result.append(f"{queue.name} ({differences}, by policy {policy!r})")
     if result:
         yield failed(
             "policies",

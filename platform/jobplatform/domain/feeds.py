@@ -56,8 +56,8 @@ class FeedEvent:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form in a feed."""
-        told = {"job_id": self.job_id, "kind": self.kind, "queue": self.queue}
-        return self.of_job() | {"id": str(self.place)} | told
+        job = {"job_id": self.job_id, "kind": self.kind, "queue": self.queue}
+        return self.of_job() | {"id": str(self.place)} | job
 
 
 @dataclass(frozen=True)

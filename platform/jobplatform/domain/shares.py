@@ -136,7 +136,7 @@ class Shares:
                 planned += sum(take.jobs for take in chosen)
                 takes += chosen
                 if any(take.jobs >= take.flow.size and not take.flow.sure for take in chosen):
-                    self.broke_off_at = priority  # there may be more of this priority: the next round will tell
+                    self.broke_off_at = priority  # there may be more of this priority: the next round reads them
                     break
         return takes
 

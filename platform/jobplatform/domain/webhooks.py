@@ -1,4 +1,4 @@
-"""Webhooks: what is told of jobs, the signature (Standard Webhooks 1.0), and which addresses may be called.
+"""Webhooks: events, the signature (Standard Webhooks 1.0), and which addresses may be called.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -24,11 +24,11 @@ from jobplatform.domain.limits import key as limit_key
 from jobplatform.domain.retry import Steps
 from jobplatform.domain.states import Event, State
 
-#: the kind of job that delivers; its own events are told to nobody
+#: the kind of job that delivers; its own events are not delivered
 DELIVER = "webhook.deliver"
 #: what a test delivery says
 TEST_TYPE = "webhook.test"
-#: what can be told: type → what has happened to the job
+#: types of events: type → what has happened to the job
 TYPES = {
     "job.submitted": "it was accepted",
     "job.started": "a run has begun",
@@ -87,7 +87,7 @@ class Delivered(BaseModel):
 
 
 def type_of(event: FeedEvent) -> str | None:
-    """Return the type by which webhooks tell of an event; None: they don't."""
+    """Return the webhook type of an event; None: it is not delivered."""
     if event.event == Event.LOG or event.event == Event.OUTPUT:
         return None
     if event.event in _ENDS_OF_RUNS and event.state in (State.SCHEDULED, State.AVAILABLE):
@@ -95,9 +95,9 @@ def type_of(event: FeedEvent) -> str | None:
     return _BY_STATE.get(event.state) or _BY_EVENT.get(Event(event.event))
 
 
-def body_of(event: FeedEvent, told: str) -> dict[str, Any]:
+def body_of(event: FeedEvent, event_type: str) -> dict[str, Any]:
     """Return the message about an event: its type, when it was, and the event as in `GET /v1/events`."""
-    return {"type": told, "timestamp": event.at, "data": event.as_dict()}
+    return {"type": event_type, "timestamp": event.at, "data": event.as_dict()}
 
 
 def new_secret() -> str:
@@ -163,7 +163,7 @@ def may_call(address: str, allowed: Collection[Network]) -> bool:
 
 
 def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
-    """Return what was expected of an endpoint's URL, as far as it can be told without asking DNS; None: it is good.
+    """Return what was expected of an endpoint's URL, as far as it can be checked without DNS; None: it is good.
 
     Plain http goes to the allowed networks only: outside of one's own network nobody should read along.
     """
@@ -176,7 +176,7 @@ def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
     if parts.scheme not in ("https", "http") or not host or port == 0 or not url.isascii() or not url.isprintable():
         return "a URL like https://example.com/hooks"
     if " " in url or parts.username is not None or parts.password is not None or parts.fragment:
-        return "a URL without spaces, user, password and fragment: the signature is what tells who calls"
+        return "a URL without spaces, user, password and fragment: the signature authenticates the caller"
     literal = _is_address(host)
     if literal and not may_call(host, allowed):
         return "a public address (others: JOBPLATFORM_WEBHOOK_NETWORKS)"

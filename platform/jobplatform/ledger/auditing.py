@@ -47,7 +47,7 @@ _SLICE = text(
                lead(id) OVER of_job IS NULL AS is_last
         FROM job_events WHERE job_id >= :lowest AND job_id < :beyond AND at >= :since AND event NOT IN ('log', 'output')
         WINDOW of_job AS (PARTITION BY job_id ORDER BY id)
-    ), told AS (
+    ), recorded AS (
         SELECT job_id, max(state) FILTER (WHERE is_last) AS state,
                count(*) FILTER (WHERE event = 'dispatched') AS dispatched,
                count(*) FILTER (WHERE event = 'started') AS started,
@@ -83,7 +83,7 @@ _SLICE = text(
             WHEN t.break IS NOT NULL THEN format('line %s is not possible', t.break)
             ELSE format('it is %s with %s dispatches and %s runs; its history says %s, %s and %s; %s runs are kept',
                 s.state, s.dispatch_no, s.run_no, t.state, t.dispatched, t.started, coalesce(r.runs, 0)) END AS detail
-        FROM standing s FULL JOIN told t ON t.job_id = s.id LEFT JOIN ran r ON r.job_id = coalesce(s.id, t.job_id)
+        FROM standing s FULL JOIN recorded t ON t.job_id = s.id LEFT JOIN ran r ON r.job_id = coalesce(s.id, t.job_id)
     )
     SELECT code, count(*)::bigint AS jobs, (array_agg(job_id ORDER BY job_id))[1 : :examples] AS examples,
            (array_agg(detail ORDER BY job_id))[1] AS detail

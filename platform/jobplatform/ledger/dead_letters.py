@@ -19,8 +19,8 @@ def replay_job(
     connection: Connection, tenant_id: UUID, job_id: UUID, delay_seconds: float, data: dict[str, Any]
 ) -> tuple[str, str | None]:
     """Call `replay_job`; returns its verdict and the state. `data`: caller and reason, stored with the event."""
-    told = orjson.dumps(data).decode()
-    return ask_of_job(connection, _REPLAY_ONE, tenant_id, job_id, delay=delay_seconds, data=told)
+    encoded = orjson.dumps(data).decode()
+    return ask_of_job(connection, _REPLAY_ONE, tenant_id, job_id, delay=delay_seconds, data=encoded)
 
 
 def discard_job(

@@ -299,8 +299,8 @@ def change_job(
     data: dict[str, Any],
 ) -> tuple[str, str | None]:
     """Call `change_job`; returns its verdict and the state."""
-    told = orjson.dumps(data).decode()
-    return ask_of_job(connection, _CHANGE, tenant_id, job_id, priority=priority, run_at=run_at, data=told)
+    encoded = orjson.dumps(data).decode()
+    return ask_of_job(connection, _CHANGE, tenant_id, job_id, priority=priority, run_at=run_at, data=encoded)
 
 
 _UNFINISHED = text(

@@ -1,4 +1,4 @@
-"""Endpoints of webhooks, and the messages that were told to them; see `sql/98_webhooks.sql`."""
+"""Endpoints of webhooks, and their messages; see `sql/98_webhooks.sql`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDPOINT = (
 
 
 def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedPosition) -> None:
-    """Write an endpoint; it is told of what comes behind a place in the tenant's feed."""
+    """Write an endpoint; it gets the events after a position in the tenant's feed."""
     connection.execute(
         text(
             "INSERT INTO webhook_endpoints (id, tenant_id, url, description, events, kinds, contact, secret, "
@@ -143,7 +143,7 @@ def position_before(connection: Connection, tenant_id: UUID, since: datetime) ->
 
 
 class Follower:
-    """An endpoint that is told of events."""
+    """An enabled endpoint and its position in the feed."""
 
     def __init__(self, row: Row[Any]) -> None:
         self.id: UUID = row.id
@@ -164,7 +164,7 @@ class Follower:
 
 
 def followers(connection: Connection) -> list[Follower]:
-    """Return the endpoints of all tenants that are told of events, and how far each is."""
+    """Return the endpoints of all tenants that are enabled, with their positions in the feed."""
     rows = connection.execute(
         text(
             "SELECT id, tenant_id, events, kinds, cursor_tx, cursor_id, cursor_at, created_at, replay_tx, "

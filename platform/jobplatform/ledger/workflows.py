@@ -147,8 +147,8 @@ def stop_workflow(connection: Connection, workflow_id: UUID, limit: int) -> str:
 
 def replay_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID, data: dict[str, Any]) -> Row[Any]:
     """Call `replay_workflow`; returns its verdict, the state, and the queues that got jobs."""
-    told = orjson.dumps(data).decode()
-    return connection.execute(_REPLAY, {"tenant_id": tenant_id, "id": workflow_id, "data": told}).one()
+    encoded = orjson.dumps(data).decode()
+    return connection.execute(_REPLAY, {"tenant_id": tenant_id, "id": workflow_id, "data": encoded}).one()
 
 
 def time_out_workflows(connection: Connection) -> int:

@@ -173,15 +173,15 @@ def _rectangle(box: _Box) -> str:
     if len(box.nodes) == 1:
         (node,) = box.nodes
         title, what = node["name"], _line(node)
-        told = f"{node['name']}: {what}"
+        label = f"{node['name']}: {what}"
         if isinstance(node["error"], Mapping):
-            told += f" – {node['error'].get('message', '')}"
+            label += f" – {node['error'].get('message', '')}"
     else:
         first = box.nodes[0]
         title = f"{_common([node['name'] for node in box.nodes])} × {len(box.nodes):,}"
         what = " · ".join(f"{count:,} {state}" for state, count in states.most_common())
-        told = f"{title} {first['kind']}: {what}"
-    parts = ["<g>", f"<title>{_safe(told)}</title>"]
+        label = f"{title} {first['kind']}: {what}"
+    parts = ["<g>", f"<title>{_safe(label)}</title>"]
     if len(box.nodes) > 1:
         parts.append(f'<rect class="b" x="{x + 5}" y="{y + 5}" width="{WIDTH}" height="{HEIGHT}" rx="5"/>')
     dashed = ' stroke-dasharray="4 3"' if box.nodes[0]["type"] != "job" else ""

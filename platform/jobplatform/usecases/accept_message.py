@@ -107,16 +107,16 @@ def _parse(body: bytes) -> Any:
 def _problem(error: JobPlatformError) -> bytes:
     """Return a problem as in the API, without the fields of HTTP."""
     title = (type(error).__doc__ or "").strip().splitlines()[0]
-    told: dict[str, Any] = {
+    body: dict[str, Any] = {
         "type": f"/docs/errors#{error.code}",
         "title": title,
         "code": error.code,
         "detail": str(error),
     }
     if isinstance(error, InvalidRequest) and error.errors:
-        told["errors"] = [item.as_dict() for item in error.errors]
+        body["errors"] = [item.as_dict() for item in error.errors]
     if isinstance(error, DuplicateJob):
-        told["job_id"] = str(error.job_id)
+        body["job_id"] = str(error.job_id)
     if isinstance(error, QuotaExceeded):
-        told["retry_after"] = error.retry_after
-    return orjson.dumps(told)
+        body["retry_after"] = error.retry_after
+    return orjson.dumps(body)

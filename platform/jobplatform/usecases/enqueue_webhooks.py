@@ -24,14 +24,14 @@ LATE = timedelta(days=1)
 MOST_MESSAGES = 5000
 
 
-class Told(NamedTuple):
+class Enqueued(NamedTuple):
     """Result of a pass: messages written, and whether there is more to do."""
 
     messages: int
     more: bool
 
 
-def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
+def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Enqueued:
     """Read up to `limit` events of each endpoint's feed, and write the messages that it subscribes to.
 
     Safe for concurrent callers: an endpoint's cursor advances together with its messages, from the position this
@@ -41,9 +41,9 @@ def enqueue_webhooks(ledger: Ledger, kind: Kind, limit: int) -> Told:
         endpoints = webhooks.followers(connection)
     count, more = 0, False
     for together in _groups(endpoints):
-        told = _tell(ledger, kind, together, limit)
-        count, more = count + told.messages, more or told.more
-    return Told(count, more)
+        page = _enqueue_page(ledger, kind, together, limit)
+        count, more = count + page.messages, more or page.more
+    return Enqueued(count, more)
 
 
 def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
@@ -55,7 +55,7 @@ def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
             yield [endpoint]
 
 
-def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> Told:
+def _enqueue_page(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> Enqueued:
     behind: dict[UUID, FeedPosition] = {}
     for item in endpoints:
         behind[item.tenant_id] = min(item.place, behind.get(item.tenant_id, item.place))
@@ -77,15 +77,15 @@ def _tell(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> 
             continue
         moved.append(_moved(endpoint, place, max((event.at for event in events), default=endpoint.at)))
         for event in events:
-            told = type_of(event)
-            if told is not None and _wants(endpoint, event, told):
-                messages.append(_message(endpoint, event, told))
+            event_type = type_of(event)
+            if event_type is not None and _wants(endpoint, event, event_type):
+                messages.append(_message(endpoint, event, event_type))
     if not moved:
-        return Told(0, more)
-    return Told(webhooks.enqueue_webhooks(ledger, moved, messages, job_of(kind)), more)
+        return Enqueued(0, more)
+    return Enqueued(webhooks.enqueue_webhooks(ledger, moved, messages, job_of(kind)), more)
 
 
-def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
+def _wants(endpoint: Follower, event: FeedEvent, event_type: str) -> bool:
     # deleted meanwhile; or a delivery job, which would report itself forever
     if event.kind is None or event.kind == DELIVER:
         return False
@@ -93,7 +93,7 @@ def _wants(endpoint: Follower, event: FeedEvent, told: str) -> bool:
     since = endpoint.replay_from_at if endpoint.replaying else None
     if event.at < (since or endpoint.created_at):
         return False
-    return told in endpoint.events and allows(endpoint.kinds, event.kind)
+    return event_type in endpoint.events and allows(endpoint.kinds, event.kind)
 
 
 def _moved(endpoint: Follower, place: FeedPosition, at: datetime) -> dict[str, Any]:
@@ -107,13 +107,13 @@ def _moved(endpoint: Follower, place: FeedPosition, at: datetime) -> dict[str, A
     }
 
 
-def _message(endpoint: Follower, event: FeedEvent, told: str) -> dict[str, Any]:
+def _message(endpoint: Follower, event: FeedEvent, event_type: str) -> dict[str, Any]:
     return {
         "endpoint": endpoint.id,
         "message": new_id(),
         "event_id": event.place.id,
-        "type": told,
+        "type": event_type,
         "about": event.job_id,
         "job_id": new_id(),
-        "body": body_of(event, told),
+        "body": body_of(event, event_type),
     }

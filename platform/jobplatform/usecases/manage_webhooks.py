@@ -152,7 +152,7 @@ def replay_message(
         _endpoint(connection, tenant_id, endpoint_id, lock=True)
         rows = webhooks.list_messages(connection, endpoint_id, message_id=message_id)
         if not rows:
-            raise WebhookNotFound(f"webhook {endpoint_id} was told no message {message_id}")
+            raise WebhookNotFound(f"webhook {endpoint_id} has no message {message_id}")
         (row,) = rows
         if row.state not in (None, "succeeded", "dead", "cancelled", "expired", "discarded"):
             return message_view(row)
@@ -230,7 +230,7 @@ def _send(
     tenant_id: UUID,
     endpoint_id: UUID,
     message_id: UUID,
-    told: str,
+    event_type: str,
     body: Any,
     attempts: int | None = None,
 ) -> None:
@@ -238,7 +238,7 @@ def _send(
         "tenant": tenant_id,
         "endpoint": endpoint_id,
         "message": message_id,
-        "type": told,
+        "type": event_type,
         "job_id": new_id(),
         "body": body,
     }

@@ -95,7 +95,7 @@ def _check_size(plan: Plan, field_name: str) -> None:
                 try:
                     sizes[id(payload)] = len(orjson.dumps(payload))
                 except TypeError:
-                    continue  # told of below
+                    continue  # reported below
             total += sizes[id(payload)]
         total += 40 * len(item.children)
         if total > MAX_BYTES:

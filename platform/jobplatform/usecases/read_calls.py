@@ -1,4 +1,4 @@
-"""Read jobs that are calls of an existing Celery app's tasks, with what `AsyncResult` tells of them."""
+"""Read jobs that are calls of an existing Celery app's tasks, with what `AsyncResult` shows of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_REPLACED = 1000
 
 @dataclass(frozen=True)
 class CallView:
-    """A job, its arguments, and the results of what it has called. `job` tells of what has replaced it, if anything."""
+    """A job, its arguments, and the results of what it has called. `job` is the job that has replaced it, if any."""
 
     job: JobView
     args: Any = None

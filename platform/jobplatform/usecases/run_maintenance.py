@@ -20,7 +20,7 @@ log = get_log(__name__)
 BATCH = 1000
 #: workflows have many steps
 FEW = 50
-#: a job that waits longer than this, with nobody working on its queue, is told of (s)
+#: a job that waits longer than this, with nobody working on its queue, is reported (s)
 WAITS_LONG = 300.0
 
 

@@ -275,7 +275,7 @@ def _fingerprint(command: SubmitJob) -> bytes:
 
     A field that came later counts only where it is used: a request has the same fingerprint in the version before.
     """
-    told = asdict(command)
-    if told["unique"] is None:
-        del told["unique"]
-    return hashlib.sha256(orjson.dumps(told, option=orjson.OPT_SORT_KEYS)).digest()
+    identity = asdict(command)
+    if identity["unique"] is None:
+        del identity["unique"]
+    return hashlib.sha256(orjson.dumps(identity, option=orjson.OPT_SORT_KEYS)).digest()

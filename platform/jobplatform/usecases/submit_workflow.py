@@ -88,14 +88,14 @@ def submit_workflow(
 def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
     """Return what tells one request from another. Raises `InvalidRequest` for one that is nested too deeply."""
     try:
-        return hashlib.sha256(orjson.dumps(_told(command), option=orjson.OPT_SORT_KEYS)).digest()
+        return hashlib.sha256(orjson.dumps(_identity_of(command), option=orjson.OPT_SORT_KEYS)).digest()
     except TypeError:  # orjson stops at 254 levels, of which each part has several
         wrong = FieldError(field_name, "fewer levels of parts in parts, where there is an Idempotency-Key", "more")
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
 
 
-def _told(value: Any) -> Any:
+def _identity_of(value: Any) -> Any:
     """Return what identifies a submission: a chain and a graph of the same steps differ."""
     if is_dataclass(value):
-        return [type(value).__name__, *(_told(getattr(value, field.name)) for field in fields(value))]
-    return [_told(item) for item in value] if isinstance(value, tuple) else value
+        return [type(value).__name__, *(_identity_of(getattr(value, field.name)) for field in fields(value))]
+    return [_identity_of(item) for item in value] if isinstance(value, tuple) else value

@@ -71,7 +71,7 @@ CREATE OR REPLACE FUNCTION notify_steps(
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    v_told uuid[] := p_told;
+    v_unblocked uuid[] := p_told;
     v_failed uuid[] := p_failed;
     v_causes uuid[] := array_fill(p_cause, ARRAY[cardinality(p_failed)]);
     v_ready uuid[];
@@ -83,28 +83,28 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    WHILE cardinality(v_told) + cardinality(v_failed) > 0 LOOP
-        IF cardinality(v_told) + cardinality(v_failed) > 1 THEN
-            PERFORM 1 FROM workflow_steps WHERE id = ANY (v_told || v_failed) ORDER BY id FOR UPDATE;
+    WHILE cardinality(v_unblocked) + cardinality(v_failed) > 0 LOOP
+        IF cardinality(v_unblocked) + cardinality(v_failed) > 1 THEN
+            PERFORM 1 FROM workflow_steps WHERE id = ANY (v_unblocked || v_failed) ORDER BY id FOR UPDATE;
         END IF;
         -- of two concurrent last predecessors the second waits here for the row, and continues the count
-        WITH told AS (
+        WITH unblocked AS (
             UPDATE workflow_steps s SET
                 pending = pending - over.times, failed_parents = failed_parents + over.failed,
                 failed_by = coalesce(failed_by, over.cause)
             FROM (SELECT id, count(*)::integer AS times, sum(failed)::integer AS failed,
                          (array_agg(cause) FILTER (WHERE failed = 1))[1] AS cause
-                  FROM (SELECT unnest(v_told) AS id, 0 AS failed, NULL::uuid AS cause
+                  FROM (SELECT unnest(v_unblocked) AS id, 0 AS failed, NULL::uuid AS cause
                         UNION ALL SELECT f.id, 1, f.cause FROM unnest(v_failed, v_causes) AS f (id, cause)) AS each
                   GROUP BY id) AS over
             WHERE s.id = over.id RETURNING s.id, s.pending, s.failed_parents > 0 OR s.state = 'failed' AS broken)
         SELECT array_agg(id) FILTER (WHERE NOT broken), array_agg(id) FILTER (WHERE broken)
-        INTO v_ready, v_broken FROM told WHERE pending = 0;
-        v_told := '{}';
+        INTO v_ready, v_broken FROM unblocked WHERE pending = 0;
+        v_unblocked := '{}';
         v_failed := '{}';
         v_causes := '{}';
         IF v_ready IS NOT NULL THEN
-            SELECT told, sinks INTO v_told, v_more FROM unblock_steps(p_workflow, v_ready);
+            SELECT unblocked, sinks INTO v_unblocked, v_more FROM unblock_steps(p_workflow, v_ready);
             v_sinks := v_sinks + v_more;
         END IF;
         IF v_broken IS NOT NULL THEN
@@ -146,14 +146,14 @@ END $$;
 --
 -- The queues that got jobs are stored in a setting of the transaction, for the notification that the caller sends when it is
 -- committed.
-CREATE OR REPLACE FUNCTION unblock_steps(p_workflow uuid, p_steps uuid[], OUT told uuid[], OUT sinks integer)
+CREATE OR REPLACE FUNCTION unblock_steps(p_workflow uuid, p_steps uuid[], OUT unblocked uuid[], OUT sinks integer)
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     s workflow_steps;
     v_now timestamptz := clock_timestamp();
     v_woken text;
 BEGIN
-    told := '{}';
+    unblocked := '{}';
     sinks := 0;
     PERFORM 1 FROM workflows WHERE id = p_workflow AND state = 'running';
     IF NOT FOUND THEN
@@ -188,7 +188,7 @@ BEGIN
             CONTINUE WHEN expand_map(s) <> 0;
         END IF;
         UPDATE workflow_steps SET state = 'done' WHERE id = s.id;
-        told := told || s.children;
+        unblocked := unblocked || s.children;
         sinks := sinks + (cardinality(s.children) = 0)::integer;
     END LOOP;
 END $$;
@@ -201,7 +201,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now timestamptz := clock_timestamp();
     v_ready uuid[];
-    v_told uuid[];
+    v_unblocked uuid[];
     v_sinks integer;
 BEGIN
     INSERT INTO workflow_steps (
@@ -228,8 +228,8 @@ BEGIN
     SELECT array_agg(id) INTO v_ready FROM json_to_recordset(p_steps) AS o (id uuid, type text, pending integer)
     WHERE type <> 'job' AND pending = 0 AND p_open;
     IF v_ready IS NOT NULL THEN
-        SELECT told, sinks INTO v_told, v_sinks FROM unblock_steps(p_workflow, v_ready);
-        PERFORM notify_steps(p_workflow, v_told, v_sinks);
+        SELECT unblocked, sinks INTO v_unblocked, v_sinks FROM unblock_steps(p_workflow, v_ready);
+        PERFORM notify_steps(p_workflow, v_unblocked, v_sinks);
     END IF;
 END $$;
 

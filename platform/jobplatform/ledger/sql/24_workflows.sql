@@ -81,13 +81,13 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     w workflows;
     j jobs;
-    v_told jsonb;
+    v_unblocked jsonb;
 BEGIN
     SELECT * INTO w FROM workflows WHERE id = p_workflow;  -- not locked: jobs come before their workflow
     IF w.state <> 'stopping' THEN
         RETURN w.state;
     END IF;
-    v_told := jsonb_build_object('by', coalesce(w.error ->> 'by', 'its workflow'), 'reason', w.error ->> 'message');
+    v_unblocked := jsonb_build_object('by', coalesce(w.error ->> 'by', 'its workflow'), 'reason', w.error ->> 'message');
     FOR j IN
         SELECT live.* FROM workflow_steps s JOIN jobs live ON live.id = s.id
         WHERE s.workflow_id = p_workflow AND (
@@ -99,7 +99,7 @@ BEGIN
         IF j.state = 'running' THEN
             UPDATE jobs SET cancel_requested_at = clock_timestamp(), cancel_reason = w.error ->> 'message'
             WHERE id = j.id RETURNING * INTO j;
-            PERFORM note_event(j, 'cancel_requested', v_told);
+            PERFORM note_event(j, 'cancel_requested', v_unblocked);
             CONTINUE;
         END IF;
         UPDATE workflow_steps SET state = 'cancelled' WHERE id = j.id AND state <> 'done';
@@ -108,7 +108,7 @@ BEGIN
         j.error := jsonb_strip_nulls(jsonb_build_object(
             'code', CASE WHEN w.stop_as = 'cancelled' THEN 'cancelled' ELSE 'workflow_failed' END,
             'message', w.error ->> 'message', 'retryable', false, 'last', j.error));
-        PERFORM note_event(j, 'cancelled', v_told);
+        PERFORM note_event(j, 'cancelled', v_unblocked);
         PERFORM finish_job(j, clock_timestamp());
     END LOOP;
     PERFORM 1 FROM workflow_steps s JOIN jobs live ON live.id = s.id
@@ -219,7 +219,7 @@ DECLARE
     w workflows;
     v_now timestamptz := clock_timestamp();
     v_ready uuid[];
-    v_told uuid[];
+    v_unblocked uuid[];
     v_sinks integer;
 BEGIN
     -- a concurrently settling run decrements its successors, or fails: it comes first, and is seen below
@@ -245,8 +245,8 @@ BEGIN
     SELECT array_agg(id) INTO v_ready FROM workflow_steps
     WHERE workflow_id = p_workflow AND pending = 0 AND state IN ('waiting', 'joining', 'skipped');
     IF v_ready IS NOT NULL THEN
-        SELECT told, sinks INTO v_told, v_sinks FROM unblock_steps(p_workflow, v_ready);
-        PERFORM notify_steps(p_workflow, v_told, v_sinks);
+        SELECT unblocked, sinks INTO v_unblocked, v_sinks FROM unblock_steps(p_workflow, v_ready);
+        PERFORM notify_steps(p_workflow, v_unblocked, v_sinks);
     END IF;
 END $$;
 

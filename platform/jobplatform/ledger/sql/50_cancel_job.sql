@@ -1,4 +1,4 @@
--- Cancel a job: at once unless it runs; a running one is told, and killed by its worker after a grace.
+-- Cancel a job: immediately unless it runs; a running one is asked to stop, and killed by its worker after a grace period.
 -- p_running: false leaves a running one alone
 -- p_signal: sent to the process of a run at once ('SIGTERM'), instead of the grace period; NULL: after the grace period
 -- The worker of a running job is notified (channel jobplatform_cancel, its id), and reads the rest with its heartbeat.

@@ -54,17 +54,17 @@ BEGIN
         FROM mine WHERE w.id = mine.id
     )
     SELECT jsonb_agg(jsonb_build_object(
-        'tenant', mine.tenant_id, 'endpoint', a.endpoint, 'message', coalesce(told.id, a.message), 'event_id', a.event_id,
+        'tenant', mine.tenant_id, 'endpoint', a.endpoint, 'message', coalesce(known.id, a.message), 'event_id', a.event_id,
         'type', a.type, 'about', a.about, 'job_id', a.job_id, 'body', a.body))
     INTO v_messages
     FROM jsonb_to_recordset(p_messages) AS a (
         endpoint uuid, message uuid, event_id bigint, type text, about uuid, job_id uuid, body jsonb)
     JOIN mine ON mine.id = a.endpoint
-    LEFT JOIN webhook_messages told ON told.endpoint_id = a.endpoint AND told.event_id = a.event_id
-    WHERE told.id IS NULL
-        OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = told.job_id AND j.state <> 'dead') AND (mine.replay_everything OR NOT EXISTS (
-            SELECT 1 FROM job_history h WHERE h.id = told.job_id AND h.state = 'succeeded' AND h.result ->> 'skipped' IS NULL
-                AND h.finished_at >= told.created_at - interval '1 hour'));
+    LEFT JOIN webhook_messages known ON known.endpoint_id = a.endpoint AND known.event_id = a.event_id
+    WHERE known.id IS NULL
+        OR NOT EXISTS (SELECT 1 FROM jobs j WHERE j.id = known.job_id AND j.state <> 'dead') AND (mine.replay_everything OR NOT EXISTS (
+            SELECT 1 FROM job_history h WHERE h.id = known.job_id AND h.state = 'succeeded' AND h.result ->> 'skipped' IS NULL
+                AND h.finished_at >= known.created_at - interval '1 hour'));
     RETURN CASE WHEN v_messages IS NULL THEN 0 ELSE send_webhooks(v_messages, p_job) END;
 END $$;
 
