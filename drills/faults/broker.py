@@ -99,20 +99,31 @@ def dead_letters_deleted(world: World, size: float) -> Hits:
     return {"rejected meanwhile": rejected - 10, "recorded afterwards": dead_messages(world, before)["malformed"]}
 
 
-#: clients connect anew in less
-FLAP_MILLISECONDS = 300
+#: clients connect anew in less than FLAP_MILLISECONDS; a worker that has lost its connections for a minute without a
+#: message in between ends itself (`Watchdog`), so a busy machine gets fewer flaps, not longer ones
+FLAP_MILLISECONDS, FLAPS_SECONDS = 300, 40
+FLAPS = """
+End = erlang:monotonic_time(second) + {seconds},
+Flap = fun Flap(0, Closed) -> Closed;
+           Flap(Left, Closed) ->
+               case erlang:monotonic_time(second) < End of
+                   false -> Closed;
+                   true ->
+                       Connections = rabbit_networking:connections(),
+                       [rabbit_networking:close_connection(Pid, "a drill") || Pid <- Connections],
+                       timer:sleep({milliseconds}),
+                       Flap(Left - 1, Closed + length(Connections))
+               end
+       end,
+Flap({times}, 0).
+"""
 
 
 @fault("100 flaps")
 def flaps(world: World, size: float) -> Hits:
-    """All connections to RabbitMQ are closed, a hundred times.
-
-    Inside the broker: a command for each took a second on a busy machine, and a worker whose connections do nothing but
-    break for a minute ends itself (`Watchdog`).
-    """
-    flap = 'begin C = rabbit_networking:connections(), [rabbit_networking:close_connection(P, "a drill") || P <- C], '
-    flap += f"timer:sleep({FLAP_MILLISECONDS}), length(C) end"
-    closed = world.rabbitmqctl("eval", f"lists:sum([{flap} || _ <- lists:seq(1, {max(5, int(100 * size))})]).")
+    """All connections to RabbitMQ are closed, a hundred times."""
+    values = {"seconds": FLAPS_SECONDS, "milliseconds": FLAP_MILLISECONDS, "times": max(5, int(100 * size))}
+    closed = world.rabbitmqctl("eval", FLAPS.format(**values))
     return {"connections closed": int(closed)}
 
 
