@@ -69,7 +69,10 @@ class QueueSettings(BaseModel):
     prefetch: int = _setting(1, "1 for long jobs, up to 4 for short ones", "messages per slot", ge=1, le=1000)
     window_min: int = _setting(4, "minimum number of jobs in flight", "jobs", ge=1, le=100_000)
     window_factor: float = _setting(
-        4.0, "window = max(window_min, window_factor × live slots)", "jobs per slot", gt=0, le=10_000
+        4.0, "the window holds as many jobs per live slot, if that is more", "jobs per slot", gt=0, le=10_000
+    )
+    window_seconds: float = _setting(
+        0.25, "the window holds as many jobs as the queue finishes in this time, if that is more", "s", ge=0, le=60
     )
     order: Order = _setting(
         "shares",

@@ -18,6 +18,9 @@ def test_the_window_grows_with_the_slots_but_has_a_floor() -> None:
     assert window_of(4, 4.0, 0) == 4
     assert window_of(4, 4.0, 8) == 32
     assert window_of(100, 1.5, 8) == 100
+    assert window_of(4, 4.0, 2, per_second=1000, window_seconds=0.25) == 250, "short jobs: as many as soon are done"
+    assert window_of(4, 4.0, 2, per_second=0.1, window_seconds=0.25) == 8, "long jobs: a few per slot"
+    assert window_of(4, 4.0, 2, per_second=1000, window_seconds=0) == 8, "switched off"
 
 
 def test_backoff_doubles_to_its_cap_and_a_success_clears_it() -> None:

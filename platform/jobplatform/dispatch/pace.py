@@ -26,6 +26,11 @@ class Pace:
         self._out = 0
         self._looked_at: float | None = None
 
+    @property
+    def per_second(self) -> float:
+        """Jobs that the queue finishes per second, as measured between rounds."""
+        return self._rate
+
     def note(self, active: int, sent: int) -> None:
         """Record a round: how many jobs were in flight before it, and after it."""
         now = self._clock()

@@ -196,7 +196,9 @@ class Dispatcher:
 
     def _window(self, queue: str) -> int:
         configured = self._settings.queues.get(queue, QueueSettings())
-        return window_of(configured.window_min, configured.window_factor, self._slots.get(queue, (0, 0))[0])
+        slots = self._slots.get(queue, (0, 0))[0]
+        rate = self._paces[queue].per_second if queue in self._paces else 0.0
+        return window_of(configured.window_min, configured.window_factor, slots, rate, configured.window_seconds)
 
     def _make_due(self) -> None:
         if not self._due_every.due() and time.monotonic() < self._next_due_at:

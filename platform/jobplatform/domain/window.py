@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-def window_of(window_min: int, window_factor: float, slots: int) -> int:
-    """Return the window: small for slow lanes, large for fast ones, never unlimited."""
-    return max(window_min, int(window_factor * slots))
+def window_of(
+    window_min: int, window_factor: float, slots: int, per_second: float = 0.0, window_seconds: float = 0.0
+) -> int:
+    """Return the window (jobs): a few per slot, and as many as the queue finishes in `window_seconds`.
+
+    Short jobs get a deep window, so that no slot is idle between two rounds; long ones a short one. `per_second` is the
+    measured rate of the queue.
+    """
+    return max(window_min, int(window_factor * slots), int(per_second * window_seconds))
 
 
 def slots_of(out: Sequence[int], window: int, batch: int) -> list[int]:

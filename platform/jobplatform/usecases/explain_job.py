@@ -143,7 +143,7 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
         yield Reason(
             "window_full",
             f"the window of queue {job.queue} is full: {out.of_this_class} jobs of priority {job.priority} or higher "
-            f"are out, {window} may be",
+            f"are out, and {window} may be, or as many as the queue finishes in {queue.window_seconds:g} s",
         )
 
 
