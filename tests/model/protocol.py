@@ -37,7 +37,7 @@ class Rule(Enum):
 
 TWO_AT_A_TIME = "one run at a time"
 UNFENCED = "what has lost its lease can't settle"
-LIED = "a run that has settled is not told that it lost its lease"
+LIED = "a run that has settled is not reported to have lost its lease"
 NOT_CANCELLED = "after a cancel no run begins"
 NOT_PAUSED = "while its queue is paused no run begins"
 FALSE_CRASH = "only a run that took its process down counts as crashed"
