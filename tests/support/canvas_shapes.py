@@ -103,6 +103,10 @@ KNOWN: list[Any] = [
     ["chord", ["fail", "ok"], ["chord", ["ok", "ok"], "ok"]],
     ["chord", ["fail", "ok"], ["group", ["chord", ["ok", "ok"], "ok"], "ok"]],
     ["chord", ["fail", "ok"], ["chain", ["chord", ["ok", "ok"], "ok"], "ok"]],
+    ["chord", [["chord", ["ok", "fail"], "ok"], "ok"], "ok"],
+    ["chord", [["chord", ["ok", "ok", "fail"], "ok"], "ok", ["chord", ["ok", "ok", "ok"], "ok"]], "ok"],
+    ["chord", [["group", ["chord", ["fail"], "ok"], ["chord", ["ok", "fail"], "ok"]], "ok"], "ok"],
+    ["chord", [["chain", "ok", ["chord", ["fail", "ok"], "ok"]], ["chord", ["ok"], "fail"]], "ok"],
 ]  # fmt: skip
 
 

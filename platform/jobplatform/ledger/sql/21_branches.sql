@@ -44,16 +44,6 @@ LANGUAGE sql STABLE AS $$
         WHERE p.failure_propagated OR p.state IN ('failed', 'cancelled'));
 $$;
 
--- Whether all failed steps of a chord's header are bodies of chords, which have called their own errbacks.
-CREATE OR REPLACE FUNCTION chord_is_notified(b workflow_steps) RETURNS boolean
-LANGUAGE sql STABLE AS $$
-    SELECT coalesce(bool_and(
-        m.skip_calls_errbacks AND m.errbacks IS NOT NULL AND m.state = 'cancelled' AND chord_has_begun(m.template)), false)
-    FROM workflow_steps g JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children)
-    WHERE g.workflow_id = b.workflow_id AND g.type = 'gate' AND b.id = ANY (g.children)
-        AND (m.failure_propagated OR m.state IN ('failed', 'cancelled'));
-$$;
-
 -- All predecessors of these steps have ended, and some have failed: the steps are cancelled, and so are their successors,
 -- whatever their own policies. Returns the steps to notify, the failed job, and the number of steps that nothing
 -- waits for. Set-based, as one settlement may cancel ten thousand. Other steps of a stopping workflow stay.
@@ -112,7 +102,7 @@ BEGIN
         SELECT * FROM workflow_steps b WHERE id = ANY (v_steps) AND errbacks IS NOT NULL
             AND (state = 'joining' OR state = 'waiting' AND skip_calls_errbacks
                  -- steps that fail before the header call their own errbacks
-                 AND chord_has_begun(b.template) AND NOT chord_is_notified(b))
+                 AND chord_has_begun(b.template))
             ORDER BY id
     LOOP
         j.id := s.id;
