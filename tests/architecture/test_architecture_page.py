@@ -18,7 +18,7 @@ def test_the_table_is_long_enough_to_be_of_use() -> None:
 
 
 @pytest.mark.parametrize(("path", "name"), ROWS, ids=[f"{path}:{name}" for path, name in ROWS])
-def test_what_the_table_names_is_there(path: str, name: str) -> None:
+def test_every_name_in_the_table_exists(path: str, name: str) -> None:
     assert re.search(rf"\b{re.escape(name)}\b", (ROOT / path).read_text())
 
 

@@ -1,4 +1,4 @@
-"""Each import contract of setup.cfg is seen to break when it is violated."""
+"""Each import contract of setup.cfg breaks when it is violated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: file, what it must not import, the contract that must break
+#: file, forbidden import, contract that must break
 VIOLATIONS = [
     ("platform/jobplatform/ledger/ids.py", "import jobplatform.usecases.admit", "entry points call use cases"),
     ("api/auth.py", "import workers.runtime.context", "entry points call use cases"),

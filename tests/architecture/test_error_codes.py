@@ -8,10 +8,10 @@ from tests.architecture.test_layout import ROOT
 SQL = ROOT / "platform" / "jobplatform" / "ledger" / "sql"
 
 
-def test_codes_of_functions_for_callers_are_codes_of_the_api() -> None:
-    """`submit_job` is called in transactions of teams: the client maps its codes to classes and statuses."""
+def test_codes_of_sql_functions_for_callers_are_codes_of_the_api() -> None:
+    """Teams call `submit_job` in their own transactions: the client maps its codes to classes and statuses."""
     codes = set(re.findall(r"\bcode := '(\w+)'", (SQL / "38_submit_job.sql").read_text()))
-    assert {"unauthorized", "idempotency_key_reused", "quota_exceeded"} <= codes, "the expression finds the codes"
+    assert {"unauthorized", "idempotency_key_reused", "quota_exceeded"} <= codes, "the pattern finds the codes"
     assert codes <= {error.code for error in [JobPlatformError, *all_errors()]}
 
 

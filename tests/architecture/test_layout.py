@@ -1,4 +1,4 @@
-"""The layout: the platform/ trap, packages on disk against setup.cfg, no stdlib names, docs that follow the code."""
+"""The layout: the platform/ trap, packages of setup.cfg exist on disk, no stdlib names, docs match the code."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_packages_of_setup_cfg_are_the_packages_on_disk() -> None:
     assert listed == result, "a package that is missing from the list vanishes silently from the wheel"
 
 
-def test_no_module_reuses_a_name_of_the_standard_library_at_the_top() -> None:
+def test_no_top_level_module_has_a_name_of_the_standard_library() -> None:
     tops = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert not tops & (set(sys.stdlib_module_names) - {"platform"})
     assert not list(ROOT.glob("platform/**/logging.py"))
@@ -105,7 +105,7 @@ def test_the_how_to_shows_the_very_code_that_a_test_runs() -> None:
     assert RESIZE in page
 
 
-def test_links_between_pages_lead_somewhere() -> None:
+def test_links_between_pages_resolve() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
     for page in pages:
         for target in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", page.read_text()):
@@ -113,7 +113,7 @@ def test_links_between_pages_lead_somewhere() -> None:
 
 
 @pytest.mark.parametrize("word", ["utils", "common", "helpers", "manager"])
-def test_no_file_is_named_for_nothing(word: str) -> None:
+def test_no_file_has_a_meaningless_name(word: str) -> None:
     assert not [path for path in ROOT.glob("[apw]*/**/*.py") if word in path.stem]
 
 

@@ -28,7 +28,7 @@ def named(text: str) -> Iterator[str]:
     for line in text.splitlines():
         if "name=" in line:  # of a connection
             continue
-        # in prose a command stands in backticks or quotes, or a line begins with it
+        # in prose a command is in backticks or quotes, or starts its line
         for result in re.finditer(r"[`\"'$ ]*jobplatform [a-z]", line):
             if result.start() == 0 or line[result.start()] in "`\"'$" or line.lstrip().startswith(("$", "jobplatform")):
                 match = _NAMED.search(line, result.start())
@@ -59,9 +59,9 @@ def test_every_command_that_is_named_exists() -> None:
 
 
 @pytest.mark.parametrize("words", ["dead list", "queues resume email", "broker apply", "doctor"])
-def test_the_check_knows_what_is_there(words: str) -> None:
+def test_the_check_accepts_existing_commands(words: str) -> None:
     assert problem_with(words) is None
 
 
-def test_the_check_finds_what_is_not_there() -> None:
+def test_the_check_reports_missing_commands() -> None:
     assert problem_with("dead lisst") == "`jobplatform dead lisst`: no command 'lisst'"

@@ -1,4 +1,4 @@
-"""SQL is written in `jobplatform.ledger`: a change of a table finds all of its readers there."""
+"""All SQL is in `jobplatform.ledger`: when a table changes, all of its readers are there."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-#: may hold connections and pass them on; none of them writes a statement
+#: may hold connections and pass them on, but contain no SQL
 CALLERS = [
     ROOT / "api",
     ROOT / "workers",
@@ -14,7 +14,7 @@ CALLERS = [
 ]
 
 
-def test_nobody_else_writes_statements() -> None:
+def test_no_other_package_contains_sql() -> None:
     uses = []
     for path in (file for folder in CALLERS for file in folder.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):

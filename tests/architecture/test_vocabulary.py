@@ -1,4 +1,4 @@
-"""The field's words: what is not used in code, help texts, SQL and docs, and what stands for it (see the glossary)."""
+"""Vocabulary: words that code, help texts, SQL and docs avoid, and their replacements (see the glossary)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: word or idiom, as a regular expression → what is written instead
+#: word or idiom, as a regular expression → its replacement
 REPLACED = {
     r"bury|buried": "dead-letter, dead-lettered",
     r"whoever|whosever": "any caller, regardless of tenant",
@@ -31,7 +31,7 @@ NAMELESS = {"found", "one"}
 
 
 def texts() -> list[Path]:
-    """Every text of the project but the changelog and this list."""
+    """Return every text file of the project except the changelog and this file."""
     names = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     kept = (".py", ".sql", ".md", ".yml", ".cfg", ".sh")
     return [
@@ -66,7 +66,7 @@ def test_a_variable_is_named_after_what_it_holds() -> None:
 
 
 def test_a_rule_that_is_named_exists() -> None:
-    """Rules of delivery have names (docs/concepts/delivery.md); numbers, and the first design, lead nowhere."""
+    """Rules of delivery have names (docs/concepts/delivery.md); references to numbers or the first design are dead."""
     page = (ROOT / "docs" / "concepts" / "delivery.md").read_text()
     rules = set(re.findall(r"^\| ([A-Z][^|]+?) \|", page, re.MULTILINE))
     dangling = []

@@ -1,4 +1,4 @@
-"""What a key may do: scopes, kinds, rates, expiry, exchange; another tenant's things; the audit log."""
+"""What an API key may do: scopes, kinds, rates, expiry, rotation; isolation of tenants; the audit log."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def admin(app: Any, harness: LedgerHarness) -> Client:
     return client_of(app, harness, name="admin", scopes=ADMIN)
 
 
-# --- the walk
+# --- every operation
 
 
 def path_of(operation: Any, things: dict[str, Any]) -> str:
@@ -41,7 +41,7 @@ def path_of(operation: Any, things: dict[str, Any]) -> str:
 
 
 def things_of(api: Client, admin: Client) -> dict[str, Any]:
-    """One of everything that a tenant has."""
+    """Create one of everything that a tenant can have; return the ids by argument name."""
     job = api.submit()
     step = {"name": "a", "kind": "email.send", "payload": EMAIL["payload"]}
     status, workflow, _ = api.post("/v1/workflows", {"steps": [step]})
@@ -73,9 +73,9 @@ def things_of(api: Client, admin: Client) -> dict[str, Any]:
     }
 
 
-#: what answers a stranger with lists of his own, or makes something of his own
+#: operations that list or create objects of the calling tenant only
 OF_ONES_OWN = frozenset({"put_schedule", "create_key", "list_actions"})
-#: bodies that are as expected, where {} is not
+#: valid bodies of operations for which {} is invalid
 BODIES: dict[str, Any] = {
     "change_job": {"priority": 1},
     "replay_webhook": {"since": "2026-01-31T12:00:00Z"},
@@ -84,7 +84,7 @@ BODIES: dict[str, Any] = {
 }
 
 
-def test_nobody_sees_or_touches_what_another_tenant_has(
+def test_no_tenant_sees_or_changes_the_objects_of_another(
     app: Any, harness: LedgerHarness, api: Client, admin: Client
 ) -> None:
     things = things_of(api, admin)
@@ -103,7 +103,7 @@ def test_nobody_sees_or_touches_what_another_tenant_has(
             assert status == 404, (where, status, answer)
             nothing = path_of(operation, things | {"job_id": things["replay_id"], "name": "none", **NOBODYS})
             again = stranger.call(operation.method, nothing, body)
-            assert (again[0], again[1]["code"]) == (status, answer["code"]), f"{where} tells that it is there"
+            assert (again[0], again[1]["code"]) == (status, answer["code"]), f"{where} reveals that it exists"
         for value in (things["job_id"], things["workflow_id"], things["key_id"], things["webhook_id"]):
             assert value not in str(answer) or value in path, where
     assert seen >= 25
@@ -115,7 +115,7 @@ def test_nobody_sees_or_touches_what_another_tenant_has(
 NOBODYS = dict.fromkeys(("workflow_id", "artifact_id", "key_id", "webhook_id"), "01890000-0000-7000-8000-000000000000")
 
 
-def test_every_operation_wants_its_scope(app: Any, harness: LedgerHarness, api: Client, admin: Client) -> None:
+def test_every_operation_requires_its_scope(app: Any, harness: LedgerHarness, api: Client, admin: Client) -> None:
     things = things_of(api, admin)
     for operation in OPERATIONS:
         scopes = tuple(scope for scope in Scope if scope is not operation.scope)
@@ -130,7 +130,7 @@ def test_every_operation_wants_its_scope(app: Any, harness: LedgerHarness, api: 
 # --- what a key may submit
 
 
-def test_a_key_submits_the_kinds_that_it_may(app: Any, harness: LedgerHarness) -> None:
+def test_a_key_submits_only_its_permitted_kinds(app: Any, harness: LedgerHarness) -> None:
     mail = client_of(app, harness, kinds=("email.*",))
     assert mail.post("/v1/jobs", EMAIL)[0] == 202
     video = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
@@ -146,7 +146,7 @@ def test_a_key_submits_the_kinds_that_it_may(app: Any, harness: LedgerHarness) -
     assert harness.all("SELECT kind FROM jobs") == ["email.send"]
 
 
-def test_a_schedule_is_run_by_who_may_submit_its_jobs(app: Any, harness: LedgerHarness, admin: Client) -> None:
+def test_only_keys_that_may_submit_its_jobs_can_run_a_schedule(app: Any, harness: LedgerHarness, admin: Client) -> None:
     schedule = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}, "every_seconds": 3600}
     assert admin.call("PUT", "/v1/schedules/s", {**schedule, "priority": 8})[0] == 200
     for grants, code in (({"kinds": ("email.*",)}, "kind_not_allowed"), ({"max_priority": 7}, "priority_too_high")):
@@ -156,7 +156,7 @@ def test_a_schedule_is_run_by_who_may_submit_its_jobs(app: Any, harness: LedgerH
     assert admin.post("/v1/schedules/s/run")[0] == 202
 
 
-def test_the_history_of_a_job_tells_who_ordered_it(app: Any, harness: LedgerHarness) -> None:
+def test_the_history_of_a_job_names_the_submitting_key(app: Any, harness: LedgerHarness) -> None:
     caller = client_of(app, harness, name="shop")
     job = caller.submit()
     (event,) = caller.get(f"/v1/jobs/{job['id']}/events")[1]["events"]
@@ -166,7 +166,7 @@ def test_the_history_of_a_job_tells_who_ordered_it(app: Any, harness: LedgerHarn
 # --- rates
 
 
-def test_a_key_with_a_rate_is_told_what_is_left_and_when_to_come_again(app: Any, harness: LedgerHarness) -> None:
+def test_a_rate_limited_key_gets_its_remaining_requests_and_retry_after(app: Any, harness: LedgerHarness) -> None:
     caller = client_of(app, harness, requests_per_minute=3)
     left = []
     for call in (
@@ -187,7 +187,7 @@ def test_a_key_with_a_rate_is_told_what_is_left_and_when_to_come_again(app: Any,
     assert harness.all("SELECT count(*) FROM jobs") == [1]
 
 
-def test_asking_again_and_again_does_not_make_the_wait_longer(app: Any, harness: LedgerHarness) -> None:
+def test_repeated_requests_do_not_prolong_the_wait(app: Any, harness: LedgerHarness) -> None:
     caller = client_of(app, harness, requests_per_minute=600)
     harness.do(
         "INSERT INTO key_rates (key_id, level, level_at) SELECT id, 0, clock_timestamp() FROM api_keys "
@@ -196,7 +196,7 @@ def test_asking_again_and_again_does_not_make_the_wait_longer(app: Any, harness:
     eventually(lambda: caller.get("/v1/kinds")[0] == 200, seconds=5)
 
 
-def test_what_is_refused_for_another_reason_is_counted_once(app: Any, harness: LedgerHarness) -> None:
+def test_a_request_refused_for_another_reason_is_counted_once(app: Any, harness: LedgerHarness) -> None:
     caller = client_of(app, harness, requests_per_minute=1)
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
     status, problem, _ = caller.post("/v1/jobs", EMAIL)
@@ -204,10 +204,10 @@ def test_what_is_refused_for_another_reason_is_counted_once(app: Any, harness: L
     assert caller.get("/v1/kinds")[1]["code"] == "rate_limited"
 
 
-# --- expiry, exchange
+# --- expiry, rotation
 
 
-def test_a_key_ends_at_its_time(app: Any, harness: LedgerHarness, admin: Client) -> None:
+def test_a_key_expires_at_its_time(app: Any, harness: LedgerHarness, admin: Client) -> None:
     until = datetime.now(UTC) + timedelta(hours=1)
     status, made, headers = admin.post("/v1/keys", {"name": "short", "expires_at": until.isoformat()})
     assert status == 201 and headers["Cache-Control"] == "no-store"
@@ -219,7 +219,7 @@ def test_a_key_ends_at_its_time(app: Any, harness: LedgerHarness, admin: Client)
         assert (status, problem["code"]) == (401, "unauthorized")
 
 
-def test_both_keys_are_good_for_the_overlap(app: Any, harness: LedgerHarness, admin: Client) -> None:
+def test_both_keys_are_valid_during_the_overlap(app: Any, harness: LedgerHarness, admin: Client) -> None:
     _, old, _ = admin.post(
         "/v1/keys", {"name": "shop", "scopes": ["jobs:submit"], "kinds": ["email.*"], "max_priority": 5}
     )
@@ -237,18 +237,18 @@ def test_both_keys_are_good_for_the_overlap(app: Any, harness: LedgerHarness, ad
     assert admin.post(f"/v1/keys/{new['id']}/rotate", {"overlap_seconds": 0})[0] == 201
     assert [caller.post("/v1/jobs", EMAIL)[0] for caller in callers] == [202, 401]
     status, problem, _ = admin.post(f"/v1/keys/{new['id']}/rotate")
-    assert (status, problem["code"]) == (404, "key_not_found"), "one that has ended has no successor"
+    assert (status, problem["code"]) == (404, "key_not_found"), "an expired key can't be rotated"
 
 
-def test_exchanging_a_key_again_makes_none_that_ends_unannounced(admin: Client) -> None:
-    """The answer to the first time was lost: the old key has an end by now, which the new one must not inherit."""
+def test_rotating_a_key_again_creates_none_that_expires(admin: Client) -> None:
+    """The first answer was lost: the old key has an expiry by now, which the new one must not inherit."""
     _, old, _ = admin.post("/v1/keys", {"name": "shop"})
     for _ in range(2):
         status, new, _ = admin.post(f"/v1/keys/{old['id']}/rotate", {"overlap_seconds": 3600})
         assert (status, new["expires_at"]) == (201, None)
 
 
-def test_no_key_makes_one_that_may_more(app: Any, harness: LedgerHarness) -> None:
+def test_no_key_creates_a_key_with_more_rights(app: Any, harness: LedgerHarness) -> None:
     small = client_of(app, harness, scopes=ADMIN, max_priority=5, kinds=("email.*",))
     for body, code in (
         ({"max_priority": 9, "kinds": ["email.send"]}, "priority_too_high"),
@@ -264,7 +264,7 @@ def test_no_key_makes_one_that_may_more(app: Any, harness: LedgerHarness) -> Non
         boss, _ = keys.make_key(connection, harness.tenant_id, "boss", Grants(is_operator=True), by="")
     admin = client_of(app, harness, scopes=ADMIN)
     status, problem, _ = admin.post(f"/v1/keys/{boss}/rotate")
-    assert (status, problem["code"]) == (403, "not_allowed"), "an operator's key is not got by exchanging it"
+    assert (status, problem["code"]) == (403, "not_allowed"), "an operator's key can't be obtained by rotating it"
 
 
 def test_an_operator_makes_keys_for_other_tenants(app: Any, harness: LedgerHarness) -> None:
@@ -289,13 +289,13 @@ def test_an_operator_makes_keys_for_other_tenants(app: Any, harness: LedgerHarne
         ({"name": "x", "max_priority": 10}, "max_priority"),
     ],
 )
-def test_keys_that_can_not_work_are_refused(admin: Client, body: Any, field: str) -> None:
+def test_invalid_definitions_of_keys_are_refused(admin: Client, body: Any, field: str) -> None:
     status, problem, _ = admin.post("/v1/keys", body)
     assert status == 422
     assert problem["errors"][0]["field"] == field
 
 
-def test_what_is_kept_and_shown_of_a_key_can_not_be_used_as_one(harness: LedgerHarness, admin: Client) -> None:
+def test_neither_the_row_nor_the_listing_of_a_key_contains_its_secret(harness: LedgerHarness, admin: Client) -> None:
     _, made, _ = admin.post("/v1/keys", {"name": "x"})
     secret = made["key"]
     assert secret not in str(admin.get("/v1/keys")[1])
@@ -322,10 +322,10 @@ def test_keys_come_in_pages(admin: Client) -> None:
     assert names == ["admin", *(f"k{number}" for number in range(5))]
 
 
-# --- their form
+# --- their format
 
 
-def test_a_mistyped_key_is_known_by_its_check_sum() -> None:
+def test_a_mistyped_key_is_detected_by_its_checksum() -> None:
     key = new_key()
     assert re.fullmatch(r"jp_[0-9A-Za-z]{38}", key)
     assert not is_mistyped(key)
@@ -333,10 +333,10 @@ def test_a_mistyped_key_is_known_by_its_check_sum() -> None:
         wrong = key[:place] + ("a" if key[place] != "a" else "b") + key[place + 1 :]
         assert is_mistyped(wrong), place
     assert is_mistyped(key[:5] + key[6] + key[5] + key[7:]) or key[5] == key[6]
-    assert not is_mistyped("jp_" + "x" * 43), "keys from before the check sum stay good"
+    assert not is_mistyped("jp_" + "x" * 43), "keys older than the checksum stay valid"
 
 
-def test_a_mistyped_key_is_told_so(app: Any) -> None:
+def test_a_mistyped_key_is_reported_as_mistyped(app: Any) -> None:
     key = new_key()
     wrong = Client(app.test_client(), key[:-1] + ("a" if key[-1] != "a" else "b"))
     for status, problem, _ in (wrong.get("/v1/kinds"), wrong.post("/v1/jobs", EMAIL)):
@@ -346,7 +346,7 @@ def test_a_mistyped_key_is_told_so(app: Any) -> None:
 # --- the audit log
 
 
-def test_everything_that_changes_something_is_in_the_audit_log(
+def test_every_request_that_changes_something_is_in_the_audit_log(
     app: Any, harness: LedgerHarness, api: Client, admin: Client
 ) -> None:
     job = api.submit()
@@ -376,15 +376,15 @@ def test_everything_that_changes_something_is_in_the_audit_log(
     assert stranger.get("/v1/audit-log")[1]["actions"] == []
 
 
-def test_what_is_not_logged_makes_jobs_or_changes_nothing() -> None:
+def test_operations_that_are_not_logged_create_jobs_or_change_nothing() -> None:
     free = {item.endpoint.__name__ for item in OPERATIONS if item.method != "GET" and not item.logged}
     assert free == {"submit_job", "submit_batch", "submit_workflow", "preview_definition"}
 
 
-def test_the_line_is_there_before_anything_is_done(
+def test_the_audit_log_is_written_before_anything_is_changed(
     app: Any, harness: LedgerHarness, api: Client, admin: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that dies in between leaves a line without an end, never a change without a line."""
+    """A process that dies in between leaves an entry without an outcome, never a change without an entry."""
     from jobplatform.errors import LedgerUnavailable
     from jobplatform.ledger import audit_log
 

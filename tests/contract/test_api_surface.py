@@ -37,7 +37,7 @@ def test_every_route_asks_for_a_key_unless_it_is_listed_as_open(app) -> None:
     assert all(path.startswith("/v1/") for _, path, _ in closed)
 
 
-def test_revoking_a_key_acts_with_the_next_request(api: Client, harness: LedgerHarness) -> None:
+def test_revoking_a_key_takes_effect_with_the_next_request(api: Client, harness: LedgerHarness) -> None:
     assert api.get("/v1/kinds")[0] == 200
     with harness.ledger.transaction() as connection:
         assert keys.revoke_named(connection, "test") == 1
@@ -45,7 +45,7 @@ def test_revoking_a_key_acts_with_the_next_request(api: Client, harness: LedgerH
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Basic abc", "jp_x", "Bearer jp_unknown", "Bearer \x00"])
-def test_headers_that_are_no_key(app, value: str) -> None:
+def test_headers_without_a_valid_key_are_refused(app, value: str) -> None:
     nobody = Client(app.test_client(), None)
     assert nobody.get("/v1/kinds", headers={"Authorization": value})[0] == 401
 
@@ -69,7 +69,7 @@ def test_openapi_describes_every_operation_and_every_kinds_payload(app, api: Cli
         assert reference in document["components"]["schemas"], reference
 
 
-def test_the_interactive_page_needs_nothing_from_outside(api: Client) -> None:
+def test_the_interactive_page_loads_nothing_from_other_servers(api: Client) -> None:
     import re
 
     status, page, _ = api.get("/docs")
@@ -83,7 +83,7 @@ def test_the_interactive_page_needs_nothing_from_outside(api: Client) -> None:
     assert api.get("/docs/assets/../../app.py")[0] == 404
 
 
-def test_the_type_of_a_problem_leads_to_its_meaning(api: Client) -> None:
+def test_the_type_of_a_problem_links_to_its_documentation(api: Client) -> None:
     _, problem, _ = api.post("/v1/jobs", {"kind": "x.y", "payload": {}})
     path, _, code = problem["type"].partition("#")
     status, page, _ = api.get(path)
@@ -139,7 +139,7 @@ def test_a_file_that_the_caller_has_is_not_sent_again(api: Client) -> None:
     assert api.get(headers["Location"], headers={"If-None-Match": f'"{kept["sha256"]}"'})[0] == 304
 
 
-def test_a_form_can_bring_a_file_and_must(api: Client) -> None:
+def test_a_form_must_contain_a_file(api: Client) -> None:
     part = {"file": (io.BytesIO(b"hello"), "hello.txt")}
     status, kept, _ = api.call("POST", "/v1/uploads", data=part, content_type="multipart/form-data")
     assert (status, kept["name"], kept["size"], kept["content_type"]) == (201, "hello.txt", 5, "text/plain")
@@ -158,7 +158,7 @@ def test_readyz_says_when_the_ledger_has_no_tables(app, api: Client, harness: Le
     assert api.get("/readyz")[1]["code"] == "not_migrated"
 
 
-def test_the_api_process_knows_no_broker() -> None:
+def test_the_api_process_imports_no_broker_client() -> None:
     import subprocess
     import sys
 

@@ -1,4 +1,4 @@
-"""Submissions of many jobs: all or none, or each that can be; one Idempotency-Key; JSON array and NDJSON."""
+"""Batch submission: all or none, or every valid item; one Idempotency-Key; JSON array and NDJSON."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def ids(answer: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("media_type", ["application/json", "application/x-ndjson"])
-def test_all_of_a_batch_is_accepted_in_its_order(api: Client, harness: LedgerHarness, media_type: str) -> None:
+def test_a_whole_batch_is_accepted_in_order(api: Client, harness: LedgerHarness, media_type: str) -> None:
     submissions = [mail(number, priority=number % 10, tags=[f"n{number}"]) for number in range(25)]
     body = (
         json.dumps(submissions)
@@ -45,7 +45,7 @@ def test_all_of_a_batch_is_accepted_in_its_order(api: Client, harness: LedgerHar
     harness.assert_conserved()
 
 
-def test_one_wrong_submission_and_nothing_is_accepted(api: Client, harness: LedgerHarness) -> None:
+def test_with_one_invalid_submission_nothing_is_accepted(api: Client, harness: LedgerHarness) -> None:
     submissions = [mail(), WRONG, mail(), {"kind": "no.such", "payload": {}}, mail(color="red"), 7]
     status, problem, _ = api.post(PATH, submissions[:5])
     assert (status, problem["code"]) == (422, "invalid_request")
@@ -56,7 +56,7 @@ def test_one_wrong_submission_and_nothing_is_accepted(api: Client, harness: Ledg
     assert harness.all("SELECT count(*) FROM jobs") == [0]
 
 
-def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, harness: LedgerHarness) -> None:
+def test_valid_items_are_accepted_and_the_others_name_their_problem(api: Client, harness: LedgerHarness) -> None:
     submissions = [mail(1), WRONG, mail(2, run_at="2020-01-01T00:00:00Z"), 7, mail(3)]
     status, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
     assert (status, answer["accepted"], answer["refused"]) == (202, 2, 3)
@@ -72,7 +72,7 @@ def test_each_that_can_be_is_accepted_and_the_others_say_why(api: Client, harnes
 
 
 @pytest.mark.parametrize("per_item", ["false", "true"])
-def test_a_repetition_gets_the_first_answer(api: Client, harness: LedgerHarness, per_item: str) -> None:
+def test_a_repeated_batch_gets_the_first_answer(api: Client, harness: LedgerHarness, per_item: str) -> None:
     submissions = [mail(1, unique={"key": "u"}), mail(2, unique={"key": "u"}), mail(3)]
     key = {"Idempotency-Key": "batch-1"}
     first = api.post(f"{PATH}?per_item={per_item}", submissions, headers=key)
@@ -80,7 +80,7 @@ def test_a_repetition_gets_the_first_answer(api: Client, harness: LedgerHarness,
     assert (first[0], again[0]) == (202, 202)
     assert first[1] == again[1]
     assert again[2]["Idempotent-Replayed"] == "true" and "Idempotent-Replayed" not in first[2]
-    assert first[1]["jobs"][1] == {**first[1]["jobs"][0], "state": None}, "the one that holds the unique key"
+    assert first[1]["jobs"][1] == {**first[1]["jobs"][0], "state": None}, "the job that holds the unique key"
     assert harness.all("SELECT count(*) FROM jobs") == [2]
     for status, problem, _ in (
         api.post(f"{PATH}?per_item={per_item}", submissions[:2], headers=key),
@@ -89,7 +89,7 @@ def test_a_repetition_gets_the_first_answer(api: Client, harness: LedgerHarness,
         assert (status, problem["code"]) == (422, "idempotency_key_reused")
 
 
-def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, harness: LedgerHarness) -> None:
+def test_two_simultaneous_requests_create_one_batch(app: Any, api: Client, harness: LedgerHarness) -> None:
     answers: list[Any] = []
     submissions, key = [mail(n) for n in range(3)], {"Idempotency-Key": "twins"}
 
@@ -109,7 +109,7 @@ def test_two_at_the_same_instant_make_one_batch(app: Any, api: Client, harness: 
     assert harness.all("SELECT count(*) FROM jobs") == [3]
 
 
-def test_what_is_refused_binds_no_key(api: Client, harness: LedgerHarness) -> None:
+def test_a_refused_batch_uses_up_no_key(api: Client, harness: LedgerHarness) -> None:
     late = mail(run_at="2020-01-01T00:00:00Z", unique={"key": "u"})
     other = mail(unique={"key": "v"})
     key = {"Idempotency-Key": "again"}
@@ -145,13 +145,13 @@ def test_a_quota_counts_every_submission(api: Client, harness: LedgerHarness) ->
     assert (status, problem["code"]) == (429, "quota_exceeded") and int(headers["Retry-After"]) >= 1
     assert harness.all("SELECT count(*) FROM jobs") == [0]
     status, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
-    assert (answer["accepted"], answer["refused"]) == (3, 2), "the last one's twin has no place either"
+    assert (answer["accepted"], answer["refused"]) == (3, 2), "the twin of a submission over quota is over quota too"
     assert [item["problem"]["code"] for item in answer["jobs"][3:]] == ["quota_exceeded"] * 2
-    assert harness.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "who was refused holds none"
+    assert harness.all("SELECT key FROM unique_locks ORDER BY 1") == ["a"], "refused submissions hold no unique key"
     harness.assert_conserved()
 
 
-def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -> None:
+def test_a_batch_without_valid_items_has_a_repeatable_answer_too(api: Client) -> None:
     key = {"Idempotency-Key": "hopeless"}
     first = api.post(f"{PATH}?per_item=true", [WRONG, WRONG], headers=key)
     again = api.post(f"{PATH}?per_item=true", [WRONG, WRONG], headers=key)
@@ -159,21 +159,23 @@ def test_a_batch_of_which_nothing_can_be_accepted_is_repeated_too(api: Client) -
     assert again[2]["Idempotent-Replayed"] == "true"
 
 
-def test_a_twin_of_a_submission_without_a_place_has_none_either(api: Client, harness: LedgerHarness) -> None:
+def test_the_twin_of_a_submission_over_quota_is_over_quota_too(api: Client, harness: LedgerHarness) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 0, 'test')")
     submissions = [mail(1, unique={"key": "k"}), mail(2, unique={"key": "k", "on_conflict": "refuse"})]
     _, answer, _ = api.post(f"{PATH}?per_item=true", submissions)
-    assert [item["problem"]["code"] for item in answer["jobs"]] == ["quota_exceeded"] * 2, "no job that was never made"
+    assert [item["problem"]["code"] for item in answer["jobs"]] == ["quota_exceeded"] * 2, (
+        "no reference to a job that was never created"
+    )
 
 
-def test_many_submissions_whose_keys_are_held(api: Client, harness: LedgerHarness) -> None:
+def test_many_submissions_whose_unique_keys_are_held(api: Client, harness: LedgerHarness) -> None:
     submissions = [mail(n, unique={"key": f"k{n}"}) for n in range(1000)]
     first, again = api.post(PATH, submissions)[1], api.post(PATH, submissions)[1]
     assert ids(first) == ids(again) and again["accepted"] == 1000
     assert harness.all("SELECT count(*) FROM jobs") == [1000]
 
 
-def test_a_key_that_may_not(app: Any, harness: LedgerHarness) -> None:
+def test_a_key_without_the_right_is_refused(app: Any, harness: LedgerHarness) -> None:
     small = client_of(app, harness, kinds=("email.*",), max_priority=5)
     llm = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
     for submissions, code in (([mail(), llm], "kind_not_allowed"), ([mail(priority=6)], "priority_too_high")):
@@ -198,7 +200,7 @@ def test_a_key_that_may_not(app: Any, harness: LedgerHarness) -> None:
         (b'[{"kind":"email.send","payload":{"x":"\\u0000"}}]', "application/json", 422, "invalid_request"),
     ],
 )
-def test_bodies_that_are_none(api: Client, body: bytes, media_type: str, status: int, code: str) -> None:
+def test_invalid_batch_bodies_are_refused(api: Client, body: bytes, media_type: str, status: int, code: str) -> None:
     rows, problem, _ = api.post(PATH, data=body, headers={"Content-Type": media_type})
     assert (rows, problem["code"]) == (status, code)
 

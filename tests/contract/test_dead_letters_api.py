@@ -1,4 +1,4 @@
-"""The endpoints of dead letters, changes, explanations and effects."""
+"""Endpoints for dead letters, changes of jobs, explanations and effects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_dead_letter_is_discarded_with_a_reason(api: Client, dead: str) -> Non
     assert api.post(f"/v1/jobs/{live}/discard", {"reason": "x"})[1]["code"] == "not_discardable"
 
 
-def test_many_are_previewed_then_replayed_and_followed(api: Client, dead: str, stranger: Client) -> None:
+def test_many_dead_letters_are_previewed_then_replayed_and_tracked(api: Client, dead: str, stranger: Client) -> None:
     status, rows, _ = api.post("/v1/dead-letters/replay", {"preview": True})
     assert (status, rows["jobs"], rows["groups"][0]["code"]) == (200, 1, "boom")
     assert stranger.post("/v1/dead-letters/replay", {"preview": True})[1]["jobs"] == 0
@@ -59,7 +59,7 @@ def test_many_are_previewed_then_replayed_and_followed(api: Client, dead: str, s
         ({"preview": "yes"}, "preview"),
     ],
 )
-def test_a_wrong_replay_names_the_field(api: Client, dead: str, body: dict, field: str) -> None:
+def test_an_invalid_replay_names_the_field(api: Client, dead: str, body: dict, field: str) -> None:
     status, problem, _ = api.post("/v1/dead-letters/replay", body)
     assert (status, [item["field"] for item in problem["errors"]]) == (422, [field])
     assert api.get(f"/v1/jobs/{dead}")[1]["state"] == "dead"
@@ -75,7 +75,7 @@ def test_priority_and_time_can_be_changed_until_it_runs(api: Client, harness: Le
     assert api.call("PATCH", f"/v1/jobs/{running}", {"priority": 1})[1]["code"] == "not_changeable"
 
 
-def test_a_unique_order_is_answered_with_the_job_that_is_there(api: Client) -> None:
+def test_a_unique_submission_returns_the_existing_job(api: Client) -> None:
     first = api.submit(unique={"key": "daily"})
     assert api.submit(unique={"key": "daily"})["id"] == first["id"]
     submission = {"kind": "email.send", "payload": {"to": ["a@example.com"], "subject": "s", "text": "t"}}
@@ -90,7 +90,7 @@ def explained(api: Client, job_id: object) -> list[str]:
     return [reason["code"] for reason in rows["reasons"]]
 
 
-def test_an_explanation_tells_everything_in_order(api: Client, harness: LedgerHarness) -> None:
+def test_an_explanation_lists_all_reasons_in_order(api: Client, harness: LedgerHarness) -> None:
     job_id = harness.submit("test.llm")
     harness.do("UPDATE queues SET paused_at = clock_timestamp() WHERE name = 'llm'")
     assert explained(api, job_id) == ["paused", "waiting", "no_worker", "no_dispatcher"]
@@ -111,7 +111,7 @@ def test_an_explanation_tells_everything_in_order(api: Client, harness: LedgerHa
     assert explained(api, ahead[0]) == ["in_rabbitmq"]
 
 
-def test_an_explanation_of_every_end_says_who_and_why(api: Client, harness: LedgerHarness, dead: str) -> None:
+def test_an_explanation_of_a_final_state_names_actor_and_reason(api: Client, harness: LedgerHarness, dead: str) -> None:
     assert explained(api, dead) == ["dead"]
     cancelled = api.submit()["id"]
     api.post(f"/v1/jobs/{cancelled}/cancel", {"reason": "too late"})
@@ -128,7 +128,7 @@ def test_an_explanation_of_every_end_says_who_and_why(api: Client, harness: Ledg
     assert api.get(f"/v1/jobs/{uuid4()}/explain")[0] == 404
 
 
-def test_an_explanation_of_what_is_amiss_in_a_run_and_of_other_ends(
+def test_an_explanation_of_problems_of_a_run_and_of_other_final_states(
     api: Client, harness: LedgerHarness, dead: str
 ) -> None:
     silent, _ = harness.running()

@@ -1,4 +1,4 @@
-"""The endpoints of jobs: what they answer, and what they refuse."""
+"""Endpoints for jobs: what they return, and what they refuse."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BAD = [
     ("unknown kind", {"kind": "email.sent", "payload": {}}, 422, "unknown_kind", {"kind"}),
     ("no kind", {"payload": {}}, 422, "invalid_request", {"kind"}),
     ("no payload", {"kind": "email.send"}, 422, "invalid_request", {"payload"}),
-    ("payload no object", {**EMAIL, "payload": [1]}, 422, "invalid_request", {"payload"}),
+    ("payload not an object", {**EMAIL, "payload": [1]}, 422, "invalid_request", {"payload"}),
     ("priority too high", {**EMAIL, "priority": 10}, 422, "invalid_request", {"priority"}),
     ("priority too low", {**EMAIL, "priority": -1}, 422, "invalid_request", {"priority"}),
     ("priority as text", {**EMAIL, "priority": "5"}, 422, "invalid_request", {"priority"}),
@@ -54,7 +54,7 @@ BAD = [
     ("start_by before run_at", {**EMAIL, "run_at": FUTURE, "start_by": "2098-01-01T00:00:00Z"}, 422, "invalid_request",
      {"start_by"}),
     ("max_attempts zero", {**EMAIL, "max_attempts": 0}, 422, "invalid_request", {"max_attempts"}),
-    ("tags no list", {**EMAIL, "tags": "a"}, 422, "invalid_request", {"tags"}),
+    ("tags not a list", {**EMAIL, "tags": "a"}, 422, "invalid_request", {"tags"}),
     ("empty tag", {**EMAIL, "tags": [""]}, 422, "invalid_request", {"tags.0"}),
     ("two fields at once", {**EMAIL, "priority": 99, "colour": "red"}, 422, "invalid_request", {"priority", "colour"}),
     ("payload against its schema", {"kind": "email.send", "payload": {"to": ["nobody"], "colour": 1, "text": "x"}}, 422,
@@ -76,7 +76,7 @@ BAD = [
     ("NUL character in a tag", {**EMAIL, "tags": ["a\x00"]}, 422, "invalid_request", {"tags.0"}),
     ("can't be written as JSON", {"kind": "email.send", "payload": {"to": ["a@b.c"], "subject": "x", "text": "x",
      "variables": DEEP}}, 422, "invalid_payload", {"payload"}),
-    ("a time beyond all years", {**EMAIL, "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid_request", {"run_at"}),
+    ("run_at out of range", {**EMAIL, "run_at": "9999-12-31T23:59:59-12:00"}, 422, "invalid_request", {"run_at"}),
     ("a time as digits", {**EMAIL, "run_at": "1900000000"}, 422, "invalid_request", {"run_at"}),
 ]  # fmt: skip
 
@@ -94,7 +94,7 @@ def test_bad_submissions_are_refused_and_change_nothing(
         assert harness.all(f"SELECT count(*)::int FROM {table}") == [0]
 
 
-def test_an_unknown_kind_says_what_was_meant(api: Client) -> None:
+def test_an_unknown_kind_suggests_the_nearest_one(api: Client) -> None:
     _, problem, _ = api.post("/v1/jobs", {"kind": "email.sned", "payload": {}})
     assert "did you mean 'email.send'?" in problem["detail"]
 
@@ -117,7 +117,7 @@ def test_bodies_that_are_not_json_or_too_large(api: Client, data, content_type, 
     assert (got, problem["code"]) == (status, code)
 
 
-def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, harness: LedgerHarness, monkeypatch) -> None:
+def test_a_repetition_is_safe_even_after_its_run_at(api: Client, harness: LedgerHarness, monkeypatch) -> None:
     from jobplatform.usecases import submit_job
 
     soon = (datetime.now(UTC) + timedelta(seconds=60)).isoformat()
@@ -128,7 +128,7 @@ def test_a_repetition_is_safe_also_when_its_time_has_come(api: Client, harness: 
     assert (status, again["id"]) == (202, first["id"])
     status, _, _ = api.post("/v1/jobs", {**EMAIL, "run_at": soon}, headers={"Idempotency-Key": "another"})
     assert status == 422
-    assert harness.all("SELECT count(*)::int FROM idempotency_keys") == [1], "what was refused binds no key"
+    assert harness.all("SELECT count(*)::int FROM idempotency_keys") == [1], "a refused submission uses up no key"
 
 
 def test_filters_take_any_time_and_refuse_null_characters(api: Client) -> None:
@@ -145,7 +145,7 @@ def test_text_that_only_looks_like_a_null_character_is_text(api: Client) -> None
     assert api.post("/v1/jobs", {"kind": "email.send", "payload": payload})[0] == 202
 
 
-def test_an_idempotency_key_makes_a_repetition_safe(api: Client, stranger: Client) -> None:
+def test_an_idempotency_key_makes_retries_safe(api: Client, stranger: Client) -> None:
     headers = {"Idempotency-Key": "order-1"}
     _, first, _ = api.post("/v1/jobs", EMAIL, headers=headers)
     status, again, said = api.post("/v1/jobs", EMAIL, headers=headers)
@@ -153,7 +153,7 @@ def test_an_idempotency_key_makes_a_repetition_safe(api: Client, stranger: Clien
     status, problem, _ = api.post("/v1/jobs", {**EMAIL, "priority": 1}, headers=headers)
     assert (status, problem["code"]) == (422, "idempotency_key_reused")
     _, other, _ = stranger.post("/v1/jobs", EMAIL, headers=headers)
-    assert other["id"] != first["id"], "keys of two tenants have nothing to do with each other"
+    assert other["id"] != first["id"], "keys of different tenants are independent"
     assert api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "x" * 256})[0] == 422
 
 
@@ -169,7 +169,7 @@ def test_foreign_and_unknown_ids_are_the_same_404(api: Client, stranger: Client,
     assert api.get(f"/v1/jobs/{job['id']}")[1]["state"] == "available"
 
 
-def test_cancel_is_at_once_idempotent_and_too_late_is_a_409(api: Client, harness: LedgerHarness) -> None:
+def test_cancel_is_immediate_and_idempotent_and_too_late_is_a_409(api: Client, harness: LedgerHarness) -> None:
     job = api.submit()
     status, cancelled, _ = api.post(f"/v1/jobs/{job['id']}/cancel", {"reason": "changed my mind"})
     assert (status, cancelled["state"], cancelled["status"]) == (200, "cancelled", "failed")
@@ -185,7 +185,7 @@ def test_cancel_is_at_once_idempotent_and_too_late_is_a_409(api: Client, harness
     assert api.post(f"/v1/jobs/{running}/cancel", {"colour": 1})[0] == 422
 
 
-def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Client, harness: LedgerHarness) -> None:
+def test_lists_return_the_requested_fields_and_filter_by_error(api: Client, harness: LedgerHarness) -> None:
     dead = api.submit()["id"]
     api.submit()
     harness.dispatch(UUID(dead))
@@ -200,7 +200,7 @@ def test_lists_tell_the_fields_that_are_asked_for_and_filter_by_error(api: Clien
     assert (status, problem["errors"][0]["field"]) == (422, "fields") and "'payload'" in str(problem["errors"])
 
 
-def test_a_job_that_is_as_it_was_is_not_sent_again(api: Client) -> None:
+def test_an_unchanged_job_is_not_sent_again(api: Client) -> None:
     job = api.submit()
     path = f"/v1/jobs/{job['id']}"
     _, _, headers = api.get(path)
@@ -244,7 +244,7 @@ def test_waiting_without_an_event_loop_is_bounded_and_ends_with_the_job(api: Cli
     job_id, lease_id = harness.running()
     with ThreadPoolExecutor(4) as pool:
         waits = [pool.submit(api.get, f"/v1/jobs/{job_id}?wait=30") for _ in range(4)]
-        # two places (the default): the other two are answered at once with what is
+        # two may wait (the default): the other two get the current state at once
         early = [wait.result()[1]["state"] for wait in islice(as_completed(waits), 2)]
         harness.settle(job_id, lease_id)
         states = sorted(wait.result()[1]["state"] for wait in waits)
@@ -259,7 +259,7 @@ def test_waits_out_of_range_are_refused(api: Client, wait: str) -> None:
     assert (status, problem["errors"][0]["field"]) == (422, "wait")
 
 
-def test_a_ledger_that_is_away_is_a_503_with_retry_after(app, api: Client) -> None:
+def test_an_unavailable_ledger_is_a_503_with_retry_after(app, api: Client) -> None:
     from dataclasses import replace
 
     from jobplatform.ledger.session import open_ledger

@@ -1,4 +1,4 @@
-"""Limits, shares and quotas over HTTP: who may, what is answered, and what it does to callers."""
+"""Limits, shares and quotas over HTTP: permissions, answers, and the effects on callers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_limit_is_set_seen_and_removed(operator: Client) -> None:
     assert (status, problem["code"]) == (404, "limit_not_found") and "provider:openai" in problem["detail"]
 
 
-def test_the_list_shows_use_and_who_waits(operator: Client, harness: LedgerHarness) -> None:
+def test_the_list_shows_usage_and_waiting_tenants(operator: Client, harness: LedgerHarness) -> None:
     operator.call("PUT", "/v1/limits/domain:*", {"max_concurrent": 1})
     job = operator.submit()
     operator.submit()
@@ -76,14 +76,14 @@ def test_the_list_shows_use_and_who_waits(operator: Client, harness: LedgerHarne
         ("/v1/tenants/x", {"weight": 0}, "weight"),
     ],
 )
-def test_what_can_not_work_is_told_by_field(operator: Client, path: str, body: Any, field: str) -> None:
+def test_invalid_values_are_reported_by_field(operator: Client, path: str, body: Any, field: str) -> None:
     status, problem, _ = operator.call("PUT", path, body)
     assert status == 422, problem
     assert field in [error["field"] for error in problem["errors"]]
     assert operator.get("/v1/limits")[1]["limits"] == []
 
 
-def test_only_operators_see_and_change_what_concerns_all(api: Client) -> None:
+def test_only_operators_see_and_change_what_concerns_all_tenants(api: Client) -> None:
     for method, path, body in (
         ("GET", "/v1/limits", None),
         ("PUT", "/v1/limits/a:1", {"max_concurrent": 1}),
@@ -107,7 +107,7 @@ def test_weights_are_set_and_listed(operator: Client, harness: LedgerHarness) ->
     assert operator.call("PUT", "/v1/tenants/nobody", {"weight": 2.5})[0] == 404
 
 
-def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, harness: LedgerHarness) -> None:
+def test_a_key_can_not_exceed_its_maximum_priority(lowly: Client, harness: LedgerHarness) -> None:
     for path, body in (
         ("/v1/jobs", {**EMAIL, "priority": 5}),
         ("/v1/workflows", {"name": "w", "flow": {"chain": [{**EMAIL, "priority": 5}]}}),
@@ -121,7 +121,7 @@ def test_a_key_asks_for_no_higher_priority_than_it_may(lowly: Client, harness: L
     assert harness.all("SELECT priority FROM jobs") == [4]
 
 
-def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
+def test_jobs_over_quota_are_refused_with_retry_after_and_repetitions_are_not(
     operator: Client, api: Client, harness: LedgerHarness
 ) -> None:
     assert operator.call("PUT", "/v1/quotas/*/email", {"max_waiting": 2})[0] == 204
@@ -130,11 +130,11 @@ def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
     api.submit()
     status, problem, headers = api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})
     assert (status, problem["code"]) == (429, "quota_exceeded") and int(headers["Retry-After"]) > 0
-    assert api.post("/v1/jobs", EMAIL, **key)[1]["id"] == first, "it is there already"
+    assert api.post("/v1/jobs", EMAIL, **key)[1]["id"] == first, "the job exists already"
     status, problem, _ = api.post("/v1/workflows", {"name": "w", "flow": {"chain": [EMAIL]}})
     assert (status, problem["code"]) == (429, "quota_exceeded")
     harness.dispatch(UUID(first))
-    assert api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})[0] == 202, "one that is out waits no more"
+    assert api.post("/v1/jobs", EMAIL, headers={"Idempotency-Key": "third"})[0] == 202, "a job in flight is not waiting"
     (name,) = harness.all("SELECT name FROM tenants")
     operator.call("PUT", f"/v1/quotas/{name}/email", {"max_waiting": 1000})
     api.submit()
@@ -144,10 +144,10 @@ def test_too_many_waiting_jobs_are_refused_with_a_time_and_repetitions_are_not(
     assert api.post("/v1/jobs", EMAIL)[0] == 429
 
 
-def test_what_lives_over_all_queues_has_a_quota_of_its_own(
+def test_live_jobs_across_all_queues_have_their_own_quota(
     operator: Client, api: Client, harness: LedgerHarness
 ) -> None:
-    """Whatever their state: what waits, what is out, what is dead; and whichever way they are ordered."""
+    """Whatever their state (waiting, in flight or dead), and however they are submitted."""
     chat = {"kind": "llm.chat", "payload": {"messages": [{"role": "user", "content": "hi"}]}}
     assert operator.call("PUT", "/v1/quotas/*/+", {"max_waiting": 4})[0] == 204
     job = api.submit()
@@ -160,18 +160,18 @@ def test_what_lives_over_all_queues_has_a_quota_of_its_own(
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL]}})
     assert (status, problem["code"]) == (429, "quota_exceeded") and "more live jobs" in problem["detail"]
     harness.dispatch(UUID(job["id"]))
-    assert api.post("/v1/jobs", chat)[0] == 429, "one that is out lives still"
+    assert api.post("/v1/jobs", chat)[0] == 429, "a job in flight is still live"
     assert api.post(f"/v1/jobs/{job['id']}/cancel")[0] in (200, 202)
     assert api.post("/v1/jobs", chat)[0] == 202
     (name,) = harness.all("SELECT name FROM tenants")
     assert operator.call("PUT", f"/v1/quotas/{name}/+", {"max_waiting": 6})[0] == 204
     status, problem, _ = api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat, EMAIL]}})
-    assert status == 429, "no queue gets too many of them, but all together do"
+    assert status == 429, "no single queue gets too many of them, but all together do"
     assert api.post("/v1/workflows", {"flow": {"chain": [EMAIL, chat]}})[0] == 202
     harness.assert_conserved()
 
 
-def test_the_time_to_try_again_is_measured(operator: Client, api: Client, harness: LedgerHarness) -> None:
+def test_retry_after_follows_the_measured_rate(operator: Client, api: Client, harness: LedgerHarness) -> None:
     operator.call("PUT", "/v1/quotas/*/*", {"max_waiting": 0})
     assert "a guess" in api.post("/v1/jobs", EMAIL)[1]["detail"]
     # ten jobs have ended in the last hundred seconds: six for each minute
@@ -184,7 +184,7 @@ def test_the_time_to_try_again_is_measured(operator: Client, api: Client, harnes
     assert status == 429 and headers["Retry-After"] in ("10", "11") and "a guess" not in problem["detail"]
 
 
-def test_names_that_no_ledger_can_hold_are_not_found(operator: Client) -> None:
+def test_names_that_postgres_can_not_store_are_not_found(operator: Client) -> None:
     for method, path, body in (
         ("DELETE", "/v1/limits/%00", None),
         ("DELETE", "/v1/quotas/%00/email", None),

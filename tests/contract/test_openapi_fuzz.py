@@ -1,4 +1,4 @@
-"""Requests made from /openapi.json, as they should be and as they should not: no bug, each answer as described."""
+"""Valid and invalid requests generated from /openapi.json: no server errors, every answer as described."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance,
 
 @pytest.mark.parametrize("mode", GenerationMode)
 @pytest.mark.parametrize("tag", sorted({item.tag for item in OPERATIONS}))
-def test_every_operation_answers_as_it_is_described(
+def test_every_operation_answers_as_described_in_openapi(
     app: Any, harness: LedgerHarness, tag: str, mode: GenerationMode
 ) -> None:
     with harness.ledger.transaction() as connection:

@@ -1,4 +1,4 @@
-"""What waits, and for what: exact counts by state; and dead letters as a list of their own."""
+"""Queues with exact counts by state, and the list of dead letters."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def queue(api: Client, name: str = "email") -> dict[str, Any]:
     return next(item for item in api.get("/v1/queues")[1]["queues"] if item["name"] == name)
 
 
-def test_jobs_are_counted_by_what_they_wait_for(api: Client, harness: LedgerHarness) -> None:
+def test_jobs_are_counted_by_state(api: Client, harness: LedgerHarness) -> None:
     states = ["available"] * 3 + ["scheduled"] * 4 + ["blocked"] * 5 + ["held"] * 2 + ["dead"] * 6
     for state in states:
         api.submit()
@@ -27,7 +27,7 @@ def test_jobs_are_counted_by_what_they_wait_for(api: Client, harness: LedgerHarn
     assert result["counts_are_capped"] is False
 
 
-def test_more_dead_letters_than_were_ever_counted_leave_nothing_waiting(api: Client, harness: LedgerHarness) -> None:
+def test_dead_letters_beyond_any_count_are_not_reported_as_waiting(api: Client, harness: LedgerHarness) -> None:
     api.submit()
     harness.do(
         "INSERT INTO jobs (id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, "
@@ -50,7 +50,7 @@ def kill(harness: LedgerHarness, job: dict[str, Any], code: str) -> None:
     )
 
 
-def test_dead_letters_have_a_list_of_their_own(api: Client, stranger: Client, harness: LedgerHarness) -> None:
+def test_dead_letters_have_their_own_list(api: Client, stranger: Client, harness: LedgerHarness) -> None:
     jobs = [api.submit(tags=[f"t{n}"]) for n in range(5)]
     for number, job in enumerate(jobs[:4]):
         kill(harness, job, "smtp_refused" if number % 2 else "smtp_unreachable")
@@ -69,7 +69,7 @@ def test_dead_letters_have_a_list_of_their_own(api: Client, stranger: Client, ha
     assert api.get("/v1/dead-letters?stat=dead")[0] == 422
 
 
-def test_macros_of_cron_are_taken(api: Client) -> None:
+def test_cron_macros_are_accepted(api: Client) -> None:
     body = {"kind": "email.send", "payload": {"to": ["a@example.com"], "subject": "s", "text": "t"}}
     for macro, times in (("@daily", 1), ("@hourly", 24), ("@Weekly", 1)):
         assert api.call("PUT", "/v1/schedules/macro", {**body, "cron": macro})[0] == 200

@@ -43,7 +43,7 @@ def test_put_read_list_pause_run_delete(api: Client, stranger: Client) -> None:
     assert api.get("/v1/schedules/daily.report")[0] == 404
 
 
-def test_pages_by_name(api: Client) -> None:
+def test_schedules_are_paged_by_name(api: Client) -> None:
     for name in "cab":
         api.call("PUT", f"/v1/schedules/{name}", {**EMAIL, "every_seconds": 60})
     _, first, _ = api.get("/v1/schedules?limit=2")
@@ -52,7 +52,7 @@ def test_pages_by_name(api: Client) -> None:
     assert ([item["name"] for item in rest["schedules"]], rest["next_cursor"]) == (["c"], None)
 
 
-def test_a_preview_keeps_nothing(api: Client) -> None:
+def test_a_preview_stores_nothing(api: Client) -> None:
     status, rows, _ = api.post("/v1/schedules/preview?count=3", {**EMAIL, "every_seconds": 90})
     assert (status, rows["in_words"], len(rows["times"])) == (200, "Every 0:01:30", 3)
     assert api.get("/v1/schedules")[1]["schedules"] == []
@@ -74,13 +74,13 @@ def test_a_preview_keeps_nothing(api: Client) -> None:
         ),
     ],
 )
-def test_what_can_not_work_is_named(api: Client, definition: Any, field: str) -> None:
+def test_an_invalid_schedule_names_the_field(api: Client, definition: Any, field: str) -> None:
     status, problem, _ = api.call("PUT", "/v1/schedules/x", definition)
     assert status == 422, problem
     assert field in {item["field"] for item in problem["errors"]}
     assert api.get("/v1/schedules/x")[0] == 404
 
 
-def test_names_and_kinds_that_can_not_be(api: Client) -> None:
+def test_invalid_names_and_unknown_kinds_are_refused(api: Client) -> None:
     assert api.call("PUT", "/v1/schedules/a b", DAILY)[1]["errors"][0]["field"] == "name"
     assert api.call("PUT", "/v1/schedules/x", {**DAILY, "kind": "email.sned"})[1]["code"] == "unknown_kind"

@@ -1,4 +1,4 @@
-"""Webhooks by the API: what can be set, and what is refused."""
+"""Webhooks over HTTP: what can be set, and what is refused."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_the_life_of_a_webhook(admin: Client) -> None:
         ({"secret": "mine"}, "secret", "no such field"),
     ],
 )
-def test_what_is_refused_says_what_was_expected(admin: Client, body: Any, field: str, expected: str) -> None:
+def test_a_refusal_says_what_was_expected(admin: Client, body: Any, field: str, expected: str) -> None:
     _, made, _ = admin.post("/v1/webhooks", HOOK)
     for method, path, whole in (
         ("POST", "/v1/webhooks", {**HOOK, **body}),
@@ -83,8 +83,8 @@ def test_what_is_refused_says_what_was_expected(admin: Client, body: Any, field:
         assert error["field"] == field and expected in error["expected"]
 
 
-def test_nobody_submits_deliveries_as_jobs() -> None:
-    """In a process of its own, as the API is one: workers know more kinds."""
+def test_deliveries_can_not_be_submitted_as_jobs() -> None:
+    """In a separate process, as the API is: workers know more kinds."""
     code = (
         "from jobplatform.config import settings; from jobplatform.domain.kinds import load_kinds; import api; "
         "print([kind.name for kind in load_kinds(settings().kind_modules, settings().pools)])"

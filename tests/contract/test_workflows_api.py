@@ -1,4 +1,4 @@
-"""Workflows over HTTP: what is accepted, what is refused and how, and what is seen of one."""
+"""Workflows over HTTP: what is accepted, what is refused and how, and what is returned about a workflow."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_pages_of_workflows(api: Client) -> None:
     assert seen == made[::-1]
 
 
-def test_every_form_at_once(api: Client) -> None:
+def test_all_forms_of_a_flow_can_be_combined(api: Client) -> None:
     flow = {
         "chain": [
             {"group": [CHAT, {"chain": [CHAT, mail({"$from": "previous.result.content"})]}], "name": "g", "then": CHAT},
@@ -70,7 +70,7 @@ def test_every_form_at_once(api: Client) -> None:
     assert {"g", "g[0]", "g[1]/1", "g[1]/2", "g/then", "1/2", "1/2[2]", "1/3", "end"} <= set(accepted["steps"])
 
 
-def test_the_key_makes_it_once(api: Client) -> None:
+def test_an_idempotency_key_creates_one_workflow(api: Client) -> None:
     key = {"headers": {"Idempotency-Key": "w-1"}}
     first = api.post("/v1/workflows", GRAPH, **key)
     again = api.post("/v1/workflows", GRAPH, **key)
@@ -115,7 +115,9 @@ def test_the_key_makes_it_once(api: Client) -> None:
         ({"flow": CHAT, "time_limit_seconds": 0}, "time_limit_seconds", "greater than 0"),
     ],
 )
-def test_what_can_not_work_is_named(api: Client, harness: LedgerHarness, body: Any, field: str, expected: str) -> None:
+def test_an_invalid_workflow_names_the_field(
+    api: Client, harness: LedgerHarness, body: Any, field: str, expected: str
+) -> None:
     status, problem, _ = api.post("/v1/workflows", body)
     assert status == 422, problem
     told = {item["field"]: item["expected"] for item in problem["errors"]}
@@ -124,7 +126,7 @@ def test_what_can_not_work_is_named(api: Client, harness: LedgerHarness, body: A
     assert harness.all("SELECT count(*)::int FROM workflow_steps") == [0]
 
 
-def test_an_unknown_kind_alone_is_told_like_a_single_jobs(api: Client) -> None:
+def test_a_lone_unknown_kind_is_reported_as_for_a_single_job(api: Client) -> None:
     status, problem, _ = api.post("/v1/workflows", {"flow": {"kind": "email.sned"}})
     assert (status, problem["code"]) == (422, "unknown_kind")
 
@@ -133,14 +135,14 @@ def test_cancel_and_replay(api: Client) -> None:
     workflow = api.post("/v1/workflows", GRAPH)[1]["id"]
     status, rows, _ = api.post(f"/v1/workflows/{workflow}/cancel", {"reason": "no more"})
     assert (status, rows["state"], rows["error"]["message"]) == (202, "cancelled", "no more")
-    assert api.post(f"/v1/workflows/{workflow}/cancel")[0] == 202, "twice changes nothing"
+    assert api.post(f"/v1/workflows/{workflow}/cancel")[0] == 202, "a second cancel changes nothing"
     status, rows, _ = api.post(f"/v1/workflows/{workflow}/replay")
     assert (status, rows["state"], rows["steps"]) == (202, "running", {"available": 1, "waiting": 1})
     status, problem, _ = api.post(f"/v1/workflows/{workflow}/replay")
     assert (status, problem["code"]) == (409, "workflow_not_replayable")
 
 
-def test_the_graph_as_json_and_as_a_picture(api: Client, harness: LedgerHarness) -> None:
+def test_the_graph_as_json_and_as_svg(api: Client, harness: LedgerHarness) -> None:
     flow = {"chain": [CHAT, {"group": [CHAT] * 12, "name": "many"}, mail("<b> & done", name="end")]}
     workflow = api.post("/v1/workflows", {"name": "<pic>", "flow": flow})[1]["id"]
     status, graph, _ = api.get(f"/v1/workflows/{workflow}/graph")
@@ -154,7 +156,7 @@ def test_the_graph_as_json_and_as_a_picture(api: Client, harness: LedgerHarness)
         assert "<pic>" in texts and "many × 12" in texts and "end" in texts
 
 
-def test_waiting_for_the_end(api: Client) -> None:
+def test_waiting_for_the_end_is_bounded(api: Client) -> None:
     workflow = api.post("/v1/workflows", GRAPH)[1]["id"]
     status, rows, _ = api.get(f"/v1/workflows/{workflow}?wait=0.2")
     assert (status, rows["state"]) == (200, "running")

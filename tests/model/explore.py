@@ -1,4 +1,4 @@
-"""Explore a model: every state that actions lead to, what is wrong in it, and the shortest way there."""
+"""Explore a model: every reachable state, the properties it breaks, and the shortest trace to it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ S = TypeVar("S")
 
 @dataclass(frozen=True)
 class Step(Generic[S]):
-    """One action: its name, the state after it, and whether it is a fault or a caller's wish (which may never come)."""
+    """One action: its name, the state after it, and whether it is a fault or a caller's request (may never happen)."""
 
     name: str
     after: S
@@ -42,10 +42,10 @@ def explore(
     is_good: Callable[[S], bool],
     stuck: str,
 ) -> Explored:
-    """Explore breadth first, so that a trace is the shortest.
+    """Explore breadth-first, so that every trace is the shortest.
 
-    `broken` names the properties that a state breaks; nothing is explored beyond such a state. `stuck` is the name of
-    the property that from every state a good one can be reached without another fault.
+    `broken` yields the properties that a state breaks; nothing is explored beyond such a state. `stuck` names the
+    property that a good state can be reached from every state without another fault.
     """
     came_from: dict[S, tuple[S, str] | None] = {start: None}
     without_fault: dict[S, list[S]] = {}
@@ -58,7 +58,7 @@ def explore(
         for name in result:
             failures.setdefault(name, Failure(name, _trace(came_from, state)))
         if result:
-            good.append(state)  # it is told once, not again as a dead end
+            good.append(state)  # reported once, not again as a dead end
             continue
         if is_good(state):
             good.append(state)

@@ -1,7 +1,8 @@
-"""The protocol of one job as a model: a ledger, a dispatcher, RabbitMQ, two workers, and what goes wrong among them.
+"""A model of the protocol of one job: a ledger, a dispatcher, RabbitMQ, two workers, and their faults.
 
-Each action is one transaction or one message of the real thing (docs/concepts/delivery.md); what the platform does
-about it is a rule of `Rule`, which can be switched off. Times are left out: what waits for a time may happen any time.
+Each action is one transaction or one message of the real system (docs/concepts/delivery.md). Each safeguard of the
+platform is a `Rule`, which can be switched off. Time is left out: an action that waits for a time may happen at any
+time.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from tests.model.explore import Step
 
 
 class Rule(Enum):
-    """What the protocol insists on. The value says what is done without it: the obvious thing."""
+    """The safeguards of the protocol. A value says what the naive protocol does instead."""
 
     COMMIT_AFTER_CONFIRM = "the mark is committed, then the message is published"
     LOCK_THEN_LOOK = "the claim is one UPDATE with conditions, which does not see an open transaction's mark"
@@ -76,12 +77,12 @@ class Worker(NamedTuple):
     #: RabbitMQ still waits for the acknowledgement on this connection
     unacked: bool = False
     frozen: bool = False
-    #: its process is being killed, the child went first
+    #: its process is being killed; its child was killed first
     doomed: bool = False
 
 
 class World(NamedTuple):
-    """Everything."""
+    """The state of the whole system."""
 
     job: Job = Job()
     dispatcher: Dispatcher = Dispatcher()
@@ -97,9 +98,9 @@ class World(NamedTuple):
     gone: frozenset[int] = frozenset()
     paused: bool = False
     old_heartbeats: bool = False
-    #: the session of a worker that lives has ended; it writes heartbeats on the next one
+    #: the session of a live worker has ended; it writes heartbeats on its next one
     cut_session: bool = False
-    #: dispatch number that the outstanding marker was sent after; 0: there is none
+    #: dispatch number after which the outstanding marker was sent; 0: none is outstanding
     marker: int = 0
     marker_seen: bool = False
     cancel_wanted: bool = False
@@ -109,7 +110,7 @@ class World(NamedTuple):
 
 
 def is_good(world: World) -> bool:
-    """Return whether nothing is owed: the job has ended, or a person was told."""
+    """Return whether the platform has nothing left to do: the job has ended, or is dead and needs an operator."""
     return world.job.state in ("succeeded", "cancelled", "dead")
 
 
@@ -120,7 +121,7 @@ def broken(world: World) -> Iterator[str]:
 
 
 class Model:
-    """The actions of a world under a set of rules, with at most so many faults and so many wishes of callers."""
+    """The actions of a world under a set of rules, with a maximum number of faults and of callers' requests."""
 
     def __init__(self, without: Rule | None = None, *, faults: int, wishes: int = 1, marker: bool = False) -> None:
         self._without, self._faults, self._wishes, self._marker = without, faults, wishes, marker
@@ -129,7 +130,7 @@ class Model:
         return rule is not self._without
 
     def steps(self, world: World) -> Iterator[Step[World]]:
-        """Yield what may happen next."""
+        """Yield the actions that are possible next."""
         yield from self._dispatch(world)
         yield from self._broker(world)
         yield from self._ledger(world)
@@ -225,7 +226,7 @@ class Model:
             yield Step("rescue: its worker's session has ended", self._end(world)._replace(wrong=ROBBED))
 
     def _end(self, world: World) -> World:
-        """End the run without success: again, or not."""
+        """End the run without success: the job becomes available again, or final."""
         job = world.job
         if job.cancel and self._on(Rule.CANCEL_IS_FINAL):
             state = "cancelled"
@@ -306,7 +307,7 @@ class Model:
         unclaimed = job.state == "dispatched" and job.no == worker.no
         return _again(after) if unclaimed and self._on(Rule.RETURN_WHAT_WAS_NOT_CLAIMED) else after
 
-    # --- what callers wish, and what goes wrong
+    # --- callers' requests, and faults
 
     def _wish(self, world: World) -> Iterator[Step[World]]:
         job = world.job
@@ -354,7 +355,7 @@ class Model:
             yield Step(f"{name} is killed, its child first", _put(world, place, dead._replace(doomed=True)))
         if worker.phase in ("got", "looked") and not self._is_locked(world):
             claimed = self._claim(world, place, worker)
-            if claimed is not None and claimed.job.lease == worker.lease:  # it does not know, and asks again
+            if claimed is not None and claimed.job.lease == worker.lease:  # it does not know, and claims again
                 yield Step(f"{name} claims, the answer is lost", _put(claimed, place, worker))
             if not self._on(Rule.CLAIM_UNTIL_ANSWERED):
                 yield Step(f"{name}'s claim fails", _put(world, place, worker._replace(phase="acks")))
@@ -384,7 +385,7 @@ def _crash(world: World) -> World:
 
 
 def _kill(world: World, place: int) -> World:
-    """End a worker's process: RabbitMQ queues its message again, and another process takes its place."""
+    """End a worker's process: RabbitMQ requeues its message, and another process takes its place."""
     worker = world.workers[place]
     queue = (worker.no, *world.queue) if worker.unacked else world.queue
     return _put(world._replace(queue=queue, gone=world.gone | {worker.lease}), place, Worker())

@@ -1,4 +1,4 @@
-"""What the model finds, as the page docs/concepts/rules.md."""
+"""Renders the model's findings as the page docs/concepts/rules.md."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ waits for a time may happen any time.
 
 
 def explored(model: Model) -> Explored:
-    """Explore from the moment at which the job has been accepted."""
+    """Explore the model, beginning with an accepted job."""
     return explore(World(), model.steps, broken, is_good, p.WAITS_FOR_EVER)
 
 
 @cache
 def shortest(rule: Rule) -> Failure:
-    """Return the failure without the rule that takes the fewest faults, and then the fewest steps."""
+    """Return the failure without this rule that needs the fewest faults, and then the fewest steps."""
     for faults in (1, 2):
         result = explored(Model(rule, faults=faults, marker=rule is Rule.MARKER)).failures
         if result:

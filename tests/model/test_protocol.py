@@ -1,4 +1,4 @@
-"""The protocol's model holds with all rules, and none of the rules can be left out."""
+"""The properties of the model hold with all rules, and no rule can be left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.model.report import NEEDED_FOR, PAGE, explored, render, shortest
 def test_with_all_rules_nothing_breaks(model: Model, states: int) -> None:
     result = explored(model)
     assert result.failures == {}
-    assert result.states > states, "the model has lost most of its world"
+    assert result.states > states, "the model explores far fewer states than it should"
 
 
 @pytest.mark.parametrize("rule", list(Rule), ids=lambda rule: rule.name)
@@ -29,11 +29,11 @@ def test_no_rule_can_be_left_out(rule: Rule) -> None:
     assert shortest(rule).property == NEEDED_FOR[rule]
 
 
-def test_the_page_of_rules_is_what_the_model_finds() -> None:
+def test_the_page_of_rules_matches_the_model() -> None:
     assert PAGE.read_text() == render(), "run `python -m tests.model`"
 
 
-def test_the_rules_have_the_names_that_the_page_of_delivery_uses() -> None:
+def test_the_rules_have_the_names_used_on_the_delivery_page() -> None:
     page = (PAGE.parent / "delivery.md").read_text()
     table = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ") and line.count("|") == 3]
     names = [rule.name.replace("_", " ").capitalize() for rule in Rule]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-#: the twenty lines of the how-to, to the letter (a test holds the two together)
+#: the code of the how-to, verbatim (a test compares the two)
 RESIZE = '''\
 from jobplatform import Context, Permanent, Retryable, kind
 from pydantic import BaseModel
@@ -136,7 +136,7 @@ class Call(BaseModel):
 
 @kind("acme.call", queue="gpu", limit_keys=["tenant", "region:{region}"])
 def call(payload: Call, ctx: Context) -> dict:
-    """One call to a region of the outside world."""
+    """Make one call to an external region."""
     time.sleep(payload.seconds)
     return {"calls": count(payload.path)}
 
@@ -153,7 +153,7 @@ def calls(payload: Call, ctx: Context) -> dict:
 
 @kind("acme.busy", queue="gpu", limit_keys=["region:{region}"])
 def busy(payload: Call, ctx: Context) -> dict:
-    """The other side says at first: not now."""
+    """The remote server throttles the first call."""
     if count(payload.path) == 1:
         raise Throttled("region:" + payload.region, payload.seconds, "429 from there")
     return {"attempt": ctx.attempt, "run_no": ctx.run_no}

@@ -1,7 +1,7 @@
-"""Canvases of every shape, to be applied on the ledger and on plain Celery: the same code, two apps.
+"""Canvases of every shape, applied on the ledger and on plain Celery: the same code, two apps.
 
-Run as a program it applies all shapes, waits for them, and prints a line of JSON for each: shape, outcome, and how many
-`.children` its task has. CANVAS_SIDE chooses the app (`ledger` or `plain`); CANVAS_NOTES is the file of the errbacks.
+Run as a program, it applies all shapes, waits for them, and prints a line of JSON for each: shape, outcome, and the
+number of `.children` of its task. CANVAS_SIDE chooses the app (`ledger` or `plain`); errbacks write to CANVAS_NOTES.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ INNER: dict[str, Any] = {
     "group": lambda: group(ok.s(), ok.s()).apply_async(),
     "chain into a group": lambda: chain(ok.s(), group(ok.s(), ok.s())).apply_async(),
 }
-if SIDE == "ledger":  # with a backend of files plain Celery shows its `chord_unlock`, whose result never comes
+if SIDE == "ledger":  # with a file backend, plain Celery shows its `chord_unlock`, whose result never arrives
     INNER["chord"] = lambda: chord([ok.s(), ok.s()], ok.s()).apply_async()
     INNER["group into a task"] = lambda: (group(ok.s(), ok.s()) | ok.s()).apply_async()
-#: those, as plain Celery with Redis has them: the header is the child, the body follows its last task
+#: the result for those two in plain Celery with Redis: the header is the child, the body follows its last task
 CHORD_CHILDREN = [["GroupResult"], False, 3]
 
-#: the guide names it: the body behind a chord that has failed raises what the failed task has raised; plain Celery has
-#: wrapped that in a `ChordError`
+#: a difference named in the guide: the body after a failed chord raises the failed task's exception; plain Celery wraps
+#: that in a `ChordError`
 WRAPPED_ONCE_MORE = [
     *("chord", ["ok"]),
     ["chain", "ok", ["chord", ["fail", "ok"], ["chain", "ok", ["group", "ok", "ok"], "ok"]]],
@@ -119,7 +119,7 @@ def random_shape(dice: random.Random, depth: int) -> Any:
 
 
 def all_shapes() -> list[Any]:
-    """The known shapes, and as many generated ones as CANVAS_GENERATED says; `make test-all` asks for some."""
+    """The known shapes, and CANVAS_GENERATED random ones; `make test-all` requests some."""
     generated = int(os.environ.get("CANVAS_GENERATED", "0"))
     dice = random.Random(3)
     shapes = [*KNOWN]
@@ -160,7 +160,7 @@ def outcome(result: Any) -> str:
 
 
 def children_of(what: str) -> list[Any]:
-    """What a caller sees of what a task has called: the kinds of its children, and how many tasks follow."""
+    """What a caller sees of the tasks that a task has called: the types of its children, and how many tasks follow."""
     result = calls.delay(what)
     result.get(timeout=SECONDS, propagate=False)
     result = app.AsyncResult(result.id)
@@ -170,7 +170,7 @@ def children_of(what: str) -> list[Any]:
 
 
 def _count(results: list[Any], deadline: float | None = None) -> int:
-    """How many tasks are under these results when all have ended."""
+    """Count the tasks below these results once all have ended."""
     count = 0
     for result in results:
         if hasattr(result, "results"):
@@ -182,7 +182,7 @@ def _count(results: list[Any], deadline: float | None = None) -> int:
 
 
 def wait_until_idle() -> None:
-    """Wait until this side has nothing to do any more, so that no errback is still to come."""
+    """Wait until this side is idle, so that no errback is still to come."""
     quiet, deadline = 0, time.monotonic() + SECONDS
     while quiet < 3 and time.monotonic() < deadline:
         time.sleep(0.3)

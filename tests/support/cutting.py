@@ -1,4 +1,4 @@
-"""Cut a conversation with Postgres at each place in turn: before the server hears it, or before the client is told."""
+"""Cut a connection to Postgres at each message in turn: before the server gets it, or before the client is answered."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from jobplatform.devstack.proxy import Proxy, proxied
 from jobplatform.ledger.session import Ledger, Limits, open_ledger
 
-#: more messages than any of our conversations has
+#: more messages than any of our exchanges with Postgres has
 MANY = 200
 
 
 @dataclass
 class Cut:
-    """The `number`-th message of the client is lost with its connection, or the answer to it is."""
+    """Loses the client's `number`-th message, or the answer to it, together with the connection."""
 
     proxy: Proxy
     number: int
@@ -24,7 +24,7 @@ class Cut:
     done: bool = False
 
     def __call__(self, data: bytes, before: bytes) -> bool:
-        self.proxy.losing_answers.clear()  # what comes now comes on another connection
+        self.proxy.losing_answers.clear()  # from now on messages come on another connection
         self.seen += 1
         if self.seen != self.number:
             return False
@@ -36,7 +36,7 @@ class Cut:
 
 @contextmanager
 def cut(url: str, number: int, loses_answer: bool, limits: Limits) -> Iterator[tuple[Ledger, Cut]]:
-    """Yield a ledger whose conversation with the server is cut once."""
+    """Yield a ledger whose connection to the server is cut once."""
     with proxied(url) as (through, proxy):
         proxy.stops = result = Cut(proxy, number, loses_answer)
         ledger = open_ledger(through, name="cut", limits=limits, connections=2)

@@ -1,4 +1,4 @@
-"""A dispatcher for tests of shares and limits: rounds by hand, with its memory between them."""
+"""A dispatcher for tests of shares and limits: tests start its rounds, and it keeps its state between them."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def submit(
 
 
 class Desk:
-    """A dispatcher that remembers."""
+    """A dispatcher that keeps its state between rounds."""
 
     def __init__(self, harness: LedgerHarness, publisher: Publisher) -> None:
         self.harness, self.publisher = harness, publisher
@@ -64,7 +64,7 @@ class Desk:
         return run_round(self.harness.ledger, self.publisher, known, self.policy, queue, window, 500, self.order)
 
     def rounds(self, queue: str = "email", window: int = 100, most: int = 5) -> int:
-        """Play rounds until nothing goes; returns how many jobs went."""
+        """Run rounds until nothing is dispatched; return how many jobs were."""
         sent = 0
         for _ in range(most):
             report = self.round(queue, window)

@@ -1,7 +1,7 @@
 """Each public way to call a task, as the first call of a fresh process.
 
-Run as a program with the form of the app, `text` or `class`, and the id of a task that has succeeded; prints a line of
-JSON per way: its name, what came of it, and whether every call is a job. Only Celery is imported before the fork.
+Run as a program with the form of the app, `text` or `class`, and the id of a task that has succeeded. Prints a line of
+JSON per way: its name, its result, and the ids of its tasks. Only Celery is imported before the fork.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SECONDS = 40
 
 
 def make_app(form: str) -> Any:
-    """The guide's lines, with the task class by text or imported."""
+    """The app as in the guide, with the task class as text or imported."""
     if form == "class":
         from workers.celery import Task
 
@@ -33,7 +33,7 @@ def make_app(form: str) -> Any:
 
 
 def task(app: Any) -> Any:
-    """A task that this process knows itself."""
+    """A task that is registered in this process."""
 
     @app.task(name=ADD)
     def add(x: int, y: int) -> int:

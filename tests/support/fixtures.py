@@ -27,7 +27,7 @@ def harness(instance: Instance) -> Iterator[LedgerHarness]:
 
 @pytest.fixture
 def broker_url(instance: Instance) -> Iterator[str]:
-    """The URL of a vhost of its own, with the topology of the default queues."""
+    """The URL of a new vhost with the topology of the default queues."""
     from jobplatform.broker.connection import connected, server_version
     from jobplatform.broker.declare import declare_topology
     from jobplatform.broker.topology import build_topology, choose_queue_type

@@ -1,4 +1,4 @@
-"""Play workflows against a ledger without broker and workers: what is available is dispatched, claimed, settled."""
+"""Run workflows on a ledger without broker and workers: available jobs are dispatched, claimed and settled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from jobplatform.usecases.submit_workflow import submit_workflow
 from tests.support.ledger_harness import LedgerHarness, registry
 
 ERROR = {"code": "x", "message": "told to fail", "retryable": False}
-#: what a job that is told to run does: (name, payload with its references filled in) → (outcome, state, result)
+#: what a job does when it runs: (name, payload with its references filled in) → (outcome, state, result)
 Play = Callable[[str, Any], tuple[str, str, Any]]
 
 
@@ -39,12 +39,12 @@ def failing(*names: str) -> Play:
 
 
 def available(harness: LedgerHarness) -> list[Any]:
-    """Return (id, kind) of what is available, in an order that does not matter to anybody."""
+    """Return (id, kind, workflow) of the available jobs, in an order that does not matter."""
     return harness.all("SELECT id, kind, workflow_id FROM jobs WHERE state = 'available' ORDER BY id")
 
 
 def play(harness: LedgerHarness, act: Play = succeed, limit: int = 10_000) -> list[str]:
-    """Run what is available until nothing is, at most `limit` jobs; returns the names of the steps in order."""
+    """Run available jobs until none is left, at most `limit`; return the names of their steps in order."""
     ran: list[str] = []
     while result := available(harness)[: limit - len(ran)]:
         for job_id, kind, _ in result:
@@ -91,7 +91,7 @@ def step_of(harness: LedgerHarness, job_id: UUID) -> str | None:
 
 
 def stop_due(harness: LedgerHarness, limit: int = 1000) -> int:
-    """Do what the dispatcher does about workflows; returns how many still stop."""
+    """Time out and stop workflows as the dispatcher does; return how many are still stopping."""
     with harness.ledger.transaction() as connection:
         workflows.time_out_workflows(connection)
     finish_stopping_workflows(harness.ledger, None, limit, 60)
@@ -120,7 +120,7 @@ def job_of(harness: LedgerHarness, workflow_id: UUID, name: str) -> UUID:
 
 
 def adds_of(harness: LedgerHarness, job_id: UUID, *parts: Part) -> bytes:
-    """Return what a run of this job adds, as it is settled."""
+    """Return the steps that a run of this job adds, as they are passed to its settle."""
     added = AddedSteps(Delivery(job_id, 1, "test.echo", new_id(), harness.worker.id, "n"), registry())
     added.add(harness.ledger, parts)
     result = added.as_json()
@@ -129,7 +129,7 @@ def adds_of(harness: LedgerHarness, job_id: UUID, *parts: Part) -> bytes:
 
 
 def errback_job(headers: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Return a planned job, as the ledger takes it."""
+    """Return a planned job in the form that the ledger expects."""
     return {
         "queue": "email", "kind": "test.echo", "priority": 4, "payload": {"args": [], "headers": headers or {}},
         "tags": [], "max_attempts": 1, "crash_limit": 1, "lost_limit": 1,
@@ -137,7 +137,7 @@ def errback_job(headers: dict[str, Any] | None = None) -> dict[str, Any]:
 
 
 def replacement_of(harness: LedgerHarness, job_id: UUID) -> tuple[bytes, UUID]:
-    """Return what a run of this job adds that is replaced by a chain of x and y, and y's id."""
+    """Return the steps that a run adds when it replaces this job by a chain of x and y, and the id of y."""
     delivery = Delivery(job_id, 1, "test.echo", new_id(), harness.worker.id, "n")
     added = AddedSteps(delivery, registry())
     name = added.own_name(harness.ledger)

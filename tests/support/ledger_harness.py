@@ -1,4 +1,4 @@
-"""Ledgers for tests: a database of its own per test, copied from the migrated template."""
+"""Ledgers for tests: a separate database per test, copied from the migrated template."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def registry() -> KindRegistry:
 
 @dataclass
 class LedgerHarness:
-    """A ledger with a tenant, and the shortest words for what tests do to it."""
+    """A ledger with a tenant, and shorthands for what tests do with it."""
 
     ledger: Ledger
     url: str
@@ -87,9 +87,9 @@ class LedgerHarness:
     def round(
         self, queue: str = "email", window: int = 100, batch: int = 500, ledger: Ledger | None = None
     ) -> Iterator[Any]:
-        """Open a round of a queue, as a dispatcher that knows what came lately; it commits at the end of the block.
+        """Open a round of a queue, as a dispatcher that knows the recent arrivals; it commits at the end of the block.
 
-        Yields the jobs that it has marked, and the open round.
+        Yields the marked jobs and the open round.
         """
         mine = ledger or open_ledger(self.url, name="dispatcher", limits=LIMITS)
         waiting = Waiting(lambda tenant: 1.0)
@@ -107,7 +107,7 @@ class LedgerHarness:
                 mine.close()
 
     def claim(self, job_id: UUID, lease_id: UUID | None = None, dispatch_no: int | None = None, **more: Any) -> Any:
-        """Claim a job; the current dispatch when none is named."""
+        """Claim a job, by default in its current dispatch."""
         number = dispatch_no if dispatch_no is not None else self.row(job_id).dispatch_no
         return runs.claim_run(
             self.ledger,
@@ -120,7 +120,7 @@ class LedgerHarness:
         )
 
     def running(self, **fields: Any) -> tuple[UUID, UUID]:
-        """Return (job, lease) of a job that runs."""
+        """Submit a job and start it; return (job, lease)."""
         job_id, lease_id = self.submit(**fields), new_id()
         self.dispatch(job_id)
         assert self.claim(job_id, lease_id, kind=fields.get("kind", "test.echo")).verdict == "claimed"
@@ -167,13 +167,13 @@ class LedgerHarness:
 
 
 def card(worker_id: UUID | None = None) -> WorkerInfo:
-    """Return the card of a worker for tests."""
+    """Return the description of a worker for tests."""
     return WorkerInfo(worker_id or new_id(), "worker@test", "host", 1, "prefork", 4, ["email", "video"], ["test.echo"])
 
 
 @contextmanager
 def new_harness(instance: Any) -> Iterator[LedgerHarness]:
-    """Yield a harness on a database of its own."""
+    """Yield a harness with its own database."""
     from jobplatform.devstack import postgres
 
     name = f"t_{uuid.uuid4().hex[:12]}"
@@ -207,7 +207,7 @@ def _administer(instance: Any, statement: str) -> None:
     )
     connection.autocommit = True
     with connection.cursor() as cursor:
-        # two test processes must not copy the template at once
+        # two test processes must not copy the template at the same time
         cursor.execute("SELECT pg_advisory_lock(4711)")
         cursor.execute(statement)
     connection.close()

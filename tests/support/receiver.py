@@ -38,7 +38,7 @@ class Receiver:
 
 
 def say(status: int, text: bytes = b"", **headers: str) -> Answers:
-    """Return what always answers this."""
+    """Return a handler that always sends this response."""
 
     def answer(request: http.server.BaseHTTPRequestHandler) -> None:
         request.send_response(status)

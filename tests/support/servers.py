@@ -9,22 +9,22 @@ from pathlib import Path
 from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import Stack
 
-#: the name of their stack; on RabbitMQ 4.3 another one
+#: the name of their stack; a separate one for RabbitMQ 4.3
 STACK = "test-next" if os.environ.get(CHOICE) else "test"
 
 MEMORY = Path("/dev/shm")
-#: databases of tests are small, and there are a few at once
+#: test databases are small, and few exist at once
 WANTED_BYTES = 4 * 1024**3
 
 
 def keep_in_memory(stack: Stack) -> Path | None:
-    """Let Postgres keep its data in memory, where there is enough of it; returns the folder, to be removed afterwards.
+    """Let Postgres keep its data in memory if there is enough; return the folder, to be removed afterwards.
 
-    Each test copies and drops a database of some hundred files: on ext4 a third of all CPU time went into finding
-    inodes that had not been freed a moment ago.
+    Each test copies and drops a database of some hundred files: on ext4 a third of all CPU time was spent on finding
+    inodes that had not just been freed.
     """
     in_memory = MEMORY / f"{stack.instance.folder.parent.name}-{stack.instance.folder.name}"
-    shutil.rmtree(in_memory, ignore_errors=True)  # of a run that was cut off
+    shutil.rmtree(in_memory, ignore_errors=True)  # left over from an interrupted run
     folder = stack.instance.folder / "postgres"
     if folder.is_symlink():
         folder.unlink()
@@ -37,7 +37,7 @@ def keep_in_memory(stack: Stack) -> Path | None:
 
 
 def slim_template(stack: Stack) -> None:
-    """Drop the far partitions of the database that every test copies: a copy costs by the file."""
+    """Drop the later partitions of the database that every test copies: each file adds to the cost of a copy."""
     ledger = stack.open_ledger()
     with ledger.statement() as connection:
         for table in ("job_history", "job_runs", "job_events"):

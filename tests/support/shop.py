@@ -1,6 +1,6 @@
-"""An existing Celery app of a team, outside the repository: what Celery's own pages show, and tasks that misbehave.
+"""An existing Celery app of a team, outside the repository: examples of Celery's docs, and tasks that misbehave.
 
-Only the class and the config object are the platform's; no task knows of it.
+Only the task class and the config object belong to the platform; no task knows about it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from shop import app
 logger = get_task_logger(__name__)
 
 
-# --- of the pages First Steps, Next Steps, Calling Tasks, Canvas ---------------------------------
+# --- from the pages First Steps, Next Steps, Calling Tasks, Canvas ---------------------------------
 
 @app.task
 def add(x, y, debug=False):
@@ -95,7 +95,7 @@ def dump_context(self, x, y):
     }
 
 
-# --- of the page Tasks --------------------------------------------------------------------------
+# --- from the page Tasks --------------------------------------------------------------------------
 
 class Flaky(Exception):
     pass
@@ -126,7 +126,7 @@ def counts_down(self, n, seen=()):
 
 
 class NoteTask(Task):
-    """A base of the team's own, which knows nothing of the platform."""
+    """The team's own base class, which knows nothing about the platform."""
 
     def on_success(self, retval, task_id, args, kwargs):
         note("hooks", f"success {self.name} {retval}")
@@ -287,7 +287,7 @@ def hangs_softly():
 
 @control_command()
 def shop_stops_consuming(state, queue):
-    """Take a consumer away as RabbitMQ does when it cancels one quietly: the worker stays connected."""
+    """Cancel a consumer as RabbitMQ does when it cancels one silently: the worker stays connected."""
     state.consumer.task_consumer.cancel_by_queue(queue)
     return {"ok": queue}
 
@@ -322,7 +322,7 @@ import os
 
 from celery import Celery
 
-# the one line that is switched, process by process
+# the one line that is changed, process by process
 app = Celery("legacy", task_cls="workers.celery:Task")
 app.config_from_object(os.environ.get("LEGACY_CONFIG", "workers.celery.config"))
 app.conf.update(task_routes={"legacy.report": {"queue": "legacy"}, "legacy.mail": {"queue": "mails"}})
@@ -349,6 +349,6 @@ worker_prefetch_multiplier = 1
 
 
 def write_legacy(folder: Path) -> None:
-    """Write the package `legacy`, an app of which one queue is switched and the other is not."""
+    """Write the module `legacy`, an app with one queue that has moved to the platform and one that has not."""
     (folder / "legacy.py").write_text(LEGACY)
     (folder / "legacy_old_config.py").write_text(OLD_CONFIG)

@@ -1,4 +1,4 @@
-"""A reader of Server-Sent Events, by the HTML standard's rules (9.2.6), over a plain connection."""
+"""A reader of Server-Sent Events, as specified in the HTML standard (9.2.6), over a plain connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 
 class Sent(NamedTuple):
-    """An event; `id` is the last id that came, with it or before it."""
+    """An event; `id` is the last id received, with it or before it."""
 
     id: str
     name: str

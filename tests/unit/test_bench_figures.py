@@ -28,7 +28,7 @@ def test_a_run_that_ended_after_one_side_is_judged_and_written(tmp_path: Path) -
     assert written["goals"] == []
 
 
-def test_both_sides_make_a_goal(tmp_path: Path) -> None:
+def test_figures_of_both_sides_give_a_goal(tmp_path: Path) -> None:
     figures = Figures()
     figures.add("drain, prefork 2 (jobs/s)", "job platform", 500.0)
     figures.add("drain, prefork 2 (jobs/s)", "bare Celery", 250.0)

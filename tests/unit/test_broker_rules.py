@@ -44,7 +44,7 @@ def test_every_queue_dead_letters_and_only_classic_ones_have_a_max_priority() ->
         for name in ("email", "gpu"):
             assert queues[name]["x-dead-letter-exchange"] == DEAD_EXCHANGE
             assert ("x-max-priority" in queues[name]) == (kind == "classic")
-        assert "x-max-length" in queues["jobs.dead.copies"], "bounded: nobody consumes it"
+        assert "x-max-length" in queues["jobs.dead.copies"], "bounded, as it has no consumer"
 
 
 def test_rabbitmq_waits_longer_for_an_acknowledgement_than_a_run_may_last() -> None:
@@ -52,13 +52,13 @@ def test_rabbitmq_waits_longer_for_an_acknowledgement_than_a_run_may_last() -> N
     quorum = {queue.name: queue.arguments for queue in build_topology(("email",), "quorum").queues}["email"]
     assert quorum["x-consumer-timeout"] > longest and quorum["x-delivery-limit"] == 20
     assert quorum["x-overflow"] == "reject-publish" and quorum["x-dead-letter-strategy"] == "at-least-once"
-    assert longest < CONSUMER_TIMEOUT_MS, "classic queues have the node's"
+    assert longest < CONSUMER_TIMEOUT_MS, "classic queues have the timeout of the node"
     compose = (CHECKOUT / "deploy" / "rabbitmq" / "rabbitmq.conf").read_text()
     (value,) = (line.partition("=")[2] for line in compose.splitlines() if line.startswith("consumer_timeout"))
     assert int(value) > longest
 
 
-def test_definitions_hold_all_that_a_blank_node_needs() -> None:
+def test_definitions_contain_everything_that_a_blank_node_needs() -> None:
     definitions = build_definitions(build_topology(("email",), "classic"), vhost="v", passwords={"worker": "p"})
     assert {"vhosts", "users", "permissions", "exchanges", "queues", "bindings"} <= set(definitions)
     raw = base64.b64decode(definitions["users"][0]["password_hash"])
@@ -66,7 +66,7 @@ def test_definitions_hold_all_that_a_blank_node_needs() -> None:
     assert hash_password("p", raw[:4]) == definitions["users"][0]["password_hash"]
 
 
-def test_an_envelope_reads_back() -> None:
+def test_an_envelope_survives_a_round_trip() -> None:
     envelope = Envelope(str(JOB), 3, "email.send", "email", 4)
     assert read_headers(envelope.headers()) == (JOB, 3, "email.send")
 
@@ -105,7 +105,7 @@ JUNK = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["id", "task", "dispatch_no", "eta", "timelimit"]) | st.text(), JUNK))
-def test_no_headers_whatever_raise_anything_else(headers) -> None:
+def test_arbitrary_headers_raise_no_other_error(headers) -> None:
     try:
         job_id, dispatch_no, kind = read_headers(headers)
     except MalformedMessage:
@@ -133,7 +133,7 @@ OBEYED_BY_CELERY = {
 
 
 @pytest.mark.parametrize("name", OBEYED_BY_CELERY)
-def test_nothing_in_a_message_is_obeyed(name: str) -> None:
+def test_instructions_in_a_message_are_ignored(name: str) -> None:
     from workers.runtime.consumer import rebuild
 
     message = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""What Celery's canvases become: unrolled by Celery's own code, written down as steps. No server is asked."""
+"""How Celery's canvases become steps: Celery's own code unrolls them. Needs no server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def plan(app: Celery, canvas: Any, *args: Any, **options: Any) -> Flow:
 
 
 def shape(flow: Flow) -> dict[str, tuple[int, list[str]]]:
-    """Return name → (how many it waits for, who waits for it)."""
+    """Return name → (number of steps it waits for, steps that wait for it)."""
     names = {row["id"]: row["name"] for row in flow.steps}
     return {row["name"]: (row["pending"], [names[item] for item in row["children"]]) for row in flow.steps}
 
@@ -77,7 +77,7 @@ def test_a_chain_is_a_line_with_results_by_reference(app: Celery) -> None:
     assert flow.pending == 1 and all(row["on_failure"] == "skip" for row in flow.steps)
 
 
-def test_ids_are_those_that_the_results_have(app: Celery) -> None:
+def test_steps_have_the_ids_of_their_results(app: Celery) -> None:
     canvas = chord([add(app, 1, 1), add(app, 2, 2)], app.tasks["unit.total"].s())
     collector = Collector(app)
     result = collector.run(canvas.apply_async)
@@ -88,7 +88,7 @@ def test_ids_are_those_that_the_results_have(app: Celery) -> None:
     assert all(item.version == 7 for item in ids.values())
 
 
-def test_a_chord_waits_for_a_gate_whose_list_the_ledger_puts_together(app: Celery) -> None:
+def test_a_chord_waits_for_a_gate_whose_results_the_ledger_collects(app: Celery) -> None:
     flow = plan(app, chord([add(app, n, n) for n in range(3)], app.tasks["unit.total"].s()))
     gate = ["group"]
     assert shape(flow) == {
@@ -101,7 +101,7 @@ def test_a_chord_waits_for_a_gate_whose_list_the_ledger_puts_together(app: Celer
 def test_headers_of_chains_and_groups_come_as_celery_nests_them(app: Celery) -> None:
     total = app.tasks["unit.total"].s
     flow = plan(app, chord([add(app, 1, 1) | add(app, 2), add(app, 3, 3)], total()))
-    # the last of the chain is called after the plain task: the places are out of order, so each is named
+    # the chain's last task is called after the plain task: the order differs, so each result is named
     assert args_of(flow, "total") == [[{"$from": ["add-3", "result"]}, {"$from": ["add-2", "result"]}]]
     inner = chord([add(app, 1, 1), add(app, 2, 2)], total())
     outer = plan(app, chord([inner, add(app, 3, 3)], total()))
@@ -110,7 +110,7 @@ def test_headers_of_chains_and_groups_come_as_celery_nests_them(app: Celery) -> 
     assert shape(spread)["add"] == (0, ["add-2", "add-3"])
 
 
-def test_links_hang_at_their_task_and_errbacks_are_jobs(app: Celery) -> None:
+def test_links_follow_their_task_and_errbacks_are_jobs(app: Celery) -> None:
     note = app.tasks["unit.note"].s()
     flow = plan(app, add(app, 1, 1).set(link=[add(app, 8), add(app, 9)], link_error=[note]))
     assert shape(flow)["add"] == (0, ["add-2", "add-3"])
@@ -119,7 +119,7 @@ def test_links_hang_at_their_task_and_errbacks_are_jobs(app: Celery) -> None:
     assert [item["task"] for item in errback["payload"]["headers"]["errbacks"]] == ["unit.note"]
 
 
-def test_times_of_the_first_task_are_moments_and_of_later_ones_count_from_their_turn(app: Celery) -> None:
+def test_times_of_the_first_task_are_absolute_and_those_of_later_ones_relative(app: Celery) -> None:
     flow = plan(app, add(app, 1, 1).set(countdown=60) | add(app, 1).set(countdown=30, expires=90))
     first, second = flow.steps
     assert timedelta(seconds=55) < first["run_at"] - datetime.now(UTC) <= timedelta(seconds=60)
@@ -127,13 +127,13 @@ def test_times_of_the_first_task_are_moments_and_of_later_ones_count_from_their_
     assert second["template"] == {"delay_seconds": 30.0, "start_within_seconds": 90.0}
 
 
-def test_what_looks_like_a_reference_is_kept_as_it_is(app: Celery) -> None:
+def test_values_that_look_like_references_are_kept_unchanged(app: Celery) -> None:
     flow = plan(app, add(app, {"$from": "x"}, 1) | add(app, {"$item": ""}))
     assert args_of(flow, "add")[0] == {"$literal": {"$from": "x"}}
     assert args_of(flow, "add-2") == [{"$from": ["add", "result"]}, {"$literal": {"$item": ""}}]
 
 
-def test_too_many_tasks_are_refused_with_what_to_do(app: Celery) -> None:
+def test_too_many_tasks_are_refused_with_a_remedy(app: Celery) -> None:
     with pytest.raises(InvalidRequest, match="at most 10,000 are possible: submit it in parts"):
         plan(app, group(add(app, 1, 1) for _ in range(10_000)))
 

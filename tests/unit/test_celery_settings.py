@@ -59,12 +59,12 @@ def test_a_settings_module_in_lower_case() -> None:
     assert (app.conf.task_default_queue, app.conf.timezone) == ("video", "Europe/Berlin")
 
 
-def test_a_settings_object_that_is_not_there_is_named() -> None:
+def test_a_missing_settings_object_is_named() -> None:
     with pytest.raises(ConfigurationError, match=r"'no.such:settings' can't be imported.* Expected a module"):
         use_settings(make_app(), "no.such:settings")
 
 
-def test_one_task_that_can_not_be_a_kind_is_refused_alone() -> None:
+def test_a_task_that_can_not_be_a_kind_is_refused_without_affecting_others() -> None:
     app = make_app()
     app.config_from_object("workers.celery.config")
     app.conf.update(task_default_queue="video")

@@ -1,4 +1,4 @@
-"""How a run of Celery's own tests is judged: a new failure is red, and so is a known one that passes by now."""
+"""How a run of Celery's own tests is judged: it fails for a new failure, and for a known one that now passes."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_report_is_read_by_test_and_a_failed_subtest_fails_its_test(tmp_path: 
         ({}, {}, 1, "0 passed"),
     ],
 )
-def test_what_is_new_is_red(
+def test_any_change_from_the_known_failures_fails_the_run(
     outcomes: dict[str, bool], known: dict[str, str], code: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert judge(outcomes, known, complete=True) == code

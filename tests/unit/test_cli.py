@@ -21,7 +21,7 @@ def fresh_settings(monkeypatch: pytest.MonkeyPatch):
     settings.cache_clear()
 
 
-def test_definitions_have_a_user_per_role_and_no_password_in_clear(tmp_path: Path) -> None:
+def test_definitions_have_one_user_per_role_and_no_plaintext_password(tmp_path: Path) -> None:
     folder, output = tmp_path / "passwords", tmp_path / "definitions.json"
     folder.mkdir()
     for role in ("operator", "dispatcher", "worker", "monitor"):
@@ -37,7 +37,7 @@ def test_definitions_have_a_user_per_role_and_no_password_in_clear(tmp_path: Pat
     assert {q["arguments"].get("x-queue-type") for q in result["queues"] if q["name"] in ("email", "llm")} == {"quorum"}
 
 
-def test_a_missing_password_is_told_and_nothing_is_written(tmp_path: Path) -> None:
+def test_a_missing_password_is_reported_and_nothing_is_written(tmp_path: Path) -> None:
     (tmp_path / "operator").write_text("x")
     output = tmp_path / "definitions.json"
     done = CliRunner().invoke(definitions, ["--passwords", str(tmp_path), "--output", str(output)])
@@ -45,6 +45,6 @@ def test_a_missing_password_is_told_and_nothing_is_written(tmp_path: Path) -> No
     assert not output.exists()
 
 
-def test_a_question_that_is_not_there_names_those_that_are() -> None:
+def test_an_unknown_question_lists_the_known_ones() -> None:
     done = CliRunner().invoke(ask, ["everything"])
     assert done.exit_code == 1 and "failure_reasons" in done.output

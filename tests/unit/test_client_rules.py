@@ -1,4 +1,4 @@
-"""The client's rules: what is repeated and what is not, keys made once, problems by kind; both clients alike."""
+"""The client's rules: which calls are retried, idempotency keys, classes of problems; both clients alike."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ SAFE, UNSAFE = Call("GET", "/"), Call("POST", "/", safe=False)
         (SAFE, problem_of(422, {"code": "invalid_request"}, None), False),
     ],
 )
-def test_what_is_repeated(call: Call, failure: Any, is_repeated: bool) -> None:
+def test_which_failures_are_retried(call: Call, failure: Any, is_repeated: bool) -> None:
     assert (next_pause(call, failure, 0, 30.0) is not None) is is_repeated
 
 
-def test_pauses_double_and_the_api_s_own_come_first() -> None:
+def test_pauses_double_and_retry_after_takes_precedence() -> None:
     pauses = [next_pause(SAFE, NoAnswer(), tries, 30.0) for tries in range(10)]
     for tries, pause in enumerate(pauses):
         longest = min(LONGEST_PAUSE, 0.2 * 2**tries)
         assert pause is not None and longest / 2 <= pause <= longest
     assert next_pause(SAFE, BUSY, 0, 30.0) == 7
-    assert next_pause(SAFE, BUSY, 0, 6.9) is None, "there is no time for it"
+    assert next_pause(SAFE, BUSY, 0, 6.9) is None, "the pause is longer than the retry time"
 
 
 def answers(*result: Any) -> tuple[Client, list[httpx2.Request]]:
@@ -93,7 +93,7 @@ def test_a_submission_is_one_job_however_often_it_is_retried(monkeypatch: pytest
     assert again[0].headers["Idempotency-Key"] != again[1].headers["Idempotency-Key"] == "mine"
 
 
-def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_batch_ends_the_submission(monkeypatch: pytest.MonkeyPatch) -> None:
     batch = httpx2.Response(202, json={"jobs": [{"id": JOB["id"]}, {"id": JOB["id"]}]})
     client, seen = answers(
         batch, httpx2.Response(422, json={"code": "invalid_request", "errors": [{"field": "0.kind"}]})
@@ -106,7 +106,7 @@ def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.Monk
             yield JobRequest("x", {"n": number})
 
     ids = client.submit_many(requests(), batch_size=2)
-    assert taken == [], "nothing is sent before the first id is asked for"
+    assert taken == [], "nothing is sent before the first id is requested"
     next(ids), next(ids)
     assert taken == [0, 1], "and no more is taken than has to be"
     with pytest.raises(Invalid, match=r"0\.kind"):
@@ -114,8 +114,8 @@ def test_a_batch_that_is_refused_ends_what_is_submitted(monkeypatch: pytest.Monk
     assert seen[0].content.count(b"\n") == 1 and len({item.headers["Idempotency-Key"] for item in seen}) == 2
 
 
-def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait that breaks after half a minute is repeated as one that breaks at once is."""
+def test_the_retry_time_begins_with_the_first_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait that breaks off after half a minute is retried just like one that breaks off at once."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
@@ -131,7 +131,7 @@ def test_time_for_repeating_begins_with_the_first_failure(monkeypatch: pytest.Mo
     assert retry_state.pause(SAFE, NoAnswer()) < 1
 
 
-def test_that_no_answer_comes_is_told_once_while_it_is_asked_again(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_answer_is_logged_once_while_the_call_is_retried(caplog: pytest.LogCaptureFixture) -> None:
     retry_state = RetryState(30.0)
     for _ in range(3):
         retry_state.pause(SAFE, NoAnswer("GET /: refused"))
@@ -148,7 +148,7 @@ def test_a_stream_that_was_followed_to_its_end_ends_with_the_job() -> None:
     assert seen[0].headers["Last-Event-ID"] == "7"
 
 
-def test_a_server_that_can_not_wait_is_not_asked_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_without_long_polling_is_polled_with_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses: list[float] = []
     monkeypatch.setattr(time, "sleep", pauses.append)
     done = httpx2.Response(200, json={**JOB, "status": "completed", "state": "succeeded"})
@@ -157,7 +157,7 @@ def test_a_server_that_can_not_wait_is_not_asked_without_a_pause(monkeypatch: py
     assert len(pauses) == 2 and min(pauses) > 0.1
 
 
-def test_time_for_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pause_beyond_the_retry_time_raises_the_problem(monkeypatch: pytest.MonkeyPatch) -> None:
     client, _ = answers(*[httpx2.Response(429, json={"code": "quota_exceeded"}, headers={"Retry-After": "31"})])
     with pytest.raises(TooManyRequests) as caught:
         client.submit("x")
@@ -173,14 +173,14 @@ def test_time_for_repeating_ends(monkeypatch: pytest.MonkeyPatch) -> None:
         (422, {"code": "invalid_request", "errors": [{"field": "a", "expected": "b", "got": "c"}]}, Invalid),
     ],
 )
-def test_problems_by_kind(status: int, body: Any, kind: type[Problem]) -> None:
+def test_each_problem_has_its_class(status: int, body: Any, kind: type[Problem]) -> None:
     problem = problem_of(status, body, None)
     assert type(problem) is kind and problem.status == status
     if isinstance(body, dict) and body.get("errors"):
         assert "a: expected b; got c" in str(problem)
 
 
-def test_what_can_not_be_json_is_told_before_anything_is_sent() -> None:
+def test_a_payload_that_is_not_json_is_refused_before_anything_is_sent() -> None:
     client, seen = answers()
     with pytest.raises(TypeError, match="expected JSON values"):
         client.submit("x", {"a": object()})
@@ -205,7 +205,7 @@ def test_both_clients_have_the_same_methods() -> None:
     assert {"Client", "AsyncClient"} <= set(package.__all__)
 
 
-def test_the_client_needs_nothing_else_of_the_platform() -> None:
+def test_the_client_imports_no_dependencies_of_the_servers() -> None:
     import subprocess
     import sys
 

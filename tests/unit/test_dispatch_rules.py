@@ -1,4 +1,4 @@
-"""Window, back-off, marks: what goes out when."""
+"""Window, backoff, fair order, pace: which jobs are dispatched, and when."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_window_grows_with_the_slots_but_has_a_floor() -> None:
     assert window_of(4, 4.0, 0) == 4
     assert window_of(4, 4.0, 8) == 32
     assert window_of(100, 1.5, 8) == 100
-    assert window_of(4, 4.0, 2, per_second=1000, window_seconds=0.25) == 250, "short jobs: as many as soon are done"
+    assert window_of(4, 4.0, 2, per_second=1000, window_seconds=0.25) == 250, "short jobs: as many as will finish soon"
     assert window_of(4, 4.0, 2, per_second=0.1, window_seconds=0.25) == 8, "long jobs: a few per slot"
     assert window_of(4, 4.0, 2, per_second=1000, window_seconds=0) == 8, "switched off"
 
@@ -30,7 +30,7 @@ def test_backoff_doubles_to_its_cap_and_a_success_clears_it() -> None:
     assert [backoff.failed("q") for _ in range(5)] == [1, 2, 4, 5, 5]
     assert not backoff.ready("q") and backoff.ready("other")
     now[0] += 5
-    assert backoff.ready("q") and backoff.doubtful("q"), "the next try is a careful one"
+    assert backoff.ready("q") and backoff.doubtful("q"), "the next batch has one job"
     backoff.failed("q")
     backoff.try_now()
     assert backoff.ready("q") and backoff.doubtful("q")
@@ -38,12 +38,12 @@ def test_backoff_doubles_to_its_cap_and_a_success_clears_it() -> None:
     assert not backoff.doubtful("q")
 
 
-def test_a_more_urgent_job_has_a_place_when_the_window_is_full_of_lesser_ones() -> None:
+def test_an_urgent_job_has_a_slot_when_less_urgent_ones_fill_the_window() -> None:
     assert slots_of([5, 0, 0, 0, 3, 0, 0, 0, 0, 0], 8, 100) == [0] + [5] * 4 + [8] * 5
     assert slots_of([0] * 10, 1000, 100) == [100] * 10
 
 
-def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_each_line_in_its_turn() -> None:
+def test_with_too_many_keys_a_round_reads_all_keys_of_some_flows_and_every_flow_is_served() -> None:
     waiting = Waiting(lambda tenant: 1.0)
     for number in range(1000):
         waiting.shares.arrive(FlowId(4, f"t{number}", (f"domain:{number}", "relay:smtp")), 0.0)
@@ -59,7 +59,7 @@ def test_when_there_are_too_many_keys_all_those_of_some_lines_are_asked_for_and_
     assert len(seen) == 1000
 
 
-def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
+def test_a_sweep_forgets_flows_that_another_dispatcher_has_emptied() -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
     flows = [FlowHead(FlowId(4, tenant), 0.0) for tenant in "abcdef"]
@@ -78,7 +78,7 @@ def test_a_sweep_forgets_the_lines_that_somebody_else_has_emptied() -> None:
     assert not waiting.sweep(read, 2), "not before a minute has passed"
 
 
-def test_jobs_are_published_by_priority_and_then_by_turns() -> None:
+def test_jobs_are_published_by_priority_and_then_interleaved_by_flow() -> None:
     takes = [
         Take(Flow(FlowId(p, t), None, 0.0, 9, True), jobs) for p, t, jobs in ((4, "a", 4), (4, "b", 2), (9, "c", 1))
     ]
@@ -90,7 +90,7 @@ def test_jobs_are_published_by_priority_and_then_by_turns() -> None:
     assert [job.id for job in in_fair_order(takes, jobs)] == ["c0", "a0", "b0", "a1", "a2", "b1", "a3"]
 
 
-def test_a_full_window_is_looked_at_when_a_quarter_of_it_is_free() -> None:
+def test_a_full_window_has_its_next_round_when_a_quarter_of_it_is_free() -> None:
     now = [0.0]
     pace = Pace(clock=lambda: now[0])
     pace.note(active=0, sent=100)

@@ -50,7 +50,7 @@ def test_every_live_state_can_be_cancelled() -> None:
         (State.DISCARDED, 1, Status.FAILED),
     ],
 )
-def test_the_four_words_for_callers(state: State, run_no: int, status: Status) -> None:
+def test_callers_see_one_of_four_statuses(state: State, run_no: int, status: Status) -> None:
     assert status_of(state, run_no) is status
 
 
@@ -105,7 +105,7 @@ def test_two_handlers_for_one_kind_are_refused() -> None:
         registry.add(make(handler=other))
 
 
-def test_limits_that_can_not_work_are_refused() -> None:
+def test_invalid_time_limits_and_queues_are_refused() -> None:
     KindRegistry().add(make(hard_limit_seconds=LONGEST_RUN_SECONDS))
     with pytest.raises(ConfigurationError, match="within a day"):
         KindRegistry().add(make(hard_limit_seconds=LONGEST_RUN_SECONDS + 1))

@@ -1,4 +1,4 @@
-"""What the API logs of refusals: the first at once, thousands in a few lines, none forgotten."""
+"""How the API logs refusals: the first at once, thousands in a few lines, and all of them counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from api.floods import Floods
 from tests.support.waiting import eventually
 
 
-def test_the_first_is_told_at_once_and_the_rest_as_numbers() -> None:
+def test_the_first_refusal_is_logged_at_once_and_the_rest_as_counts() -> None:
     floods = Floods(seconds=0.2)
     with capture_logs() as lines:
         for _ in range(5000):
@@ -17,7 +17,7 @@ def test_the_first_is_told_at_once_and_the_rest_as_numbers() -> None:
         floods.note("storage_full", "no space")
         eventually(lambda: sum(line["requests"] for line in lines if line["code"] == "ledger_unavailable") == 5000)
         assert len(lines) < 50
-        # after a quiet while the next one is told at once again
+        # after a quiet period the next refusal is logged at once again
         eventually(lambda: not floods._counts)
         before = len(lines)
         floods.note("storage_full", "no space")

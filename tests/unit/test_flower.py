@@ -1,4 +1,4 @@
-"""What Flower gets wrong by itself."""
+"""Corrections of Flower's faults."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 
-def test_flower_is_back_half_a_minute_after_an_outage_however_long(monkeypatch) -> None:
-    """Flower doubles its pause without an upper bound: after two hours it stays blind for two more."""
+def test_flower_reconnects_within_half_a_minute_of_any_outage(monkeypatch) -> None:
+    """Flower itself doubles its pause without bound: after an outage of two hours it is blind for two more."""
     from workers import flower_app
 
     class Over(BaseException):
-        """The outage is."""
+        """Ends the outage."""
 
     pauses: list[float] = []
 

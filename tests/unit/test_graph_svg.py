@@ -1,4 +1,4 @@
-"""The picture of a workflow: bounded, and XML whatever stands in names and errors."""
+"""The SVG of a workflow: bounded in size, and valid XML whatever names and errors contain."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def picture(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str
     return ElementTree.fromstring(draw({"workflow": workflow, "nodes": nodes, "edges": told}))
 
 
-def test_what_is_no_xml_is_left_out() -> None:
+def test_characters_that_xml_does_not_allow_are_left_out() -> None:
     dead = node("a", state="dead", error={"message": "\x1b[31mno\x00 <b>"})
     texts = "".join(picture([dead], [], name="<w>\x07").itertext())
     assert "[31mno" in texts and "<b>" in texts and "<w>" in texts
 
 
-def test_a_long_edge_goes_through_places_of_its_own() -> None:
+def test_a_long_edge_has_its_own_place_in_each_row_that_it_crosses() -> None:
     steps = [node(name) for name in "abcd"]
     result = picture(steps, [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
     paths = [item.get("d") for item in result.iter("{http://www.w3.org/2000/svg}path")]
     assert len(paths) == 4 + 2 + 2, "two places, each with a line through it"
 
 
-def test_many_long_edges_are_drawn_as_they_come() -> None:
+def test_many_long_edges_are_drawn_directly() -> None:
     names = [f"s{n}" for n in range(600)]
     chain = list(pairwise(names))
     result = draw(

@@ -32,15 +32,15 @@ def test_a_diamond() -> None:
     assert drawn("ab", "ac", "bd", "cd") == "● a\n├─╮\n● │ b\n│ ● c\n├─╯\n● d"
 
 
-def test_parts_that_have_nothing_to_do_with_each_other() -> None:
+def test_unconnected_parts() -> None:
     assert drawn("ab", "cd") == "● a\n● b\n● c\n● d"
 
 
-def test_many_alike_are_one_line() -> None:
+def test_many_similar_steps_share_one_line() -> None:
     assert drawn("a1", "a2", "a3", "a4", "1z", "2z", "3z", "4z") == "● a\n● 1,2,3,4\n● z"
 
 
-def test_what_is_too_wide_is_not_drawn() -> None:
+def test_a_graph_that_is_too_wide_is_not_drawn() -> None:
     many = [chr(200 + n) for n in range(40)]
     assert (
         draw_lines(graph(*(f"a{item}" for item in many), *(f"{item}{chr(ord(item) + 200)}" for item in many))) is None
@@ -48,8 +48,8 @@ def test_what_is_too_wide_is_not_drawn() -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_every_step_has_its_line_behind_those_it_waits_for(seed: int) -> None:
-    """And each line of a step has one mark, below a lane that leads to it when it waits for another."""
+def test_every_step_has_its_line_after_those_it_waits_for(seed: int) -> None:
+    """Each line of a step also has one mark, below a lane that leads to it if the step waits for another."""
     chosen = random.Random(seed)
     names = [chr(97 + n) for n in range(14)]
     edges = [a + b for n, a in enumerate(names) for b in names[n + 1 :] if chosen.random() < 0.2]

@@ -1,4 +1,4 @@
-"""The hub: who follows gets each event once, in order, and the slow and the revoked are sent away."""
+"""The hub: followers get each event once and in order; slow and revoked followers are disconnected."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def event(tx: int, number: int, job_id: UUID | None = None) -> FeedEvent:
 
 
 class Ledger:
-    """What the hub reads: lines in any order of visibility, and a horizon."""
+    """What the hub reads: events that become visible in any order, and a horizon."""
 
     def __init__(self) -> None:
         self.lines: list[FeedEvent] = []
@@ -58,7 +58,7 @@ def play(scene: Callable[[Hub, Ledger], Any], monkeypatch: pytest.MonkeyPatch) -
             for follower in list(hub._followers):
                 hub.remove(follower)
             if hub._poll is not None:
-                await hub._poll  # a thread that answers a loop that is closed is the next test's trouble
+                await hub._poll  # a thread that reports to a closed loop would disturb the next test
 
     asyncio.run(whole())
 
@@ -80,7 +80,7 @@ def numbers(follower: Follower) -> list[int]:
     return [item.place.id for item in unread(follower) if isinstance(item, FeedEvent)]
 
 
-def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_feed_waits_for_possible_earlier_events_and_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         feed, of_job, other = Follower(TENANT, KEY), Follower(TENANT, KEY, job), Follower(TENANT, KEY, uuid4())
@@ -102,7 +102,7 @@ def test_a_feed_waits_for_what_may_come_before_and_a_job_does_not(monkeypatch: p
     play(scene, monkeypatch)
 
 
-def test_who_comes_later_gets_only_what_he_has_not_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_that_resumes_gets_only_events_it_has_not_received(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         hub.add(Follower(TENANT, KEY), FeedPosition(0, 0))
         ledger.lines += [event(1, 1), event(2, 2), event(3, 3)]
@@ -115,7 +115,7 @@ def test_who_comes_later_gets_only_what_he_has_not_had(monkeypatch: pytest.Monke
     play(scene, monkeypatch)
 
 
-def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_that_does_not_read_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         slow = Follower(TENANT, KEY)
         hub.add(slow, FeedPosition(0, 0))
@@ -124,13 +124,13 @@ def test_who_does_not_read_is_sent_away_and_others_are_not(monkeypatch: pytest.M
         await polled(ledger, 4)
         items = unread(slow)
         had = [item.place.id for item in items if isinstance(item, FeedEvent)]
-        assert had == list(range(1, len(had) + 1)), "no hole: he comes again behind the last one"
+        assert had == list(range(1, len(had) + 1)), "no gap: it resumes after the last event"
         assert len(had) == MOST_UNREAD and items[MOST_UNREAD:] == [None]
 
     play(scene, monkeypatch)
 
 
-def test_who_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_that_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         quick = Follower(TENANT, KEY)
         hub.add(quick, FeedPosition(0, 0))
@@ -146,8 +146,8 @@ def test_who_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPatch) -> None:
     play(scene, monkeypatch)
 
 
-def test_lines_of_a_job_are_told_by_their_ids_whatever_their_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A transaction may have begun before another one, and written its line of this job after it."""
+def test_events_of_a_job_are_published_by_id_whatever_their_transactions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A transaction may have begun before another, and written its event of this job after it."""
 
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
@@ -160,7 +160,7 @@ def test_lines_of_a_job_are_told_by_their_ids_whatever_their_transactions(monkey
     play(scene, monkeypatch)
 
 
-def test_of_a_page_that_is_full_who_follows_a_job_looks_by_himself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_of_a_job_rereads_its_history_after_a_full_page(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         follower, stranger = Follower(TENANT, KEY, job), Follower(uuid4(), KEY, uuid4())
@@ -174,7 +174,7 @@ def test_of_a_page_that_is_full_who_follows_a_job_looks_by_himself(monkeypatch: 
     play(scene, monkeypatch)
 
 
-def test_a_feed_that_comes_during_a_poll_that_was_not_asked_for_kinds_waits_for_the_next(
+def test_a_feed_that_is_added_during_a_poll_without_kinds_waits_for_the_next_poll(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
@@ -199,7 +199,7 @@ def test_a_feed_that_comes_during_a_poll_that_was_not_asked_for_kinds_waits_for_
     play(scene, monkeypatch)
 
 
-def test_progress_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_published_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         job = uuid4()
         follower = Follower(TENANT, KEY, job)
@@ -212,7 +212,7 @@ def test_progress_is_told_when_it_changes(monkeypatch: pytest.MonkeyPatch) -> No
     play(scene, monkeypatch)
 
 
-def test_a_key_that_is_not_valid_any_more_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_no_longer_valid_ends_its_streams(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         mine, others = Follower(TENANT, KEY), Follower(TENANT, uuid4())
         ledger.valid |= {others.key_id}
@@ -225,7 +225,7 @@ def test_a_key_that_is_not_valid_any_more_ends_its_streams(monkeypatch: pytest.M
     play(scene, monkeypatch)
 
 
-def test_a_ledger_that_is_away_costs_time_and_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_outage_of_the_ledger_delays_events_but_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scene(hub: Hub, ledger: Ledger) -> None:
         monkeypatch.setattr(hub_module, "AWAY_SECONDS", 0.001)
         follower = Follower(TENANT, KEY)

@@ -1,4 +1,4 @@
-"""Metrics: one set per process, and shared by those that fork."""
+"""Metrics: one set per process, shared among forked processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from jobplatform.observe import metrics
 
 
-def test_threads_that_count_first_at_once_make_one_set_of_metrics() -> None:
-    """Seen: three of 7,275 requests answered 500, "Duplicated timeseries"."""
+def test_concurrent_first_counts_create_one_set_of_metrics() -> None:
+    """Regression: three of 7,275 requests failed with 500, "Duplicated timeseries"."""
 
     class Slow(metrics.ApiMetrics):
         def __init__(self) -> None:
@@ -41,13 +41,13 @@ print(metrics.exposition()[0].decode())
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_children_count_into_their_parents_page(tmp_path: Path, named: bool) -> None:
+def test_child_processes_count_into_the_metrics_of_their_parent(tmp_path: Path, named: bool) -> None:
     import os
 
     environment = {key: value for key, value in os.environ.items() if key != metrics.FOLDER}
     if named:
         environment[metrics.FOLDER] = str(tmp_path / "shared")
-    for _ in range(2):  # a second life begins at zero
+    for _ in range(2):  # a restarted process begins at zero
         done = subprocess.run(
             [sys.executable, "-c", FORKING], env=environment, capture_output=True, text=True, check=True
         )

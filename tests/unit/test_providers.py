@@ -1,4 +1,4 @@
-"""Mail building, media paths, model errors: what providers and payloads make of input."""
+"""Building mails, media paths, errors of model servers: how providers and payloads treat their input."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_a_message_has_text_html_and_attachments() -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://x", "smtp://", "localhost:25", ""])
-def test_smtp_urls_that_can_not_work_are_refused(url: str) -> None:
+def test_invalid_smtp_urls_are_refused(url: str) -> None:
     with pytest.raises(ConfigurationError, match="JOBPLATFORM_SMTP_URL"):
         mail.SmtpSender(url, "x@y.z")
 
 
-def test_a_mail_server_that_is_away_is_retryable() -> None:
+def test_an_unavailable_mail_server_is_retryable() -> None:
     with pytest.raises(Retryable, match="can't be reached"):
         mail.SmtpSender("smtp://127.0.0.1:1", "x@y.z", timeout_seconds=1).send(MAIL)
 
@@ -62,7 +62,7 @@ def test_mails_that_can_not_be_sent_are_refused(change, field: str) -> None:
     assert any(str(error["loc"][0]) == field if error["loc"] else field == "" for error in refused.value.errors())
 
 
-def test_internal_addresses_are_addresses() -> None:
+def test_internal_mail_addresses_are_valid() -> None:
     result = EmailSend.model_validate({"to": ["ops@mailhost", "x@host.internal"], "subject": "x", "text": "x"})
     assert result.to == ["ops@mailhost", "x@host.internal"]
 
@@ -99,13 +99,13 @@ def _root(monkeypatch, root: Path) -> None:
     monkeypatch.setattr(video_transcode, "settings", lambda: Settings(media_root=root))
 
 
-def test_a_source_is_one_thing() -> None:
+def test_a_source_is_either_a_path_or_an_artifact() -> None:
     for wrong in ({}, {"path": "a", "artifact": "01890000-0000-7000-8000-000000000000"}):
         with pytest.raises(ValidationError):
             Source.model_validate(wrong)
 
 
-def test_ffprobe_refuses_what_is_no_medium(tmp_path: Path) -> None:
+def test_ffprobe_refuses_files_that_are_not_media(tmp_path: Path) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no video")
     with pytest.raises(Permanent) as refused:
         ffmpeg.probe(tmp_path / "x.mp4")
@@ -113,14 +113,14 @@ def test_ffprobe_refuses_what_is_no_medium(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, Retryable), (500, Retryable), (503, Retryable), (408, Retryable)])
-def test_answers_of_a_model_server_that_may_pass(status: int, kind: type) -> None:
+def test_temporary_errors_of_a_model_server_are_retryable(status: int, kind: type) -> None:
     judged = chat._judge(status, "x", "7")
     assert isinstance(judged, kind) and judged.after == 7
     assert isinstance(chat._judge(400, "x", None), Permanent)
     assert isinstance(chat._judge(401, "x", None), Permanent)
 
 
-def test_a_model_server_that_is_away_is_retryable() -> None:
+def test_an_unavailable_model_server_is_retryable() -> None:
     model = chat.OpenAIChat("http://127.0.0.1:1/v1", "k", "m", 1)
     with pytest.raises(Retryable):
         model.complete([{"role": "user", "content": "x"}], model=None, temperature=None, max_tokens=None,

@@ -1,4 +1,4 @@
-"""Retry policies: waits, jitter, and what can't work."""
+"""Retry policies: delays, jitter, and invalid policies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jobplatform.errors import ConfigurationError
 from tests.support.ledger_harness import Anything
 
 
-def test_steps_are_taken_one_by_one_and_the_last_goes_on() -> None:
+def test_steps_are_taken_in_order_and_the_last_one_repeats() -> None:
     steps = Steps(1, 10, 60)
     assert [steps.delay_seconds(attempt, lambda: 0.5) for attempt in (1, 2, 3, 4, 99)] == [1, 10, 60, 60, 60]
 
@@ -27,18 +27,18 @@ def test_jitter_spreads_a_wait(dice: float, seconds: float) -> None:
     "make",
     [lambda: Fixed(-1), lambda: Fixed(1, jitter=2), lambda: Steps(), lambda: Steps(1, -1), lambda: Exponential(0)],
 )
-def test_a_policy_that_can_not_work_is_refused(make) -> None:
+def test_an_invalid_policy_is_refused(make) -> None:
     with pytest.raises(ConfigurationError, match="expected"):
         make()
 
 
-def test_an_error_code_may_have_a_policy_of_its_own() -> None:
+def test_an_error_code_may_have_its_own_policy() -> None:
     kind = Kind("a.b", "q", Anything, lambda payload, ctx: None, retry=Fixed(1), retry_codes={"busy": Fixed(60)})
     assert kind.delay_seconds("busy", 1, lambda: 0) == 60
     assert kind.delay_seconds("other", 1, lambda: 0) == 1
 
 
-def test_an_age_that_is_none_is_refused() -> None:
+def test_a_maximum_age_of_zero_is_refused() -> None:
     kind = Kind("a.b", "q", Anything, lambda payload, ctx: None, max_age_seconds=0)
     with pytest.raises(ConfigurationError, match="max_age_seconds > 0"):
         KindRegistry().add(kind)

@@ -1,4 +1,4 @@
-"""When something is planned: zones and their changes of clocks, intervals, what was missed, jitter, payloads."""
+"""Planned times of schedules: time zones and DST, intervals, missed fires, jitter, payloads."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def local(rule: Cron, since: datetime, count: int) -> list[str]:
     return [time.astimezone(rule.zone).strftime("%d %H:%M %z") for time in next_times(rule, since, None, count)]
 
 
-def test_a_time_in_the_hour_that_is_skipped_comes_right_after_it_and_once() -> None:
+def test_a_time_in_the_hour_that_dst_skips_fires_once_right_after_it() -> None:
     rule = Cron("30 2 * * *", BERLIN)
     assert local(rule, datetime(2026, 3, 28, 3, tzinfo=BERLIN), 2) == ["29 03:00 +0200", "30 02:30 +0200"]
 
 
-def test_a_time_in_the_hour_that_comes_twice_takes_place_once() -> None:
+def test_a_time_in_the_hour_that_dst_repeats_fires_once() -> None:
     rule = Cron("30 2 * * *", BERLIN)
     assert local(rule, datetime(2026, 10, 24, 3, tzinfo=BERLIN), 2) == ["25 02:30 +0200", "26 02:30 +0100"]
 
 
-def test_what_goes_by_the_minute_goes_on_by_real_time() -> None:
+def test_rules_by_the_minute_or_hour_follow_elapsed_time_across_dst() -> None:
     rule = Cron("*/30 * * * *", BERLIN)
     result = next_times(rule, datetime(2026, 10, 25, 0, tzinfo=BERLIN), None, 12)
     assert {later - sooner for sooner, later in pairwise(result)} == {timedelta(minutes=30)}
@@ -47,7 +47,7 @@ def test_what_goes_by_the_minute_goes_on_by_real_time() -> None:
     assert {later - sooner for sooner, later in pairwise(hourly)} == {timedelta(hours=1)}
 
 
-def test_seconds_are_a_sixth_field_in_front() -> None:
+def test_seconds_are_a_leading_sixth_field() -> None:
     result = next_times(Cron("*/20 * * * * *", ZoneInfo("UTC")), datetime(2026, 1, 1, tzinfo=UTC), None, 3)
     assert [item.second for item in result] == [20, 40, 0]
 
@@ -67,7 +67,7 @@ def test_seconds_are_a_sixth_field_in_front() -> None:
     ],
 )
 @given(minutes=st.integers(0, 60 * 24 * 330))
-def test_looking_back_finds_what_looking_ahead_found(rule, minutes: int) -> None:
+def test_searching_backwards_finds_the_same_times_as_searching_forwards(rule, minutes: int) -> None:
     since = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=minutes)
     ahead = next_times(rule, since, None, 5)
     if not ahead:
@@ -80,14 +80,14 @@ def test_looking_back_finds_what_looking_ahead_found(rule, minutes: int) -> None
     assert back[::-1] == ahead
 
 
-def test_a_fixed_second_keeps_the_rules_of_the_other_five_fields() -> None:
+def test_a_fixed_second_keeps_the_dst_rules_of_the_other_five_fields() -> None:
     rule = Cron("15 30 2 * * *", BERLIN)
     assert local(rule, datetime(2026, 10, 24, 3, tzinfo=BERLIN), 2) == ["25 02:30 +0200", "26 02:30 +0100"]
     assert local(rule, datetime(2026, 3, 28, 3, tzinfo=BERLIN), 1) == ["29 03:00 +0200"]
 
 
 @pytest.mark.parametrize("seconds", [2.2, 1.1, 100 / 3, 3600 / 7, 90.1])
-def test_no_interval_plans_a_time_again(seconds: float) -> None:
+def test_no_interval_plans_the_same_time_twice(seconds: float) -> None:
     rule = Interval(seconds, DAY)
     at = DAY
     for _ in range(200):
@@ -96,8 +96,8 @@ def test_no_interval_plans_a_time_again(seconds: float) -> None:
         at = following
 
 
-def test_every_time_of_the_hour_that_comes_twice_is_found_by_one_who_is_late() -> None:
-    """From 02:00 summer time to 02:00 winter time, in looks that are up to some minutes apart."""
+def test_late_polls_miss_no_time_of_the_hour_that_dst_repeats() -> None:
+    """Polls from 02:00 summer time to 02:00 winter time, up to several minutes apart."""
     rule = Cron("*/5 * * * *", BERLIN)
     first = datetime(2026, 10, 25, 0, 0, tzinfo=UTC)
     fired: list[datetime] = []
@@ -113,7 +113,7 @@ def test_every_time_of_the_hour_that_comes_twice_is_found_by_one_who_is_late() -
     assert fired == [first + timedelta(minutes=5 * n) for n in range(len(fired))] and len(fired) > 30
 
 
-def test_a_jitter_longer_than_the_gaps_loses_no_time() -> None:
+def test_jitter_longer_than_the_interval_loses_no_fire() -> None:
     rule = Cron("* * * * *", ZoneInfo("UTC"))
     fired: list[datetime] = []
     planned = DAY
@@ -151,13 +151,13 @@ def hours(*values: int) -> list[datetime]:
     return [DAY + timedelta(hours=value) for value in values]
 
 
-def test_on_time_is_on_time_whatever_the_policy() -> None:
+def test_a_fire_on_time_does_not_depend_on_the_policy_for_missed_fires() -> None:
     for missed in ("skip", "once", "catch_up"):
         result = due(missed, DAY, DAY + timedelta(seconds=2))
         assert (result.at, result.missed, result.next_at) == ([DAY], None, hours(1)[0])
 
 
-def test_what_was_missed_is_skipped_made_up_for_once_or_up_to_a_number() -> None:
+def test_missed_fires_are_skipped_or_made_up_once_or_up_to_a_maximum() -> None:
     now = DAY + timedelta(hours=9, minutes=30)
     skip, once, some = (due(missed, DAY, now) for missed in ("skip", "once", "catch_up"))
     assert (skip.at, skip.missed, skip.next_at) == ([], (DAY, hours(9)[0]), hours(10)[0])
@@ -165,14 +165,14 @@ def test_what_was_missed_is_skipped_made_up_for_once_or_up_to_a_number() -> None
     assert (some.at, some.missed, some.next_at) == (hours(7, 8, 9), (DAY, hours(6)[0]), hours(10)[0])
 
 
-def test_once_is_once_also_when_one_is_on_time() -> None:
+def test_once_fires_once_even_if_the_last_fire_is_on_time() -> None:
     now = DAY + timedelta(hours=9, seconds=5)
     assert due("once", DAY, now).at == hours(9)
     assert due("catch_up", DAY, now, catch_up=2).at == hours(7, 8, 9)
     assert due("skip", DAY, now).at == hours(9)
 
 
-def test_nothing_is_planned_behind_the_end() -> None:
+def test_nothing_is_planned_after_the_end() -> None:
     result = due("catch_up", DAY, DAY + timedelta(hours=9), end_at=DAY + timedelta(hours=2))
     assert (result.at, result.next_at) == (hours(0, 1, 2), None)
 
@@ -183,7 +183,7 @@ def test_a_year_of_missed_seconds_costs_nothing() -> None:
     assert len(result.at) == 61 and result.next_at == DAY + timedelta(days=365, seconds=1)
 
 
-def test_jitter_is_the_same_for_everybody_and_within_its_bound() -> None:
+def test_jitter_is_deterministic_and_within_its_bound() -> None:
     result = {jitter_of("a", DAY + timedelta(hours=n), 10) for n in range(50)}
     assert len(result) == 50 and max(result) < timedelta(seconds=10)
     assert jitter_of("a", DAY, 10) == jitter_of("a", DAY, 10) != jitter_of("b", DAY, 10)
@@ -197,7 +197,7 @@ def test_the_planned_time_goes_into_the_payload() -> None:
 
 
 @pytest.mark.parametrize("form", ["%9999999d", "%_5H", "x" * 101])
-def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
+def test_a_time_format_that_is_long_or_has_widths_is_refused(form: str) -> None:
     with pytest.raises(ValueError, match="widths"):
         fill_planned({"$planned_at": form}, DAY, "UTC")
 
@@ -216,7 +216,7 @@ def test_a_form_that_gives_more_than_it_is_given_is_refused(form: str) -> None:
         ({"cron": "* * * * *", "start_at": DAY, "end_at": DAY}, "end_at"),
     ],
 )
-def test_what_can_not_work_is_named(definition, field: str) -> None:
+def test_an_invalid_definition_names_the_field(definition, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         ScheduleDefinition("s", "k", {}, **definition).check()
     assert field in {item.field for item in caught.value.errors}

@@ -1,4 +1,4 @@
-"""Settings: what is read, and what is refused, naming the variable."""
+"""Settings: what is read, and what is refused with the name of the variable."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_queues_are_a_list_of_names_or_json(monkeypatch: pytest.MonkeyPatch) -> 
         ("BROKER_URL", "redis://:hunter2@host"),
     ],
 )
-def test_values_that_do_not_fit_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_values_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"JOBPLATFORM_{name}", value)
     with pytest.raises(ConfigurationError, match=f"JOBPLATFORM_{name}.*expected") as refused:
         read_settings()
@@ -43,7 +43,7 @@ def test_kind_modules_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch
     assert read_settings().kind_modules == ("workers.handlers.builtin", "acme_jobs")
 
 
-def test_secrets_do_not_print() -> None:
+def test_secrets_are_not_printed() -> None:
     assert "guest:guest" not in repr(read_settings())
 
 
@@ -56,7 +56,7 @@ def test_an_unknown_setting_is_refused_with_the_nearest_name(monkeypatch: pytest
     assert "JOBPLATFORM_WHATEVER_THIS_IS is no setting: see `jobplatform settings`" in str(refused.value)
 
 
-def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_secrets_are_read_from_files_and_inserted_into_the_urls(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     (tmp_path / "jobplatform_database_password").write_text("p@ss/word\n")
     (tmp_path / "jobplatform_broker_password").write_text("s:cret")
     (tmp_path / "jobplatform_llm_api_key").write_text("sk-1")
@@ -70,7 +70,7 @@ def test_secrets_come_as_files_and_go_into_the_urls(monkeypatch: pytest.MonkeyPa
     assert not {"p@ss", "p%40ss", "s:cret", "sk-1"} & set(repr(settings).split("'"))
 
 
-def test_a_lease_of_three_beats_or_less_is_refused(monkeypatch) -> None:
+def test_a_lease_of_three_heartbeats_or_less_is_refused(monkeypatch) -> None:
     monkeypatch.setenv("JOBPLATFORM_HEARTBEAT_SECONDS", "5")
     monkeypatch.setenv("JOBPLATFORM_LEASE_SECONDS", "15")
     with pytest.raises(ConfigurationError, match="more than three heartbeats"):

@@ -1,4 +1,4 @@
-"""Who is next: shares by weight, limits kept, nobody starved; a ledger of numbers stands for the real one."""
+"""Fair queueing: shares follow weights, limits hold, no flow starves. An in-memory queue replaces the ledger."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ UNLIMITED = 10**9
 
 
 class QueueHarness:
-    """Jobs that wait, by flow, and those that are out; plays the rounds of a dispatcher."""
+    """Waiting jobs by flow, and jobs in flight; runs the rounds of a dispatcher."""
 
     def __init__(self, limits: dict[str, int] | None = None, weights: dict[str, float] | None = None) -> None:
         self.limits = limits or {}
@@ -39,7 +39,7 @@ class QueueHarness:
         return {key: limit - used[key] for key, limit in self.limits.items()}
 
     def round(self, window: int = 10) -> list[FlowId]:
-        """One round; returns the flows of what went out, in order."""
+        """Run one round; return the flows of the dispatched jobs, in order."""
         places = [window - sum(flow.priority >= p for flow in self.out) for p in range(10)]
         outcomes: list[tuple[Take, Served]] = []
         sent: list[FlowId] = []
@@ -53,11 +53,11 @@ class QueueHarness:
         self.shares.served(outcomes)
         self.out += sent
         for key, left in self.free().items():
-            assert left >= 0, f"above the limit of {key}"
+            assert left >= 0, f"the limit of {key} is exceeded"
         return sent
 
     def drain(self, rounds: int, window: int = 10) -> Counter[str]:
-        """Let everything that is out end after each round; returns jobs per tenant."""
+        """Run rounds and end all jobs in flight after each; return jobs per tenant."""
         result: Counter[str] = Counter()
         for _ in range(rounds):
             result.update(flow.tenant for flow in self.round(window))
@@ -65,13 +65,13 @@ class QueueHarness:
         return result
 
 
-def test_one_tenant_alone_has_all_places_at_once() -> None:
+def test_a_lone_tenant_gets_all_slots_at_once() -> None:
     queue = QueueHarness()
     queue.submit("a", 100)
     assert len(queue.round(50)) == 50
 
 
-def test_a_lone_job_passes_a_million_of_somebody_elses() -> None:
+def test_a_single_job_overtakes_a_million_jobs_of_another_tenant() -> None:
     queue = QueueHarness()
     queue.submit("big", 1_000_000)
     queue.drain(5)
@@ -89,7 +89,7 @@ def test_shares_follow_the_weights_within_five_percent_over_ten_thousand_jobs() 
         assert result[tenant] == pytest.approx(10_000 * weight / 8.5, rel=0.05)
 
 
-def test_many_lines_of_one_tenant_share_its_one_turn() -> None:
+def test_many_flows_of_one_tenant_divide_its_single_share() -> None:
     queue = QueueHarness()
     for number in range(500):
         queue.submit("many", 1, (f"domain:{number}",))
@@ -98,7 +98,7 @@ def test_many_lines_of_one_tenant_share_its_one_turn() -> None:
     assert result["one"] == pytest.approx(250, abs=10)
 
 
-def test_a_line_of_which_only_the_head_is_known_lets_no_lower_priority_pass() -> None:
+def test_no_lower_priority_overtakes_a_flow_of_which_only_the_head_is_known() -> None:
     queue = QueueHarness()
     queue.submit("a", 100, priority=9, told=False)
     queue.submit("b", 100, priority=0)
@@ -108,7 +108,7 @@ def test_a_line_of_which_only_the_head_is_known_lets_no_lower_priority_pass() ->
     assert {flow.priority for flow in queue.round(100)} == {0}
 
 
-def test_who_was_away_has_saved_nothing_up() -> None:
+def test_a_returning_tenant_has_saved_up_no_share() -> None:
     queue = QueueHarness()
     queue.submit("a", 10_000)
     queue.submit("b", 1)
@@ -118,7 +118,7 @@ def test_who_was_away_has_saved_nothing_up() -> None:
     assert result["a"] == pytest.approx(50, abs=2)
 
 
-def test_one_job_at_a_time_gives_no_more_than_the_weight() -> None:
+def test_submitting_one_job_at_a_time_gains_no_more_than_the_weight() -> None:
     queue = QueueHarness(weights={"sly": 0.1})
     queue.submit("honest", 10_000)
     result: Counter[str] = Counter()
@@ -129,7 +129,7 @@ def test_one_job_at_a_time_gives_no_more_than_the_weight() -> None:
     assert result["sly"] == pytest.approx(1000 * 0.1 / 1.1, rel=0.1)
 
 
-def test_a_full_key_holds_its_own_jobs_only() -> None:
+def test_a_key_without_capacity_blocks_only_its_own_jobs() -> None:
     queue = QueueHarness({"provider:x": 2})
     queue.submit("a", 1000, ("provider:x",))
     queue.submit("a", 5)
@@ -142,16 +142,16 @@ def test_a_full_key_holds_its_own_jobs_only() -> None:
     assert queue.round(100) == [FlowId(4, "a", ("provider:x",))]
 
 
-def test_a_held_line_of_a_high_priority_lets_lower_ones_pass() -> None:
+def test_a_blocked_flow_of_high_priority_lets_lower_priorities_pass() -> None:
     queue = QueueHarness({"k": 0})
     queue.submit("a", 5, ("k",), priority=9)
     queue.submit("b", 5, priority=0)
     assert Counter(flow.tenant for flow in queue.round()) == {"b": 5}
 
 
-def test_the_places_of_a_key_are_shared_by_weight_too() -> None:
+def test_the_capacity_of_a_key_is_shared_by_weight_too() -> None:
     queue = QueueHarness({"k": 1}, {"a": 3.0})
-    for number in range(50):  # many flows make no more of it
+    for number in range(50):  # more flows do not increase its share
         queue.submit("a", 100, ("k", f"domain:{number}"))
     queue.submit("b", 5000, ("k",))
     result = queue.drain(2000, window=100)
@@ -159,7 +159,7 @@ def test_the_places_of_a_key_are_shared_by_weight_too() -> None:
     assert result["a"] == pytest.approx(1500, rel=0.05)
 
 
-def test_a_line_that_comes_to_a_crowded_key_waits_for_its_turn_there() -> None:
+def test_a_new_flow_at_a_contended_key_gets_its_fair_share_there() -> None:
     queue = QueueHarness({"k": 1})
     queue.submit("a", 100, ("k",))
     queue.drain(10, window=5)
@@ -172,7 +172,7 @@ def test_a_line_that_comes_to_a_crowded_key_waits_for_its_turn_there() -> None:
     assert all(count == pytest.approx(10, abs=1) for count in result.values())
 
 
-def test_a_limit_that_is_gone_lets_everything_go() -> None:
+def test_removing_a_limit_releases_all_its_jobs() -> None:
     queue = QueueHarness({"k": 0})
     queue.submit("a", 5, ("k",))
     assert queue.round() == []
@@ -181,7 +181,7 @@ def test_a_limit_that_is_gone_lets_everything_go() -> None:
     assert not queue.shares.blocking_keys
 
 
-def test_a_plan_that_could_not_be_carried_out_costs_nobody_anything() -> None:
+def test_a_plan_that_was_not_carried_out_charges_no_tenant() -> None:
     queue = QueueHarness()
     queue.submit("a", 100)
     queue.submit("b", 100)
@@ -191,7 +191,7 @@ def test_a_plan_that_could_not_be_carried_out_costs_nobody_anything() -> None:
     assert result == {"a": 25, "b": 25}
 
 
-def test_a_line_that_somebody_else_has_emptied_is_forgotten() -> None:
+def test_a_flow_that_another_dispatcher_has_emptied_is_forgotten() -> None:
     queue = QueueHarness()
     queue.submit("a", 10)
     queue.waiting.clear()
@@ -199,7 +199,7 @@ def test_a_line_that_somebody_else_has_emptied_is_forgotten() -> None:
     assert len(queue.shares) == 0 and not queue.shares.keys
 
 
-def test_a_line_that_is_always_full_does_not_starve_an_older_one_of_its_tenant() -> None:
+def test_a_flow_that_is_always_full_does_not_starve_an_older_one_of_its_tenant() -> None:
     queue = QueueHarness()
     queue.submit("a", 100, ("model:a",))
     queue.submit("a", 1, ("model:b",))
@@ -210,7 +210,7 @@ def test_a_line_that_is_always_full_does_not_starve_an_older_one_of_its_tenant()
     assert not queue.waiting[FlowId(4, "a", ("model:b",))]
 
 
-def test_a_room_closes_with_its_last_flow() -> None:
+def test_a_key_blocks_nothing_once_its_last_flow_is_gone() -> None:
     queue = QueueHarness({"k": 1})
     queue.submit("a", 1, ("k",), told=False)
     queue.round()
@@ -222,7 +222,7 @@ def test_a_room_closes_with_its_last_flow() -> None:
     assert len(queue.shares) == 0 and not queue.shares.blocking_keys
 
 
-def test_a_line_that_waits_for_two_keys_keeps_nobody_from_the_first() -> None:
+def test_a_flow_blocked_by_one_of_two_keys_does_not_block_the_other_key() -> None:
     queue = QueueHarness({"relay": 1, "domain:full": 0})
     for number in range(50):
         queue.submit(f"t{number}", 1, ("domain:full", "relay"))
@@ -230,7 +230,7 @@ def test_a_line_that_waits_for_two_keys_keeps_nobody_from_the_first() -> None:
     assert [flow.tenant for flow in queue.round()] == ["last"]
 
 
-def test_who_comes_is_next_though_somebody_took_what_the_others_left() -> None:
+def test_a_new_tenant_is_next_even_after_another_used_the_spare_capacity() -> None:
     queue = QueueHarness(weights={"a": 0.01})
     queue.submit("a", 100_000)
     queue.submit("b", 100_000, told=False)
@@ -259,7 +259,7 @@ EVENT = st.one_of(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(EVENT, max_size=60), st.dictionaries(st.sampled_from("abcd"), st.sampled_from([0.1, 1.0, 7.0])))
-def test_no_limit_is_passed_and_all_that_waits_goes_in_the_end(events: list[tuple], weights: dict[str, float]) -> None:
+def test_no_limit_is_exceeded_and_every_job_is_dispatched(events: list[tuple], weights: dict[str, float]) -> None:
     queue = QueueHarness({"k1": 1, "k2": 3, "k3": 2}, weights)
     submitted = sent = 0
     for event in events:
@@ -270,7 +270,7 @@ def test_no_limit_is_passed_and_all_that_waits_goes_in_the_end(events: list[tupl
             case ("round", window):
                 places = [window - sum(flow.priority >= p for flow in queue.out) for p in range(10)]
                 went = queue.round(window)
-                for p in {flow.priority for flow in went}:  # never more than a window of any class
+                for p in {flow.priority for flow in went}:  # never more than the window, in any priority class
                     assert sum(flow.priority >= p for flow in went) <= places[p]
                 sent += len(went)
             case ("end", number):
@@ -287,6 +287,6 @@ def test_no_limit_is_passed_and_all_that_waits_goes_in_the_end(events: list[tupl
         queue.out.clear()
         if not any(queue.waiting.values()):
             break
-    assert sent == submitted, "nobody starves"
+    assert sent == submitted, "no flow starves"
     queue.round()
     assert len(queue.shares) == 0 and not queue.shares.keys and queue.shares.highest() == -1

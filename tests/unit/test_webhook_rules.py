@@ -1,4 +1,4 @@
-"""Webhooks: the signature as others check it, the addresses that may be called, and the words for events."""
+"""Webhooks: signatures as receivers verify them, the addresses that may be called, and event types."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from workers.providers.post import AddressRefused, HttpPoster, NoAnswer
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
 
-def test_the_signature_is_the_one_of_standard_webhooks() -> None:
-    """Checked by their own library, with the old secret and the new one."""
+def test_signatures_follow_standard_webhooks() -> None:
+    """Verified by the library of Standard Webhooks, with the old secret and the new one."""
     old, new, body = new_secret(), new_secret(), b'{"type":"job.succeeded"}'
     headers = sign((new, old), "msg_1", datetime.now(UTC), body)
     for secret in (old, new):
@@ -53,7 +53,7 @@ def test_attempts_last_for_three_days() -> None:
     assert 3 * 86_400 <= seconds <= 3.5 * 86_400
 
 
-def test_every_change_of_state_has_one_word_or_none() -> None:
+def test_every_state_transition_has_one_event_type_or_none() -> None:
     result = set()
     for (_, event), states in TRANSITIONS.items():
         for state in states:
@@ -95,16 +95,16 @@ def test_every_change_of_state_has_one_word_or_none() -> None:
         "not an address",
     ],
 )
-def test_addresses_that_are_nobodys_business(address: str) -> None:
+def test_addresses_that_are_not_public_are_refused(address: str) -> None:
     assert not may_call(address, ())
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:2800:220:1::1", "64:ff9b::5db8:d822"])
-def test_addresses_of_the_internet(address: str) -> None:
+def test_public_addresses_are_allowed(address: str) -> None:
     assert may_call(address, ())
 
 
-def test_networks_that_are_allowed() -> None:
+def test_addresses_in_configured_networks_are_allowed() -> None:
     inside = (ipaddress.ip_network("10.0.0.0/8"),)
     assert may_call("10.1.2.3", inside) and may_call("::ffff:10.1.2.3", inside)
     assert not may_call("192.168.0.1", inside)
@@ -134,11 +134,11 @@ def test_urls_that_are_refused_at_once(url: str) -> None:
     assert wrong_with(url, ())
 
 
-def test_urls_that_are_good() -> None:
+def test_valid_urls_are_accepted() -> None:
     assert wrong_with("https://example.com/hooks?a=1", ()) is None
     assert wrong_with("https://example.com:8443/hooks", ()) is None
     assert wrong_with("http://127.0.0.1:8000/", LOOPBACK) is None
-    assert wrong_with("http://93.184.216.34/", LOOPBACK), "plain http goes to the own networks only"
+    assert wrong_with("http://93.184.216.34/", LOOPBACK), "plain HTTP is for configured networks only"
 
 
 # --- posting
@@ -157,7 +157,7 @@ def receiving() -> Iterator[Callable[..., Receiver]]:
         item.close()
 
 
-def test_a_message_is_posted_as_it_is(receiving: Any) -> None:
+def test_a_message_is_posted_unchanged(receiving: Any) -> None:
     receiver = receiving(say(200, b"thanks\x00"))
     answer = HttpPoster(LOOPBACK, 5).post(f"{receiver.url}/hook?a=1", {"webhook-id": "msg_1"}, b'{"a":1}')
     assert (answer.status, answer.text, answer.retry_after) == (200, "thanks", None) and answer.seconds >= 0
@@ -174,13 +174,13 @@ def test_redirects_are_not_followed(receiving: Any) -> None:
     assert inside.requests == []
 
 
-def test_what_an_answer_asks_for(receiving: Any) -> None:
+def test_an_answer_has_its_retry_after_and_truncated_text(receiving: Any) -> None:
     receiver = receiving(say(429, b"x" * 100_000, Retry_After="17"))
     answer = HttpPoster(LOOPBACK, 5).post(receiver.url, {}, b"{}")
     assert (answer.status, answer.retry_after) == (429, "17") and len(answer.text) == 300
 
 
-def test_a_receiver_that_sends_a_byte_now_and_then_holds_nobody(receiving: Any) -> None:
+def test_a_receiver_that_trickles_bytes_times_out(receiving: Any) -> None:
     def drip(request: http.server.BaseHTTPRequestHandler) -> None:
         try:
             for _ in range(100):
@@ -197,7 +197,7 @@ def test_a_receiver_that_sends_a_byte_now_and_then_holds_nobody(receiving: Any) 
     assert time.monotonic() - began < 3
 
 
-def test_a_body_that_does_not_end_leaves_the_status(receiving: Any) -> None:
+def test_an_incomplete_body_leaves_the_status_known(receiving: Any) -> None:
     def hang(request: http.server.BaseHTTPRequestHandler) -> None:
         request.send_response(200)
         request.send_header("Content-Length", "100")
@@ -210,7 +210,7 @@ def test_a_body_that_does_not_end_leaves_the_status(receiving: Any) -> None:
     assert (answer.status, answer.text) == (200, "so far")
 
 
-def test_nobody_listens() -> None:
+def test_a_receiver_that_cannot_be_reached_gives_no_answer() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/"
@@ -220,7 +220,7 @@ def test_nobody_listens() -> None:
         HttpPoster((), 2).post("https://nobody.invalid/", {}, b"{}")
 
 
-def test_a_name_server_that_does_not_answer_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_server_that_does_not_answer_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(post.socket, "getaddrinfo", lambda *_, **__: time.sleep(2))
     began = time.monotonic()
     with pytest.raises(NoAnswer, match="was not resolved in time"):
@@ -228,16 +228,16 @@ def test_a_name_server_that_does_not_answer_holds_nobody(monkeypatch: pytest.Mon
     assert time.monotonic() - began < 1.5
 
 
-def test_an_answer_that_is_no_http(receiving: Any) -> None:
+def test_an_answer_that_is_not_http_is_no_answer(receiving: Any) -> None:
     receiver = receiving(lambda request: request.wfile.write(b"SSH-2.0-OpenSSH\r\n\r\n"))
     with pytest.raises(NoAnswer):
         HttpPoster(LOOPBACK, 2).post(receiver.url, {}, b"{}")
 
 
-def test_a_name_is_judged_by_its_addresses_and_they_are_what_is_called(
+def test_a_name_is_checked_by_its_addresses_and_only_those_are_called(
     receiving: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A name that is public when it is looked at, and one's own when it is called, is called where it was looked at."""
+    """DNS rebinding has no effect: the request goes to the address that was checked, whatever the name becomes."""
     receiver = receiving(say(200))
     port = receiver.server.server_address[1]
     asked: list[str] = []
@@ -249,13 +249,13 @@ def test_a_name_is_judged_by_its_addresses_and_they_are_what_is_called(
     monkeypatch.setattr(post.socket, "getaddrinfo", resolve)
     with pytest.raises(AddressRefused, match=r"hook\.test can't be called: expected a name with a public") as refused:
         HttpPoster((), 2).post(f"https://hook.test:{port}/", {}, b"{}")
-    assert "127.0.0.1" not in str(refused.value), "what names resolve to in here is not told"
+    assert "127.0.0.1" not in str(refused.value), "internal addresses are not disclosed"
     inside = (ipaddress.ip_network("10.0.0.0/8"),)
     with pytest.raises(AddressRefused):
         HttpPoster(inside, 2).post(f"http://hook.test:{port}/", {}, b"{}")
     assert receiver.requests == []
     asked.clear()
     assert HttpPoster(LOOPBACK, 2).post(f"http://hook.test:{port}/", {}, b"{}").status == 200
-    assert asked.count("hook.test") == 1, "what was judged is what is called"
+    assert asked.count("hook.test") == 1, "the address that was checked is the one that is called"
     assert receiver.requests[0][1]["host"] == f"hook.test:{port}"
     json.loads(receiver.requests[0][2])
