@@ -32,7 +32,7 @@ KEYS_SECONDS = 5.0
 #: maximum number of events of a tenant per poll
 MOST_EVENTS = 2000
 #: a follower with so many unread items is too slow: its stream ends, and resumes when the caller reconnects. More than
-#: one poll can deliver, as nobody reads during the delivery
+#: one poll can deliver, as followers can't read during the delivery
 MOST_UNREAD = 2 * MOST_EVENTS
 
 

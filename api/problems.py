@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem+json, with a stable `code`; `detail` says what was expected, what came and what to do."""
+"""Errors as RFC 9457 problem+json, with a stable `code`; `detail` says what was expected and received, and the fix."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ class Streams:
             try:
                 await sending
             except (asyncio.CancelledError, RuntimeError, JobPlatformError):
-                pass  # the caller or the ledger has gone: the caller reconnects with its last event id
+                pass  # the caller or the ledger has disconnected: the caller reconnects with its last event id
             await parts.aclose()  # type: ignore[attr-defined]
 
     # --- a job

@@ -23,9 +23,9 @@ Order = Literal["shares", "start_by"]
 QueueType = Literal["auto", "quorum", "classic"]
 
 PREFIX = "JOBPLATFORM_"
-#: settings as files, one each, named like the variable in small letters: what Docker's secrets are
+#: settings as files, one each, named like the variable in lower case, as Docker's secrets are
 SECRETS_FOLDER = Path("/run/secrets")
-#: variables of ours that are no settings: addresses for scripts, and what the dev stack marks its processes with
+#: our variables that are not settings: addresses for scripts, and the marks of the dev stack's processes
 OTHER_VARIABLES = frozenset(
     f"{PREFIX}{name}"
     for name in (
@@ -44,7 +44,7 @@ OTHER_VARIABLES = frozenset(
     )
 )
 
-#: the queue of webhooks, where nobody says another
+#: the default queue of webhooks
 WEBHOOKS = "webhooks"
 
 DEFAULT_QUEUES: dict[str, dict[str, Any]] = {
@@ -61,7 +61,7 @@ def _setting(default: Any, about: str, unit: str = "", **limits: Any) -> Any:
 
 
 class QueueSettings(BaseModel):
-    """How one queue is worked on."""
+    """Settings of one queue and its workers."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -82,7 +82,7 @@ class QueueSettings(BaseModel):
 
 
 def _as_psycopg2(url: str) -> str:
-    """SQLAlchemy 2.1 reads `postgresql://` as psycopg 3; ours is psycopg2."""
+    """Select psycopg2: SQLAlchemy 2.1 takes `postgresql://` to mean psycopg 3."""
     for plain in ("postgresql://", "postgres://"):
         if url.startswith(plain):
             return "postgresql+psycopg2://" + url[len(plain) :]
@@ -97,9 +97,9 @@ def _with_password(url: str, password: str) -> str:
 
 
 class Settings(BaseSettings):
-    """All settings, with their defaults. A value that does not fit is refused at start, naming the variable.
+    """All settings, with their defaults. An invalid value is refused at start, with the name of the variable.
 
-    `jobplatform settings` prints this list; docs/operations/configuration.md is made of it.
+    `jobplatform settings` prints this list; docs/operations/configuration.md is generated from it.
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
@@ -344,7 +344,7 @@ class Settings(BaseSettings):
 
 
 def read_settings() -> Settings:
-    """Read environment and secrets afresh. Raises `ConfigurationError` naming each variable that does not fit."""
+    """Read environment and secrets again. Raises `ConfigurationError`, which names each invalid variable."""
     _refuse_unknown(os.environ)
     folder = Path(os.environ.get(f"{PREFIX}SECRETS", SECRETS_FOLDER))
     try:
@@ -358,13 +358,13 @@ def read_settings() -> Settings:
 
 
 def _shown(item: FieldError) -> str:
-    """What came, but not of a secret."""
+    """Return the value that was received, but never a secret."""
     field = Settings.model_fields.get(item.field.partition(".")[0])
     return "a secret" if field is not None and "Secret" in str(field.annotation) else item.got
 
 
 def _refuse_unknown(names: Iterable[str]) -> None:
-    """A setting with a typing error would be silently the default."""
+    """Refuse unknown variables: a typo would silently select the default."""
     known = [name.upper() for name in Settings.model_fields]
     wrong = []
     for name in sorted(set(names) - {f"{PREFIX}{item}" for item in known} - OTHER_VARIABLES):

@@ -1,4 +1,4 @@
-"""What models of requests and of pages have in common."""
+"""Base models of requests and of pages."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class StrictModel(BaseModel):
-    """A body or query; a field that it does not have is an error."""
+    """A body or query; unknown fields are errors."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class PageQuery(StrictModel):
-    """How many items, and from where on."""
+    """Size of the page, and the cursor to continue from."""
 
     limit: int = Field(50, ge=1, le=200)
     cursor: UUID | None = Field(None, description="next_cursor of the page before")
 
 
 class Page(BaseModel):
-    """A page of items; without a next_cursor it is the last."""
+    """A page of items; the last page has no next_cursor."""
 
     next_cursor: UUID | None

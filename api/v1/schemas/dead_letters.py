@@ -37,7 +37,7 @@ class DeadLettersQuery(DeadLetterFilter):
 
 
 class DeadLetter(BaseModel):
-    """A job that needs an operator: replay it, or discard it."""
+    """A job that needs an operator, who replays or discards it."""
 
     id: UUID
     kind: str
@@ -86,7 +86,7 @@ class DiscardBody(StrictModel):
 
 
 class ReplayGroup(BaseModel):
-    """Dead letters of one kind, queue and code."""
+    """Dead letters of the same kind, queue and code."""
 
     kind: str
     queue: str

@@ -29,7 +29,7 @@ Names = Annotated[list[Annotated[str, Field(min_length=1, max_length=200)]], Bef
 
 
 class FeedFilter(StrictModel):
-    """Which events of a feed."""
+    """Filter of a feed of events."""
 
     event: Annotated[list[Event], BeforeValidator(_split)] | None = Field(
         None,
@@ -51,7 +51,7 @@ class FeedFilter(StrictModel):
     )
 
     def wanted(self) -> Wanted:
-        """Return the filter as the domain has it."""
+        """Return the domain's filter."""
         return Wanted(
             frozenset(self.event) if self.event is not None else None,
             frozenset(self.kind) if self.kind is not None else None,
@@ -61,7 +61,7 @@ class FeedFilter(StrictModel):
 
 
 class FeedQuery(FeedFilter):
-    """Which events, and after which position."""
+    """Filter of a feed, and the position to start after."""
 
     after: Annotated[str, BeforeValidator(_placed)] = Field(
         "", description="the id of the last event you have (`next` of the page before); `now`: what comes from now on"

@@ -1,4 +1,4 @@
-"""Requests and answers about jobs, as pydantic models: what is checked is what /openapi.json says."""
+"""Requests and responses about jobs, as pydantic models: /openapi.json is generated from the models that validate."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class CancelBody(StrictModel):
 
 
 class ChangeBody(BaseModel):
-    """What to change of a job that is not running."""
+    """Changes of a job that is not running."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"priority": 9}})
 
@@ -115,7 +115,7 @@ if TYPE_CHECKING:
         """A job: the fields of `JobView`."""
 
 else:
-    #: more than the types of `JobView` say
+    #: more precise than the types of `JobView`
     _TYPES = {"status": Status, "progress": Progress | None, "error": Failure | None, "tags": list[str]}
     _DESCRIPTIONS = {"workflow_id": "the workflow that it is a step of"}
     _HINTS = get_type_hints(JobView) | _TYPES

@@ -15,12 +15,12 @@ from jobplatform.domain.schedules import MAX_CATCH_UP, Missed, Overlap, Schedule
 from jobplatform.domain.submissions import Moment, Tag
 from jobplatform.errors import FieldError, InvalidRequest
 
-#: what a schedule may be called, in a path
+#: valid names of schedules, in a path
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class ScheduleBody(StrictModel):
-    """What a schedule is to do: exactly one of `cron`, `every_seconds` and `times`."""
+    """Definition of a schedule: exactly one of `cron`, `every_seconds` and `times`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -115,7 +115,7 @@ class Preview(BaseModel):
 
 
 class Fire(BaseModel):
-    """One planned time of a schedule, and what became of it."""
+    """One planned time of a schedule, and its outcome."""
 
     planned_at: datetime
     at: datetime
@@ -132,7 +132,7 @@ class FireList(BaseModel):
 
 
 class RunNow(BaseModel):
-    """The job that was made."""
+    """The job that was created."""
 
     job_id: UUID
 
@@ -151,14 +151,14 @@ class PreviewQuery(StrictModel):
 
 
 class FiresQuery(StrictModel):
-    """Which fires."""
+    """Which fires to list."""
 
     before: Moment | None = None
     limit: int = Field(50, ge=1, le=1000)
 
 
 def checked_name(name: str) -> str:
-    """Return a schedule's name that can be used. Raises `InvalidRequest`."""
+    """Return the name of a schedule if it is valid. Raises `InvalidRequest`."""
     if not _NAME.fullmatch(name):
         expected = "letters, digits, '.', '_' and '-', at most 100"
         raise InvalidRequest(f"the name of a schedule: expected {expected}", (FieldError("name", expected, name),))

@@ -21,7 +21,7 @@ _CONTACT = "an e-mail address that is notified when the webhook is disabled"
 
 
 class WebhookBody(StrictModel):
-    """A webhook to be made."""
+    """A webhook to create."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -38,13 +38,13 @@ class WebhookBody(StrictModel):
     contact: str | None = Field(None, max_length=320, description=_CONTACT)
 
     def endpoint(self) -> NewEndpoint:
-        """Return the endpoint as the use case has it."""
+        """Return the use case's command."""
         kinds = tuple(self.kinds) if self.kinds is not None else None
         return NewEndpoint(self.url, tuple(self.events), kinds, self.description, self.contact)
 
 
 class WebhookChange(BaseModel):
-    """What is to be changed; what is not named stays."""
+    """Fields to change; missing fields are left unchanged."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"enabled": True}})
 
@@ -77,7 +77,7 @@ class Webhook(BaseModel):
 
 
 class WebhookWithSecret(Webhook):
-    """A webhook that was just made, or whose secret was exchanged."""
+    """A webhook that was just created, or whose secret was rotated."""
 
     secret: str = Field(description="what messages are signed with, by Standard Webhooks; shown this once")
 
@@ -89,13 +89,13 @@ class WebhookList(BaseModel):
 
 
 class WebhookRotateBody(StrictModel):
-    """For how long the old secret signs beside the new one."""
+    """For how long the old secret signs in addition to the new one."""
 
     overlap_seconds: float = Field(USUAL_OVERLAP_SECONDS, ge=0, le=LONGEST_OVERLAP_SECONDS)
 
 
 class WebhookReplayBody(BaseModel):
-    """From when on."""
+    """Start of the replay, and which events it includes."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"since": "2026-01-31T12:00:00Z"}})
 

@@ -32,8 +32,8 @@ _FORMS = "kind (a step), chain, group, or map with step"
 class PartBody(StrictModel):
     """A part of a workflow: a step (`kind` and `payload`), a `chain`, a `group`, or a `map` over a list.
 
-    In payloads `{"$from": "step.result.path"}` is what a step before has returned, `{"$from": "group.results"}` the
-    list of a group, `{"$item": ""}` the element in the step of a map; `{"$literal": …}` is the value as it stands.
+    In payloads `{"$from": "step.result.path"}` is the result of a previous step, `{"$from": "group.results"}` the
+    results of a group, `{"$item": ""}` the element in the step of a map; `{"$literal": …}` is the value unchanged.
     """
 
     name: str | None = Name
@@ -84,7 +84,7 @@ class PartBody(StrictModel):
         return self
 
     def part(self) -> Part:
-        """Return the part as the domain has it."""
+        """Return the domain's part."""
         after = tuple(self.after)
         then = self.then.part() if self.then else None
         if self.kind is not None:
@@ -186,7 +186,7 @@ class WorkflowPage(Page):
 
 
 class Accepted(BaseModel):
-    """A workflow that was accepted, and its jobs by the names of their steps."""
+    """An accepted workflow, and its jobs by the names of their steps."""
 
     id: UUID
     steps: dict[str, UUID]
@@ -209,7 +209,7 @@ class GraphNode(BaseModel):
 
 
 class GraphEdge(BaseModel):
-    """`to` waits for `from`; what a step added or a map unfolded comes from it."""
+    """`to` waits for `from`; steps that a step added or a map unfolded have an edge from it."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -232,6 +232,6 @@ class WorkflowsQuery(PageQuery):
 
 
 class GraphQuery(StrictModel):
-    """In which form."""
+    """Format of the graph."""
 
     format: Literal["json", "svg"] | None = Field(None, description="default: as Accept asks, else json")

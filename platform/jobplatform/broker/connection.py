@@ -1,4 +1,4 @@
-"""Connections to RabbitMQ by py-amqp, and the one place where its errors become ours."""
+"""Connections to RabbitMQ through py-amqp, and the translation of its errors to ours."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-#: what may go wrong on the way to a broker; anything else is a bug of ours
+#: errors of a connection to the broker; anything else is a bug of ours
 FAILURES = (amqp.exceptions.AMQPError, OSError, socket.timeout, EOFError)
 
 
-#: no `connection.blocked`: py-amqp reads the socket before every publish to look for it, and a confirm that does not
-#: come tells as much
+#: no `connection.blocked`: py-amqp would read the socket before every publish to check for it, and a missing confirm
+#: reveals a blocked connection too
 CAPABILITIES = {"consumer_cancel_notify": True, "authentication_failure_close": True}
 
 
@@ -50,8 +50,8 @@ def connect(url: str, *, name: str, timeout_seconds: float = 3.0, heartbeat_seco
 
 
 def tolerate_properties() -> None:
-    """Let py-amqp take properties that it can't decode as none: what it raises would end the process that reads the
-    message, the message would come back, and end the next one. Idempotent."""
+    """Make py-amqp ignore properties that it can't decode. Its exception would end the process that reads the
+    message; the message would be redelivered, and end the next process (a poison message). Idempotent."""
     load = GenericContent._load_properties
     if getattr(load, "is_tolerant", False):
         return
@@ -59,11 +59,11 @@ def tolerate_properties() -> None:
     def load_properties(self: Any, class_id: int, buf: Any, offset: int) -> int:
         try:
             end: int = load(self, class_id, buf, offset)
-        except Exception as error:  # whatever is in it, it is no message of ours: no headers, so it is refused
+        except Exception as error:  # not a message of ours: without headers it is refused
             log.warning("message_properties_undecodable", error=repr(error))
             self.properties = {}
             return offset
-        # py-amqp decodes the body by it, and some of Python's codecs take minutes for a megabyte (punycode, say)
+        # py-amqp decodes the body with it, and some codecs take minutes for a megabyte (punycode, for example)
         if self.properties.get("content_encoding") not in (None, "utf-8", "binary"):
             del self.properties["content_encoding"]
         return end
@@ -86,7 +86,7 @@ def connected(url: str, *, name: str) -> Iterator[Any]:
 
 @contextmanager
 def corked(connection: Any) -> Iterator[None]:
-    """Write what is sent in a block in few large pieces: py-amqp writes each message by itself."""
+    """Buffer the writes of a block into few large pieces: py-amqp writes each message separately."""
     transport = connection.transport
     write, buffer = transport._write, bytearray()
 

@@ -1,4 +1,5 @@
-"""Take what RabbitMQ has dead-lettered: rejected by a worker, over its delivery limit, expired, or pushed out."""
+"""Receive messages that RabbitMQ has dead-lettered: rejected by a worker, over the delivery limit, expired, or dropped
+from a full queue."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from jobplatform.broker.envelope import MalformedMessage, read_headers
 from jobplatform.broker.topology import DEAD_RECORDS
 from jobplatform.errors import BrokerUnavailable, ConfigurationError
 
-#: what is kept of a body, and of one text in headers or properties
+#: stored part of a body, and of one text in headers or properties
 BODY_BYTES, TEXT_CHARACTERS = 65_536, 2_000
 #: entries kept of one list or table in the headers, and how deep they are followed
 ENTRIES, DEPTH = 50, 6
@@ -21,23 +22,23 @@ ENTRIES, DEPTH = 50, 6
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A message as it came from `jobs.dead`."""
+    """A message received from `jobs.dead`."""
 
     tag: int
-    #: the queue it was in, and why it is there no more, in RabbitMQ's words: rejected, expired, maxlen, delivery_limit
+    #: the queue that it was in, and RabbitMQ's reason for removing it: rejected, expired, maxlen, delivery_limit
     queue: str | None
     broker_reason: str
     #: headers and properties as JSON values
     message: Mapping[str, Any]
     body: bytes
     body_bytes: int
-    #: what the headers name, when they are those of a dispatch; else what is wrong with them
+    #: the dispatch that the headers name, if they are valid; else what is wrong with them
     dispatch: tuple[Any, int, str] | None
     fault: str
 
 
 class DeadLetterReader:
-    """Reads on a connection of its own: an alarm blocks those that publish. Not thread-safe; made after any fork."""
+    """Reads on its own connection: an alarm blocks publishing ones. Not thread-safe; created after any fork."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 2.0) -> None:
         self._url, self._timeout_seconds = url, timeout_seconds
@@ -45,9 +46,9 @@ class DeadLetterReader:
         self._channel: Any = None
 
     def take(self, limit: int) -> list[DeadLetter]:
-        """Return at most `limit` messages; they are RabbitMQ's until `done`.
+        """Return at most `limit` messages, unacknowledged until `done`.
 
-        Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is not there.
+        Raises `BrokerUnavailable`, or `ConfigurationError` when the queue is missing.
         """
         result: list[DeadLetter] = []
         try:
@@ -60,13 +61,13 @@ class DeadLetterReader:
         except FAILURES as error:
             self.close()
             raise BrokerUnavailable(f"RabbitMQ went away while dead letters were read: {error!r}") from None
-        except BaseException:  # what was taken so far comes again: the next acknowledgement must not cover it
+        except BaseException:  # the messages taken so far are redelivered: the next acknowledgement must not cover them
             self.close()
             raise
         return result
 
     def done(self, letters: list[DeadLetter]) -> None:
-        """Acknowledge what `take` has returned. Raises `BrokerUnavailable`: they come again then."""
+        """Acknowledge the messages that `take` returned. Raises `BrokerUnavailable`; they are redelivered then."""
         if not letters:
             return
         try:
@@ -84,14 +85,14 @@ class DeadLetterReader:
         return self._channel
 
     def close(self) -> None:
-        """Throw the connection away; what was not acknowledged comes again."""
+        """Discard the connection; unacknowledged messages are redelivered."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             close(connection)
 
 
 def take_apart(message: Any) -> tuple[dict[str, Any], Any, bytes]:
-    """Return properties, headers and body of a message, whatever is in them."""
+    """Return properties, headers and body of a message, whatever they contain."""
     properties = dict(message.properties or {})
     headers = properties.pop("application_headers", None) or {}
     body = message.body if isinstance(message.body, bytes) else str(message.body).encode(errors="replace")
@@ -99,7 +100,7 @@ def take_apart(message: Any) -> tuple[dict[str, Any], Any, bytes]:
 
 
 def read_dead_letter(message: Any) -> DeadLetter:
-    """Read a message whatever is in it."""
+    """Read a message, whatever it contains."""
     properties, headers, body = take_apart(message)
     deaths = headers.get("x-death") if isinstance(headers, Mapping) else None
     first: Mapping[str, Any] = (
@@ -123,7 +124,7 @@ def read_dead_letter(message: Any) -> DeadLetter:
 
 
 def as_json(value: Any, depth: int = 0) -> Any:
-    """Return what AMQP carries as JSON values that Postgres takes, cut where it is long."""
+    """Convert AMQP values to JSON values that Postgres can store; long ones are truncated."""
     if value is None or (isinstance(value, bool | int) and abs(value) < 2**63):
         return value
     if isinstance(value, str | bytes | bytearray | memoryview):

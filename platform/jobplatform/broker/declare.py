@@ -1,4 +1,4 @@
-"""Declare the topology, and look whether queues are there."""
+"""Declare the topology, and check whether queues exist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobplatform.errors import ConfigurationError
 
 
 def declare_topology(connection: Any, topology: Topology) -> None:
-    """Declare everything; idempotent. Raises `ConfigurationError` when a queue stands with other arguments."""
+    """Declare everything; idempotent. Raises `ConfigurationError` when a queue exists with other arguments."""
     for exchange in topology.exchanges:
         channel = connection.channel()
         channel.exchange_declare(exchange.name, exchange.type, durable=True, auto_delete=False)
@@ -35,7 +35,7 @@ def declare_topology(connection: Any, topology: Topology) -> None:
 
 
 def count_ready(connection: Any, name: str) -> int | None:
-    """Return how many messages a queue has that no worker has; None when there is no such queue."""
+    """Return the number of messages of a queue that are not delivered to a worker; None when there is no such queue."""
     channel = connection.channel()
     try:
         declared = channel.queue_declare(name, passive=True)
@@ -46,7 +46,7 @@ def count_ready(connection: Any, name: str) -> int | None:
 
 
 def queue_exists(connection: Any, name: str) -> bool:
-    """Return whether the queue is there, by a passive declare."""
+    """Return whether the queue exists, by a passive declare."""
     return count_ready(connection, name) is not None
 
 
@@ -58,7 +58,8 @@ def epoch_queue(epoch: UUID) -> str:
 def declare_epoch(connection: Any, epoch: UUID) -> None:
     """Declare an epoch's sentinel: durable, empty, never consumed.
 
-    Of the type of the job queues: in a cluster a classic one would be gone while its one node restarts, as if wiped.
+    It has the type of the job queues: in a cluster, a classic queue is missing while its node restarts, as if the
+    broker had been wiped.
     """
     channel = connection.channel()
     arguments = {"x-queue-type": choose_queue_type("auto", server_version(connection)), "x-max-length": 1}

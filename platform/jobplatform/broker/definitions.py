@@ -1,4 +1,4 @@
-"""The definitions file: what a blank node imports at boot, so that a wiped broker comes back by itself."""
+"""The definitions file: a blank node imports it at boot, so that a wiped broker recovers by itself."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from jobplatform.broker.users import ROLES
 
 
 def hash_password(password: str, salt: bytes | None = None) -> str:
-    """Return RabbitMQ's salted SHA-256 form (https://www.rabbitmq.com/docs/passwords#computing-password-hash)."""
+    """Return RabbitMQ's salted SHA-256 hash (https://www.rabbitmq.com/docs/passwords#computing-password-hash)."""
     salt = salt or os.urandom(4)
     return base64.b64encode(salt + hashlib.sha256(salt + password.encode()).digest()).decode()
 

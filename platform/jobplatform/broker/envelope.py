@@ -1,4 +1,4 @@
-"""The message of a dispatch: a hint that carries a job id and a dispatch number, and nothing that is obeyed (I3)."""
+"""The message of a dispatch: a hint with a job id and a dispatch number. Everything else in it is ignored (I3)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-#: Celery's protocol 2 wants exactly this shape; ours carries no arguments, ever
+#: Celery's protocol 2 requires exactly this shape; our messages never carry arguments
 BODY = b'[[], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
 DISPATCH_NO = "dispatch_no"
-#: what a kind's name may look like, here and in Celery
+#: valid names of kinds, here and in Celery
 _KIND = re.compile(r"[A-Za-z0-9_.\-:/@+]{1,200}")
 #: the kind of a marker (dispatch/markers.py); no kind of job can have it: their names have dots
 MARKER_KIND = "marker"
 
 
 class MalformedMessage(ValueError):
-    """This is no message of a dispatch."""
+    """This is not a message of a dispatch."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Envelope:
 
 
 def read_headers(headers: Mapping[str, Any] | None) -> tuple[UUID, int, str]:
-    """Return (job id, dispatch_no, kind) of a message. Raises `MalformedMessage` saying what is wrong."""
+    """Return (job id, dispatch_no, kind) of a message. Raises `MalformedMessage`, which says what is wrong."""
     if not isinstance(headers, Mapping):
         raise MalformedMessage("no headers")
     job_id, dispatch_no, kind = headers.get("id"), headers.get(DISPATCH_NO), headers.get("task")

@@ -1,8 +1,8 @@
 """Publish a batch with confirms and `mandatory`, awaited together.
 
-`confirm` alone loses an unroutable message silently, `mandatory` alone blames the next publish; both together tell for
-each message. That way 28,000 messages go out a second, with a confirm per message 2,100
-(docs/operations/performance.md).
+`confirm` alone loses an unroutable message silently, and `mandatory` alone reports it at the next publish; both
+together give the outcome of each message. This publishes 28,000 messages per second; with each confirm awaited
+separately it would be 2,100 (docs/operations/performance.md).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jobplatform.errors import BrokerUnavailable
 
 @dataclass
 class Receipt:
-    """What became of a batch: every envelope is in exactly one of these."""
+    """The outcome of a batch: every envelope is in exactly one of these."""
 
     confirmed: list[Envelope] = field(default_factory=list)
     #: no queue is bound for it: run `jobplatform broker apply`
@@ -32,7 +32,7 @@ class Receipt:
 
 
 class Publisher:
-    """One connection and channel in confirm mode. Not thread-safe; made after any fork."""
+    """One connection and channel in confirm mode. Not thread-safe; created after any fork."""
 
     def __init__(self, url: str, *, name: str = "jobplatform dispatcher", confirm_seconds: float = 2.0) -> None:
         self._url = url
@@ -63,10 +63,10 @@ class Publisher:
         return self._connection
 
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt:
-        """Publish a batch and wait for all its confirms, `confirm_seconds` at the most.
+        """Publish a batch and wait for all its confirms, for at most `confirm_seconds`.
 
-        Raises `BrokerUnavailable` on any doubt; the connection is then closed and no envelope of the batch may be
-        taken as sent.
+        Raises `BrokerUnavailable` on any doubt; the connection is then closed, and no envelope of the batch may be
+        considered sent.
         """
         self._receipt, self._returned, self._pending = Receipt(), set(), {}
         connection = self.connection
@@ -110,7 +110,7 @@ class Publisher:
         )
 
     def keep_alive(self) -> None:
-        """Send and check heartbeats; call it a few times a minute. Drops a connection that is dead."""
+        """Send and check heartbeats; call it a few times a minute. Drops a dead connection."""
         if self._connection is None:
             return
         try:
@@ -123,7 +123,7 @@ class Publisher:
             self.close()
 
     def close(self) -> None:
-        """Throw the connection away; what was not confirmed counts as not sent."""
+        """Discard the connection; unconfirmed messages count as not sent."""
         connection, self._connection, self._channel = self._connection, None, None
         if connection is not None:
             close(connection)
@@ -137,7 +137,7 @@ class Publisher:
         return taken
 
     def _on_ack(self, tag: int, multiple: bool) -> None:
-        # the return of an unroutable message comes before its ack
+        # an unroutable message is returned before it is acked
         for envelope in self._take(tag, multiple):
             unroutable = envelope.message_id in self._returned
             (self._receipt.unroutable if unroutable else self._receipt.confirmed).append(envelope)

@@ -1,4 +1,4 @@
-"""Submissions over AMQP: take them, answer them (docs/howto/submit-over-amqp.md)."""
+"""Submissions over AMQP: receive them, and reply to them (docs/howto/submit-over-amqp.md)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jobplatform.errors import BrokerUnavailable, ConfigurationError
 
 @dataclass(frozen=True)
 class SubmissionMessage:
-    """A submission as it came."""
+    """A submission as received."""
 
     tag: int
-    #: who has published it: RabbitMQ refuses a message that says another user than the connection's
+    #: the publishing user: RabbitMQ refuses a message that names another user than the connection's
     user_id: str | None
     message_id: str | None
     body: bytes
-    #: where the answer goes, and by what the other side knows it
+    #: the queue for the reply, and the id that correlates the reply with the request
     reply_to: str | None
     correlation_id: str | None
     #: headers and properties as JSON values
@@ -65,7 +65,7 @@ class SubmissionReader:
         return messages
 
     def done(self, submission: SubmissionMessage, answer: bytes | None, *, accepted: bool) -> None:
-        """Send the answer, unless it is None, and acknowledge the submission. Raises `BrokerUnavailable`."""
+        """Send the reply, unless it is None, and acknowledge the submission. Raises `BrokerUnavailable`."""
         try:
             if answer is not None:
                 self._reply(submission, answer, accepted)
@@ -92,7 +92,7 @@ class SubmissionReader:
         correlation_id = submission.correlation_id or submission.message_id
         if correlation_id is not None:
             reply.properties["correlation_id"] = correlation_id
-        # not mandatory: a queue of somebody who has gone is nobody's fault
+        # not mandatory: the reply queue of a disconnected caller may be missing
         self._replies.basic_publish(reply, exchange="", routing_key=submission.reply_to)
 
     def _open(self) -> Any:
@@ -104,14 +104,14 @@ class SubmissionReader:
         return self._channel
 
     def close(self) -> None:
-        """Throw the connection away; what was not acknowledged comes again."""
+        """Discard the connection; unacknowledged messages are redelivered."""
         connection, self._connection, self._channel, self._replies = self._connection, None, None, None
         if connection is not None:
             close(connection)
 
 
 def read_submission_message(message: Any) -> SubmissionMessage:
-    """Read a message whatever is in it."""
+    """Read a message, whatever it contains."""
     properties, headers, body = take_apart(message)
     return SubmissionMessage(
         tag=message.delivery_tag,

@@ -1,4 +1,4 @@
-"""What stands in RabbitMQ, as data: exchanges, queues, bindings. Nothing here talks to a broker."""
+"""The topology in RabbitMQ, as data: exchanges, queues, bindings. Nothing here connects to a broker."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 #: dispatched jobs, routed by queue name
 JOBS_EXCHANGE = "jobs"
-#: where every queue dead-letters to
+#: the dead-letter exchange of every queue
 DEAD_EXCHANGE = "jobs.dead"
-#: where the recorder takes them from: until then they stand here
+#: the queue from which the recorder consumes them
 DEAD_RECORDS = "jobs.dead.records"
-#: copies of dead messages for those who look at RabbitMQ's page: some days, bounded
+#: copies of dead messages for RabbitMQ's management page: kept some days, bounded
 DEAD_COPIES = "jobs.dead.copies"
 #: exchange and queue of submissions over AMQP (docs/howto/submit-over-amqp.md)
 SUBMISSIONS = "jobs.submit"
-#: a durable queue without consumers; when it is gone, the broker was wiped (docs/concepts/delivery.md, "Epoch")
+#: a durable queue without consumers; if it is missing, the broker was wiped (docs/concepts/delivery.md, "Epoch")
 EPOCH_PREFIX = "jobs.epoch."
 
 MAX_PRIORITY = 9

@@ -1,12 +1,12 @@
-"""Who may do what in RabbitMQ: one user per role, with the least rights its work needs (the three regular expressions
+"""Users and permissions in RabbitMQ: one user per role, with least privileges (the three regular expressions
 of https://www.rabbitmq.com/docs/access-control).
 
 | role | does | may |
 |---|---|---|
-| operator | `jobplatform broker apply`, RabbitMQ's page | everything |
+| operator | `jobplatform broker apply`, RabbitMQ's management page | everything |
 | dispatcher | publishes jobs, keeps the sentinel; dead messages; submissions | write `jobs`, replies; read two |
 | worker | consumes job queues, answers Celery's remote control | read all but `jobs*`; Celery's own queues |
-| monitor | Flower, and people who look | Celery's events and control; read RabbitMQ's page |
+| monitor | Flower, and monitoring by people | Celery's events and control; read RabbitMQ's management page |
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Role:
 ROLES = (
     Role("operator", ("administrator",), EVERYTHING, EVERYTHING, EVERYTHING),
     Role("dispatcher", (), r"^jobs\.epoch\..*$", r"^(jobs|amq\.default)$", r"^jobs\.(dead\.records|submit)$"),
-    # queues have no dots in their names, and a new one must not need new rights
+    # names of queues have no dots, and a new queue must not need new permissions
     Role("worker", (), _CELERY, _CELERY, r"^(?!jobs(\.|$)).*$"),
     Role("monitor", ("monitoring",), _CELERY, _CELERY, _CELERY),
 )

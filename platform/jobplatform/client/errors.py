@@ -91,7 +91,7 @@ _KINDS: dict[int, type[Problem]] = {
 
 
 def problem_of(status: int, body: Any, retry_after: str | None) -> Problem:
-    """Return the error for an error answer; `body` is its JSON, or whatever a proxy has sent instead."""
+    """Return the error for an error response; `body` is its JSON, or the body that a proxy has sent instead."""
     known = body if isinstance(body, Mapping) else {"detail": f"an answer that is no problem+json: {str(body)[:200]}"}
     seconds = float(retry_after) if retry_after is not None and retry_after.isdigit() else None
     return _KINDS.get(status, Problem)(status, known, seconds)

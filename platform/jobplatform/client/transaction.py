@@ -110,7 +110,7 @@ def _values(
             raise ValueError(f"{name}: expected a time with a zone, got {moment.isoformat()}")
     wanted = dict(unique or {})
     values: dict[str, Any] = {
-        # the key itself would stand in the server's logs, and in the message of every error
+        # the key itself would appear in the server's logs, and in the message of every error
         "key_hash": hashlib.sha256(key.encode()).hexdigest(),
         "kind": kind,
         "payload": json.dumps(payload or {}),

@@ -118,7 +118,7 @@ def _make_folder(name: str) -> Path:
     if not parent.is_dir() or parent.is_symlink() or status.st_uid != os.geteuid():
         raise ConfigurationError(f"{parent} is not ours: expected a folder that belongs to user {os.geteuid()}")
     folder.mkdir(mode=0o711, exist_ok=True)
-    folder.chmod(0o711)  # the unprivileged user may pass through it, nobody may list it
+    folder.chmod(0o711)  # the unprivileged user may pass through it, but only the owner may list it
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     logs.chmod(0o700)

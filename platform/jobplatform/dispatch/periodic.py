@@ -125,7 +125,7 @@ class PeriodicTasks:
         return self._tasks["schedules"][0].seconds_left()
 
     def close(self) -> None:
-        """Sign off, and close what is open."""
+        """Delete the dispatcher's row, and close all connections."""
         with suppress(LedgerUnavailable, OutcomeUnknown), self._ledger.statement() as connection:
             dispatching.forget_dispatcher(connection, self._id)
         self._recorder.close()

@@ -46,7 +46,7 @@ class RoundReport:
 
 #: s until a key whose slots are all taken is read again; the end of one of its jobs causes a hint, which may be lost
 LIMITED_SECONDS = 0.25
-#: … where there is more to look at
+#: … where there is more to read
 SOON_SECONDS = 0.01
 
 
@@ -145,7 +145,7 @@ def _limited_seconds(waiting: Waiting, keys: list[str], queue_state: QueueState,
     blocking_keys = waiting.shares.blocking_keys
     if not blocking_keys:
         return None
-    if fell_short:  # flows that were let out had less than was thought: the next ones
+    if fell_short:  # flows that were unblocked had fewer jobs than planned: the next ones get the slots
         return SOON_SECONDS
     asked = dict(zip(keys, queue_state.key_seconds, strict=True))
     # a key that has just arrived, or more keys than one query can ask for

@@ -86,7 +86,7 @@ class Dispatcher:
             try:
                 wait = self.step()
             except (LedgerUnavailable, OutcomeUnknown) as error:
-                # a lost response to a mark is a doubt like any other: a message sent twice is harmless (I3)
+                # a lost response to a mark is a doubt like any other: a duplicate message is harmless (I3)
                 wait = self._probe.failed(_LEDGER)
                 self._metrics.failures.labels("ledger").inc()
                 log.warning("ledger_unavailable", error=str(error), retry_seconds=wait)

@@ -1,4 +1,4 @@
-"""All checks of what keeps jobs from running."""
+"""All checks for problems that keep jobs from running."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class JobView:
     started_at: datetime | None = None
     completed_at: datetime | None = None
     cancel_requested_at: datetime | None = None
-    #: the workflow that it is a step of
+    #: the workflow of which it is a step
     workflow_id: UUID | None = None
     run_no: int
 

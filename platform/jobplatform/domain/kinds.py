@@ -61,7 +61,7 @@ class Kind:
     retry_codes: Mapping[str, RetryPolicy] = field(default_factory=dict)
     #: no attempt starts later than this after the job was accepted; it is then dead-lettered (s)
     max_age_seconds: float | None = None
-    #: what a run does about an effect whose outcome an earlier run left unknown (`ctx.effect`)
+    #: policy for an effect whose outcome an earlier run left unknown (`ctx.effect`)
     unknown_effects: UnknownEffect = "hold"
     #: the handler's return annotation: references of workflow steps are checked against it
     returns: Any = None
@@ -137,7 +137,7 @@ class KindRegistry:
         self._kinds[kind.name] = kind
 
     def remove(self, name: str) -> None:
-        """Forget a kind, if it is known."""
+        """Remove a kind, if it is registered."""
         self._kinds.pop(name, None)
 
     def get(self, name: str) -> Kind:

@@ -66,7 +66,7 @@ def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
     """Return the limit keys of a job, sorted. `payload` is typed; None: it is not known yet, as a step's that refers to
     results: such a job has the keys that don't need it.
 
-    Raises `ConfigurationError` for what a kind's function returns and can't be a key.
+    Raises `ConfigurationError` if a kind's function returns an invalid key.
     """
     if callable(keys):
         result = list(keys(payload)) if payload is not None else []
@@ -83,14 +83,14 @@ def keys_of(keys: KeysOf, payload: Any) -> tuple[str, ...]:
             if names and payload is None:
                 continue
             result.append(item.format_map({name: quote(str(getattr(payload, name)), safe=_PLAIN) for name in names}))
-    # the first ones: a payload can't crowd out the keys that a kind names first. Longer values are cut to the same key
+    # only the first ones, so that a payload can't displace the keys that a kind names first. Long values are truncated
     return tuple(sorted(list(dict.fromkeys(item[:MOST_CHARACTERS] for item in result))[:MOST_KEYS]))
 
 
 def units_of(units: UnitsOf, payload: Any, keys: Sequence[str]) -> tuple[int, ...]:
     """Return how many units of each of its keys a job takes; none at all means 1 of each.
 
-    Raises `ConfigurationError` for what a kind's function returns and can't be.
+    Raises `ConfigurationError` if a kind's function returns invalid units.
     """
     if callable(units):
         if payload is None:

@@ -39,7 +39,7 @@ class Plan:
 
     @property
     def sinks(self) -> list[PlannedStep]:
-        """The steps that nobody waits for."""
+        """The steps without successors."""
         return [step for step in self.steps if not step.children]
 
 
@@ -228,7 +228,7 @@ class _Planner:
         return self.add(then, self._called(then, name, "then"), [gate], gate, f"{where}.then")
 
     def _called(self, part: Part, around: str, place: str) -> str:
-        """The name of an inner part: its own, or its place in what is around it."""
+        """The name of an inner part: its own, or its position in the surrounding part."""
         if part.name is not None:
             return f"{self._prefix}{part.name}"
         return f"{around}{place}" if place.startswith("[") else f"{around}/{place}"

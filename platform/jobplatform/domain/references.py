@@ -1,13 +1,13 @@
 """References in payloads: `{"$from": "step.result.path"}` and `{"$item": "path"}`.
 
-An object with exactly this one key is a reference; `{"$literal": value}` is the value as it stands.
+An object whose only key is one of these is a reference; `{"$literal": value}` is the value itself, unchanged.
 
 | reference | stands for |
 |---|---|
-| `{"$from": "fetch.result"}` | what the step fetch returned |
-| `{"$from": "fetch.result.files.0.name"}` | a part of it; `["fetch", "result", "a.b"]`, where a key has a dot |
-| `{"$from": "sizes.results"}` | the list of what the parts of a group, a map, or the steps that a run added returned |
-| `{"$from": "previous.result"}` | in a chain: of the part before; of a group or map `previous.results` |
+| `{"$from": "fetch.result"}` | the result of the step fetch |
+| `{"$from": "fetch.result.files.0.name"}` | a part of it; write `["fetch", "result", "a.b"]` if a key has a dot |
+| `{"$from": "sizes.results"}` | the list of results of a group, of a map, or of the steps that a run added |
+| `{"$from": "previous.result"}` | in a chain: the previous part's result; `previous.results` of a group or map |
 | `{"$item": ""}` | in a map: the element |
 """
 
@@ -22,7 +22,7 @@ PREVIOUS = "previous"
 
 
 class BadReference(ValueError):
-    """This is no reference; says what was expected."""
+    """Not a valid reference; the message says what was expected."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Reference:
     path: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the ledger's `resolve_references` takes."""
+        """Return the JSON form that the ledger's `resolve_references` takes."""
         return {"step": self.step, "of": self.of, "path": list(self.path)}
 
     def written(self) -> dict[str, Any]:
-        """Return it as it stands in a payload."""
+        """Return its JSON form in a payload."""
         if self.of == "item":
             return {ITEM: list(self.path)}
         keys = [self.step, self.of, *self.path]
@@ -92,7 +92,7 @@ def is_marked(value: Any) -> bool:
 
 
 def replace_references(value: Any, replace: Callable[[Reference], Any], *, unwrap: bool = True) -> Any:
-    """Return JSON with every reference replaced, and literals taken as they stand, or left (`unwrap=False`)."""
+    """Return JSON with every reference replaced; literals are unwrapped, or left as they are (`unwrap=False`)."""
     reference = read_reference(value)
     if reference is not None:
         return replace(reference)

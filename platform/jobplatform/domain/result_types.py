@@ -15,7 +15,7 @@ from jobplatform.domain.validation import MAX_ERRORS, Mismatch, field_error, kno
 from jobplatform.errors import FieldError
 
 Schema = Mapping[str, Any]
-#: what JSON Schema says of a value of any type
+#: the JSON Schema of a value of any type
 ANY: Schema = {}
 
 
@@ -46,7 +46,7 @@ def payload_schema(model: type[BaseModel]) -> Schema:
 def check_payload(
     kind: Kind, payload: Mapping[str, Any], where: str, schema_of: Callable[[Reference], Schema | None]
 ) -> list[FieldError]:
-    """Return what is wrong with a payload that may have references. `schema_of` gives the type of what one names."""
+    """Return the errors of a payload that may have references. `schema_of` returns the type of a reference's value."""
     if not is_marked(dict(payload)):
         try:
             validate(kind.payload, payload, where)
@@ -65,7 +65,7 @@ def check_payload(
             for detail in error.errors(include_url=False, include_context=False)
             if not _may_be_open([str(part) for part in detail["loc"]], open_paths)
         ][:MAX_ERRORS]
-    except Exception:  # a validator of the kind's own that met what is not known yet: it is asked again when it runs
+    except Exception:  # a custom validator has met a value that is not known yet: it runs again when the step does
         wrong = []
     for path, reference in references:
         result = _mismatch(payload_schema(kind.payload), path, schema_of(reference), reference)
@@ -77,7 +77,7 @@ def check_payload(
 def _may_be_open(place: Sequence[str], open_paths: Sequence[tuple[str, ...]]) -> bool:
     """Whether an error at this place may come from a value that is not known yet.
 
-    pydantic puts the member of a union into the place, so a path is looked for in it piece by piece.
+    pydantic includes the member of a union in the location, so the path is searched in it part by part.
     """
     for path in open_paths:
         if list(path[: len(place)]) == list(place):
@@ -91,13 +91,13 @@ def _may_be_open(place: Sequence[str], open_paths: Sequence[tuple[str, ...]]) ->
 def _mismatch(
     wanted: Schema, path: Sequence[str], given: Schema | None, reference: Reference
 ) -> tuple[str, str] | None:
-    """Return (expected, got) when a reference can't give what its place takes."""
+    """Return (expected, got) when a reference's type does not fit the field; None when it does."""
     shown = ".".join((reference.step, reference.of, *reference.path))
     source = None if given is None else types_at(given, reference.path)
     if source is None:
         return "a reference to what its step returns", f"{shown}: it returns no such thing"
     target = types_at(wanted, path)
-    if not source or not target:  # one of them is not known, or the payload's own check says it
+    if not source or not target:  # one of the types is unknown, or the payload's own validation reports the error
         return None
     if "integer" in source:
         source = source | {"number"}
@@ -107,7 +107,7 @@ def _mismatch(
 
 
 def types_at(schema: Schema, path: Sequence[str]) -> set[str] | None:
-    """Return the JSON types that a value at this path may have; empty when not known, None when it can't be there."""
+    """Return the JSON types that a value at this path may have; empty when unknown, None when the path can't exist."""
     result: set[str] = set()
     missing = False
     for alternative in _alternatives(schema, schema):

@@ -24,8 +24,8 @@ class RetryPolicy(Protocol):
 class Exponential:
     """Exponential back-off with full jitter: uniform between 0 and min(cap, base · factor^(attempt-1)).
 
-    Full jitter spreads a herd best (AWS Architecture Blog, "Exponential Backoff And Jitter"). `floor_seconds` keeps a
-    retry from following at once.
+    Full jitter spreads a thundering herd best (AWS Architecture Blog, "Exponential Backoff And Jitter").
+    `floor_seconds` is the minimum delay.
     """
 
     base_seconds: float = 5.0
@@ -86,8 +86,8 @@ def _jittered(seconds: float, jitter: float, random: Callable[[], float]) -> flo
 def read_retry_after(value: str | None, now: Callable[[], float] = time.time) -> float | None:
     """Return the seconds of a Retry-After header; None if it is absent or invalid.
 
-    Both of its forms (RFC 9110, 10.2.3): seconds, or an HTTP-date, of which what is left from now on. A time that has
-    passed is none: the kind's own delay counts. For
+    Accepts both formats (RFC 9110, 10.2.3): seconds, or an HTTP-date, converted to the seconds from now on. A date in
+    the past returns None, so that the kind's own delay applies. For
     `raise Retryable("…", after=read_retry_after(response.headers.get("Retry-After")))`.
     """
     if not value:
@@ -97,7 +97,7 @@ def read_retry_after(value: str | None, now: Callable[[], float] = time.time) ->
             seconds = float(value)
         else:
             moment = parsedate_to_datetime(value)
-            # "-0000" is UTC, of an unknown place
+            # "-0000" is UTC without information about the local time zone
             moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
             seconds = moment.timestamp() - now()
     except (ValueError, OverflowError):

@@ -76,14 +76,14 @@ class Cron:
         try:
             for result in CronSim(self._five, (moment - self._second).astimezone(self.zone)):
                 planned = result.astimezone(UTC) + self._second
-                if planned > moment:  # in the hour that occurs twice it starts at the first one
+                if planned > moment:  # in the hour that occurs twice, start at its first occurrence
                     yield planned
-        except (OverflowError, ValueError):  # after the year 9999 there is nothing
+        except (OverflowError, ValueError):  # no times after the year 9999
             return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
         """See `Rule`."""
-        since = moment - self._second + timedelta(seconds=1)  # what is planned for this very moment counts
+        since = moment - self._second + timedelta(seconds=1)  # a time planned for exactly this moment counts
         for result in CronSim(self._five, since.astimezone(self.zone), reverse=True):
             planned = result.astimezone(UTC) + self._second
             if planned <= moment:
@@ -120,7 +120,7 @@ class Interval:
             while True:
                 yield self._at(number)
                 number += 1
-        except OverflowError:  # after the year 9999 there is nothing
+        except OverflowError:  # no times after the year 9999
             return
 
     def before(self, moment: datetime) -> Iterator[datetime]:
@@ -130,7 +130,7 @@ class Interval:
 
     @property
     def _step(self) -> timedelta:
-        """Whole microseconds: with fractions a time would not be found again."""
+        """Whole microseconds: with smaller fractions a recorded time would not be computed again exactly."""
         return timedelta(microseconds=round(self.seconds * 1e6))
 
     def _number(self, moment: datetime) -> int:
@@ -181,7 +181,7 @@ class ScheduleDefinition:
     start_within_seconds: float | None = None
 
     def spec(self) -> dict[str, Any]:
-        """Return what decides about its times, as the ledger keeps it."""
+        """Return the fields that determine its times, in the ledger's form."""
         result: dict[str, Any] = {"time_zone": self.time_zone}
         if self.cron is not None:
             result["cron"] = self.cron

@@ -8,7 +8,7 @@ from typing import Any
 from jobplatform.errors import FieldError
 
 NUL = "\x00"
-#: how JSON writes it; a text may spell that out too, so finding it is a reason to look, no more
+#: its JSON escape; a text may contain these characters literally, so a match only means that a check is needed
 ESCAPED = b"\\u0000"
 REPLACEMENT = "\ufffd"
 

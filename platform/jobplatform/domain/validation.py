@@ -52,9 +52,9 @@ def summarize(errors: Iterable[FieldError], total: int) -> str:
 def field_errors(
     error: ValidationError, prefix: str = "", model: type[BaseModel] | None = None, value: object = None
 ) -> tuple[FieldError, ...]:
-    """Translate pydantic's findings to ours, at most `MAX_ERRORS`: where, what was expected, what came.
+    """Translate pydantic's errors to ours, at most `MAX_ERRORS`: the field, what was expected, what was received.
 
-    `model` and `value`: what was validated, for the names of fields that come near an unknown one.
+    `model` and `value`: the model and the validated value, to suggest similar names for an unknown field.
     """
     known = known_fields(model) if model is not None else frozenset[str]()
     if model is not None and error.error_count() > CHEAP_ERRORS:
@@ -67,7 +67,7 @@ def field_errors(
 
 
 def field_error(detail: ErrorDetails, prefix: str = "", known: Iterable[str] = ()) -> FieldError:
-    """Translate one of pydantic's findings to ours."""
+    """Translate one of pydantic's errors to ours."""
     path = ".".join(str(part) for part in ((prefix, *detail["loc"]) if prefix else detail["loc"]))
     missing = detail["type"] == "missing"
     got = "nothing" if missing else _shorten(detail["input"])
@@ -77,18 +77,18 @@ def field_error(detail: ErrorDetails, prefix: str = "", known: Iterable[str] = (
     return FieldError(path[:MAX_PATH] or "body", expected, got)
 
 
-#: of the path of a wrong field, whose parts are the caller's
+#: maximum length of the path of a wrong field, whose parts come from the caller
 MAX_PATH = 300
 
 
 def _no_such_field(name: str, known: Iterable[str]) -> str:
-    """Say that there is no such field, and which one comes near."""
+    """Return the error for an unknown field, with a similar known name."""
     near = get_close_matches(name[:60], known, n=1, cutoff=0.7)
     return f"no such field; did you mean {near[0]!r}?" if near else "no such field"
 
 
 def _shorten(value: object, limit: int = 120) -> str:
-    # the representation of a large value is large: only its beginning is wanted
+    # the representation of a large value is large: only its beginning is used
     text = repr(_shortened(value, ())) if isinstance(value, dict | list) else repr(value)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 

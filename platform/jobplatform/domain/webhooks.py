@@ -26,9 +26,9 @@ from jobplatform.domain.states import Event, State
 
 #: the kind of job that delivers; its own events are not delivered
 DELIVER = "webhook.deliver"
-#: what a test delivery says
+#: the event type of a test message
 TEST_TYPE = "webhook.test"
-#: types of events: type → what has happened to the job
+#: types of events: type → description
 TYPES = {
     "job.submitted": "it was accepted",
     "job.started": "a run has begun",
@@ -58,10 +58,10 @@ _BY_EVENT = {
 }
 _ENDS_OF_RUNS = frozenset({Event.FAILED, Event.TIMED_OUT, Event.CRASHED, Event.LOST})
 
-#: waits between attempts (s), those of the specification: ten attempts in a good three days
+#: delays between attempts (s), those of the specification: ten attempts in a little over three days
 WAITS = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 MAX_ATTEMPTS = len(WAITS) + 1
-#: no attempt begins later, however often the receiver has said "not now" (s)
+#: no attempt starts later than this, however often the receiver has asked to retry later (s)
 MAX_AGE_SECONDS = 5 * 86_400.0
 
 SECRET_MARK = "whsec_"
@@ -69,7 +69,7 @@ SECRET_BYTES = 32
 
 
 class Delivery(BaseModel):
-    """The payload of the job that delivers: where to, which message, and what it says."""
+    """The payload of the delivery job: endpoint, message and content."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -79,7 +79,7 @@ class Delivery(BaseModel):
 
 
 class Delivered(BaseModel):
-    """How the receiver has answered; `skipped` says why nobody was asked."""
+    """The receiver's response; `skipped` says why no request was sent."""
 
     status: int | None = None
     seconds: float | None = None
@@ -96,7 +96,7 @@ def type_of(event: FeedEvent) -> str | None:
 
 
 def body_of(event: FeedEvent, event_type: str) -> dict[str, Any]:
-    """Return the message about an event: its type, when it was, and the event as in `GET /v1/events`."""
+    """Return the message for an event: its type, its time, and the event as in `GET /v1/events`."""
     return {"type": event_type, "timestamp": event.at, "data": event.as_dict()}
 
 
@@ -106,7 +106,7 @@ def new_secret() -> str:
 
 
 def sign(secrets_: Sequence[str], message_id: str, moment: datetime, body: bytes) -> dict[str, str]:
-    """Return the three headers of a message, signed with each of the secrets (two while one is exchanged)."""
+    """Return the three headers of a message, signed with each of the secrets (two during a rotation)."""
     seconds = str(int(moment.timestamp()))
     signed = f"{message_id}.{seconds}.".encode() + body
     signatures = (
@@ -125,8 +125,8 @@ def _key_of(secret: str) -> bytes:
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TRANSLATED = ipaddress.ip_network("64:ff9b::/96")
-#: what `is_global` lets pass in some versions of Python: local NAT64, site-local, IETF's own (a cloud's metadata is in
-#: it), IPv4 in forms that are not used any more
+#: networks that `is_global` accepts in some versions of Python: local NAT64, site-local, IETF protocol assignments (one
+#: is a cloud's metadata address), deprecated IPv4 embeddings
 _NOBODYS = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -142,9 +142,9 @@ _NOBODYS = tuple(
 
 
 def may_call(address: str, allowed: Collection[Network]) -> bool:
-    """Return whether webhooks may go to an IP address: one of the public internet, or of the allowed networks.
+    """Return whether webhooks may be sent to an IP address: a public one, or one of the allowed networks.
 
-    What an IPv6 address carries of an IPv4 one counts: `::ffff:169.254.169.254` is that of a cloud's metadata.
+    An IPv4 address inside an IPv6 one counts: `::ffff:169.254.169.254` is the metadata address of a cloud.
     """
     try:
         result = ipaddress.ip_address(address.partition("%")[0])
@@ -163,9 +163,9 @@ def may_call(address: str, allowed: Collection[Network]) -> bool:
 
 
 def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
-    """Return what was expected of an endpoint's URL, as far as it can be checked without DNS; None: it is good.
+    """Return what was expected of an endpoint's URL, as far as it can be checked without DNS; None if it is valid.
 
-    Plain http goes to the allowed networks only: outside of one's own network nobody should read along.
+    Plain http is restricted to the allowed networks: elsewhere messages could be read in transit.
     """
     try:
         parts = urlsplit(url)
@@ -188,7 +188,7 @@ def wrong_with(url: str, allowed: Collection[Network]) -> str | None:
 
 
 def is_within(address: str, networks: Collection[Network]) -> bool:
-    """Return whether an IP address is of one of the networks."""
+    """Return whether an IP address is in one of the networks."""
     return _within(ipaddress.ip_address(address), networks)
 
 
@@ -205,7 +205,7 @@ def _is_address(host: str) -> bool:
 
 
 def endpoint_key(endpoint_id: UUID) -> str:
-    """Return the limit key of an endpoint: holds and limits of it are set by this."""
+    """Return the limit key of an endpoint, by which it is paused and limited."""
     return limit_key("webhook", endpoint_id)
 
 

@@ -1,4 +1,4 @@
-"""The window of a queue: how many of its jobs may be dispatched or running at once, and who has a place in it."""
+"""The window of a queue: how many of its jobs may be in flight at once, and the free slots of each priority."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def window_of(
 
 
 def slots_of(out: Sequence[int], window: int, batch: int) -> list[int]:
-    """Return, for each priority, how many jobs of it and of those above it may go now, in all; negative: none.
+    """Return, for each priority, how many jobs of it and of higher ones may be dispatched now, in all; negative: none.
 
-    `out`: how many of each are out. A more urgent job goes out when the window is full of lesser ones, and there is
-    never more than a window of any class.
+    `out`: jobs in flight per priority. A more urgent job is dispatched even if the window is full of less urgent ones,
+    and the jobs of one priority never exceed the window.
     """
     places, busy = [0] * len(out), 0
     for priority in reversed(range(len(out))):

@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-#: what a step's failure means for the others
+#: the effect of a step's failure on the other steps
 OnFailure = Literal["fail", "skip", "ignore", "continue"]
 ON_FAILURE = ("fail", "skip", "ignore", "continue")
 STEP_TYPES = ("job", "gate", "map")
@@ -25,15 +25,15 @@ MAX_STEPS = 10_000
 
 
 class WorkflowState(StrEnum):
-    """Where a workflow is."""
+    """State of a workflow."""
 
     #: steps run, or wait
     RUNNING = "running"
-    #: what has not begun is being cancelled
+    #: steps that have not started are being cancelled
     STOPPING = "stopping"
     #: final: every step has ended as its policy allows
     SUCCEEDED = "succeeded"
-    #: a step failed whose failure counts, or its time was over; it can be replayed
+    #: a step failed whose failure counts, or the time limit has passed; it can be replayed
     FAILED = "failed"
     #: cancelled on request; it can be replayed
     CANCELLED = "cancelled"
@@ -69,7 +69,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Group:
-    """Parts side by side. With `then` it is a chord: `then` runs when all of them are over."""
+    """Parts in parallel. With `then` it is a chord: `then` runs when all of them have ended."""
 
     parts: tuple[Part, ...]
     then: Part | None = None
@@ -81,7 +81,7 @@ class Group:
 class Map:
     """One step for each element of a list: given here, or the result of a step (`{"$from": "list.result.files"}`).
 
-    In the step's payload `{"$item": ""}` is the element, `{"$item": "path.in.it"}` a part of it.
+    In the step's payload `{"$item": ""}` is the element, and `{"$item": "path.in.it"}` a part of it.
     """
 
     over: Sequence[Any] | Mapping[str, Any]
@@ -105,7 +105,7 @@ Part = Step | Chain | Group | Map | Graph
 
 @dataclass(frozen=True)
 class SubmitWorkflow:
-    """A submission of a workflow. `time_limit_seconds` bounds the whole, from its acceptance."""
+    """A submission of a workflow. `time_limit_seconds` limits the whole workflow, from its acceptance."""
 
     flow: Part
     name: str = "workflow"
@@ -116,7 +116,7 @@ class SubmitWorkflow:
 
 @dataclass
 class PlannedStep:
-    """A step as the ledger keeps it. Gates join the parts of a group; maps unfold, then join."""
+    """A step as the ledger stores it. Gates join the parts of a group; maps unfold, then join."""
 
     id: str
     name: str
@@ -126,7 +126,7 @@ class PlannedStep:
     children: list[str] = field(default_factory=list)
     on_failure: OnFailure = "fail"
     item: Any = None
-    #: of a job: what it is; of a map: what it makes
+    #: kind and settings of the job, or of the jobs that a map creates
     step: Step | None = None
     #: of a map: the reference to its list
     over: Any = None
@@ -146,12 +146,12 @@ def chain(*parts: Part, name: str | None = None) -> Chain:
 
 
 def group(*parts: Part, name: str | None = None) -> Group:
-    """Return parts that run side by side."""
+    """Return parts that run in parallel."""
     return Group(parts, name=name)
 
 
 def chord(parts: Sequence[Part], then: Part, name: str | None = None) -> Group:
-    """Return parts that run side by side, and what runs when all of them are over."""
+    """Return parts that run in parallel, and a part that runs when all of them have ended."""
     return Group(tuple(parts), then, name)
 
 

@@ -27,7 +27,7 @@ def all_errors() -> list[type[JobPlatformError]]:
 
 @dataclass(frozen=True)
 class FieldError:
-    """One wrong field of a request: where it is, what was expected, what came."""
+    """One wrong field of a request: where it is, what was expected, what was received."""
 
     field: str
     expected: str

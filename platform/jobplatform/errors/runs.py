@@ -1,4 +1,4 @@
-"""Errors of a run: what a handler raises, and what ends it from outside."""
+"""Errors of a run: raised by a handler, or ending it from outside."""
 
 from __future__ import annotations
 

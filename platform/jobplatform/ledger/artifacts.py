@@ -57,7 +57,7 @@ def removals(connection: Connection, limit: int) -> Sequence[str]:
 
 
 def note_removed(connection: Connection, locations: Sequence[str]) -> None:
-    """Forget files that were deleted from the store."""
+    """Delete the records of files that were deleted from the store."""
     connection.execute(
         text("DELETE FROM artifact_removals WHERE location = ANY (:locations)"), {"locations": list(locations)}
     )

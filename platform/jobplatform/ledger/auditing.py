@@ -1,5 +1,5 @@
 """Queries of the audit (I8): independent records are compared with each other. Each is one statement, so
-that it sees one snapshot, and each is bounded: a slice of jobs by their ids, or a limit."""
+that it reads one snapshot, and each is bounded: a slice of jobs by their ids, or a limit."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ NO_LINE = -1
 class Dispatched:
     """A job that a round has marked as dispatched: publish it before the transaction commits. The id is text."""
 
-    #: the place of its flow in what was asked for; of a job that was promised: NO_LINE
+    #: the index of its flow in the request; NO_LINE for a job that was dispatched by its deadline
     flow: int
     id: str
     kind: str

@@ -27,7 +27,7 @@ CANCEL_CHANNEL = "jobplatform_cancel"
 
 
 def read_woken(woken: str | None) -> dict[str, int]:
-    """Return queue → the highest priority of what a function of the ledger has named: "queue priority,…"."""
+    """Parse the "queue priority,…" that a function of the ledger returns: queue → its highest priority."""
     due: dict[str, int] = {}
     for item in filter(None, (woken or "").split(",")):
         queue, _, priority = item.rpartition(" ")

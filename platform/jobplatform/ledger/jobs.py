@@ -45,7 +45,7 @@ class Accepted(NamedTuple):
 
 
 class BatchAnswer(NamedTuple):
-    """What `accept_batch.sql` says of one submission."""
+    """The result of `accept_batch.sql` for one submission."""
 
     verdict: BatchItemVerdict
     job_id: str

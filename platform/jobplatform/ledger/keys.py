@@ -42,7 +42,7 @@ class Grants:
     scopes: tuple[Scope, ...] = USUAL_SCOPES
     #: kinds that it may submit, or patterns of them (`email.*`); None: all
     kinds: tuple[str, ...] | None = None
-    #: the highest that it may ask for
+    #: the highest priority that it may submit with
     max_priority: int = 9
     #: may read and change limits, weights and quotas of all tenants
     is_operator: bool = False
@@ -51,7 +51,7 @@ class Grants:
 
 
 class KeyOwner(NamedTuple):
-    """What `admit_key` answers."""
+    """Result of `admit_key`."""
 
     key_id: str
     tenant_id: str
@@ -66,7 +66,7 @@ class KeyOwner(NamedTuple):
 
 
 def admit_key(ledger: Ledger, key: str) -> KeyOwner | None:
-    """Call `admit_key.sql`: whose key it is, None when it is not valid. Takes a request of its rate."""
+    """Call `admit_key.sql`: returns the key's owner and grants, None if it is invalid. Takes a request of its rate."""
     row = ledger.call("admit_key", hash_key(key))
     return KeyOwner(*row[0]) if row else None
 

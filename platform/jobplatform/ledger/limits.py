@@ -71,7 +71,7 @@ def remove_limit(connection: Connection, name: str) -> bool:
 
 
 def list_limits(connection: Connection) -> Sequence[Row[Any]]:
-    """Return all limits as they are set."""
+    """Return the definitions of all limits."""
     return connection.execute(text(f"SELECT {_COLUMNS}, updated_at, updated_by FROM limits ORDER BY name")).all()
 
 

@@ -1,4 +1,4 @@
-"""What Postgres says of itself: version, clock, mode, grants, connections, open transactions, dead rows."""
+"""State of the Postgres server: version, clock, mode, grants, connections, open transactions, dead rows."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_mode(connection: Connection) -> Row[Any]:
 
 
 def other_creators(connection: Connection) -> tuple[str, Sequence[str]]:
-    """Return the ledger's schema, quoted, and the roles beside its owner that may create functions in it."""
+    """Return the ledger's schema, quoted, and the roles other than its owner that may create functions in it."""
     schema = connection.execute(text("SELECT quote_ident(current_schema())")).scalar_one()
     return str(schema), connection.execute(_OTHER_CREATORS).scalars().all()
 
@@ -68,5 +68,5 @@ def read_use(connection: Connection) -> Row[Any]:
 
 
 def oldest_snapshot(connection: Connection) -> Row[Any] | None:
-    """Return pid, application_name and seconds of the oldest transaction that keeps VACUUM from dead rows."""
+    """Return pid, application_name and seconds of the oldest transaction that keeps VACUUM from removing dead rows."""
     return connection.execute(_OLDEST_SNAPSHOT).one_or_none()

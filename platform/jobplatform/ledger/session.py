@@ -154,7 +154,7 @@ class Prepared:
     def call(self, function: str, values: Sequence[Any], *, begin: bool = False) -> list[tuple[Any, ...]]:
         """Call a function; `begin` opens a transaction with it. Raises as `Ledger.call`."""
         arguments = [str(value) if isinstance(value, UUID) else value for value in values]
-        # in a transaction never another connection: what is called would not be a part of it
+        # never another connection in a transaction: the call would not be part of it
         connection = self._connection if self.is_open else self._open()
         try:
             cursor = connection.cursor()

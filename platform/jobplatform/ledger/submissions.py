@@ -1,4 +1,4 @@
-"""Jobs that were ordered in transactions of others, and the kinds that can be; see `sql/38_submit_job.sql`."""
+"""Jobs that were submitted in other transactions, and the kinds that can be; see `sql/38_submit_job.sql`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PUT = text(
 
 
 def put_kinds(connection: Connection, kinds: Iterable[Kind]) -> None:
-    """Note the kinds that can be ordered, as they are now."""
+    """Record the kinds that can be submitted, with their current definitions."""
     given = [
         {
             "name": kind.name,
@@ -40,7 +40,7 @@ def put_kinds(connection: Connection, kinds: Iterable[Kind]) -> None:
 
 
 def put_settings(connection: Connection, *, max_body_bytes: int, idempotency_seconds: int) -> None:
-    """Note the settings that submissions by SQL obey, as they are now."""
+    """Record the current settings that apply to submissions by SQL."""
     connection.execute(
         text(
             "UPDATE installation SET max_body_bytes = :bytes, idempotency_seconds = :seconds "
@@ -51,18 +51,18 @@ def put_settings(connection: Connection, *, max_body_bytes: int, idempotency_sec
 
 
 def forget_kinds(connection: Connection, seconds: float) -> int:
-    """Forget kinds that nobody has known for so long; returns how many."""
+    """Delete kinds that no dispatcher has known for so long; returns how many."""
     return connection.execute(
         text("DELETE FROM kinds WHERE seen_at < clock_timestamp() - make_interval(secs => :s)"), {"s": seconds}
     ).rowcount
 
 
 class UnvalidatedJob(NamedTuple):
-    """A job whose payload nobody has looked at, and the API key that has ordered it."""
+    """A job whose payload is not validated yet, and the API key that submitted it."""
 
     id: UUID
     kind: str
-    #: its JSON, as Postgres has it: it may hold what orjson does not read
+    #: its JSON, as Postgres stores it: it may contain values that orjson can't read
     payload: str
     key_id: UUID | None
 
@@ -88,5 +88,5 @@ def release_validated_jobs(connection: Connection, checked: list[dict[str, Any]]
 
 
 def fold_counters(connection: Connection) -> int:
-    """Call `fold_counters`: returns how many rows were added up."""
+    """Call `fold_counters`: returns how many rows were folded."""
     return int(connection.execute(text("SELECT fold_counters()")).scalar_one())

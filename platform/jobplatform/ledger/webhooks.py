@@ -20,7 +20,7 @@ _ENDPOINT = (
 
 
 def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedPosition) -> None:
-    """Write an endpoint; it gets the events after a position in the tenant's feed."""
+    """Create an endpoint; it gets the events after a position in the tenant's feed."""
     connection.execute(
         text(
             "INSERT INTO webhook_endpoints (id, tenant_id, url, description, events, kinds, contact, secret, "
@@ -32,7 +32,7 @@ def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedP
 
 
 def count_endpoints(connection: Connection, tenant_id: UUID) -> int:
-    """Return how many a tenant has."""
+    """Return how many endpoints a tenant has."""
     return int(
         connection.execute(
             text("SELECT count(*) FROM webhook_endpoints WHERE tenant_id = :t"), {"t": tenant_id}
@@ -61,7 +61,7 @@ def change_endpoint(connection: Connection, endpoint_id: UUID, changes: Mapping[
 
 
 def enable_endpoint(connection: Connection, endpoint_id: UUID, place: FeedPosition) -> None:
-    """Tell an endpoint again, of what comes behind a place: what was missed comes by a replay."""
+    """Enable an endpoint, for events after a position in the feed: missed events need a replay."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET disabled_at = NULL, disabled_reason = NULL, failing_since = NULL, "
@@ -73,7 +73,7 @@ def enable_endpoint(connection: Connection, endpoint_id: UUID, place: FeedPositi
 
 
 def disable_endpoint(connection: Connection, endpoint_id: UUID, reason: str) -> None:
-    """Tell an endpoint nothing any more."""
+    """Disable an endpoint."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET disabled_at = clock_timestamp(), disabled_reason = :reason "
@@ -84,12 +84,12 @@ def disable_endpoint(connection: Connection, endpoint_id: UUID, reason: str) -> 
 
 
 def delete_endpoint(connection: Connection, endpoint_id: UUID) -> None:
-    """Take an endpoint away; its messages go when they are old."""
+    """Delete an endpoint; its messages are deleted when their retention ends."""
     connection.execute(text("DELETE FROM webhook_endpoints WHERE id = :id"), {"id": endpoint_id})
 
 
 def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, overlap_seconds: float) -> None:
-    """Sign with another secret from now on, and with the one before for so long."""
+    """Sign with a new secret from now on, and with the previous one for so long."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET old_secret = secret, secret = :secret, "
@@ -102,7 +102,7 @@ def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, over
 def replay_from(
     connection: Connection, endpoint_id: UUID, place: FeedPosition, since: datetime, everything: bool
 ) -> None:
-    """Move an endpoint back to a place in the feed: what it has passed since a time is looked at again."""
+    """Move an endpoint back to an earlier position in the feed: events since a time are read again."""
     connection.execute(
         text(
             "UPDATE webhook_endpoints SET "
@@ -153,13 +153,13 @@ class Follower:
         self.place = FeedPosition(row.cursor_tx, row.cursor_id)
         self.at: datetime = row.cursor_at
         self.created_at: datetime = row.created_at
-        #: up to there it is a replay, of what is not older than this
+        #: end position of a replay, and the oldest time that it includes
         self.again = FeedPosition(row.replay_tx, row.replay_event_id)
         self.replay_from_at: datetime | None = row.replay_from_at
 
     @property
     def replaying(self) -> bool:
-        """Whether events of before are being looked at again."""
+        """Whether a replay is in progress."""
         return self.place < self.again
 
 
@@ -197,7 +197,7 @@ def record_webhook_response(
 
 
 def target_of(connection: Connection, endpoint_id: UUID) -> Row[Any] | None:
-    """Return where messages of an endpoint go, and the secrets that sign them."""
+    """Return the URL of an endpoint, and the secrets that sign its messages."""
     return connection.execute(
         text(
             "SELECT w.tenant_id, w.url, w.contact, w.disabled_reason, w.failing_since, clock_timestamp() AS now, "
@@ -233,14 +233,14 @@ def list_messages(
     message_id: UUID | None = None,
     limit: int = 1,
 ) -> Sequence[Row[Any]]:
-    """Return messages of an endpoint, newest first, each with how its delivery goes; or `one` of them."""
+    """Return messages of an endpoint, newest first, each with the state of its delivery; or `one` of them."""
     return connection.execute(
         text(_MESSAGES), {"endpoint": endpoint_id, "before": before, "id": message_id, "limit": limit}
     ).all()
 
 
 def body_of(connection: Connection, job_id: UUID, since: datetime) -> Any | None:
-    """Return what a message says, by the job that delivers it or has; None: it is not kept any more."""
+    """Return the content of a message, from its delivery job; None if it is no longer stored."""
     return connection.execute(
         text(
             "SELECT payload -> 'body' FROM jobs WHERE id = :id UNION ALL "

@@ -1,4 +1,4 @@
-"""Queries on workers: their registration, beats, and the rescue of what they left behind."""
+"""Queries on workers: registration, heartbeats, and the rescue of lost runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _REGISTER = text(
 
 
 def register_worker(connection: Connection, values: dict[str, Any]) -> None:
-    """Register a worker process, or bring a forgotten one back."""
+    """Register a worker process, or one whose row was deleted."""
     connection.execute(_REGISTER, values)
 
 
@@ -43,16 +43,16 @@ def record_heartbeat(
 
 
 def stop_worker(connection: Connection, worker_id: UUID) -> None:
-    """Note that a worker has ended: what it still runs is lost at once."""
+    """Record that a worker has ended: runs that it still has are lost at once."""
     connection.execute(
         text("UPDATE workers SET stopped_at = clock_timestamp(), leases = '{}' WHERE id = :id"), {"id": worker_id}
     )
 
 
 def keep_heartbeats_open(connection: Connection, wait_seconds: float) -> datetime:
-    """Make sure that beats and claims can be written until this transaction ends; returns the ledger's time.
+    """Make sure that heartbeats and claims can be written until this transaction ends; returns the ledger's time.
 
-    A table that somebody has locked is waited for so long, then `LedgerBusy` is raised.
+    Waits for so long for a table that is locked, then raises `LedgerBusy`.
     """
     connection.execute(text("SELECT set_config('lock_timeout', :ms, true)"), {"ms": f"{int(wait_seconds * 1000)}ms"})
     connection.execute(text("LOCK TABLE jobs, workers IN ROW EXCLUSIVE MODE"))
@@ -72,8 +72,8 @@ def rescue_runs(
 ) -> Sequence[Row[Any]]:
     """Call `rescue_runs.sql`; returns the runs it ended.
 
-    `gone_seconds`: how long a worker's beat may be old whose session has ended; None: a lease, as for others.
-    `as_of`: the moment by which silence is measured; None: now.
+    `gone_seconds`: maximum age of the last heartbeat of a worker whose session has ended; None: a lease, as for others.
+    `as_of`: the time at which silence is measured; None: now.
     """
     values = {"lease_seconds": lease_seconds, "limit": limit, "gone_seconds": gone_seconds, "as_of": as_of}
     return connection.execute(_RESCUE, values).all()
@@ -102,7 +102,7 @@ _LIST = text(
 
 
 def list_workers(connection: Connection, lease_seconds: float, *, everyone: bool) -> Sequence[Row[Any]]:
-    """Return the workers with what they run, how long they are silent (s), and state: alive, draining, lost, ended."""
+    """Return the workers with their runs, their silence (s), and their state: alive, draining, lost, ended."""
     return connection.execute(_LIST, {"lease_seconds": lease_seconds, "everyone": everyone}).all()
 
 
@@ -130,7 +130,7 @@ _LIVE_KINDS = text(
 
 
 def live_kinds(connection: Connection, lease_seconds: float) -> set[tuple[str, str]]:
-    """Return (queue, kind) that a live worker knows."""
+    """Return each (queue, kind) that a live worker knows."""
     return {(row.queue, row.kind) for row in connection.execute(_LIVE_KINDS, {"lease_seconds": lease_seconds})}
 
 
@@ -146,6 +146,6 @@ _LIVE_SLOTS = text(
 
 
 def live_slots(connection: Connection, lease_seconds: float) -> dict[str, tuple[int, int]]:
-    """Return queue → (slots, workers) of the workers that are alive and take jobs."""
+    """Return queue → (slots, workers) of the live workers that take jobs."""
     rows = connection.execute(_LIVE_SLOTS, {"lease_seconds": lease_seconds})
     return {row.queue: (row.slots, row.workers) for row in rows}

@@ -1,4 +1,4 @@
-"""Queries on workflows: their acceptance, end, replay, and what is seen of them."""
+"""Queries on workflows: accept, cancel, replay and read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobplatform.ledger.session import Ledger
 
 
 class Created(NamedTuple):
-    """What `create_workflow` answers: see there for the verdicts."""
+    """Result of `create_workflow`; see there for the verdicts."""
 
     verdict: Literal["accepted", "repeated", "conflict", "quota"]
     workflow_id: Any
@@ -37,7 +37,7 @@ def create_workflow(
     pending: int,
     steps: bytes,
 ) -> Created:
-    """Call `create_workflow`: one transaction. Raises `StepIdTaken` for ids that somebody else has made twice."""
+    """Call `create_workflow`: one transaction. Raises `StepIdTaken` for a step id that already exists."""
     try:
         (row,) = ledger.call(
             "create_workflow",
@@ -66,7 +66,7 @@ def get_workflow(connection: Connection, tenant_id: UUID, workflow_id: UUID) -> 
 
 
 def find_tenant(connection: Connection, workflow_id: UUID) -> UUID | None:
-    """Return whose workflow it is."""
+    """Return the tenant of a workflow."""
     tenant: UUID | None = connection.execute(
         text("SELECT tenant_id FROM workflows WHERE id = :id"), {"id": workflow_id}
     ).scalar_one_or_none()
@@ -124,7 +124,7 @@ _COUNTS = text(
 
 
 def counts_of(connection: Connection, workflow_id: UUID) -> Sequence[Row[Any]]:
-    """Return (state, job_state, steps): how many jobs of a workflow are where; job_state is None for ended ones."""
+    """Return (state, job_state, steps): the number of steps in each state; job_state is None for ended ones."""
     return connection.execute(_COUNTS, {"id": workflow_id}).all()
 
 
@@ -157,7 +157,7 @@ def time_out_workflows(connection: Connection) -> int:
 
 
 def stopping_workflows(connection: Connection, after: UUID | None, limit: int) -> list[UUID]:
-    """Return workflows that stop, in the order of their ids, behind one."""
+    """Return stopping workflows in the order of their ids, after a given one."""
     statement = text(
         "SELECT id FROM workflows WHERE state = 'stopping' AND (CAST(:after AS uuid) IS NULL OR id > :after) "
         "ORDER BY id LIMIT :limit"
@@ -175,14 +175,14 @@ def resolve_references(connection: Connection, job_id: UUID, references: Sequenc
 
 
 def step_name(connection: Connection, job_id: UUID) -> str | None:
-    """Return what a job is called in its workflow."""
+    """Return the name of a job's step in its workflow."""
     return connection.execute(
         text("SELECT name FROM workflow_steps WHERE id = :id"), {"id": job_id}
     ).scalar_one_or_none()
 
 
 def replacement_of(connection: Connection, job_id: UUID) -> UUID | None:
-    """Return the step whose result is this step's, when it was replaced."""
+    """Return the step whose result stands for this step's, if it was replaced."""
     result: UUID | None = connection.execute(
         text("SELECT result_of FROM workflow_steps WHERE id = :id"), {"id": job_id}
     ).scalar_one_or_none()
@@ -190,7 +190,7 @@ def replacement_of(connection: Connection, job_id: UUID) -> UUID | None:
 
 
 def chord_has_begun(connection: Connection, job_id: UUID) -> bool:
-    """Return whether the header began of the chord whose body this step is; True for any other step."""
+    """Return whether the header of the chord has started whose body this step is; True for any other step."""
     row = connection.execute(
         text("SELECT chord_has_begun(template) FROM workflow_steps WHERE id = :id"), {"id": job_id}
     ).scalar_one_or_none()
@@ -207,12 +207,12 @@ _GATE = text(
 
 
 def read_gate(connection: Connection, gate_id: UUID) -> Row[Any]:
-    """Return a gate's state, the list of what it has brought together, and why it was cancelled."""
+    """Return a gate's state, the list of its results, and why it was cancelled."""
     return connection.execute(_GATE, {"id": gate_id}).one()
 
 
 def members_of(connection: Connection, gate_id: UUID) -> list[UUID]:
-    """Return the steps that a gate waits for, in the order of their places."""
+    """Return the steps that a gate waits for, in the order of their positions."""
     statement = text(
         "SELECT m.id FROM workflow_steps g "
         "JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children) "
@@ -237,6 +237,6 @@ def waited_for(connection: Connection, job_id: UUID, limit: int = 20) -> Sequenc
 
 
 def forget_workflows(connection: Connection, days: int, limit: int) -> int:
-    """Forget workflows that ended so many days ago and of which nothing lives; returns how many."""
+    """Delete workflows that ended so many days ago and have no live jobs; returns how many."""
     statement = text("SELECT forget_workflows(clock_timestamp() - make_interval(days => :days), :limit)")
     return int(connection.execute(statement, {"days": days, "limit": limit}).scalar_one())

@@ -1,4 +1,4 @@
-"""A payload as JSON that the ledger can hold."""
+"""A payload as JSON that the ledger can store."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from jobplatform.errors import FieldError, InvalidPayload
 def encode_payload(payload: Any, tags: Sequence[str] = (), *, field: str = "payload") -> bytes:
     """Return a payload's JSON. `field` is its name for the caller.
 
-    Raises `InvalidPayload` for what orjson can't write (it stops at 254 levels), and for NUL characters, which
-    Postgres can't hold; tags are checked for them too.
+    Raises `InvalidPayload` for values that orjson can't write (it stops at 254 levels), and for NUL characters, which
+    Postgres can't store; tags are checked for them too.
     """
     try:
         encoded = orjson.dumps(payload)

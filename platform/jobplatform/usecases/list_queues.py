@@ -14,7 +14,7 @@ def list_queues(ledger: Ledger, tenant_id: UUID, lease_seconds: float) -> list[d
     """Return every queue with the tenant's counts and the live workers; bounded whatever the backlog (I7).
 
     `accepted` and `live` are exact (slotted counters); blocked, scheduled, held and dead jobs are counted up to
-    `SET_ASIDE_CAP`; `waiting` is the rest: what a worker could take now. Where the cap is reached, `counts_are_capped`
+    `SET_ASIDE_CAP`; `waiting` is the rest: jobs ready for a worker. Where the cap is reached, `counts_are_capped`
     says so, and `waiting` may be too high.
     """
     with ledger.statement() as connection:

@@ -74,8 +74,8 @@ def rotate_key(
         grants = _grants(old)
         if caller is not None:
             check_grants(caller, grants)
-        # as long again as the old one was made for; of one that was exchanged before (the answer was lost, say) the new
-        # one knows how long that was
+        # the same lifetime as the old key; if that was rotated before (the response was lost, for example), its
+        # successor has it
         model = keys.successor_of(connection, key_id) or old
         if model.expires_at is not None:
             grants = replace(grants, expires_at=datetime.now(UTC) + (model.expires_at - model.created_at))

@@ -1,4 +1,4 @@
-"""Check a flow against its kinds and write its steps down as the ledger takes them."""
+"""Check a flow against its kinds, and return its steps in the ledger's form."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from jobplatform.domain.workflows import MAX_STEPS, ON_FAILURE, Part, PlannedSte
 from jobplatform.errors import FieldError, InvalidRequest, UnknownKind
 from jobplatform.ledger.ids import new_id
 
-#: size of one submission with every map unfolded
+#: maximum size of one submission with every map unfolded
 MAX_BYTES = 64 * 1024 * 1024
 MAX_DEPTH = 250
 
 
 @dataclass(frozen=True)
 class Written:
-    """Steps as JSON for the ledger, and how many of them nobody waits for."""
+    """Steps as JSON for the ledger, and the number of steps without successors."""
 
     plan: Plan
     steps: bytes
@@ -33,7 +33,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds for every step that does not say otherwise."""
+    """Defaults of every step."""
 
     priority: int = DEFAULT_PRIORITY
     tags: tuple[str, ...] = ()
@@ -50,10 +50,10 @@ def plan_workflow(
     waits: str | None = None,
     first_place: int = 0,
 ) -> Written:
-    """Plan a flow and check every step. Of a run that adds it: `waits` is the step that waits for its end, and
-    `first_place` is behind what the run has added before.
+    """Plan a flow and check every step. If a run adds the flow, `waits` is the step that waits for its end, and
+    `first_place` is the position after the steps that the run has added before.
 
-    Raises `InvalidRequest` naming everything that is wrong, and `UnknownKind` when there is one kind, and not known.
+    Raises `InvalidRequest`, which names every error, or `UnknownKind` if the flow has a single kind, which is unknown.
     """
     try:
         plan = plan_flow(flow, lambda: str(new_id()), prefix, field_name, name)
@@ -85,7 +85,7 @@ def plan_workflow(
 
 
 def _check_size(plan: Plan, field_name: str) -> None:
-    """Refuse what gets too large when it is unfolded: every element of a map has its step's payload."""
+    """Refuse a flow that is too large when unfolded: every element of a map has its step's payload."""
     sizes: dict[int, int] = {}
     total = 0
     for item in plan.steps:
@@ -169,7 +169,7 @@ def _row(kinds: KindRegistry, planned: PlannedStep, defaults: Defaults, first_pl
 
 def _planned_job(kinds: KindRegistry, step: Step, defaults: Defaults) -> dict[str, Any]:
     kind = kinds.get(step.kind)
-    # a payload that refers to results is known when its step begins, and its keys are asked for before that
+    # a payload that refers to results is known only when its step starts, but its keys are needed earlier
     known = kind.parse(step.payload) if kind.limit_keys and not is_marked(step.payload) else None
     limit_keys, limit_units = kind.limits_of(known)
     return {

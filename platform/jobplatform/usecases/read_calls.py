@@ -1,4 +1,4 @@
-"""Read jobs that are calls of an existing Celery app's tasks, with what `AsyncResult` shows of them."""
+"""Read jobs that are calls of an existing Celery app's tasks, with the data that `AsyncResult` shows."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from jobplatform.ledger import jobs, runs, workflows
 from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.resolve_payload import fill_references
 
-#: a task that was replaced by one that was replaced by one …
+#: maximum length of a chain of replacements: a task may be replaced by a task that is replaced in turn
 MAX_REPLACED = 1000
 
 
 @dataclass(frozen=True)
 class CallView:
-    """A job, its arguments, and the results of what it has called. `job` is the job that has replaced it, if any."""
+    """A job, its arguments, and the results of the tasks that it called. `job` is the job that replaced it, if any."""
 
     job: JobView
     args: Any = None
     kwargs: Any = None
     headers: Mapping[str, Any] = field(default_factory=dict)
     children: list[Any] = field(default_factory=list)
-    #: False for the body of a chord whose header was never reached, as what comes before it has failed
+    #: False for the body of a chord whose header never started, because a step before it failed
     chord_has_begun: bool = True
 
 
@@ -65,13 +65,13 @@ def find_call(ledger: Ledger, job_id: UUID) -> CallView | None:
 
 
 def find_replacement(ledger: Ledger, job_id: UUID) -> UUID | None:
-    """Return the step that gives a replaced task its result; None when it was not replaced."""
+    """Return the step whose result stands for a replaced task's; None if it was not replaced."""
     with ledger.statement() as connection:
         return workflows.replacement_of(connection, job_id)
 
 
 def find_members(ledger: Ledger, group_id: UUID) -> list[UUID]:
-    """Return the jobs whose results a group's gate brings together, in their order; empty for what is no group."""
+    """Return the jobs whose results a group's gate collects, in order; empty if it is not a group."""
     with ledger.statement() as connection:
         return workflows.members_of(connection, group_id)
 
@@ -80,5 +80,5 @@ _GATE_STATES = {"done": State.SUCCEEDED, "cancelled": State.CANCELLED}
 
 
 def _seen(state: State) -> State:
-    """A task runs on while what replaces it waits its turn."""
+    """A replaced task counts as running while its replacement waits."""
     return State.RUNNING if state in (State.BLOCKED, State.SCHEDULED, State.AVAILABLE, State.DISPATCHED) else state

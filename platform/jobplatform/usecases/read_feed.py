@@ -1,4 +1,4 @@
-"""A tenant's feed of events: pages of it, and what comes now. Nothing is left out, and nothing comes twice."""
+"""A tenant's feed of events: pages of it, and new events, without gaps or duplicates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from jobplatform.domain.feeds import FeedEvent, FeedPosition, Wanted
 from jobplatform.ledger import feed
 from jobplatform.ledger.session import Ledger
 
-#: events that one page looks at: it may be short, or empty, and still have a next one (I7)
+#: events that one page reads: it may be short, or empty, and still have a next one (I7)
 MOST_EXAMINED = 2000
-#: above all transactions, and all ids of events
+#: greater than all transaction ids and event ids
 BEHIND_ALL = 10**17
 
 
 def read_page(
     ledger: Ledger, tenant_id: UUID, behind: FeedPosition, wanted: Wanted, limit: int
 ) -> tuple[list[FeedEvent], FeedPosition, bool]:
-    """Return the events behind a place, oldest first, where the next page begins, and whether there is more by now."""
+    """Return the events after a position, oldest first, the position of the next page, and whether there are more."""
     horizon, result = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
     seen = with_kinds(ledger, [item for item in result[tenant_id] if item.place.tx < horizon])
     page: list[FeedEvent] = []
@@ -35,13 +35,13 @@ def read_page(
 
 
 def now_in(ledger: Ledger, tenant_id: UUID) -> FeedPosition:
-    """Return the place of what comes next: behind everything that is in the feed by now."""
+    """Return the current end of the feed: the position after all its events."""
     horizon, _ = feed.read_feed(ledger, {tenant_id: FeedPosition(BEHIND_ALL, 0)}, 1)
     return FeedPosition(horizon - 1, BEHIND_ALL)
 
 
 def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
-    """Return events with kind and queue of their jobs."""
+    """Return events with the kind and queue of their jobs."""
     ids = list({event.job_id for event in events})
     with ledger.statement() as connection:
         known = feed.kinds_of(connection, ids)
@@ -54,7 +54,7 @@ def with_kinds(ledger: Ledger, events: Sequence[FeedEvent]) -> list[FeedEvent]:
 def follow(
     ledger: Ledger, behind: Mapping[UUID, FeedPosition], limit: int, named: Container[UUID]
 ) -> tuple[int, dict[UUID, list[FeedEvent]]]:
-    """Return what `ledger.feed.read_feed` does, of lately only; of the tenants in `named` with kinds and queues."""
+    """Call `ledger.feed.read_feed` for recent events only; those of the tenants in `named` get kinds and queues."""
     horizon, result = feed.read_feed(ledger, behind, limit, since=datetime.now(UTC) - feed.FOLLOW_BACK)
     for tenant_id, events in result.items():
         if events and tenant_id in named:

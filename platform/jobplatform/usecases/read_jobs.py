@@ -30,7 +30,7 @@ class JobFilter:
 
 
 def get_job(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> JobView:
-    """Return one job. Raises `JobNotFound`, for another tenant's too."""
+    """Return one job. Raises `JobNotFound`, also for another tenant's job."""
     with ledger.statement() as connection:
         job = jobs.get_job(connection, tenant_id, job_id)
     if job is None:
@@ -68,7 +68,7 @@ def list_runs(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[str, A
 
 
 def list_events(ledger: Ledger, tenant_id: UUID, job_id: UUID, after: int, limit: int) -> list[dict[str, Any]]:
-    """Return a job's events in order, behind event `after`. Raises `JobNotFound`."""
+    """Return a job's events in order, after event `after`. Raises `JobNotFound`."""
     get_job(ledger, tenant_id, job_id)
     with ledger.statement() as connection:
         return [dict(row._mapping) for row in runs.events_of(connection, tenant_id, job_id, after, limit)]
@@ -82,7 +82,7 @@ def list_artifacts(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> list[dict[s
 
 
 def find_settled(ledger: Ledger, job_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which of these jobs and workflows nothing happens to any more without a person."""
+    """Return which of these jobs and workflows have ended, or wait for an operator."""
     with ledger.statement() as connection:
         return set(job_ids) - jobs.unfinished(connection, job_ids)
 

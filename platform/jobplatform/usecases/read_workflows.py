@@ -1,4 +1,4 @@
-"""Read workflows: the whole with its progress, lists, and the graph of its steps."""
+"""Read workflows: one with its progress, lists, and the graph of the steps."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from jobplatform.errors import WorkflowNotFound
 from jobplatform.ledger import workflows
 from jobplatform.ledger.session import Ledger
 
-#: steps that a graph shows at most; maps and added steps may be more
+#: maximum number of steps in a graph; maps and added steps may exceed it
 MAX_NODES = 20_000
 
 
 @dataclass(frozen=True)
 class WorkflowView:
-    """What a caller sees of a workflow; the field names are the API's."""
+    """A workflow as callers see it; the field names are the API's."""
 
     id: UUID
     name: str
@@ -33,10 +33,10 @@ class WorkflowView:
     deadline_at: datetime | None
     created_at: datetime
     completed_at: datetime | None
-    #: jobs of the workflow by where they are: waiting, scheduled, available, dispatched, running, held, dead; done (or
-    #: its failure was ignored), cancelled
+    #: number of jobs by state: waiting, scheduled, available, dispatched, running, held, dead; done (or failed and
+    #: ignored), cancelled
     steps: dict[str, int]
-    #: the part of its jobs that is over, from 0 to 1
+    #: the fraction of its jobs that have ended, from 0 to 1
     progress: float
 
     def as_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class WorkflowView:
 
 @dataclass(frozen=True)
 class Node:
-    """A step in the graph. `state` is its job's, where it has one; a gate's or map's is the step's."""
+    """A step in the graph. `state` is that of its job if it has one; else (gate, map) that of the step."""
 
     id: UUID
     name: str
@@ -63,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """The steps of a workflow and which waits for which: (parent, child)."""
+    """The steps of a workflow, and its edges: (parent, child)."""
 
     workflow: WorkflowView
     nodes: list[Node]
@@ -77,7 +77,7 @@ class Graph:
 
 
 def get_workflow(ledger: Ledger, tenant_id: UUID, workflow_id: UUID) -> WorkflowView:
-    """Return a workflow. Raises `WorkflowNotFound`, for another tenant's too."""
+    """Return a workflow. Raises `WorkflowNotFound`, also for another tenant's workflow."""
     with ledger.statement() as connection:
         return view_in(connection, tenant_id, workflow_id)
 
@@ -127,7 +127,7 @@ def read_graph(ledger: Ledger, tenant_id: UUID, workflow_id: UUID) -> Graph:
     edges = []
     for row in rows:
         for child in (by_id[item] for item in row.children if item in by_id):
-            # what was unfolded or added is drawn from the step that did it, though that waits for it to be over
+            # steps that were unfolded or added are drawn after the step that did it, although that waits for their end
             added = child.type != "gate" and child.place < row.place
             edges.append((child.id, row.id) if added else (row.id, child.id))
     return Graph(view, nodes, edges)

@@ -1,4 +1,4 @@
-"""Run a job again that is dead, cancelled or expired: same id, its history kept."""
+"""Replay a job that is dead, cancelled or expired: same id, history kept."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from jobplatform.ledger.session import Ledger
 def replay_job(
     ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, *, by: str, reason: str | None = None
 ) -> JobView:
-    """Make the job available again and return it. Its attempts begin anew; run_no goes on rising.
+    """Make the job available again and return it. Its attempts start from zero; `run_no` keeps increasing.
 
-    Two replays at once: one succeeds. Raises `JobNotFound`, or `NotReplayable` for a job that waits, runs, or has ended
-    in a way that is not to be repeated.
+    Of two concurrent replays one succeeds. Raises `JobNotFound`, or `NotReplayable` for a job that waits, runs, or has
+    ended in any other way (succeeded, discarded).
     """
     with ledger.transaction() as connection:
         verdict, state = dead_letters.replay_job(connection, tenant_id, job_id, 0.0, {"by": by, "reason": reason})

@@ -1,4 +1,4 @@
-"""Run many dead letters again: a preview first, then at a rate, and no further when too many die again."""
+"""Replay many dead letters: with a preview, at a rate, and with a stop limit when too many fail again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DeadLetterFilter:
 
 
 def preview_replay(ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, limit: int) -> dict[str, Any]:
-    """Return how many jobs a replay would take, by kind, queue and error code."""
+    """Return how many jobs a replay would include, by kind, queue and error code."""
     with ledger.statement() as connection:
         rows = dead_letters.preview(connection, tenant_id, asdict(wanted), limit)
     groups = [dict(row._mapping) for row in rows]
@@ -36,7 +36,7 @@ def preview_replay(ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, li
 def list_dead_letters(
     ledger: Ledger, tenant_id: UUID, wanted: DeadLetterFilter, *, cursor: UUID | None, limit: int
 ) -> tuple[list[dict[str, Any]], UUID | None]:
-    """Return a page of dead letters, newest first, and the cursor of the next one; None: there is no more."""
+    """Return a page of dead letters, newest first, and the cursor of the next page; None if it is the last."""
     with ledger.statement() as connection:
         rows, last = dead_letters.list_dead_letters(connection, tenant_id, asdict(wanted), below=cursor, limit=limit)
     return [dict(row._mapping) for row in rows], last
@@ -52,10 +52,10 @@ def replay_many(
     stop_after: int | None,
     by: str,
 ) -> dict[str, Any]:
-    """Replay the oldest `limit` dead letters that fit, in one transaction, and return the replay.
+    """Replay the oldest `limit` dead letters that match, in one transaction, and return the replay.
 
-    The n-th is due after n / rate seconds; what has not run when `stop_after` have died again goes back to the dead
-    letters. A job that has succeeded is never taken: only dead ones are.
+    The n-th is due after n / rate seconds. When `stop_after` of them have failed again, jobs that have not run yet
+    return to the dead letters. Only dead jobs are included, so a job that has succeeded is never replayed.
     """
     replay_id = new_id()
     with ledger.transaction() as connection:
@@ -75,7 +75,7 @@ def replay_many(
 
 
 def get_replay(ledger: Ledger, tenant_id: UUID, replay_id: UUID) -> dict[str, Any]:
-    """Return a replay as it stands. Raises `ReplayNotFound`."""
+    """Return a replay with its progress. Raises `ReplayNotFound`."""
     with ledger.statement() as connection:
         replay = dead_letters.get_replay(connection, tenant_id, replay_id)
     if replay is None:

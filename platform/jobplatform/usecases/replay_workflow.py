@@ -14,9 +14,9 @@ from jobplatform.usecases.read_workflows import WorkflowView, view_in
 def replay_workflow(
     ledger: Ledger, hints: HintSender | None, tenant_id: UUID, workflow_id: UUID, *, by: str, reason: str | None = None
 ) -> WorkflowView:
-    """Replay and return the workflow as it is then. Its time limit begins anew.
+    """Replay the workflow and return it. Its time limit starts again.
 
-    Raises `WorkflowNotFound`, or `WorkflowNotReplayable` for one that runs, has succeeded, or has lost a step.
+    Raises `WorkflowNotFound`, or `WorkflowNotReplayable` if it runs, has succeeded, or has a discarded step.
     """
     with ledger.transaction() as connection:
         workflow = workflows.replay_workflow(connection, tenant_id, workflow_id, {"by": by, "reason": reason})

@@ -1,4 +1,4 @@
-"""Say what became of an effect that holds a job, and read a job's effects."""
+"""Record the outcome of an effect that holds a job, and read a job's effects."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def resolve_effect(
     receipt: Any = None,
     by: str,
 ) -> JobView:
-    """Note whether the effect took place; the job runs again, and finds it done (with `receipt`) or does it.
+    """Record whether the effect took place. The job runs again, and skips the effect (with `receipt`) or does it.
 
     Raises `JobNotFound`, or `EffectNotFound` when the job is not held by it.
     """

@@ -1,4 +1,4 @@
-"""Fill in the references of a step's payload when it runs: results are read once, where they are used."""
+"""Resolve the references of a step's payload when it runs: results are read once, where they are used."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jobplatform.usecases.execute_run import Claim, retry_until_answered
 
 
 def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
-    """Return the payload with the values that its references name; as it is, when the job is no step of a workflow.
+    """Return the payload with the values of its references; unchanged if the job is not a step of a workflow.
 
-    Waits for a ledger that is away. Raises `Permanent` for a payload that gets too large.
+    Waits while the ledger is unavailable. Raises `Permanent` for a payload that becomes too large.
     """
 
     def ask(references: list[dict[str, Any]]) -> list[Any] | None:
@@ -42,7 +42,7 @@ def resolve_payload(ledger: Ledger, claimed: Claim, max_bytes: int) -> Any:
 
 
 def fill_references(payload: Any, ask: Callable[[list[dict[str, Any]]], list[Any] | None]) -> Any:
-    """Return a payload with the values of its references; itself, where it has none, or belongs to no step.
+    """Return a payload with the values of its references; unchanged if it has none, or belongs to no step.
 
     `ask` returns the values of references in order, as `workflows.resolve_references` does.
     """
@@ -50,7 +50,7 @@ def fill_references(payload: Any, ask: Callable[[list[dict[str, Any]]], list[Any
         return payload
     try:
         references = [reference for _, reference in find_references(payload)]
-    except BadReference:  # checked at submit: this is no step
+    except BadReference:  # references were checked at submission, so this is not a step
         return payload
     values = ask([reference.as_dict() for reference in references])
     if values is None:

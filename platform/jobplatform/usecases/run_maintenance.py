@@ -1,4 +1,4 @@
-"""The platform's own jobs: clean up, and look at the queues; and their schedules."""
+"""The platform's own jobs (clean-up and queue health), and their schedules."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from jobplatform.usecases.manage_schedules import put_schedule
 log = get_log(__name__)
 
 BATCH = 1000
-#: workflows have many steps
+#: smaller, as workflows have many steps
 FEW = 50
-#: a job that waits longer than this, with nobody working on its queue, is reported (s)
+#: a job that waits longer than this in a queue without workers is reported (s)
 WAITS_LONG = 300.0
 
 
 def declare_schedules(ledger: Ledger, settings: Settings) -> None:
-    """Put the platform's schedules that are missing. What an operator has changed or paused stays as it is."""
+    """Create missing schedules of the platform. Schedules that an operator has changed or paused are left unchanged."""
     queue = settings.own_queue
     with ledger.transaction() as connection:
         tenant_id = keys.find_tenant(connection, TENANT) or keys.create_tenant(connection, TENANT)
@@ -42,7 +42,7 @@ def declare_schedules(ledger: Ledger, settings: Settings) -> None:
 
 
 def add_kinds(kinds: KindRegistry, settings: Settings) -> None:
-    """Add the platform's own kinds for those who make schedules of them and don't run them."""
+    """Register the platform's own kinds in processes that create their schedules and do not run them."""
     for definition in SCHEDULES:
         kinds.add(maintenance_kind(definition.kind, settings.own_queue, runs_in_workers))
 
@@ -59,7 +59,7 @@ def clean_up(ledger: Ledger, settings: Settings, on_progress: Callable[[str], No
             try:
                 with ledger.transaction() as connection:
                     retention.drop_partition(connection, name)
-            except LedgerBusy:  # a dump reads it, and all who write would queue behind us: another night
+            except LedgerBusy:  # a dump reads it, and all writers would queue behind this lock: retry next night
                 log.warning("partition_is_read", partition=name)
                 continue
             partitions.append(name)
@@ -88,7 +88,7 @@ def clean_up(ledger: Ledger, settings: Settings, on_progress: Callable[[str], No
 
 
 def _all(ledger: Ledger, forget: Callable[[Connection], int], batch: int = BATCH) -> int:
-    """Forget batch after batch, each a transaction; returns how many."""
+    """Delete batch after batch, each in a transaction; returns how many rows."""
     gone = 0
     while True:
         with ledger.transaction() as connection:
@@ -99,7 +99,7 @@ def _all(ledger: Ledger, forget: Callable[[Connection], int], batch: int = BATCH
 
 
 def check_queue_health(ledger: Ledger, settings: Settings) -> QueueHealth:
-    """Return every queue with its waiting time, workers and slots, and what is wrong."""
+    """Return every queue with its waiting time, workers and slots, and a list of problems."""
     with ledger.statement() as connection:
         rows = [dict(row._mapping) for row in queues.measure_queues(connection, settings.lease_seconds)]
         dead = queues.dead_letters(connection)

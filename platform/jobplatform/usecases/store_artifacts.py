@@ -1,7 +1,7 @@
 """Artifacts and uploads: bytes in the artifact store, their record in the ledger.
 
-The bytes are written first, the record then: a record never names bytes that are not there. What a crash leaves
-behind is an orphan file, which harms nobody.
+The bytes are written first, then the record, so that a record never names missing bytes. A crash in between leaves an
+orphan file, which is harmless.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from jobplatform.ledger.session import Ledger
 from jobplatform.usecases.execute_run import Delivery, retry_until_answered
 
 CHUNK_BYTES = 1024 * 1024
-#: of a file name; most file systems take 255
+#: maximum length of a file name; most file systems allow 255 bytes
 MAX_NAME_BYTES = 200
 
 
@@ -45,7 +45,7 @@ FULL = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EROFS))
 
 @contextmanager
 def _translated(url: str) -> Iterator[None]:
-    """Raise our errors for the store's own: every kind of store has some of its own."""
+    """Translate the store's errors to ours: every type of store has its own."""
     try:
         yield
     except OSError as error:
@@ -60,7 +60,7 @@ def _translated(url: str) -> Iterator[None]:
 
 @contextmanager
 def _closed(target: Any, url: str) -> Iterator[None]:
-    """Close a file at the end: what is buffered is written then, and may find no space."""
+    """Close a file at the end: buffered data is written then, and the store may be full."""
     try:
         yield
     except BaseException:
@@ -81,7 +81,7 @@ class ArtifactStore:
     def write(self, location: str, source: IO[bytes]) -> tuple[int, str]:
         """Copy a stream to `location`; returns (bytes, sha256). Leaves nothing behind when it fails.
 
-        Raises `StorageFull` or `StorageUnavailable` for what the store says; what `source` raises is its own.
+        Raises `StorageFull` or `StorageUnavailable` for the store's errors; errors of `source` are passed on.
         """
         path = f"{self._root}/{location}"
         digest, size = hashlib.sha256(), 0
@@ -101,21 +101,21 @@ class ArtifactStore:
         return size, digest.hexdigest()
 
     def local_path(self, location: str) -> Path | None:
-        """Return where a file stands on this machine; None in a remote store, or when it is gone."""
+        """Return the path of a file on this machine; None in a remote store, or if it is missing."""
         if not isinstance(self._files, LocalFileSystem):
             return None
         path = Path(self._root) / location
         return path if path.is_file() else None
 
     def remove(self, location: str) -> None:
-        """Remove a file that may not be there."""
+        """Remove a file that may be missing."""
         try:
             self._files.rm_file(f"{self._root}/{location}")
         except (FileNotFoundError, OSError):
             pass
 
     def remove_surely(self, location: str) -> None:
-        """Remove a file, or raise what the store says; one that is not there is removed, if the store itself is."""
+        """Remove a file, or raise the store's error. A missing file counts as removed if the store itself exists."""
         if isinstance(self._files, LocalFileSystem) and not Path(self._root).is_dir():
             raise FileNotFoundError(f"the artifact store {self._root} is not there: is it mounted?")
         try:
@@ -124,7 +124,7 @@ class ArtifactStore:
             pass
 
     def read(self, location: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """Yield the bytes from `start` up to, not including, `end`. Raises `ArtifactNotFound` when the file is gone."""
+        """Yield the bytes from `start` up to, not including, `end`. Raises `ArtifactNotFound` for a missing file."""
         try:
             source = self._files.open(f"{self._root}/{location}", "rb")
         except FileNotFoundError:
@@ -142,7 +142,7 @@ class ArtifactStore:
 
 
 def free_bytes(url: str) -> int | None:
-    """Return the free space of a store on this machine, in bytes; None of any other, or when it is not there."""
+    """Return the free space of a store on this machine, in bytes; None for a remote or missing store."""
     parts = urlsplit(url)
     if parts.scheme not in ("", "file"):
         return None
@@ -166,7 +166,7 @@ def safe_name(name: str) -> str:
 def keep_upload(
     ledger: Ledger, store: ArtifactStore, tenant_id: UUID, name: str, content_type: str, source: IO[bytes]
 ) -> dict[str, Any]:
-    """Keep an upload; returns its `{id, name, size, sha256, content_type}`."""
+    """Store an upload; returns its `{id, name, size, sha256, content_type}`."""
     artifact_id = new_id()
     location = f"uploads/{tenant_id}/{artifact_id}"
     size, sha256 = store.write(location, source)
@@ -191,7 +191,7 @@ def keep_upload(
 def keep_output(
     ledger: Ledger, store: ArtifactStore, delivery: Delivery, name: str, source: Path | bytes, content_type: str
 ) -> dict[str, Any]:
-    """Keep a run's output; returns as `keep_upload`. Waits for the ledger: what was computed is not dropped.
+    """Store a run's output; returns the same as `keep_upload`. Waits for the ledger, so that no output is lost.
 
     Raises `LeaseLost`; the file is removed again then.
     """
@@ -224,10 +224,10 @@ def keep_output(
 
 
 def sweep_removals(ledger: Ledger, url: str, limit: int = 100) -> int:
-    """Remove files that nobody names any more from the store at `url`; returns how many. Any number may do it at once.
+    """Remove unreferenced files from the store at `url`; returns how many. Safe for concurrent callers.
 
-    A file is forgotten when it is gone: after a crash in between it is removed again, and one that can't be removed is
-    tried again. Raises a `LedgerUnavailable`, or the store's own error when it could remove nothing.
+    The record is deleted after the file. After a crash in between the file is removed again; if removing fails,
+    it is retried later. Raises a `LedgerUnavailable`, or the store's own error if no file could be removed.
     """
     with ledger.statement() as connection:
         locations = artifacts.removals(connection, limit)
@@ -237,7 +237,7 @@ def sweep_removals(ledger: Ledger, url: str, limit: int = 100) -> int:
     for location in locations:
         try:
             store.remove_surely(location)
-        except Exception as error:  # whatever the store's library raises: the others are not to wait for this one
+        except Exception as error:  # whatever the store's library raises: this file must not delay the others
             failure = error
         else:
             removed.append(location)
@@ -259,7 +259,7 @@ def _public(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_artifact(ledger: Ledger, tenant_id: UUID, artifact_id: UUID) -> dict[str, Any]:
-    """Return an artifact's record. Raises `ArtifactNotFound`, for another tenant's too."""
+    """Return an artifact's record. Raises `ArtifactNotFound`, also for another tenant's artifact."""
     with ledger.statement() as connection:
         row = artifacts.get_artifact(connection, tenant_id, artifact_id)
     if row is None:
@@ -268,7 +268,7 @@ def find_artifact(ledger: Ledger, tenant_id: UUID, artifact_id: UUID) -> dict[st
 
 
 def fetch_artifact(ledger: Ledger, store: ArtifactStore, tenant_id: UUID, artifact_id: UUID, folder: Path) -> Path:
-    """Copy an artifact of the tenant to a local file of its name, in a folder of its own below `folder`.
+    """Copy an artifact of the tenant to a local file with its name, in a separate folder below `folder`.
 
     Raises `ArtifactNotFound`.
     """

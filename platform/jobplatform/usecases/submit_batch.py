@@ -1,4 +1,4 @@
-"""Accept many jobs at once: one transaction for all of them, or none; or each that can be (I1)."""
+"""Accept many jobs in one transaction: all of them or none, or each valid one (I1)."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchItem:
     job_id: UUID | None = None
     kind: str | None = None
     queue: str | None = None
-    #: of a job that was made just now
+    #: of a job that was created by this request
     state: State | None = None
     problem: JobPlatformError | None = None
 
@@ -149,7 +149,7 @@ def _check(kinds: KindRegistry, caller: Caller, command: Parsed) -> CheckedSubmi
 
 
 def _raise_first(problems: Sequence[object], total: int) -> None:
-    """Raise what is wrong: of wrong fields those of all, of other things the first."""
+    """Raise the error: wrong fields of all submissions together, else the first error."""
     errors: list[FieldError] = []
     places = []
     for place, entry in enumerate(problems):
@@ -179,7 +179,7 @@ def _problem(outcome: CheckedSubmission | JobPlatformError) -> JobPlatformError:
 
 
 def _outcome(command: Parsed, submission: CheckedSubmission | JobPlatformError, answer: jobs.BatchAnswer) -> BatchItem:
-    """Return the outcome of a submission in the ledger, perhaps of a day ago: its kind may have changed since."""
+    """Return the outcome of a submission in the ledger. It may be a day old, so its kind may have changed since."""
     assert isinstance(command, SubmitJob)
     kind, queue = command.kind, submission.kind.queue if isinstance(submission, CheckedSubmission) else None
     problem: JobPlatformError

@@ -1,6 +1,6 @@
 """Accept a job: one transaction, and one round trip, for the key, the job, its event and its counter (I1).
 
-Postgres alone is needed. The broker is not known here: the dispatcher publishes what is committed.
+It needs Postgres alone. This module does not know the broker: the dispatcher publishes committed jobs.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from jobplatform.usecases.admit import UNKNOWN_KEY, Caller, admit_key
 from jobplatform.usecases.encode_payload import encode_payload
 from jobplatform.usecases.idempotency import key_conflict, one_at_a_time
 
-#: callers' clocks differ from ours by this much
+#: tolerance for the difference between callers' clocks and ours
 CLOCK_TOLERANCE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
 class Accepted:
-    """The job, and whether this very request made it (or an earlier one with the same Idempotency-Key did)."""
+    """The job, and whether this request created it (or an earlier one with the same Idempotency-Key did)."""
 
     job: JobView
     created: bool
@@ -59,7 +59,7 @@ class ApiKey:
 
 @dataclass(frozen=True)
 class CheckedSubmission:
-    """A submission that fits its kind, with the id its job will have. `payload` is its JSON."""
+    """A validated submission, with the id that its job will have. `payload` is its JSON."""
 
     id: UUID
     kind: Kind
@@ -70,11 +70,11 @@ class CheckedSubmission:
 
     @property
     def max_attempts(self) -> int:
-        """The submission's own, or the kind's."""
+        """The submission's own maximum, or the kind's."""
         return self.command.max_attempts or self.kind.max_attempts
 
     def values(self) -> dict[str, Any]:
-        """Return what both functions of the ledger want to know of it."""
+        """Return the parameters that both functions of the ledger share."""
         kind, command = self.kind, self.command
         return {
             "id": str(self.id),
@@ -131,8 +131,8 @@ def submit_job(
 ) -> Accepted:
     """Check the submission against its kind and write it to the ledger, for a tenant or for the owner of an API key.
 
-    Raises what `check_submission` and `submit_checked_job` raise. `by` is the author for the job's history; of a key
-    the name is known.
+    Raises the errors of `check_submission` and `submit_checked_job`. `by` is the author for the job's history; with an
+    API key the key's name is used.
     """
     return submit_checked_job(
         ledger,
@@ -157,12 +157,12 @@ def submit_checked_job(
 ) -> Accepted:
     """Write a checked submission to the ledger, for a tenant or for the owner of an API key.
 
-    Raises `Unauthorized` for a key that is not valid, `NotAllowed`, `KindNotAllowed`, `PriorityTooHigh` or
-    `RateLimited` for one that may not submit this. Whatever else is raised, the key was valid, and the request counts
-    against its rate: `IdempotencyConflict` when the Idempotency-Key was used for another request,
-    `IdempotencyInProgress` while the first one is being worked on; `DuplicateJob` when another job holds its unique
-    key; `QuotaExceeded`; `InvalidRequest` for times that are over; `LedgerUnavailable` when nothing was written,
-    `OutcomeUnknown` when the ledger's answer was lost.
+    Raises `Unauthorized` for an invalid key, and `NotAllowed`, `KindNotAllowed`, `PriorityTooHigh` or
+    `RateLimited` for a key that may not submit this. With any other error the key was valid, and the request counts
+    against its rate: `IdempotencyConflict` if the Idempotency-Key was used for another request,
+    `IdempotencyInProgress` while the first request is in progress, `DuplicateJob` if another job has its unique
+    key, `QuotaExceeded`, `InvalidRequest` for times in the past, `LedgerUnavailable` if nothing was written, and
+    `OutcomeUnknown` if the ledger's response was lost.
     """
     command = submission.command
     values = submission.values() | {
@@ -201,8 +201,8 @@ def submit_checked(
 ) -> list[JobView | None]:
     """Write many checked submissions of any callers in one transaction and one round trip.
 
-    Returns the job of each, or None for one that was not written: `submit_job` says why. Raises `LedgerUnavailable`
-    when nothing was written, `OutcomeUnknown` when the ledger's answer was lost.
+    Returns the job of each, or None for one that was not written; `submit_job` then raises the reason. Raises
+    `LedgerUnavailable` if nothing was written, `OutcomeUnknown` if the ledger's response was lost.
     """
     rows = [
         submission.values() | {"payload": orjson.Fragment(submission.payload), "key": hash_key(caller.key).hex()}
@@ -227,7 +227,7 @@ def _explain(
     idempotency_key: str | None,
     admitted: Caller | None,
 ) -> Accepted:
-    """Return the earlier job of a repetition, or raise why the submission was not accepted."""
+    """Return the earlier job of a repeated request, or raise the reason why the submission was not accepted."""
     command = submission.command
     if answer.verdict == "unauthorized":
         raise Unauthorized(UNKNOWN_KEY)
@@ -271,9 +271,10 @@ def _times_before(command: SubmitJob, now: datetime) -> tuple[FieldError, ...]:
 
 
 def _fingerprint(command: SubmitJob) -> bytes:
-    """Return what tells one request from another.
+    """Return the fingerprint of a request.
 
-    A field that came later counts only where it is used: a request has the same fingerprint in the version before.
+    A field that was added in a later version counts only if it is used, so that a request has the same fingerprint in
+    the previous version.
     """
     identity = asdict(command)
     if identity["unique"] is None:

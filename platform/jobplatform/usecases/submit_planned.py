@@ -1,6 +1,6 @@
-"""Accept jobs whose callers have planned them by themselves, with their ids: what an existing Celery app calls.
+"""Accept jobs that their callers have planned, with ids of their own: the calls of an existing Celery app.
 
-The id makes a repetition harmless: a submission that was accepted before is not accepted again (I1).
+The id makes a repetition harmless: a submission is accepted only once (I1).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jobplatform.usecases.encode_payload import encode_payload
 
 T = TypeVar("T")
 
-#: a time that is over is no error here: what was due is due
+#: a time in the past is not an error here: it means "now"
 NO_TOLERANCE_NEEDED = 1e9
 TRIES, WAIT_SECONDS = 4, 0.2
 
@@ -32,7 +32,7 @@ TRIES, WAIT_SECONDS = 4, 0.2
 def submit_prepared(
     ledger: Ledger, hints: HintSender | None, tenant_id: UUID, job_id: UUID, submission: Mapping[str, Any]
 ) -> bool:
-    """Accept one job, with the keys of a planned step. Returns False when a job with this id was there already.
+    """Accept one job, with the keys of a planned step. Returns False if a job with this id already exists.
 
     Raises `InvalidPayload`, `QuotaExceeded`, or after some tries `LedgerUnavailable` or `OutcomeUnknown`.
     """
@@ -114,7 +114,7 @@ def submit_steps(
 
 
 def _until_known(once: Callable[[bool], T]) -> T:
-    """Try a few times while the ledger is away, or its answer was lost."""
+    """Retry a few times while the ledger is unavailable, or its response was lost."""
     for attempt in range(TRIES):
         try:
             return once(attempt > 0)

@@ -24,7 +24,7 @@ from jobplatform.usecases.plan_workflow import Defaults, plan_workflow
 
 @dataclass(frozen=True)
 class AcceptedWorkflow:
-    """The workflow's id, the ids of its steps by name, and whether this very request made it."""
+    """The workflow's id, the ids of its steps by name, and whether this request created it."""
 
     id: UUID
     steps: dict[str, UUID]
@@ -45,7 +45,7 @@ def submit_workflow(
 ) -> AcceptedWorkflow:
     """Check the workflow and write it to the ledger.
 
-    `caller`: what its key may not ask for is refused.
+    `caller`: a submission that its key does not permit is refused.
 
     Raises `InvalidRequest`, `UnknownKind`, `NotAllowed` or `QuotaExceeded` before anything is written;
     `IdempotencyConflict`, `IdempotencyInProgress`, `LedgerUnavailable` and `OutcomeUnknown` as `submit_job` does.
@@ -86,7 +86,7 @@ def submit_workflow(
 
 
 def _fingerprint(command: SubmitWorkflow, field_name: str) -> bytes:
-    """Return what tells one request from another. Raises `InvalidRequest` for one that is nested too deeply."""
+    """Return the fingerprint of a request. Raises `InvalidRequest` for one that is nested too deeply."""
     try:
         return hashlib.sha256(orjson.dumps(_identity_of(command), option=orjson.OPT_SORT_KEYS)).digest()
     except TypeError:  # orjson stops at 254 levels, of which each part has several

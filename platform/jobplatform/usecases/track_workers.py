@@ -1,4 +1,4 @@
-"""What a worker's parent process does to the ledger: registration, beats, and reports about its children."""
+"""Ledger operations of a worker's parent process: registration, heartbeats, and reports about its children."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CancelRequest:
     job_id: UUID
     lease_id: UUID
     seconds: float
-    #: to be sent to its process at once, by name; None: it is killed after the grace
+    #: name of the signal to send to its process at once; None: it is killed after the grace period
     signal: str | None = None
 
 
@@ -49,10 +49,11 @@ def beat(
     seen_markers: Sequence[UUID] = (),
     draining: bool = False,
 ) -> list[CancelRequest]:
-    """Tell that this process lives; returns which of its runs to cancel.
+    """Write this process's heartbeat; returns its runs that are to be cancelled.
 
-    `leases`: the leases it handed to its pool; `waiting`: the jobs whose message it has and whose run has not begun;
-    `seen_markers`: those it took from their queues since the last beat; `draining`: it was asked to end.
+    `leases`: the leases that it handed to its pool. `waiting`: the jobs whose message it has and whose run has not
+    started. `seen_markers`: the markers that it received since the last heartbeat. `draining`: it was asked to shut
+    down.
     """
     with ledger.statement() as connection:
         if seen_markers:
@@ -66,7 +67,7 @@ def beat(
 
 
 def find_unread_markers(ledger: Ledger, queues: Sequence[str], seconds: float) -> list[str]:
-    """Return which of these queues have had a marker unread for so long, the last one that was sent."""
+    """Return which of these queues have had their last marker unread for so long."""
     with ledger.statement() as connection:
         return markers.unread(connection, queues, seconds)
 
@@ -78,6 +79,6 @@ def find_running(ledger: Ledger, worker_id: UUID, leases: Sequence[UUID]) -> set
 
 
 def deregister(ledger: Ledger, card: WorkerInfo) -> None:
-    """Tell that this process ends: what it still runs is lost at once."""
+    """Deregister this process: runs that it still has are lost at once."""
     with ledger.transaction() as connection:
         workers.stop_worker(connection, card.id)

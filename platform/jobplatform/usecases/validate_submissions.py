@@ -1,4 +1,4 @@
-"""Validate jobs that were submitted in other transactions: what fits its kind goes, the rest is a dead letter."""
+"""Validate jobs that were submitted in other transactions: valid ones are released, the others are dead-lettered."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-#: of one look: a kind's own code is called here, and dispatching waits for it
+#: time limit of one pass: a kind's own code is called here, and dispatching waits for it
 LOOK_SECONDS = 0.5
-#: wrong fields that a dead letter names
+#: maximum number of wrong fields that a dead letter names
 MOST_ERRORS = 20
 
 
 class Validated(NamedTuple):
-    """How many were looked at, "queue priority,…" that got jobs, and whether there may be more."""
+    """How many jobs were checked, "queue priority,…" that got jobs, and whether there may be more."""
 
     jobs: int
     woken: str
@@ -33,8 +33,8 @@ class Validated(NamedTuple):
 def validate_submissions(ledger: Ledger, kinds: KindRegistry, limit: int) -> Validated:
     """Validate up to `limit` jobs of kinds that this process knows.
 
-    Outside of any transaction: of two that look at one, the second finds it gone. Kinds are somebody's code, and may
-    take their time.
+    Outside of any transaction, as a kind's code may be slow. If two dispatchers validate the same job, the second one's
+    result is ignored.
     """
     with ledger.statement() as connection:
         unchecked = submissions.unvalidated_jobs(connection, [kind.name for kind in kinds], limit)
@@ -56,17 +56,17 @@ def validate_submissions(ledger: Ledger, kinds: KindRegistry, limit: int) -> Val
 def _look(kind: Kind, job: UnvalidatedJob) -> dict[str, Any]:
     try:
         limit_keys, limit_units = kind.limits_of(kind.parse(_parse(job.payload)))
-    except InvalidRequest as error:  # its payload, or what its limit keys are made of
+    except InvalidRequest as error:  # its payload, or the values of its limit keys
         errors = [item.as_dict() for item in error.errors[:MOST_ERRORS]]
         return {"id": job.id, "error": _error(error.code, str(error), errors=errors)}
-    except Exception as error:  # a bug in the kind's code: it must not hold up the others
+    except Exception as error:  # a bug in the kind's code: it must not block the other jobs
         log.exception("submission_not_validated", job_id=str(job.id), kind=kind.name)
         return {"id": job.id, "error": _error("bad_kind", f"{kind.name} can't be checked: {error!r}"[:500])}
     return {"id": job.id, "limit_keys": list(limit_keys), "limit_units": list(limit_units)}
 
 
 def _parse(payload: str) -> Any:
-    """Return the payload. Raises `InvalidPayload` for JSON that Postgres can hold and nobody here can."""
+    """Return the payload. Raises `InvalidPayload` for JSON that Postgres can store but Python can't read."""
     try:
         value = orjson.loads(payload)
         orjson.dumps(value)

@@ -41,8 +41,8 @@ FROM public.jobs j JOIN public.tenants t ON t.id = j.tenant_id WHERE j.state IN 
 COMMENT ON VIEW reporting.dead_letters IS 'Jobs that need a person, with the reason';
 
 -- The hours and days of the views below, from the oldest partition that retention has left, in the session's time zone.
--- Each is read by itself through the BRIN index on finished_at, so that a bound on `hour` or `day` reads what it names and
--- no more: a date_trunc() of the column would be a filter behind a scan of all partitions.
+-- Each is read separately through the BRIN index on finished_at, so that a bound on `hour` or `day` reads only the named
+-- hours or days: a date_trunc() of the column would be a filter after a scan of all partitions.
 CREATE OR REPLACE VIEW reporting.periods AS
 SELECT p.unit, p.starts, p.starts + p.step AS ends
 FROM (

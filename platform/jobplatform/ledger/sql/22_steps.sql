@@ -25,7 +25,7 @@ BEGIN
         WHERE id = s.id;
         PERFORM call_errbacks(s, j);
     ELSIF j.state <> 'succeeded' AND s.on_failure IN ('fail', 'skip') THEN
-        -- one that was cancelled before its turn: its branch ends when that comes (`notify_steps`), as what it waited
+        -- a step that was cancelled before its turn: its branch ends when its turn comes (`notify_steps`), as what it waited
         -- for goes on
         UPDATE workflow_steps SET state = 'failed', failure_propagated = s.on_failure = 'skip' AND s.pending = 0 WHERE id = s.id;
         PERFORM call_errbacks(s, j);
@@ -327,8 +327,8 @@ LANGUAGE sql VOLATILE AS $$
             8, (get_byte(uuid_send(gen_random_uuid()), 8) & 63) | 128), 'hex')::uuid;
 $$;
 
--- What a reference names: of a step its result, its results (what it has added or unfolded, what its group holds; those
--- that failed are null, or left out where their failure is "continue"), or a part of these. NULL when there is nothing.
+-- The value of a reference: the result of a step; its results (of added or unfolded steps, or of a group's parts; failed
+-- ones are null, or left out if their failure policy is "continue"); or a part of these. NULL if there is none.
 CREATE OR REPLACE FUNCTION step_value(p_workflow uuid, p_step text, p_of text, p_path text[]) RETURNS json
 LANGUAGE plpgsql STABLE AS $$
 DECLARE

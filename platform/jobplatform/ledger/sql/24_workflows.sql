@@ -52,7 +52,7 @@ BEGIN
     woken := nullif(current_setting('jobplatform.woken', true), '');
 END $$;
 
--- Ask for a workflow's end; `stop_workflow` ends it. verdicts: requested · ended (state says how) · gone
+-- Request the cancellation of a workflow; `stop_workflow` carries it out. verdicts: requested · ended (state says how) · gone
 CREATE OR REPLACE FUNCTION cancel_workflow(p_tenant uuid, p_workflow uuid, p_reason text, p_by text)
 RETURNS TABLE (verdict text, state text)
 LANGUAGE plpgsql VOLATILE AS $$

@@ -25,9 +25,9 @@ LANGUAGE sql STABLE AS $$
 $$;
 
 -- How many units a key has left, and in how many seconds it has p_units (0: now; NULL: never, they are more than there
--- can be). A bucket fills steadily up to its burst. A sliding window is kept in 20 parts: what was taken in a part counts
--- until all of it is older than the window, so there is never more than rate_units in any window, and a part less at
--- times. `slices` are the parts as they are at p_now, the newest last.
+-- can be). A bucket fills steadily up to its burst. A sliding window is divided into 20 slices: units taken in a slice
+-- count until the whole slice is older than the window. So there are never more than rate_units in any window, and
+-- sometimes fewer by a slice. `slices` are the slices at p_now, the newest last.
 CREATE OR REPLACE FUNCTION units_left(
     p_rate double precision, p_seconds double precision, p_burst double precision, p_sliding boolean,
     s limit_states, p_units double precision, p_now timestamptz,

@@ -1,5 +1,5 @@
 -- Quotas of waiting jobs, per tenant and queue, and of live jobs, per tenant: the queue '+' (docs/concepts/limits.md). Jobs that the platform creates (steps that a run
--- adds, fires of schedules, replays) is never refused.
+-- adds, fires of schedules, replays) are never refused.
 
 -- How many more live jobs a tenant may have, over all queues; NULL: no quota.
 CREATE OR REPLACE FUNCTION live_left(p_tenant uuid) RETURNS bigint

@@ -11,7 +11,7 @@ LANGUAGE sql STABLE AS $$
     SELECT current_setting('transaction_read_only') = 'off';
 $$;
 
--- Note that a key is used, at most once a minute, and without waiting for concurrent writers of the same row.
+-- Record that a key is used, at most once a minute, and without waiting for concurrent writers of the same row.
 CREATE OR REPLACE FUNCTION touch_key(p_id uuid, p_used_at timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 BEGIN

@@ -46,7 +46,7 @@ BEGIN
             max_priority := v_key.max_priority;
             RETURN;
         END IF;
-        -- what the caller has to look at more closely, and then asks for the tenant by itself
+        -- cases that need `admit_key`; the caller then calls again with p_tenant
         IF v_key.requests_per_minute IS NOT NULL
             OR 'jobs:submit' <> ALL (v_key.scopes) OR NOT key_allows(v_key.kinds, p_kind)
         THEN

@@ -1,9 +1,9 @@
--- Accept many jobs at once: one round trip, one commit and one statement for all of them (I1 holds: nobody is answered
+-- Accept many jobs at once: one round trip, one commit and one statement for all of them (I1 holds: no request is answered
 -- before the commit). p_submissions is a JSON array of objects; `key` is the hex of the API key's SHA-256.
 --
--- Returns those that were accepted. A submission that is not among them (a key that is not valid, a time that is over) was
--- not written (so is one whose tenant has no room for all of them, or whose key may not ask for it, or has a rate):
--- `accept_job` says why. Submissions with an Idempotency-Key go there too, as they may have to wait.
+-- Returns the accepted submissions. A submission that is missing was not written: its key is invalid, has a rate, or may not
+-- submit this; its time has passed; or the batch exceeds its tenant's quota. `accept_job` then returns the reason.
+-- Submissions with an Idempotency-Key are not for this function, as they may have to wait.
 CREATE OR REPLACE FUNCTION accept_jobs(p_submissions json, p_tolerance_seconds double precision)
 RETURNS TABLE (id text, state text, created_at timestamptz, run_at timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
@@ -49,7 +49,7 @@ BEGIN
                 FOR NO KEY UPDATE SKIP LOCKED)
         ), counted AS (
             INSERT INTO queue_counters AS c (tenant_id, queue, slot, accepted)
-            -- in one order for all callers: two that share a slot must not wait for each other
+            -- in the same order for all callers: two that share a slot must not deadlock
             SELECT tenant_id, queue, pg_backend_pid() % 64, count(*) FROM job GROUP BY tenant_id, queue
             ORDER BY tenant_id, queue
             ON CONFLICT (tenant_id, queue, slot) DO UPDATE SET accepted = c.accepted + excluded.accepted

@@ -1,5 +1,5 @@
 -- Accept up to some thousands of jobs of one tenant in one transaction: all of them or none (p_all), or each that can be. One Idempotency-Key
--- for all of them; the answer is kept with it, and a repetition gets the same one.
+-- for all of them; the response is stored with it, and a repeated request gets the same response.
 --
 -- p_submissions: an array of objects as in accept_jobs, with place (0, 1, …), unique_key, unique_seconds, unique_refuse.
 -- verdicts: accepted · repeated · conflict (the key was used for another request) · refused (nothing was written)
@@ -47,7 +47,7 @@ BEGIN
         SELECT o.* FROM json_to_recordset(p_submissions) AS o (
             id uuid, unique_key text, unique_seconds double precision, run_at timestamptz, start_by timestamptz)
         WHERE unique_key IS NOT NULL AND coalesce(run_at, v_oldest) >= v_oldest AND coalesce(start_by, v_oldest) >= v_oldest
-        ORDER BY unique_key, id  -- in one order for all who take several
+        ORDER BY unique_key, id  -- in the same order for all callers that take several
     LOOP
         LOOP
             -- a second submission with the key waits here until the first has committed
@@ -66,7 +66,7 @@ BEGIN
     END LOOP;
     v_held := jsonb_object(v_waiting, v_holding);
 
-    -- when they became available is when they are written, not when this request began to wait for another
+    -- they become available when they are written, not when this request began to wait for another
     v_now := clock_timestamp();
     WITH asked AS MATERIALIZED (
         SELECT o.*,
@@ -82,7 +82,7 @@ BEGIN
                count(*) FILTER (WHERE fault IS NULL) OVER (PARTITION BY asked.queue ORDER BY place) AS rank,
                alive.room AS room_of_all
         FROM asked JOIN room ON room.queue = asked.queue CROSS JOIN (SELECT live_left(p_tenant) AS room) AS alive
-    ), counted AS (  -- what its queue has no place for takes none of all
+    ), counted AS (  -- a submission above the quota of its queue takes nothing of the quota of all queues
         SELECT *, count(*) FILTER (WHERE fault IS NULL AND rank <= coalesce(room, rank)) OVER (ORDER BY place) AS rank_of_all
         FROM ranked
     ), first AS MATERIALIZED (
@@ -91,7 +91,7 @@ BEGIN
         FROM counted
     ), judged AS MATERIALIZED (
         SELECT f.place, f.id, f.queue, f.run_at,
-               -- another submission of the batch has its unique key, and no place
+               -- the submission of the batch with the same unique key is above the quota
                CASE WHEN f.verdict IN ('existing', 'duplicate') AND EXISTS (
                    SELECT 1 FROM first o WHERE o.id::text = v_held ->> f.id::text AND o.verdict = 'quota')
                THEN 'quota' ELSE f.verdict END AS verdict
@@ -110,7 +110,7 @@ BEGIN
     FROM judged j LEFT JOIN crowded c ON c.queue = j.queue AND j.verdict = 'quota';
     answer := v_answer::text;
 
-    IF p_all AND v_refused IS NOT NULL THEN  -- what is refused binds no keys: its repetition is a new submission
+    IF p_all AND v_refused IS NOT NULL THEN  -- a refusal binds no keys: a repetition is a new submission
         DELETE FROM idempotency_keys k WHERE k.tenant_id = p_tenant AND k.key = p_idempotency_key AND k.job_id = p_id;
         DELETE FROM unique_locks WHERE job_id IN (
             SELECT o.id FROM json_to_recordset(p_submissions) AS o (id uuid, unique_key text) WHERE unique_key IS NOT NULL);

@@ -1,5 +1,5 @@
--- A job wherever it stands: one round trip, and one snapshot, so that one which moves meanwhile is not missed between
--- the two tables. p_tenant NULL: of any tenant; p_since: nothing that has ended before is looked at (NULL: nothing that has ended).
+-- Find a job, live or in history: one round trip, and one snapshot, so that a job that moves meanwhile is not missed between
+-- the two tables. p_tenant NULL: any tenant. p_since: do not read jobs that ended earlier (NULL: only live jobs).
 --
 -- Uses the generic plan: custom plans would be made for each call, over all partitions. It prunes partitions before p_since at start.
 CREATE OR REPLACE FUNCTION find_job(p_tenant uuid, p_job uuid, p_since timestamptz)

@@ -106,7 +106,7 @@ BEGIN
     -- read before publishing: the guard may make a new epoch meanwhile (rule "Epoch always")
     SELECT epoch INTO v_epoch FROM broker_epochs WHERE current;
     -- a mark that a crash of Postgres loses is harmless: the published message is stale or a duplicate, and
-    -- a claim's own commit writes the mark of its job down with it. Not waiting for the disk lets the claim in sooner.
+    -- a claim's own commit makes the mark of its job durable. Not waiting for the disk lets the claim in sooner.
     PERFORM set_config('synchronous_commit', 'off', true);
     v_now := clock_timestamp();
     RETURN QUERY

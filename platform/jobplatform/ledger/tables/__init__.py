@@ -1,6 +1,6 @@
 """The ledger's tables as SQLAlchemy Core sees them; the migrations create them (a test compares the two).
 
-Live jobs stand in one small unpartitioned table. Final ones move, in the settling transaction, to `job_history`,
+Live jobs are in one small unpartitioned table. The settling transaction moves jobs that end to `job_history`,
 partitioned by `finished_at`. Runs and events are partitioned by time too and have no foreign keys, so that a
 partition can be dropped (docs/concepts/ledger.md).
 """
@@ -33,5 +33,5 @@ __all__ = [
 
 #: length of one partition of history, runs and events
 PARTITION_DAYS = 7
-#: table that is partitioned by time → the column that it is partitioned by
+#: table that is partitioned by time → its partition column
 PARTITIONED = {"job_history": "finished_at", "job_runs": "finished_at", "job_events": "at"}

@@ -1,4 +1,4 @@
-"""Files of uploads and runs, and those that are to be deleted from the store."""
+"""Files of uploads and runs, and files to be deleted from the store."""
 
 from __future__ import annotations
 

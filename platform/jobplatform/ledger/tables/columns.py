@@ -1,4 +1,4 @@
-"""What the definitions of tables share: the metadata, and columns that come again and again."""
+"""Shared parts of the table definitions: the metadata, and common columns."""
 
 from __future__ import annotations
 
@@ -28,5 +28,5 @@ def now(name: str) -> Column[Any]:
 
 
 def one_of(column: str, words: Any) -> str:
-    """Return the condition that a column has one of these words."""
+    """Return the condition that a column has one of these values."""
     return f"{column} IN ({', '.join(repr(str(word)) for word in sorted(words))})"

@@ -1,4 +1,4 @@
-"""The tables of delivery: who works, what RabbitMQ lost or dead-lettered, replays, effects. See `tables`."""
+"""The tables of delivery: workers and dispatchers, lost and dead messages, replays, effects. See `tables`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ installation = Table(
     Column("singleton", Boolean, primary_key=True, server_default=text("true")),
     Column("cluster", Text, comment="system identifier of Postgres, whose transaction ids order the feeds"),
     Column("feed_offset", BigInteger, nullable=False, server_default=text("0")),
-    # settings that the ledger's own functions obey, as a dispatcher has them
+    # settings that the ledger's own functions read, as recorded by a dispatcher
     Column("max_body_bytes", Integer, nullable=False, server_default=text("1048576")),
     Column("idempotency_seconds", Integer, nullable=False, server_default=text("86400")),
     CheckConstraint("singleton", name="installation_is_one_row"),

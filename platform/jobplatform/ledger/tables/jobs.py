@@ -118,8 +118,8 @@ jobs = Table(
     CheckConstraint("cancel_requested_at IS NULL OR state = 'running'", name="jobs_cancel_request_is_running"),
     CheckConstraint("result IS NULL", name="jobs_live_has_no_result"),
     CheckConstraint("0 < ALL (limit_units)", name="jobs_limit_units_are_positive"),
-    # "attempt >= 0" is always so. Only queries that say it can use this index: else one that wants a line's jobs may be
-    # planned by it (where one tenant has nearly all that waits), and read a million of others' to find a lone one
+    # "attempt >= 0" is always true. Only queries that contain it can use this index. Otherwise Postgres may choose it
+    # for a query of one flow's jobs (if one tenant has nearly all waiting jobs), and read a million to find one
     Index("ix_jobs_arrived", "queue", "state_at", postgresql_where=text("state = 'available' AND attempt >= 0")),
     Index(
         "ix_jobs_lines",
@@ -173,7 +173,7 @@ job_history = Table(
     CheckConstraint("lease_id IS NULL AND worker_id IS NULL", name="job_history_has_no_lease"),
     CheckConstraint("state = 'succeeded' OR result IS NULL", name="job_history_result_is_success"),
     Index("ix_job_history_tenant", "tenant_id", "id"),
-    # only where there are tags: jobs without any pay nothing for it
+    # only jobs with tags: others are not indexed
     Index("ix_job_history_tags", "tags", postgresql_using="gin", postgresql_where=text("tags <> '{}'")),
     postgresql_partition_by="RANGE (finished_at)",
 )
@@ -204,7 +204,7 @@ job_runs = Table(
         name="job_runs_outcome_is_known",
     ),
     CheckConstraint("finished_at >= started_at", name="job_runs_end_after_start"),
-    # runs are written in the order of their end: some kB per partition find any hour (the views of reporting)
+    # runs are written in the order of their end: an index of some kB per partition finds any hour (views of reporting)
     Index(
         "ix_job_runs_finished_at",
         "finished_at",
