@@ -16,7 +16,7 @@ import orjson
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import Engine
 
-from jobplatform.config import Settings
+from jobplatform.config import DEFAULT_QUEUES, Settings
 from jobplatform.devstack.instance import CHECKOUT
 from jobplatform.devstack.processes import script, start, wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
@@ -42,9 +42,13 @@ class Pool:
         return f"{self.name} {self.slots}"
 
 
-def queue_setting(pool: str, window: int = 500) -> str:
-    """The bench's queue for a pool: a fast lane."""
-    return orjson.dumps({"bench": {"pool": pool, "prefetch": 4, "window_min": window}}).decode()
+def queue_setting(pool: str, window: int | None = None) -> str:
+    """Return the bench's queue for a pool, with the settings of the shipped `email` queue.
+
+    `window` is for dispatch without workers, which would publish no more than the default window.
+    """
+    queue: dict[str, Any] = {"pool": pool, "prefetch": DEFAULT_QUEUES["email"]["prefetch"]}
+    return orjson.dumps({"bench": queue if window is None else {**queue, "window_min": window}}).decode()
 
 
 class Side:

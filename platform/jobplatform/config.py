@@ -66,7 +66,13 @@ class QueueSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     pool: Pool = _setting("prefork", "Celery pool of its workers; only prefork enforces time limits")
-    prefetch: int = _setting(1, "1 for long jobs, up to 4 for short ones", "messages per slot", ge=1, le=1000)
+    prefetch: int = _setting(
+        1,
+        "1 for long jobs, up to 4 for short ones; short kinds get more by themselves",
+        "messages per slot",
+        ge=1,
+        le=1000,
+    )
     window_min: int = _setting(4, "minimum number of jobs in flight", "jobs", ge=1, le=100_000)
     window_factor: float = _setting(
         4.0, "the window holds as many jobs per live slot, if that is more", "jobs per slot", gt=0, le=10_000

@@ -79,6 +79,17 @@ def test_a_ledger_of_another_version_is_left_alone(harness: LedgerHarness, monke
     assert harness.all("SELECT version_num FROM alembic_version") == ["9999"]
 
 
+def test_a_function_of_an_older_version_that_returns_other_columns_is_replaced(harness: LedgerHarness) -> None:
+    with harness.ledger.transaction() as connection:
+        (signature,) = connection.execute(text("SELECT 'claim_run'::regproc::regprocedure::text")).one()
+        connection.execute(text(f"DROP FUNCTION {signature}"))
+        old = "(p uuid, n integer, k text, l uuid, w uuid, o text, OUT verdict text) LANGUAGE sql AS 'SELECT NULL'"
+        connection.execute(text(f"CREATE FUNCTION claim_run{old}"))
+    schema.upgrade(harness.url)
+    job_id, _ = harness.running()
+    assert harness.row(job_id).state == "running"
+
+
 def test_two_deployers_at_once(empty_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: _upgrade_in_a_process(empty_url), range(2)))

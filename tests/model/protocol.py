@@ -34,6 +34,7 @@ class Rule(Enum):
     RECORDER = "what the broker dead-letters is left there"
     RECORDER_LOOKS = "what the broker dead-letters is dispatched again, without a look at the job"
     MARKER = "a message that a queue has lost is not looked for"
+    GIVE_BACK = "a run that was claimed ahead, and that the pool has dropped, is named in heartbeats and never started"
 
 
 TWO_AT_A_TIME = "one run at a time"
@@ -69,7 +70,7 @@ class Dispatcher(NamedTuple):
 
 
 class Worker(NamedTuple):
-    """Idle, or with one delivery: got · looked · runs · done · child dead · acks."""
+    """Idle, or with one delivery: got · looked · ahead · dropped · runs · done · handed · child dead · acks."""
 
     phase: str = "idle"
     no: int = 0
@@ -246,10 +247,21 @@ class Model:
             after = self._claim(world, place, worker)
             if after is not None:
                 yield Step(f"{name} claims", after)
+            ahead = self._claim_ahead(world, place, worker)
+            if ahead is not None:
+                yield Step(f"{name} claims ahead of a free slot", ahead)
+        elif worker.phase == "ahead":
+            yield Step(f"{name} has a slot for it", _put(world, place, worker._replace(phase="runs")))
+        elif worker.phase == "dropped":
+            if self._on(Rule.GIVE_BACK):
+                yield Step(f"{name} gives it back", self._give_back(world, place, worker))
         elif worker.phase == "runs":
             yield Step(f"{name} does the work", _put(world, place, worker._replace(phase="done")))
         elif worker.phase == "done":
             yield Step(f"{name} settles", self._settle(world, place, worker))
+            yield Step(f"{name}'s child hands its outcome over", _put(world, place, worker._replace(phase="handed")))
+        elif worker.phase == "handed":
+            yield Step(f"{name} settles with others", self._settle(world, place, worker))
         elif worker.phase == "acks":
             yield Step(f"{name} acknowledges", _put(world, place, Worker()))
         elif worker.phase == "child dead":
@@ -287,6 +299,19 @@ class Model:
             wrong = NOT_PAUSED
         running = job._replace(state="running", lease=worker.lease)
         return _put(world._replace(job=running, wrong=wrong), place, worker._replace(phase="runs"))
+
+    def _claim_ahead(self, world: World, place: int, worker: Worker) -> World | None:
+        """Return the world after the committer's claim, which decides the usual case only and waits for no lock."""
+        job = world.job
+        if self._is_locked(world) or world.paused or job.state != "dispatched" or job.no != worker.no:
+            return None
+        running = job._replace(state="running", lease=worker.lease)
+        wrong = NOT_CANCELLED if world.cancel_wanted else world.wrong
+        return _put(world._replace(job=running, wrong=wrong), place, worker._replace(phase="ahead"))
+
+    def _give_back(self, world: World, place: int, worker: Worker) -> World:
+        after = _put(world, place, worker._replace(phase="acks"))
+        return self._end(after) if world.job.lease == worker.lease else after
 
     def _settle(self, world: World, place: int, worker: Worker) -> World:
         job = world.job
@@ -348,7 +373,11 @@ class Model:
         yield Step(f"{name} freezes", _put(world, place, worker._replace(frozen=True)))
         if worker.unacked:
             requeued = world._replace(queue=(worker.no, *world.queue))
-            yield Step(f"{name} loses its connection", _put(requeued, place, worker._replace(unacked=False)))
+            phase = "dropped" if worker.phase == "ahead" else worker.phase  # its pool forgets what no slot has begun
+            cut = worker._replace(unacked=False, phase=phase)
+            yield Step(f"{name} loses its connection", _put(requeued, place, cut))
+        if worker.phase == "ahead":
+            yield Step(f"{name} gets no free slot, and gives it back", self._give_back(world, place, worker))
         if worker.phase in ("got", "looked", "runs", "done"):
             dead = worker._replace(phase="child dead")
             yield Step(f"{name}'s child is killed", _put(world, place, dead))
@@ -359,7 +388,7 @@ class Model:
                 yield Step(f"{name} claims, the answer is lost", _put(claimed, place, worker))
             if not self._on(Rule.CLAIM_UNTIL_ANSWERED):
                 yield Step(f"{name}'s claim fails", _put(world, place, worker._replace(phase="acks")))
-        if worker.phase == "done" and world.job.lease == worker.lease:
+        if worker.phase in ("done", "handed") and world.job.lease == worker.lease:
             settled = self._settle(world, place, worker)
             yield Step(f"{name} settles, the answer is lost", _put(settled, place, worker))
 

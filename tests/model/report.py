@@ -30,6 +30,7 @@ NEEDED_FOR = {
     Rule.RECORDER: p.WAITS_FOR_EVER,
     Rule.RECORDER_LOOKS: p.ROBBED,
     Rule.MARKER: p.WAITS_FOR_EVER,
+    Rule.GIVE_BACK: p.WAITS_FOR_EVER,
 }
 
 HEAD = """# The rules of delivery, and what happens without each

@@ -20,8 +20,11 @@ from jobplatform.usecases.track_workers import WorkerInfo
 from workers.liveness.heartbeat import Heartbeat
 from workers.liveness.sweeping import Sweeper
 from workers.liveness.watchdog import Watchdog, missing_consumers
+from workers.runtime.committer import Committer
 from workers.runtime.deliveries import DELIVERIES
+from workers.runtime.handover import Handover
 from workers.runtime.process import WORKER_ID
+from workers.runtime.request import LedgerRequest
 
 log = get_log(__name__)
 
@@ -42,6 +45,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
     def __init__(self, worker: Any, **kwargs: Any) -> None:
         super().__init__(worker, **kwargs)
         self.heartbeat: Heartbeat | None = None
+        self._handover: Handover | None = None
         config = settings()
         queues = sorted(worker.app.amqp.queues.consume_from)
         pool = POOLS.get(worker.pool_cls.__module__, worker.pool_cls.__module__)
@@ -60,8 +64,8 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         )
 
     def create(self, worker: Any) -> None:
-        """Hook between consumer and pool, after the pool was created and before the consumer."""
-        _note_what_is_handed_over(worker)
+        """Stand between consumer and pool, after the pool was created and before the consumer."""
+        self._handover = connect_handover(worker, self._card.pool)
 
     def start(self, worker: Any) -> None:
         """Start the heartbeat; deregister at the very end, when the pool has finished its runs."""
@@ -69,7 +73,9 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         watchdog = Watchdog(
             DELIVERIES, queues, self._card.slots, config.watchdog_seconds, partial(missing_consumers, worker, queues)
         )
-        self.heartbeat = heartbeat = Heartbeat(self._card, DELIVERIES, config, watchdog)
+        if self._handover is not None:
+            self._handover.committer.start()
+        self.heartbeat = heartbeat = Heartbeat(self._card, DELIVERIES, config, watchdog, handover=self._handover)
         worker_shutting_down.connect(lambda **_: heartbeat.shut_down(), weak=False)
         worker_shutdown.connect(lambda **_: heartbeat.stop(), weak=False)
         heartbeat.start()
@@ -83,17 +89,57 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
 
 
-def _note_what_is_handed_over(worker: Any) -> None:
-    """Note a delivery in the registry when it is given to the pool, not when it only waits for a free child."""
-    give = worker._process_task
+def connect_handover(worker: Any, pool: str) -> Handover | None:
+    """Let deliveries go through a `Handover` on their way to the pool; None for a pool without slots of its own.
 
-    def note_and_give(request: Any) -> Any:
-        DELIVERIES.add(request.held())
-        return give(request)
+    Deliveries are noted in the registry when they are given to the pool, not when they only wait for a free child.
+    """
+    give, receive = worker._process_task, worker.process_task
+    if pool == "solo":
 
-    if worker.process_task == give:  # pools without a semaphore call it directly
-        worker.process_task = note_and_give
-    worker._process_task = note_and_give
+        def note_and_give(request: Any) -> Any:
+            DELIVERIES.add(request.held())
+            return give(request)
+
+        worker.process_task = worker._process_task = note_and_give
+        return None
+    semaphore = getattr(worker, "semaphore", None) if receive != give else None
+
+    def slots() -> int:
+        return int(worker.pool.num_processes)
+
+    def wake() -> None:
+        if worker.hub is None:
+            committer.deliver()
+        else:
+            worker.hub.call_soon(committer.deliver)
+
+    committer = Committer(wake)
+    handover = Handover(
+        DELIVERIES,
+        committer,
+        slots=slots,
+        is_full=lambda: semaphore.value <= 0 if semaphore is not None else DELIVERIES.is_full(slots()),
+        give=give,
+        free_slot=lambda: semaphore.release() if semaphore is not None else None,
+        set_ahead=lambda ahead: _set_prefetch(worker, ahead),
+    )
+
+    def receive_and_wait(request: Any) -> Any:
+        handover.receive(request)
+        return receive(request) if semaphore is not None else handover.hand_over(request)
+
+    worker._process_task = handover.hand_over  # called by the pool's semaphore when a slot is free
+    worker.process_task = receive_and_wait
+    LedgerRequest.handover = handover
+    return handover
+
+
+def _set_prefetch(worker: Any, ahead: int) -> None:
+    """Prefetch so many messages beyond the setting; Celery's loop tells RabbitMQ."""
+    qos = worker.consumer.qos
+    if qos is not None:
+        qos.value = worker.consumer.initial_prefetch_count + ahead
 
 
 def check_kinds(queues: list[str], config: Settings) -> None:

@@ -25,7 +25,8 @@ from workers.liveness.memory import note_peaks
 from workers.liveness.stopping import Stopper
 from workers.liveness.watchdog import Watchdog
 from workers.runtime.context import remove_leftovers
-from workers.runtime.deliveries import UNKNOWN_KIND, Deliveries, Report
+from workers.runtime.deliveries import UNKNOWN_KIND, Deliveries, Held, Report
+from workers.runtime.handover import GIVE_BACK_SECONDS, Handover
 from workers.runtime.process import parent_ledger
 
 log = get_log(__name__)
@@ -46,9 +47,11 @@ class Heartbeat:
         settings: Settings,
         watchdog: Watchdog | None = None,
         stopper: Stopper | None = None,
+        handover: Handover | None = None,
     ) -> None:
         self.card = card
         self._watchdog = watchdog
+        self._handover = handover
         self._deliveries = deliveries
         self._settings = settings
         self._stopper = stopper or Stopper(card, deliveries, settings)
@@ -115,6 +118,7 @@ class Heartbeat:
     def beat(self) -> None:
         """Write a heartbeat, then process what was waiting for it."""
         self._deliveries.prompt.clear()
+        self._give_claims_back()
         reports = self._deliveries.reports()  # those that came before this beat
         markers = self._deliveries.markers()
         requests = track_workers.beat(
@@ -133,11 +137,31 @@ class Heartbeat:
         for report in reports:
             self._try_to_end(report)
         if orphans := self._deliveries.orphans(3 * self._settings.heartbeat_seconds):
-            running = track_workers.find_running(parent_ledger(), self.card.id, orphans)
-            self._deliveries.forget_orphans(set(orphans) - running)
+            self._check_orphans(orphans)
         if self._watchdog is not None and self._stopper.shutting_down_since is None:
             self._watchdog.check(parent_ledger())
         self._stopper.stop_runs(requests)
+
+    def _give_claims_back(self) -> None:
+        """Give claims back that will not start soon: the worker stops, or its slots are busy for long."""
+        if self._handover is None:
+            return
+        if self._stopper.shutting_down_since is not None:
+            self._handover.give_back("its worker was asked to end")
+        else:
+            self._handover.give_back("no slot of its worker became free", GIVE_BACK_SECONDS)
+
+    def _check_orphans(self, orphans: list[Held]) -> None:
+        """Forget deliveries that the pool gave up and that run nowhere; those it had claimed are given back first."""
+        if self.card.pool == "prefork":  # a thread pool still has what it gave up, and will run it
+            for held in orphans:
+                if held.is_claimed and end_runs.release_run(
+                    parent_ledger(), held.job_id, held.lease_id, "its worker's connection to RabbitMQ was lost"
+                ):
+                    log.warning("claim_released", job_id=str(held.job_id))
+        leases = {held.lease_id for held in orphans}
+        running = track_workers.find_running(parent_ledger(), self.card.id, list(leases))
+        self._deliveries.forget_orphans(leases - running)
 
     def _try_to_end(self, report: Report) -> None:
         try:

@@ -55,7 +55,9 @@ class Stopper:
         if self.shutting_down_since is not None:
             self._give_back()
         for request in requests:
-            if request.signal is not None and self._can_kill:
+            if self._deliveries.withdraw(request.lease_id) is not None:  # claimed, and not begun: nothing to wait for
+                self._abandon(request, "cancelled before it began")
+            elif request.signal is not None and self._can_kill:
                 self._terminate(request, request.signal)
             elif request.seconds >= self._settings.cancel_grace_seconds:
                 self._cancel(request)
@@ -75,16 +77,17 @@ class Stopper:
             self._abandoned.add(request.lease_id)
             log.warning("run_abandoned_on_cancel", job_id=str(request.job_id))
 
+    def _abandon(self, request: CancelRequest, message: str) -> None:
+        with suppress(LeaseLost):
+            end_runs.abandon_run(parent_ledger(), request.job_id, request.lease_id, message)
+
     def _terminate(self, request: CancelRequest, name: str) -> None:
         """Send a signal to a run's process, and end the run: what its process may still write does not count."""
         held = self._deliveries.get(request.lease_id)
         if held is None or not held.pid:
             return
         self._kill(held, "run_terminated_on_cancel", signal.Signals[name])
-        with suppress(LeaseLost):
-            end_runs.abandon_run(
-                parent_ledger(), request.job_id, request.lease_id, f"cancelled, its process got {name}"
-            )
+        self._abandon(request, f"cancelled, its process got {name}")
 
     def _give_back(self) -> None:
         """The shutdown time is over: stop running jobs, and make them available again."""

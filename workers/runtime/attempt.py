@@ -54,6 +54,17 @@ TRACEBACK_CHARACTERS = 4_000
 
 
 @dataclass(frozen=True)
+class Deferred:
+    """A success that the slot leaves to the worker's committer. `result` and `usage` are JSON."""
+
+    run_no: int
+    result: bytes
+    usage: bytes
+    #: when the handler started (time.monotonic)
+    began_at: float
+
+
+@dataclass(frozen=True)
 class Ended:
     """How an attempt ended, for Celery: the job's state (None: nothing was run) and one line."""
 
@@ -61,19 +72,26 @@ class Ended:
     summary: str
     #: the message belongs to no live dispatch: it is kept as a dead message (I6)
     is_dead_message: bool = False
+    #: not settled yet
+    deferred: Deferred | None = None
 
 
-def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
-    """Run one delivery from claim to settle. Never raises for what a handler does."""
-    claimed = _through_soft_limit(lambda: claim(ledger(), delivery))
-    if isinstance(claimed, str):
-        worker_metrics().idle.labels(claimed).inc()
-        if claimed == "dead":  # a dead letter is seen in RabbitMQ, too
-            return Ended(State.DEAD, "it wants more units than its limit ever has")
-        return Ended(None, f"nothing to run: {claimed}", is_dead_message=claimed in ("gone", "stale"))
+def run_attempt(delivery: Delivery, kind: Kind, claimed: Claim | None = None, *, can_defer: bool = False) -> Ended:
+    """Run one delivery from claim to settle. Never raises for what a handler does.
+
+    `claimed`: the claim, if the committer has made it. `can_defer`: a success may be left to the committer.
+    """
+    if claimed is None:
+        answer = _through_soft_limit(lambda: claim(ledger(), delivery))
+        if isinstance(answer, str):
+            worker_metrics().idle.labels(answer).inc()
+            if answer == "dead":  # a dead letter is seen in RabbitMQ, too
+                return Ended(State.DEAD, "it wants more units than its limit ever has")
+            return Ended(None, f"nothing to run: {answer}", is_dead_message=answer in ("gone", "stale"))
+        claimed = answer
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
         log.debug("run_started", kind=kind.name, attempt=claimed.attempt)
-        began = time.perf_counter()
+        began, began_at = time.perf_counter(), time.monotonic()
         try:
             with open_context(claimed, kind, settings()) as context:
                 settlement = _name_outcome(kind, claimed, context)
@@ -81,9 +99,25 @@ def run_attempt(delivery: Delivery, kind: Kind) -> Ended:
             log.warning("run_lost_its_lease")
             count_run(kind, "lease_lost", time.perf_counter() - began)
             return Ended(None, "the lease was lost while it ran")
-        ended = _settle(claimed, settlement)
+        if can_defer and (deferred := _defer(claimed, settlement, began_at)) is not None:
+            return Ended(State.SUCCEEDED, f"run {claimed.run_no}: succeeded", deferred=deferred)
+        ended = settle_claim(claimed.delivery, claimed.run_no, settlement)
         count_run(kind, settlement.outcome if ended.state else "lease_lost", time.perf_counter() - began)
         return ended
+
+
+#: a larger result is settled by its slot (bytes): it would keep the parent busy
+MAX_DEFERRED_BYTES = 64 * 1024
+
+
+def _defer(claimed: Claim, settlement: Settlement, began_at: float) -> Deferred | None:
+    """Return the success for the committer; None if the slot has to settle it."""
+    if settlement.outcome != "succeeded" or settlement.added is not None or not claimed.is_plain:
+        return None
+    result = orjson.dumps(settlement.result)
+    if len(result) > MAX_DEFERRED_BYTES:
+        return None
+    return Deferred(claimed.run_no, result, orjson.dumps(settlement.usage), began_at)
 
 
 def count_run(kind: Kind, outcome: str, seconds: float) -> None:
@@ -104,9 +138,10 @@ def _through_soft_limit(step: Callable[[], T]) -> T:
         return step()
 
 
-def _settle(claimed: Claim, settlement: Settlement, again: bool = True) -> Ended:
+def settle_claim(delivery: Delivery, run_no: int, settlement: Settlement, again: bool = True) -> Ended:
+    """Settle a run. What the ledger refuses for good (a result that Postgres can't store) dead-letters the job."""
     try:
-        state = State(_through_soft_limit(lambda: settle(ledger(), claimed.delivery, settlement, hints=hints())))
+        state = State(_through_soft_limit(lambda: settle(ledger(), delivery, settlement, hints=hints())))
     except LeaseLost:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
@@ -119,10 +154,10 @@ def _settle(claimed: Claim, settlement: Settlement, again: bool = True) -> Ended
             "message": printable(f"the ledger refused its end: {error!r}"),
             "retryable": False,
         }
-        return _settle(claimed, Settlement("failed", State.DEAD, error=data), again=False)
+        return settle_claim(delivery, run_no, Settlement("failed", State.DEAD, error=data), again=False)
     log.info("run_settled", outcome=settlement.outcome, state=state.value)
     reason = (settlement.error or {}).get("message", "")
-    return Ended(state, f"run {claimed.run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())
+    return Ended(state, f"run {run_no}: {settlement.outcome} → {state.value} {reason}".rstrip())
 
 
 def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:

@@ -17,12 +17,14 @@ from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 from jobplatform.broker.envelope import BODY, DISPATCH_NO, MARKER_KIND, MalformedMessage, read_headers
+from jobplatform.config import settings
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.ledger.ids import new_id
 from jobplatform.observe.logs import get_log
 from workers.runtime.deliveries import DELIVERIES, UNKNOWN_KIND, Held, Report
 from workers.runtime.process import WORKER_ID
-from workers.runtime.task import LEASE, WORKER
+from workers.runtime.request import LedgerRequest
+from workers.runtime.task import CAN_DEFER, LEASE, WORKER
 
 log = get_log(__name__)
 
@@ -39,6 +41,8 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         """The broker connection is gone: what no child has taken yet is given up by the pool, the rest goes on."""
         super().on_close()
         DELIVERIES.orphan_unstarted()
+        if LedgerRequest.handover is not None:
+            LedgerRequest.handover.give_back("its worker's connection to RabbitMQ was lost")
 
     def ensure_connected(self, connection: Any) -> Any:
         """Connect, and try again until it works: soon at first, every few seconds later. Celery waits up to 30 s, which
@@ -59,6 +63,8 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
 
     def shutdown(self) -> None:
         """As Celery, which waits for RabbitMQ's good-bye; the pool has ended, everything is acknowledged."""
+        if LedgerRequest.handover is not None:
+            LedgerRequest.handover.committer.close(settings().shutdown_seconds or None)
         self._bound_good_byes()
         super().shutdown()
 
@@ -121,6 +127,7 @@ def rebuild(message: Any) -> None:
         DISPATCH_NO: dispatch_no,
         LEASE: str(new_id()),
         WORKER: str(WORKER_ID),
+        CAN_DEFER: LedgerRequest.handover is not None,
         "argsrepr": f"dispatch {dispatch_no}",
         "kwargsrepr": "",
     }

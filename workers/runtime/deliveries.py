@@ -27,6 +27,8 @@ class Held:
     lease_id: UUID
     kind: str
     pid: int = 0
+    #: the committer has claimed it
+    is_claimed: bool = False
     #: as it was seen last; None on threads, which share theirs
     peak_memory_bytes: int | None = None
 
@@ -58,6 +60,10 @@ class Deliveries:
         self._lock = threading.Lock()
         self._clock = clock
         self._held: dict[UUID, Held] = {}
+        #: claimed, or about to be, ahead of a free slot; and since when (time.monotonic)
+        self._ahead: dict[UUID, tuple[float, Held]] = {}
+        #: a slot has finished them, the committer has not settled them yet
+        self._finished: dict[UUID, Held] = {}
         #: what the pool gave up, and since when (time.monotonic)
         self._orphans: dict[UUID, tuple[float, Held]] = {}
         self._reports: list[Report] = []
@@ -121,10 +127,54 @@ class Deliveries:
         with self._lock:
             self._markers = [marker for marker in self._markers if marker not in set(recorded)]
 
+    def claim_ahead(self, held: Held) -> None:
+        """Note a delivery that the committer claims before a slot is free."""
+        with self._lock:
+            self._ahead[held.lease_id] = (self._clock(), held)
+
+    def leave_to_slot(self, lease_id: UUID) -> bool:
+        """Note that a delivery was not claimed ahead; False if it was withdrawn."""
+        with self._lock:
+            return self._ahead.pop(lease_id, None) is not None
+
+    def withdraw(self, lease_id: UUID) -> Held | None:
+        """Take a delivery that was claimed ahead back from the pool, which has not got it yet; None if it has."""
+        with self._lock:
+            _, held = self._ahead.pop(lease_id, (0.0, None))
+            return held
+
+    def withdraw_all(self, older_than_seconds: float = 0.0) -> list[Held]:
+        """Withdraw the deliveries that were claimed ahead this long ago."""
+        with self._lock:
+            limit = self._clock() - older_than_seconds
+            old = [held for since, held in self._ahead.values() if since <= limit]
+            for held in old:
+                del self._ahead[held.lease_id]
+            return old
+
     def add(self, held: Held) -> None:
         """Note a delivery as handed to the pool."""
         with self._lock:
+            self._ahead.pop(held.lease_id, None)
             self._held[held.lease_id] = held
+
+    def add_claimed(self, held: Held) -> bool:
+        """Note a claimed delivery as handed to the pool; False if it was withdrawn, and must not run."""
+        with self._lock:
+            if self._ahead.pop(held.lease_id, None) is None:
+                return False
+            held.is_claimed = True
+            self._held[held.lease_id] = held
+            return True
+
+    def finish(self, lease_id: UUID) -> None:
+        """Note that a slot has finished a delivery, which is still to be settled: its process is free for another."""
+        with self._lock:
+            self._waiting.pop(lease_id, None)
+            _, given_up = self._orphans.pop(lease_id, (0.0, None))
+            held = self._held.pop(lease_id, given_up)
+            if held is not None:
+                self._finished[lease_id] = held
 
     def started(self, held: Held, pid: int) -> None:
         """Note which process took it: also one that was given up, and forgotten: it runs, so beats must name it."""
@@ -138,7 +188,9 @@ class Deliveries:
         """Note that it came back; None when somebody noted that before."""
         with self._lock:
             self._waiting.pop(lease_id, None)
-            _, given_up = self._orphans.pop(lease_id, (0.0, None))
+            self._ahead.pop(lease_id, None)
+            finished = self._finished.pop(lease_id, None)
+            _, given_up = self._orphans.pop(lease_id, (0.0, finished))
             return self._held.pop(lease_id, given_up)
 
     def get(self, lease_id: UUID) -> Held | None:
@@ -151,6 +203,16 @@ class Deliveries:
         with self._lock:
             return [*self._held.values(), *(held for _, held in self._orphans.values())]
 
+    def ahead(self, slots: int) -> int:
+        """Return how many deliveries are claimed, or about to be, beyond those that the slots run."""
+        with self._lock:
+            return len(self._ahead) + max(0, len(self._held) - slots)  # a thread pool takes more than it has slots
+
+    def is_full(self, slots: int) -> bool:
+        """Return whether there is a delivery for each slot, in the pool or about to be."""
+        with self._lock:
+            return len(self._held) + len(self._ahead) >= slots
+
     def taken(self) -> list[Held]:
         """Return the deliveries that a child has."""
         with self._lock:
@@ -159,7 +221,8 @@ class Deliveries:
     def leases(self) -> list[UUID]:
         """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""
         with self._lock:
-            return [*self._held, *self._orphans, *(report.held.lease_id for report in self._reports)]
+            reported = (report.held.lease_id for report in self._reports)
+            return [*self._ahead, *self._held, *self._finished, *self._orphans, *reported]
 
     def orphan_unstarted(self) -> None:
         """Note that the pool gave up what no child had taken: nothing will come back of it, unless a child had it.
@@ -171,11 +234,11 @@ class Deliveries:
             for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
                 self._orphans[lease_id] = (self._clock(), self._held.pop(lease_id))
 
-    def orphans(self, older_than_seconds: float) -> list[UUID]:
-        """Return the leases that were given up this long ago."""
+    def orphans(self, older_than_seconds: float) -> list[Held]:
+        """Return the deliveries that were given up this long ago."""
         with self._lock:
             limit = self._clock() - older_than_seconds
-            return [lease_id for lease_id, (since, _) in self._orphans.items() if since < limit]
+            return [held for since, held in self._orphans.values() if since < limit]
 
     def forget_orphans(self, leases: Iterable[UUID]) -> None:
         """Take leases off that nobody runs."""

@@ -7,7 +7,9 @@ ledger here: the report goes to the liveness thread, and the message is acknowle
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any, ClassVar
 from uuid import UUID
 
 from billiard.einfo import ExceptionInfo, ExceptionWithTraceback
@@ -15,12 +17,56 @@ from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded, WorkerLo
 from celery.worker.request import Request, task_ready
 
 from jobplatform.broker.envelope import DISPATCH_NO
+from jobplatform.domain.kinds import REGISTRY
+from jobplatform.domain.states import State
+from jobplatform.usecases.execute_run import Claim, Delivery
+from workers.runtime.attempt import Ended, count_run
+from workers.runtime.committer import Finished
 from workers.runtime.deliveries import DELIVERIES, Held, Report
-from workers.runtime.task import LEASE
+from workers.runtime.handover import Handover
+from workers.runtime.task import LEASE, WORKER
 
 
 class LedgerRequest(Request):  # type: ignore[misc]
     """See the module."""
+
+    #: set by the worker (liveness/bootstep.py); None for a pool that settles everything in its slots
+    handover: ClassVar[Handover | None] = None
+    #: the committer is asked to claim it; it has; the pool has a slot for it
+    is_claim_pending = False
+    claimed: Claim | None = None
+    has_slot = False
+    _celerys_on_success: ClassVar[Callable[..., Any]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Keep `on_success` before Celery's: it makes a class per task, whose method calls no other one."""
+        super().__init_subclass__(**kwargs)
+        if "on_success" in cls.__dict__:
+            cls._celerys_on_success = cls.__dict__["on_success"]
+            cls.on_success = LedgerRequest.on_success  # type: ignore[method-assign]
+
+    def on_success(self, failed__retval__runtime: tuple[int, Any, float], **kwargs: Any) -> Any:
+        """Settle a success that the slot has deferred; everything else was settled by the slot."""
+        failed, retval, runtime = failed__retval__runtime
+        if failed or not isinstance(retval, tuple):
+            return self._celerys_on_success(failed__retval__runtime, **kwargs)
+        _, deferred = retval
+        run = Finished(self.delivery(), deferred.run_no, deferred.result, deferred.usage, deferred.began_at)
+        assert self.handover is not None, "only then successes are deferred"
+        return self.handover.finish(self, run, runtime, partial(self._settled, runtime, kwargs))
+
+    def _settled(self, runtime: float, kwargs: dict[str, Any], ended: Ended | Exception) -> None:
+        """The run is committed: acknowledge its message, and let Celery report it."""
+        if isinstance(ended, Exception):
+            task_ready(self)
+            self._report("lost", f"the worker failed outside the handler: {ended!r}")
+            return
+        if ended.state is State.DEAD:  # the ledger refuses its result for good
+            task_ready(self)
+            self.reject(requeue=False)
+            return
+        count_run(REGISTRY.get(self.name), "succeeded" if ended.state else "lease_lost", runtime)
+        self._celerys_on_success((0, ended.summary, runtime), **kwargs)
 
     @property
     def lease_id(self) -> UUID:
@@ -79,6 +125,12 @@ class LedgerRequest(Request):  # type: ignore[misc]
     def held(self) -> Held:
         """Return what the registry is to know of this delivery."""
         return Held(UUID(self.id), self._request_dict[DISPATCH_NO], self.lease_id, self.name)
+
+    def delivery(self) -> Delivery:
+        """Return the delivery, as its slot claims it."""
+        worker_id = UUID(self._request_dict[WORKER])
+        number = self._request_dict[DISPATCH_NO]
+        return Delivery(UUID(self.id), number, self.name, self.lease_id, worker_id, self.hostname or "")
 
     def _report(self, outcome: str, reason: str) -> None:
         """Leave a report, once: a hard time limit is reported twice."""

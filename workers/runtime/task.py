@@ -15,12 +15,18 @@ from celery.exceptions import Ignore, Reject, Retry
 from jobplatform.broker.envelope import DISPATCH_NO
 from jobplatform.domain.kinds import Kind
 from jobplatform.domain.states import State
-from jobplatform.usecases.execute_run import Delivery
-from workers.runtime.attempt import Ended, run_attempt
+from jobplatform.usecases.execute_run import Claim, Delivery
+from workers.runtime.attempt import Deferred, Ended, run_attempt
 
-#: header that the consumer adds: the lease this delivery will claim with, known to parent and child
-LEASE = "lease_id"
-WORKER = "worker_id"
+#: headers that the consumer adds: the lease this delivery claims with, known to parent and child; the worker; whether a
+#: success may be left to the committer; and the claim, when the committer has made it (see `claim_header`)
+LEASE, WORKER, CAN_DEFER, CLAIM = "lease_id", "worker_id", "can_defer", "claim"
+
+
+class DeferredSummary(str):
+    """The line about a run that Celery gets as its result, with the success that the committer has to settle."""
+
+    deferred: Deferred
 
 
 class LedgerTask(Task):  # type: ignore[misc]
@@ -46,9 +52,24 @@ class LedgerTask(Task):  # type: ignore[misc]
         return task
 
     def run(self, *_args: Any, **_kwargs: Any) -> str:
-        """Run the delivery of this request; arguments of a message are never looked at."""
+        """Run the delivery of this request. Arguments of a message are ignored."""
         assert self.kind is not None, "only the tasks of kinds are run"
         return run_delivery(self.kind, self.request.id, self.request)
+
+    @property
+    def __trace__(self) -> Any:
+        """Celery's tracer, which a worker calls for a delivery. A deferred success goes to the parent with its line."""
+        tracer = self._tracer
+
+        def trace(uuid: str, args: Any, kwargs: Any, request: Any = None) -> Any:
+            return _with_deferred(tracer(uuid, args, kwargs, request))
+
+        return trace
+
+    @__trace__.setter
+    def __trace__(self, tracer: Any) -> None:
+        """Keep the tracer that Celery builds."""
+        self._tracer = tracer
 
 
 class TracedByKind(LedgerTask):
@@ -72,7 +93,7 @@ class TracedByKind(LedgerTask):
 
     @__trace__.setter
     def __trace__(self, tracer: Any) -> None:
-        """Leave the tracer that Celery builds: it would trace the delivery."""
+        """Ignore the tracer that Celery builds: it would trace the delivery."""
 
 
 def run_delivery(kind: Kind, job_id: str, request: Any) -> str:
@@ -88,7 +109,14 @@ def run_delivery(kind: Kind, job_id: str, request: Any) -> str:
         worker_id=UUID(request.get(WORKER)),
         node=request.get("hostname") or "",
     )
-    return _tell_celery(run_attempt(delivery, kind))
+    header = request.get(CLAIM)
+    claimed = None if header is None else Claim(delivery, *header)
+    return _report_to_celery(run_attempt(delivery, kind, claimed, can_defer=bool(request.get(CAN_DEFER))))
+
+
+def claim_header(claimed: Claim) -> tuple[Any, ...]:
+    """Return the header that brings a claim to its slot."""
+    return claimed.tenant_id, claimed.payload, claimed.run_no, claimed.attempt, claimed.max_attempts, claimed.is_plain
 
 
 def trace_delivery(kind: Kind, job_id: str, request: Any) -> Any:
@@ -99,13 +127,24 @@ def trace_delivery(kind: Kind, job_id: str, request: Any) -> Any:
     except (Reject, Retry, Ignore) as error:
         info = TraceInfo(_STATES[type(error)], error)
         return trace_ok_t(ExceptionInfo(internal=True), info, time.monotonic() - began, None)
-    return trace_ok_t(summary, None, time.monotonic() - began, summary)
+    return _with_deferred(trace_ok_t(summary, None, time.monotonic() - began, summary))
+
+
+def _with_deferred(answer: Any) -> Any:
+    """Let the parent get a deferred success where Celery sends it a representation of the task's result."""
+    if isinstance(answer.retval, DeferredSummary):
+        return answer._replace(retstr=(str(answer.retval), answer.retval.deferred))
+    return answer
 
 
 _STATES = {Reject: states.REJECTED, Retry: states.RETRY, Ignore: states.IGNORED}
 
 
-def _tell_celery(ended: Ended) -> str:
+def _report_to_celery(ended: Ended) -> str:
+    if ended.deferred is not None:
+        summary = DeferredSummary(ended.summary)
+        summary.deferred = ended.deferred
+        return summary
     if ended.is_dead_message:
         raise Reject(ended.summary, requeue=False)
     if ended.state == State.SUCCEEDED:

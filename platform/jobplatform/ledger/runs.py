@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -24,6 +25,8 @@ class Claimed(NamedTuple):
     run_no: int
     attempt: int
     max_attempts: int
+    #: has neither workflow nor limit keys
+    is_plain: bool
 
 
 def claim_run(
@@ -125,6 +128,72 @@ def _values(settlement: Settlement) -> tuple[Any, ...]:
 
 def _json(value: Any) -> str | None:
     return None if value is None else orjson.dumps(value).decode()
+
+
+@dataclass(frozen=True)
+class Success:
+    """A successful run of a plain job (no limit keys, no workflow) that waits to be settled with others."""
+
+    job_id: UUID
+    lease_id: UUID
+    #: the handler's result, and what the run used: as JSON
+    result: bytes
+    usage: bytes
+    #: when its handler started (time.monotonic)
+    began_at: float
+
+
+class ClaimedAhead(NamedTuple):
+    """A row of `claim_runs.sql`."""
+
+    tenant_id: UUID
+    payload: Any
+    run_no: int
+    attempt: int
+    max_attempts: int
+
+
+class ClaimRequest(NamedTuple):
+    """A delivery to claim ahead of a free slot."""
+
+    job_id: UUID
+    dispatch_no: int
+    kind: str
+    lease_id: UUID
+
+
+def commit_runs(
+    ledger: Ledger, successes: Sequence[Success], claims: Sequence[ClaimRequest], worker_id: UUID, node: str
+) -> tuple[set[UUID], dict[UUID, ClaimedAhead]]:
+    """Call `commit_runs.sql`, one transaction: settle these runs, and claim these deliveries.
+
+    Returns the leases of the settled runs, and lease → claim. What is missing is undecided: settle or claim it alone.
+    """
+    now = time.monotonic()
+    settlements = [
+        {
+            "job": str(run.job_id),
+            "lease": str(run.lease_id),
+            "result": orjson.Fragment(run.result),
+            "usage": orjson.Fragment(run.usage),
+            "seconds": max(0.0, now - run.began_at),
+        }
+        for run in successes
+    ]
+    wanted = [
+        {"job": str(claim.job_id), "no": claim.dispatch_no, "kind": claim.kind, "lease": str(claim.lease_id)}
+        for claim in claims
+    ]
+    settled: set[UUID] = set()
+    claimed: dict[UUID, ClaimedAhead] = {}
+    for is_claim, lease_id, tenant_id, *values in ledger.call(
+        "commit_runs", _json(settlements or None), _json(wanted or None), worker_id, node
+    ):
+        if is_claim:
+            claimed[UUID(str(lease_id))] = ClaimedAhead(UUID(str(tenant_id)), *values)
+        else:
+            settled.add(UUID(str(lease_id)))
+    return settled, claimed
 
 
 _PROGRESS = text(

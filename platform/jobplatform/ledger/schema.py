@@ -6,6 +6,7 @@ are what runs. A revision that changes a column of a view drops the view first.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
@@ -40,10 +41,29 @@ def create_views(connection: Connection) -> None:
     _run_scripts(connection, view_scripts())
 
 
+#: Postgres's hint when CREATE OR REPLACE would change the columns that a function returns
+_DROP_FIRST = re.compile(r"Use (DROP FUNCTION .+) first\.")
+
+
 def _run_scripts(connection: Connection, scripts: Iterable[str]) -> None:
     for script in scripts:
-        # the driver would read a % as a placeholder
-        connection.exec_driver_sql(script.replace("%", "%%"))
+        while not _try_script(connection, script):
+            pass
+
+
+def _try_script(connection: Connection, script: str) -> bool:
+    """Run a script; return False if a function was dropped instead that returned other columns in an older version."""
+    try:
+        with connection.begin_nested():
+            # the driver would read a % as a placeholder
+            connection.exec_driver_sql(script.replace("%", "%%"))
+        return True
+    except DBAPIError as error:
+        drop = _DROP_FIRST.search(getattr(getattr(error.orig, "diag", None), "message_hint", None) or "")
+        if drop is None:
+            raise
+        connection.exec_driver_sql(drop[1])
+        return False
 
 
 def alembic_config(database_url: str) -> Config:

@@ -101,6 +101,7 @@ class WorkerMetrics:
         self.runs = _counter("runs_total", "Runs ended", "queue", "kind", "outcome")
         self.seconds = _histogram("run_seconds", "Time from claim to settle", "queue", "kind", buckets=DURATIONS)
         self.idle = _counter("deliveries_without_run_total", "Deliveries that had nothing to run", "verdict")
+        self.commits = _counter("worker_group_commits_total", "Commits that settle and claim runs together")
         self.heartbeats = _counter("worker_heartbeats_total", "Heartbeats, by result", "answer")
         self.free_bytes = _gauge("artifact_store_free_bytes", "Free space of the artifact store's disk")
         self.abandoned = _gauge("worker_abandoned_threads", "Threads of ended runs that can't be stopped")

@@ -85,10 +85,9 @@ def refuse_kind(
     )
 
 
-def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
-    """Release the run of a worker that shuts down: no attempt is counted, the job is available. False if it has
-    ended."""
-    error = {"code": "released", "message": "its worker was asked to end", "retryable": True}
+def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID, message: str = "its worker was asked to end") -> bool:
+    """Release a run that its worker gives up: no attempt is counted, the job is available. False if it has ended."""
+    error = {"code": "released", "message": message, "retryable": True}
     with ledger.transaction() as connection:
         verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("released", "available", error=error))
     return verdict == "settled"

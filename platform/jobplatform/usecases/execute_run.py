@@ -47,6 +47,8 @@ class Claim:
     run_no: int
     attempt: int
     max_attempts: int
+    #: the job has neither workflow nor limit keys: its success can be settled together with others
+    is_plain: bool = False
 
 
 def never() -> bool:
@@ -88,7 +90,7 @@ def claim(ledger: Ledger, delivery: Delivery, give_up: Callable[[], bool] = neve
         if row.verdict not in ("claimed", "mine"):
             return row.verdict
         tenant_id = UUID(str(row.tenant_id))
-        return Claim(delivery, tenant_id, row.payload, row.run_no, row.attempt, row.max_attempts)
+        return Claim(delivery, tenant_id, row.payload, row.run_no, row.attempt, row.max_attempts, row.is_plain)
 
     result: Claim | str = retry_until_answered(once, "claim", delivery, give_up)
     return result

@@ -8,11 +8,12 @@
 -- verdicts: claimed · mine (the response of an earlier commit was lost) · gone · stale (another dispatch, state or kind)
 --           · paused (back to available) · expired · limited (scheduled, until its limit keys have units for it) · dead (it
 --           wants more units than a key has at all)
+-- is_plain: without workflow and limit keys, so that `settle_runs` can settle it with others
 -- Plain columns and not the whole row: taking a composite apart cost as much as the claim itself.
 CREATE OR REPLACE FUNCTION claim_run(
     p_job uuid, p_dispatch_no integer, p_kind text, p_lease uuid, p_worker uuid, p_node text,
     OUT verdict text, OUT tenant_id uuid, OUT payload json, OUT run_no integer, OUT attempt integer,
-    OUT max_attempts integer
+    OUT max_attempts integer, OUT is_plain boolean
 )
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
@@ -91,6 +92,7 @@ BEGIN
     run_no := j.run_no;
     attempt := j.attempt;
     max_attempts := j.max_attempts;
+    is_plain := j.workflow_id IS NULL AND cardinality(j.limit_keys) = 0;
 END $$;
 
 -- Undo the claim of a job without units: scheduled until it may have them, or dead if it never can. The times are spread a
