@@ -56,6 +56,17 @@ def sleep(payload: Payload, ctx: Context) -> dict:
     return {"calls": calls, "pid": os.getpid()}
 
 
+@kind("acme.quick", queue="gpu", retry=Fixed(0.1))
+def quick(payload: Payload, ctx: Context) -> None:
+    count(payload.path)
+    time.sleep(payload.seconds)
+
+
+@kind("acme.quick_thread", queue="loose", retry=Fixed(0.1))
+def quick_thread(payload: Payload, ctx: Context) -> None:
+    quick(payload, ctx)
+
+
 @kind("acme.forged", queue="limbo", retry=Fixed(0.1))
 def forged(payload: Payload, ctx: Context) -> dict:
     return {"calls": count(payload.path)}

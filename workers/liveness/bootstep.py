@@ -23,6 +23,7 @@ from workers.liveness.watchdog import Watchdog, missing_consumers
 from workers.runtime.committer import Committer
 from workers.runtime.deliveries import DELIVERIES
 from workers.runtime.handover import Handover
+from workers.runtime.pool_flush import keep_written
 from workers.runtime.process import WORKER_ID
 from workers.runtime.request import LedgerRequest
 
@@ -85,6 +86,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         if config.metrics_port:
             serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:
+            worker.pool.flush = keep_written(worker.pool._pool)
             # Celery looks for jobs of dead children every five seconds only
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
 

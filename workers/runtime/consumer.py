@@ -64,7 +64,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
     def shutdown(self) -> None:
         """As Celery, which waits for RabbitMQ's good-bye; the pool has ended, everything is acknowledged."""
         if LedgerRequest.handover is not None:
-            LedgerRequest.handover.committer.close(settings().shutdown_seconds or None)
+            LedgerRequest.handover.close("its worker was asked to end", settings().shutdown_seconds or None)
         self._bound_good_byes()
         super().shutdown()
 

@@ -152,6 +152,16 @@ class Deliveries:
                 del self._ahead[held.lease_id]
             return old
 
+    def withdraw_unstarted(self) -> list[Held]:
+        """Withdraw every claimed delivery that no slot has begun: the pool has ended."""
+        with self._lock:
+            given = [*self._held.values(), *(held for _, held in self._orphans.values())]
+            unstarted = [held for held in given if held.is_claimed and not held.pid]
+            for held in unstarted:
+                self._held.pop(held.lease_id, None)
+                self._orphans.pop(held.lease_id, None)
+        return [*self.withdraw_all(), *unstarted]
+
     def add(self, held: Held) -> None:
         """Note a delivery as handed to the pool."""
         with self._lock:

@@ -140,3 +140,9 @@ class Handover:
         """Give back what was claimed ahead this long ago and has not got a slot. Thread-safe."""
         for held in self._deliveries.withdraw_all(older_than_seconds):
             self.committer.release(held.job_id, held.lease_id, reason)
+
+    def close(self, reason: str, seconds: float | None) -> None:
+        """Give back all claims that no slot has begun, and commit everything that waits. The pool has ended."""
+        for held in self._deliveries.withdraw_unstarted():
+            self.committer.release(held.job_id, held.lease_id, reason)
+        self.committer.close(seconds)
