@@ -15,7 +15,10 @@ j AS (
     SELECT id, state, dispatch_no, run_no, created_at, started_at FROM jobs JOIN mine USING (id) UNION ALL
     SELECT id, state, dispatch_no, run_no, created_at, started_at FROM job_history JOIN mine USING (id)
 ),
-r AS (SELECT outcome FROM job_runs JOIN mine ON id = job_id)
+r AS (
+    -- a claim that was given back before its handler started has cut nothing
+    SELECT outcome FROM job_runs JOIN mine ON id = job_id WHERE error ->> 'code' IS DISTINCT FROM 'not_started'
+)
 SELECT
     (SELECT count(*) FROM j WHERE state = 'succeeded') AS "succeeded",
     (SELECT count(*) FROM j WHERE dispatch_no > run_no) AS "published again",
@@ -52,7 +55,8 @@ def tell_places(world: World, load: Load) -> list[str]:
 _CUT = """
 SELECT r.job_id::text AS job_id, r.run_no, r.outcome, r.finished_at, r.error ->> 'message' AS message, w.node
 FROM job_runs r LEFT JOIN workers w ON w.id = r.worker_id
-WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.outcome <> 'succeeded' ORDER BY r.finished_at LIMIT 20
+WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.outcome <> 'succeeded'
+    AND r.error ->> 'code' IS DISTINCT FROM 'not_started' ORDER BY r.finished_at LIMIT 20
 """
 
 

@@ -305,8 +305,8 @@ def test_a_claim_that_is_given_back_is_available_and_counts_no_attempt(worker: W
     eventually(lambda: worker.harness.row(job_id).state == "available")
     row = worker.harness.row(job_id)
     assert (row.attempt, row.run_no) == (0, 1)
-    assert worker.harness.all("SELECT outcome, error ->> 'message' FROM job_runs") == [
-        ("released", "its worker was asked to end")
+    assert worker.harness.all("SELECT outcome, error ->> 'code', error ->> 'message' FROM job_runs") == [
+        ("released", "not_started", "claimed ahead of a free slot, and not started: its worker was asked to end")
     ]
     worker.handover.hand_over(request)  # its turn: it must not run
     assert worker.given == [] and (request.acknowledged, worker.freed) == (1, 1)

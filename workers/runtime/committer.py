@@ -196,7 +196,7 @@ class Committer:
 
     def _release(self, release: _Release) -> None:
         try:
-            released = end_runs.release_run(ledger(), release.job_id, release.lease_id, release.reason)
+            released = end_runs.give_claim_back(ledger(), release.job_id, release.lease_id, release.reason)
         except (LedgerUnavailable, OutcomeUnknown) as error:
             log.warning("claim_not_released", job_id=str(release.job_id), error=str(error))
             time.sleep(RETRY_SECONDS)

@@ -85,9 +85,19 @@ def refuse_kind(
     )
 
 
-def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID, message: str = "its worker was asked to end") -> bool:
-    """Release a run that its worker gives up: no attempt is counted, the job is available. False if it has ended."""
-    error = {"code": "released", "message": message, "retryable": True}
+def release_run(ledger: Ledger, job_id: UUID, lease_id: UUID) -> bool:
+    """Release the run of a worker that shuts down: no attempt is counted, the job is available. False if it has
+    ended."""
+    return _release(ledger, job_id, lease_id, "released", "its worker was asked to end")
+
+
+def give_claim_back(ledger: Ledger, job_id: UUID, lease_id: UUID, reason: str) -> bool:
+    """Release a run that was claimed ahead of a free slot and has not started. False if it has ended."""
+    return _release(ledger, job_id, lease_id, "not_started", f"claimed ahead of a free slot, and not started: {reason}")
+
+
+def _release(ledger: Ledger, job_id: UUID, lease_id: UUID, code: str, message: str) -> bool:
+    error = {"code": code, "message": message, "retryable": True}
     with ledger.transaction() as connection:
         verdict, _ = runs.settle_in(connection, job_id, lease_id, Settlement("released", "available", error=error))
     return verdict == "settled"
