@@ -10,8 +10,22 @@ from pathlib import Path
 import orjson
 from rich.console import Console
 
-from bench import accept, batches, chart, cost, dispatch, idle, publish, scale, schedules, shares, streams, workflows
-from bench.drain import accept_to_start, drain, share
+from bench import (
+    accept,
+    batches,
+    chart,
+    conditions,
+    cost,
+    dispatch,
+    idle,
+    publish,
+    scale,
+    schedules,
+    shares,
+    streams,
+    workflows,
+)
+from bench.drain import Condition, accept_to_start, drain, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
@@ -20,12 +34,35 @@ from jobplatform.devstack.stack import Stack, new_stack
 from jobplatform.devstack.system import require_programs
 
 POOLS = (Pool("prefork", 2), Pool("threads", 8))
-#: what the drain is to reach, by pool
-DRAIN_GOALS = {"prefork 2": 1.3, "threads 8": 5.0}
+#: part → title of its drain, and the condition
+CONDITIONS: dict[str, tuple[str, Condition]] = {
+    "busy": (f"drain beside {conditions.BUSY_PROCESSES} busy processes", conditions.busy),
+    "delay": (f"drain with {1000 * conditions.DELAY_SECONDS:.0f} ms to each server", conditions.delayed),
+}
+#: the drain's targets ÷ bare Celery, by title and pool
+DRAIN_GOALS = {
+    "drain, prefork 2": 2.2,
+    "drain, threads 8": 18.0,
+    **{f"{title}, prefork 2": 1.7 for title, _ in CONDITIONS.values()},
+}
 #: children of a fan-out, steps of a chain
 CHILDREN, CHAIN = 1000, 100
 PARTS = (
-    *("drain", "start", "accept", "batch", "streams", "dispatch", "workflows", "schedules", "shares", "idle", "cost"),
+    *(
+        "drain",
+        "busy",
+        "delay",
+        "start",
+        "accept",
+        "batch",
+        "streams",
+        "dispatch",
+        "workflows",
+        "schedules",
+        "shares",
+        "idle",
+        "cost",
+    ),
     "scale",
 )
 #: parts whose load wrk makes
@@ -40,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2000, help="jobs per drain")
+    parser.add_argument("--jobs", type=int, default=6000, help="jobs per drain")
     parser.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
     parser.add_argument("--rows", type=int, default=1_000_000, help="jobs of the big ledger")
     parser.add_argument("--json", type=Path, default=CHECKOUT / "bench" / "results" / "latest.json")
@@ -87,6 +124,7 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, echo: C
     accept.prepare(bare)
     rounds = {
         "drain": partial(_drain, figures, ours, bare, options),
+        **{part: partial(_drain_under, figures, ours, bare, options, *CONDITIONS[part]) for part in CONDITIONS},
         "start": partial(_start, figures, ours, bare, options),
         "accept": partial(_accept, figures, stack, ours, bare, options),
         "batch": partial(_batch, figures, stack, ours, bare),
@@ -126,6 +164,13 @@ def _drain(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace
     for pool in POOLS:
         for side in (ours, bare):
             figures.add(f"drain, {pool} (jobs/s)", side.name, drain(side, pool, options.jobs))
+
+
+def _drain_under(
+    figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace, title: str, condition: Condition
+) -> None:
+    for side in (ours, bare):
+        figures.add(f"{title}, {POOLS[0]} (jobs/s)", side.name, drain(side, POOLS[0], options.jobs, condition))
 
 
 def _start(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
@@ -184,8 +229,8 @@ def _shares(figures: Figures, ours: Ours, echo: Callable[[str], None]) -> None:
 
 def _judge(figures: Figures) -> None:
     """Compare the medians with the goals, for everything that was measured."""
-    for pool, limit in DRAIN_GOALS.items():
-        figures.ratio_goal(f"drain, {pool} ÷ bare Celery", f"drain, {pool} (jobs/s)", Ours.name, Bare.name, limit)
+    for what, limit in DRAIN_GOALS.items():
+        figures.ratio_goal(f"{what} ÷ bare Celery", f"{what} (jobs/s)", Ours.name, Bare.name, limit)
     for name, limit in (("p50", 6.0), ("p99", 30.0)):
         work = f"accept → started at 100/s, {name} (ms)"
         if Ours.name in figures.all.get(work, {}):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from bench.sides import Bare, Ours, Pool
 
 WARM_UP = 50
 
 
-def drain(side: Ours | Bare, pool: Pool, jobs: int) -> float:
+#: a condition under which a side is measured
+Condition = Callable[[Ours | Bare], AbstractContextManager[None]]
+
+
+def drain(side: Ours | Bare, pool: Pool, jobs: int, condition: Condition = lambda _: nullcontext()) -> float:
     """Load jobs, then start a worker; returns jobs per second from the first end to the last."""
     side.clear()
     side.load(jobs)
-    with side.workers(pool):
+    with condition(side), side.workers(pool):
         side.wait_done(jobs)
         return side.drain_rate()
 
