@@ -273,14 +273,37 @@ def test_as_many_are_claimed_as_start_within_a_moment(worker: Worker) -> None:
 
 def test_the_prefetch_follows_the_longest_kind(worker: Worker) -> None:
     worker.measure(0.001)
-    request = worker.claimed_ahead()
-    worker.handover.finish(request, finished(request), 0.001, lambda _: None)
+    first, second = worker.claimed_ahead(), worker.claimed_ahead()
+    worker.handover.finish(first, finished(first), 0.001, lambda _: None)
     assert worker.ahead == 16
     for _ in range(MEASURED_RUNS):
         worker.handover._times.note("test.video", 60.0)
-    request = worker.claimed_ahead()
-    worker.handover.finish(request, finished(request), 0.001, lambda _: None)
+    worker.handover.finish(second, finished(second), 0.001, lambda _: None)
     assert worker.ahead == 0
+
+
+def test_beside_long_runs_nothing_is_claimed_ahead(worker: Worker) -> None:
+    for _ in range(MEASURED_RUNS):
+        worker.handover._times.note("test.video", 60.0)
+    worker.measure()
+    request = worker.request()
+    worker.handover.receive(request)
+    assert not request.is_claim_pending
+
+
+def test_after_a_claim_was_given_back_nothing_is_claimed_ahead_until_a_slot_ends_a_run(worker: Worker) -> None:
+    """Else a job that waits behind runs of hours would be claimed and given back all the time."""
+    waiting, running = worker.claimed_ahead(), worker.claimed_ahead()
+    worker.handover.hand_over(running)
+    worker.handover.give_back("no slot became free")
+    eventually(lambda: worker.harness.row(waiting.delivery().job_id).state == "available")
+    again = worker.request()
+    worker.handover.receive(again)
+    assert not again.is_claim_pending
+    worker.handover.finish(running, finished(running), 0.001, lambda _: None)
+    later = worker.request()
+    worker.handover.receive(later)
+    assert later.is_claim_pending
 
 
 def test_recent_runs_weigh_more() -> None:

@@ -20,6 +20,7 @@ from typing import TypeVar
 from uuid import UUID
 
 import orjson
+import structlog
 
 from jobplatform.domain.states import State
 from jobplatform.errors import LedgerUnavailable, OutcomeUnknown
@@ -208,20 +209,21 @@ class Committer:
 
 def settle_alone(run: Finished) -> Ended | Exception:
     """Settle one run, and wait for the ledger if need be. Returns an error that is none of the ledger's outages."""
-    try:
-        result, usage = orjson.Fragment(run.result), orjson.loads(run.usage)
-        return settle_claim(
-            run.delivery, run.run_no, Settlement("succeeded", State.SUCCEEDED, result=result, usage=usage)
-        )
-    except Exception as error:
-        log.exception("settle_failed", job_id=str(run.delivery.job_id))
-        return error
+    with structlog.contextvars.bound_contextvars(job_id=str(run.delivery.job_id), run_no=run.run_no):
+        try:
+            result, usage = orjson.Fragment(run.result), orjson.loads(run.usage)
+            settlement = Settlement("succeeded", State.SUCCEEDED, result=result, usage=usage)
+            return settle_claim(run.delivery, run.run_no, settlement)
+        except Exception as error:
+            log.exception("settle_failed")
+            return error
 
 
 def _end(run: Finished, settled: set[UUID]) -> Ended | Exception:
     if run.delivery.lease_id not in settled:
         return settle_alone(run)
-    log.info("run_settled", job_id=str(run.delivery.job_id), outcome="succeeded", state="succeeded")
+    job_id = str(run.delivery.job_id)
+    log.info("run_settled", job_id=job_id, run_no=run.run_no, outcome="succeeded", state="succeeded")
     return Ended(State.SUCCEEDED, f"run {run.run_no}: succeeded → succeeded")
 
 

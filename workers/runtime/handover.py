@@ -3,7 +3,8 @@
 A delivery that finds a free slot goes there at once, and its slot claims it: at low load no delivery waits for a
 commit. A delivery that would wait for a slot anyway is claimed meanwhile if its kind is short, by the measured mean of
 its runs; its slot then starts the handler at once. A claimed job is running for the ledger, so only deliveries that
-start within a moment are claimed, and a claim that does not start is given back.
+start within a moment are claimed, and a claim that does not start is given back. Beside kinds whose runs are longer
+than that nothing is claimed ahead: their slots would not become free.
 """
 
 from __future__ import annotations
@@ -75,6 +76,8 @@ class Handover:
         #: tells the consumer how many messages to prefetch beyond its setting
         self._set_ahead = set_ahead
         self._times = RunTimes()
+        #: claims were given back since the last run of a slot ended: more of them would be, again and again
+        self._is_stalled = False
         self._lock = threading.Lock()
 
     def receive(self, request: Any) -> None:
@@ -85,7 +88,7 @@ class Handover:
             self.committer.claim(request.delivery(), partial(self._claimed, request))
 
     def _may_claim(self, kind: str) -> bool:
-        if state.should_stop is not None:
+        if state.should_stop is not None or self._is_stalled or (self._times.longest() or 0.0) > GIVE_BACK_SECONDS:
             return False
         return self._deliveries.ahead(self._slots()) < self._most_ahead(self._times.mean(kind))
 
@@ -130,6 +133,7 @@ class Handover:
         """Settle a success that its slot has deferred; `then` is called when it is committed."""
         self._deliveries.finish(request.lease_id)
         self._times.note(request.name, seconds)
+        self._is_stalled = False
         self._set_ahead(self._most_ahead(self._times.longest()))
         if state.should_stop is not None:  # the worker's thread waits for its pool, and handles nothing else any more
             then(settle_alone(run))
@@ -139,6 +143,7 @@ class Handover:
     def give_back(self, reason: str, older_than_seconds: float = 0.0) -> None:
         """Give back what was claimed ahead this long ago and has not got a slot. Thread-safe."""
         for held in self._deliveries.withdraw_all(older_than_seconds):
+            self._is_stalled = True
             self.committer.release(held.job_id, held.lease_id, reason)
 
     def close(self, reason: str, seconds: float | None) -> None:
