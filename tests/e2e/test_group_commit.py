@@ -47,7 +47,7 @@ def stop_and_start(platform: Platform, pool: Pool) -> None:
 
 
 def cut_connections(platform: Platform, _: Pool) -> None:
-    rabbitmq.control(platform.stack.instance, "close_all_connections", "-p", "jobplatform", "a test")
+    rabbitmq.control(platform.stack.instance, "close_all_user_connections", "worker", "a test")
 
 
 @pytest.mark.parametrize("fault", [stop_and_start, cut_connections], ids=["worker stops", "connections are cut"])
