@@ -1,4 +1,4 @@
-"""`make bench`: the platform beside bare Celery, and beside itself with a big ledger; medians, a table and JSON."""
+"""`make bench`: the platform compared with bare Celery, and with itself on a big ledger; medians as table and JSON."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ PARTS = (
     ),
     "scale",
 )
-#: parts whose load wrk makes
+#: parts that need wrk
 WRK_PARTS = {"accept", "streams", "scale"}
 #: jobs handed over in batches, and tasks published one by one
 BATCHED, PUBLISHED = 20_000, 2000
@@ -73,7 +73,7 @@ STREAMS = 500
 
 
 def main() -> None:
-    """Run what was asked for and print it."""
+    """Run the selected parts and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", choices=PARTS, nargs="+", default=list(PARTS))
     parser.add_argument("--rounds", type=int, default=3)
@@ -100,7 +100,7 @@ def main() -> None:
             stack.start_servers()
             postgres.create_database(stack.instance, "bare")
             measure(stack, figures, options, echo)
-        finally:  # the figures that there are, also when a later part fails or the run is interrupted
+        finally:  # report the figures so far, even when a later part fails or the run is interrupted
             _judge(figures)
             report(figures, console, options.json)
             stack.stop(gently=False)

@@ -1,4 +1,4 @@
-"""Accept: one job per request, 16 keep-alive clients, each app under granian and under gunicorn."""
+"""Accept: one job per request, from 16 keep-alive clients, with each app under granian and under gunicorn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobplatform.devstack.stack import Stack
 
 CREATE = "CREATE TABLE IF NOT EXISTS bare_jobs (id uuid PRIMARY KEY, payload jsonb NOT NULL, created_at timestamptz)"
 BODY = b'{"kind": "bench.noop", "payload": {"n": 1}}'
-#: app and server → (module, path); the platform's own server is granian's RSGI, its second gunicorn
+#: app and server → (module, path); the platform's default server is granian (RSGI), its alternative is gunicorn
 APPS = {
     "job platform, granian": ("api.server:app", "/v1/jobs"),
     "job platform, gunicorn": ("api:create_app()", "/v1/jobs"),
@@ -28,7 +28,7 @@ APPS = {
 }
 OURS = "job platform, granian"
 DELAY, INSERT = "accept ÷ Flask + .delay() with confirms", "accept ÷ bare Flask with one INSERT"
-#: what is compared: (name, ours, theirs, the ratio to reach)
+#: comparisons: (name, ours, theirs, target ratio)
 PAIRS = (
     (f"{DELAY}, both on granian", OURS, "Flask + .delay(), granian", 2.0),
     (f"{DELAY}, each on its usual server", OURS, "Flask + .delay(), gunicorn", 2.0),
@@ -38,7 +38,7 @@ PAIRS = (
 
 
 def measure(stack: Stack, ours: Ours, bare: Bare, app: str, seconds: int) -> Load:
-    """Load one app, once to warm it and once to measure."""
+    """Load one app, first to warm it up, then to measure."""
     module, path = APPS[app]
     with _served(stack, bare, app, module) as url:
         key = ours.key if module.startswith("api") else ""

@@ -1,4 +1,4 @@
-"""The other side: what a team would build itself. Celery with confirms, acks_late, and results in Postgres."""
+"""The baseline, as a team would build it: Celery with confirms, acks_late, and results in Postgres."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def noop(n: int, sent_at: float = 0.0) -> float:
 
 @app.task(name="bare.collect")  # type: ignore[untyped-decorator]
 def collect(results: list[float]) -> int:
-    """Be the end of a chord; return how many results came."""
+    """The body of a chord: return the number of results."""
     return len(results)

@@ -1,7 +1,7 @@
-"""The other side of accept: a bare Flask app that publishes to Celery, or does one INSERT. Tuned, and nothing else.
+"""The baseline of accept: a bare, tuned Flask app that publishes to Celery, or does one INSERT.
 
-`/delay` publishes with confirms. `/insert` is the least that keeps a job: one statement, one commit, a pooled
-connection. Neither knows callers, kinds, schemas, idempotency, history or counters.
+`/delay` publishes with confirms. `/insert` is the minimum that persists a job: one statement, one commit, a pooled
+connection. Neither has API keys, kinds, schemas, idempotency, history or counters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One process that hands over many jobs: batches over HTTP beside Celery's confirmed publish."""
+"""One process that submits many jobs: batches over HTTP compared with Celery's confirmed publish."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BATCH = 1000
 
 
 def measure_ours(stack: Stack, ours: Ours, count: int) -> float:
-    """Submit `count` jobs by the Python client, one batch after the other; returns jobs per second."""
+    """Submit `count` jobs with the Python client, one batch after the other; returns jobs per second."""
     process = stack.start_api()
     try:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), process, "api")

@@ -1,6 +1,6 @@
 """`python -m bench.chart RESULTS.json`: draw docs/operations/rounds.svg from a run of `--only shares`.
 
-Wants matplotlib, which nothing else here does: pip install -e '.[chart]'.
+Requires matplotlib, which nothing else here does: pip install -e '.[chart]'.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TARGET = CHECKOUT / "docs" / "operations" / "rounds.svg"
 
 
 def draw(rows: list[dict[str, Any]], target: Path) -> None:
-    """Draw milliseconds per round by the number of jobs that wait, a line per case. Raises `ConfigurationError`."""
+    """Draw milliseconds per round by the number of waiting jobs, a line per case. Raises `ConfigurationError`."""
     try:
         from matplotlib import pyplot
     except ImportError:

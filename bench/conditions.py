@@ -1,4 +1,4 @@
-"""What a drain meets outside the benchmark's quiet machine: busy neighbours, and servers on the network."""
+"""Conditions of a drain in production that a quiet machine lacks: busy neighbours, and servers on the network."""
 
 from __future__ import annotations
 

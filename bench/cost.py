@@ -1,4 +1,4 @@
-"""What one job costs, from submit to history: counted by Postgres and RabbitMQ themselves, not timed."""
+"""The cost of one job, from submission to history: counted by Postgres and RabbitMQ themselves, not timed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bench.sides import Bare, Ours, Pool
 from jobplatform.devstack.rabbitmq import call_management
 from jobplatform.devstack.stack import Stack
 
-#: until servers have told their collectors: RabbitMQ does every five seconds, Postgres' backends within one
+#: until statistics are up to date: RabbitMQ collects them every five seconds, Postgres' backends report within one
 TOLD_SECONDS = 7.0
 _POSTGRES = (
     "SELECT xact_commit::float AS commits, (tup_inserted + tup_updated + tup_deleted)::float AS rows, "
@@ -19,7 +19,7 @@ _POSTGRES = (
 
 
 def measure(stack: Stack, side: Ours | Bare, jobs: int) -> dict[str, Any]:
-    """Return one row of the table: what `jobs` jobs, submitted one by one, cost each; an idle stack's part is off."""
+    """Return one row of the table: the cost per job of `jobs` single submissions, less the cost of an idle stack."""
     side.clear()
     side.one(f"ALTER DATABASE {side.database} SET log_statement = 'all'")
     try:
@@ -35,7 +35,7 @@ def measure(stack: Stack, side: Ours | Bare, jobs: int) -> dict[str, Any]:
             began = time.monotonic()
             for _ in range(jobs):
                 side.submit()
-            while side.done() < jobs:  # asked rarely: it is a statement too
+            while side.done() < jobs:  # polled rarely: the poll is a statement too
                 time.sleep(1)
             third = _count(stack, side)
             seconds = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""Dispatch: from the ledger to confirmed in RabbitMQ, one dispatcher process, no workers."""
+"""Dispatch: from the ledger to the confirm of RabbitMQ, with one dispatcher process and no workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from jobplatform.devstack.processes import wait_for, wait_gone
 from jobplatform.devstack.stack import Stack
 
 WINDOW = 100_000
-#: from a time on: under a long snapshot counting all would walk what is gone, and take the core that is measured
+#: limited by time: under a long snapshot, a count of all rows would scan dead ones and use the CPU that is measured
 _DISPATCHED = "SELECT count(*) FROM jobs WHERE queue = 'bench' AND state = 'dispatched' AND dispatched_at >= :since"
 _RATE = (
     "WITH out AS MATERIALIZED (SELECT dispatched_at AS at FROM jobs WHERE state = 'dispatched'), "
@@ -19,9 +19,9 @@ _RATE = (
 
 
 def measure(stack: Stack, ours: Ours, jobs: int) -> float:
-    """Return jobs per second between the first batch's mark and the last one's; what was dispatched is forgotten.
+    """Return jobs per second between the first batch's mark and the last one's; purges the dispatched messages.
 
-    `jobs` of them must be waiting already, or more.
+    At least `jobs` jobs must be waiting already.
     """
     before = stack.extra
     stack.extra = {**before, "JOBPLATFORM_QUEUES": queue_setting("prefork", WINDOW)}
@@ -40,6 +40,6 @@ def measure(stack: Stack, ours: Ours, jobs: int) -> float:
 
 
 def purge(stack: Stack, queue: str) -> None:
-    """Empty a queue of the broker."""
+    """Purge a queue of the broker."""
     with Connection(stack.broker_url) as connection:  # type: ignore[no-untyped-call]
         connection.default_channel.queue_purge(queue)

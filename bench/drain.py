@@ -16,7 +16,7 @@ Condition = Callable[[Ours | Bare], AbstractContextManager[None]]
 
 
 def drain(side: Ours | Bare, pool: Pool, jobs: int, condition: Condition = lambda _: nullcontext()) -> float:
-    """Load jobs, then start a worker; returns jobs per second from the first end to the last."""
+    """Load jobs, then start a worker; returns jobs per second from the first completion to the last."""
     side.clear()
     side.load(jobs)
     with condition(side), side.workers(pool):

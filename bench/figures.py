@@ -1,4 +1,4 @@
-"""What a run found: figures by work and side, medians, ratios and what is to be reached; as table and JSON."""
+"""The results of a run: figures by work and side, medians, ratios and goals; as table and JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Table
 
 @dataclass
 class Figures:
-    """All measurements of a run. `goals` are lines: what, ratio or value, limit, whether less is better."""
+    """All measurements of a run. `goals` are rows: what, ratio or value, limit, whether less is better."""
 
     all: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     goals: list[dict[str, Any]] = field(default_factory=list)
@@ -24,7 +24,7 @@ class Figures:
         return not (self.all or self.tables)
 
     def add(self, work: str, side: str, value: float) -> None:
-        """Note one measurement."""
+        """Add one measurement."""
         self.all.setdefault(work, {}).setdefault(side, []).append(value)
 
     def median(self, work: str, side: str) -> float:
@@ -32,32 +32,32 @@ class Figures:
         return statistics.median(self.all[work][side])
 
     def ratio(self, work: str, numerator: str, denominator: str) -> float | None:
-        """Return the ratio of two sides' medians; None when a side was not measured (a run that was ended early)."""
+        """Return the ratio of two sides' medians; None when a side was not measured (an interrupted run)."""
         sides = self.all.get(work, {})
         if not (sides.get(numerator) and sides.get(denominator)):
             return None
         return self.median(work, numerator) / self.median(work, denominator)
 
     def ratio_goal(self, what: str, work: str, numerator: str, denominator: str, limit: float) -> None:
-        """Note a ratio of two sides that has a limit to reach, where both were measured."""
+        """Add a goal for the ratio of two sides, if both were measured."""
         ratio = self.ratio(work, numerator, denominator)
         if ratio is not None:
             self.goal(what, ratio, limit)
 
     def goal(self, what: str, value: float, limit: float, *, unit: str = "×", at_most: bool = False) -> None:
-        """Note a figure that has a limit to reach."""
+        """Add a goal for a figure."""
         reached = value <= limit if at_most else value >= limit
         self.goals.append(
             {"what": what, "value": value, "limit": limit, "unit": unit, "at_most": at_most, "reached": reached}
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return what the JSON file holds."""
+        """Return the content of the JSON file."""
         medians = {work: {side: statistics.median(v) for side, v in by.items()} for work, by in self.all.items()}
         return {"medians": medians, "goals": self.goals, "tables": self.tables, "all": self.all}
 
     def show(self, console: Console) -> None:
-        """Print the figures, then what was to be reached."""
+        """Print the figures, then the goals."""
         table = Table("work", "side", "median", "rounds", title="measured", title_justify="left")
         for work, by in self.all.items():
             for number, (side, values) in enumerate(by.items()):
@@ -69,7 +69,7 @@ class Figures:
             for row in rows:
                 table.add_row(*[f"{v:,.2f}" if isinstance(v, float) else str(v) for v in row.values()])
             console.print(table)
-        table = Table("to reach", "limit", "this run", "", title="goals", title_justify="left")
+        table = Table("goal", "limit", "this run", "", title="goals", title_justify="left")
         for goal in self.goals:
             sign = "≤" if goal["at_most"] else "≥"
             verdict = "[green]reached[/]" if goal["reached"] else "[red]not reached[/]"

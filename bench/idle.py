@@ -1,4 +1,4 @@
-"""What a stack costs that has nothing to do: each service once, with the settings of production."""
+"""CPU usage of an idle stack: each service once, with production settings."""
 
 from __future__ import annotations
 

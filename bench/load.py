@@ -1,4 +1,4 @@
-"""HTTP load by wrk: 16 keep-alive clients, one POST after the other; every answer must be a 2xx."""
+"""HTTP load with wrk: 16 keep-alive clients, one request after the other; every response must be a 2xx."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw."""
+    """The results of wrk."""
 
     per_second: float
     p99_ms: float
@@ -23,9 +23,9 @@ class Load:
 def run_wrk(
     folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "", paths: Sequence[str] = ()
 ) -> Load:
-    """Load a URL, or `paths` below it by turns.
+    """Load a URL, or `paths` below it in turn.
 
-    Raises `RuntimeError` when an answer was not a 2xx.
+    Raises `RuntimeError` when a response was not a 2xx.
     """
     lines = [f'wrk.headers["Authorization"] = "Bearer {key}"'] if key else []
     if body is not None:
@@ -52,7 +52,7 @@ def run_wrk(
 def _found(pattern: str, said: str) -> str:
     match = re.search(pattern, said)
     if match is None:
-        raise RuntimeError(f"wrk said: {said}")
+        raise RuntimeError(f"unexpected output of wrk: {said}")
     return match.group(1)
 
 

@@ -1,4 +1,4 @@
-"""What RabbitMQ takes from one publisher with batched confirms, without a ledger: the ceiling of dispatch."""
+"""The rate of one publisher with batched confirms, without a ledger: the upper bound of dispatch."""
 
 from __future__ import annotations
 

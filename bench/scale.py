@@ -1,4 +1,4 @@
-"""A big ledger against an empty one: a million jobs waiting, a million in history, a report's long snapshot."""
+"""A big ledger compared with an empty one: a million waiting jobs, a million in history, a report's long snapshot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobplatform.devstack.stack import Stack
 Echo = Callable[[str], None]
 
 DRAINED, DISPATCHED = 1500, 20_000
-#: what passes through the ledger during twenty minutes at a hundred jobs a second
+#: jobs that pass through the ledger in twenty minutes at a hundred jobs per second
 DURING_REPORT = 120_000
 
 _HISTORY = """
@@ -26,7 +26,7 @@ WITH finished AS (
     INSERT INTO job_history (
         id, tenant_id, queue, kind, state, priority, payload, max_attempts, crash_limit, lost_limit, attempt, run_no,
         dispatch_no, created_at, run_at, dispatched_at, started_at, run_started_at, result, finished_at)
-    -- ids as the platform makes them, of the time when the job was accepted: lookups go by it
+    -- ids as the platform generates them, from the time of acceptance: lookups depend on it
     SELECT encode(set_bit(set_bit(overlay(
                uuid_send(gen_random_uuid())
                PLACING substring(int8send((extract(epoch FROM at) * 1000)::bigint) FROM 3) FROM 1 FOR 6
@@ -43,7 +43,7 @@ WITH finished AS (
 INSERT INTO job_events (job_id, tenant_id, at, event, state, run_no)
 SELECT id, :tenant, finished_at, 'succeeded', 'succeeded', 1 FROM finished
 """
-#: a job's whole way, without broker and worker: each step leaves the index entries that the real one leaves
+#: a job's whole lifecycle, without broker and worker: each step leaves the same index entries as the real one
 _PASS = (
     "UPDATE jobs SET state = 'dispatched', state_at = clock_timestamp(), dispatched_at = clock_timestamp(), "
     "dispatch_no = 1, epoch = (SELECT epoch FROM broker_epochs WHERE current)",
@@ -53,7 +53,7 @@ _PASS = (
 )
 
 
-#: jobs that are read
+#: number of jobs whose status is read
 SAMPLE = 2000
 _KNOWN = "SELECT EXISTS (SELECT 1 FROM jobs) OR EXISTS (SELECT 1 FROM job_history)"
 _ANY = (
@@ -66,7 +66,7 @@ LEDGERS = ("empty", "waiting", "history")
 def measure(
     stack: Stack, ours: Ours, bare: Bare, echo: Callable[[str], None], rows: int, number: int
 ) -> dict[str, dict[str, float]]:
-    """Return work → ledger → figure, one after the other; each round `number` begins with another one."""
+    """Return work → ledger → figure. Each round `number` starts with a different ledger."""
     result: dict[str, dict[str, float]] = {}
     first = number % len(LEDGERS)
     for ledger in (*LEDGERS[first:], *LEDGERS[:first]):
@@ -119,14 +119,14 @@ def _all(stack: Stack, ours: Ours, bare: Bare, echo: Echo, ledger: str) -> dict[
 
 
 def _settle(ours: Ours) -> None:
-    """Let Postgres finish what a million rows at once have left it to do: nobody gets them at once."""
+    """Let Postgres finish the work that a load of a million rows leaves: in production they do not come at once."""
     ours.one("VACUUM (ANALYZE) jobs")
     ours.one("VACUUM (ANALYZE) job_history")
     ours.one("CHECKPOINT")
 
 
 def _return(stack: Stack, ours: Ours) -> None:
-    """Take back what is out, so that the next measurement begins as this one did."""
+    """Return jobs in flight to the queue, so that the next measurement starts from the same state."""
     dispatch.purge(stack, "bench")
     ours.one(
         "UPDATE jobs SET state = 'available', lease_id = NULL, worker_id = NULL "
@@ -135,7 +135,7 @@ def _return(stack: Stack, ours: Ours) -> None:
 
 
 def _read(stack: Stack, ours: Ours) -> Load:
-    """Read jobs, each of a sample by turns: of a big ledger from all over it."""
+    """Read the status of jobs in turn, from a random sample of the whole ledger."""
     if not ours.one(_KNOWN):
         ours.load(SAMPLE)
     paths = [f"/v1/jobs/{row.id}" for row in ours.rows(_ANY, count=SAMPLE)]
@@ -153,7 +153,7 @@ def _read(stack: Stack, ours: Ours) -> Load:
 
 @contextmanager
 def _report(ours: Ours) -> Iterator[None]:
-    """Hold the snapshot of a report."""
+    """Hold a report's snapshot open for a block."""
     with ours.engine.connect() as connection:
         connection.execution_options(isolation_level="REPEATABLE READ")
         connection.execute(text("SELECT count(*) FROM job_history"))

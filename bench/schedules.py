@@ -1,4 +1,4 @@
-"""10,000 schedules due in one minute, two dispatchers of which one is killed: how late each fire is, and none twice."""
+"""10,000 schedules due in one minute, one of two dispatchers killed: how late each fire is, and no fire twice."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ LEAD_SECONDS = 5
 
 
 def measure(stack: Stack, side: Ours, count: int) -> dict[str, float]:
-    """Return p50, p99 and max of planned time → committed job (s), and how many jobs there are."""
+    """Return p50, p99 and max of planned time → committed job (s), and the numbers of fires and jobs."""
     side.clear()
     side.one("TRUNCATE schedules, schedule_fires")
     first, second = stack.start_dispatcher(), stack.start_service("dispatcher", tag="dispatcher-2")
     try:
-        time.sleep(LEAD_SECONDS)  # both are up, and have beaten
+        time.sleep(LEAD_SECONDS)  # both are up, and have sent heartbeats
         side.one(
             """
             INSERT INTO schedules (
@@ -44,7 +44,7 @@ def measure(stack: Stack, side: Ours, count: int) -> dict[str, float]:
         time.sleep(LEAD_SECONDS + SPREAD_SECONDS / 3)
         second.send_signal(signal.SIGKILL)  # in the middle of its work
         if second.wait() != -signal.SIGKILL:
-            raise RuntimeError("the second dispatcher had ended by itself")
+            raise RuntimeError("the second dispatcher had exited on its own")
         time.sleep(SPREAD_SECONDS * 2 / 3 + LEAD_SECONDS)
     finally:
         first.terminate()

@@ -1,7 +1,7 @@
-"""Rounds of the dispatcher with ever more jobs waiting: of one tenant, of ten thousand, and with limit keys.
+"""Rounds of the dispatcher with more and more waiting jobs: of one tenant, of ten thousand, and with limit keys.
 
-In this process, with the real ledger and the real broker: a round is timed from its look to its commit. Between rounds
-what went out ends, so that the next one has places, as with workers that keep up.
+Rounds run in this process, on the real ledger and the real broker. Each is timed from its read to its commit. Between
+rounds the dispatched jobs end, so that the next one has free slots, as with workers that keep up.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from jobplatform.dispatch.waiting import Waiting
 from jobplatform.ledger import dispatching
 from jobplatform.ledger.session import DISPATCHER, Ledger, open_ledger
 
-#: how many jobs wait
+#: numbers of waiting jobs
 WAITING = (1_000, 10_000, 100_000, 1_000_000)
 TENANTS, KEYS, PLACES = 10_000, 50, 20
-#: jobs per round, rounds that are timed, and those before them
+#: jobs per round, timed rounds, and warm-up rounds
 BATCH, ROUNDS, WARM = 100, 60, 10
 
 
 @dataclass(frozen=True)
 class Case:
-    """Who waits: `tenants` take virtual_times as jobs come, and `keys` limit keys, of `places` each."""
+    """The waiting jobs: of `tenants` tenants in turn, with `keys` limit keys of PLACES slots each."""
 
     name: str
     tenants: int
@@ -70,7 +70,7 @@ def measure(ours: Ours, echo: Callable[[str], None]) -> list[dict[str, Any]]:
                         "INSERT INTO limits (name, max_concurrent, updated_by) VALUES ('provider:*', :n, 'bench')",
                         n=PLACES,
                     )
-                # what is dispatched while this is measured is there beforehand
+                # includes the jobs that the rounds will dispatch
                 ours.one(_LOAD, count=count + (ROUNDS + WARM) * BATCH, tenants=case.tenants, keys=case.keys)
                 ours.one("VACUUM (ANALYZE) jobs")
                 ours.one("CHECKPOINT")

@@ -1,4 +1,4 @@
-"""The two sides on one stack: how to load jobs, start workers, and read what became of them."""
+"""The two sides on one stack: how to load jobs, start workers, and read results."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Pool:
 
 
 def queue_setting(pool: str, window: int | None = None) -> str:
-    """Return the bench's queue for a pool, with the settings of the shipped `email` queue.
+    """Return the setting of the bench's queue for a pool, with the values of the shipped `email` queue.
 
     `window` is for dispatch without workers, which would publish no more than the default window.
     """
@@ -52,7 +52,7 @@ def queue_setting(pool: str, window: int | None = None) -> str:
 
 
 class Side:
-    """What both sides can do."""
+    """The operations of both sides."""
 
     name: str
     database: str
@@ -63,7 +63,7 @@ class Side:
         self._done_before = 0
 
     def one(self, statement: str, **values: Any) -> Any:
-        """Run a statement outside any transaction; returns its one value, if it has one."""
+        """Run a statement in autocommit mode; returns its single value, if it has one."""
         with self.engine.connect() as connection:
             result = connection.execution_options(isolation_level="AUTOCOMMIT").execute(text(statement), values)
             return result.scalar() if result.returns_rows else None
@@ -74,7 +74,7 @@ class Side:
             return list(connection.execute(text(statement), values))
 
     def begin(self) -> None:
-        """Count from here on."""
+        """Start counting from now."""
         self._since = self.one("SELECT clock_timestamp()")
         self._done_before += self.done()
 
@@ -122,7 +122,7 @@ class Ours(Side):
             submit_checked(self.ledger, None, [(caller, check_submission(self.kinds, command)) for command in commands])
 
     def clear(self) -> None:
-        """Forget all jobs."""
+        """Delete all jobs."""
         self.one("TRUNCATE jobs, job_history, job_runs, job_events, queue_counters, workflows, workflow_steps")
         self._done_before = 0
         self.begin()
@@ -184,7 +184,7 @@ class Bare(Side):
         from bench.bare import app, noop
 
         self._noop = noop
-        app.backend.ResultSession()  # makes its tables
+        app.backend.ResultSession()  # creates its tables
 
     def submit(self, n: int = 0) -> None:
         """Publish one task."""
@@ -200,7 +200,7 @@ class Bare(Side):
             self.submit(n)
 
     def clear(self) -> None:
-        """Forget all results."""
+        """Delete all results."""
         self.one("TRUNCATE celery_taskmeta")
         self._done_before = 0
         self.begin()

@@ -1,4 +1,4 @@
-"""Open streams of events: what they cost in memory, and what other requests notice of them."""
+"""Open event streams: the memory that they use, and their effect on other requests."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from jobplatform.devstack.stack import Stack
 
 
 def measure(stack: Stack, ours: Ours, streams: int, seconds: int) -> dict[str, dict[str, float]]:
-    """Return work → case → figure, with no stream open and with so many, in one life of the API.
+    """Return work → case → figure, without and with `streams` open streams, on one start of the API.
 
-    Each stream follows a job of its own that ends late; the jobs that are accepted meanwhile are of the same tenant.
+    Each stream follows its own job, which does not end meanwhile. Jobs accepted meanwhile belong to the same tenant.
     """
     process = stack.start_api()
     result: dict[str, dict[str, float]] = {}
@@ -59,7 +59,7 @@ def _memory(stack: Stack) -> float:
 
 @contextmanager
 def _following(url: str, key: str, ids: list[str]) -> Iterator[None]:
-    """Hold a stream open for each job, from a loop in a thread of its own, and read what comes."""
+    """Keep a stream open for each job and read its events, from an event loop in its own thread."""
     if not ids:
         yield
         return

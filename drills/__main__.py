@@ -1,4 +1,4 @@
-"""`python -m drills`: play faults one after the other on one stack, and print the table."""
+"""`python -m drills`: run fault drills one after the other on one stack, and print the table."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ COLUMNS = {
 
 
 def main() -> None:
-    """Parse, play, print; exit 1 when a drill is not good."""
+    """Parse the arguments, run the drills, print the table; exit 1 when a drill fails."""
     parser = argparse.ArgumentParser(prog="drills", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=list(FAULTS), help="play these")
+    parser.add_argument("--only", nargs="+", choices=list(FAULTS), help="run only these faults")
     parser.add_argument("--size", type=float, default=1.0, help="length of the faults; tests use 0.1")
-    parser.add_argument("--json", type=Path, help="write the outcomes there")
+    parser.add_argument("--json", type=Path, help="write the outcomes to this file")
     parser.add_argument("--markdown", action="store_true", help="print the table for docs/operations/drills.md")
     options = parser.parse_args()
     console, sink, outcomes, broken = Console(stderr=True), Sink(), [], []
@@ -54,10 +54,10 @@ def main() -> None:
                 try:
                     outcomes.append(play(world, FAULTS[name], options.size))
                 except CanNotBeDone as error:
-                    console.print(f"[yellow]not played:[/] {error}")
+                    console.print(f"[yellow]skipped:[/] {error}")
                     continue
                 except (AssertionError, DidNotStart, OSError) as error:
-                    console.print(f"[red]broken off:[/] {error}")
+                    console.print(f"[red]aborted:[/] {error}")
                     broken.append(name)
                     continue
                 console.print(f"  {outcomes[-1]}", highlight=False)
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def cells(outcome: Outcome) -> list[str]:
-    """Return a row."""
+    """Return the cells of an outcome's row."""
     result = {**outcome.as_dict(), "hits": ", ".join(f"{count} {name}" for name, count in outcome.hits.items())}
     return [str(result[name]) for name in COLUMNS]
 

@@ -1,4 +1,4 @@
-"""One drill: a load, a fault in the middle of it, and what became of every job."""
+"""One drill: a load, a fault in the middle of it, and the outcome of every job."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jobplatform.devstack.processes import wait_for
 #: jobs per second, and how long each works: a third of the five slots that the long run leaves is busy
 PER_SECOND, WORK_SECONDS = 16.0, 0.1
 CALM_SECONDS = 2.0
-#: for everything to end after the fault
+#: time for all jobs to end after the fault
 PATIENCE_SECONDS = 180.0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A row of the table. `lost`: accepted, and without an effect or an end (a workflow: did not succeed, or not in its
-    submission); `dead`: healthy jobs that were dead-lettered."""
+    """A row of the table. `lost`: accepted, but without an effect or an end (a workflow: did not succeed, or ran out of
+    order); `dead`: healthy jobs that were dead-lettered."""
 
     fault: str
-    #: what the fault has hit, by name; it has to hit all of it
+    #: what the fault has hit: name → count. No count may be zero
     hits: dict[str, int]
     accepted: int
     lost: int
@@ -34,13 +34,13 @@ class Outcome:
     twice_journaled: int
     held: int
     dead: int
-    #: runs that the fault may not end, and that ended otherwise than by success
+    #: runs that did not succeed although the fault may not end them
     cut: int
-    #: jobs beyond the limit of their key that were out at one time
+    #: jobs in flight at one time beyond the limit of their key
     above_limit: int
     refused: int
     unknown: int
-    #: submissions that were given up, answers that nobody should get, and processes that ended unasked
+    #: submissions that a caller gave up, unexpected responses, and processes that exited on their own
     faults_of_ours: int
     seconds_to_flow: float
     audit: str
@@ -48,7 +48,7 @@ class Outcome:
 
     @property
     def wrong(self) -> list[str]:
-        """Return what must not be: not 0, missed, or found by the audit."""
+        """Return what is wrong: figures that must be 0, targets that the fault missed, findings of the audit."""
         zero = ["lost", "twice_journaled", "dead", "cut", "above_limit", "faults_of_ours"]
         zero += [] if self.may_run_twice else ["twice_plain"]
         result = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
@@ -61,7 +61,7 @@ class Outcome:
 
 
 def play(world: World, fault: Fault, size: float) -> Outcome:
-    """Play a drill; raises what the fault raises when it can't be made."""
+    """Run a drill. Raises `CanNotBeDone` when the fault can't be injected."""
     load = Load(
         world.stack.local_url("api"),
         world.api_key,
@@ -91,13 +91,13 @@ def _start_long_run(world: World, load: Load) -> Accepted:
     """Start a run that lasts through the whole fault."""
     long = load.submit("drill.long")
     if long is None:
-        raise AssertionError("the platform took no job before the fault")
+        raise AssertionError("the platform accepted no job before the fault")
     wait_for("the long run", lambda: world.sink.count(long.key) > 0, seconds=PATIENCE_SECONDS)
     return long
 
 
 def _drain(world: World, accepted: list[Accepted]) -> int:
-    """Wait until every job has ended, and be the person whom held ones wait for; returns how many there were."""
+    """Wait until every job has ended, and resolve held jobs as an operator; returns how many were held."""
     resolved: set[str] = set()
     keys = {item.job_id: item.key for item in accepted}
 
@@ -115,13 +115,13 @@ def _drain(world: World, accepted: list[Accepted]) -> int:
 
     try:
         wait_for("the end of all jobs", drained, seconds=PATIENCE_SECONDS)
-    except Exception as error:  # the table tells: they are lost
+    except Exception as error:  # the table counts them as lost
         world.stack.echo(str(error).split(":")[0])
     return len(resolved)
 
 
 def _tell_ours(world: World, load: Load) -> int:
-    """Count and tell what no fault excuses; the world's list begins anew."""
+    """Count and print the failures that no fault excuses; clears the world's list."""
     ours = [*load.given_up, *load.wrong, *world.ended_unasked]
     world.ended_unasked.clear()
     for our in ours:
@@ -168,7 +168,7 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
 
 
 def _unfinished(world: World, load: Load) -> int:
-    """Count workflows that have not succeeded, and steps that began before what they wait for had ended."""
+    """Count workflows that have not succeeded, and steps that started before their dependencies had ended."""
     return sum(
         row[0]
         for row in world.sql(
@@ -186,7 +186,7 @@ def _unfinished(world: World, load: Load) -> int:
 
 
 def _count_cut(fault: Fault, result: dict[str, int]) -> int:
-    """Count the runs that this fault may not end, and that ended otherwise than by success."""
+    """Count the runs that did not succeed although this fault may not end them."""
     if fault.runs is Runs.CUT:
         return 0
     return result["runs ended otherwise"] - (result["runs released"] if fault.runs is Runs.FINISH else 0)

@@ -1,4 +1,4 @@
-"""What the ledger shows of a drill's jobs when they have ended."""
+"""Figures from the ledger about a drill's jobs, read after they have ended."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from drills.kinds import LIMITED_KIND
 from drills.load import Load
 from drills.world import World
 
-#: the figure of how many jobs with the drills' limit key were dispatched or running at one time, at the most
+#: the figure for the highest number of jobs with the drills' limit key that were in flight at one time
 MOST_OUT = "places of the limit taken"
 
 _FIGURES = """
@@ -16,7 +16,7 @@ j AS (
     SELECT id, state, dispatch_no, run_no, created_at, started_at FROM job_history JOIN mine USING (id)
 ),
 r AS (
-    -- a claim that was given back before its handler started has cut nothing
+    -- a claim released before its handler started interrupted nothing
     SELECT outcome FROM job_runs JOIN mine ON id = job_id WHERE error ->> 'code' IS DISTINCT FROM 'not_started'
 )
 SELECT
@@ -29,8 +29,8 @@ SELECT
 """
 
 
-#: each change of a job's state is an event: +1 when it takes a place, −1 when it gives it back. A place that is given
-#: back is counted before another is taken at the same microsecond
+#: each change of a job's state is an event: +1 when it takes a slot, −1 when it frees it. A freed slot is counted
+#: before one that is taken at the same microsecond
 PLACES_TAKEN = """
 WITH change AS (
     SELECT job_id, at, event, state, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
@@ -42,12 +42,12 @@ SELECT job_id, at, event, state, sum(places) OVER (ORDER BY at, places)::integer
 
 
 def tell_places(world: World, load: Load) -> list[str]:
-    """Return a line for each change of a place around the moment at which the most were taken, 60 at most."""
+    """Return a line for each slot taken or freed around the moment when most were taken, 60 lines at most."""
     limited = [item.job_id for item in load.accepted if item.kind == LIMITED_KIND]
     rows = world.sql(PLACES_TAKEN, ids=limited)
     top = max(range(len(rows)), key=lambda n: rows[n].out)
     return [
-        f"{row.at:%H:%M:%S.%f} {row.job_id} {row.event} → {row.state}: {row.out} out"
+        f"{row.at:%H:%M:%S.%f} {row.job_id} {row.event} → {row.state}: {row.out} in flight"
         for row in rows[max(0, top - 30) : top + 30]
     ]
 
@@ -61,7 +61,7 @@ WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.outcome <> 'succeeded'
 
 
 def tell_ends(world: World, load: Load) -> list[str]:
-    """Return a line for each run that ended otherwise than by success, 20 at most."""
+    """Return a line for each run that did not succeed, 20 lines at most."""
     return [
         f"{row.finished_at:%H:%M:%S.%f} job {row.job_id}, run {row.run_no} on {row.node}: {row.outcome}: {row.message}"
         for row in world.sql(_CUT, ids=[item.job_id for item in load.accepted])

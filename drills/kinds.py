@@ -1,4 +1,4 @@
-"""The kinds of the drills: each does its effect at a sink that is no part of the platform, and counts."""
+"""The kinds of the drills: each performs its effect at a sink outside the platform, which counts it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jobplatform import Context, Fixed, kind
 
 
 class Work(BaseModel):
-    """What to tell the sink, and how long it takes."""
+    """The effect to perform at the sink, and the duration of the job."""
 
     sink: str
     key: str
@@ -30,14 +30,14 @@ def _post(work: Work) -> Any:
 
 @kind("drill.plain", queue="drill", retry=Fixed(0.2), max_attempts=20)
 def plain(work: Work, ctx: Context) -> Any:
-    """Do the effect as most code does: a run that dies behind it does it again."""
+    """Perform the effect as most code does: when a run dies after it, the next run repeats it."""
     time.sleep(work.seconds / 2)
     said = _post(work)
     time.sleep(work.seconds / 2)
     return said
 
 
-#: half of the load has a limit key, of which so many may be dispatched or running at once
+#: half of the load has a limit key, of which PLACES jobs may be in flight at once
 LIMIT_KEY, PLACES = "lane:drill", 2
 LIMITED_KIND = "drill.journaled"
 
@@ -51,7 +51,7 @@ LIMITED_KIND = "drill.journaled"
     limit_keys=[LIMIT_KEY],
 )
 def journaled(work: Work, ctx: Context) -> Any:
-    """Do the effect under the journal: where a crash leaves it unknown, a person is asked."""
+    """Perform the effect under the journal: if a crash leaves its outcome unknown, the job is held."""
     time.sleep(work.seconds / 2)
     with ctx.effect("post") as effect:
         if effect.needed:
@@ -62,7 +62,7 @@ def journaled(work: Work, ctx: Context) -> Any:
 
 @kind("drill.long", queue="drill", retry=Fixed(0.2), max_attempts=20)
 def long(work: Work, ctx: Context) -> Any:
-    """Last until the sink says that it is enough: through a whole fault."""
+    """Run until the sink releases it, through a whole fault."""
     said = _post(work)
     while True:
         with urlopen(f"{work.sink}/{work.key}", timeout=10) as answer:
@@ -73,5 +73,5 @@ def long(work: Work, ctx: Context) -> Any:
 
 @kind("drill.poison", queue="drill", crash_limit=2)
 def poison(work: Work, ctx: Context) -> None:
-    """Take the process down, each time."""
+    """Kill its own process on every run."""
     os.kill(os.getpid(), signal.SIGKILL)

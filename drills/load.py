@@ -1,4 +1,4 @@
-"""Callers of the platform: they submit at a rate, repeat what was refused with the same key, and remember it all."""
+"""Callers of the platform: they submit at a rate, repeat refused requests with the same key, and record every 202."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CALLERS = 4
 PATIENCE_SECONDS = 90.0
 SLOW_SECONDS = 2.0
 KINDS = ("drill.plain", "drill.journaled")
-#: every so so-manyth submission is a workflow of four steps
+#: one in this many submissions is a workflow of four steps
 WORKFLOW_EVERY = 12
 
 
@@ -32,13 +32,13 @@ class Accepted:
 
 
 def _steps(key: str) -> dict[str, str]:
-    """Return the steps of a workflow: name → kind. One, then two side by side, then one."""
+    """Return the steps of a workflow: name → kind. One, then two in parallel, then one."""
     return {f"{key}-{n}": KINDS[n % len(KINDS)] for n in range(4)}
 
 
 @dataclass
 class Load:
-    """Submits from some threads until stopped. `refused` and `unknown` count answers: a submission is repeated."""
+    """Submits from several threads until stopped. `refused` and `unknown` count responses: submissions are repeated."""
 
     url: str
     api_key: str
@@ -46,7 +46,7 @@ class Load:
     name: str
     per_second: float
     seconds_each: float = 0.02
-    #: jobs, the steps of workflows too
+    #: jobs, including the steps of workflows
     accepted: list[Accepted] = field(default_factory=list)
     workflows: list[str] = field(default_factory=list)
     refused: int = 0
@@ -54,7 +54,7 @@ class Load:
     #: answers that took longer than `SLOW_SECONDS`
     slow: int = 0
     given_up: list[str] = field(default_factory=list)
-    #: answers that nobody should get: not 202, 409 or 503
+    #: unexpected responses: other than 202, 409 or 503
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -64,12 +64,12 @@ class Load:
         self._threads = [threading.Thread(target=self._call, args=(n,), daemon=True) for n in range(CALLERS)]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the callers."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End, when each caller has its last answer."""
+        """Stop the callers; returns when each has received its last response."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -79,7 +79,7 @@ class Load:
         due = time.monotonic() + place / self.per_second
         while not self._stop.is_set():
             self.submit()
-            due = max(due + pause, time.monotonic() - 1.0)  # an outage is not made up for by a flood
+            due = max(due + pause, time.monotonic() - 1.0)  # no burst after an outage
             self._stop.wait(max(0.0, due - time.monotonic()))
 
     def submit(self, kind: str | None = None, seconds: float | None = None) -> Accepted | None:
@@ -118,7 +118,7 @@ class Load:
         return {"kind": kind, "payload": {"sink": self.sink_url, "key": key, "seconds": work_seconds}}
 
     def _post(self, path: str, key: str, body: dict[str, Any]) -> Any:
-        """Return what was answered with the 202; None when patience ended, or when nobody should get the answer."""
+        """Return the body of the 202; None when patience ended or the response was unexpected."""
         data = orjson.dumps(body)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Bad messages, a shape for each field that a message of Celery's can carry; the tests use them, too."""
+"""Malformed and forged messages, one shape for each field that a Celery message can carry. Tests use them too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 from jobplatform.broker.envelope import BODY
 
-#: a task that must never run because a message says so
+#: a task that must never run at the request of a message
 FORBIDDEN = "acme.crash"
 _FORBIDDEN: list[dict[str, Any]] = [
     {"task": FORBIDDEN, "args": [], "kwargs": {}, "options": {}, "subtask_type": None, "immutable": True}
@@ -34,7 +34,7 @@ def nobody(number: int) -> Target:
 
 @dataclass(frozen=True)
 class Shape:
-    """A message that is well-formed but for what it changes. A header of None is left out."""
+    """A well-formed message with some fields changed. A header set to None is left out."""
 
     name: str
     headers: dict[str, Any] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Shape:
     properties: dict[str, Any] = field(default_factory=dict)
 
     def message(self, target: Target) -> amqp.Message:
-        """Return such a message for a dispatch."""
+        """Return this message for a dispatch."""
         headers = {"task": target.kind, "id": target.job_id, "dispatch_no": target.dispatch_no, **self.headers}
         return amqp.Message(
             self.body,
@@ -57,14 +57,14 @@ def _embedding(name: str) -> Shape:
 
 
 _ALL = [
-    # a hint like any other: what else it says is looked at by nobody
+    # accepted as any other message: the worker ignores the additional fields
     Shape("a duplicate"),
     *(_embedding(name) for name in ("callbacks", "errbacks", "chain", "chord")),
     Shape("eta", {"eta": "2099-01-01T00:00:00+00:00"}),
-    Shape("an eta that is none", {"eta": "tomorrow"}),
+    Shape("an invalid eta", {"eta": "tomorrow"}),
     Shape("expires", {"expires": "2001-01-01T00:00:00+00:00"}),
     Shape("timelimit", {"timelimit": [0.001, 0.001]}),
-    Shape("a timelimit that is none", {"timelimit": "soon"}),
+    Shape("an invalid timelimit", {"timelimit": "soon"}),
     Shape("retries", {"retries": "many"}),
     Shape("group and parents", {"group": 5, "root_id": {}, "parent_id": []}),
     Shape("stamps", {"stamped_headers": ["x"], "stamps": {"x": object.__name__}, "replaced_task_nesting": "deep"}),
@@ -74,12 +74,12 @@ _ALL = [
     Shape("a body that is not JSON", body=b"\x80\x04pickle"),
     Shape("no body", body=b""),
     Shape("pickle", body=b"cos\nsystem\n(S'true'\ntR.", properties={"content_type": "application/x-python-serialize"}),
-    Shape("a content type that nobody knows", properties={"content_type": "a/b"}),
+    Shape("an unknown content type", properties={"content_type": "a/b"}),
     Shape("another encoding", body=BODY.decode().encode("utf-16"), properties={"content_encoding": "utf-16"}),
     Shape("a slow codec", body=b"-" + b"a" * 200_000, properties={"content_encoding": "punycode"}),
     Shape("compressed", {"compression": "application/x-gzip"}, body=zlib.compress(b"0" * 1_000_000)),
     Shape("properties that can't be decoded", properties={"reply_to": b"\xff\xfe"}),
-    # no hint at all
+    # rejected, and recorded as dead messages
     Shape("no headers", {"task": None, "id": None, "dispatch_no": None}),
     Shape("no id", {"id": None}),
     Shape("an id that is none", {"id": "x"}),
@@ -94,5 +94,5 @@ _ALL = [
     Shape("a task of Celery's own", {"task": "celery.backend_cleanup"}),
 ]
 SHAPES = {shape.name: shape for shape in _ALL}
-#: too big to be sent in thousands
+#: too large to send in thousands
 BIG = Shape("10 MB", body=b"x" * 10_000_000)

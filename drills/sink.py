@@ -1,4 +1,4 @@
-"""The outside world of the drills: a server that counts how often each effect took place, and lets long runs end."""
+"""The external system of the drills: a server that counts how often each effect took place, and releases long runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import orjson
 
 
 class Sink:
-    """Serves on a port of its own, in a thread of the drill's process; nothing of the platform can stop it."""
+    """A server in a thread of the drill's process, on its own port. No part of the platform can stop it."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
@@ -34,21 +34,21 @@ class Sink:
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
-                """Say nothing."""
+                """Log nothing."""
 
         class Server(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 128
 
             def handle_error(self, *_: Any) -> None:
-                """A caller that was killed is no error of ours."""
+                """Ignore the error: a killed caller breaks its connection."""
 
         self._server = Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
     def url(self) -> str:
-        """Where to POST `/<key>`."""
+        """The base URL: a POST to `/<key>` counts an effect."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def _note(self, key: str) -> int:
@@ -62,12 +62,12 @@ class Sink:
             return self._counts[key]
 
     def release(self, key: str) -> None:
-        """Let the run end that asks for this key."""
+        """Let the run that polls this key end."""
         with self._lock:
             self._released.add(key)
 
     def is_released(self, key: str) -> bool:
-        """Return whether it may end."""
+        """Return whether the run that polls this key may end."""
         with self._lock:
             return key in self._released
 

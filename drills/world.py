@@ -1,4 +1,4 @@
-"""The platform under a drill: two dispatchers, two workers and the API, restarted when they end, as in production."""
+"""The platform that drills run on: two dispatchers, two workers and the API, restarted when they exit."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from jobplatform.devstack.rabbitmq_server import CHOICE
 from jobplatform.devstack.stack import new_stack
 
 HEARTBEAT_SECONDS, LEASE_SECONDS, MARKER_SECONDS, SHUTDOWN_SECONDS = 0.5, 4.0, 3.0, 1.0
-#: how soon a process that ended is started again
+#: delay before a process that exited is restarted
 RESTART_SECONDS = 0.3
 SLOTS = 3
 WORKERS = ("drill-1", "drill-2")
@@ -41,8 +41,8 @@ API = "api"
 
 
 class World:
-    """One stack for all drills. The API and the first worker reach Postgres by proxies that can lose answers, the first
-    dispatcher by one that can stop a commit."""
+    """One stack for all drills. The API and the first worker connect to Postgres through proxies that can drop
+    responses, the first dispatcher through one that can stop a commit."""
 
     def __init__(self, echo: Callable[[str], None], sink: Sink, durable: bool = True) -> None:
         name = "drills-next" if os.environ.get(CHOICE) else "drills"
@@ -51,7 +51,7 @@ class World:
             "JOBPLATFORM_QUEUES": orjson.dumps(
                 {"drill": {"pool": "prefork", "prefetch": 2, "window_min": 40}}
             ).decode(),
-            "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # every job is counted
+            "JOBPLATFORM_BUILTIN_SCHEDULES": "false",  # drills count every job
             "JOBPLATFORM_HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
             "JOBPLATFORM_LEASE_SECONDS": str(LEASE_SECONDS),
             "JOBPLATFORM_MARKER_SECONDS": str(MARKER_SECONDS),
@@ -60,24 +60,24 @@ class World:
             "PYTHONPATH": str(CHECKOUT),
         }
         self.sink = sink
-        #: the load of the drill that is played
+        #: the load of the running drill
         self.load: Load | None = None
         self.stack = new_stack(name, echo=echo, extra=extra, durable=durable)
         self._starters: dict[str, Callable[[], subprocess.Popen[bytes]]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
-        #: processes that we have ended, and those that have ended by themselves
+        #: pids that the drills ended; names and exit codes of processes that exited on their own
         self._asked: set[int] = set()
         self.ended_unasked: list[str] = []
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
 
     @property
     def instance(self) -> Instance:
-        """Where the stack is."""
+        """The stack's instance: its folder, ports and logs."""
         return self.stack.instance
 
     def start(self) -> None:
-        """Start everything, and wait until it works."""
+        """Start all servers and processes, and wait until they work."""
         stack = self.stack
         stack.start_servers()
         self.api_proxy = Proxy(self.instance.ports["postgres"])
@@ -127,18 +127,18 @@ class World:
                     self._processes[name] = self._starters[name]()
 
     def head(self, name: str) -> int:
-        """Return the id of a process that we started."""
+        """Return the pid of a process of the stack."""
         return self._processes[name].pid
 
     def pool_children(self, name: str) -> list[int]:
-        """Return the ids of a worker's pool."""
+        """Return the pids of a worker's pool children."""
         try:
             return [child.pid for child in psutil.Process(self.head(name)).children()]
         except psutil.Error:
             return []
 
     def kill(self, pid: int, number: int = signal.SIGKILL) -> None:
-        """Send a signal to a process of ours; one that has ended is none."""
+        """Send a signal to a process; does nothing when it has exited."""
         if number in (signal.SIGKILL, signal.SIGTERM):
             self._asked.add(pid)
         try:
@@ -148,7 +148,7 @@ class World:
 
     @contextmanager
     def frozen(self, pids: list[int]) -> Iterator[None]:
-        """Stop processes for a block; they do not notice."""
+        """Freeze processes with SIGSTOP for a block."""
         for pid in pids:
             self.kill(pid, signal.SIGSTOP)
         try:
@@ -158,7 +158,7 @@ class World:
                 self.kill(pid, signal.SIGCONT)
 
     def restart(self, *names: str) -> None:
-        """Tell processes of ours to end, and wait until the next ones work."""
+        """Send SIGTERM to processes, and wait until their successors work."""
         old = {name: self.head(name) for name in names}
         for pid in old.values():
             self.kill(pid, signal.SIGTERM)
@@ -166,7 +166,7 @@ class World:
             wait_for(f"another {name}", lambda: self.head(name) != pid and self.works(name), seconds=60)  # noqa: B023
 
     def works(self, name: str) -> bool:
-        """Return whether a process of ours has started: it answers, or has written its first heartbeat."""
+        """Return whether a process has started: the API is ready, any other has written its first heartbeat."""
         if name == API:
             with urlopen(self.stack.local_url("api", "/readyz"), timeout=2) as answer:
                 return bool(answer.status == 200)
@@ -178,7 +178,7 @@ class World:
 
     @contextmanager
     def started_with(self, environments: dict[str, dict[str, str]]) -> Iterator[None]:
-        """Have processes with more in their environment for a block; they are restarted before and after."""
+        """Run processes with extra environment variables for a block; restarts them before and after."""
         usual = {name: self._starters[name] for name in environments}
         for name, more in environments.items():
             self._starters[name] = partial(self._with_environment, more, usual[name])
@@ -192,7 +192,7 @@ class World:
     # --- servers
 
     def broker(self) -> int:
-        """Return the id of RabbitMQ's process."""
+        """Return the pid of RabbitMQ."""
         pids = [pid for pid, tag in marked(self.instance).items() if tag == "rabbitmq"]
         return max(pids, key=lambda pid: psutil.Process(pid).memory_info().rss)
 
@@ -203,7 +203,7 @@ class World:
             self.stack.run("broker", "apply")
 
     def definitions(self) -> str:
-        """Return the file that RabbitMQ loads at its start, as the server sees it."""
+        """Return the path of the definitions file that RabbitMQ loads at boot, as the server sees it."""
         return str(rabbitmq.definitions_file(self.instance))
 
     def wipe_broker(self) -> None:
@@ -212,7 +212,7 @@ class World:
         shutil.rmtree(self.instance.folder / "rabbitmq" / "data", ignore_errors=True)
 
     def rabbitmqctl(self, *arguments: str) -> str:
-        """Run a command of RabbitMQ's own; returns what it says."""
+        """Run a rabbitmqctl command; returns its output."""
         return rabbitmq.control(self.instance, *arguments)
 
     def start_postgres(self) -> None:
@@ -220,14 +220,14 @@ class World:
         postgres.start_postgres(self.instance, durable=self.stack.durable)
 
     def kill_postgres(self) -> None:
-        """End Postgres as a power cut does."""
+        """Kill every process of Postgres, as in a power cut."""
         pids = self.postgres()
         for pid in pids:
             self.kill(pid)
         wait_for("the end of Postgres", lambda: not any(map(psutil.pid_exists, pids[1:])), seconds=20)
 
     def postgres(self) -> list[int]:
-        """Return the ids of Postgres' processes, the first one's first."""
+        """Return the pids of Postgres' processes, the postmaster's first."""
         pid = postgres.postmaster(self.instance)
         return [] if pid is None else [pid, *(child.pid for child in psutil.Process(pid).children())]
 
@@ -235,17 +235,17 @@ class World:
         """Stop Postgres."""
         postgres.stop_postgres(self.instance)
 
-    # --- something for the fault to hit
+    # --- the load that a fault hits
 
     def submit_backlog(self, jobs: int, seconds_each: float) -> None:
         """Submit more jobs than the workers prefetch, so that messages wait in RabbitMQ. The drill counts them."""
-        assert self.load is not None, "a drill is played"
+        assert self.load is not None, "no drill is running"
         for _ in range(jobs):
             self.load.submit("drill.plain", seconds_each)
 
     def failed_answers(self) -> int:
         """Return how many submissions were refused or had an unknown outcome so far in this drill."""
-        assert self.load is not None, "a drill is played"
+        assert self.load is not None, "no drill is running"
         return self.load.refused + self.load.unknown
 
     def longest_wait_seconds(self) -> float:
@@ -257,7 +257,7 @@ class World:
         return float(rows[0][0])
 
     def runs_on(self, name: str) -> int:
-        """Return how many runs a worker process of ours has at this moment."""
+        """Return how many runs a worker has at this moment."""
         rows = self.sql(
             "SELECT count(*) FROM jobs j JOIN workers w ON w.id = j.worker_id "
             "WHERE j.state = 'running' AND w.pid = :pid",
@@ -265,10 +265,10 @@ class World:
         )
         return int(rows[0][0])
 
-    # --- what became of it
+    # --- results
 
     def sql(self, statement: str, **values: Any) -> list[Any]:
-        """Ask the ledger."""
+        """Run a statement on the ledger; returns its rows."""
         ledger = self.stack.open_ledger()
         try:
             with ledger.statement() as connection:
@@ -282,7 +282,7 @@ class World:
         return result
 
     def runs_ended(self, since: datetime, *outcomes: str) -> int:
-        """Return how many runs have ended so."""
+        """Return how many runs have ended with one of these outcomes since then."""
         rows = self.sql(
             "SELECT count(*) FROM job_runs WHERE finished_at >= :since AND outcome = ANY (:outcomes)",
             since=since,
@@ -291,7 +291,7 @@ class World:
         return int(rows[0][0])
 
     def runs_with_another_clock(self, since: datetime, shift: str) -> int:
-        """Return how many jobs have succeeded whose process had its clock so far off, about ("-1h", say)."""
+        """Return how many jobs succeeded in a process whose clock was off by about this shift ("-1h", say)."""
         rows = self.sql(
             "SELECT count(*) FROM job_history WHERE finished_at >= :since AND kind = 'drill.plain' AND "
             "abs(CAST(result ->> 'clock' AS double precision) - "
@@ -302,7 +302,7 @@ class World:
         return int(rows[0][0])
 
     def states(self, job_ids: list[str]) -> dict[str, str]:
-        """Return job → state; a job that is gone has none."""
+        """Return job id → state; deleted jobs are absent."""
         rows = self.sql(
             "SELECT id::text AS id, state FROM jobs WHERE id = ANY (CAST(:ids AS uuid[])) UNION ALL "
             "SELECT id::text, state FROM job_history WHERE id = ANY (CAST(:ids AS uuid[]))",
@@ -331,13 +331,13 @@ class World:
         wait_for(f"job {job_id} to be {state}", lambda: self.state(job_id) == state, seconds=seconds)
 
     def audit(self) -> tuple[bool, str]:
-        """Run `jobplatform audit`; returns whether it was clean, and what it said."""
+        """Run `jobplatform audit`; returns whether it was clean, and its output."""
         command = [str(script("jobplatform")), "audit", "--json", "--hours", "2"]
         done = subprocess.run(command, env=self.stack.environment(), capture_output=True, text=True, check=False)
         return done.returncode == 0, done.stdout + done.stderr
 
     def stop(self) -> None:
-        """Stop everything, and forget it unless KEEP_STACK is set."""
+        """Stop everything, and delete the stack unless KEEP_STACK is set."""
         self._stopping.set()
         self._supervisor.join(timeout=10)
         self.stack.stop(gently=False)
@@ -345,15 +345,15 @@ class World:
             self.stack.forget()
 
     def count_log_lines(self, names: Iterable[str], text: str) -> int:
-        """Return how many lines of these processes' logs have a text in them."""
+        """Return how many lines of these processes' logs contain a text."""
         lines = (line for name in names for line in self.log_of(name).read_text(errors="replace").splitlines())
         return sum(text in line for line in lines)
 
     def log_of(self, name: str) -> Path:
-        """Return the log of a process."""
+        """Return the path of a process's log."""
         return self.instance.logs / f"{name}.log"
 
 
 def wait(seconds: float) -> None:
-    """Let a fault last. The drills measure durations; tests of logic wait on conditions."""
+    """Let a fault last for a time. Drills measure durations; tests of logic wait for conditions instead."""
     time.sleep(seconds)

@@ -35,7 +35,7 @@ def _register_kinds() -> None:
     app.finalize()
     for kind in kinds:
         task_class = TracedByKind if isinstance(kind.handler, Body) else LedgerTask
-        app.tasks.pop(kind.name, None)  # Celery's own, as map is, which is another app's task here
+        app.tasks.pop(kind.name, None)  # one of Celery's own (map, say), which is another app's task here
         app.register_task(task_class.for_kind(kind))
 
 

@@ -45,7 +45,7 @@ def main() -> None:
         environment = {**os.environ, **flower_environment()}
     except JobPlatformError as error:
         sys.exit(f"jobplatform: {error} [{error.code}]")
-    # its own form of logs, and the banner, are left out: see workers.flower_app
+    # Flower's own log format and banner are disabled: see workers.flower_app
     command = [sys.executable, "-m", "celery", "-A", "workers.flower_app", "--quiet", "flower", "--logging=none"]
     command += sys.argv[1:]
     os.execve(sys.executable, command, environment)

@@ -1,4 +1,4 @@
-"""The app that Flower runs with: the platform's, with corrections of two faults of Flower.
+"""The app that Flower runs with: the platform's, with fixes of two bugs of Flower.
 
 Flower serves `/metrics` (names and load of kinds, workers and queues) without a login, and it doubles
 its pause after each failed connection without bound: after an outage of two hours it shows nothing for two more.

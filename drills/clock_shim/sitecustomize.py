@@ -1,6 +1,6 @@
-"""Loaded by Python at its start, in the worker whose clock is wrong.
+"""Python imports this module at startup, in the workers whose clock is wrong.
 
-libfaketime 0.9.10 lets clock_nanosleep fail with EINVAL when the monotonic clock stays as it is; time.sleep uses it.
+libfaketime 0.9.10 makes clock_nanosleep fail with EINVAL when the monotonic clock is not faked; time.sleep uses it.
 """
 
 import select
@@ -8,7 +8,7 @@ import time
 
 
 def sleep(seconds: float) -> None:
-    """Wait without it."""
+    """Sleep without clock_nanosleep."""
     select.select([], [], [], seconds)
 
 

@@ -1,4 +1,4 @@
-"""The faults, a module for each part that they hit; `FAULTS` has them all, in the order of the table."""
+"""All faults, one module for each component that they hit. `FAULTS` lists them in the order of the table."""
 
 from drills.faults import broker, ledger, messages, processes
 from drills.faults.fault import REGISTERED, CanNotBeDone, Fault, Runs

@@ -1,4 +1,4 @@
-"""Faults of RabbitMQ: killed, wiped, emptied, blocked, cut off, and things in it deleted by hand."""
+"""Faults of RabbitMQ: killed, wiped, purged, blocked, disconnected, and objects in it deleted by hand."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def broker_killed(world: World, size: float) -> Hits:
 
 @fault("broker wiped, back from its definitions alone", shows=("published again",))
 def broker_wiped(world: World, size: float) -> Hits:
-    """RabbitMQ is killed and its data deleted, with messages in it; what it loads at its start must do."""
+    """RabbitMQ is killed and its data deleted, with messages in it; the definitions loaded at boot must suffice."""
     hits = _await_backlog(world)
     world.kill(world.broker())
     world.wipe_broker()
@@ -43,7 +43,7 @@ def broker_wiped(world: World, size: float) -> Hits:
 
 @fault("vhost deleted, then made again", shows=("published again",))
 def vhost_wiped(world: World, size: float) -> Hits:
-    """Somebody deletes the vhost, with queues, exchanges, permissions and connections."""
+    """An administrator deletes the vhost, with queues, exchanges, permissions and connections."""
     hits = _await_backlog(world)
     rabbitmq.call_management(world.instance, "/api/vhosts/jobplatform", "DELETE")
     wait(5 * size)
@@ -53,7 +53,7 @@ def vhost_wiped(world: World, size: float) -> Hits:
 
 @fault("queue deleted, then declared again", shows=("published again",))
 def queue_deleted(world: World, size: float) -> Hits:
-    """Somebody deletes the queue by hand, with all its messages."""
+    """An administrator deletes the queue, with all its messages."""
     hits = _await_backlog(world)
     with _channel(world) as channel:
         channel.queue_delete(QUEUE)
@@ -64,7 +64,7 @@ def queue_deleted(world: World, size: float) -> Hits:
 
 @fault("queue purged", shows=("published again",))
 def queue_purged(world: World, size: float) -> Hits:
-    """Somebody purges the queue, some times: single messages are lost, and the broker says nothing."""
+    """An administrator purges the queue several times: messages are lost, and the broker does not report it."""
     purged, rounds, least = 0, 0, max(2, int(10 * size))
     goes_on = lasting(0, lambda: rounds >= least and purged > 0)
     while goes_on():
@@ -78,7 +78,7 @@ def queue_purged(world: World, size: float) -> Hits:
 
 @fault("dead-letter exchange and queue deleted")
 def dead_letters_deleted(world: World, size: float) -> Hits:
-    """What is rejected meanwhile is lost with RabbitMQ's blessing; when they are declared again it is kept again."""
+    """RabbitMQ silently drops messages rejected meanwhile. After a new declaration they are recorded again."""
     refused = world.count_log_lines(WORKERS, "message_refused")
     with _channel(world) as channel:
         channel.exchange_delete("jobs.dead")
@@ -99,8 +99,8 @@ def dead_letters_deleted(world: World, size: float) -> Hits:
     return {"rejected meanwhile": rejected - 10, "recorded afterwards": dead_messages(world, before)["malformed"]}
 
 
-#: clients connect anew in less than FLAP_MILLISECONDS; a worker that has lost its connections for a minute without a
-#: message in between ends itself (`Watchdog`), so a busy machine gets fewer flaps, not longer ones
+#: clients reconnect in less than FLAP_MILLISECONDS; a worker that loses its connections for a minute without receiving
+#: a message exits (`Watchdog`), so a busy machine gets fewer flaps, not longer ones
 FLAP_MILLISECONDS, FLAPS_SECONDS = 300, 40
 FLAPS = """
 End = erlang:monotonic_time(second) + {seconds},
@@ -129,7 +129,7 @@ def flaps(world: World, size: float) -> Hits:
 
 @fault("memory alarm", shows=("waited over 2 s",))
 def alarm(world: World, size: float) -> Hits:
-    """RabbitMQ blocks everybody who publishes."""
+    """RabbitMQ blocks all publishers."""
     with memory_alarm(world):
         _await_delay(world, 10 * size)
     return {}
@@ -137,7 +137,7 @@ def alarm(world: World, size: float) -> Hits:
 
 @fault("disk alarm", shows=("waited over 2 s",))
 def disk_alarm(world: World, size: float) -> Hits:
-    """The same, because the disk is nearly full."""
+    """RabbitMQ blocks all publishers because its disk is nearly full."""
     world.rabbitmqctl("set_disk_free_limit", "1000000GB")
     try:
         _await_delay(world, 10 * size)
@@ -148,7 +148,7 @@ def disk_alarm(world: World, size: float) -> Hits:
 
 @fault("workers and dispatchers started under an alarm", Runs.FINISH, shows=("waited over 2 s",))
 def started_under_alarm(world: World, size: float) -> Hits:
-    """What starts while RabbitMQ blocks publishers works when the alarm ends."""
+    """Processes that start while RabbitMQ blocks publishers work when the alarm ends."""
     with memory_alarm(world):
         world.restart(*WORKERS, *DISPATCHERS)
         _await_delay(world, 5 * size)
@@ -164,7 +164,7 @@ def _await_delay(world: World, seconds: float) -> None:
 
 @contextmanager
 def memory_alarm(world: World) -> Iterator[None]:
-    """Let RabbitMQ have a memory alarm for a block."""
+    """Raise a memory alarm in RabbitMQ for a block."""
     world.rabbitmqctl("set_vm_memory_high_watermark", "absolute", "1MB")
     try:
         yield
@@ -173,10 +173,10 @@ def memory_alarm(world: World) -> Iterator[None]:
 
 
 def _await_backlog(world: World) -> Hits:
-    """Make messages pile up in RabbitMQ: more jobs than the workers have slots for. Returns how many wait there.
+    """Make messages pile up in RabbitMQ: more jobs than the workers have slots for. Returns the number of messages.
 
-    Nothing is frozen for it, so it may take as long as it needs. The jobs are long enough for the fault to come before
-    the workers have caught up.
+    No process is frozen meanwhile, so this may take any time. The jobs are long enough for the fault to come before the
+    workers have caught up.
     """
     waiting = 0
 

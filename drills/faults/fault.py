@@ -1,6 +1,6 @@
-"""What a fault is: what it does, what it may do to runs, and what must show that it has bitten.
+"""Definition of a fault: its action, the effect that it may have on runs, and the evidence that it struck.
 
-`size` is 1.0 in full, less in tests.
+`size` scales a fault: 1.0 for its full length, less in tests.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from enum import Enum
 
 from drills.world import World
 
-#: what a fault has hit, by name; a zero says that it has missed, and the drill is not good
+#: what a fault has hit: name → count. A zero means that the fault missed, and the drill fails
 Hits = dict[str, int]
 
 
 class CanNotBeDone(Exception):
-    """This fault can't be made on this machine; the message says what is missing."""
+    """This fault can't be injected on this machine; the message names what is missing."""
 
 
 class Runs(Enum):
-    """What a fault may do to what runs."""
+    """The effect that a fault may have on runs."""
 
-    #: nothing: no run ends but by success, not even one that lasts through the whole fault
+    #: none: every run succeeds, even one that lasts through the whole fault
     STAY = "stay"
-    #: workers are told to go: they finish a run, or give it back
+    #: workers shut down: they finish a run, or release it
     FINISH = "finish"
-    #: a run may end anywhere; what it did without a journal may be done twice
+    #: a run may be cut at any point; effects outside the journal may take place twice
     CUT = "cut"
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault and its name in the table. `shows` are names of `drills.evidence` that must not be zero afterwards."""
+    """A fault and its name in the table. `shows`: figures of `drills.evidence` that must not be zero afterwards."""
 
     name: str
     runs: Runs
@@ -42,7 +42,7 @@ class Fault:
 
     @property
     def key(self) -> str:
-        """Its name on the command line."""
+        """The name on the command line."""
         return self.do.__name__
 
 
@@ -52,7 +52,7 @@ REGISTERED: list[Fault] = []
 def fault(
     name: str, runs: Runs = Runs.STAY, shows: tuple[str, ...] = ()
 ) -> Callable[[Callable[[World, float], Hits]], Callable[[World, float], Hits]]:
-    """Add a fault, under the name of its function."""
+    """Register a fault under the name of its function."""
 
     def add(do: Callable[[World, float], Hits]) -> Callable[[World, float], Hits]:
         REGISTERED.append(Fault(name, runs, shows, do))
@@ -62,7 +62,7 @@ def fault(
 
 
 def lasting(seconds: float, has_bitten: Callable[[], bool], patience_seconds: float = 60.0) -> Callable[[], bool]:
-    """Return a condition for `while`: for this long, and on until it has bitten or patience ends."""
+    """Return a `while` condition: true for this long, then until the fault has struck or patience ends."""
     began = time.monotonic()
 
     def goes_on() -> bool:

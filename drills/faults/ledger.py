@@ -1,4 +1,4 @@
-"""Faults of Postgres: killed, away, frozen, full, locked, and answers of it that are lost."""
+"""Faults of Postgres: killed, down, frozen, full, locked, and responses that are lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobplatform.devstack.processes import wait_for
 
 @fault("Postgres kill -9", shows=("refused or unknown",))
 def postgres_killed(world: World, size: float) -> Hits:
-    """Postgres dies as in a power cut, and comes back."""
+    """Postgres is killed as in a power cut, and restarted."""
     failed = world.failed_answers()
     world.kill_postgres()
     _await_failures(world, failed, 2 * size)
@@ -33,7 +33,7 @@ def _await_failures(world: World, before: int, seconds: float) -> None:
 
 @fault("Postgres away for two leases", shows=("refused or unknown",))
 def postgres_away(world: World, size: float) -> Hits:
-    """Postgres is stopped for longer than a lease: no run may be taken for lost because of it."""
+    """Postgres is stopped for longer than a lease: no run may be declared lost because of it."""
     failed = world.failed_answers()
     world.stop_postgres()
     _await_failures(world, failed, 2 * LEASE_SECONDS)
@@ -43,8 +43,8 @@ def postgres_away(world: World, size: float) -> Hits:
 
 @fault("Postgres frozen for two leases", shows=("slow answers",))
 def postgres_frozen(world: World, size: float) -> Hits:
-    """Postgres takes what is sent and answers nothing: neither an error nor an end of the connection."""
-    assert world.load is not None, "a drill is played"
+    """Postgres receives requests and never responds: it neither reports an error nor closes the connection."""
+    assert world.load is not None, "no drill is running"
     load, slow, frozen = world.load, world.load.slow, 0
     goes_on = lasting(0, lambda: load.slow > slow)
     while goes_on():
@@ -58,7 +58,7 @@ def postgres_frozen(world: World, size: float) -> Hits:
 
 @fault("all connections to Postgres killed, again and again")
 def connections_killed(world: World, size: float) -> Hits:
-    """As an administrator's hand, or a proxy in between, does it."""
+    """An administrator, or a proxy in between, closes the platform's connections."""
     killed, connection = 0, _connect(world)
     for _ in range(max(5, int(50 * size))):
         killed += _run(connection, KILL_OTHERS)
@@ -67,7 +67,7 @@ def connections_killed(world: World, size: float) -> Hits:
     return {"killed": killed}
 
 
-#: those of the platform: its name stands in front of each process's own
+#: connections of the platform: its name is the prefix of every application_name
 KILL_OTHERS = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name LIKE 'jobplatform %'"
 )
@@ -75,7 +75,7 @@ KILL_OTHERS = (
 
 @fault("no connection left in Postgres", shows=("refused or unknown",))
 def connections_used_up(world: World, size: float) -> Hits:
-    """Somebody else takes every connection that there is, and ours are killed."""
+    """Another client takes every connection slot, and the platform's connections are killed."""
     taken, killed, failed = [_connect(world)], 0, world.failed_answers()
     try:
         for _ in range(8):
@@ -94,7 +94,7 @@ def connections_used_up(world: World, size: float) -> Hits:
 
 @fault("table of jobs locked", shows=("refused or unknown",))
 def jobs_locked(world: World, size: float) -> Hits:
-    """Somebody holds the table of live jobs for longer than anybody waits for a lock."""
+    """Another session locks the table of live jobs for longer than any process waits for a lock."""
     connection, failed = _connect(world), world.failed_answers()
     connection.autocommit = False
     _run(connection, "LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
@@ -106,7 +106,7 @@ def jobs_locked(world: World, size: float) -> Hits:
 
 @fault("disk full at commit", shows=("refused or unknown",))
 def disk_full(world: World, size: float) -> Hits:
-    """Every commit that changes a job fails as it does on a full disk (53100), after everything has gone well."""
+    """Every commit that changes a job fails as on a full disk (53100), after all its statements have succeeded."""
     connection, refused = _connect(world), world.failed_answers()
     _run(connection, FILL)
     try:
@@ -118,10 +118,10 @@ def disk_full(world: World, size: float) -> Hits:
     return {"commits failed": failed}
 
 
-#: a constraint trigger that is deferred fires at the commit; the sequence counts, since it is not rolled back
+#: a deferred constraint trigger fires at commit; a sequence counts the failures, because it is not rolled back
 FILL = """
 CREATE SEQUENCE drill_full MINVALUE 0;
--- as its owner: a worker's login may not use the sequence, and would get another error than a full disk's
+-- with its owner's rights: a worker's login may not use the sequence, and would get an error other than 53100
 CREATE FUNCTION drill_full() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
 BEGIN
     PERFORM nextval('drill_full');
@@ -134,10 +134,10 @@ CREATE CONSTRAINT TRIGGER drill_full AFTER INSERT OR UPDATE OR DELETE ON jobs DE
 
 @fault("answers of the ledger lost, to the API and to a worker", shows=("unknown",))
 def answers_lost(world: World, size: float) -> Hits:
-    """What Postgres answers is lost, for moments: callers repeat with their Idempotency-Key, a worker by its lease."""
+    """Responses of Postgres are lost for moments. Callers retry with their Idempotency-Key, a worker with its lease."""
     proxies = {"to the API": world.api_proxy, "to a worker": world.worker_proxy}
     before = {name: proxy.lost_answers for name, proxy in proxies.items()}
-    assert world.load is not None, "a drill is played"
+    assert world.load is not None, "no drill is running"
     load, unknown, rounds, least = world.load, world.load.unknown, 0, max(3, int(20 * size))
 
     def has_hit() -> bool:
@@ -157,29 +157,29 @@ def answers_lost(world: World, size: float) -> Hits:
 
 @fault("dispatcher killed between publish and commit")
 def before_commit(world: World, size: float) -> Hits:
-    """A dispatcher dies when its messages are confirmed and its marks are not committed, several times."""
+    """Several times, a dispatcher is killed after its messages are confirmed and before its marks are committed."""
     rounds, before = max(2, int(10 * size)), newest_dead_message(world)
     for _ in range(rounds):
         killed = threading.Event()
 
         def stop(data: bytes, before: bytes, killed: threading.Event = killed) -> bool:
-            # what comes after the request that marks is the commit
+            # the commit follows the statement that marks the jobs
             if killed.is_set() or b"COMMIT" not in data or b"dispatch_flows" not in before:
                 return False
             killed.set()
             world.kill(world.head(DISPATCHERS[0]))
             return True
 
-        # the other one rests, so that there are rounds to be caught in
+        # the other dispatcher is frozen, so that this one has rounds in which to be killed
         with world.frozen([world.head(DISPATCHERS[1])]):
             world.dispatcher_proxy.stops = stop
             try:
                 if not killed.wait(30):
-                    raise AssertionError("no round came to be caught in")
+                    raise AssertionError("the dispatcher started no round in which to be killed")
             finally:
                 world.dispatcher_proxy.stops = None
         wait(1.0)
-    # a message without a mark is stale at its claim; the same job's next one has the same number, and runs
+    # a message without a mark is stale at its claim; the job's next message has the same number, and runs
     wait_for("stale messages", lambda: dead_messages(world, before)["stale"] > 0, seconds=30)
     return {"killed": rounds, "messages without a mark": dead_messages(world, before)["stale"]}
 
@@ -193,7 +193,7 @@ def _connect(world: World) -> Any:
 
 
 def _run(connection: Any, statement: str) -> int:
-    """Run a statement; returns its number, if it has one."""
+    """Run a statement; returns the number that it selects, 0 when it returns no rows."""
     with connection.cursor() as cursor:
         cursor.execute(statement)
         return int(cursor.fetchone()[0]) if cursor.description else 0

@@ -15,13 +15,13 @@ from jobplatform.broker.connection import connected
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.processes import wait_for
 
-#: messages between two looks at which jobs are live
+#: messages between two queries for live jobs
 BATCH = 100
 
 
 @fault("10,000 bad messages of every shape, half of them naming real jobs")
 def rubbish(world: World, size: float) -> Hits:
-    """They stop nobody, run nothing, and are kept; among them duplicates and stale ones of jobs that are live."""
+    """Bad messages stop no process, run nothing, and are recorded. Some are duplicate or stale ones of live jobs."""
     dice, before = random.Random(2), newest_dead_message(world)
     shapes, count = list(SHAPES.values()), int(10_000 * size)
     live = 0
@@ -43,19 +43,19 @@ def rubbish(world: World, size: float) -> Hits:
 
 
 def _await_real_jobs(world: World) -> list[Target]:
-    """Return dispatches to name, as soon as there are any."""
+    """Wait for jobs that messages can name; returns their dispatches."""
     targets: list[Target] = []
 
     def have_come() -> bool:
         targets[:] = _real_jobs(world)
         return bool(targets)
 
-    wait_for("jobs to be named", have_come, seconds=60)
+    wait_for("jobs that messages can name", have_come, seconds=60)
     return targets
 
 
 def _real_jobs(world: World) -> list[Target]:
-    """Return the dispatches of jobs that are live, and of some that have ended."""
+    """Return the dispatches of live jobs, and of some that have ended."""
     rows = world.sql(
         # not of dead letters: their own message, rejected, is no news to the recorder
         "(SELECT id::text, kind, dispatch_no FROM jobs WHERE queue = 'drill' AND kind <> 'drill.long' "
@@ -67,17 +67,17 @@ def _real_jobs(world: World) -> list[Target]:
 
 
 def publish(channel: Any, queue: str, messages: Iterable[Any]) -> None:
-    """Publish to a queue of jobs as the dispatcher does."""
+    """Publish to a job queue as the dispatcher does."""
     for message in messages:
         channel.basic_publish(message, exchange="jobs", routing_key=queue)
 
 
 def newest_dead_message(world: World) -> int:
-    """Return the number of the newest dead message."""
+    """Return the id of the newest dead message, 0 when there is none."""
     return int(world.sql("SELECT coalesce(max(id), 0) FROM dead_messages")[0][0])
 
 
 def dead_messages(world: World, after: int) -> Counter[str]:
-    """Return how many were kept since, by reason."""
+    """Return reason → how many dead messages were recorded since then."""
     rows = world.sql("SELECT reason, count(*) FROM dead_messages WHERE id > :after GROUP BY reason", after=after)
     return Counter(dict(map(tuple, rows)))

@@ -1,4 +1,4 @@
-"""Faults of our own processes: killed, frozen, restarted, with a wrong clock, or brought down by a job."""
+"""Faults of the platform's processes: killed, frozen, restarted, with a wrong clock, or crashed by a job."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kills(world: World, size: float) -> Hits:
     goes_on = lasting(60 * size, lambda: all(hits.values()) and world.runs_ended(since, "crashed", "lost") > 0)
     while goes_on():
         name = dice.choice([*WORKERS, *WORKERS, *DISPATCHERS, API])
-        # Celery gives a worker up whose child dies while the pool starts
+        # a Celery worker exits when a child dies while its pool starts
         children = world.pool_children(name) if name in WORKERS and dice.random() < 0.5 and world.works(name) else []
         world.kill(dice.choice(children) if children else world.head(name))
         what = "children" if children else "workers" if name in WORKERS else "APIs and dispatchers"
@@ -42,7 +42,7 @@ def kills(world: World, size: float) -> Hits:
 
 @fault("three rolling SIGKILLs of all workers", Runs.CUT, shows=("runs crashed or lost",))
 def rolling(world: World, size: float) -> Hits:
-    """All workers, one after the other, at least three times: healthy jobs must not be dead-lettered."""
+    """All workers are killed, one after the other, at least three times: healthy jobs must not be dead-lettered."""
     since, rounds = world.now(), 0
     goes_on = lasting(0, lambda: rounds >= 3 and world.runs_ended(since, "crashed", "lost") > 0)
     while goes_on():
@@ -55,7 +55,7 @@ def rolling(world: World, size: float) -> Hits:
 
 @fault("rolling restart of everything (SIGTERM)", Runs.FINISH)
 def restarts(world: World, size: float) -> Hits:
-    """A deployment under load: each process is told to end, and the next one comes when the new one works."""
+    """A deployment under load: each process is stopped with SIGTERM once the successor of the one before works."""
     restarted = 0
     for _ in range(max(1, int(3 * size))):
         for name in (*WORKERS, *DISPATCHERS, API):
@@ -66,7 +66,7 @@ def restarts(world: World, size: float) -> Hits:
 
 @fault("SIGSTOP zombie", Runs.CUT, shows=("runs crashed or lost",))
 def zombie(world: World, size: float) -> Hits:
-    """A worker and its children are frozen for longer than a lease, lose their runs, and go on."""
+    """A worker and its children are frozen for longer than a lease, lose their runs, and continue."""
     since, rounds, least = world.now(), 0, max(1, int(5 * size))
     goes_on = lasting(0, lambda: rounds >= least and world.runs_ended(since, "lost") > 0)
     while goes_on():
@@ -80,7 +80,7 @@ def zombie(world: World, size: float) -> Hits:
 
 @fault("clocks of the workers one hour off, both ways", Runs.FINISH)
 def clock(world: World, size: float) -> Hits:
-    """A worker's clock is an hour late, and the other's an hour early: the database's clock decides."""
+    """One worker's clock is an hour behind, the other's an hour ahead: the database's clock decides."""
     library = _libfaketime()
     since, shifts = world.now(), dict(zip(WORKERS, ("-1h", "+1h"), strict=True))
 
@@ -129,10 +129,10 @@ def poisoned(world: World, size: float) -> Hits:
 
 @fault("workers frozen for less than a lease")
 def hiccups(world: World, size: float) -> Hits:
-    """The workers stand still, as on a machine that is overloaded, longer than one whose session had ended might."""
+    """Workers freeze, as on an overloaded machine, for longer than a worker without a session may be silent."""
     rounds = max(1, int(10 * size))
     for _ in range(rounds):
-        wait(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)  # until rescue has an unbroken view
+        wait(LEASE_SECONDS + 2 * HEARTBEAT_SECONDS)  # until rescue has seen heartbeats without a gap
         with world.frozen([pid for name in WORKERS for pid in (world.head(name), *world.pool_children(name))]):
             # longer than a worker without a session may be silent, and well below the lease: the last heartbeat may be
             # one interval old, and a busy machine continues late

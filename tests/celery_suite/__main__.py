@@ -1,11 +1,11 @@
 """Run the integration tests that come with Celery's source package on an app that is on the ledger.
 
 The tests, their tasks and their worker (in the test's own process) are Celery's. Only their conftest is changed: the
-app gets the platform's class and config object, a test has 60 s and one try. Those that want Redis use it as a box
-that tasks put notes into; with `redis://` as the name of its backend they run here, too.
+app gets the platform's class and config object, a test has 60 s and one try. Tests that need Redis use it only to
+record notes of their tasks. They run here too, because the name of the backend is `redis://`.
 
 `known_failures.tsv` names each test that fails or is skipped, and why: `expected` (a row of the guide) or `setup` (how
-the suite is run). Any other failure makes the run red, and so does a known one that passes by now.
+the suite is run). Any other failure fails the run, and so does a known one that passes now.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def fetch(folder: Path) -> Path:
 
 def main() -> int:
     """Run the suite; extra arguments go to pytest."""
-    require_programs("redis-server")  # Celery's tests take notes in Redis
+    require_programs("redis-server")  # Celery's tests record notes in Redis
     with taken(NAME):
         extra = {
             "JOBPLATFORM_QUEUES": orjson.dumps({"celery": {"window_min": 50}}).decode(),
@@ -140,7 +140,7 @@ def main() -> int:
             subprocess.run([*command, *(sys.argv[1:] or tests)], cwd=root, env=environment, check=False)
             return judge(read_report(report), read_known(), complete=not sys.argv[1:])
         finally:
-            if box is not None:  # Redis writes over its environment: the stack does not know it for its own
+            if box is not None:  # Redis overwrites its environment, so the stack does not recognise it as its own
                 box.terminate()
                 wait_gone([box.pid], 10)
             stack.stop(gently=False)
@@ -169,7 +169,7 @@ def read_report(file: Path) -> dict[str, bool]:
 
 
 def judge(outcomes: dict[str, bool], known: dict[str, str], *, complete: bool) -> int:
-    """Print what is new against the known failures; returns the exit code. A flaky one may pass or fail."""
+    """Print the differences from the known failures; returns the exit code. A flaky test may pass or fail."""
     failed = {test for test, passed in outcomes.items() if not passed}
     new = sorted(failed - set(known))
     fixed = sorted(test for test in known if outcomes.get(test) and not known[test].startswith("flaky"))
@@ -183,14 +183,14 @@ def judge(outcomes: dict[str, bool], known: dict[str, str], *, complete: bool) -
 
 
 def free_port() -> str:
-    """Return a port of this machine that nobody listens at."""
+    """Return a free port of this machine."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
 def answers(port: str) -> bool:
-    """Return whether Redis takes connections."""
+    """Return whether Redis accepts connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", int(port))) == 0
 

@@ -1,4 +1,4 @@
-"""The real processes, on servers of their own, with fast heartbeats and a team's package from outside."""
+"""The real processes on dedicated servers, with fast heartbeats and a team's package from outside the repository."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 
 STACK = "test-e2e-next" if os.environ.get(CHOICE) else "test-e2e"
 HEARTBEAT_SECONDS, LEASE_SECONDS = 0.4, 2.0
-#: those of docker-compose.yml, and one for the team's queue
+#: the workers of docker-compose.yml, and one for the team's queue
 WORKERS = len(worker_names()) + 1
 
 
@@ -47,7 +47,7 @@ class Platform:
         return result
 
     def wait(self, job_id: str, seconds: float = 60) -> dict[str, Any]:
-        """Wait until the job has ended or died."""
+        """Wait until the job has ended or is a dead letter."""
         result: dict[str, Any] = self.api.call("GET", f"/v1/jobs/{job_id}?wait={int(min(seconds, 60))}")
         assert result["status"] in ("completed", "failed"), result
         return result
@@ -66,18 +66,18 @@ class Platform:
         return str(self.scratch / name)
 
     def calls(self, path: str) -> list[int]:
-        """The pids of the processes that ran the handler, counted outside the platform's tables."""
+        """Return the pids of the processes that ran the handler, recorded outside the platform's tables."""
         return [int(line) for line in Path(path).read_text().splitlines()] if Path(path).exists() else []
 
     def started(self, path: str) -> int:
-        """Wait until a handler has counted in this file; returns the last caller's pid."""
+        """Wait until a handler has written its pid to this file; returns the last one."""
         return eventually(lambda: self.calls(path))[-1]
 
     def pids(self, name: str) -> list[int]:
         return sorted(pid for pid, tag in marked(self.stack.instance).items() if tag == name)
 
     def head(self, name: str) -> int:
-        """The parent process of a name."""
+        """Return the pid of the parent process with this name."""
         pids = self.pids(name)
         return next(pid for pid in pids if psutil.Process(pid).ppid() not in pids)
 

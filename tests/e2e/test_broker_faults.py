@@ -1,4 +1,4 @@
-"""Faults on the way through RabbitMQ: restarts, deleted queues, duplicates, consumers that are cancelled."""
+"""Faults of RabbitMQ: restarts, deleted queues, duplicates, cancelled consumers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.e2e.conftest import WORKERS, Platform
 from tests.support.waiting import eventually
 
 
-def test_celerys_own_revoke_swallows_no_job(platform: Platform) -> None:
+def test_celerys_own_revoke_loses_no_job(platform: Platform) -> None:
     """Another Celery client's revoke is a message to workers. A job is cancelled in the ledger."""
     import subprocess
 
@@ -61,7 +61,7 @@ def test_a_duplicate_of_a_real_message_runs_nothing(platform: Platform) -> None:
     assert (job["state"], len(platform.calls(path))) == ("succeeded", 1)
 
 
-@pytest.mark.skipif(not os.environ.get(CHOICE), reason="a drill plays it on the distribution's RabbitMQ")
+@pytest.mark.skipif(not os.environ.get(CHOICE), reason="a drill covers it on the distribution's RabbitMQ")
 def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platform) -> None:
     path = platform.file("through-the-restart")
     long = platform.submit("acme.sleep", {"path": path, "seconds": 6})
@@ -75,11 +75,11 @@ def test_a_broker_restart_loses_nothing_and_runs_nothing_twice(platform: Platfor
     for job_id in [*waiting, during]:
         assert platform.wait(job_id)["status"] == "completed"
     assert platform.wait(long)["state"] == "succeeded"
-    assert len(platform.calls(path)) == 1, "the run went on while the broker was away"
+    assert len(platform.calls(path)) == 1, "the run continued while the broker was down"
 
 
-def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platform) -> None:
-    """As after a consumer that RabbitMQ has cancelled quietly: it beats, answers pings, and takes nothing."""
+def test_a_worker_that_has_stopped_consuming_is_restarted(platform: Platform) -> None:
+    """As after a silent cancel of its consumer: the worker sends heartbeats, answers pings, and receives nothing."""
     head = platform.head("worker-gpu")
     control = Celery("test", broker=platform.stack.broker_url_of("monitor"), set_as_current=False).control
     asked = {"arguments": {"queue": "gpu"}, "reply": True, "timeout": 5, "pattern": "worker-gpu@*", "matcher": "glob"}
@@ -92,9 +92,9 @@ def test_a_worker_that_does_not_consume_any_more_is_started_anew(platform: Platf
     platform.stack.wait_for_workers(WORKERS)
 
 
-def test_a_run_that_takes_too_long_for_rabbitmq_goes_on_once_and_its_worker_takes_more(platform: Platform) -> None:
-    """RabbitMQ 4.3 cancels the consumer of a quorum queue whose message is not acknowledged in time, and gives the
-    message away again; before, it closes the channel."""
+def test_a_run_beyond_rabbitmqs_time_limit_continues_once_and_its_worker_takes_more(platform: Platform) -> None:
+    """RabbitMQ 4.3 cancels the consumer of a quorum queue whose message is not acknowledged in time, and redelivers the
+    message. Older versions close the channel."""
     instance = platform.stack.instance
     with connected(rabbitmq.url(instance), name="test") as connection:
         if server_version(connection) < "4.3":
@@ -110,17 +110,17 @@ def test_a_run_that_takes_too_long_for_rabbitmq_goes_on_once_and_its_worker_take
         job = platform.wait(job_id)
         assert (job["state"], len(platform.calls(path)), platform.outcomes(job_id)) == ("succeeded", 1, ["succeeded"])
         given_away = "SELECT count(*)::int FROM dead_messages WHERE job_id = CAST(:id AS uuid) AND reason = 'stale'"
-        eventually(lambda: platform.sql(given_away, id=job_id)[0] >= 1, 10, "its message came again, and ran nothing")
+        eventually(lambda: platform.sql(given_away, id=job_id)[0] >= 1, 10, "its redelivered message ran nothing")
         assert platform.wait(platform.submit("acme.resize", {"width": 2, "height": 2}))["status"] == "completed"
         channel.queue_delete("gpu")
     platform.stack.run("broker", "apply")
 
 
-def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:
+def test_the_audit_is_clean_after_all_faults(platform: Platform) -> None:
     platform.stack.run("audit", "--json")
 
 
-def test_conservation_holds_after_all_of_it(platform: Platform) -> None:
+def test_conservation_holds_after_all_faults(platform: Platform) -> None:
     rows = platform.sql(
         "SELECT c.queue, c.accepted - c.finished, coalesce(l.live, 0) FROM "
         "(SELECT queue, sum(accepted) AS accepted, sum(finished) AS finished FROM queue_counters GROUP BY queue) c "

@@ -1,7 +1,7 @@
-"""An existing Celery app on the ledger: the examples of Celery's own pages, and what can go wrong, by real processes.
+"""An existing Celery app on the ledger, with real processes: the examples of Celery's documentation, and failures.
 
-`celery -A shop worker` and the caller have the app's own code; only class and config object are the platform's
-(tests/support/shop.py).
+`celery -A shop worker` and the caller run the app's own code. Only the task class and the config object are the
+platform's (tests/support/shop.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Shop:
         self.platform, self.app, self.tasks = platform, app, tasks
 
     def notes(self, name: str, count: int = 1) -> list[str]:
-        """Wait until a task has noted so many lines."""
+        """Wait until a task has written this many lines; returns them."""
         path = Path(self.platform.file(name))
         return eventually(
             lambda: result if len(result := path.read_text().splitlines() if path.exists() else []) >= count else None,
@@ -97,7 +97,7 @@ def test_a_failure_keeps_its_type_and_its_traceback(shop: Shop) -> None:
     assert result.get(propagate=False).args == ("no such customer",)
     assert (result.state, result.failed()) == ("FAILURE", True)
     assert "raise ValueError(message)" in result.traceback
-    assert shop.platform.job(result.id)["state"] == "dead"  # a person can replay it
+    assert shop.platform.job(result.id)["state"] == "dead"  # an operator can replay it
 
 
 def test_links_and_error_handlers_are_called(shop: Shop) -> None:
@@ -113,13 +113,13 @@ def test_links_and_error_handlers_are_called(shop: Shop) -> None:
     assert shop.notes("log_error", 2)[1] == "my own"
 
 
-def test_errbacks_get_their_arguments_as_they_were_given(shop: Shop) -> None:
+def test_errbacks_get_their_arguments_unchanged(shop: Shop) -> None:
     errback = shop.tasks.notes_values.s(Decimal("1.10"), when=b"x")
     shop.tasks.fail.apply_async(("with values",), link_error=errback)
     assert shop.notes("notes_values") == ["Decimal('1.10') b'x' ValueError"]
 
 
-def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
+def test_a_running_task_sets_its_own_state(shop: Shop) -> None:
     gates = [shop.platform.file(f"shop-gate-{n}") for n in range(2)]
     result = shop.tasks.hello.delay(*gates)
     assert eventually(lambda: result.info if result.state == "PROGRESS" else None, SECONDS) == {"progress": 50}
@@ -129,7 +129,7 @@ def test_a_running_task_tells_its_own_state(shop: Shop) -> None:
     assert result.get(timeout=SECONDS) == "hello world: 42"
 
 
-def test_the_request_is_as_celery_has_it(shop: Shop) -> None:
+def test_the_request_is_as_in_celery(shop: Shop) -> None:
     call = shop.tasks.dump_context.apply_async((1, 2), priority=6, headers={"trace": "abc"})
     result = call.get(timeout=SECONDS)
     assert result == {
@@ -151,7 +151,7 @@ def test_eta_and_expires(shop: Shop) -> None:
     assert (expired.state, shop.platform.job(expired.id)["state"]) == ("REVOKED", "expired")
 
 
-def test_what_is_not_json_is_refused_before_anything_is_written(shop: Shop) -> None:
+def test_unsupported_calls_are_refused_before_anything_is_written(shop: Shop) -> None:
     before = shop.platform.sql("SELECT count(*) FROM jobs")
     with pytest.raises(Exception, match="expected what JSON can hold, got"):
         shop.tasks.add.delay(object(), 1)
@@ -170,14 +170,14 @@ def test_what_is_not_json_is_refused_before_anything_is_written(shop: Shop) -> N
     assert shop.platform.sql("SELECT count(*) FROM jobs") == before
 
 
-def test_values_come_back_as_celery_brings_them(shop: Shop) -> None:
+def test_values_are_returned_as_in_celery(shop: Shop) -> None:
     result = shop.tasks.returns_decimal.delay("1.10").get(timeout=SECONDS)
     assert result == {"price": Decimal("1.10"), "bytes": b"x", "twice": [1, 2]}
     for value in (2**80, -(2**70), 1e16, float("inf"), {"$from": "me"}, {"__type__": "x"}, "\u2028"):
         assert shop.tasks.add.delay([value], []).get(timeout=SECONDS) == [value]
 
 
-def test_the_order_of_keys_and_negative_zero_come_back(shop: Shop) -> None:
+def test_the_order_of_keys_and_negative_zero_are_kept(shop: Shop) -> None:
     value = {"zeta": 1, "a": {"y": 1, "b": 2}, "negative zero": -0.0, "m": 3}
     alone, passed_on = shop.tasks.keeps_order.s(value, zz=1, b=2, a=3), shop.tasks.keeps_order.s(zz=1, b=2, a=3)
     for call in (alone, shop.tasks.same.s(value) | passed_on):
@@ -186,7 +186,7 @@ def test_the_order_of_keys_and_negative_zero_come_back(shop: Shop) -> None:
         assert (list(back), list(back["a"]), repr(back["negative zero"])) == (list(value), ["y", "b"], "-0.0")
 
 
-def test_a_task_id_of_ones_own_names_one_job(shop: Shop) -> None:
+def test_a_custom_task_id_names_one_job(shop: Shop) -> None:
     path = shop.platform.file("shop-own-id")
     first = shop.tasks.sleeps.apply_async((path, 0), task_id="report 2026-11")
     assert first.get(timeout=SECONDS) == 1
@@ -200,7 +200,7 @@ def test_a_task_id_of_ones_own_names_one_job(shop: Shop) -> None:
 # --- retries, hooks, states ----------------------------------------------------------------------
 
 
-def test_retries_are_counted_by_celery_and_kept_by_the_ledger(shop: Shop) -> None:
+def test_retries_are_counted_by_celery_and_recorded_by_the_ledger(shop: Shop) -> None:
     result = shop.tasks.unreliable.delay(shop.platform.file("shop-unreliable"), 2)
     assert result.get(timeout=SECONDS) == 2
     assert shop.platform.outcomes(result.id) == ["failed", "failed", "succeeded"]
@@ -210,11 +210,11 @@ def test_retries_are_counted_by_celery_and_kept_by_the_ledger(shop: Shop) -> Non
         used_up.get(timeout=SECONDS)
     assert len(shop.platform.runs(used_up.id)) == 4
     assert shop.tasks.refreshes.delay(shop.platform.file("shop-refreshes"), 4).get(timeout=SECONDS) == "fresh"
-    # other arguments, as often as it likes
+    # with other arguments on every retry
     assert shop.tasks.counts_down.delay(5).get(timeout=SECONDS) == [0, 1, 2, 3, 4]
 
 
-def test_what_a_retry_changes_and_what_the_body_does_after_it(shop: Shop) -> None:
+def test_changed_arguments_of_a_retry_and_code_of_the_body_after_it(shop: Shop) -> None:
     tasks = shop.tasks
     assert tasks.turns_pages.delay({"page": 0}).get(timeout=SECONDS) == [3, 8]
     assert tasks.retries_and_goes_on.delay(shop.platform.file("shop-goes-on")).get(timeout=SECONDS) == 1
@@ -226,7 +226,7 @@ def test_what_a_retry_changes_and_what_the_body_does_after_it(shop: Shop) -> Non
         tasks.closes.delay().get(timeout=SECONDS)
 
 
-def test_ignored_results_reach_who_comes_after_them_and_nobody_else(shop: Shop) -> None:
+def test_ignored_results_reach_only_their_successors(shop: Shop) -> None:
     result = (shop.tasks.adds_in_silence.s(2, 2) | shop.tasks.add.s(3))()
     assert result.get(timeout=SECONDS) == 7
     assert shop.app.AsyncResult(result.parent.id).result is None
@@ -234,7 +234,7 @@ def test_ignored_results_reach_who_comes_after_them_and_nobody_else(shop: Shop) 
     assert kept.get(timeout=SECONDS) == 2
 
 
-def test_hooks_and_call_of_a_base_that_knows_nothing_of_the_platform(shop: Shop) -> None:
+def test_hooks_and_call_of_a_base_class_without_the_platform(shop: Shop) -> None:
     assert shop.tasks.noted.delay("fine").get(timeout=SECONDS) == "fine"
     assert shop.tasks.noted.delay("retry").get(timeout=SECONDS) == "retry"
     with pytest.raises(ValueError, match="told to"):
@@ -246,7 +246,7 @@ def test_hooks_and_call_of_a_base_that_knows_nothing_of_the_platform(shop: Shop)
     ]  # fmt: skip
 
 
-def test_ignored_rejected_and_states_set_by_hand(shop: Shop) -> None:
+def test_ignore_reject_and_states_set_by_hand(shop: Shop) -> None:
     assert shop.tasks.silent.delay().get(timeout=SECONDS) is None
     with pytest.raises(ValueError, match="by hand"):
         shop.tasks.sets_its_own_state.delay().get(timeout=SECONDS)
@@ -276,7 +276,7 @@ def test_a_crash_costs_a_run_and_a_crash_loop_ends(shop: Shop) -> None:
     assert eventually(lambda: ever.id in shop.notes("log_error"), SECONDS)
 
 
-def test_revoke_leaves_what_runs_and_ends_it_with_terminate(shop: Shop) -> None:
+def test_revoke_leaves_a_running_task_and_with_terminate_ends_it(shop: Shop) -> None:
     path = shop.platform.file("shop-revoked")
     running = shop.tasks.sleeps.delay(path, 60)
     shop.platform.started(path)
@@ -285,11 +285,11 @@ def test_revoke_leaves_what_runs_and_ends_it_with_terminate(shop: Shop) -> None:
     running.revoke(terminate=True)
     with pytest.raises(TaskRevokedError):
         running.get(timeout=SECONDS)
-    shop.app.control.revoke("01a1fadd-0000-7000-8000-000000000000")  # nobody's: nothing happens
+    shop.app.control.revoke("01a1fadd-0000-7000-8000-000000000000")  # an unknown id: nothing happens
 
 
-def test_a_retry_frees_its_slot_and_is_no_failure_for_who_watches_events(shop: Shop) -> None:
-    """One slot: the parent that reports a retry as a lost run would keep it until its next heartbeat."""
+def test_a_retry_frees_its_slot_and_is_not_reported_as_a_failure(shop: Shop) -> None:
+    """A parent that reported a retry as a lost run would occupy the slot until its next heartbeat."""
     log = shop.platform.stack.instance.logs / "worker-shop.log"
     results = [shop.tasks.counts_down.delay(2) for _ in range(3)] + [shop.tasks.rejects.delay()]
     assert [result.get(timeout=SECONDS) for result in results[:3]] == [[0, 1]] * 3
@@ -307,7 +307,7 @@ def test_sys_exit_in_a_task_is_a_failure(shop: Shop) -> None:
     assert (len(shop.platform.calls(path)), shop.platform.outcomes(result.id)) == (1, ["failed"])
 
 
-def test_names_that_others_use_and_one_that_is_refused_alone(shop: Shop) -> None:
+def test_unusual_task_names_work_and_an_invalid_one_is_refused_alone(shop: Shop) -> None:
     assert shop.tasks.ships.delay(7).get(timeout=SECONDS) == "shipped 7"
     assert shop.app.send_task("shop:orders/ship@v2", (8,)).get(timeout=SECONDS) == "shipped 8"
     with pytest.raises(ConfigurationError, match="expected 1 to 200 letters, digits"):
@@ -327,13 +327,13 @@ def test_a_worker_with_the_solo_pool_serves_a_queue_on_a_developers_machine(shop
         end_named(stack.instance, "worker-solo")
 
 
-def test_a_task_that_no_worker_knows_fails_as_celery_says_it(shop: Shop) -> None:
+def test_a_task_that_no_worker_knows_fails_as_in_celery(shop: Shop) -> None:
     result = shop.app.send_task("shop.tasks.no_such_task", queue="shop")
     with pytest.raises(NotRegistered):
         result.get(timeout=SECONDS)
     runs = shop.platform.runs(result.id)
     assert len(runs) > 1 and {run["error"]["code"] for run in runs} == {"unknown_kind"}
-    assert shop.platform.job(result.id)["attempt"] == 1, "only the run that ended it was one"
+    assert shop.platform.job(result.id)["attempt"] == 1, "only the run that ended the job counts as an attempt"
 
 
 # --- canvas --------------------------------------------------------------------------------------
@@ -389,7 +389,7 @@ def test_a_failed_header_fails_the_chord_and_leaves_its_other_tasks(shop: Shop) 
     result = chord(
         [shop.tasks.fail.s("header"), add.s(1, 1), add.s(2, 2)], tsum.s().on_error(shop.tasks.on_chord_error.s())
     )()
-    with pytest.raises(ValueError, match="header"):  # as Celery: of the parent first
+    with pytest.raises(ValueError, match="header"):  # as in Celery: the error of the parent first
         result.get(timeout=SECONDS)
     with pytest.raises(ChordError, match=r"Dependency .* raised ValueError\('header'\)"):
         result.get(timeout=SECONDS, disable_sync_subtasks=False) if result.parent is None else _alone(shop, result)
@@ -400,11 +400,11 @@ def test_a_failed_header_fails_the_chord_and_leaves_its_other_tasks(shop: Shop) 
 
 
 def _alone(shop: Shop, result: Any) -> Any:
-    """Return a result without its parents'."""
+    """Return a task's own result, without waiting for its parents."""
     return shop.app.AsyncResult(result.id).get(timeout=SECONDS)
 
 
-def test_a_chain_stops_at_what_fails_and_goes_on_when_that_is_replayed(shop: Shop) -> None:
+def test_a_chain_stops_at_a_failed_task_and_continues_after_its_replay(shop: Shop) -> None:
     path = shop.platform.file("shop-unreliable-chain")
     result = (shop.tasks.add.si(1, 1) | shop.tasks.unreliable.si(path, 5) | shop.tasks.add.s(10))()
     with pytest.raises(shop.tasks.Flaky):
@@ -418,7 +418,7 @@ def test_a_chain_stops_at_what_fails_and_goes_on_when_that_is_replayed(shop: Sho
     assert shop.platform.api.call("GET", f"/v1/workflows/{workflow}?wait=30")["state"] == "succeeded"
 
 
-def test_a_task_is_replaced_and_what_waits_for_it_waits_for_that(shop: Shop) -> None:
+def test_the_successors_of_a_replaced_task_wait_for_its_replacement(shop: Shop) -> None:
     tasks = shop.tasks
     assert tasks.adds_by_another.delay(3, 4).get(timeout=SECONDS) == 70
     assert (tasks.adds_by_another.s(3, 4) | tasks.add.s(1))().get(timeout=SECONDS) == 71
@@ -430,7 +430,7 @@ def test_a_task_is_replaced_and_what_waits_for_it_waits_for_that(shop: Shop) -> 
 # --- the platform around it ----------------------------------------------------------------------
 
 
-def test_the_api_knows_its_tasks_and_checks_nothing_away(shop: Shop) -> None:
+def test_the_api_lists_the_apps_tasks_and_accepts_their_calls(shop: Shop) -> None:
     kinds = {kind["name"]: kind for kind in shop.platform.api.call("GET", "/v1/kinds")["kinds"]}
     assert kinds["shop.tasks.add"]["queue"] == "shop"
     job = shop.platform.submit("shop.tasks.add", {"args": [20, 22]})
@@ -497,7 +497,7 @@ def test_without_the_config_object_the_app_is_plain_celery(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "class"])
-def test_every_way_to_call_a_task_makes_a_job_as_the_first_call_of_a_process(shop: Shop, form: str) -> None:
+def test_every_way_to_call_a_task_creates_a_job_as_the_first_call_of_a_process(shop: Shop, form: str) -> None:
     known = shop.tasks.add.delay(2, 5)
     assert known.get(timeout=SECONDS) == 7
     command = [sys.executable, "-W", "ignore", first_calls.__file__, form, known.id]

@@ -1,4 +1,4 @@
-"""The same canvases on the ledger and on a control worker of plain Celery: a caller sees the same."""
+"""The same canvases on the ledger and on a control worker of plain Celery: callers see the same results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SIDES = ("ledger", "plain")
 
 @pytest.fixture(scope="module")
 def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
-    """What each side has made of all shapes: side → "shape …" or "children …" → outcome; "errbacks" → counts."""
+    """The outcomes of all shapes on each side: side → "shape …" or "children …" → outcome; "errbacks" → counts."""
     folder, stack = tmp_path_factory.mktemp("canvas"), platform.stack
     (folder / "canvas_shapes.py").write_text(Path(canvas_shapes.__file__).read_text())
     rabbitmq.call_management(stack.instance, "/api/vhosts/control", "PUT")
@@ -61,7 +61,7 @@ def seen(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def comparable(seen: dict[str, dict[str, Any]], name: str) -> bool:
-    """Whether plain Celery has an answer for a canvas, and the ledger takes it (the guide names what it refuses)."""
+    """Return whether plain Celery has a result for a canvas and the ledger accepts it (see the guide)."""
     return seen["plain"][name] != "TimeoutError" and not seen["ledger"][name].startswith("refused: ")
 
 
@@ -84,7 +84,7 @@ def test_each_canvas_ends_as_on_plain_celery(seen: dict[str, dict[str, Any]]) ->
     assert not differing, f"[ledger, plain]: {differing}"
 
 
-def test_what_a_task_has_called_is_among_its_children(seen: dict[str, dict[str, Any]]) -> None:
+def test_the_tasks_that_a_task_has_called_are_its_children(seen: dict[str, dict[str, Any]]) -> None:
     names = [name for name in seen["plain"] if name.startswith("children ")]
     assert {name: seen["ledger"][name] for name in names} == {name: seen["plain"][name] for name in names}
     for name in ("chord", "group into a task"):

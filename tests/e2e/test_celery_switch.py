@@ -52,7 +52,7 @@ class Legacy:
         start(self.platform.stack.instance, name, [*command, "-c", "1", "--without-mingle"], environment)
 
     def call(self, task: str, environment: dict[str, str]) -> list[str]:
-        """Call a task in a process of its own; returns id, result, state."""
+        """Call a task in a separate process; returns id, result, state."""
         done = self.run(CALL, environment, task)
         assert done.returncode == 0, done.stderr
         task_id, *value, state = done.stdout.split()
@@ -75,13 +75,13 @@ def legacy(platform: Platform, tmp_path: Path) -> Iterator[Legacy]:
         rabbitmq.call_management(platform.stack.instance, "/api/vhosts/old", "DELETE")
 
 
-def test_one_queue_is_switched_the_other_stays_and_both_answer(legacy: Legacy) -> None:
+def test_one_queue_is_switched_while_the_other_stays_and_both_work(legacy: Legacy) -> None:
     known = legacy.platform.sql
     legacy.start_worker("legacy-old", "mails,legacy", legacy.old)
-    # before: plain Celery, although the class is there
+    # before: plain Celery, although the task class is installed
     assert legacy.call("report", legacy.old)[1:] == ["report 7", "SUCCESS"]
     assert known("SELECT count(*) FROM job_history WHERE kind LIKE 'legacy.%'") == [0]
-    # one queue is switched: its tasks are jobs, the other's are published as ever
+    # one queue is switched: its tasks are jobs, the other's are published as before
     legacy.start_worker("legacy-new", "legacy", legacy.new)
     task_id, *rows = legacy.call("report", legacy.new)
     assert rows == ["report 7", "SUCCESS"]
@@ -90,6 +90,6 @@ def test_one_queue_is_switched_the_other_stays_and_both_answer(legacy: Legacy) -
     assert known("SELECT count(*) FROM job_history WHERE kind = 'legacy.mail'") == [0]
     refused = legacy.run(CANVAS, legacy.new)
     assert "goes to queue 'mails', which is not on the ledger, and others do not" in refused.stderr
-    # back: callers with the old config; what the ledger has accepted its own worker still does
+    # back: callers use the old config; the ledger's worker still runs what the ledger has accepted
     assert legacy.call("report", legacy.old)[1:] == ["report 7", "SUCCESS"]
     assert known("SELECT count(*) FROM job_history WHERE kind = 'legacy.report'") == [1]

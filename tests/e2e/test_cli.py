@@ -1,4 +1,4 @@
-"""The command line over HTTP, on the running platform: as a person uses it, and as scripts do."""
+"""The command line over HTTP, against the running platform, as used by people and by scripts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_payloads_come_from_arguments_a_file_and_standard_input(ask: Ask, tmp_pa
     shown = said(ask("jobs", "show", by_arguments))
     assert "succeeded" in shown and "cli" in shown and '"width": 5' in shown
     listed = said(ask("jobs", "list", "--tag", "cli"))
-    assert by_arguments in listed and "\x1b" not in listed, "no colours where nobody looks"
+    assert by_arguments in listed and "\x1b" not in listed, "no colours when the output is not a terminal"
     ids = said(ask("jobs", "list", "--kind", "acme.resize", "--quiet", "-n", 3)).splitlines()
     assert len(ids) == 3 and by_stdin in ids
     assert "submitted" in said(ask("jobs", "events", by_file))
@@ -70,12 +70,12 @@ def test_payloads_come_from_arguments_a_file_and_standard_input(ask: Ask, tmp_pa
         (("--run-at", "tomorrow"), "does not match the formats"),
     ],
 )
-def test_wrong_usage_ends_with_2_and_says_what_was_expected(ask: Ask, arguments: Any, expected: str) -> None:
+def test_wrong_usage_exits_with_2_and_names_the_expected_input(ask: Ask, arguments: Any, expected: str) -> None:
     done = ask("jobs", "submit", "acme.resize", *arguments)
     assert done.exit_code == 2 and expected in done.output
 
 
-def test_a_job_that_fails_ends_the_watch_with_3(ask: Ask) -> None:
+def test_watching_a_failed_job_exits_with_3(ask: Ask) -> None:
     done = ask(*RESIZE, "factor:=0", "--watch")
     assert done.exit_code == 3 and "dead: factor must be positive" in done.output
     as_json = ask(*RESIZE, "factor:=0", "--watch", "--json")
@@ -88,13 +88,13 @@ def test_a_job_that_fails_ends_the_watch_with_3(ask: Ask) -> None:
     assert isinstance(ask("jobs", "show", "01890000-0000-7000-8000-000000000000").exception, NotFound)
 
 
-def test_what_a_model_streams_is_printed_as_it_comes(ask: Ask) -> None:
+def test_streamed_model_output_is_printed_as_it_arrives(ask: Ask) -> None:
     job_id = said(ask("jobs", "submit", "llm.chat", "-p", '{"messages": [{"role": "user", "content": "hello"}]}'))
     text = said(ask("jobs", "watch", "--output", job_id))
     assert text == orjson.loads(said(ask("jobs", "show", job_id, "--json")))["result"]["content"].strip()
 
 
-def test_many_are_submitted_from_a_pipe(ask: Ask) -> None:
+def test_many_jobs_are_submitted_from_a_pipe(ask: Ask) -> None:
     lines = "\n".join(f'{{"kind": "acme.resize", "payload": {{"width": {n}, "height": 1}}}}' for n in range(1, 26))
     ids = said(ask("jobs", "submit-many", "--batch-size", 10, stdin=lines + "\n")).splitlines()
     assert len(set(ids)) == 25
@@ -102,7 +102,7 @@ def test_many_are_submitted_from_a_pipe(ask: Ask) -> None:
     assert wrong.exit_code == 2 and "line 1: expected kind and some of" in wrong.output
 
 
-def test_a_job_is_changed_and_called_off(ask: Ask) -> None:
+def test_a_job_is_changed_and_cancelled(ask: Ask) -> None:
     job_id = said(ask(*RESIZE, "--run-at", "2099-01-31T12:00:00Z"))
     assert said(ask("jobs", "change", job_id, "--priority", 9)) == f"{job_id} is scheduled"
     assert said(ask("jobs", "cancel", job_id, "--reason", "enough")) == f"{job_id} is cancelled"
@@ -170,7 +170,7 @@ def test_webhooks(ask: Ask) -> None:
         receiver.close()
 
 
-def test_by_the_database(platform: Platform, ask: Ask) -> None:
+def test_commands_that_use_the_database(platform: Platform, ask: Ask) -> None:
     environment = platform.stack.environment()
     where = {name: environment[name] for name in environment if name.startswith("JOBPLATFORM_")}
     table = run("workers", "list", **where).stdout
@@ -189,7 +189,7 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_exit_codes_and_what_is_said_of_them(platform: Platform) -> None:
+def test_exit_codes_and_error_messages(platform: Platform) -> None:
     where = {"JOBPLATFORM_URL": platform.stack.local_url("api"), "JOBPLATFORM_API_KEY": platform.api._key}
     nowhere = run("jobs", "list")
     assert nowhere.returncode == 2 and "expected JOBPLATFORM_URL and JOBPLATFORM_API_KEY" in nowhere.stderr
@@ -205,6 +205,6 @@ def test_exit_codes_and_what_is_said_of_them(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_shells_complete(shell: str) -> None:
+def test_shell_completion_is_generated(shell: str) -> None:
     done = run("completion", shell)
     assert done.returncode == 0 and "_JOBPLATFORM_COMPLETE" in done.stdout, done.stderr

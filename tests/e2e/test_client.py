@@ -1,4 +1,4 @@
-"""The Python client on the real API: each thing it does, by both clients, and over connections that break."""
+"""The Python client on the real API: every operation, with both clients, and over connections that break."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_submit_wait_and_read(jobs: Client) -> None:
     assert caught.value.job.error["code"] == "bad_factor"
 
 
-def test_errors_are_typed_and_tell_everything(jobs: Client) -> None:
+def test_errors_are_typed_and_carry_all_details(jobs: Client) -> None:
     with pytest.raises(Invalid, match=r"payload\.width: expected .* got") as caught:
         jobs.submit("acme.resize", {"width": "x", "height": 1})
     assert caught.value.status == 422 and caught.value.errors[0]["field"] == "payload.width"
@@ -52,7 +52,7 @@ def test_errors_are_typed_and_tell_everything(jobs: Client) -> None:
         jobs.cancel(done.id)
 
 
-def test_a_wait_ends_and_a_job_is_called_off(platform: Platform, jobs: Client) -> None:
+def test_a_wait_times_out_and_a_job_is_cancelled(platform: Platform, jobs: Client) -> None:
     job = jobs.submit("acme.sleep", {"path": platform.file("client-wait"), "seconds": 30})
     with pytest.raises(WaitTimeout):
         jobs.wait(job.id, timeout=0.5)
@@ -67,7 +67,7 @@ def test_many_jobs_are_submitted_as_their_requests_are_generated(platform: Platf
     assert [jobs.wait(item).value()["width"] for item in ids] == list(range(25))
 
 
-def test_a_stream_to_the_end(jobs: Client) -> None:
+def test_a_stream_is_read_to_its_end(jobs: Client) -> None:
     job = jobs.submit("llm.chat", {"messages": [{"role": "user", "content": "hello"}]})
     came = list(jobs.stream(job.id))
     assert came[-1].job is not None and came[-1].job.succeeded
@@ -76,7 +76,7 @@ def test_a_stream_to_the_end(jobs: Client) -> None:
     assert [item.id for item in jobs.stream(job.id, last_id=known[1]) if item.id] == known[2:]
 
 
-def test_files_up_and_down(platform: Platform, jobs: Client, tmp_path: Path) -> None:
+def test_files_are_uploaded_and_downloaded(platform: Platform, jobs: Client, tmp_path: Path) -> None:
     content = os.urandom(1_000_000)
     source = tmp_path / "up.bin"
     source.write_bytes(content)
@@ -91,8 +91,8 @@ def test_files_up_and_down(platform: Platform, jobs: Client, tmp_path: Path) -> 
     assert jobs.download(empty, tmp_path / "nothing").read_bytes() == b""
 
 
-def test_over_a_connection_that_breaks_nothing_is_doubled_or_missed(platform: Platform, tmp_path: Path) -> None:
-    """Answers are lost with their connections, again and again, during submissions, a feed and downloads."""
+def test_over_a_connection_that_breaks_nothing_is_duplicated_or_lost(platform: Platform, tmp_path: Path) -> None:
+    """Connections break repeatedly, and their responses are lost, during submissions, a feed and downloads."""
     proxy = Proxy(platform.stack.instance.ports["api"])
     content = os.urandom(3_000_000)
     done = threading.Event()
@@ -157,7 +157,7 @@ def test_the_same_with_asyncio(platform: Platform, tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
-def test_an_api_that_comes_back_is_waited_for(platform: Platform) -> None:
+def test_the_client_waits_for_an_api_that_is_down(platform: Platform) -> None:
     """Nothing listens at first: the job is submitted once the API is up."""
     proxy = Proxy(platform.stack.instance.ports["api"])
     port = proxy.port

@@ -1,4 +1,4 @@
-"""The newcomer's commands: they show the main job, change nothing of the machine, and leave nothing behind."""
+"""The commands for newcomers: they show the main job, change nothing on the machine, and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NAME = "test-dev"
 
 @pytest.fixture(autouse=True, scope="module")
 def clean_stack() -> Iterator[None]:
-    """No data of another run before, none afterwards."""
+    """Delete the stack's data before the tests and after them."""
     run("down", "--delete-data")
     yield
     run("down", "--delete-data")
@@ -53,7 +53,7 @@ def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
 
 
 def machine() -> dict[str, object]:
-    """What must be the same before and after: users, modes of parent folders, listening ports, servers."""
+    """Return what must be equal before and after: users, modes of parent folders, listening ports, servers."""
     parents = [*CHECKOUT.parents, CHECKOUT, Path("/var/tmp"), Path("/var"), Path(sys.prefix), *Path(sys.prefix).parents]
     servers = ("beam.smp", "epmd", "postgres", "celery", "granian", "ffmpeg")
     listening, running = set(), []
@@ -63,7 +63,7 @@ def machine() -> dict[str, object]:
                 continue
             listening |= {c.laddr.port for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN}
             name, parent = process.info["name"], process.parent()
-            # the heads: a server that runs beside this test has a helper more or less (autovacuum, say)
+            # parent processes only: the number of a parallel server's helpers varies (autovacuum, say)
             is_head = parent is None or parent.name() != name
             if name in servers and is_head and process.status() != psutil.STATUS_ZOMBIE:
                 running.append(name)
@@ -80,7 +80,7 @@ def machine() -> dict[str, object]:
 
 
 def _is_of_others(process: psutil.Process) -> bool:
-    """Whether it belongs to tests that play beside these: their stack, or what they start."""
+    """Return whether a process belongs to tests that run in parallel: to their stack, or to a test that started it."""
     if process.environ().get(MARK) not in (None, str(instance.stack_folder(NAME))):
         return True
     above = [process, *process.parents()]
@@ -88,8 +88,8 @@ def _is_of_others(process: psutil.Process) -> bool:
 
 
 def shared_memory() -> set[str]:
-    """What a killed Postgres leaves, and no folder shows: segments that no process has in use. A new one may find and
-    remove what an old one has left."""
+    """Return the shared memory segments that no process uses. A killed Postgres leaves them; a new one may find and
+    remove them."""
     used = ""
     for maps in Path("/proc").glob("[0-9]*/maps"):
         try:
@@ -100,7 +100,7 @@ def shared_memory() -> set[str]:
 
 
 def interrupted_demo(number: signal.Signals) -> None:
-    """Start a demo, and end it by a signal when it starts its own processes."""
+    """Start a demo, and end it with a signal as soon as it starts its own processes."""
     process = subprocess.Popen(
         [str(script("jobplatform")), "dev", "demo"],
         env=environment(),
@@ -108,7 +108,7 @@ def interrupted_demo(number: signal.Signals) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         cwd=CHECKOUT,
-        # tests that were started in the background ignore it, and so would their children
+        # tests that were started in the background ignore SIGINT, and so would their children
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
@@ -125,11 +125,11 @@ def interrupted_demo(number: signal.Signals) -> None:
     assert process.returncode != 0
 
 
-def test_the_demo_shows_the_main_job_and_leaves_nothing_also_after_one_that_was_killed() -> None:
+def test_the_demo_shows_the_main_job_and_leaves_nothing_even_after_a_killed_demo() -> None:
     before, segments = machine(), shared_memory()
     interrupted_demo(signal.SIGKILL)
     left = open_instance(NAME)
-    assert marked(left), "a killed command could clean up nothing"
+    assert marked(left), "a killed command can't clean up"
     with closing(psycopg2.connect(postgres.url(left).replace("+psycopg2", ""))) as connection, connection:
         # the checkout may have moved to another version since
         connection.cursor().execute("UPDATE alembic_version SET version_num = '9999'")
@@ -167,9 +167,9 @@ def test_up_writes_addresses_that_any_script_can_source_and_down_stops() -> None
             assert orjson.loads(answer.read()) == []
         psycopg2.connect(result["JOBPLATFORM_DATABASE_URL"]).close()
         again = run("up")
-        assert again.returncode == 0 and "starting" not in again.stdout, "a stack that runs is only shown"
+        assert again.returncode == 0 and "starting" not in again.stdout, "a running stack is only shown"
         sourced = run("up", **result)
-        assert sourced.returncode == 0 and "starting" not in sourced.stdout, "its own addresses are not foreign ones"
+        assert sourced.returncode == 0 and "starting" not in sourced.stdout, "its own addresses are not foreign servers"
         status = run("status")
         assert "up" in status.stdout and "down" not in status.stdout
         assert all(name in status.stdout for name in worker_names())
@@ -186,7 +186,7 @@ def test_two_checkouts_never_share_a_stack(monkeypatch: pytest.MonkeyPatch) -> N
     assert instance.stack_folder("dev") != item
 
 
-def test_one_stack_is_worked_on_by_one_command() -> None:
+def test_only_one_command_at_a_time_works_on_a_stack() -> None:
     with instance.taken(NAME), pytest.raises(ConfigurationError, match="another command"), instance.taken(NAME):
         pass
 

@@ -1,6 +1,6 @@
-"""Each drill once, and short, on one stack; those that may do the same to runs follow each other under one load.
+"""Each drill once, shortened, on one stack. Faults with the same allowed effect on runs share one load.
 
-`make drills` plays each by itself and in full, on both brokers.
+`make drills` runs each alone and at full length, on both brokers.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def world() -> Iterator[World]:
 
 
 def groups() -> dict[str, list[Fault]]:
-    """Faults of a module that allow the same."""
+    """Group the faults by module and by their allowed effect on runs."""
     result: dict[str, list[Fault]] = {}
     for item in FAULTS.values():
         module = item.do.__module__.rpartition(".")[2]
@@ -41,7 +41,7 @@ def groups() -> dict[str, list[Fault]]:
 
 
 def in_fair_order(faults: list[Fault]) -> Fault:
-    """Return a fault that is all of these, one after the other; the flow is back in between."""
+    """Return a fault that injects all of these one after the other; jobs flow again before the next one."""
 
     def do(world: World, size: float) -> dict[str, int]:
         hits = {}
@@ -49,7 +49,7 @@ def in_fair_order(faults: list[Fault]) -> Fault:
             try:
                 hits |= {f"{fault.key}: {name}": count for name, count in fault.do(world, size).items()}
             except CanNotBeDone as error:
-                print(f"not played: {fault.name}: {error}")
+                print(f"skipped: {fault.name}: {error}")
             world.wait_for_flow()
         return hits
 
@@ -58,11 +58,11 @@ def in_fair_order(faults: list[Fault]) -> Fault:
 
 
 @pytest.mark.parametrize("name", list(groups()))
-def test_nothing_is_lost_and_all_adds_up(world: World, name: str) -> None:
+def test_no_job_is_lost_and_the_audit_is_clean(world: World, name: str) -> None:
     outcome = play(world, in_fair_order(groups()[name]), SIZE)
     assert not outcome.wrong, outcome
     assert outcome.accepted > 0
 
 
-def test_every_way_to_treat_a_run_is_among_them() -> None:
+def test_the_faults_cover_every_allowed_effect_on_runs() -> None:
     assert {item.runs for item in FAULTS.values()} == set(Runs) and len(FAULTS) > 25

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from jobplatform.devstack import rabbitmq
+from jobplatform.devstack.processes import DidNotStart
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
@@ -47,7 +48,14 @@ def stop_and_start(platform: Platform, pool: Pool) -> None:
 
 
 def cut_connections(platform: Platform, _: Pool) -> None:
-    rabbitmq.control(platform.stack.instance, "close_all_user_connections", "worker", "a test")
+    def close() -> bool:
+        try:
+            rabbitmq.control(platform.stack.instance, "close_all_user_connections", "worker", "a test")
+        except DidNotStart:  # a connection of the list has ended meanwhile, and the command with it
+            return False
+        return True
+
+    eventually(close, 30, "the workers' connections are closed")
 
 
 @pytest.mark.parametrize("fault", [stop_and_start, cut_connections], ids=["worker stops", "connections are cut"])

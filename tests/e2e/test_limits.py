@@ -1,4 +1,4 @@
-"""Limits with real processes: set on the command line, kept by dispatchers and workers."""
+"""Limits with real processes: set on the command line, enforced by dispatchers and workers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
-#: each change of a job's state is an event: one more that is out, or one less
+#: each change of a job's state is an event: one more job in flight, or one less
 MOST_OUT = """
     WITH change AS (
         SELECT at, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
@@ -31,7 +31,7 @@ def limit(platform: Platform, name: str, *values: str) -> None:
     platform.stack.run("limits", "set", name, *values)
 
 
-def test_a_limit_holds_for_what_has_its_key_and_for_nothing_else(platform: Platform) -> None:
+def test_a_limit_applies_only_to_jobs_with_its_key(platform: Platform) -> None:
     limit(platform, "region:north", "--max-concurrent", "1")
     submitted = {region: [] for region in ("north", "south")}
     for _ in range(6):
@@ -44,10 +44,12 @@ def test_a_limit_holds_for_what_has_its_key_and_for_nothing_else(platform: Platf
     assert platform.sql(MOST_OUT, ids=submitted["north"]) == [1]
     assert platform.sql(MOST_OUT, ids=submitted["south"])[0] > 1
     last = max(datetime.fromisoformat(job["completed_at"]) for job in jobs["south"])
-    assert last < max(datetime.fromisoformat(job["completed_at"]) for job in jobs["north"]), "nobody waited for north"
+    assert last < max(datetime.fromisoformat(job["completed_at"]) for job in jobs["north"]), (
+        "no job of south waited for north"
+    )
 
 
-def test_a_rate_is_kept_at_the_claim_and_all_jobs_go_in_the_end(platform: Platform) -> None:
+def test_a_rate_is_enforced_at_the_claim_and_all_jobs_run_in_the_end(platform: Platform) -> None:
     limit(platform, "region:*", "--rate", "3", "--seconds", "0.6", "--sliding")
     ids = [
         platform.submit("acme.call", {"path": platform.file("rate"), "region": "east", "seconds": 0}) for _ in range(9)
@@ -71,7 +73,7 @@ def test_one_job_takes_units_for_each_of_its_calls(platform: Platform) -> None:
     assert job["state"] == "succeeded" and times[-1] - times[0] > 0.45
 
 
-def test_what_the_other_side_asks_for_holds_for_everybody_and_is_no_attempt(platform: Platform) -> None:
+def test_a_pause_that_a_provider_requests_applies_to_all_jobs_and_counts_no_attempt(platform: Platform) -> None:
     payload = {"path": platform.file("busy"), "region": "far", "seconds": 1.0}
     first = platform.submit("acme.busy", payload)
     platform.wait_state(first, "scheduled")

@@ -41,7 +41,7 @@ def test_an_email_with_template_html_and_attachment_arrives(platform: Platform) 
     assert mail["attachments"] == [{"filename": "a.csv", "content_type": "text/csv", "size": 3}]
 
 
-def test_a_refused_mail_is_dead_at_once_and_a_busy_server_is_tried_again(platform: Platform) -> None:
+def test_a_refused_mail_is_dead_lettered_at_once_and_a_busy_server_is_retried(platform: Platform) -> None:
     payload = {"subject": "x", "text": "x"}
     refused = platform.wait(platform.submit("email.send", {"to": ["bounce@example.com"], **payload}))
     assert (refused["state"], refused["error"]["code"], refused["error"]["retryable"]) == (
@@ -55,7 +55,7 @@ def test_a_refused_mail_is_dead_at_once_and_a_busy_server_is_tried_again(platfor
     platform.api.call("POST", f"/v1/jobs/{busy}/cancel")
 
 
-def test_a_missing_template_is_dead_with_its_reason(platform: Platform) -> None:
+def test_a_mail_with_a_missing_template_is_dead_lettered(platform: Platform) -> None:
     job = platform.wait(platform.submit("email.send", {"to": ["a@b.c"], "subject": "x", "template": "nosuch"}))
     assert (job["state"], job["error"]["code"]) == ("dead", "template_not_found")
 
@@ -81,7 +81,7 @@ def test_a_video_is_transcoded_with_progress_from_path_and_from_upload(platform:
         assert job["progress"]["current"] == pytest.approx(3, abs=0.2)
 
 
-def test_what_is_no_video_is_dead_with_ffprobes_words(platform: Platform) -> None:
+def test_a_source_that_is_no_video_is_dead_lettered(platform: Platform) -> None:
     upload = platform.api.call("POST", "/v1/uploads?filename=x.mp4", raw=b"this is no video")
     job = platform.wait(
         platform.submit("video.transcode", {"source": {"artifact": upload["id"]}, "preset": "h264-360p"})
@@ -118,7 +118,7 @@ def test_a_prompt_is_answered_with_token_usage(platform: Platform) -> None:
     assert platform.runs(job["id"])[0]["usage"]["total_tokens"] == 9
 
 
-def test_a_model_server_that_is_busy_is_asked_again_when_it_said(platform: Platform) -> None:
+def test_a_busy_model_server_is_called_again_after_its_retry_after(platform: Platform) -> None:
     job_id = platform.submit("llm.chat", {"messages": [{"role": "user", "content": "answer with status 429"}]})
     platform.wait_state(job_id, "scheduled")
     snoozed = platform.api.call("GET", f"/v1/jobs/{job_id}/events")["events"][-1]
@@ -128,7 +128,7 @@ def test_a_model_server_that_is_busy_is_asked_again_when_it_said(platform: Platf
     assert (refused["state"], refused["error"]["code"]) == ("dead", "llm_refused")
 
 
-def test_celery_and_flower_tell_what_the_ledger_tells(platform: Platform) -> None:
+def test_celery_and_flower_show_the_state_of_the_ledger(platform: Platform) -> None:
     import subprocess
 
     from jobplatform.devstack.processes import script
@@ -157,7 +157,7 @@ def test_celery_and_flower_tell_what_the_ledger_tells(platform: Platform) -> Non
     assert eventually(flower, 20)
 
 
-def test_two_hundred_waits_starve_nobody_and_all_end_with_their_job(platform: Platform) -> None:
+def test_two_hundred_waits_starve_no_other_request_and_end_with_their_job(platform: Platform) -> None:
     job_id = platform.submit("acme.sleep", {"path": platform.file("waits"), "seconds": 60})
     request = (
         f"GET /v1/jobs/{job_id}?wait=50 HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {platform.api._key}\r\n"
@@ -180,7 +180,7 @@ def test_two_hundred_waits_starve_nobody_and_all_end_with_their_job(platform: Pl
             await sent.acquire()
         for _ in range(20):  # they have two processes with four threads each
             await asyncio.to_thread(platform.api.call, "GET", "/v1/kinds")
-        assert not any(wait.done() for wait in waits), "small requests pass two hundred that wait"
+        assert not any(wait.done() for wait in waits), "small requests overtake two hundred waiting ones"
         await asyncio.to_thread(platform.api.call, "POST", f"/v1/jobs/{job_id}/cancel")
         return await asyncio.gather(*waits)
 

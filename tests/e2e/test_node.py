@@ -42,7 +42,7 @@ def play(program: str, *arguments: str, stdin: Any = None, **variables: str) -> 
 
 @pytest.fixture
 def producer(platform: Platform) -> Iterator[str]:
-    """The AMQP URL of a user with the name of a tenant, who may publish submissions and nothing else."""
+    """The AMQP URL of a user who is named like a tenant, and may only publish submissions."""
     instance = platform.stack.instance
     vhost = urlsplit(platform.stack.broker_url).path.lstrip("/")
     rabbitmq.call_management(instance, "/api/users/default", "PUT", {"password": "x", "tags": ""})
@@ -81,7 +81,7 @@ def test_submissions_over_amqp(platform: Platform, producer: str) -> None:
     assert [reason for reason, _ in dead][-3:] == ["refused", "refused", "malformed"]
 
 
-def test_who_says_nothing_of_himself_is_refused(platform: Platform, producer: str) -> None:
+def test_a_submission_without_user_or_message_id_is_refused(platform: Platform, producer: str) -> None:
     nobody = submission(userId=None)
     nameless = submission(messageId=None, correlationId="nameless")
     answers = play("over_amqp.mjs", stdin=[nobody, nameless], AMQP_URL=producer)
@@ -98,7 +98,7 @@ def test_a_user_without_a_tenant_is_refused(platform: Platform) -> None:
     assert [answer["code"] for answer in answers.values()] == ["tenant_unknown"], instance
 
 
-def test_an_answer_does_not_go_into_the_queues_of_jobs(platform: Platform, producer: str) -> None:
+def test_a_reply_is_never_published_to_a_job_queue(platform: Platform, producer: str) -> None:
     before = platform.sql("SELECT count(*) FROM dead_messages WHERE queue = 'email'")
     lost, told = submission(replyTo="email"), submission()
     play_without_answer = [lost, told]

@@ -1,4 +1,4 @@
-"""What operators see: metrics of every process, JSON logs that follow a job, and no secret in any of them."""
+"""Observability: metrics of every process, JSON logs that are searchable by job, and no secret in any of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 
 @pytest.fixture(scope="module")
 def done(platform: Platform) -> str:
-    """A job that has gone through every process."""
+    """The id of a job that has gone through every process."""
     payload = {"to": ["ada@example.com"], "subject": "metrics", "text": "hello"}
     job = platform.wait(platform.submit("email.send", payload))
     assert job["status"] == "completed"
@@ -29,7 +29,7 @@ def read(platform: Platform, port: str) -> str:
 
 
 def value(page: str, name: str, **labels: str) -> float:
-    """The sum of the samples of a metric that carry these labels."""
+    """Return the sum of the samples of a metric that carry these labels."""
     total = 0.0
     for line in page.splitlines():
         result = re.match(rf"{name}(?:\{{(.*)\}})? (\S+)$", line)
@@ -38,15 +38,15 @@ def value(page: str, name: str, **labels: str) -> float:
     return total
 
 
-def test_the_api_tells_what_it_accepted_and_answered(platform: Platform, done: str) -> None:
+def test_the_api_counts_accepted_jobs_and_responses(platform: Platform, done: str) -> None:
     page = read(platform, "api")
     assert value(page, "jobplatform_jobs_accepted_total", kind="email.send", queue="email") >= 1
     assert value(page, "jobplatform_http_requests_total", endpoint="submit_job", status="202") >= 1
     assert value(page, "jobplatform_http_request_seconds_count", endpoint="get_job") >= 1
-    assert done not in page, "paths are the callers', endpoints are ours"
+    assert done not in page, "labels name endpoints, not the paths of callers"
 
 
-def test_the_dispatcher_tells_of_every_queue(platform: Platform, done: str) -> None:
+def test_the_dispatcher_has_metrics_of_every_queue(platform: Platform, done: str) -> None:
     page = read(platform, "metrics-dispatcher")
     assert value(page, "jobplatform_jobs_dispatched_total", queue="email") >= 1
     assert value(page, "jobplatform_ledger_up") == 1
@@ -58,7 +58,7 @@ def test_the_dispatcher_tells_of_every_queue(platform: Platform, done: str) -> N
         assert f'jobplatform_queue_oldest_seconds{{queue="{queue}"}}' in page
 
 
-def test_workers_tell_of_their_runs_children_included(platform: Platform, done: str) -> None:
+def test_workers_count_their_runs_including_those_of_children(platform: Platform, done: str) -> None:
     assert value(read(platform, "metrics-worker-email"), "jobplatform_runs_total", outcome="succeeded") >= 1
     failed = platform.wait(
         platform.submit("video.transcode", {"source": {"path": "nosuch.mkv"}, "preset": "h264-360p"})
@@ -66,14 +66,14 @@ def test_workers_tell_of_their_runs_children_included(platform: Platform, done: 
     assert failed["status"] == "failed"
 
     def counted() -> bool:
-        page = read(platform, "metrics-worker-video")  # the run was a forked child's
+        page = read(platform, "metrics-worker-video")  # a forked child executed the run
         return value(page, "jobplatform_runs_total", kind="video.transcode", outcome="failed") >= 1
 
     assert eventually(counted, 10)
     assert value(read(platform, "metrics-worker-llm"), "jobplatform_worker_heartbeats_total", answer="written") >= 1
 
 
-def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:
+def test_logs_are_json_and_searchable_by_job(platform: Platform, done: str) -> None:
     lines = [
         orjson.loads(line)
         for line in (platform.stack.instance.logs / "worker-email.log").read_bytes().splitlines()
@@ -83,8 +83,8 @@ def test_logs_are_json_and_follow_a_job(platform: Platform, done: str) -> None:
     assert all(line["job_id"] == done and line["run_no"] == 1 for line in lines), "as a field, to search by"
 
 
-def test_every_line_of_every_process_is_in_the_logs_form(platform: Platform, done: str) -> None:
-    """Celery's, granian's and Flower's own lines too."""
+def test_every_line_of_every_process_is_in_the_log_format(platform: Platform, done: str) -> None:
+    """This includes the lines that Celery, granian and Flower write themselves."""
     logs = [log for log in platform.stack.instance.logs.glob("*.log") if log.stem in services()]
     assert {"api", "dispatcher", "flower", "worker-email"} <= {log.stem for log in logs}
     other = [f"{log.name}: {line}" for log in logs for line in log.read_text().splitlines() if not is_in_form(line)]
@@ -113,7 +113,7 @@ def test_no_secret_is_in_any_log_or_command_line(platform: Platform, done: str) 
         assert not [1 for secret in secrets if secret in line], name
 
 
-def test_flower_wants_its_login(platform: Platform) -> None:
+def test_flower_requires_its_login(platform: Platform) -> None:
     from urllib.error import HTTPError
 
     with pytest.raises(HTTPError) as refused:

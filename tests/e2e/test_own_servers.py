@@ -1,4 +1,4 @@
-"""Servers of one's own in the place of the stack's: Postgres and RabbitMQ that are named, and another WSGI server."""
+"""External servers instead of the stack's: Postgres and RabbitMQ from the settings, and another WSGI server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.e2e.test_devstack import run
 from tests.support.waiting import eventually
 
 
-def test_servers_that_are_named_are_used(platform: Platform) -> None:
+def test_servers_named_in_the_settings_are_used(platform: Platform) -> None:
     instance = platform.stack.instance
     name = f"foreign_{uuid.uuid4().hex[:8]}"
     ledger = platform.stack.open_ledger()

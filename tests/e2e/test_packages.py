@@ -1,4 +1,4 @@
-"""The wheel and the sdist: each extra alone, in an empty environment, brings what its process needs.
+"""The wheel and the sdist: each extra alone, in an empty environment, installs what its process needs.
 
 An API, a dispatcher and a worker run from their extras, and the client of the base package talks to them.
 """
@@ -21,7 +21,7 @@ from jobplatform.devstack.stack import Stack, new_stack
 from jobplatform.extras import INCLUDES, MODULES
 
 NAME = "test-packages"
-#: a caller installs these, the platform included
+#: the most packages that a caller installs, including the platform
 MOST_PACKAGES = 15
 #: distribution → its module, where it is not the name with underscores
 MODULE_OF = {"email-validator": "email_validator", "psycopg2-binary": "psycopg2", "pyyaml": "yaml"}
@@ -36,7 +36,7 @@ with Client(*sys.argv[1:]) as client:
 
 
 def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Without the settings and the import path of these tests."""
+    """Return the environment without the settings and the import path of these tests."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith(("JOBPLATFORM_", "PYTHON"))}
     return {**inherited, **(more or {})}
 
@@ -51,7 +51,7 @@ def run(*command: str | Path, expect: int = 0, **more: str) -> str:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The sdist, and the wheel that is made of it."""
+    """The sdist, and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", folder, CHECKOUT)
     (wheel,), (sdist,) = folder.glob("*.whl"), folder.glob("*.tar.gz")
@@ -110,7 +110,7 @@ def test_a_caller_installs_few_packages(client: Path) -> None:
     assert "jobplatform" in names and len(names) <= MOST_PACKAGES, sorted(names)
 
 
-def test_what_is_not_installed_is_named_with_its_extra(client: Path) -> None:
+def test_a_missing_package_is_named_with_its_extra(client: Path) -> None:
     for code, extra in (
         ("from jobplatform import kind", "ledger"),
         ("import jobplatform.ledger.jobs", "ledger"),
@@ -126,12 +126,12 @@ def test_what_is_not_installed_is_named_with_its_extra(client: Path) -> None:
         assert refused.count("\n") == 1 and "pip install 'jobplatform[" in refused
 
 
-def test_type_checkers_find_the_hints(client: Path) -> None:
+def test_type_checkers_find_the_type_hints(client: Path) -> None:
     code = "import jobplatform, pathlib; print((pathlib.Path(jobplatform.__file__).parent / 'py.typed').exists())"
     assert run(client / "python", "-c", code).strip() == "True"
 
 
-def test_the_extras_are_those_of_the_package() -> None:
+def test_the_extras_match_those_of_setup_cfg() -> None:
     config = configparser.ConfigParser()
     config.read(CHECKOUT / "setup.cfg")
     for extra, modules in MODULES.items():

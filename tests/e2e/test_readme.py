@@ -1,4 +1,4 @@
-"""README and how-tos as a newcomer uses them: by copy and paste."""
+"""README and how-tos, as a newcomer uses them: by copy and paste."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def commands(page: str, heading: str) -> list[str]:
-    """The commands of the first console block behind a heading, as they would be typed."""
+    """Return the commands of the first console block after a heading, as a user types them."""
     text = (ROOT / page).read_text().split(heading, 1)[1]
     block = re.search(r"```console\n(.*?)```", text, re.DOTALL)
     assert block is not None
@@ -51,16 +51,16 @@ def typed(platform: Platform, command: str, **variables: str) -> Any:
 
 def test_the_readme_submits_a_job_and_reads_its_result(platform: Platform) -> None:
     up, submit, read = commands("README.md", "## Submit a job")
-    assert up == "make up && . .local/env", "the test's own stack stands for it"
+    assert up == "make up && . .local/env", "the test's own stack takes its place"
     job = orjson.loads(typed(platform, submit))
     assert (job["kind"], job["state"]) == ("email.send", "available")
     again = orjson.loads(typed(platform, submit))
-    assert again["id"] == job["id"], "the Idempotency-Key in it makes a repetition safe"
+    assert again["id"] == job["id"], "its Idempotency-Key makes a retry safe"
     ended = orjson.loads(typed(platform, re.sub(r"/v1/jobs/[0-9a-f-]{36}", f"/v1/jobs/{job['id']}", read)))
     assert (ended["state"], ended["result"]["accepted"]) == ("succeeded", ["ada@example.com"])
 
 
-def test_the_page_on_following_follows(platform: Platform) -> None:
+def test_the_commands_of_the_page_on_following_jobs_work(platform: Platform) -> None:
     page = (ROOT / "docs/howto/follow-jobs.md").read_text()
     of_one, of_all = re.findall(r"^curl .*$", page, re.MULTILINE)
     job_id = platform.submit("acme.resize", {"width": 2, "height": 2})
@@ -77,7 +77,7 @@ def _submit(platform: Platform) -> str:
     return f"{submit} >/dev/null; sleep 2; kill $!"
 
 
-def test_the_page_on_webhooks_makes_one_and_reads_what_it_gets(platform: Platform) -> None:
+def test_the_page_on_webhooks_creates_one_and_reads_a_message(platform: Platform) -> None:
     (create,) = commands("docs/howto/webhooks.md", "# Webhooks")
     hook = orjson.loads(typed(platform, create))
     platform.api.call("DELETE", f"/v1/webhooks/{hook['id']}")
@@ -91,8 +91,8 @@ def test_the_page_on_webhooks_makes_one_and_reads_what_it_gets(platform: Platfor
     assert handled == [("job.dead", {})]
 
 
-def test_the_page_on_transactions_submits_in_one(platform: Platform) -> None:
-    """By a login that may do nothing but that."""
+def test_the_page_on_transactions_submits_a_job_in_one(platform: Platform) -> None:
+    """Submit as a login that has no other right on the platform."""
     page = (ROOT / "docs/howto/own-transaction.md").read_text()
     (grant,) = re.findall(r"```sql\n(.*?)```", page, re.DOTALL)
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
@@ -119,7 +119,7 @@ def test_the_page_on_transactions_submits_in_one(platform: Platform) -> None:
     assert platform.wait(str(names["job"].id))["result"]["accepted"] == ["ada@example.com"]
 
 
-def test_the_page_of_the_python_client_runs(platform: Platform) -> None:
+def test_the_code_of_the_page_on_the_python_client_runs(platform: Platform) -> None:
     page = (ROOT / "docs/howto/python-client.md").read_text()
     code = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[0]
     begin = platform.api.call("GET", "/v1/events?after=now")["next"]

@@ -1,4 +1,4 @@
-"""Celery's remote control, with the credential that Flower has: it asks, and changes nothing."""
+"""Celery's remote control, with Flower's credentials: it can inspect workers and change nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def reply(control: Any, command: str, arguments: dict[str, Any]) -> list[dict[st
     return [answer for item in replies for answer in item.values()]
 
 
-def test_what_would_change_a_worker_is_refused_and_says_what_to_do(platform: Platform, control: Any) -> None:
+def test_commands_that_would_change_a_worker_are_refused_with_advice(platform: Platform, control: Any) -> None:
     arguments = {
         "add_consumer": {"queue": "no-such-queue"},
         "cancel_consumer": {"queue": "gpu"},
@@ -40,6 +40,6 @@ def test_what_would_change_a_worker_is_refused_and_says_what_to_do(platform: Pla
     assert set(platform.sql("SELECT id FROM workers WHERE stopped_at IS NULL")) == before
 
 
-def test_what_only_asks_is_answered(control: Any) -> None:
+def test_inspection_commands_are_answered(control: Any) -> None:
     assert all(answer == {"ok": "pong"} for answer in reply(control, "ping", {}))
     assert all(isinstance(answer, dict) for answer in reply(control, "stats", {}))

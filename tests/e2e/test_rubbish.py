@@ -1,7 +1,7 @@
-"""Bad messages, one for each field, in front of live jobs: nobody obeys them, nobody stops, each job runs once (I3).
+"""Bad messages, one for each field, for live jobs: no process obeys them or stops, and each job runs once (I3).
 
-Each job's own message is replaced by a bad one. Where that is a hint like any other the job
-runs by it; else it is kept as a dead message, and the job's message is missed and sent again.
+Each job's own message is replaced by a bad one. If the worker accepts it, the job runs. Otherwise it is recorded as a
+dead message, and the job's missing message is published again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 QUEUE, KIND, WORKER = "limbo", "acme.forged", "worker-limbo"
 ALL = {**SHAPES, BIG.name: BIG}
-#: reasons of dead messages: what is no hint at all, and what names a live job with something else than the ledger has
+#: messages that are rejected: those that are malformed, and those that name a live job but contradict the ledger
 NO_HINT = ("no headers", "no id", "an id that is none", "an id that is a list", "no dispatch number",
            "a dispatch number that is text", "a dispatch number of 0", "no kind", "a kind with NUL",
            "properties that can't be decoded")  # fmt: skip
@@ -30,7 +30,7 @@ ANOTHER = {"another dispatch number": "stale", "a kind that nobody knows": "refu
 
 @dataclass
 class Forged:
-    """What became of it: the jobs by shape, and who was there before."""
+    """The jobs by shape, and the parent processes and dead messages before."""
 
     jobs: dict[str, str]
     heads: dict[str, int]
@@ -39,7 +39,7 @@ class Forged:
 
 @pytest.fixture(scope="module")
 def forged(platform: Platform) -> Iterator[Forged]:
-    """Dispatch a job for each shape to a queue without a worker, put the shapes in their messages' place, start one."""
+    """Dispatch a job for each shape to a queue without a worker, replace their messages, then start a worker."""
     before = platform.sql("SELECT coalesce(max(id), 0)::int FROM dead_messages")[0]
     heads = {name: platform.head(name) for name in ("worker-gpu", "worker-email", "dispatcher", "api")}
     jobs = {name: platform.submit(KIND, {"path": platform.file(f"bad {number}")})
@@ -63,7 +63,7 @@ def forged(platform: Platform) -> Iterator[Forged]:
 
 
 @pytest.mark.parametrize("name", list(ALL))
-def test_its_job_runs_once_and_by_the_ledger(platform: Platform, forged: Forged, name: str) -> None:
+def test_the_job_runs_once_as_the_ledger_has_it(platform: Platform, forged: Forged, name: str) -> None:
     job_id = forged.jobs[name]
     job = platform.wait(job_id)
     path = platform.file(f"bad {list(ALL).index(name)}")
@@ -82,19 +82,19 @@ def reasons(platform: Platform, forged: Forged, job_id: str | None) -> list[str]
 
 
 @pytest.mark.parametrize("name", list(ANOTHER))
-def test_what_names_a_job_and_says_something_else_is_kept(platform: Platform, forged: Forged, name: str) -> None:
+def test_a_message_that_contradicts_the_ledger_is_recorded(platform: Platform, forged: Forged, name: str) -> None:
     result = eventually(lambda: reasons(platform, forged, forged.jobs[name]), 20, "the dead message")
     assert ANOTHER[name] in result
 
 
-def test_what_names_no_job_is_kept(platform: Platform, forged: Forged) -> None:
+def test_messages_that_name_no_job_are_recorded(platform: Platform, forged: Forged) -> None:
     result = eventually(
         lambda: len(item) >= len(NO_HINT) and item if (item := reasons(platform, forged, None)) else None
     )
     assert set(result) == {"malformed"}
 
 
-def test_nobody_has_ended(platform: Platform, forged: Forged) -> None:
+def test_no_process_has_exited(platform: Platform, forged: Forged) -> None:
     for job_id in forged.jobs.values():
         platform.wait(job_id)
     assert {name: platform.head(name) for name in forged.heads} == forged.heads

@@ -1,4 +1,4 @@
-"""Schedules through every process: two dispatchers and a beat, every planned time once and in time."""
+"""Schedules through every process: two dispatchers and two beats fire every planned time once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def fires(platform: Platform, name: str) -> list[dict]:
     return platform.api.call("GET", f"/v1/schedules/{name}/fires")["fires"]
 
 
-def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
+def test_every_planned_time_is_fired_once_by_any_of_the_processes(platform: Platform) -> None:
     every_second = {
         "kind": "acme.sum",
         "payload": {"numbers": [1]},
@@ -39,7 +39,7 @@ def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
         platform.api.call("PUT", "/v1/schedules/tick", every_second)
         eventually(lambda: len(fires(platform, "tick")) >= 6)
         result = fires(platform, "tick")
-        assert [process.poll() for process in more] == [None] * 3, "all of them had a part in it"
+        assert [process.poll() for process in more] == [None] * 3, "all of them were running"
     finally:
         platform.api.call("DELETE", "/v1/schedules/tick")
         for process in more:
@@ -52,7 +52,7 @@ def test_every_second_once_whoever_fires_it(platform: Platform) -> None:
         assert platform.wait(item["job_id"])["result"] == {"sum": 1}
 
 
-def test_beat_reads_a_dictionary_and_says_what_it_can_not_read(platform: Platform) -> None:
+def test_beat_refuses_a_schedule_that_it_can_not_import(platform: Platform) -> None:
     done = subprocess.run(
         [str(script("celery")), "-A", "workers.app", "beat"],
         env={**platform.stack.environment(), "JOBPLATFORM_BEAT_SCHEDULE": "acme_jobs.nothing:HERE"},

@@ -48,12 +48,12 @@ def test_a_job_is_followed_to_its_end(platform: Platform) -> None:
     assert any(item.data["message"] == "sleeping" for item in came if item.name == "progress")
     assert came[-1].name == "end" and came[-1].data == platform.job(job_id)
     with stream(platform, f"/v1/jobs/{job_id}/events", last=came[-1].id) as again:
-        assert again.status == 204, "EventSource comes no more"
+        assert again.status == 204, "after 204 an EventSource stops reconnecting"
     with stream(platform, f"/v1/jobs/{job_id}/events", last=changes[1].id) as resumed:
         assert [item.name for item in resumed] == ["started", "succeeded", "end"]
 
 
-def test_the_pieces_of_an_answer_are_streamed(platform: Platform) -> None:
+def test_the_chunks_of_a_model_answer_are_streamed(platform: Platform) -> None:
     messages = [{"role": "user", "content": "tell me something"}]
     job_id = platform.submit("llm.chat", {"messages": messages})
     with stream(platform, f"/v1/jobs/{job_id}/events") as following:
@@ -64,7 +64,7 @@ def test_the_pieces_of_an_answer_are_streamed(platform: Platform) -> None:
     assert came[-1].data["result"] == job["result"]
 
 
-def test_a_feed_tells_everything_once_however_often_it_is_cut(platform: Platform) -> None:
+def test_a_feed_delivers_every_event_once_however_often_it_is_cut(platform: Platform) -> None:
     path = "/v1/events?kind=acme.resize&event=succeeded"
     page = platform.api.call("GET", f"{path}&after=now")
     ended: list[Sent] = []
@@ -89,7 +89,7 @@ def test_a_feed_tells_everything_once_however_often_it_is_cut(platform: Platform
     assert sorted(item.data["job_id"] for item in ended) == sorted(submitted)
     read = platform.api.call("GET", f"{path}&after={page['next']}")
     assert [item["id"] for item in read["events"]] == [item.id for item in ended], (
-        "the same as pages, in the same order"
+        "the same events as in pages, in the same order"
     )
     assert {(item["kind"], item["queue"]) for item in read["events"]} == {("acme.resize", "gpu")}
 
@@ -100,7 +100,7 @@ def test_a_stream_ends_soon_when_its_key_is_revoked(platform: Platform) -> None:
         assert following.status == 200
         eventually(lambda: platform.sql("SELECT last_used_at FROM api_keys WHERE id = :id", id=key_id)[0])
         platform.sql("UPDATE api_keys SET revoked_at = clock_timestamp() WHERE id = :id RETURNING id", id=key_id)
-        assert list(following) is not None, "it ends"
+        assert list(following) is not None, "the stream ends"
     with stream(platform, "/v1/events", key=key) as refused:
         assert (refused.status, refused.problem()["code"]) == (401, "unauthorized")
 
@@ -117,14 +117,14 @@ def test_a_stream_ends_soon_when_its_key_is_revoked(platform: Platform) -> None:
         ("/v1/events", "12", 422, "invalid_request"),
     ],
 )
-def test_what_can_not_be_followed_is_told_why(
+def test_a_stream_that_can_not_be_opened_names_the_reason(
     platform: Platform, path: str, last: str | None, status: int, code: str
 ) -> None:
     with stream(platform, path, last=last) as refused:
         assert (refused.status, refused.problem()["code"]) == (status, code)
 
 
-def test_a_strangers_job_and_a_key_that_may_not_read(platform: Platform) -> None:
+def test_streams_require_the_jobs_tenant_and_the_right_to_read(platform: Platform) -> None:
     job_id = platform.submit("acme.resize", {"width": 1, "height": 1})
     _, other = make_key(platform, "stream-other")
     with stream(platform, f"/v1/jobs/{job_id}/events", key=other) as refused:
@@ -136,8 +136,8 @@ def test_a_strangers_job_and_a_key_that_may_not_read(platform: Platform) -> None
         assert (refused.status, refused.problem()["code"]) == (403, "not_allowed")
 
 
-def test_many_streams_hold_no_thread_and_those_who_go_are_forgotten(platform: Platform) -> None:
-    """Each API process has a few threads: with more streams than threads everybody is served still."""
+def test_many_streams_occupy_no_thread_and_closed_ones_are_dropped(platform: Platform) -> None:
+    """Each API process has few threads. With more streams than threads, every request is still served."""
 
     job_id = platform.submit("acme.sleep", {"path": platform.file("many"), "seconds": 2.0})
     following = [stream(platform, f"/v1/jobs/{job_id}/events") for _ in range(60)]
@@ -147,7 +147,7 @@ def test_many_streams_hold_no_thread_and_those_who_go_are_forgotten(platform: Pl
     eventually(lambda: open_streams(platform) == 20, what="the feeds are open")
     for item in (*following, *feeds):
         item.close()
-    eventually(lambda: open_streams(platform) == 0, what="all have gone")
+    eventually(lambda: open_streams(platform) == 0, what="all streams are closed")
 
 
 def open_streams(platform: Platform) -> float:
@@ -156,8 +156,8 @@ def open_streams(platform: Platform) -> float:
     return sum(float(line.split()[-1]) for line in lines)
 
 
-def test_an_api_process_that_is_told_to_go_takes_its_streams_with_it(platform: Platform) -> None:
-    """A deployment must not wait for streams: they end, and the callers come again."""
+def test_an_api_process_that_shuts_down_ends_its_streams(platform: Platform) -> None:
+    """A deployment must not wait for streams: they end, and callers reconnect."""
     following = [stream(platform, "/v1/events") for _ in range(8)]
     os.kill(platform.head("api"), signal.SIGTERM)
     for item in following:

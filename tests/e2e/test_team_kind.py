@@ -8,7 +8,7 @@ from tests.e2e.conftest import Platform
 from tests.support.waiting import eventually
 
 
-def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> None:
+def test_a_kind_from_another_package_runs_on_its_own_queue(platform: Platform) -> None:
     kinds = {kind["name"]: kind for kind in platform.api.call("GET", "/v1/kinds")["kinds"]}
     assert kinds["acme.resize"]["queue"] == "gpu"
     job = platform.wait(platform.submit("acme.resize", {"width": 200, "height": 100}))
@@ -17,7 +17,7 @@ def test_a_kind_from_outside_runs_on_a_queue_of_its_own(platform: Platform) -> N
     assert (queues["gpu"]["workers"], queues["gpu"]["slots"]) == (1, 4)
 
 
-def test_a_permanent_error_is_a_dead_letter_seen_in_rabbitmq_too(platform: Platform) -> None:
+def test_a_permanent_error_makes_a_dead_letter_in_rabbitmq_too(platform: Platform) -> None:
     def copies() -> int:
         with connected(rabbitmq.url(platform.stack.instance), name="test") as connection:
             return int(connection.channel().queue_declare("jobs.dead.copies", passive=True).message_count)
@@ -28,7 +28,7 @@ def test_a_permanent_error_is_a_dead_letter_seen_in_rabbitmq_too(platform: Platf
     assert eventually(lambda: copies() > before, 30)
 
 
-def test_retries_keep_the_attempts_apart_from_the_runs(platform: Platform) -> None:
+def test_attempts_and_runs_are_counted_separately(platform: Platform) -> None:
     flaky = platform.wait(platform.submit("acme.flaky", {"path": platform.file("flaky"), "times": 2}))
     assert flaky["result"] == {"attempt": 3, "run_no": 3}
     assert platform.outcomes(flaky["id"]) == ["failed", "failed", "succeeded"]
@@ -37,7 +37,7 @@ def test_retries_keep_the_attempts_apart_from_the_runs(platform: Platform) -> No
     assert platform.outcomes(snoozed["id"]) == ["snoozed", "snoozed", "succeeded"]
 
 
-def test_a_bug_in_a_handler_ends_in_the_dead_letter_with_its_traceback(platform: Platform) -> None:
+def test_a_bug_in_a_handler_makes_a_dead_letter_with_its_traceback(platform: Platform) -> None:
     job = platform.wait(platform.submit("acme.broken"))
     assert (job["state"], job["attempt"], job["error"]["code"]) == ("dead", 2, "unhandled_exception")
     assert "a bug in the handler" in job["error"]["message"]
@@ -53,7 +53,7 @@ def test_logs_and_artifacts_are_kept(platform: Platform) -> None:
     assert (artifact["name"], artifact["size"]) == ("out.txt", 5)
 
 
-def test_a_hard_limit_kills_and_a_soft_one_asks(platform: Platform) -> None:
+def test_the_hard_and_the_soft_time_limit_end_a_run(platform: Platform) -> None:
     hard, soft = platform.submit("acme.slow"), platform.submit("acme.soft")
     for job_id in (hard, soft):
         job = platform.wait(job_id)
@@ -61,7 +61,7 @@ def test_a_hard_limit_kills_and_a_soft_one_asks(platform: Platform) -> None:
         assert platform.outcomes(job_id) == ["timed_out"]
 
 
-def test_priority_and_schedule_are_kept(platform: Platform) -> None:
+def test_a_job_does_not_start_before_its_run_at(platform: Platform) -> None:
     from datetime import UTC, datetime, timedelta
 
     at = datetime.now(UTC) + timedelta(seconds=1.5)

@@ -1,4 +1,4 @@
-"""Webhooks from end to end: a receiver, signatures checked by the library of the standard, failures and their ends."""
+"""Webhooks end to end: a receiver, signatures checked by the Standard Webhooks library, retries and final failures."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def receive() -> Iterator[Callable[..., Receiver]]:
 
 @pytest.fixture
 def admin(platform: Platform) -> Caller:
-    """A tenant of its own: others' jobs are not its news."""
+    """A caller of a separate tenant, which gets no events of other tests' jobs."""
     printed = platform.stack.run("keys", "create", "--tenant", "hooks", "--name", "hooks", "--scope", "admin",
                                  "--scope", "jobs:submit", "--scope", "jobs:read")  # fmt: skip
     return Caller(platform.stack.local_url("api"), printed.strip().splitlines()[-1])
@@ -49,7 +49,7 @@ def resize(admin: Caller, **payload: Any) -> str:
     ]
 
 
-def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: Caller, receive: Any) -> None:
+def test_the_end_of_a_job_is_delivered_signed_and_retried_until_accepted(admin: Caller, receive: Any) -> None:
     receiver = receive(500, 204)
     hook = admin.call("POST", "/v1/webhooks", {"url": f"{receiver.url}/jobs", "kinds": ["acme.*"]})
     good, bad = resize(admin), resize(admin, factor=0)
@@ -57,7 +57,7 @@ def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: 
     told = [Webhook(hook["secret"]).verify(body, headers) for _, headers, body in receiver.requests]
     assert {(item["type"], item["data"]["job_id"]) for item in told} == {("job.succeeded", good), ("job.dead", bad)}
     ids = [headers["webhook-id"] for _, headers, _ in receiver.requests]
-    assert len(ids) == 3 and len(set(ids)) == 2, "a repetition has the same id"
+    assert len(ids) == 3 and len(set(ids)) == 2, "a retry has the same id"
     assert receiver.requests[0][2] in [body for _, _, body in receiver.requests[1:]], "and the same bytes"
     path = f"/v1/webhooks/{hook['id']}"
     messages = eventually(
@@ -78,7 +78,7 @@ def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: 
     assert receiver.requests[-1][1]["webhook-id"] == f"msg_{twice['id']}"
     since = (datetime.now(UTC) - timedelta(minutes=5)).isoformat()
     admin.call("POST", f"{path}/replay", {"since": since, "everything": True})
-    eventually(lambda: len(receiver.requests) >= before + 3, what="both of them again")
+    eventually(lambda: len(receiver.requests) >= before + 3, what="both messages again")
     rotated = admin.call("POST", f"{path}/rotate")
     admin.call("POST", f"{path}/test")
     eventually(lambda: bodies(receiver)[-1]["type"] == "webhook.test")
@@ -88,7 +88,7 @@ def test_a_job_that_ends_is_told_signed_and_told_again_until_it_is_taken(admin: 
     admin.call("DELETE", path)
 
 
-def test_redirects_and_gone(admin: Caller, receive: Any) -> None:
+def test_redirects_are_failures_and_410_disables_the_endpoint(admin: Caller, receive: Any) -> None:
     receiver = receive(302, 410)
     hook = admin.call("POST", "/v1/webhooks", {"url": receiver.url, "events": ["job.succeeded"]})
     path = f"/v1/webhooks/{hook['id']}"

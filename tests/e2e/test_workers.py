@@ -1,4 +1,4 @@
-"""What becomes of a worker: its children are replaced, its threads can't be stopped, it is asked to end."""
+"""Life cycle of a worker: replacement of its children, threads that can't be stopped, shutdown."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_gone(pid: int) -> bool:
     [(("--max-tasks-per-child", "3"), 4), (("--max-memory-per-child", "1000"), 10)],
     ids=["tasks", "memory"],
 )
-def test_children_are_replaced_and_no_run_is_cut(
+def test_children_are_replaced_and_no_run_is_interrupted(
     platform: Platform, start: Start, options: tuple[str, str], least: int
 ) -> None:
     path = platform.file(f"replaced{options[0]}")
@@ -56,9 +56,7 @@ def test_children_are_replaced_and_no_run_is_cut(
     assert len(calls) == 15 and len(set(calls)) >= least
 
 
-def test_a_worker_whose_threads_can_not_be_stopped_ends_and_the_next_one_works(
-    platform: Platform, start: Start
-) -> None:
+def test_a_worker_with_stuck_threads_exits_and_its_successor_works(platform: Platform, start: Start) -> None:
     first = start("worker-loose", "loose", "--pool", "threads", "-c", "2")
     path = platform.file("stuck")
     job_id = platform.submit("acme.stuck", {"path": path, "seconds": 600})
@@ -71,7 +69,7 @@ def test_a_worker_whose_threads_can_not_be_stopped_ends_and_the_next_one_works(
     assert platform.wait(platform.submit("acme.stuck", {"path": path}))["state"] == "succeeded"
 
 
-def test_an_ending_worker_gives_back_what_its_threads_run(platform: Platform, start: Start) -> None:
+def test_a_worker_that_shuts_down_releases_the_runs_of_its_threads(platform: Platform, start: Start) -> None:
     first = start("worker-loose", "loose", "--pool", "threads", "-c", "4")
     path = platform.file("given-back")
     job_id = platform.submit("acme.stuck", {"path": path, "seconds": 600})
@@ -84,10 +82,10 @@ def test_an_ending_worker_gives_back_what_its_threads_run(platform: Platform, st
     assert (job["state"], job["result"]["calls"], job["attempt"]) == ("succeeded", 2, 1)
 
 
-def test_what_waits_in_a_thread_pool_runs_once_also_when_the_connection_is_lost_meanwhile(
+def test_a_job_queued_in_a_thread_pool_runs_once_even_when_the_connection_is_lost_meanwhile(
     platform: Platform, start: Start
 ) -> None:
-    """RabbitMQ has its message again, the pool's own queue runs it nevertheless, long after it was given up."""
+    """RabbitMQ has the message again, but the pool's own queue still runs it, long after the delivery was given up."""
     start("worker-loose", "loose", "--pool", "threads", "-c", "1")
     first, second = platform.file("in front"), platform.file("behind")
     front = platform.submit("acme.stuck", {"path": first, "seconds": 4})
@@ -101,5 +99,5 @@ def test_what_waits_in_a_thread_pool_runs_once_also_when_the_connection_is_lost_
         assert (platform.outcomes(job_id), len(platform.calls(path))) == (["succeeded"], 1)
 
 
-def test_the_audit_is_clean_after_all_of_it(platform: Platform) -> None:
+def test_the_audit_is_clean_after_all_faults(platform: Platform) -> None:
     platform.stack.run("audit", "--json")

@@ -61,7 +61,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
         """
         run = current_run()
         if state == states.RETRY or (state == states.STARTED and isinstance(result, dict) and "pid" in result):
-            return result  # the tracer's own
+            return result  # set by Celery's tracer itself
         if run is None or str(task_id) != run.task_id:
             why = "only a running task sets its state"
             log.warning("state_not_kept", state=state, task_id=str(task_id), reason=why)
@@ -145,7 +145,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
             meta: dict[str, Any] = self.get_task_meta(task_id)
             if meta["status"] == states.SUCCESS:
                 return meta
-            if on_interval is not None:  # raises what a parent has failed with, which comes before a failure of its own
+            if on_interval is not None:  # raises a parent's failure, which comes before the task's own
                 on_interval()
             if meta["status"] in states.READY_STATES:
                 return meta
@@ -179,7 +179,7 @@ class LedgerBackend(BaseBackend):  # type: ignore[misc]
 
 
 def _job_id(task_id: str) -> UUID | None:
-    """Return the id of a task's or group's row; None for a text of one's own in a process that has no tenant."""
+    """Return the id of a task's or group's row; None for a custom id in a process without a tenant."""
     tenant_id = reader_tenant()
     job_id = job_id_of(str(task_id), tenant_id or UUID(int=0))
     return job_id if tenant_id is not None or str(job_id) == str(task_id) else None
@@ -192,7 +192,7 @@ def _unknown(task_id: str) -> dict[str, Any]:
 def _meta_of(backend: LedgerBackend, task_id: str, call: CallView) -> dict[str, Any]:
     job, error = call.job, call.job.error or {}
     is_running = job.state in (State.RUNNING, State.HELD)
-    has_ended_runs = job.run_no > is_running  # without `track_started` a run that goes on changes nothing
+    has_ended_runs = job.run_no > is_running  # without `track_started` a current run changes nothing
     status = CELERY_STATES.get(job.state, states.RETRY if has_ended_runs else states.PENDING)
     if is_running and _tracks_started(backend.app, job.kind):
         status = states.STARTED

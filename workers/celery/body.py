@@ -58,7 +58,7 @@ def run_body(task: Any, payload: Any, ctx: Any) -> Any:
             traced = task.trace_body(task_id, args, kwargs, request)
         except (*_OURS, SoftTimeLimitExceeded):
             raise
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # of a hook, say; or `sys.exit()`: a failure, too
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # from a hook, say, or `sys.exit()`: a failure too
             if terminate_handler_fired():
                 raise
             if run.retry is not None:

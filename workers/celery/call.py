@@ -16,13 +16,13 @@ from jobplatform.domain.jobs import DEFAULT_PRIORITY, MAX_PRIORITY
 from jobplatform.domain.kinds import REGISTRY
 from workers.celery.values import as_literal, to_json
 
-#: headers of Celery's message that a worker's request has again; the ledger has the others in columns of its own, or
-#: nobody asks for them
+#: headers of Celery's message that a worker's request gets back; the ledger has the others in columns of its own, or
+#: nothing uses them
 KEPT = (
     *("shadow", "group", "group_index", "root_id", "parent_id", "ignore_result", "replaced_task_nesting"),
     *("stamped_headers", "stamps", "timelimit", "origin", "eta", "expires", "argsrepr", "kwargsrepr"),
 )
-#: of a message, that an app may set for itself
+#: properties of a message that an app may set
 PROPERTIES = ("app_id", "type")
 _DROPPED = frozenset((*KEPT, "lang", "task", "id", "retries", "argsrepr", "kwargsrepr", "reply_to", "compression"))
 
@@ -45,7 +45,7 @@ class Call:
     queue: str
     priority: int
     headers: dict[str, Any]
-    #: counted from the moment when it is its turn
+    #: counted from the end of the preceding tasks
     delay_seconds: float | None = None
     start_within_seconds: float | None = None
     run_at: datetime | None = None
@@ -54,11 +54,11 @@ class Call:
     errbacks: list[Any] = field(default_factory=list)
     chain: list[Any] = field(default_factory=list)
     after: tuple[str, ...] = ()
-    #: results that stand for what it has called, as Celery's `children`
+    #: results of the tasks that it has called, as in Celery's `children`
     children: list[Any] = field(default_factory=list)
-    #: a chord's body; a failure in the header is a `ChordError` for it, where it is no group
+    #: a chord's body; a failure in the header is a `ChordError` for it, unless it is a group
     is_body: bool = False
-    #: of a body: what the header of its chord waits for
+    #: of a body: the ids that the header of its chord waits for
     header_after: tuple[str, ...] = ()
     of_chord: bool = False
 
@@ -91,7 +91,7 @@ def _argument(value: Any, names: Mapping[str, str]) -> Any:
     if isinstance(value, Ref):
         return {"$from": [names[value.task_id], "result"]}
     if isinstance(value, Results):
-        if value.group_id is not None and value.group_id in names:  # the ledger puts the list together
+        if value.group_id is not None and value.group_id in names:  # the ledger assembles the list
             return {"$from": [names[value.group_id], "results"]}
         return [_argument(item, names) for item in value]
     return as_literal(to_json(value))
@@ -102,8 +102,8 @@ def read_call(
 ) -> Call:
     """Return a call from the options of `send_task`; `options["queue"]` is the routed queue.
 
-    Celery's own code makes the message, so its checks, its times and what listens to `before_task_publish` (traces,
-    say) hold here too. Raises as Celery does.
+    Celery's own code builds the message, so its checks, its times and the receivers of `before_task_publish` (tracing,
+    say) apply here too. Raises as Celery does.
     """
     task_id = options["task_id"]
     countdown, eta, expires = options.get("countdown"), options.get("eta"), options.get("expires")
@@ -219,5 +219,5 @@ def _is_ordered_by_time(task_id: str) -> bool:
 
 
 def in_seconds(seconds: float | None, now: datetime) -> datetime | None:
-    """Return the time in so many seconds."""
+    """Return the time this many seconds after `now`."""
     return None if seconds is None else now + timedelta(seconds=max(0.0, seconds))

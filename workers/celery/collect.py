@@ -41,7 +41,7 @@ class Collector:
         self._chords: list[tuple[Any, str, tuple[str, ...]]] = []
         self._current: Call | None = None
         self._after: tuple[str, ...] = ()
-        #: what the header of the chord whose body is applied waits for
+        #: the ids that the header of a chord waits for, while its body is applied
         self._header_after: tuple[str, ...] = ()
         self._of_chord = self._is_body = self._fails_with_header = False
 
@@ -89,7 +89,7 @@ class Collector:
                     self._expand(self._to_expand.popleft())
                 else:
                     self._apply_body(*self._next_chord())
-            if parent is not None:  # groups add themselves to the task that runs here, also those that come later
+            if parent is not None:  # groups add themselves to the running task, including those that are applied later
                 del parent.request.children[direct_children:]
             return result
         finally:
@@ -109,7 +109,7 @@ class Collector:
         self._current, self._after, self._of_chord, self._is_body = call, (call.task_id,), False, False
         self._fails_with_header = False
         value = (Ref(call.task_id),)
-        # the one who is called inherits the priority only where the app's configuration says so
+        # the called task inherits the priority only if the app's configuration says so
         inherited = call.priority if self.app.conf.task_inherit_parent_priority else None
         ids = {"parent_id": call.task_id, "root_id": call.headers.get("root_id") or call.task_id}
         ids |= {"priority": inherited}
@@ -137,10 +137,10 @@ class Collector:
         if last is not None:
             ids = {"parent_id": last.task_id, "root_id": last.headers.get("root_id") or last.task_id}
         signature = maybe_signature(body, app=self.app)
-        # as Celery: the tasks of a group that is a body fail with what the header's has raised
+        # as in Celery: if the body is a group, its tasks fail with the exception of the header's task
         self._of_chord = not isinstance(signature, group)
         # when the header fails, a backend calls the errbacks of a group's members and those in a body's own options,
-        # but none further in: a chord that is the body has begun with the outer one only where it has such
+        # but none further in: a chord that is the body counts as begun with the outer one only if it has errbacks
         self._fails_with_header = not self._of_chord or bool(signature.options.get("link_error"))
         if isinstance(body, dict) and body.get("options", {}).get("root_id"):
             ids.pop("root_id", None)

@@ -1,6 +1,6 @@
-"""The task that calls a failed task's errbacks: a job that the failure makes, in the transaction that ends the task.
+"""The task that calls a failed task's errbacks. Its job is created in the transaction that ends the failed task.
 
-So they are called however it ended, by a crash or a lost worker too, and no failure between the two can lose them.
+So errbacks are called however the task ended, by a crash or a lost worker too, and no failure in between can lose them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def add_errbacks_task(app: Celery) -> None:
     @app.task(name=ERRBACKS, bind=True, max_retries=2, ignore_result=True, shared=False, lazy=False)  # type: ignore[untyped-decorator]
     def call_errbacks(self: Any) -> None:
         run = current_run()
-        assert run is not None, "a worker runs it"
+        assert run is not None, "only a worker runs this task"
         headers = run.payload["headers"]
         failed = str(headers["failed"])
         meta = app.backend.get_task_meta(failed, cache=False)
@@ -40,7 +40,7 @@ def add_errbacks_task(app: Celery) -> None:
             delivery_info={},
             retries=meta.get("retries", 0),
         )
-        # Celery's own code: with one argument they are sent as tasks, with three they are called here
+        # Celery's own code: errbacks with one parameter are sent as tasks, those with three are called here
         own.backend._call_task_errbacks(request, meta["result"], meta.get("traceback"))
 
 

@@ -37,8 +37,8 @@ def plan_calls(
 ) -> Flow:
     """Turn collected calls into steps: gates where groups end, then the calls in their order.
 
-    `prefix` goes before the steps' names. `result`: the task or group that a step waits for, and that step: of a run
-    that is replaced by the calls. What is linked to them, it does not wait for.
+    `prefix` is put before the steps' names. `result`, when the calls replace a run: the task or group that its step
+    waits for, and that step. The step does not wait for links of the calls.
     Raises `InvalidRequest` for more than `MAX_STEPS`.
     """
     calls, groups = collected.calls, collected.groups
@@ -60,7 +60,7 @@ def plan_calls(
             children[parent].append(str(ids[child]))
     if result is not None:
         children[result[0]].append(str(result[1]))
-    # a list that the ledger can put together by itself: plain results, in the order of their places
+    # groups whose list of results the ledger can assemble by itself: plain results, in the order of their steps
     places = {task_id: place for place, task_id in enumerate(calls)}
     in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
     known = {item: name for item, name in names.items() if item in calls or item in in_order}
@@ -87,7 +87,7 @@ def plan_calls(
 def _job(app: Celery, call: Call, names: dict[str, str], ids: dict[str, UUID]) -> dict[str, Any]:
     kind = kind_of_call(call)
     row = submission_of(call, kind, call.payload(names))
-    if call.after:  # counted from its turn on
+    if call.after:  # counted from the end of its predecessors
         row["template"] = {"delay_seconds": call.delay_seconds, "start_within_seconds": call.start_within_seconds}
     if call.errbacks:
         row["errbacks"] = [_errback_submission(app, call)]

@@ -9,14 +9,14 @@ from jobplatform.ledger.ids import WITHOUT_TIME, new_id
 
 
 def new_task_id(*_: object) -> str:
-    """Return an id for a task: a UUIDv7, as the ledger has them, where Celery would make a UUIDv4."""
+    """Return an id for a task: a UUIDv7, as in the ledger, where Celery would create a UUIDv4."""
     return str(new_id())
 
 
 def job_id_of(task_id: str, tenant_id: UUID) -> UUID:
-    """Return the job's id: the task's own when it could be one of ours, else one that follows from text and tenant.
+    """Return the job's id: the task's own when it may be a job id, else one that is derived from text and tenant.
 
-    A UUIDv7 is an id of ours, and so is a UUIDv8: what this function has returned before.
+    Job ids are UUIDv7, or UUIDv8 where this function has derived them.
     """
     try:
         own: UUID | None = UUID(task_id)

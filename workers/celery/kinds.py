@@ -14,7 +14,7 @@ from workers.celery.body import run_body
 from workers.celery.routing import queues_of_ledger, usual_queue
 from workers.celery.submissions import REFUSED_TASKS, TaskCall
 
-#: Celery's own tasks that would do in a worker what the ledger does
+#: Celery's own tasks whose work the ledger does
 NOT_NEEDED = frozenset(
     f"celery.{name}" for name in ("backend_cleanup", "chain", "chord", "chord_unlock", "chunks", "group")
 )
@@ -29,12 +29,12 @@ class Body:
         self.__qualname__ = f"{task.__module__}.{task.name}"
 
     def __call__(self, payload: TaskCall, ctx: Context) -> Any:
-        """Run it in this run's context."""
+        """Run the task's body in this run's context."""
         return run_body(_in_its_app(self.task, payload), payload, ctx)
 
 
 def _in_its_app(task: Task, payload: TaskCall) -> Task:
-    """Return one of Celery's own tasks (map, say) as it is in the app whose task it calls: every app has its own."""
+    """Return one of Celery's own tasks (map, say) from the app whose task it calls: every app has its own."""
     inner = payload.kwargs.get("task") if task.name in ("celery.map", "celery.starmap") else None
     app = app_of(str(inner.get("task"))) if isinstance(inner, dict) else None
     its_app: Task = task if app is None else app.tasks.get(task.name, task)
@@ -49,15 +49,15 @@ def app_of(name: str) -> Celery | None:
 
 
 def register_task(task: Task) -> None:
-    """Make a task a kind, on the queue that the app's routes have for it.
+    """Register a task as a kind, on the queue that the app's routes give it.
 
-    One that goes to a queue which is not switched yet stays Celery's. One that can't be a kind (its name, its time
-    limit) is refused alone: its calls fail and say why.
+    A task whose queue is not switched yet stays with Celery. A task that can't be a kind (because of its name or time
+    limit) is refused alone: its calls fail with the reason.
     """
     if task.name in NOT_NEEDED:
         return
     if app_of(task.name) not in (None, task.app):
-        return  # a task is in every app of a process: it runs in the one that was there first
+        return  # a task may be in several apps of a process: it runs in the first one
     queue = usual_queue(task)
     if queue not in queues_of_ledger():
         return
@@ -81,7 +81,7 @@ def make_kind(task: Task, queue: str) -> Kind:
         handler=Body(task),
         description=(task.__doc__ or "").strip() if task.__doc__ != Task.__doc__ else "",
         max_attempts=1 if task.max_retries is None else max(0, int(task.max_retries)) + 1,
-        # one that is not below the hard one has no effect, or Celery refuses the call
+        # a soft limit that is not below the hard limit has no effect, or Celery refuses the call
         soft_limit_seconds=soft if not (soft and hard and soft >= hard) else None,
         hard_limit_seconds=hard,
         retry_timeouts=False,

@@ -1,17 +1,17 @@
-"""The places of Celery where an app that is on the ledger goes another way; every other app goes Celery's.
+"""Patches of Celery for apps that are on the ledger; every other app runs Celery's own code.
 
 | Celery's | here |
 |---|---|
 | `Celery.send_task` | the call becomes a job |
 | `group`, `chain`, `chord`: `apply_async` | all their calls together become one workflow |
-| `AMQP._create_task_sender` | no message of a queue on the ledger is published, whatever made it |
-| `canvas.uuid` | ids are UUIDv7, as the ledger has them |
-| `Control.revoke` | a cancel in the ledger, which holds with all workers down |
-| `Control.purge`, `revoke_by_stamped_headers` | refused, with what to do instead |
+| `AMQP._create_task_sender` | no message of a queue on the ledger is published, whatever created it |
+| `canvas.uuid` | ids are UUIDv7, as in the ledger |
+| `Control.revoke` | a cancel in the ledger, which works with all workers down |
+| `Control.purge`, `revoke_by_stamped_headers` | refused, with advice what to do instead |
 | `WorkController.setup_instance` | the worker gets the ledger's bootstep, and its tasks the ledger's class |
 
 An app that names the task class by text (`task_cls="workers.celery:Task"`) imports this package when its configuration
-is read for the first time, which may be inside its first `send_task` or canvas: Celery's original code has begun then.
+is read for the first time, which may be inside its first `send_task` or canvas: Celery's original code runs already.
 The task sender and `pending_chord` (send.py) take over from there, so that the first call becomes a job as well.
 """
 
@@ -37,7 +37,7 @@ _done = False
 
 
 def install_patches() -> None:
-    """Stand in at Celery's places, once per process."""
+    """Install the patches, once per process."""
     global _done
     if _done:
         return
@@ -67,7 +67,7 @@ def _send_task(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, name, args, kwargs, *more, **options)
         from workers.celery.send import send_task
 
-        # countdown, eta, … by their places, as Celery takes them
+        # countdown, eta, … by position, as Celery accepts them
         options |= dict(zip(_POSITIONAL, more, strict=False))
         by_celery = original.__get__(self)
         return send_task(self, by_celery, name, args, kwargs, **options)
@@ -126,7 +126,7 @@ def _apply_async(original: Callable[..., Any], is_group: bool) -> Callable[..., 
 
 
 def _look_at_all(tasks: Any) -> None:
-    """Let a generator make its signatures before any is collected: it may call tasks itself."""
+    """Exhaust a generator of signatures before any is collected: it may call tasks itself."""
     if isinstance(tasks, _regen):
         for _ in tasks:
             pass

@@ -21,7 +21,7 @@ def prepare_replacement(task: Any, sig: Any) -> Any:
     if isinstance(sig, _chain) and not getattr(sig, "tasks", True):
         raise ImproperlyConfigured("Cannot replace with an empty chain")
     if isinstance(sig, group):
-        # as Celery: the results of a group come together in one task
+        # as in Celery: one task collects the results of a group
         sig |= task.app.tasks["celery.accumulate"].s(index=0)
     request = task.request
     nesting = (request.replaced_task_nesting or 0) + 1
@@ -40,7 +40,7 @@ def collect_replacement(task: Any, sig: Any) -> None:
 
 
 def add_replacement(run: BodyRun) -> None:
-    """Give the collected canvas to the run: what settles it writes the steps."""
+    """Add the collected canvas to the run: its settlement writes the steps."""
     assert run.replacement is not None
     collector, last = run.replacement
     app, added = collector.app, run.context.added

@@ -27,12 +27,12 @@ def revoke_tasks(
     signal: str | int | None,
     reply: bool,
 ) -> Any:
-    """Cancel tasks that have not begun; with `terminate` running ones, too. Ended tasks stay as they are.
+    """Cancel tasks that have not begun, and with `terminate` running ones too. Ended tasks do not change.
 
     `signal` is sent to the process of a run at once; on threads the run is cancelled as by the API.
 
-    What the ledger does not know is revoked on the old broker, where there is one. With `reply` it answers as workers
-    do, in the ledger's name. Raises `LedgerUnavailable`.
+    Tasks that the ledger does not know are revoked on the old broker, if there is one. With `reply` the ledger answers
+    as a worker does, under its own name. Raises `LedgerUnavailable`.
     """
     tenant_id, name = caller_tenant(), _signal_name(signal) if terminate else None
     cancelled, unknown = [], []

@@ -19,8 +19,8 @@ def is_on_ledger(app: Any) -> bool:
 def check_app(app: Any) -> None:
     """Refuse an app with the config object whose results or messages go elsewhere.
 
-    Raises `ConfigurationError`. What is given to `Celery(…)`, or stands in Celery's own environment variables, comes
-    before the config object.
+    Raises `ConfigurationError`. Arguments of `Celery(…)` and Celery's own environment variables take precedence over
+    the config object.
     """
     from workers.celery import config
     from workers.celery.backend import LedgerBackend
@@ -56,7 +56,7 @@ def how_to_add_a_queue() -> str:
 def route(
     app: Any, name: str, options: dict[str, Any], task: Task | None, args: Any = None, kwargs: Any = None
 ) -> tuple[str, dict[str, Any]]:
-    """Return the queue that Celery's routes lead to, and the options with what the routes say of priority.
+    """Return the queue that Celery's routes lead to, and the options with priority and expiry from the routes.
 
     Raises `ConfigurationError` where they lead to no queue.
     """
@@ -75,7 +75,7 @@ def route(
 
 
 def usual_queue(task: Task) -> str:
-    """Return the queue of a task's calls that name none. A router that wants arguments has none to look at here."""
+    """Return the queue of a task's calls that name none. A router that reads arguments gets none here."""
     asked = {} if (own := getattr(task, "queue", None)) is None else {"queue": own}
     try:
         return route(task.app, task.name, asked, task, (), {})[0]

@@ -36,10 +36,10 @@ class BodyRun:
     retry: RetryRequest | None = None
     #: the canvas that it is replaced by
     replacement: tuple[Collector, str] | None = None
-    #: the last state that `update_state` has set, and what it said
+    #: the last state that `update_state` has set, and its meta
     state: str | None = None
     meta: Any = None
-    #: the results of what it has called
+    #: the results of the tasks that it has called
     children: list[Any] = field(default_factory=list)
 
 

@@ -47,7 +47,7 @@ def send_task(
 ) -> AsyncResult:
     """Call a task by name, with Celery's arguments and result.
 
-    Raises `ConfigurationError` for options without an equal, kombu's `OperationalError` when the ledger is away,
+    Raises `ConfigurationError` for options without an equal, kombu's `OperationalError` when the ledger is down,
     `EncodeError` for arguments that JSON can't hold.
     """
     given = {key: value for key, value in options.items() if value is not None}
@@ -111,7 +111,7 @@ def submit_message(app: Celery, name: str, message: Any, options: Mapping[str, A
         "retries": headers.get("retries"),
         "group_id": headers.get("group"),
         "group_index": headers.get("group_index"),
-        # the root of what calls nothing else is itself
+        # a task without a caller is its own root
         "root_id": headers.get("root_id") if headers.get("root_id") != headers["id"] else None,
         "parent_id": headers.get("parent_id"),
         "shadow": headers.get("shadow"),
@@ -178,7 +178,7 @@ def _submit_alone(call: Call) -> None:
 
 
 def _translated(action: Callable[[], T]) -> T:
-    """Raise what Celery raises when the broker is not reachable, which callers may handle."""
+    """Translate errors to the one that Celery raises when the broker is unreachable, which callers may handle."""
     try:
         return action()
     except (LedgerUnavailable, OutcomeUnknown, QuotaExceeded) as error:
@@ -229,7 +229,7 @@ def _check_left_to_celery(name: str, queue: str) -> None:
 def _read_retry(
     app: Celery, run: BodyRun, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
 ) -> RetryRequest:
-    """Read what `Task.retry` sends: the same task with the same id. The ledger keeps its place and its history."""
+    """Read the call that `Task.retry` makes: the same task with the same id. The ledger keeps its place and history."""
     for option in RETRY_WITHOUT_EQUAL:
         if (wanted := options.get(option)) and not (option == "queue" and wanted == run.queue):
             raise ConfigurationError(
@@ -247,7 +247,7 @@ def _read_retry(
     priority = options.get("priority")
     if priority is not None and priority != headers.get("priority"):
         next_run["priority"] = headers["priority"] = as_priority(priority)
-    # compared with what the body was given, before it had that in its hands
+    # compared with the payload as stored: the body may have changed the objects that it was given
     is_changed = next_args != run.payload["args"] or next_kwargs != run.payload["kwargs"]
     if is_changed or custom != headers.get("custom", {}) or next_run:
         keep = as_literal if headers.get("is_step") else _as_it_is

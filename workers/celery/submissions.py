@@ -18,7 +18,7 @@ from workers.celery.call import Call, in_seconds
 ERRBACKS = "celery.errbacks"
 #: task that can't be a kind → reason, which its calls raise; workers serve the other tasks
 REFUSED_TASKS: dict[str, str] = {}
-#: of calls whose task this process does not know; they are a dead letter where no worker does
+#: attempts of a call whose task this process does not know; it is dead-lettered if no worker knows it
 UNKNOWN_ATTEMPTS = 1
 
 

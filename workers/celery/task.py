@@ -73,7 +73,7 @@ class Task(celery.Task):  # type: ignore[misc]
         raise Ignore("Replaced by new task")
 
     def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
-        """See Celery. A chord of the ledger takes no more."""
+        """See Celery. A chord on the ledger accepts no more tasks."""
         if not self._is_in_run():
             return super().add_to_chord(sig, lazy)
         raise NotImplementedError(
@@ -87,9 +87,12 @@ class Task(celery.Task):  # type: ignore[misc]
 
 
 def bind_to_ledger(cls: Any, app: Any) -> None:
-    """Make a task's class the ledger's in an app that is on it, and the task a kind. Raises `ConfigurationError`."""
+    """Give a task's class the ledger's behaviour in an app that is on the ledger, and register the task as a kind.
+
+    Raises `ConfigurationError`.
+    """
     task = app._tasks.get(cls.name)
-    if task is None or not is_on_ledger(app):  # a base of tasks is none itself
+    if task is None or not is_on_ledger(app):  # a base class of tasks is no task itself
         return
     if cls.Request not in (celery.Task.Request, LEDGER_REQUEST):
         raise ConfigurationError(

@@ -2,7 +2,7 @@
 
 kombu writes dates, decimals, UUIDs, bytes and the like as `{"__type__": …, "__value__": …}` and reads them back. Whole
 numbers beyond 64 bits, and NaN and infinity (which JSON does not have) are written the same way here. The ledger keeps
-the text: the order of keys and -0.0 come back.
+the text, and with it the order of keys and -0.0.
 """
 
 from __future__ import annotations
@@ -54,12 +54,12 @@ def to_json(value: Any) -> Any:
 
 
 def from_json(value: Any) -> Any:
-    """Return what `to_json` was given; lists for tuples, text for keys, as Celery's JSON has it."""
+    """Return the value that `to_json` was given, with lists for tuples and text for keys, as in Celery's JSON."""
     return _json.loads(orjson.dumps(value).decode())
 
 
 def as_literal(value: Any) -> Any:
-    """Return JSON values, kept from being read as references of a workflow."""
+    """Return JSON values, marked so that they are not read as references of a workflow."""
     return {LITERAL: value} if is_marked(value) else value
 
 

@@ -14,7 +14,7 @@ from jobplatform.domain.maintenance import CLEAN_UP, QUEUE_HEALTH, CleanUp, NoPa
 from jobplatform.usecases import run_maintenance
 from workers.runtime.process import ledger
 
-#: a run's folder that nobody has written to for so long belongs to no run: the longest one has a day (s)
+#: a run's folder without a write for this long belongs to no run: the longest run takes a day (s)
 LEFT_OVER_SECONDS = 2 * 86_400
 
 
@@ -37,7 +37,7 @@ def remove_old_folders(before: float) -> int:
             if folder.is_dir() and max(item.stat().st_mtime for item in (folder, *folder.iterdir())) < before:
                 shutil.rmtree(folder)
                 count += 1
-        except OSError:  # it goes away by itself, or belongs to somebody else
+        except OSError:  # it was removed meanwhile, or belongs to another user
             continue
     return count
 

@@ -27,8 +27,8 @@ from workers.runtime.process import ledger
 
 #: longest Retry-After that is obeyed (s)
 LONGEST_PAUSE = 3600.0
-#: an endpoint that does not answer gets nothing for a tenth of the time for which it has not, from 10 s to 10 min: its
-#: messages would hold the places of all others' while they wait for it
+#: an endpoint that does not answer is paused for a tenth of the time for which it has failed, from 10 s to 10 min: its
+#: messages would occupy the slots of all others' while they wait for it
 LEAST_HOLD, LONGEST_HOLD = 10.0, 600.0
 
 

@@ -30,7 +30,7 @@ from workers.runtime.request import LedgerRequest
 log = get_log(__name__)
 
 LOST_CHILD_SECONDS = 1.0
-#: where Celery keeps a pool → what our settings call it
+#: Celery's module of a pool → the pool's name in the settings
 POOLS = {
     "celery.concurrency.prefork": "prefork",
     "celery.concurrency.thread": "threads",
@@ -65,7 +65,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         )
 
     def create(self, worker: Any) -> None:
-        """Stand between consumer and pool, after the pool was created and before the consumer."""
+        """Connect the handover between consumer and pool, after the pool was created and before the consumer."""
         self._handover = connect_handover(worker, self._card.pool)
 
     def start(self, worker: Any) -> None:
@@ -87,7 +87,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
             serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:
             worker.pool.flush = keep_written(worker.pool._pool)
-            # Celery looks for jobs of dead children every five seconds only
+            # Celery checks for jobs of dead children every five seconds only
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
 
 
@@ -138,14 +138,14 @@ def connect_handover(worker: Any, pool: str) -> Handover | None:
 
 
 def _set_prefetch(worker: Any, ahead: int) -> None:
-    """Prefetch so many messages beyond the setting; Celery's loop tells RabbitMQ."""
+    """Prefetch this many messages beyond the setting; Celery's loop sends the value to RabbitMQ."""
     qos = worker.consumer.qos
     if qos is not None:
         qos.value = worker.consumer.initial_prefetch_count + ahead
 
 
 def check_kinds(queues: list[str], config: Settings) -> None:
-    """Refuse a worker that was given no queues, takes from all of them, and knows no kind of some.
+    """Refuse a worker that was given no queues, so would consume all of them, and knows no kind of some.
 
     Raises `ConfigurationError`.
     """
@@ -158,7 +158,7 @@ def check_kinds(queues: list[str], config: Settings) -> None:
 
 
 def check_pool(pool: str, queues: list[str], config: Settings) -> None:
-    """Refuse a pool that can't enforce what the queues promise. Raises `ConfigurationError`.
+    """Refuse a pool that can't enforce the limits of the queues. Raises `ConfigurationError`.
 
     `solo` stands in for any, for a developer's machine: one job at a time, in the worker's own process, without limits.
     """

@@ -31,7 +31,7 @@ from workers.runtime.process import parent_ledger
 
 log = get_log(__name__)
 
-#: a beat that is missed is tried again soon: without a session of its own a worker has little more than two
+#: a missed heartbeat is retried soon: without its own session a worker may miss little more than two
 RETRIES_PER_BEAT = 4
 #: how long reports that need not wait for a heartbeat are gathered
 PROMPT_SECONDS = 0.05
@@ -112,14 +112,14 @@ class Heartbeat:
             if str(self.card.id) in self._listener.payloads(left):
                 return
             if self._deliveries.prompt.is_set():
-                self._stop.wait(PROMPT_SECONDS)  # for all that come at once
+                self._stop.wait(PROMPT_SECONDS)  # gathers the reports that arrive together
                 return
 
     def beat(self) -> None:
         """Write a heartbeat, then process what was waiting for it."""
         self._deliveries.prompt.clear()
         self._give_claims_back()
-        reports = self._deliveries.reports()  # those that came before this beat
+        reports = self._deliveries.reports()  # those that were left before this heartbeat
         markers = self._deliveries.markers()
         requests = track_workers.beat(
             parent_ledger(),
@@ -167,13 +167,13 @@ class Heartbeat:
         try:
             self._end(report)
         except (LedgerUnavailable, OutcomeUnknown):
-            raise  # as with a missed beat: all of it again
+            raise  # as after a missed heartbeat: everything is repeated
         except Exception:
-            # one that can't be ended must not keep the others. Off the beats, rescue takes its run; its message
-            # is not acknowledged: nothing was committed, and it comes back with the next connection
+            # a report that fails must not block the others. Heartbeats no longer name its lease, so rescue ends its
+            # run. Its message is not acknowledged, as nothing was committed: the next connection receives it again
             log.exception("report_failed", job_id=str(report.held.job_id), outcome=report.outcome)
             if report.outcome == UNKNOWN_KIND:
-                report.ack()  # rejects it: the recorder looks
+                report.ack()  # rejects it: the recorder takes over
             self._deliveries.reported(report)
 
     def _end(self, report: Report) -> None:

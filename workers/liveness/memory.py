@@ -1,7 +1,7 @@
 """Peak memory of pool children, read from the kernel while they live.
 
-A child that the OOM killer ends can't report. What the parent read at its last heartbeat is in the
-crash's error.
+A child that the OOM killer ends can't report its memory. The crash's error has the value that the parent read at its
+last heartbeat.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from workers.runtime.deliveries import Held
 
 
 def note_peaks(children: Iterable[Held]) -> None:
-    """Note the peak of each child that has a run; threads share this process's, which says nothing of one run."""
+    """Note the peak of each child that has a run; threads share this process's, which says nothing about one run."""
     for held in children:
         if held.pid == os.getpid():
             continue

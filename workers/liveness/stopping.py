@@ -39,7 +39,7 @@ class Stopper:
         self._card, self._deliveries, self._settings = card, deliveries, settings
         self._end, self._leave = end, leave
         self._can_kill = card.pool == "prefork"
-        #: when SIGTERM came (time.monotonic): from then on a child that dies was not brought down by its job
+        #: when SIGTERM came (time.monotonic): from then on the death of a child is not blamed on its job
         self.shutting_down_since: float | None = None
         #: leases of runs that are given back, not lost; on threads they go on
         self.given_back: set[UUID] = set()
@@ -65,7 +65,7 @@ class Stopper:
         self._count_leaked()
 
     def _cancel(self, request: CancelRequest) -> None:
-        """The grace is over."""
+        """End a cancelled run whose grace period is over."""
         held = self._deliveries.get(request.lease_id)
         if held is None:
             return
@@ -82,7 +82,7 @@ class Stopper:
             end_runs.abandon_run(parent_ledger(), request.job_id, request.lease_id, message)
 
     def _terminate(self, request: CancelRequest, name: str) -> None:
-        """Send a signal to a run's process, and end the run: what its process may still write does not count."""
+        """Send a signal to a run's process, and end the run: later writes of the process are refused."""
         held = self._deliveries.get(request.lease_id)
         if held is None or not held.pid:
             return
@@ -90,7 +90,7 @@ class Stopper:
         self._abandon(request, f"cancelled, its process got {name}")
 
     def _give_back(self) -> None:
-        """The shutdown time is over: stop running jobs, and make them available again."""
+        """When the shutdown time is over, stop running jobs, and make them available again."""
         limit, since = self._settings.shutdown_seconds, self.shutting_down_since
         alive = [held for held in self._deliveries.in_pool() if held.lease_id not in self._abandoned]
         if limit and since is not None and time.monotonic() - since >= limit:
@@ -113,8 +113,8 @@ class Stopper:
     def _stop_zombies(self) -> None:
         """Stop processes whose run was ended while this worker was frozen or cut off; their writes are refused.
 
-        A run that was seen, and is seen no more at two looks: a claim that is not answered yet is none, and of one
-        that has settled the parent has heard by then.
+        Such a run was seen before, and is missing at two checks in a row. A claim without an answer has not been seen
+        yet, and the parent has heard of a settled run by the second check.
         """
         taken = self._deliveries.taken()
         leases = {held.lease_id for held in taken}
@@ -126,7 +126,7 @@ class Stopper:
             if not self._can_kill:
                 self._abandoned.add(held.lease_id)
             elif sum(item.pid == held.pid for item in taken) == 1:
-                self._kill(held, "zombie_killed")  # its end comes back as a report, which finds that the job moved on
+                self._kill(held, "zombie_killed")  # its death is reported; the report finds that the job moved on
         self._seen_running, self._missing = (self._seen_running | running) & leases, missing
 
     def _leaked(self) -> set[UUID]:
@@ -137,7 +137,7 @@ class Stopper:
         return self._abandoned | self.given_back
 
     def _count_leaked(self) -> None:
-        """Tell how many threads nobody waits for any more; with too many of them there is no place left for jobs."""
+        """Report the number of abandoned threads; restart the worker when they take half of its slots."""
         if self._can_kill:
             return
         leaked = len(self._leaked())

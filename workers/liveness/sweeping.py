@@ -1,4 +1,4 @@
-"""Removes files that nobody names any more, a cancelled run's; in its own thread: a store that hangs costs no beat."""
+"""Removes unreferenced files (a cancelled run's, say), in its own thread: a store that hangs delays no heartbeat."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SWEEP_SECONDS = 5.0
 
 
 class Sweeper:
-    """Sweeps now and then until its process ends; what it leaves there another worker removes."""
+    """Sweeps at intervals until its process ends; another worker removes the files that it leaves."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -25,11 +25,11 @@ class Sweeper:
         self._stop = threading.Event()
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End soon; nobody waits for it."""
+        """Ask the thread to end, without waiting for it."""
         self._stop.set()
 
     def _run(self) -> None:
@@ -42,5 +42,5 @@ class Sweeper:
                     pause = 0.1  # there may be more
             except (LedgerUnavailable, OutcomeUnknown):
                 continue
-            except Exception:  # of the store
+            except Exception:  # an error of the store
                 log.exception("files_not_removed")

@@ -1,9 +1,10 @@
 """Watchdog: ends a worker that is connected but consumes nothing, so that its supervisor restarts it.
 
 Known since 2014 (celery#2080, #3201, #10205): after a reconnect, or when RabbitMQ cancels a consumer silently (4.3
-does at the consumer time-out), the worker is alive, has heartbeats, answers pings, and receives nothing. Three signs,
-each for `seconds`: the client itself knows that it does not consume; a marker stays unread in one of its queues while
-it is connected, has a free slot and has received nothing; or it connects and loses the connection again and again.
+does at the consumer time-out), the worker is alive, sends heartbeats, answers pings, and receives nothing. The watchdog
+acts on any of three conditions that lasts for `seconds`: the client itself knows that it does not consume; a marker
+stays unread in one of its queues while it is connected, has a free slot and has received nothing; or it repeatedly
+connects and loses the connection.
 """
 
 from __future__ import annotations
@@ -55,18 +56,18 @@ class Watchdog:
         if self._ended:
             return
         losses, losing_seconds = self._deliveries.lost_connections(self._seconds)
-        # not sooner: a queue that is missing is declared again within seconds
+        # not sooner: a missing queue is declared again within seconds
         if losses >= LOOP and losing_seconds > self._seconds:
             self._give_up(f"it lost {losses} connections to RabbitMQ and received nothing in between", self._queues)
             return
         if missing and now - self._consumed_at > self._seconds:
-            self._give_up("it is connected, and no consumer of it stands", missing)
+            self._give_up("it is connected, and has no consumer on these queues", missing)
             return
         idle_seconds = now - max(self._deliveries.received_at, self._connected_at)
         if idle_seconds <= self._seconds or len(self._deliveries.leases()) >= self._slots:
             return
         if unread := track_workers.find_unread_markers(ledger, self._queues, self._seconds):
-            self._give_up("a marker stands unread in its queue, it has a free slot and receives nothing", unread)
+            self._give_up("a marker stays unread in its queue, it has a free slot and receives nothing", unread)
 
     def _give_up(self, why: str, queues: list[str]) -> None:
         self._ended = True

@@ -1,4 +1,4 @@
-"""Chat models: the interface, any OpenAI-compatible server, and a model that answers nothing."""
+"""Chat models: the interface, any OpenAI-compatible server, and a null model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RATE_LIMITED = "llm_rate_limited"
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said; `usage` has prompt_tokens, completion_tokens, total_tokens as the server counts them."""
+    """A model's answer; `usage` has prompt_tokens, completion_tokens, total_tokens as the server counts them."""
 
     model: str
     content: str
@@ -26,7 +26,7 @@ class Answer:
 
 
 class ChatModel(Protocol):
-    """Answers a conversation. Raises `Retryable` or `Permanent`, never anything of its library."""
+    """Answers a conversation. Raises `Retryable` or `Permanent`, never an exception of its library."""
 
     def complete(
         self,
@@ -38,7 +38,7 @@ class ChatModel(Protocol):
         on_piece: Callable[[str], None],
         cancelled: Callable[[], bool],
     ) -> Answer:
-        """Answer; `on_piece` gets each piece of it as it comes."""
+        """Return the answer; `on_piece` gets each piece of it as it arrives."""
         ...
 
 
@@ -49,7 +49,7 @@ class OpenAIChat:
         import openai
 
         self._errors = openai
-        # the ledger retries, with its own policy and where everybody can see it
+        # the ledger retries, by its own policy and visibly
         self._client = openai.OpenAI(base_url=base_url, api_key=api_key, timeout=timeout_seconds, max_retries=0)
         self._default_model = default_model
 
@@ -104,7 +104,7 @@ class OpenAIChat:
 
 
 def _judge(status: int, message: str, retry_after: str | None) -> Retryable | Permanent:
-    """429 and 5xx (and 408, 409) may pass; other 4xx will not."""
+    """Return the error for a status: 408, 409, 429 and 5xx are retryable, other 4xx are not."""
     if status in (408, 409, 429) or status >= 500:
         after = read_retry_after(retry_after)
         code = RATE_LIMITED if status == 429 else "llm_unavailable"
@@ -113,7 +113,7 @@ def _judge(status: int, message: str, retry_after: str | None) -> Retryable | Pe
 
 
 class NullChat:
-    """Answers nothing (`JOBPLATFORM_LLM_BASE_URL=null:`)."""
+    """Returns an empty answer (`JOBPLATFORM_LLM_BASE_URL=null:`)."""
 
     def complete(
         self,
@@ -132,7 +132,7 @@ class NullChat:
 
 @lru_cache(maxsize=1)
 def chat_model() -> ChatModel:
-    """Return the model server that is configured."""
+    """Return the configured chat model."""
     config = settings()
     if config.llm_base_url.startswith("null:"):
         return NullChat()

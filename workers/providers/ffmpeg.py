@@ -1,4 +1,4 @@
-"""ffmpeg and ffprobe as supervised subprocesses: progress, cancel, a kill that works, and no life after the parent."""
+"""ffmpeg and ffprobe as supervised subprocesses: progress, cancel, a reliable kill, and death with the parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TERM_GRACE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Preset:
-    """How to transcode: ffmpeg's options, and what comes out."""
+    """How to transcode: ffmpeg's options, and the type of the output."""
 
     options: tuple[str, ...]
     suffix: str
@@ -54,7 +54,7 @@ PRESETS: dict[str, Preset] = {
 
 @dataclass(frozen=True)
 class MediaInfo:
-    """What ffprobe says of a file; sizes in bytes and pixels."""
+    """ffprobe's data of a file; sizes in bytes and pixels."""
 
     seconds: float
     bytes: int
@@ -70,7 +70,7 @@ class MediaInfo:
 
 
 def probe(path: Path) -> MediaInfo:
-    """Ask ffprobe. Raises `Permanent` when the file is no medium."""
+    """Run ffprobe. Raises `Permanent` when the file is not a media file."""
     command = ["ffprobe", "-v", "error", "-of", "json", "-show_format", "-show_streams", "-i", f"file:{path}"]
     try:
         done = subprocess.run(
@@ -115,8 +115,8 @@ def transcode(
 ) -> None:
     """Run ffmpeg; `on_progress` gets the seconds of video done, about twice a second.
 
-    Whatever ends this function, ffmpeg is ended first: by SIGTERM, and by SIGKILL after a grace. Raises `JobCancelled`,
-    `Permanent` when ffmpeg refuses the source, `Retryable` when it was killed from outside.
+    However this function ends, it ends ffmpeg first: with SIGTERM, and with SIGKILL after a grace period. Raises
+    `JobCancelled`, `Permanent` when ffmpeg refuses the source, `Retryable` when it was killed from outside.
     """
     command = ["ffmpeg", "-hide_banner", "-nostdin", "-loglevel", "error", "-y", "-i", f"file:{source}"]
     command += [*preset.options, "-progress", "pipe:1", "-stats_period", "0.5", f"file:{target}"]

@@ -1,4 +1,4 @@
-"""Sending mail: the interface, SMTP, and a sender that sends nothing."""
+"""Sending mail: the interface, SMTP, and a null sender."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Attachment:
 
 @dataclass(frozen=True)
 class Mail:
-    """A mail that is ready to go; `message_id` with its angle brackets."""
+    """A mail that is ready to send; `message_id` includes its angle brackets."""
 
     to: tuple[str, ...]
     subject: str
@@ -39,17 +39,17 @@ class Mail:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Which recipients the server took, and its words for those it refused."""
+    """Recipients that the server accepted, and its replies for those that it refused."""
 
     accepted: tuple[str, ...]
     refused: dict[str, str] = field(default_factory=dict)
 
 
 class MailSender(Protocol):
-    """Sends one mail. Raises `Retryable` or `Permanent`, never anything of its library."""
+    """Sends one mail. Raises `Retryable` or `Permanent`, never an exception of its library."""
 
     def send(self, mail: Mail) -> Receipt:
-        """Send it."""
+        """Send a mail."""
         ...
 
 
@@ -97,7 +97,7 @@ class SmtpSender:
             talking = True
             try:
                 refused = server.send_message(message, to_addrs=list(mail.to))
-            finally:  # what goes wrong after the acceptance is no failure: the mail would go out twice
+            finally:  # an error after the acceptance is no failure: a retry would send the mail twice
                 with suppress(OSError, smtplib.SMTPException):
                     server.quit()
                 server.close()
@@ -111,7 +111,7 @@ class SmtpSender:
             raise Retryable(
                 f"the mail server {self._host} can't be reached: {error}",
                 code="smtp_unreachable",
-                may_have_happened=talking,  # a connection that broke in the middle: it may have the mail
+                may_have_happened=talking,  # the connection broke in the middle: the server may have the mail
             ) from None
         return Receipt(
             accepted=tuple(address for address in mail.to if address not in refused),
@@ -143,7 +143,7 @@ def _text(words: bytes | str) -> str:
 
 
 class NullSender:
-    """Takes every mail and sends none (`JOBPLATFORM_SMTP_URL=null://`)."""
+    """Accepts every mail and sends none (`JOBPLATFORM_SMTP_URL=null://`)."""
 
     def send(self, mail: Mail) -> Receipt:
         """See `MailSender`."""
@@ -152,6 +152,6 @@ class NullSender:
 
 @lru_cache(maxsize=1)
 def mail_sender() -> MailSender:
-    """Return the sender that is configured."""
+    """Return the configured sender."""
     url = settings().smtp_url.get_secret_value()
     return NullSender() if url.startswith("null:") else SmtpSender(url, settings().email_from)

@@ -1,7 +1,7 @@
-"""Posting to addresses that others have chosen: the interface, HTTP, and one that posts nothing.
+"""Posting to addresses that tenants choose: the interface, HTTP, and a null poster.
 
-A caller who sets a URL must not reach internal networks: names are resolved here, the address is checked, and
-it is that address to which the connection goes (a name that answers something else the second time gains nothing).
+A tenant's URL must not reach internal networks (SSRF): names are resolved here, the address is checked, and the
+connection goes to that very address, so that DNS rebinding gains nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jobplatform.observe.logs import get_log
 
 log = get_log(__name__)
 
-#: of an answer's text, for the log of deliveries
+#: characters of a response's text, for the log of deliveries
 MOST_TEXT = 300
 MOST_ANSWER_BYTES = 4096
 CONNECT_SECONDS = 5.0
@@ -34,7 +34,7 @@ CONNECT_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Answer:
-    """What the other side said; `text` is the beginning of it, `seconds` how long it took."""
+    """A receiver's response; `text` is its beginning, `seconds` the time until it was there."""
 
     status: int
     seconds: float
@@ -55,16 +55,16 @@ class AddressRefused(JobPlatformError):
 
 
 class Poster(Protocol):
-    """Posts JSON. Raises `NoAnswer` or `AddressRefused`, never anything of its library."""
+    """Posts JSON. Raises `NoAnswer` or `AddressRefused`, never an exception of its library."""
 
     def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
-        """Post it, and return how it was answered, whatever the status."""
+        """Post a body, and return the response, whatever its status."""
         ...
 
 
 class _Stream(httpcore2.NetworkStream):
-    """A connection with one deadline for all that is read and written: a receiver that sends a byte now and then
-    holds nobody."""
+    """A connection with one deadline for all reads and writes: a receiver that sends a byte now and then can't occupy
+    a worker."""
 
     def __init__(self, inner: httpcore2.NetworkStream, deadline: float) -> None:
         self._inner, self._deadline = inner, deadline
@@ -94,7 +94,7 @@ class _Stream(httpcore2.NetworkStream):
 
 
 class _Backend(httpcore2.NetworkBackend):
-    """Connects to the first address of a name that may be called."""
+    """Connects to the first address of a name to which calls are allowed."""
 
     def __init__(self, allowed: Collection[Network], plain: bool, deadline: float) -> None:
         self._allowed, self._plain, self._deadline = allowed, plain, deadline
@@ -113,7 +113,7 @@ class _Backend(httpcore2.NetworkBackend):
         if self._plain:  # within the allowed networks only
             good = [item for item in good if is_within(item, self._allowed)]
         if not good:
-            # the addresses stand in the log alone: the endpoint's owner must not learn what names resolve to here
+            # only the log has the addresses: the endpoint's owner must not learn what names resolve to here
             log.warning("webhook_address_refused", host=host, addresses=addresses)
             raise AddressRefused(
                 f"{host} can't be called: expected a name with a public address, or with plain http one of "
@@ -130,7 +130,7 @@ class _Backend(httpcore2.NetworkBackend):
 
 
 def _resolve(host: str, port: int, seconds: float) -> list[str]:
-    """Return the addresses of a name, within a time: the system's resolver has one of its own, and a long one."""
+    """Return the addresses of a name, with a time-out: that of the system's resolver is long."""
     result: list[Any] = []
 
     def ask() -> None:
@@ -150,7 +150,7 @@ def _resolve(host: str, port: int, seconds: float) -> list[str]:
 
 
 class HttpPoster:
-    """One connection per message, no redirects, no proxies, and an end after `timeout_seconds` in any case."""
+    """One connection per message, no redirects, no proxies, and a total time-out of `timeout_seconds`."""
 
     def __init__(self, allowed: Collection[Network], timeout_seconds: float) -> None:
         self._allowed, self._timeout = allowed, timeout_seconds
@@ -159,7 +159,7 @@ class HttpPoster:
     def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
         """See `Poster`."""
         expected = wrong_with(url, self._allowed)
-        if expected is not None:  # the settings were others when it was set
+        if expected is not None:  # the settings have changed since the URL was set
             raise AddressRefused(f"expected {expected}, got {url}")
         began = time.monotonic()
         backend = _Backend(self._allowed, urlsplit(url).scheme == "http", began + self._timeout)
@@ -186,7 +186,7 @@ class HttpPoster:
 
 
 def _beginning(response: httpcore2.Response) -> str:
-    """Return the beginning of the answer. Its status counts, whether all of it comes or not."""
+    """Return the beginning of the response. Its status counts even when the body is incomplete."""
     read = b""
     try:
         for piece in response.iter_stream():
@@ -200,7 +200,7 @@ def _beginning(response: httpcore2.Response) -> str:
 
 
 class NullPoster:
-    """Posts nothing, and says that all is well."""
+    """Posts nothing, and reports success."""
 
     def post(self, url: str, headers: dict[str, str], body: bytes) -> Answer:
         """See `Poster`."""
@@ -209,7 +209,7 @@ class NullPoster:
 
 @lru_cache(maxsize=1)
 def poster() -> Poster:
-    """Return what posts, as it is configured."""
+    """Return the configured poster."""
     config = settings()
     if config.webhook_timeout_seconds == 0:
         return NullPoster()

@@ -13,7 +13,7 @@ from jobplatform.errors import Permanent
 
 @dataclass(frozen=True)
 class Rendered:
-    """A template with its variables put in."""
+    """A rendered template."""
 
     text: str
     html: str | None
@@ -34,7 +34,7 @@ def _environment() -> Any:
 
 
 def render_template(name: str, variables: dict[str, Any]) -> Rendered:
-    """Render a template. Raises `Permanent` when it is not there, or a variable is missing."""
+    """Render a template. Raises `Permanent` when it does not exist, or a variable is missing."""
     from jinja2 import TemplateError, TemplateNotFound
 
     environment = _environment()

@@ -85,7 +85,7 @@ def run_attempt(delivery: Delivery, kind: Kind, claimed: Claim | None = None, *,
         answer = _through_soft_limit(lambda: claim(ledger(), delivery))
         if isinstance(answer, str):
             worker_metrics().idle.labels(answer).inc()
-            if answer == "dead":  # a dead letter is seen in RabbitMQ, too
+            if answer == "dead":  # RabbitMQ dead-letters the message too
                 return Ended(State.DEAD, "it wants more units than its limit ever has")
             return Ended(None, f"nothing to run: {answer}", is_dead_message=answer in ("gone", "stale"))
         claimed = answer
@@ -128,9 +128,9 @@ def count_run(kind: Kind, outcome: str, seconds: float) -> None:
 
 
 def _through_soft_limit(step: Callable[[], T]) -> T:
-    """Repeat a step that the soft limit fell into: it is for the handler; claim and settle may be repeated.
+    """Repeat a step that the soft limit interrupted: it is meant for the handler; claim and settle may be repeated.
 
-    The signal comes once per run.
+    The signal is sent once per run.
     """
     try:
         return step()
@@ -139,13 +139,13 @@ def _through_soft_limit(step: Callable[[], T]) -> T:
 
 
 def settle_claim(delivery: Delivery, run_no: int, settlement: Settlement, again: bool = True) -> Ended:
-    """Settle a run. What the ledger refuses for good (a result that Postgres can't store) dead-letters the job."""
+    """Settle a run. A permanent refusal by the ledger (a result that Postgres can't store) dead-letters the job."""
     try:
         state = State(_through_soft_limit(lambda: settle(ledger(), delivery, settlement, hints=hints())))
     except LeaseLost:
         log.warning("run_lost_its_lease", outcome=settlement.outcome)
         return Ended(None, "the lease was lost before it was settled")
-    except Exception as error:  # what the ledger refuses for good: to say "lost" would run the handler again and again
+    except Exception as error:  # a permanent refusal: reporting "lost" would run the handler again each time
         if not again:
             raise
         log.exception("settle_refused", outcome=settlement.outcome)
@@ -161,7 +161,7 @@ def settle_claim(delivery: Delivery, run_no: int, settlement: Settlement, again:
 
 
 def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
-    """Run, and survive what naming the outcome itself may raise (a retry policy of a team's own, say)."""
+    """Run, and handle exceptions of the code that names the outcome (a team's own retry policy, say)."""
     try:
         settled = _run(kind, claimed, context)
         return settled if settled.usage is not None else replace(settled, usage=dict(context.usage) or None)
@@ -175,7 +175,7 @@ def _name_outcome(kind: Kind, claimed: Claim, context: RunContext) -> Settlement
 
 
 def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
-    """Call the handler and name what came of it. Raises `LeaseLost` only."""
+    """Call the handler and name the outcome. Raises `LeaseLost` only."""
     try:
         payload = kind.parse(resolve_payload(ledger(), claimed, settings().max_payload_bytes))
         result = _as_json(kind.handler(payload, context))
@@ -210,7 +210,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         if kind.retry_timeouts:
             return _failed(kind, claimed, error_data, outcome="timed_out")
         return Settlement("timed_out", State.DEAD, error=error_data)
-    except (LedgerUnavailable, OutcomeUnknown) as error:  # of ctx.log or ctx.artifact: not the handler's fault
+    except (LedgerUnavailable, OutcomeUnknown) as error:  # from ctx.log or ctx.artifact: not the handler's fault
         return Settlement("snoozed", State.SCHEDULED, delay_seconds=5.0, error=_error(error, error.code, True))
     except (StorageFull, StorageUnavailable) as error:
         return _without_space(error, error.code)
@@ -220,7 +220,7 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
         return _without_space(error, StorageFull.code)  # the run's folder, say
     except (Exception, SystemExit, KeyboardInterrupt) as error:  # whatever a handler raises ends in the ledger
         if terminate_handler_fired():
-            raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent says how the run ended
+            raise  # prefork: the pool ends this child (hard limit, shutdown), and its parent reports the outcome
         return _unhandled(kind, claimed, error)
     return Settlement(
         "succeeded",
@@ -231,25 +231,25 @@ def _run(kind: Kind, claimed: Claim, context: RunContext) -> Settlement:
     )
 
 
-#: before a job is tried again whose worker had no space: space does not come back by itself
+#: delay before a job whose worker had no disk space is retried: space is not freed by itself (s)
 SPACE_SECONDS = 30.0
 
 
 def _without_space(error: Exception, code: str) -> Settlement:
-    """Try again later, without counting an attempt: a full disk is nothing that the job has done."""
+    """Retry later, without counting an attempt: a full disk is not the job's fault."""
     log.error("storage_failed", code=code, error=str(error))
     return Settlement("snoozed", State.SCHEDULED, delay_seconds=SPACE_SECONDS, error=_error(error, code, True))
 
 
 def _unhandled(kind: Kind, claimed: Claim, error: BaseException) -> Settlement:
-    """Name what a handler did not expect, with the end of its traceback."""
+    """Return the failure for an exception that the handler did not expect, with the end of its traceback."""
     log.exception("handler_raised", kind=kind.name)
     detail = {"type": type(error).__name__, "traceback": traceback.format_exc()[-TRACEBACK_CHARACTERS:]}
     return _failed(kind, claimed, _error(error, "unhandled_exception", True, detail))
 
 
 def _throttled(claimed: Claim, error: Throttled) -> Settlement:
-    """Let nothing of the key begin meanwhile, this job neither."""
+    """Pause the limit key for this time, and snooze this job."""
     failure = _error(error, error.code, True, {"limit_key": error.key})
     if is_key(error.key):
         _through_soft_limit(lambda: pause_key(ledger(), claimed.delivery, error.key, error.seconds, failure["message"]))
@@ -287,7 +287,7 @@ def _error(error: BaseException, code: str, retryable: bool, detail: dict[str, A
 
 
 def _as_json(result: object) -> Any:
-    """Return the handler's result as JSON values. Raises `Permanent` when it can't be kept."""
+    """Return the handler's result as JSON values. Raises `Permanent` when it can't be stored."""
     if isinstance(result, BaseModel):
         result = result.model_dump(mode="json")
     try:
@@ -308,6 +308,6 @@ def _as_json(result: object) -> Any:
 
 
 def _peak_memory() -> dict[str, Any]:
-    """The most memory this process has used so far; ru_maxrss is KiB on Linux, bytes on macOS."""
+    """Return the peak memory of this process so far; ru_maxrss is KiB on Linux, bytes on macOS."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_memory_bytes": peak * (1 if sys.platform == "darwin" else 1024)}

@@ -1,8 +1,8 @@
 """Hardened Celery consumer: every request is rebuilt from job id and dispatch number (I3).
 
-A message of Celery's own consumer is obeyed (callbacks, chains, time limits, eta) and a malformed one stops the whole
-fleet, one worker after the other (celery#7975). Here a message is a hint: what does not look like one of ours is
-rejected to `jobs.dead`, where it is kept, and the worker goes on.
+Celery's own consumer obeys a message (callbacks, chains, time limits, eta), and a malformed one stops all workers, one
+after the other (celery#7975). Here a message is a hint: one that is malformed is rejected to `jobs.dead`, where it is
+recorded, and the worker continues.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from workers.runtime.task import CAN_DEFER, LEASE, WORKER
 
 log = get_log(__name__)
 
-#: to a good-bye
+#: longest wait for RabbitMQ's reply to the close of a connection
 ANSWER_SECONDS = 1.0
-#: between two tries to reach RabbitMQ, at most
+#: longest pause between two attempts to connect to RabbitMQ
 RECONNECT_SECONDS = 2.0
 
 
@@ -38,15 +38,15 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
     """See the module."""
 
     def on_close(self) -> None:
-        """The broker connection is gone: what no child has taken yet is given up by the pool, the rest goes on."""
+        """The broker connection is lost: the pool gives up deliveries that no child has started; others continue."""
         super().on_close()
         DELIVERIES.orphan_unstarted()
         if LedgerRequest.handover is not None:
             LedgerRequest.handover.give_back("its worker's connection to RabbitMQ was lost")
 
     def ensure_connected(self, connection: Any) -> Any:
-        """Connect, and try again until it works: soon at first, every few seconds later. Celery waits up to 30 s, which
-        is longer than a lease, and the flow stands still for that long when the broker is back already."""
+        """Connect, and retry until it works: quickly at first, every few seconds later. Celery waits up to 30 s, which
+        is longer than a lease, and no job would start for that long after the broker is back."""
 
         def note(error: Exception, seconds: float) -> None:
             log.warning("broker_unavailable", error=str(error), retry_seconds=round(seconds, 1))
@@ -56,27 +56,27 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         )
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """As Celery, which closes its connection for events when it connects again, and would wait for the answer."""
+        """As in Celery, which closes its event connection when it reconnects, and would wait for the reply."""
         DELIVERIES.note_lost_connection()
         self._bound_good_byes()
         super().on_connection_error_after_connected(exc)
 
     def shutdown(self) -> None:
-        """As Celery, which waits for RabbitMQ's good-bye; the pool has ended, everything is acknowledged."""
+        """As in Celery, with a bounded wait for RabbitMQ. The pool has ended, and all messages are acknowledged."""
         if LedgerRequest.handover is not None:
             LedgerRequest.handover.close("its worker was asked to end", settings().shutdown_seconds or None)
         self._bound_good_byes()
         super().shutdown()
 
     def _bound_good_byes(self) -> None:
-        """Wait for answers for a moment only. Under an alarm RabbitMQ reads nothing from who has published, not even a
-        good-bye: a worker that was told to end, or reconnects, would hang until the alarm ends."""
+        """Bound the wait for replies. Under an alarm RabbitMQ reads nothing from connections that have published, not
+        even a close: a worker that shuts down or reconnects would hang until the alarm ends."""
         for connection in (self.connection, getattr(self.event_dispatcher, "connection", None)):
             if connection is not None:
                 bound_open_broker_sockets(connection, ANSWER_SECONDS)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
-        """Wrap Celery's handler: rebuild what it is given, and survive what it raises."""
+        """Wrap Celery's handler: rebuild every message for it, and reject a message on which it fails."""
         handle = super().create_task_handler(*args, **kwargs)
 
         def on_message(message: Any) -> Any:
@@ -101,7 +101,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         return on_message
 
     def _report_unknown_kind(self, message: Any) -> None:
-        """Let the liveness thread note it in the ledger: perhaps another worker knows it (a rolling deployment)."""
+        """Let the liveness thread record it in the ledger: another worker may know the kind (a rolling deployment)."""
         headers = message.headers
         held = Held(UUID(headers["id"]), headers[DISPATCH_NO], UUID(headers[LEASE]), headers["task"])
         reject = partial(message.reject_log_error, log, self.connection_errors)
@@ -110,7 +110,7 @@ class LedgerConsumer(Consumer):  # type: ignore[misc]
         DELIVERIES.report(Report(held, UNKNOWN_KIND, reason, partial(self.call_soon, reject)))
 
     def on_decode_error(self, message: Any, exc: Exception) -> None:
-        """Keep what can't be decoded; Celery acknowledges it, and it is lost."""
+        """Reject a message that can't be decoded, so that it is recorded; Celery would acknowledge it and lose it."""
         self._refuse(message, f"can't be decoded: {exc}")
 
     def _refuse(self, message: Any, reason: str) -> None:

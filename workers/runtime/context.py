@@ -38,10 +38,10 @@ from jobplatform.usecases.store_artifacts import ArtifactStore, fetch_artifact, 
 from workers.runtime.json_values import to_json_values
 from workers.runtime.process import ledger
 
-#: progress is written at most this often; the last word of a run is always written
+#: progress is written at most this often; the last progress of a run is always written
 PROGRESS_SECONDS = 0.25
 CANCEL_POLL_SECONDS = 1.0
-#: what is streamed is written at most this often, and so many characters of it per run
+#: output is written at most this often, and at most so many characters of it per run
 OUTPUT_SECONDS = 0.25
 MOST_OUTPUT = 1_000_000
 
@@ -78,7 +78,7 @@ class RunContext:
         self._written_at = 0.0
         self._unwritten: dict[str, Any] | None = None
         self._asked_at = 0.0
-        #: streamed and not written yet; how much was streamed in all
+        #: output that is not written yet; characters of output so far
         self._output: list[str] = []
         self._output_size = 0
         self._output_at = 0.0
@@ -86,7 +86,7 @@ class RunContext:
 
     @cached_property
     def workdir(self) -> Path:
-        """See `jobplatform.Context.workdir`. Made when it is first asked for: most kinds need none."""
+        """See `jobplatform.Context.workdir`. Created at its first use: most kinds need none."""
         return Path(tempfile.mkdtemp(prefix=f"run-{self._delivery.lease_id}-"))
 
     @cached_property
@@ -94,7 +94,7 @@ class RunContext:
         return ArtifactStore(self._settings.artifact_url)
 
     def progress(self, current: float, total: float | None = None, message: str | None = None) -> None:
-        """See `jobplatform.Context.progress`. A ledger that is away costs progress, not the run."""
+        """See `jobplatform.Context.progress`. When the ledger is down, progress is lost, not the run."""
         self._unwritten = {"current": current, "total": total, "message": message}
         now = time.monotonic()
         if now - self._written_at >= PROGRESS_SECONDS:
@@ -141,7 +141,7 @@ class RunContext:
             self._flush_output()
 
     def _flush_output(self) -> None:
-        """Write what was streamed since the last time. A ledger that is away costs a piece of it, not the run."""
+        """Write the output since the last write. When the ledger is down, this output is lost, not the run."""
         text, self._output = "".join(self._output), []
         if not text:
             return
@@ -232,7 +232,7 @@ class RunContext:
 
 
 def remove_leftovers(lease_id: UUID) -> None:
-    """Remove the folder of a run whose process was killed; by that process's parent."""
+    """Remove the folder of a run whose process was killed. Called by the parent of that process."""
     for folder in Path(tempfile.gettempdir()).glob(f"run-{lease_id}-*"):
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,8 +1,8 @@
 """Registry of the deliveries that this parent has handed to its pool: the leases that heartbeats name (rule "Crash
 after a heartbeat").
 
-It is ours and not Celery's because it must survive a lost broker connection: the unacknowledged messages are gone
-then, but the children go on.
+It is separate from Celery's own because it must survive a lost broker connection: the unacknowledged messages are gone
+then, but the children continue.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Held:
     pid: int = 0
     #: the committer has claimed it
     is_claimed: bool = False
-    #: as it was seen last; None on threads, which share theirs
+    #: as last read; None on threads, which share the memory of the process
     peak_memory_bytes: int | None = None
 
 
@@ -48,7 +48,7 @@ class Report:
     signal: str | None = None
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known of how the process ended, for the run's error."""
+        """Return the known facts about the end of the process, for the run's error."""
         result = {"signal": self.signal, "peak_memory_bytes": self.held.peak_memory_bytes}
         return {name: value for name, value in result.items() if value is not None}
 
@@ -64,10 +64,10 @@ class Deliveries:
         self._ahead: dict[UUID, tuple[float, Held]] = {}
         #: a slot has finished them, the committer has not settled them yet
         self._finished: dict[UUID, Held] = {}
-        #: what the pool gave up, and since when (time.monotonic)
+        #: deliveries that the pool gave up, and since when (time.monotonic)
         self._orphans: dict[UUID, tuple[float, Held]] = {}
         self._reports: list[Report] = []
-        #: lease → job of messages that came and whose run has not begun: more than what is in the pool
+        #: lease → job of received messages whose run has not begun: more than the pool has
         self._waiting: dict[UUID, UUID] = {}
         self._markers: list[UUID] = []
         #: when broker connections were lost since the last message (time.monotonic), and when that began
@@ -77,18 +77,18 @@ class Deliveries:
         self.prompt = threading.Event()
         #: called for such a report; the heartbeat thread sets it
         self.wake: Callable[[], None] = lambda: None
-        #: when the last message came (time.monotonic), or this began
+        #: when the last message was received, or else this registry was created (time.monotonic)
         self.received_at = self._clock()
 
     def receive(self, lease_id: UUID, job_id: UUID) -> None:
-        """Note a message that came from RabbitMQ."""
+        """Note a message that was received from RabbitMQ."""
         with self._lock:
             self._waiting[lease_id] = job_id
             self.received_at = self._clock()
             self._losses.clear()
 
     def waiting(self) -> list[UUID]:
-        """Return the jobs whose message is here and whose run has not begun."""
+        """Return the jobs whose message was received and whose run has not begun."""
         with self._lock:
             return list(self._waiting.values())
 
@@ -109,7 +109,7 @@ class Deliveries:
 
     def lost_connections(self, within_seconds: float) -> tuple[int, float]:
         """Return how many connections were lost in this time without a message in between, and for how long (s) such
-        losses have been going on. A time without a loss begins anew."""
+        losses have been going on. A period without a loss resets both."""
         with self._lock:
             now = self._clock()
             recent = sum(lost_at >= now - within_seconds for lost_at in self._losses)
@@ -123,7 +123,7 @@ class Deliveries:
             return list(self._markers)
 
     def forget_markers(self, recorded: Iterable[UUID]) -> None:
-        """Take markers off that the ledger knows."""
+        """Remove markers that the ledger has recorded."""
         with self._lock:
             self._markers = [marker for marker in self._markers if marker not in set(recorded)]
 
@@ -138,7 +138,7 @@ class Deliveries:
             return self._ahead.pop(lease_id, None) is not None
 
     def withdraw(self, lease_id: UUID) -> Held | None:
-        """Take a delivery that was claimed ahead back from the pool, which has not got it yet; None if it has."""
+        """Withdraw a delivery that was claimed ahead, before the pool gets it; None if the pool has it."""
         with self._lock:
             _, held = self._ahead.pop(lease_id, (0.0, None))
             return held
@@ -187,7 +187,7 @@ class Deliveries:
                 self._finished[lease_id] = held
 
     def started(self, held: Held, pid: int) -> None:
-        """Note which process took it: also one that was given up, and forgotten: it runs, so beats must name it."""
+        """Note which process runs a delivery, even one given up and forgotten: heartbeats must name it, as it runs."""
         lease_id = held.lease_id
         with self._lock:
             self._waiting.pop(lease_id, None)
@@ -195,7 +195,7 @@ class Deliveries:
             self._held.setdefault(lease_id, given_up).pid = pid
 
     def remove(self, lease_id: UUID) -> Held | None:
-        """Note that it came back; None when somebody noted that before."""
+        """Remove a delivery that is over; None when it was removed before."""
         with self._lock:
             self._waiting.pop(lease_id, None)
             self._ahead.pop(lease_id, None)
@@ -209,7 +209,7 @@ class Deliveries:
             return self._held.get(lease_id)
 
     def in_pool(self) -> list[Held]:
-        """Return all that the pool has, or may have: what it gave up runs when a child had it after all."""
+        """Return all deliveries that the pool has or may have: one that it gave up runs if a child has it after all."""
         with self._lock:
             return [*self._held.values(), *(held for _, held in self._orphans.values())]
 
@@ -229,15 +229,15 @@ class Deliveries:
             return [held for held in self._held.values() if held.pid]
 
     def leases(self) -> list[UUID]:
-        """Return the leases to name in a beat: what is in the pool, and what waits to be reported."""
+        """Return the leases to name in a heartbeat: of deliveries in the pool, and of those still to be reported."""
         with self._lock:
             reported = (report.held.lease_id for report in self._reports)
             return [*self._ahead, *self._held, *self._finished, *self._orphans, *reported]
 
     def orphan_unstarted(self) -> None:
-        """Note that the pool gave up what no child had taken: nothing will come back of it, unless a child had it.
+        """Note that the pool gave up deliveries that no child has started: they end only if a child has them after all.
 
-        They are named in beats until `orphans` and the ledger agree that nobody runs them.
+        Heartbeats name them until `orphans` and the ledger agree that no process runs them.
         """
         with self._lock:
             self._waiting.clear()  # RabbitMQ has them again
@@ -251,7 +251,7 @@ class Deliveries:
             return [held for since, held in self._orphans.values() if since < limit]
 
     def forget_orphans(self, leases: Iterable[UUID]) -> None:
-        """Take leases off that nobody runs."""
+        """Remove leases that no process runs."""
         with self._lock:
             for lease_id in leases:
                 self._orphans.pop(lease_id, None)
@@ -270,7 +270,7 @@ class Deliveries:
             return list(self._reports)
 
     def reported(self, report: Report) -> None:
-        """Take a report off: it is committed."""
+        """Remove a report that is committed."""
         with self._lock:
             self._reports.remove(report)
 

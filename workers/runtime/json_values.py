@@ -13,7 +13,7 @@ WORDS = 4_000
 
 
 def to_json_values(value: Any) -> Any:
-    """Return a value as JSON values, or in words when it can't be: what has happened must be kept all the same."""
+    """Return a value as JSON values, or its repr when it has none: the outcome must be recorded in any case."""
     try:
         return without_nulls(orjson.loads(orjson.dumps(value, default=str)))
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""Children and subprocesses die with their parent: a run that goes on without its worker would be a zombie."""
+"""Children and subprocesses die with their parent: a run that continues without its worker would be a zombie."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this worker process owns: one ledger, made after the fork; and which process it is."""
+"""Resources of this worker process: its id, and one ledger that is opened after the fork."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobplatform.ledger.hints import HintSender
 from jobplatform.ledger.ids import new_id
 from jobplatform.ledger.session import WORKER, Ledger, Limits, open_ledger
 
-#: the parent blocks Celery's event loop while it asks: it gives up early and tries again at the next beat
+#: the parent blocks Celery's event loop during a statement: it gives up early and retries at the next heartbeat
 PARENT = Limits(statement_ms=5_000, lock_ms=2_000, idle_in_transaction_ms=5_000)
 
 #: a worker is a uuid per process, not its node name; children inherit their parent's
@@ -49,7 +49,7 @@ def ledger(role: str = "worker", connections: int = 16) -> Ledger:
 
 
 def parent_ledger() -> Ledger:
-    """Return the ledger of the parent's beats and reports, apart from the jobs' pool."""
+    """Return the ledger for the parent's heartbeats and reports, separate from the jobs' connection pool."""
     return ledger("worker parent", connections=2)
 
 

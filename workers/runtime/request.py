@@ -1,7 +1,7 @@
 """Celery request whose outcome is decided by the ledger.
 
-A child that dies, or is killed at its hard limit, is noticed here, in the parent's event loop. Nothing is asked of the
-ledger here: the report goes to the liveness thread, and the message is acknowledged when it is committed.
+The death of a child, or its kill at the hard limit, is detected here, in the parent's event loop. This code does not
+call the ledger: the report goes to the liveness thread, and the message is acknowledged when the report is committed.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class LedgerRequest(Request):  # type: ignore[misc]
 
     #: set by the worker (liveness/bootstep.py); None for a pool that settles everything in its slots
     handover: ClassVar[Handover | None] = None
-    #: the committer is asked to claim it; it has; the pool has a slot for it
+    #: the committer was asked for a claim; the claim; the pool has a slot for the delivery
     is_claim_pending = False
     claimed: Claim | None = None
     has_slot = False
     _celerys_on_success: ClassVar[Callable[..., Any]]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Keep `on_success` before Celery's: it makes a class per task, whose method calls no other one."""
+        """Put `on_success` before Celery's: Celery creates a class per task, whose method calls no inherited one."""
         super().__init_subclass__(**kwargs)
         if "on_success" in cls.__dict__:
             cls._celerys_on_success = cls.__dict__["on_success"]
@@ -52,7 +52,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
             return self._celerys_on_success(failed__retval__runtime, **kwargs)
         _, deferred = retval
         run = Finished(self.delivery(), deferred.run_no, deferred.result, deferred.usage, deferred.began_at)
-        assert self.handover is not None, "only then successes are deferred"
+        assert self.handover is not None, "successes are deferred only with a handover"
         return self.handover.finish(self, run, runtime, partial(self._settled, runtime, kwargs))
 
     def _settled(self, runtime: float, kwargs: dict[str, Any], ended: Ended | Exception) -> None:
@@ -74,7 +74,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         return UUID(self._request_dict[LEASE])
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
-        """Note which child has it."""
+        """Note which child runs the delivery."""
         DELIVERIES.started(self.held(), pid)
         super().on_accepted(pid, time_accepted)
 
@@ -91,7 +91,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         super().acknowledge()
 
     def reject(self, requeue: bool = False) -> None:
-        """The job died: the delivery is over, its message goes to `jobs.dead`."""
+        """The delivery is over, and its message goes to `jobs.dead`."""
         DELIVERIES.remove(self.lease_id)
         super().reject(requeue=requeue)
 
@@ -123,7 +123,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
         return None
 
     def held(self) -> Held:
-        """Return what the registry is to know of this delivery."""
+        """Return the registry's entry for this delivery."""
         return Held(UUID(self.id), self._request_dict[DISPATCH_NO], self.lease_id, self.name)
 
     def delivery(self) -> Delivery:
