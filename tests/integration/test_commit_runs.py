@@ -33,8 +33,9 @@ def settle_all(harness: LedgerHarness, *successes: Success) -> set[UUID]:
     return runs.commit_runs(harness.ledger, successes, (), harness.worker.id, "worker@test")[0]
 
 
-def success(job_id: UUID, lease_id: UUID, result: bytes = b"null", seconds: float = 0.0) -> Success:
-    return Success(job_id, lease_id, result, b'{"n": 1}', time.monotonic() - seconds)
+def success(job_id: UUID, lease_id: UUID, result: bytes = b"null", seconds: float | None = None) -> Success:
+    began_at = None if seconds is None else time.monotonic() - seconds
+    return Success(job_id, lease_id, result, b'{"n": 1}', began_at)
 
 
 def dispatched(harness: LedgerHarness, count: int = 1, **fields: object) -> list[UUID]:
@@ -96,6 +97,14 @@ def test_a_clock_that_says_it_started_before_its_claim_does_not_count(harness: L
     claimed_at = harness.row(job_id).run_started_at
     settle_all(harness, success(job_id, request.lease_id, seconds=3600))
     assert harness.row(job_id).started_at == claimed_at
+
+
+def test_a_run_that_its_slot_has_claimed_starts_at_its_claim(harness: LedgerHarness) -> None:
+    job_id, lease_id = harness.running()
+    claimed_at = harness.row(job_id).run_started_at
+    settle_all(harness, success(job_id, lease_id))
+    assert (harness.row(job_id).started_at, harness.row(job_id).run_started_at) == (claimed_at, claimed_at)
+    assert harness.all("SELECT started_at FROM job_runs") == [claimed_at]
 
 
 def test_what_needs_a_decision_is_left_to_its_own_claim(harness: LedgerHarness) -> None:

@@ -60,8 +60,8 @@ class Deferred:
     run_no: int
     result: bytes
     usage: bytes
-    #: when the handler started (time.monotonic)
-    began_at: float
+    #: when the handler started (time.monotonic); None: at its claim, by its slot
+    began_at: float | None
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,7 @@ def run_attempt(delivery: Delivery, kind: Kind, claimed: Claim | None = None, *,
 
     `claimed`: the claim, if the committer has made it. `can_defer`: a success may be left to the committer.
     """
+    is_claimed_ahead = claimed is not None
     if claimed is None:
         answer = _through_soft_limit(lambda: claim(ledger(), delivery))
         if isinstance(answer, str):
@@ -91,7 +92,8 @@ def run_attempt(delivery: Delivery, kind: Kind, claimed: Claim | None = None, *,
         claimed = answer
     with structlog.contextvars.bound_contextvars(job_id=str(delivery.job_id), run_no=claimed.run_no):
         log.debug("run_started", kind=kind.name, attempt=claimed.attempt)
-        began, began_at = time.perf_counter(), time.monotonic()
+        began = time.perf_counter()
+        began_at = time.monotonic() if is_claimed_ahead else None
         try:
             with open_context(claimed, kind, settings()) as context:
                 settlement = _name_outcome(kind, claimed, context)
@@ -110,7 +112,7 @@ def run_attempt(delivery: Delivery, kind: Kind, claimed: Claim | None = None, *,
 MAX_DEFERRED_BYTES = 64 * 1024
 
 
-def _defer(claimed: Claim, settlement: Settlement, began_at: float) -> Deferred | None:
+def _defer(claimed: Claim, settlement: Settlement, began_at: float | None) -> Deferred | None:
     """Return the success for the committer; None if the slot has to settle it."""
     if settlement.outcome != "succeeded" or settlement.added is not None or not claimed.is_plain:
         return None

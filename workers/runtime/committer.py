@@ -51,8 +51,8 @@ class Finished:
     #: the handler's result as JSON, and what the run used
     result: bytes
     usage: bytes
-    #: when its handler started (time.monotonic, which all processes of a machine share)
-    began_at: float
+    #: when its handler started (time.monotonic, which all processes of a machine share); None: at its claim
+    began_at: float | None
 
     @property
     def success(self) -> Success:

@@ -139,8 +139,8 @@ class Success:
     #: the handler's result, and what the run used: as JSON
     result: bytes
     usage: bytes
-    #: when its handler started (time.monotonic)
-    began_at: float
+    #: when its handler started (time.monotonic); None: at its claim
+    began_at: float | None
 
 
 class ClaimedAhead(NamedTuple):
@@ -176,7 +176,7 @@ def commit_runs(
             "lease": str(run.lease_id),
             "result": orjson.Fragment(run.result),
             "usage": orjson.Fragment(run.usage),
-            "seconds": max(0.0, now - run.began_at),
+            "seconds": None if run.began_at is None else max(0.0, now - run.began_at),
         }
         for run in successes
     ]

@@ -3,8 +3,8 @@
 -- Settles plain jobs only: no limit keys, no workflow. A run that is not returned is settled by its own `settle_run`, which
 -- tells a repeated settlement from a lost lease.
 --
--- p_runs: [{"job", "lease", "result", "usage", "seconds"}, …]; seconds: since the handler started. A run that was claimed ahead
--- of a free slot started later than its claim.
+-- p_runs: [{"job", "lease", "result", "usage", "seconds"}, …]; seconds: since the handler started, for a run that was claimed
+-- ahead of a free slot; NULL: it started at its claim.
 CREATE OR REPLACE FUNCTION settle_runs(p_runs json) RETURNS SETOF uuid
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
