@@ -1,4 +1,4 @@
-"""The life of an attempt on a real ledger: every way a handler can end, and signals at the wrong moment."""
+"""Attempts on a real ledger: every outcome of a handler, and signals that arrive at the wrong moment."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def here(harness: LedgerHarness, monkeypatch, tmp_path) -> None:
 
 
 def run(harness: LedgerHarness, handler: Any, model: type[BaseModel] = Anything, **fields: Any) -> tuple[Any, Any]:
-    """Run a job with a handler; returns (how it ended for Celery, its row)."""
+    """Run a job with a handler; return (its outcome for Celery, its row)."""
     names = ("soft_limit_seconds", "retry_timeouts", "retry_codes", "max_age_seconds")
     limits = {name: fields.pop(name) for name in names if name in fields}
     kind = Kind("test.echo", "email", model, handler, retry=Fixed(5), max_attempts=3, **limits)
@@ -79,7 +79,7 @@ def test_results_are_kept_as_json(harness: LedgerHarness, result: Any, kept: Any
         (raising(Retryable("x", detail={"n": 2**70, "s": "\udce9"})), "scheduled", "retryable"),
         (raising(Retryable("x", after=1e18)), "scheduled", "retryable"),
         (raising(Retryable("x", after=float("nan"))), "scheduled", "retryable"),
-        (raising(LedgerUnavailable()), "scheduled", None),  # not the handler's fault: no attempt
+        (raising(LedgerUnavailable()), "scheduled", None),  # not the handler's fault: does not count as an attempt
         (raising(JobCancelled()), "cancelled", "cancelled"),
         (raising(SoftTimeLimitExceeded()), "scheduled", "timed_out"),
         (lambda payload, ctx: object(), "dead", "invalid_result"),
@@ -87,7 +87,7 @@ def test_results_are_kept_as_json(harness: LedgerHarness, result: Any, kept: Any
         (lambda payload, ctx: "x" * 20_000, "dead", "result_too_large"),
     ],
 )
-def test_every_end_of_a_handler_has_its_state_and_code(
+def test_every_outcome_of_a_handler_has_its_state_and_code(
     harness: LedgerHarness, handler, state: str, code: str | None
 ) -> None:
     ended, row = run(harness, handler)
@@ -103,31 +103,31 @@ def test_sys_exit_on_a_thread_is_a_bug_of_the_handler(harness: LedgerHarness) ->
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), SystemExit(), KeyboardInterrupt()])
-def test_sys_exit_in_a_pool_child_is_a_failure_of_its_handler_and_no_crash(
+def test_sys_exit_in_a_pool_child_is_a_handler_failure_and_not_a_crash(
     harness: LedgerHarness, error: BaseException
 ) -> None:
     _, row = run(harness, raising(error))
     assert (row.state, row.error["code"], row.crash_count) == ("scheduled", "unhandled_exception", 0)
 
 
-def test_a_child_that_the_pool_ends_leaves_the_outcome_to_its_parent(harness: LedgerHarness, monkeypatch) -> None:
+def test_a_child_that_the_pool_terminates_leaves_the_outcome_to_its_parent(harness: LedgerHarness, monkeypatch) -> None:
     monkeypatch.setattr(attempt, "terminate_handler_fired", lambda: True)
     with pytest.raises(SystemExit):
         run(harness, raising(SystemExit(3)))
     assert harness.all("SELECT state FROM jobs") == ["running"]
 
 
-def test_a_snooze_is_no_attempt(harness: LedgerHarness) -> None:
+def test_a_snooze_does_not_count_as_an_attempt(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(Snooze(60)))
     assert (row.state, row.attempt, row.run_no) == ("scheduled", 0, 1)
 
 
-def test_a_snooze_in_milliseconds_by_mistake_is_a_year_at_most(harness: LedgerHarness) -> None:
+def test_a_snooze_given_in_milliseconds_by_mistake_is_capped_at_a_year(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(Snooze(1.8e12)))
     assert (row.run_at - row.state_at).days == 366
 
 
-def test_usage_takes_any_number(harness: LedgerHarness) -> None:
+def test_usage_accepts_any_type_of_number(harness: LedgerHarness) -> None:
     from decimal import Decimal
 
     def handler(payload: Any, ctx: Any) -> None:
@@ -138,7 +138,7 @@ def test_usage_takes_any_number(harness: LedgerHarness) -> None:
     assert harness.all("SELECT usage ->> 'tokens', usage ->> 'cost' FROM job_runs") == [("7", "0.5")]
 
 
-def test_a_retry_policy_that_raises_costs_the_run_not_the_job(harness: LedgerHarness) -> None:
+def test_a_retry_policy_that_raises_fails_the_run_and_not_the_job(harness: LedgerHarness) -> None:
     class Broken:
         def delay_seconds(self, attempt: int, random: Any) -> float:
             raise IndexError("list index out of range")
@@ -150,14 +150,14 @@ def test_a_retry_policy_that_raises_costs_the_run_not_the_job(harness: LedgerHar
     assert "IndexError" in harness.row(job_id).error["message"]
 
 
-def test_retry_after_is_kept_and_the_last_attempt_is_dead(harness: LedgerHarness) -> None:
+def test_retry_after_sets_the_delay_and_a_failed_last_attempt_is_dead_lettered(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(Retryable("x", after=120)))
     assert 115 < (row.run_at - row.state_at).total_seconds() <= 120
     _, row = run(harness, raising(Retryable("x")), max_attempts=1)
     assert (row.state, row.error["message"]) == ("dead", "x (attempt 1 of 1)")
 
 
-def test_a_payload_that_no_longer_fits_is_dead_with_its_fields(harness: LedgerHarness) -> None:
+def test_a_payload_that_no_longer_validates_is_dead_lettered_with_the_invalid_fields(harness: LedgerHarness) -> None:
     class Strict(BaseModel):
         width: int
 
@@ -166,7 +166,7 @@ def test_a_payload_that_no_longer_fits_is_dead_with_its_fields(harness: LedgerHa
     assert row.error["detail"]["errors"][0]["field"] == "payload.width"
 
 
-def test_a_soft_limit_that_falls_into_claim_or_settle_harms_neither(harness: LedgerHarness, monkeypatch) -> None:
+def test_a_soft_limit_that_fires_during_claim_or_settle_breaks_neither(harness: LedgerHarness, monkeypatch) -> None:
     for step in ("claim", "settle"):
         real, hits = getattr(attempt, step), []
 
@@ -174,7 +174,7 @@ def test_a_soft_limit_that_falls_into_claim_or_settle_harms_neither(harness: Led
             done = _real(*args, **more)
             _hits.append(1)
             if len(_hits) == 1:
-                raise SoftTimeLimitExceeded  # the signal came while the ledger answered
+                raise SoftTimeLimitExceeded  # the signal arrives while the ledger responds
             return done
 
         monkeypatch.setattr(attempt, step, interrupted)
@@ -200,7 +200,7 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(harness: LedgerHarness) -
     assert harness.all("SELECT count(*)::int FROM job_runs") == [0]
 
 
-def test_a_cancel_ends_a_run_at_its_next_progress_and_a_success_wins_over_it(harness: LedgerHarness) -> None:
+def test_a_cancel_ends_a_run_at_its_next_progress_report_but_a_success_wins(harness: LedgerHarness) -> None:
     def told(payload: Any, ctx: Any) -> None:
         cancel(harness, ctx.job_id)
         ctx.progress(1)
@@ -220,7 +220,7 @@ def cancel(harness: LedgerHarness, job_id: Any) -> None:
         jobs.cancel_job(connection, harness.tenant_id, job_id, None)
 
 
-def test_the_folder_of_a_run_is_made_when_asked_for_and_removed(harness: LedgerHarness) -> None:
+def test_the_workdir_of_a_run_is_created_on_demand_and_removed(harness: LedgerHarness) -> None:
     seen = []
 
     def handler(payload: Any, ctx: Any) -> None:
@@ -231,7 +231,7 @@ def test_the_folder_of_a_run_is_made_when_asked_for_and_removed(harness: LedgerH
     assert not seen[0].exists()
 
 
-def test_what_can_not_be_claimed_is_not_run(harness: LedgerHarness) -> None:
+def test_a_job_that_cannot_be_claimed_is_not_run(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     kind = Kind("test.echo", "email", Anything, raising(AssertionError("must not run")))
     assert attempt.run_attempt(delivery(harness, job_id), kind).state is None
@@ -251,7 +251,7 @@ def refuse(harness: LedgerHarness, job_id: Any, number: int, patience_seconds: f
     )
 
 
-def test_a_kind_that_the_worker_does_not_know_costs_no_attempt_and_little_time(harness: LedgerHarness) -> None:
+def test_a_kind_that_the_worker_does_not_know_uses_up_no_attempt_and_little_time(harness: LedgerHarness) -> None:
     job_id = harness.submit(max_attempts=1)
     delays = []
     for number in (1, 2, 3):
@@ -264,7 +264,7 @@ def test_a_kind_that_the_worker_does_not_know_costs_no_attempt_and_little_time(h
         assert ledger_workers.knows_kind(connection, job_id, 20) is False
 
 
-def test_a_kind_that_no_worker_knows_is_a_dead_letter_in_the_end(harness: LedgerHarness) -> None:
+def test_a_job_of_a_kind_that_no_worker_knows_is_dead_lettered_eventually(harness: LedgerHarness) -> None:
     job_id = harness.submit(max_attempts=9)
     assert refuse(harness, job_id, 1, patience_seconds=0.2) == "scheduled"
     harness.do("UPDATE job_runs SET started_at = started_at - interval '1 s'")
@@ -275,7 +275,7 @@ def test_a_kind_that_no_worker_knows_is_a_dead_letter_in_the_end(harness: Ledger
     assert end_runs.refuse_kind(harness.ledger, late, "forged", patience_seconds=1, lease_seconds=1) == "stale"
 
 
-def test_a_kind_that_another_live_worker_knows_waits_for_that_one(harness: LedgerHarness) -> None:
+def test_a_job_of_a_kind_that_another_live_worker_knows_waits_for_that_worker(harness: LedgerHarness) -> None:
     job_id = harness.submit(max_attempts=1)
     card = {"id": new_id(), "node": "new@h", "host": "h", "pid": 1, "pool": "prefork", "slots": 1}
     with harness.ledger.transaction() as connection:
@@ -293,18 +293,18 @@ def test_a_cancelled_run_leaves_no_artifacts(harness: LedgerHarness, tmp_path) -
     _, row = run(harness, handler)
     assert row.state == "cancelled"
     assert harness.all("SELECT count(*)::int FROM artifacts") == [0]
-    assert sweep_removals(harness.ledger, tmp_path.as_uri()) == 1, "its worker's parent does it"
+    assert sweep_removals(harness.ledger, tmp_path.as_uri()) == 1, "the parent process of the worker deletes the file"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_an_error_code_with_a_policy_of_its_own_waits_by_it(harness: LedgerHarness) -> None:
+def test_an_error_code_with_its_own_retry_policy_uses_the_delay_of_that_policy(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(Retryable("x", code="busy")), retry_codes={"busy": Fixed(600)})
     assert 590 < (row.run_at - row.state_at).total_seconds() <= 600
     _, row = run(harness, raising(Retryable("x", code="other")), retry_codes={"busy": Fixed(600)})
     assert (row.run_at - row.state_at).total_seconds() == pytest.approx(5, abs=0.1)
 
 
-def test_a_soft_limit_has_a_policy_of_its_own(harness: LedgerHarness) -> None:
+def test_a_soft_limit_has_its_own_retry_policy(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(SoftTimeLimitExceeded()), soft_limit_seconds=1, retry_codes={"timed_out": Fixed(900)})
     assert (row.run_at - row.state_at).total_seconds() == pytest.approx(900, abs=0.1)
     _, row = run(harness, raising(SoftTimeLimitExceeded()), soft_limit_seconds=1, retry_timeouts=False)
@@ -322,12 +322,12 @@ def test_a_handler_may_catch_its_soft_limit_and_succeed(harness: LedgerHarness) 
     assert (row.state, row.result) == ("succeeded", "what there was")
 
 
-def test_a_retry_beyond_the_kinds_age_is_a_dead_letter(harness: LedgerHarness) -> None:
+def test_a_retry_beyond_the_maximum_age_of_its_kind_is_dead_lettered(harness: LedgerHarness) -> None:
     _, row = run(harness, raising(Retryable("x", code="busy")), max_age_seconds=4)
     assert (row.state, row.error["code"], row.error["last"]) == ("dead", "too_old", "x")
 
 
-def test_an_end_that_the_ledger_refuses_for_good_is_a_dead_letter_and_the_handler_runs_once(
+def test_an_outcome_that_the_ledger_refuses_permanently_is_dead_lettered_and_the_handler_runs_once(
     harness: LedgerHarness, monkeypatch
 ) -> None:
     real, hits = attempt.settle, []

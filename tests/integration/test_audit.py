@@ -1,4 +1,4 @@
-"""The audit finds what was changed behind the ledger's back, and nothing in a ledger that was not."""
+"""The audit reports changes made behind the ledger's back, and reports nothing in an untouched ledger."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ERROR = {"code": "x", "message": "x", "retryable": False}
 
 @pytest.fixture
 def full(harness: LedgerHarness) -> dict[str, UUID]:
-    """A ledger with a job in most states, by every way we have."""
+    """A ledger with jobs in most states, reached through every use case."""
     result = {
         "available": harness.submit(),
         "scheduled": harness.submit(run_at=datetime.fromisoformat("2099-01-01T00:00Z")),
@@ -65,7 +65,7 @@ def codes(harness: LedgerHarness) -> dict[str, tuple[int, list[str]]]:
     return {finding.code: (finding.count, finding.examples) for finding in report.findings}
 
 
-def test_a_ledger_that_nobody_touched_adds_up(harness: LedgerHarness, full: dict[str, UUID]) -> None:
+def test_an_untouched_ledger_passes_the_audit(harness: LedgerHarness, full: dict[str, UUID]) -> None:
     report = audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60)
     assert report.findings == []
     assert (report.checked_jobs, report.complete) == (len(full), True)
@@ -109,7 +109,7 @@ MUTATIONS = [
 
 
 @pytest.mark.parametrize(("name", "which", "mutation", "result"), MUTATIONS, ids=[item[0] for item in MUTATIONS])
-def test_each_mutation_is_found(
+def test_each_mutation_is_reported(
     harness: LedgerHarness, full, name: str, which: str, mutation: str, result: set[str]
 ) -> None:
     harness.do(mutation.replace(":i IS", "CAST(:i AS uuid) IS"), i=full[which])
@@ -119,7 +119,7 @@ def test_each_mutation_is_found(
         assert str(full[which]) in report[code][1]
 
 
-def test_a_job_older_than_asked_is_not_looked_at(harness: LedgerHarness, full) -> None:
+def test_a_job_older_than_the_requested_period_is_not_checked(harness: LedgerHarness, full) -> None:
     old = lowest_id_at(datetime.fromisoformat("2026-01-01T00:00Z"))
     for table, column in (("jobs", "id"), ("job_events", "job_id")):
         harness.do(f"UPDATE {table} SET {column} = :o WHERE {column} = :i", o=old, i=full["available"])
@@ -127,12 +127,12 @@ def test_a_job_older_than_asked_is_not_looked_at(harness: LedgerHarness, full) -
     assert codes(harness) == {}
 
 
-def test_an_audit_whose_time_is_up_says_how_far_it_came(harness: LedgerHarness, full) -> None:
+def test_an_audit_that_runs_out_of_time_reports_its_progress(harness: LedgerHarness, full) -> None:
     report = audit_ledger(harness.ledger, hours=1, budget_seconds=0, patience_seconds=60)
     assert (report.complete, report.checked_jobs) == (False, 0)
 
 
-def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(
+def test_a_day_is_checked_in_slices_and_a_slice_that_is_too_large_is_made_smaller(
     harness: LedgerHarness, full, monkeypatch
 ) -> None:
     from jobplatform.dispatch import audit
@@ -151,7 +151,7 @@ def test_a_day_is_checked_slice_by_slice_and_too_large_a_slice_is_made_smaller(
     assert (report.is_clean, report.checked_jobs, report.complete) == (True, len(full), True)
     assert slices[1] < slices[0] and max(slices[2:]) < timedelta(days=1)
     steps = [after / before for before, after in pairwise(slices[2:-1])]
-    assert max(steps) <= 4.1, "a slice grows step by step"
+    assert max(steps) <= 4.1, "slices grow gradually"
 
 
 # --- against the broker
@@ -170,7 +170,7 @@ def broker_codes(harness: LedgerHarness, broker_url: str) -> dict[str, int]:
     return {item.code: item.count for item in result}
 
 
-def test_messages_that_are_lost_are_found(harness: LedgerHarness, publisher: Publisher, broker_url: str) -> None:
+def test_lost_messages_are_reported(harness: LedgerHarness, publisher: Publisher, broker_url: str) -> None:
     guard_epoch(harness.ledger, publisher)
     ids = [harness.submit() for _ in range(3)]
     run_round(harness.ledger, publisher, Waiting(Policy().weight), Policy(), "email", 100, 100)
@@ -179,12 +179,10 @@ def test_messages_that_are_lost_are_found(harness: LedgerHarness, publisher: Pub
         assert connection.channel().basic_get("email", no_ack=True) is not None
     assert broker_codes(harness, broker_url) == {"message_lost": 1}
     harness.do("UPDATE workers SET waiting = CAST(:w AS uuid[])", w=[ids[0]])
-    assert broker_codes(harness, broker_url) == {}, "a worker has it"
+    assert broker_codes(harness, broker_url) == {}, "a worker has received the message"
 
 
-def test_a_queue_that_was_deleted_and_a_broker_that_was_wiped_are_found(
-    harness: LedgerHarness, broker_url: str
-) -> None:
+def test_a_deleted_queue_and_a_wiped_broker_are_reported(harness: LedgerHarness, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete("email")
     assert set(broker_codes(harness, broker_url)) == {"queue_missing", "no_epoch"}

@@ -1,4 +1,4 @@
-"""The page on backup and restore, played: a dump of the ledger, restored into another Postgres."""
+"""The steps of the page on backup and restore: a dump of the ledger is restored into another Postgres."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAME = f"{STACK}-restored"
 
 @pytest.fixture
 def other() -> Iterator[Instance]:
-    """A second Postgres, new and empty."""
+    """A second, empty Postgres server."""
     with taken(NAME):
         stack = new_stack(NAME, echo=lambda _: None, durable=False)
         try:
@@ -39,7 +39,7 @@ def other() -> Iterator[Instance]:
 
 
 def call(instance: Instance, program: str, *arguments: str) -> None:
-    """Run one of Postgres' programs, as the page says."""
+    """Run a Postgres client program, as the page instructs."""
     done = subprocess.run(
         [str(postgres.find_binaries(instance) / program), *arguments], capture_output=True, text=True, timeout=120
     )
@@ -51,7 +51,7 @@ def jobs_behind(ledger: Ledger, harness: LedgerHarness, cursor: Cursor, event: s
     return {str(entry.job_id) for entry in page if event in (None, entry.event)}
 
 
-def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
+def test_a_restored_ledger_has_all_jobs_and_its_feeds_continue(
     harness: LedgerHarness, instance: Instance, other: Instance, tmp_path
 ) -> None:
     waiting, (running, lease_id), done = harness.submit(priority=7), harness.running(), harness.running()
@@ -61,7 +61,7 @@ def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
     )
     before = [tuple(row) for row in harness.all(counts)]
     rows = {job_id: harness.row(job_id) for job_id in (waiting, running, done[0])}
-    # the newest event: a transaction of anything else in this Postgres keeps the feed behind what it may still precede
+    # wait for the newest event: the feed stays behind other open transactions, since their events may precede it
     eventually(lambda: str(done[0]) in jobs_behind(harness.ledger, harness, Cursor(), "succeeded"))
     cursor = now_in(harness.ledger, harness.tenant_id)
 
@@ -83,7 +83,7 @@ def test_a_restored_ledger_has_its_jobs_and_its_feeds_go_on(
 
         assert [tuple(row) for row in restored.all(counts)] == before
         assert {job_id: restored.row(job_id) for job_id in rows} == rows
-        assert restored.settle(running, lease_id)[0] == "settled", "the functions came along"
+        assert restored.settle(running, lease_id)[0] == "settled", "the dump includes the functions"
         new = restored.submit()
         eventually(lambda: jobs_behind(ledger, restored, cursor) == {str(running), str(new)})
         assert str(done[0]) in jobs_behind(ledger, restored, Cursor())

@@ -1,4 +1,4 @@
-"""Celery's beat on the ledger: `beat_schedule` dictionaries read, what has no equal refused, ticks that fire once."""
+"""Celery beat on the ledger: reads `beat_schedule`, refuses entries without an equivalent, fires each tick once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def read(harness: LedgerHarness) -> dict[str, Any]:
     return {row.name: row for row in rows}
 
 
-def test_entries_become_schedules_and_go_with_the_dictionary(harness: LedgerHarness) -> None:
+def test_entries_become_schedules_and_removing_an_entry_deletes_its_schedule(harness: LedgerHarness) -> None:
     for _ in range(2):
         declare(harness.ledger, registry(), "acme", ENTRIES, "Europe/Berlin")
     result = read(harness)
@@ -65,17 +65,17 @@ def test_entries_become_schedules_and_go_with_the_dictionary(harness: LedgerHarn
         ({"countdown": 5}, "options that have no equal here: countdown"),
     ],
 )
-def test_options_without_an_equal_are_named(options: dict[str, Any], said: str) -> None:
+def test_options_without_an_equivalent_are_named_in_the_error(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         read_entry("x", {"task": "test.echo", "schedule": 30.0, "options": options}, "UTC", registry())
 
 
-def test_names_that_would_be_one_are_refused(harness: LedgerHarness) -> None:
+def test_names_that_would_collide_are_refused(harness: LedgerHarness) -> None:
     with pytest.raises(ConfigurationError, match="rename one"):
         declare(harness.ledger, registry(), "acme", {"a b": ENTRIES["often"], "a/b": ENTRIES["delta"]}, "UTC")
 
 
-def test_a_bug_in_one_look_ends_no_beat(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_in_one_tick_does_not_stop_beat(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workers.celery.beat.ledger", lambda: None)
     assert LedgerScheduler(app=Celery("t", set_as_current=False), lazy=True).tick() > 0
 
@@ -94,7 +94,7 @@ def test_a_bug_in_one_look_ends_no_beat(harness: LedgerHarness, monkeypatch: pyt
         ({"task": "test.echo", "schedule": crontab(0, 0, day_of_month="1-7", day_of_week="mon")}, "both"),
     ],
 )
-def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(
+def test_an_entry_without_an_equivalent_is_refused_by_name_and_nothing_is_changed(
     harness: LedgerHarness, entry: Any, said: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
@@ -103,7 +103,9 @@ def test_what_has_no_equal_is_refused_by_name_and_nothing_is_changed(
     assert read(harness) == {}
 
 
-def test_a_tick_fires_and_says_when_to_come_again(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tick_fires_due_schedules_and_returns_the_delay_until_the_next_tick(
+    harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("workers.celery.beat.ledger", lambda: harness.ledger)
     app = Celery("t", set_as_current=False)
     app.conf.beat_max_loop_interval = 3

@@ -1,4 +1,4 @@
-"""I7: with a backlog, nothing that runs all the time reads the live table from one end to the other."""
+"""I7: with a backlog, no query that runs continuously scans the whole live table."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def big(harness: LedgerHarness) -> LedgerHarness:
     return harness
 
 
-def test_no_hot_query_scans_what_waits(big: LedgerHarness) -> None:
+def test_no_hot_query_scans_the_backlog(big: LedgerHarness) -> None:
     ledger = big.ledger
 
     def scanned() -> int:
-        """Rows of `jobs` that sequential scans have read; a backend tells when it is asked to."""
+        """Return the rows of `jobs` that sequential scans have read; a backend flushes its statistics on request."""
         with ledger.statement() as connection:
             connection.exec_driver_sql("SELECT pg_stat_force_next_flush()")
-        ledger.call("waiting_queues", [], [])  # the calls' own connection tells too, at its next statement
+        ledger.call("waiting_queues", [], [])  # the connection for calls flushes too, at its next statement
         ((rows,),) = [big.all("SELECT seq_tup_read FROM pg_stat_user_tables WHERE relname = 'jobs'")]
         return int(rows)
 

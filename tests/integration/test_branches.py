@@ -1,4 +1,4 @@
-"""Failures that end their own branch of a workflow only, jobs that a failure makes, steps replaced by what they add."""
+"""Failures that end only their own branch of a workflow, errback jobs, steps replaced by the steps they add."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def error_of(harness: LedgerHarness, workflow: UUID) -> Any:
     return harness.all("SELECT error FROM workflows WHERE id = :id", id=workflow)[0]
 
 
-def test_a_failed_branch_ends_and_the_others_go_on(harness: LedgerHarness) -> None:
+def test_a_failed_branch_ends_and_the_others_continue(harness: LedgerHarness) -> None:
     flow = Group((chain(echo("a"), echo("b"), echo("c")), chain(echo("d"), echo("e"))), name="g")
     workflow = submit(harness, flow)
     ran = play(harness, failing("a"))
@@ -53,7 +53,7 @@ def test_a_failed_branch_ends_and_the_others_go_on(harness: LedgerHarness) -> No
     }  # fmt: skip
     assert state_of(harness, workflow) == "failed"
     assert (error_of(harness, workflow)["code"], error_of(harness, workflow)["step"]) == ("step_failed", "a")
-    # what was cancelled says why
+    # a cancelled job names the cause
     called_off = harness.row(job_of(harness, workflow, "c"))
     assert called_off.state == "cancelled"
     assert (called_off.error["code"], called_off.error["step"]) == ("step_failed", "a")
@@ -62,7 +62,7 @@ def test_a_failed_branch_ends_and_the_others_go_on(harness: LedgerHarness) -> No
     harness.assert_conserved()
 
 
-def test_what_waits_for_several_is_called_off_when_all_of_them_are_over(harness: LedgerHarness) -> None:
+def test_a_step_with_several_dependencies_is_cancelled_when_all_of_them_have_ended(harness: LedgerHarness) -> None:
     workflow = submit(harness, chord([echo("a"), echo("b"), echo("c")], echo("sum"), name="g"))
     by_name = {name: job_of(harness, workflow, name) for name in ("a", "b", "c")}
     run_one(harness, by_name["a"], "test.echo", failing("a"))
@@ -80,7 +80,7 @@ def test_what_waits_for_several_is_called_off_when_all_of_them_are_over(harness:
     assert state_of(harness, workflow) == "failed"
 
 
-def test_a_replay_while_the_rest_goes_on_brings_its_branch_back(harness: LedgerHarness) -> None:
+def test_a_replay_restores_its_branch_while_the_other_branches_run(harness: LedgerHarness) -> None:
     workflow = submit(harness, Group((chain(echo("a"), echo("b"), echo("c")), echo("d")), name="g"))
     first = job_of(harness, workflow, "a")
     run_one(harness, first, "test.echo", failing("a"))
@@ -94,21 +94,23 @@ def test_a_replay_while_the_rest_goes_on_brings_its_branch_back(harness: LedgerH
     harness.assert_conserved()
 
 
-def test_replays_of_two_failures_and_of_the_whole(harness: LedgerHarness) -> None:
+def test_replaying_one_of_two_failures_is_not_enough_but_replaying_the_workflow_is(harness: LedgerHarness) -> None:
     flow = Graph((echo("a"), echo("b"), echo("c", after=("a", "b")), echo("d", after=("c",))))
     workflow = submit(harness, flow)
     play(harness, failing("a", "b"))
     assert state_of(harness, workflow) == "failed"
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="test")
     play(harness)
-    assert steps_of(harness, workflow)["c"] == "cancelled"  # b has failed still
+    assert steps_of(harness, workflow)["c"] == "cancelled"  # b is still failed
     whole(harness)
     replay_workflow(harness.ledger, None, harness.tenant_id, workflow, by="test")
     play(harness)
     assert set(steps_of(harness, workflow).values()) == {"done"} and state_of(harness, workflow) == "succeeded"
 
 
-def test_what_is_called_off_before_its_turn_ends_its_branch_when_that_comes(harness: LedgerHarness) -> None:
+def test_a_waiting_step_that_is_cancelled_ends_its_branch_when_its_dependencies_are_done(
+    harness: LedgerHarness,
+) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b"), echo("c")))
     with harness.ledger.transaction() as connection:
         jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "c"), "not needed")
@@ -123,7 +125,9 @@ def test_what_is_called_off_before_its_turn_ends_its_branch_when_that_comes(harn
     harness.assert_conserved()
 
 
-def test_the_workflow_fails_although_the_last_to_end_has_succeeded_and_a_cancel_says_so(harness: LedgerHarness) -> None:
+def test_a_cancelled_workflow_with_a_failed_step_is_cancelled_although_its_last_step_succeeds(
+    harness: LedgerHarness,
+) -> None:
     workflow = submit(harness, group(echo("a"), echo("b")))
     run_one(harness, job_of(harness, workflow, "a"), "test.echo", failing("a"))
     with harness.ledger.transaction() as connection:
@@ -134,7 +138,7 @@ def test_the_workflow_fails_although_the_last_to_end_has_succeeded_and_a_cancel_
     whole(harness)
 
 
-def test_what_expires_together_ends_once(harness: LedgerHarness) -> None:
+def test_jobs_that_expire_together_end_once(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s'")
     harness.all("SELECT * FROM wake_jobs(100, NULL)")
@@ -143,7 +147,7 @@ def test_what_expires_together_ends_once(harness: LedgerHarness) -> None:
     harness.assert_conserved()
 
 
-def test_a_cancelled_workflow_with_a_failed_branch_has_not_succeeded(harness: LedgerHarness) -> None:
+def test_a_cancelled_workflow_with_a_failed_branch_does_not_succeed(harness: LedgerHarness) -> None:
     workflow = submit(harness, Graph((echo("a"), echo("b"), echo("c", after=("a",)))))
     run_one(harness, job_of(harness, workflow, "a"), "test.echo", failing("a"))
     second, lease_id = job_of(harness, workflow, "b"), new_id()
@@ -157,7 +161,7 @@ def test_a_cancelled_workflow_with_a_failed_branch_has_not_succeeded(harness: Le
     assert state_of(harness, workflow) == "cancelled"
 
 
-def test_a_replay_waits_for_what_has_failed_before_it(harness: LedgerHarness) -> None:
+def test_a_step_cannot_be_replayed_before_its_failed_dependency(harness: LedgerHarness) -> None:
     workflow = submit(harness, Graph((echo("a"), echo("b", after=("a",)), echo("c", after=("b",)), echo("d"))))
     first, second = job_of(harness, workflow, "a"), job_of(harness, workflow, "b")
     with harness.ledger.transaction() as connection:
@@ -171,7 +175,7 @@ def test_a_replay_waits_for_what_has_failed_before_it(harness: LedgerHarness) ->
     assert sorted(play(harness)) == ["a", "b", "c", "d"] and state_of(harness, workflow) == "succeeded"
 
 
-def test_the_workflow_names_a_step_that_has_failed_still(harness: LedgerHarness) -> None:
+def test_the_workflow_names_a_step_that_is_still_failed(harness: LedgerHarness) -> None:
     workflow = submit(harness, group(echo("a"), echo("b"), echo("c")))
     for name in ("a", "b"):
         run_one(harness, job_of(harness, workflow, name), "test.echo", failing(name))
@@ -181,7 +185,7 @@ def test_the_workflow_names_a_step_that_has_failed_still(harness: LedgerHarness)
     assert (state_of(harness, workflow), error_of(harness, workflow)["step"]) == ("failed", "b")
 
 
-def test_thousands_are_called_off_and_replayed_at_once(harness: LedgerHarness) -> None:
+def test_thousands_of_steps_are_cancelled_and_replayed_at_once(harness: LedgerHarness) -> None:
     parts = [echo(f"p{n}") for n in range(3000)]
     workflow = submit(harness, chain(echo("a"), Group(tuple(parts), name="g"), echo("z")))
     run_one(harness, job_of(harness, workflow, "a"), "test.echo", failing("a"))
@@ -195,21 +199,23 @@ def test_thousands_are_called_off_and_replayed_at_once(harness: LedgerHarness) -
 
 
 @pytest.mark.parametrize("state", ["dead", "cancelled"])
-def test_a_failure_makes_the_jobs_that_were_ordered_for_it(harness: LedgerHarness, state: str) -> None:
+def test_a_failed_step_creates_its_errback_jobs_and_a_cancelled_step_does_not(
+    harness: LedgerHarness, state: str
+) -> None:
     workflow, ids = write_steps(harness, [{"errbacks": [errback_job(headers={"x": 1})]}, {"errbacks": [errback_job()]}])
     if state == "dead":
         run_one(harness, ids[0], "test.echo", failing("0"))
     else:
         with harness.ledger.transaction() as connection:
             jobs.cancel_job(connection, harness.tenant_id, ids[0], "revoked")
-    run_one(harness, ids[1], "test.echo")  # a success makes none
+    run_one(harness, ids[1], "test.echo")  # a success creates none
     made = harness.all("SELECT payload FROM jobs WHERE workflow_id IS NULL")
     assert made == ([{"args": [], "headers": {"x": 1, "failed": str(ids[0])}}] if state == "dead" else [])
     assert state_of(harness, workflow) == "failed"
     harness.assert_conserved()
 
 
-def test_the_body_of_a_chord_has_its_errbacks_called_when_its_header_fails(harness: LedgerHarness) -> None:
+def test_the_errbacks_of_a_chord_body_are_called_when_its_header_fails(harness: LedgerHarness) -> None:
     first, last = new_id(), new_id()
     rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [errback_job()]}]
     rows[1]["skip_calls_errbacks"] = True
@@ -218,7 +224,7 @@ def test_the_body_of_a_chord_has_its_errbacks_called_when_its_header_fails(harne
     assert harness.all("SELECT payload -> 'headers' FROM jobs WHERE workflow_id IS NULL") == [{"failed": str(last)}]
 
 
-def test_a_body_that_was_revoked_calls_no_errbacks(harness: LedgerHarness) -> None:
+def test_a_revoked_chord_body_calls_no_errbacks(harness: LedgerHarness) -> None:
     first, last = new_id(), new_id()
     rows = [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "errbacks": [errback_job()]}]
     rows[1]["skip_calls_errbacks"] = True
@@ -229,7 +235,7 @@ def test_a_body_that_was_revoked_calls_no_errbacks(harness: LedgerHarness) -> No
     assert harness.all("SELECT id FROM jobs") == []
 
 
-def test_times_of_a_later_step_count_from_its_turn_on(harness: LedgerHarness) -> None:
+def test_delay_and_deadline_of_a_later_step_count_from_the_end_of_its_dependencies(harness: LedgerHarness) -> None:
     first, last = new_id(), new_id()
     times = {"delay_seconds": 60, "start_within_seconds": 90}
     write_steps(harness, [{"id": first, "children": [str(last)]}, {"id": last, "pending": 1, "template": times}])
@@ -241,7 +247,7 @@ def test_times_of_a_later_step_count_from_its_turn_on(harness: LedgerHarness) ->
     assert 50 < (row.run_at - now).total_seconds() <= 60 and 80 < (row.start_by - now).total_seconds() <= 90
 
 
-def test_a_step_is_replaced_and_its_result_is_that_of_what_it_has_added(harness: LedgerHarness) -> None:
+def test_the_result_of_a_replaced_step_is_the_result_of_its_replacement(harness: LedgerHarness) -> None:
     workflow = submit(
         harness,
         chain(echo("a"), echo("b", {"from_a": {"$from": "a.result"}}), echo("c", {"all": {"$from": "b.result"}})),
@@ -253,11 +259,11 @@ def test_a_step_is_replaced_and_its_result_is_that_of_what_it_has_added(harness:
     assert ran[0] == "a/x" and set(ran) == {"a/x", "a/y", "a/z", "b", "c"}
     assert harness.row(job_of(harness, workflow, "b")).result == {"from_a": {"y": 2}}
     assert harness.row(last).result == {"y": 2}
-    assert state_of(harness, workflow) == "failed"  # by what was linked, and only in the end
+    assert state_of(harness, workflow) == "failed"  # because the linked step failed, and only at the end
     whole(harness)
 
 
-def test_a_replacement_that_fails_ends_the_branch_and_comes_back(harness: LedgerHarness) -> None:
+def test_a_failed_replacement_ends_its_branch_and_can_be_replayed(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b", {"from_a": {"$from": "a.result"}})))
     added, _ = replacement_of(harness, job_of(harness, workflow, "a"))
     run_one(harness, job_of(harness, workflow, "a"), "test.echo", added=added)
@@ -272,7 +278,7 @@ def test_a_replacement_that_fails_ends_the_branch_and_comes_back(harness: Ledger
     assert state_of(harness, workflow) == "succeeded"
 
 
-def test_a_retry_brings_its_own_payload_and_as_many_attempts_as_it_wants(harness: LedgerHarness) -> None:
+def test_a_retry_may_change_its_payload_and_raises_max_attempts_when_needed(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     harness.settle(job_id, lease_id, "failed", "scheduled", next_run={"payload": {"n": 2}, "priority": 7})
     row = harness.row(job_id)
@@ -289,7 +295,7 @@ def test_a_retry_brings_its_own_payload_and_as_many_attempts_as_it_wants(harness
     assert (row.payload, row.priority, row.attempt, row.max_attempts) == ({"n": 2}, 7, 2, 3)
 
 
-def test_a_cancel_may_leave_alone_what_runs(harness: LedgerHarness) -> None:
+def test_a_cancel_may_exclude_running_jobs(harness: LedgerHarness) -> None:
     job_id, _ = harness.running()
     with harness.ledger.transaction() as connection:
         assert jobs.cancel_job(connection, harness.tenant_id, job_id, "x", "y", running=False) == ("running", "running")
@@ -297,7 +303,7 @@ def test_a_cancel_may_leave_alone_what_runs(harness: LedgerHarness) -> None:
 
 
 def write_steps(harness: LedgerHarness, rows: list[dict[str, Any]]) -> tuple[UUID, list[UUID]]:
-    """Write planned steps as a workflow; returns its id and those of its steps, named 0, 1, …."""
+    """Write planned steps, named 0, 1, …, as a workflow; return its id and the ids of its steps."""
     from jobplatform.usecases.submit_planned import submit_steps
 
     ids = [row.get("id") or new_id() for row in rows]
@@ -313,7 +319,7 @@ def write_steps(harness: LedgerHarness, rows: list[dict[str, Any]]) -> tuple[UUI
     return submit_steps(harness.ledger, None, harness.tenant_id, "test", steps, pending), ids
 
 
-def test_nothing_is_left_available(harness: LedgerHarness) -> None:
+def test_a_failed_chain_leaves_no_job_available(harness: LedgerHarness) -> None:
     submit(harness, chain(echo("a"), echo("b")))
     play(harness, failing("a"))
     assert available(harness) == []

@@ -1,4 +1,4 @@
-"""Claim: one round trip that locks the row first, then looks."""
+"""Claim: one round trip that locks the row, then checks it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_claim_starts_a_run_with_its_lease(harness: LedgerHarness) -> None:
     assert (row.state, row.lease_id, row.worker_id) == ("running", lease_id, harness.worker.id)
 
 
-def test_a_claim_whose_answer_was_lost_is_mine_when_repeated(harness: LedgerHarness) -> None:
+def test_a_claim_whose_response_was_lost_returns_mine_when_repeated(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     again = harness.claim(job_id, lease_id, dispatch_no=1)
     assert (again.verdict, again.run_no) == ("mine", 1)
@@ -30,7 +30,9 @@ def test_a_claim_whose_answer_was_lost_is_mine_when_repeated(harness: LedgerHarn
     [(0, "test.echo"), (2, "test.echo"), (1, "email.send")],
     ids=["an older dispatch", "a dispatch to come", "another kind"],
 )
-def test_what_does_not_fit_changes_nothing(harness: LedgerHarness, dispatch_no: int, kind: str) -> None:
+def test_a_claim_with_another_dispatch_or_kind_changes_nothing(
+    harness: LedgerHarness, dispatch_no: int, kind: str
+) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     before = harness.row(job_id)
@@ -48,7 +50,7 @@ def test_a_finished_job_is_gone(harness: LedgerHarness) -> None:
     assert harness.claim(job_id, dispatch_no=1).verdict == "gone"
 
 
-def test_a_paused_queue_gives_the_job_back(harness: LedgerHarness) -> None:
+def test_a_claim_from_a_paused_queue_returns_the_job(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     with harness.ledger.transaction() as connection:

@@ -1,4 +1,4 @@
-"""The operator's commands, on a real ledger: what they say, what they do, and how they end."""
+"""Operator commands on a real ledger: output, effects and exit codes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def dead(harness: LedgerHarness, **order: Any) -> UUID:
     return job_id
 
 
-def test_a_job_is_explained_as_table_and_as_json(harness: LedgerHarness, ask: Ask) -> None:
+def test_a_job_is_explained_as_a_table_and_as_json(harness: LedgerHarness, ask: Ask) -> None:
     job_id = dead(harness)
     shown = ask("jobs", "explain", job_id)
     assert shown.exit_code == 0 and "replay or discard it" in shown.output and "running" in shown.output
@@ -53,7 +53,7 @@ def test_a_job_is_explained_as_table_and_as_json(harness: LedgerHarness, ask: As
     assert ask("jobs", "explain", "x").exit_code == 2
 
 
-def test_a_job_is_cancelled_replayed_changed_and_discarded_and_its_history_says_by_whom(
+def test_a_job_is_cancelled_replayed_changed_and_discarded_and_its_events_name_the_actor(
     harness: LedgerHarness, ask: Ask
 ) -> None:
     job_id = harness.submit()
@@ -64,7 +64,7 @@ def test_a_job_is_cancelled_replayed_changed_and_discarded_and_its_history_says_
     assert ask("jobs", "change", job_id, "--run-at", "2099-01-31T12:00:00Z").output == f"{job_id} is scheduled\n"
     assert ask("jobs", "change", job_id, "--priority", "10").exit_code == 2
     gone = dead(harness)
-    assert ask("jobs", "discard", gone).exit_code == 2, "a reason is asked for"
+    assert ask("jobs", "discard", gone).exit_code == 2, "a reason is required"
     assert ask("jobs", "discard", gone, "--reason", "wrong address").output == f"{gone} is discarded\n"
     by = harness.all("SELECT DISTINCT data ->> 'by' FROM job_events WHERE data ? 'by'")
     assert [item.partition(":")[0] for item in by] == ["cli"]
@@ -82,7 +82,7 @@ def test_a_held_job_is_resolved(harness: LedgerHarness, ask: Ask) -> None:
     assert harness.all("SELECT state, receipt FROM effects") == [("done", {"n": 1})]
 
 
-def test_dead_letters_are_shown_first_and_replayed_when_told_to(harness: LedgerHarness, ask: Ask) -> None:
+def test_dead_letters_are_previewed_and_replayed_only_with_yes(harness: LedgerHarness, ask: Ask) -> None:
     ids = [dead(harness, tags=["a"]), dead(harness, tags=["b"])]
     preview = ask("dead", "replay", "--tenant", "acme", "--tag", "a")
     assert "1 dead letters" in preview.output and "smtp_refused" in preview.output
@@ -124,7 +124,7 @@ def test_queues_are_paused_until_a_time_and_resumed(harness: LedgerHarness, ask:
     assert ask("queues", "resume", "email").output == "email is resumed\n"
 
 
-def test_the_audit_ends_with_0_when_all_adds_up_and_with_1_when_not(
+def test_the_audit_exits_with_0_without_findings_and_with_1_otherwise(
     harness: LedgerHarness, ask: Ask, broker_url: str
 ) -> None:
     publisher = Publisher(broker_url)
@@ -141,7 +141,7 @@ def test_the_audit_ends_with_0_when_all_adds_up_and_with_1_when_not(
     assert "findings" in ask("audit", "--without-broker").output
 
 
-def test_the_audit_tells_what_the_ledger_says_when_rabbitmq_is_down(
+def test_the_audit_reports_ledger_findings_when_rabbitmq_is_down(
     harness: LedgerHarness, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job_id, lease_id = harness.running()
@@ -154,7 +154,7 @@ def test_the_audit_tells_what_the_ledger_says_when_rabbitmq_is_down(
     assert result.exit_code == 1 and len(codes) > 1 and codes[-1] == "broker_unavailable"
 
 
-def test_a_rebuild_returns_what_was_dispatched(harness: LedgerHarness, ask: Ask) -> None:
+def test_a_rebuild_makes_dispatched_jobs_available_again(harness: LedgerHarness, ask: Ask) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     assert "queues: email" in ask("rebuild", "nowhere").output
@@ -163,7 +163,7 @@ def test_a_rebuild_returns_what_was_dispatched(harness: LedgerHarness, ask: Ask)
     assert harness.row(job_id).state == "available"
 
 
-def test_limits_are_set_shown_with_who_waits_held_and_removed(harness: LedgerHarness, ask: Ask) -> None:
+def test_limits_are_set_listed_with_waiting_tenants_paused_and_removed(harness: LedgerHarness, ask: Ask) -> None:
     assert ask("limits", "set", "domain:*", "--max-concurrent", 5).exit_code == 0
     assert ask("limits", "set", "t:1", "--rate", 10, "--seconds", 60, "--burst", 20).exit_code == 0
     wrong = ask("limits", "set", "Bad Name", "--rate", 1).exception
@@ -181,7 +181,7 @@ def test_limits_are_set_shown_with_who_waits_held_and_removed(harness: LedgerHar
     assert isinstance(ask("limits", "remove", "t:1").exception, LimitNotFound)
 
 
-def test_weights_and_quotas_of_tenants(harness: LedgerHarness, ask: Ask) -> None:
+def test_weights_and_quotas_of_tenants_are_set_and_listed(harness: LedgerHarness, ask: Ask) -> None:
     (name,) = harness.all("SELECT name FROM tenants")
     assert ask("tenants", "weight", name, 2.5).output == f"{name} has weight 2.5\n"
     assert ask("tenants", "quota", name, "email", 100).output == f"100 jobs of {name} may wait in email\n"

@@ -1,4 +1,4 @@
-"""The operator's commands for workflows and schedules, on a real ledger."""
+"""Operator commands for workflows and schedules, on a real ledger."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def ask(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> Ask:
     return run
 
 
-def test_a_workflow_is_shown_drawn_replayed_and_cancelled(harness: LedgerHarness, ask: Ask, tmp_path: Path) -> None:
+def test_a_workflow_is_shown_drawn_as_svg_replayed_and_cancelled(
+    harness: LedgerHarness, ask: Ask, tmp_path: Path
+) -> None:
     parts = [step("test.echo", name=f"s{n}") for n in range(5)]
     workflow = submit(
         harness, chain(step("test.echo", name="first"), group(*parts, name="many"), step("test.echo", name="end"))

@@ -1,4 +1,4 @@
-"""Group commit: many plain runs are settled and claimed in one statement; others are left to the single functions."""
+"""Group commit: one statement settles and claims many plain runs; the single-run functions handle all others."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def limited(harness: LedgerHarness, job_id: UUID) -> UUID:
     return job_id
 
 
-def test_many_are_claimed_and_settled_in_one_statement_each(harness: LedgerHarness) -> None:
+def test_many_runs_are_claimed_in_one_statement_and_settled_in_another(harness: LedgerHarness) -> None:
     requests = [request_for(harness, job_id) for job_id in dispatched(harness, 3)]
     claimed = claim_ahead(harness, *requests)
     assert [claimed[request.lease_id].payload for request in requests] == [{"n": 0}, {"n": 1}, {"n": 2}]
@@ -77,7 +77,7 @@ def test_settling_and_claiming_share_a_commit(harness: LedgerHarness) -> None:
     assert set(claimed) == {second.lease_id}
 
 
-def test_a_run_starts_when_its_handler_does_and_not_when_it_was_claimed(harness: LedgerHarness) -> None:
+def test_a_run_starts_when_its_handler_starts_and_not_when_it_was_claimed(harness: LedgerHarness) -> None:
     (job_id,) = dispatched(harness)
     request = request_for(harness, job_id)
     claim_ahead(harness, request)
@@ -90,7 +90,7 @@ def test_a_run_starts_when_its_handler_does_and_not_when_it_was_claimed(harness:
     assert harness.all("SELECT started_at FROM job_runs") == [row.started_at]
 
 
-def test_a_clock_that_says_it_started_before_its_claim_does_not_count(harness: LedgerHarness) -> None:
+def test_a_start_time_before_the_claim_is_ignored(harness: LedgerHarness) -> None:
     (job_id,) = dispatched(harness)
     request = request_for(harness, job_id)
     claim_ahead(harness, request)
@@ -107,7 +107,7 @@ def test_a_run_that_its_slot_has_claimed_starts_at_its_claim(harness: LedgerHarn
     assert harness.all("SELECT started_at FROM job_runs") == [claimed_at]
 
 
-def test_what_needs_a_decision_is_left_to_its_own_claim(harness: LedgerHarness) -> None:
+def test_limited_deadline_step_and_large_jobs_are_left_to_the_single_claim(harness: LedgerHarness) -> None:
     deadline = datetime.now(UTC) + timedelta(hours=1)
     (plain,) = dispatched(harness)
     workflow = submit(harness, chain(step("test.echo", name="a"), step("test.echo", name="b")))
@@ -134,7 +134,7 @@ def test_other_dispatches_kinds_and_states_are_not_claimed(harness: LedgerHarnes
     assert claim_ahead(harness, *requests) == {}
 
 
-def test_a_delivery_whose_dispatcher_has_not_committed_is_not_claimed_and_not_waited_for(
+def test_a_delivery_with_an_uncommitted_dispatch_is_neither_claimed_nor_waited_for(
     harness: LedgerHarness,
 ) -> None:
     job_id = harness.submit()
@@ -175,7 +175,7 @@ def test_a_pause_that_commits_while_the_claim_waits_for_the_row_is_obeyed(harnes
     assert harness.row(job_id).state == "dispatched"
 
 
-def test_a_repeated_claim_is_left_to_claim_run_which_finds_its_own(harness: LedgerHarness) -> None:
+def test_a_repeated_claim_is_left_to_claim_run_which_returns_mine(harness: LedgerHarness) -> None:
     (job_id,) = dispatched(harness)
     request = request_for(harness, job_id)
     claim_ahead(harness, request)
@@ -183,7 +183,7 @@ def test_a_repeated_claim_is_left_to_claim_run_which_finds_its_own(harness: Ledg
     assert harness.claim(job_id, request.lease_id).verdict == "mine"
 
 
-def test_a_repeated_settlement_is_left_to_settle_run_which_finds_it(harness: LedgerHarness) -> None:
+def test_a_repeated_settlement_is_left_to_settle_run_which_returns_already(harness: LedgerHarness) -> None:
     (job_id,) = dispatched(harness)
     request = request_for(harness, job_id)
     claim_ahead(harness, request)
@@ -192,7 +192,7 @@ def test_a_repeated_settlement_is_left_to_settle_run_which_finds_it(harness: Led
     assert harness.settle(job_id, request.lease_id) == ("already", "succeeded")
 
 
-def test_only_the_lease_settles(harness: LedgerHarness) -> None:
+def test_only_the_holder_of_the_lease_can_settle(harness: LedgerHarness) -> None:
     job_id, _ = harness.running()
     assert settle_all(harness, success(job_id, new_id())) == set()
     assert harness.row(job_id).state == "running"
@@ -205,7 +205,7 @@ def test_success_wins_over_a_requested_cancel(harness: LedgerHarness) -> None:
     assert harness.row(job_id).state == "succeeded"
 
 
-def test_runs_with_limit_keys_are_settled_alone(harness: LedgerHarness) -> None:
+def test_runs_with_limit_keys_are_left_to_the_single_settlement(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     limited(harness, job_id)
     assert settle_all(harness, success(job_id, lease_id)) == set()

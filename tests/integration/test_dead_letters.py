@@ -1,4 +1,4 @@
-"""Replay, discard, and a change of priority or time."""
+"""Dead letters: replay one or many, discard; change the priority or time of a waiting job."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def replay(harness: LedgerHarness, job_id: UUID):
     return replay_job(harness.ledger, None, harness.tenant_id, job_id, by="ops", reason="fixed")
 
 
-def test_a_replayed_dead_letter_runs_again_with_its_numbers_rising(harness: LedgerHarness) -> None:
+def test_a_replayed_dead_letter_runs_again_with_increasing_run_and_dispatch_numbers(harness: LedgerHarness) -> None:
     job_id = dead(harness)
     assert replay(harness, job_id).state == "available"
     row = harness.row(job_id)
@@ -55,7 +55,7 @@ def test_the_message_of_the_dispatch_before_a_replay_is_stale(harness: LedgerHar
     assert harness.claim(job_id, dispatch_no=2).verdict == "claimed"
 
 
-def test_a_cancelled_job_comes_back_from_history(harness: LedgerHarness) -> None:
+def test_a_cancelled_job_is_replayed_from_history(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     cancel_job(harness.ledger, harness.tenant_id, job_id)
     harness.assert_conserved()
@@ -66,7 +66,7 @@ def test_a_cancelled_job_comes_back_from_history(harness: LedgerHarness) -> None
     assert harness.claim(job_id).verdict == "claimed"
 
 
-def test_an_expired_job_that_is_replayed_does_not_expire_at_once(harness: LedgerHarness) -> None:
+def test_a_replayed_expired_job_does_not_expire_again_at_once(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE id = :i", i=job_id)
     harness.all("SELECT * FROM wake_jobs(10, NULL)")
@@ -77,7 +77,7 @@ def test_an_expired_job_that_is_replayed_does_not_expire_at_once(harness: Ledger
 
 
 @pytest.mark.parametrize("source", ["dead", "cancelled"])
-def test_of_many_replays_at_once_one_counts(harness: LedgerHarness, source: str) -> None:
+def test_only_one_of_many_concurrent_replays_succeeds(harness: LedgerHarness, source: str) -> None:
     if source == "dead":
         job_id = dead(harness)
     else:
@@ -97,7 +97,7 @@ def test_of_many_replays_at_once_one_counts(harness: LedgerHarness, source: str)
     harness.assert_conserved()
 
 
-def test_what_waits_runs_or_succeeded_is_not_replayed(harness: LedgerHarness) -> None:
+def test_waiting_running_and_succeeded_jobs_are_not_replayed(harness: LedgerHarness) -> None:
     waiting = harness.submit()
     running, lease_id = harness.running()
     with pytest.raises(NotReplayable, match=r"is available: expected a job that is dead"):
@@ -123,7 +123,7 @@ def test_another_tenants_dead_letter_is_not_found(harness: LedgerHarness) -> Non
     assert harness.row(job_id).state == "dead"
 
 
-def test_a_discarded_job_is_final_and_says_why(harness: LedgerHarness) -> None:
+def test_a_discarded_job_is_final_and_records_the_reason(harness: LedgerHarness) -> None:
     job_id = dead(harness)
     job = discard_job(harness.ledger, harness.tenant_id, job_id, "obsolete", by="ops")
     assert (job.state, job.error["message"], job.error["last"]["code"]) == ("discarded", "obsolete", "boom")
@@ -133,12 +133,12 @@ def test_a_discarded_job_is_final_and_says_why(harness: LedgerHarness) -> None:
     harness.assert_conserved()
 
 
-def test_what_is_not_dead_is_not_discarded(harness: LedgerHarness) -> None:
+def test_a_job_that_is_not_dead_is_not_discarded(harness: LedgerHarness) -> None:
     with pytest.raises(NotDiscardable, match="others can be cancelled"):
         discard_job(harness.ledger, harness.tenant_id, harness.submit(), "x", by="ops")
 
 
-def test_a_dispatched_job_with_a_new_priority_is_published_anew(harness: LedgerHarness) -> None:
+def test_a_dispatched_job_with_a_new_priority_is_published_again(harness: LedgerHarness) -> None:
     job_id = harness.submit(priority=1)
     harness.dispatch(job_id)
     job = change_job(harness.ledger, None, harness.tenant_id, job_id, priority=9, by="ops")
@@ -149,11 +149,11 @@ def test_a_dispatched_job_with_a_new_priority_is_published_anew(harness: LedgerH
     assert harness.events(job_id) == ["submitted", "dispatched", "changed", "dispatched", "started"]
 
 
-def test_a_job_can_be_put_off_and_called_in(harness: LedgerHarness) -> None:
+def test_a_job_can_be_postponed_and_made_due_now(harness: LedgerHarness) -> None:
     job_id, later = harness.submit(), datetime.now(UTC) + timedelta(hours=1)
     assert change_job(harness.ledger, None, harness.tenant_id, job_id, run_at=later, by="ops").state == "scheduled"
     same = change_job(harness.ledger, None, harness.tenant_id, job_id, run_at=later, by="ops")
-    assert (same.state, harness.events(job_id)) == ("scheduled", ["submitted", "changed"]), "the same again is no event"
+    assert (same.state, harness.events(job_id)) == ("scheduled", ["submitted", "changed"]), "no change, no event"
     assert change_job(harness.ledger, None, harness.tenant_id, job_id, priority=7, by="ops").state == "scheduled"
     now = change_job(harness.ledger, None, harness.tenant_id, job_id, run_at=datetime.now(UTC), by="ops")
     assert (now.state, now.priority) == ("available", 7)
@@ -166,7 +166,7 @@ def test_a_running_or_dead_job_is_not_changed(harness: LedgerHarness) -> None:
             change_job(harness.ledger, None, harness.tenant_id, job_id, priority=1, by="ops")
 
 
-# --- many at once
+# --- bulk replay
 
 
 def replay_all(harness: LedgerHarness, **more) -> dict:
@@ -188,7 +188,7 @@ def watch(harness: LedgerHarness) -> list[tuple]:
     return harness.all("SELECT state, died_again, stopped FROM watch_replays()")
 
 
-def test_a_preview_tells_and_changes_nothing(harness: LedgerHarness) -> None:
+def test_a_preview_counts_jobs_and_changes_nothing(harness: LedgerHarness) -> None:
     for _ in range(3):
         dead(harness)
     result = preview_replay(harness.ledger, harness.tenant_id, DeadLetterFilter(code="boom"), 100)
@@ -198,11 +198,11 @@ def test_a_preview_tells_and_changes_nothing(harness: LedgerHarness) -> None:
     )
     assert preview_replay(harness.ledger, harness.tenant_id, DeadLetterFilter(code="other"), 100)["jobs"] == 0
     assert preview_replay(harness.ledger, harness.tenant_id, DeadLetterFilter(), 2)["jobs"] == 2, "capped"
-    assert preview_replay(harness.ledger, new_id(), DeadLetterFilter(), 100)["jobs"] == 0, "another tenant's"
+    assert preview_replay(harness.ledger, new_id(), DeadLetterFilter(), 100)["jobs"] == 0, "jobs of another tenant"
     assert harness.all("SELECT DISTINCT state FROM jobs") == ["dead"]
 
 
-def test_a_replay_of_many_takes_the_oldest_that_fit_at_its_rate(harness: LedgerHarness) -> None:
+def test_a_bulk_replay_takes_the_oldest_matching_jobs_at_its_rate(harness: LedgerHarness) -> None:
     ids = [dead(harness) for _ in range(4)]
     result = replay_all(harness, limit=3, rate_per_second=0.1, wanted=DeadLetterFilter(kind="test.echo"))
     assert (result["state"], result["chosen"]) == ("running", 3)
@@ -212,7 +212,7 @@ def test_a_replay_of_many_takes_the_oldest_that_fit_at_its_rate(harness: LedgerH
     harness.assert_conserved()
 
 
-def test_a_replay_stops_when_too_many_die_again(harness: LedgerHarness) -> None:
+def test_a_bulk_replay_stops_when_too_many_jobs_die_again(harness: LedgerHarness) -> None:
     ids = [dead(harness) for _ in range(5)]
     result = replay_all(harness, rate_per_second=0.001, stop_after=2)
     die_again(harness, ids[0])
@@ -222,12 +222,12 @@ def test_a_replay_stops_when_too_many_die_again(harness: LedgerHarness) -> None:
     assert watch(harness) == [("stopped", 2, 3)]
     assert {harness.row(job_id).state for job_id in ids} == {"dead"}
     assert harness.events(ids[4])[-2:] == ["replayed", "replay_stopped"]
-    assert watch(harness) == [], "once"
+    assert watch(harness) == [], "reported once"
     with pytest.raises(ReplayNotFound):
         get_replay(harness.ledger, new_id(), result["id"])
 
 
-def test_a_replay_is_done_when_all_have_ended(harness: LedgerHarness) -> None:
+def test_a_bulk_replay_is_done_when_all_its_jobs_have_ended(harness: LedgerHarness) -> None:
     first, second = dead(harness), dead(harness)
     replay_all(harness, stop_after=5)
     die_again(harness, first)
@@ -239,5 +239,5 @@ def test_a_replay_is_done_when_all_have_ended(harness: LedgerHarness) -> None:
     assert watch(harness) == [("done", 1, 0)]
 
 
-def test_an_empty_replay_is_done_at_once(harness: LedgerHarness) -> None:
+def test_an_empty_bulk_replay_is_done_at_once(harness: LedgerHarness) -> None:
     assert replay_all(harness)["state"] == "done"

@@ -40,7 +40,7 @@ def play(
     batch: int = 500,
     waiting: Waiting | None = None,
 ) -> RoundReport:
-    """One round, by default of a dispatcher that has just started."""
+    """Run one round, by default as a dispatcher that has just started."""
     policy = Policy()
     policy.read(harness.ledger)
     known = waiting or Waiting(policy.weight)
@@ -59,7 +59,9 @@ def messages(broker_url: str, queue: str) -> list[amqp.Message]:
     return result
 
 
-def test_a_round_publishes_and_marks(harness: LedgerHarness, publisher: Publisher, broker_url: str) -> None:
+def test_a_round_publishes_jobs_and_marks_them_dispatched(
+    harness: LedgerHarness, publisher: Publisher, broker_url: str
+) -> None:
     ids = [harness.submit() for _ in range(3)]
     assert play(harness, publisher).sent == 3
     assert {harness.row(job_id).state for job_id in ids} == {"dispatched"}
@@ -77,7 +79,9 @@ def test_priorities_are_strict_in_the_ledger_and_in_the_broker(
     assert [read_headers(message.headers)[0] for message in messages(broker_url, "email")] == [high, middle, low]
 
 
-def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(harness: LedgerHarness, publisher) -> None:
+def test_the_window_bounds_jobs_in_flight_and_an_urgent_job_passes_a_full_window(
+    harness: LedgerHarness, publisher
+) -> None:
     for _ in range(5):
         harness.submit(priority=1)
     report = play(harness, publisher, window=2)
@@ -89,7 +93,7 @@ def test_the_window_bounds_what_is_out_and_an_urgent_job_passes_a_full_one(harne
     assert harness.row(urgent).state == "dispatched"
     for _ in range(5):
         harness.submit(priority=9)
-    assert play(harness, publisher, window=2).sent == 1, "never more than a window of any class"
+    assert play(harness, publisher, window=2).sent == 1, "never more than the window, in any priority class"
 
 
 def test_a_paused_queue_is_not_dispatched(harness: LedgerHarness, publisher) -> None:
@@ -108,7 +112,7 @@ def test_an_unroutable_message_leaves_its_job_available(harness: LedgerHarness, 
     assert (harness.row(job_id).state, harness.row(job_id).dispatch_no) == ("available", 0)
 
 
-def test_a_broker_that_is_away_leaves_everything_available(harness: LedgerHarness) -> None:
+def test_an_unavailable_broker_leaves_all_jobs_available(harness: LedgerHarness) -> None:
     ids = [harness.submit() for _ in range(3)]
     away = Publisher("amqp://x:x@127.0.0.1:1/x", confirm_seconds=0.5)
     with pytest.raises(BrokerUnavailable):
@@ -116,7 +120,9 @@ def test_a_broker_that_is_away_leaves_everything_available(harness: LedgerHarnes
     assert {harness.row(job_id).state for job_id in ids} == {"available"}
 
 
-def test_a_publisher_whose_connection_dies_in_a_batch_counts_all_as_unsent(harness: LedgerHarness, publisher) -> None:
+def test_a_publisher_whose_connection_dies_during_a_batch_counts_all_messages_as_unsent(
+    harness: LedgerHarness, publisher
+) -> None:
     ids = [harness.submit() for _ in range(50)]
     publisher.connection.transport.sock.close()
     with pytest.raises(BrokerUnavailable):
@@ -132,7 +138,7 @@ def test_a_batch_that_is_half_published_is_published_again_and_each_job_is_claim
     with proxied(broker_url) as (url, proxy):
         cut = Publisher(url)
         assert cut.connection.connected
-        # pieces of a batch are large: the second one and what follows is lost, with the confirms of the first
+        # the writes of a batch are large: all after the first are lost, and so are the confirms of the first
         proxy.stops = lambda data, before: len(before) > 10_000
         with pytest.raises(BrokerUnavailable):
             play(harness, cut, window=1000)
@@ -166,8 +172,8 @@ def test_a_dispatcher_whose_transaction_is_ended_by_the_server_loses_rows_and_lo
     frozen.close()
 
 
-def test_what_a_round_calls_after_its_connection_died_changes_nothing(harness: LedgerHarness) -> None:
-    """The end of the transaction must not be taken for an invitation to open another one."""
+def test_calls_of_a_round_after_its_connection_died_change_nothing(harness: LedgerHarness) -> None:
+    """A round whose transaction has ended must not open another one."""
     from jobplatform.ledger.session import has_news, open_ledger
 
     job_id = harness.submit()
@@ -179,7 +185,7 @@ def test_what_a_round_calls_after_its_connection_died_changes_nothing(harness: L
         )
         eventually(lambda: has_news(ledger._threads.prepared._connection), seconds=5)
         with harness.round() as (second, _):
-            assert len(second) == 1, "another dispatcher has dispatched it meanwhile"
+            assert len(second) == 1, "another dispatcher has dispatched the job in the meantime"
         opened.take_back(jobs)
     assert harness.row(job_id).state == "dispatched"
     ledger.close()
@@ -199,12 +205,14 @@ def test_the_dispatchers_transactions_are_bounded_by_the_server(harness: LedgerH
     ledger.close()
 
 
-def test_marks_skip_what_is_gone_and_what_comes_late_is_found_all_the_same(harness: LedgerHarness, publisher) -> None:
+def test_marks_skip_dispatched_jobs_and_jobs_that_commit_late_are_still_found(
+    harness: LedgerHarness, publisher
+) -> None:
     now = [0.0]
     waiting = Waiting(lambda tenant: 1.0, clock=lambda: now[0])
     harness.submit()
     assert play(harness, publisher, waiting=waiting).sent == 1
-    for seconds, later in ((10, 6.0), (3600, 60.0)):  # its commit came late: a moment, or longer than anybody waits
+    for seconds, later in ((10, 6.0), (3600, 60.0)):  # the job commits late: by a moment, or by an hour
         late = harness.submit()
         harness.do("UPDATE jobs SET state_at = state_at - make_interval(secs => :s) WHERE id = :id", s=seconds, id=late)
         assert play(harness, publisher, waiting=waiting).sent == 0
@@ -235,7 +243,7 @@ def test_the_epoch_is_declared_once_and_kept(harness: LedgerHarness, publisher, 
         assert queue_exists(connection, epoch_queue(first))
 
 
-def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits_after(
+def test_after_a_broker_wipe_dispatched_jobs_are_returned_even_from_a_batch_that_commits_later(
     harness, publisher, broker_url
 ) -> None:
     guard_epoch(harness.ledger, publisher)
@@ -254,14 +262,14 @@ def test_a_wiped_broker_returns_what_was_dispatched_even_by_a_batch_that_commits
     assert harness.events(late)[-1] == "returned"
 
 
-def test_a_batch_is_confirmed_together_and_unroutable_ones_are_told_apart(publisher: Publisher) -> None:
+def test_a_batch_is_confirmed_together_and_unroutable_messages_are_reported_separately(publisher: Publisher) -> None:
     batch = [Envelope(str(new_id()), 1, "test.echo", "email" if n % 2 else "nowhere", 4) for n in range(200)]
     receipt = publisher.publish(batch)
     assert len(receipt.confirmed) == 100 and len(receipt.unroutable) == 100
     assert {envelope.queue for envelope in receipt.unroutable} == {"nowhere"}
 
 
-def test_a_full_queue_is_refused_not_lost(publisher: Publisher, broker_url: str) -> None:
+def test_messages_to_a_full_queue_are_refused_and_not_lost(publisher: Publisher, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         channel = connection.channel()
         channel.queue_delete("email")
@@ -282,14 +290,14 @@ def test_an_idle_publisher_keeps_its_connection_alive(broker_url: str) -> None:
     publisher.close()
 
 
-def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(harness: LedgerHarness, broker_url: str) -> None:
-    """Jobs are accepted while the broker is down, and flow when it is back."""
+def test_the_dispatcher_resumes_when_the_broker_is_back(harness: LedgerHarness, broker_url: str) -> None:
+    """Jobs are accepted while the broker is down, and dispatched when it is back."""
     from jobplatform.config import Settings
     from jobplatform.dispatch.service import Dispatcher
 
     good = Settings(database_url=harness.url, broker_url=broker_url, heartbeat_seconds=0.2, lease_seconds=1.0)
     dispatcher = Dispatcher(good)
-    dispatcher._publisher._url = "amqp://x:x@127.0.0.1:1/x"  # the broker is away
+    dispatcher._publisher._url = "amqp://x:x@127.0.0.1:1/x"  # the broker is down
     job_id = harness.submit()
     dispatcher.step()
     assert harness.row(job_id).state == "available"
@@ -304,7 +312,7 @@ def test_the_whole_dispatcher_flows_again_when_the_broker_is_back(harness: Ledge
     dispatcher._ledger.close()
 
 
-def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(harness: LedgerHarness) -> None:
+def test_a_hint_wakes_a_listener_and_a_disconnected_listener_reconnects(harness: LedgerHarness) -> None:
     from jobplatform.ledger.hints import HintListener, HintSender
 
     listener, sender = HintListener(harness.ledger.statements), HintSender(harness.ledger.statements)
@@ -324,7 +332,7 @@ def test_a_hint_wakes_a_listener_and_a_cut_one_listens_again(harness: LedgerHarn
     listener.close()
 
 
-def test_connections_that_fail_say_so_in_our_words() -> None:
+def test_a_failed_connection_raises_broker_unavailable() -> None:
     with pytest.raises(BrokerUnavailable, match="can't be reached"):
         close(connect("amqp://x:x@127.0.0.1:1/x", name="test", timeout_seconds=0.5))
 
@@ -338,8 +346,8 @@ def dispatcher_of(harness: LedgerHarness, broker_url: str):
     )
 
 
-def test_a_backlog_of_due_jobs_is_woken_without_a_break(harness: LedgerHarness, broker_url: str, monkeypatch) -> None:
-    """After an outage more is due than one look takes, and older than what the quick looks see."""
+def test_a_backlog_of_due_jobs_is_woken_without_a_pause(harness: LedgerHarness, broker_url: str, monkeypatch) -> None:
+    """After an outage, more jobs are due than one scan wakes, and they are older than those that quick scans read."""
     from jobplatform.dispatch import service
 
     monkeypatch.setattr(service, "WAKE_LIMIT", 3)
@@ -354,7 +362,7 @@ def test_a_backlog_of_due_jobs_is_woken_without_a_break(harness: LedgerHarness, 
     dispatcher._ledger.close()
 
 
-def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(harness: LedgerHarness, broker_url: str) -> None:
+def test_a_queue_whose_round_fails_does_not_delay_other_queues(harness: LedgerHarness, broker_url: str) -> None:
     harness.do("CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$")
     harness.do(
         "CREATE TRIGGER broken BEFORE UPDATE ON jobs FOR EACH ROW "
@@ -368,8 +376,8 @@ def test_a_queue_whose_round_fails_keeps_no_other_queue_waiting(harness: LedgerH
     dispatcher._ledger.close()
 
 
-def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(harness: LedgerHarness, broker_url: str) -> None:
-    """A dump holds what a new partition needs."""
+def test_blocked_housekeeping_does_not_delay_jobs(harness: LedgerHarness, broker_url: str) -> None:
+    """A dump locks a table that a new partition needs."""
 
     def partitions() -> list[str]:
         return harness.all(
@@ -393,7 +401,9 @@ def test_housekeeping_that_has_to_wait_keeps_no_job_waiting(harness: LedgerHarne
     dispatcher._ledger.close()
 
 
-def test_a_duty_that_fails_keeps_neither_jobs_nor_other_duties_waiting(harness: LedgerHarness, broker_url: str) -> None:
+def test_a_periodic_task_that_fails_delays_neither_jobs_nor_other_tasks(
+    harness: LedgerHarness, broker_url: str
+) -> None:
     harness.do("DROP FUNCTION confirm_lost_messages")
     dispatcher, job_id = dispatcher_of(harness, broker_url), harness.submit()
     dispatcher.step()

@@ -1,4 +1,4 @@
-"""The doctor: what keeps jobs from running is found, each thing with the command that mends it."""
+"""The doctor reports each problem that keeps jobs from running, with the command that fixes it."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ def beat(harness: LedgerHarness, error: str | None = None) -> None:
 # --- the ledger
 
 
-def test_a_ledger_as_it_should_be(harness: LedgerHarness, config: Settings) -> None:
+def test_a_healthy_ledger_passes_its_checks(harness: LedgerHarness, config: Settings) -> None:
     result = by_check(check_ledger(harness.ledger, config))
     assert set(result) == {"database", "migrated", "clock", "connections", "snapshots", "bloat"}
     assert {item.level for item in result.values()} == {"ok"}
 
 
-def test_a_ledger_that_is_not_there_is_one_line(config: Settings) -> None:
+def test_an_unreachable_ledger_is_one_finding(config: Settings) -> None:
     ledger = open_ledger("postgresql+psycopg2://x:y@127.0.0.1:9/none", name="doctor")
     (item,) = check_ledger(ledger, config)
     assert (item.check, item.level) == ("database", "failed") and "JOBPLATFORM_DATABASE_URL" in item.remedy
 
 
 @pytest.mark.parametrize(("revision", "remedy"), [(None, "jobplatform migrate"), ("9999", "deploy the version")])
-def test_a_ledger_of_another_version(
+def test_a_ledger_of_another_version_is_reported(
     harness: LedgerHarness, config: Settings, revision: str | None, remedy: str
 ) -> None:
     harness.do("DELETE FROM alembic_version")
@@ -82,7 +82,9 @@ def test_a_ledger_of_another_version(
     assert result.level == "failed" and result.remedy.startswith(remedy)
 
 
-def test_others_who_may_create_functions_beside_the_ledgers_are_named(harness: LedgerHarness, config: Settings) -> None:
+def test_other_roles_that_may_create_functions_in_the_schema_are_reported(
+    harness: LedgerHarness, config: Settings
+) -> None:
     assert "schema" not in {result.check for result in check_ledger(harness.ledger, config)}
     harness.do("GRANT CREATE ON SCHEMA public TO PUBLIC")
     result = {result.check: result for result in check_ledger(harness.ledger, config)}["schema"]
@@ -91,9 +93,7 @@ def test_others_who_may_create_functions_beside_the_ledgers_are_named(harness: L
     assert "schema" not in {result.check for result in check_ledger(harness.ledger, config)}
 
 
-def test_a_snapshot_that_is_old_is_named(
-    harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_old_snapshot_is_reported(harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobplatform.doctor.ledger_checks.OLD_SNAPSHOT_SECONDS", -1)
     with harness.ledger.transaction() as connection:
         connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -106,18 +106,18 @@ def test_a_snapshot_that_is_old_is_named(
 # --- processes
 
 
-def test_processes_as_they_should_be(harness: LedgerHarness, config: Settings) -> None:
+def test_healthy_processes_pass_their_checks(harness: LedgerHarness, config: Settings) -> None:
     beat(harness)
     register(harness.ledger, card())
     kinds = registry(("test.echo", "email"))
     config = config.model_copy(update={"queues": {"email": QueueSettings(), "video": QueueSettings()}})
     result = by_check(check_processes(harness.ledger, config, kinds))
     for name in ("llm", "webhooks"):
-        assert result.pop(f"queue {name}").level == "warning", "the ledger has it, the settings have not"
+        assert result.pop(f"queue {name}").level == "warning", "the queue is in the ledger but not in the settings"
     assert {item.level for item in result.values()} == {"ok"}, result
 
 
-def test_no_dispatcher_and_one_without_a_broker(harness: LedgerHarness, config: Settings) -> None:
+def test_a_missing_dispatcher_and_one_without_a_broker_are_reported(harness: LedgerHarness, config: Settings) -> None:
     result = by_check(check_processes(harness.ledger, config, None))["dispatcher"]
     assert (result.level, result.remedy) == ("failed", "jobplatform dispatch")
     beat(harness, "no route to host")
@@ -127,12 +127,12 @@ def test_no_dispatcher_and_one_without_a_broker(harness: LedgerHarness, config: 
     assert by_check(check_processes(harness.ledger, config, None))["dispatcher"].level == "ok"
 
 
-def test_what_waits_and_for_whom(harness: LedgerHarness, config: Settings) -> None:
+def test_waiting_jobs_are_reported_with_their_cause(harness: LedgerHarness, config: Settings) -> None:
     def queue(name: str) -> Finding:
         kinds = registry(("test.echo", "email"), ("new.one", "email"))
         return by_check(check_processes(harness.ledger, config, kinds))[name]
 
-    assert queue("queue llm").level == "warning", "nobody consumes it, and nothing waits"
+    assert queue("queue llm").level == "warning", "no worker consumes the queue, but no job waits"
     job_id = submit(harness, queue="llm")
     result = queue("queue llm")
     assert result.level == "failed" and "-Q llm" in result.remedy
@@ -153,7 +153,7 @@ def test_what_waits_and_for_whom(harness: LedgerHarness, config: Settings) -> No
 # --- RabbitMQ
 
 
-def test_a_broker_as_it_should_be(harness: LedgerHarness, config: Settings) -> None:
+def test_a_healthy_broker_passes_its_checks(harness: LedgerHarness, config: Settings) -> None:
     result = by_check(check_broker(harness.ledger, config))
     assert {name: item.level for name, item in result.items()} == {
         "rabbitmq": "ok",
@@ -167,7 +167,7 @@ def test_a_broker_as_it_should_be(harness: LedgerHarness, config: Settings) -> N
     assert "consumers" not in by_check(check_broker(harness.ledger, config))
 
 
-def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: Settings, instance: Instance) -> None:
+def test_a_policy_that_drops_messages_is_reported(harness: LedgerHarness, config: Settings, instance: Instance) -> None:
     vhost = config.broker_url.get_secret_value().rpartition("/")[2]
     policy = {"pattern": "^email$", "definition": {"max-length": 5}, "apply-to": "queues"}
     rabbitmq.call_management(instance, f"/api/policies/{vhost}/shrink", "PUT", policy)
@@ -178,7 +178,7 @@ def test_a_policy_that_drops_messages_is_named(harness: LedgerHarness, config: S
     assert result.level == "failed" and "email (max-length=5, by policy 'shrink')" in result.message
 
 
-def test_a_broker_that_is_not_there_is_one_line(harness: LedgerHarness, config: Settings) -> None:
+def test_an_unreachable_broker_is_one_finding(harness: LedgerHarness, config: Settings) -> None:
     (item,) = check_broker(harness.ledger, config.model_copy(update={"broker_url": secret("amqp://x:y@127.0.0.1:9/v")}))
     assert (item.check, item.level) == ("rabbitmq", "failed")
     assert "RabbitMQ at 127.0.0.1:9 can't be reached" in item.message
@@ -190,7 +190,9 @@ def secret(text: str) -> Any:
     return SecretStr(text)
 
 
-def test_a_queue_that_is_missing_and_one_with_other_arguments(harness: LedgerHarness, config: Settings) -> None:
+def test_a_missing_queue_and_a_queue_with_other_arguments_are_reported(
+    harness: LedgerHarness, config: Settings
+) -> None:
     url = config.broker_url.get_secret_value()
     with connected(url, name="test") as connection:
         connection.channel().queue_delete("video")
@@ -202,15 +204,15 @@ def test_a_queue_that_is_missing_and_one_with_other_arguments(harness: LedgerHar
     assert result.level == "failed" and "x-dead-letter-exchange is None, expected 'jobs.dead'" in result.message
 
 
-def test_without_the_management_api_it_says_what_was_not_looked_at(harness: LedgerHarness, config: Settings) -> None:
+def test_without_the_management_api_the_skipped_checks_are_reported(harness: LedgerHarness, config: Settings) -> None:
     result = by_check(check_broker(harness.ledger, config.model_copy(update={"management_url": None})))
     assert result["management"].level == "warning" and "topology" not in result
 
 
-# --- outside, settings
+# --- external services, settings
 
 
-def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
+def test_services_that_the_kinds_need_are_checked(config: Settings, tmp_path: Path) -> None:
     kinds = load_kinds(("workers.handlers.builtin",), config.pools)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
@@ -228,7 +230,7 @@ def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
         "model server": "failed",
     }
     assert by_check(check_outside(config, registry()))["storage"].level == "ok"
-    assert list((tmp_path / "artifacts").iterdir()) == [], "it leaves nothing behind"
+    assert list((tmp_path / "artifacts").iterdir()) == [], "the check leaves no file behind"
 
 
 @pytest.mark.parametrize(
@@ -238,7 +240,7 @@ def test_what_the_kinds_need(config: Settings, tmp_path: Path) -> None:
         ({"hard_limit_seconds": 7200.0}, {"prefetch": 2}, "jobs of hours"),
     ],
 )
-def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue: Any, words: str) -> None:
+def test_contradictory_settings_are_reported(config: Settings, kind: Any, queue: Any, words: str) -> None:
     kinds = KindRegistry()
     kinds.add(Kind(name="a.b", queue="slow", payload=Anything, handler=lambda payload, ctx: None, **kind))
     changed = config.model_copy(update={"queues": {"slow": QueueSettings(**queue)}})
@@ -246,10 +248,10 @@ def test_settings_that_contradict_each_other(config: Settings, kind: Any, queue:
     assert [setting.level for setting in check_settings(config, registry(("x.y", "email")))] == ["ok"]
 
 
-# --- all of it
+# --- all checks
 
 
-def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(harness: LedgerHarness, config: Settings) -> None:
+def test_a_ledger_without_tables_is_reported_and_the_other_checks_run(harness: LedgerHarness, config: Settings) -> None:
     harness.do("DROP TABLE alembic_version")
     harness.do("DROP TABLE broker_epochs CASCADE")
     result = by_check(examine(harness.ledger, config))
@@ -257,15 +259,15 @@ def test_a_ledger_without_tables_is_told_so_and_the_rest_is_looked_at(harness: L
     assert "epoch" not in result and result["rabbitmq"].level == "ok"
 
 
-def test_a_module_that_can_not_be_loaded_does_not_hide_the_rest(harness: LedgerHarness, config: Settings) -> None:
+def test_a_module_that_cannot_be_loaded_does_not_stop_the_other_checks(
+    harness: LedgerHarness, config: Settings
+) -> None:
     result = by_check(examine(harness.ledger, config.model_copy(update={"kind_modules": ("no.such.module",)})))
     assert result["kinds"].level == "failed" and "no.such.module" in result["kinds"].message
     assert {"database", "rabbitmq", "dispatcher"} <= set(result)
 
 
-def test_the_command_answers_for_a_job(
-    harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_explains_a_job(harness: LedgerHarness, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     job_id = harness.submit()
     for name in ("database_url", "broker_url", "management_url", "artifact_url"):
         value: Any = getattr(config, name)

@@ -1,4 +1,4 @@
-"""The effect journal: done once however many runs a job takes, and what a crash between intent and receipt leaves."""
+"""The effect journal: an effect is done once, however many runs a job has; a crash may leave it unknown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from workers.runtime import attempt, context
 
 
 class Bank:
-    """The outside world: it counts."""
+    """Another system: it counts its charges."""
 
     def __init__(self) -> None:
         self.charges = 0
@@ -32,7 +32,7 @@ class Bank:
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing of ours runs after it."""
+    """Simulates SIGKILL: no code of the platform runs after it."""
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def bank() -> Bank:
 
 @pytest.fixture
 def run(harness: LedgerHarness, monkeypatch, tmp_path) -> Callable[..., Any]:
-    """Run a job once: submitted at the first call, dispatched again at the next ones."""
+    """Return a function that dispatches a job and runs it once."""
     config = Settings(database_url=harness.url, artifact_url=tmp_path.as_uri())
     for module in (attempt, context):
         monkeypatch.setattr(module, "ledger", lambda: harness.ledger)
@@ -78,7 +78,7 @@ def charging(bank: Bank, fail: BaseException | None = None, after: BaseException
 
 
 def then(first: Any, second: Any) -> Any:
-    """Do one thing, then another: a handler that fails behind its effect."""
+    """Return a handler that calls `first`, then raises `second`: it fails after its effect."""
 
     def handler(payload: Any, ctx: Any) -> Any:
         first(payload, ctx)
@@ -87,7 +87,7 @@ def then(first: Any, second: Any) -> Any:
     return handler
 
 
-def test_an_effect_that_is_done_is_not_done_again(harness: LedgerHarness, bank: Bank, run) -> None:
+def test_a_completed_effect_is_not_repeated(harness: LedgerHarness, bank: Bank, run) -> None:
     job_id = harness.submit()
     row = run(then(charging(bank), Retryable("later")), job_id)
     assert (row.state, bank.charges) == ("scheduled", 1)
@@ -103,7 +103,7 @@ def test_an_effect_that_is_done_is_not_done_again(harness: LedgerHarness, bank: 
     ("unknown", "state", "charges", "result"),
     [("repeat", "succeeded", 2, {"number": 2}), ("skip", "succeeded", 1, None), ("hold", "held", 1, None)],
 )
-def test_a_crash_between_effect_and_receipt_is_for_the_kind_to_decide(
+def test_the_kind_decides_what_follows_a_crash_between_effect_and_receipt(
     harness: LedgerHarness, bank: Bank, run, unknown: str, state: str, charges: int, result: Any
 ) -> None:
     job_id = harness.submit()
@@ -113,7 +113,7 @@ def test_a_crash_between_effect_and_receipt_is_for_the_kind_to_decide(
     assert getattr(row, "result", None) == result
 
 
-def test_a_failure_that_is_known_leaves_nothing_unknown(harness: LedgerHarness, bank: Bank, run) -> None:
+def test_an_effect_that_certainly_failed_leaves_no_entry(harness: LedgerHarness, bank: Bank, run) -> None:
     job_id = harness.submit()
     assert run(charging(bank, fail=Retryable("refused")), job_id).state == "scheduled"
     assert list_effects(harness.ledger, harness.tenant_id, job_id) == []
@@ -121,7 +121,9 @@ def test_a_failure_that_is_known_leaves_nothing_unknown(harness: LedgerHarness, 
 
 
 @pytest.mark.parametrize("error", [Retryable("time-out", may_have_happened=True), ValueError("a bug")])
-def test_a_failure_that_is_not_known_holds_the_job(harness: LedgerHarness, bank: Bank, run, error: Exception) -> None:
+def test_an_effect_that_may_have_happened_holds_the_job(
+    harness: LedgerHarness, bank: Bank, run, error: Exception
+) -> None:
     job_id = harness.submit()
     run(charging(bank, fail=error), job_id)
     row = run(charging(bank), job_id)
@@ -130,7 +132,7 @@ def test_a_failure_that_is_not_known_holds_the_job(harness: LedgerHarness, bank:
 
 
 @pytest.mark.parametrize(("happened", "charges", "result"), [(True, 0, {"seen": "by hand"}), (False, 1, {"number": 1})])
-def test_a_person_says_what_became_of_it_and_the_job_goes_on(
+def test_an_operator_records_the_outcome_of_an_effect_and_the_job_continues(
     harness: LedgerHarness, bank: Bank, run, happened: bool, charges: int, result: Any
 ) -> None:
     job_id = harness.submit()
@@ -140,13 +142,13 @@ def test_a_person_says_what_became_of_it_and_the_job_goes_on(
     job = resolve_effect(
         harness.ledger, None, harness.tenant_id, job_id, "charge-42", happened=happened, receipt=receipt, by="ops"
     )
-    assert (job.state, job.attempt) == ("available", attempts), "being held costs no attempt"
+    assert (job.state, job.attempt) == ("available", attempts), "being held does not count as an attempt"
     row = run(charging(bank), job_id)
     assert (row.state, row.result, bank.charges) == ("succeeded", result, charges)
     assert harness.events(job_id)[-4:] == ["resolved", "dispatched", "started", "succeeded"]
 
 
-def test_only_what_is_held_by_the_effect_is_resolved(harness: LedgerHarness, bank: Bank, run) -> None:
+def test_only_a_job_held_by_the_named_effect_is_resolved(harness: LedgerHarness, bank: Bank, run) -> None:
     job_id, waiting = harness.submit(), harness.submit()
     run(charging(bank, fail=ValueError("who knows")), job_id)
     run(charging(bank), job_id)
@@ -158,7 +160,7 @@ def test_only_what_is_held_by_the_effect_is_resolved(harness: LedgerHarness, ban
     assert harness.row(job_id).state == "held"
 
 
-def test_a_run_that_lost_its_lease_notes_no_effect(harness: LedgerHarness) -> None:
+def test_a_run_that_lost_its_lease_records_no_effect(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     token = new_id()
     assert effects.begin_effect(harness.ledger, job_id, lease_id, "k", token, "hold")[0] == "do"
@@ -172,7 +174,7 @@ def test_a_run_that_lost_its_lease_notes_no_effect(harness: LedgerHarness) -> No
     assert harness.all("SELECT state FROM effects") == ["intended"]
 
 
-def test_a_receipt_that_is_no_json_is_kept_in_words(harness: LedgerHarness, run) -> None:
+def test_a_receipt_that_is_not_json_is_stored_as_text(harness: LedgerHarness, run) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         with ctx.effect("k") as effect:
             effect.receipt = {"at": object, "nul": "a\x00b"}
@@ -182,7 +184,7 @@ def test_a_receipt_that_is_no_json_is_kept_in_words(harness: LedgerHarness, run)
     assert harness.all("SELECT receipt ->> 'nul' FROM effects") == ["a\ufffdb"]
 
 
-def test_a_key_that_can_not_be_kept_is_the_handlers_fault(harness: LedgerHarness, run) -> None:
+def test_an_effect_key_that_is_too_long_is_an_error_of_the_handler(harness: LedgerHarness, run) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         with ctx.effect("x" * 300):
             raise AssertionError("not reached")

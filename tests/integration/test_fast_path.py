@@ -1,4 +1,4 @@
-"""The fast path of `POST /v1/jobs`: group commit, and the same answers as through Flask."""
+"""The fast path of `POST /v1/jobs`: group commit, and the same responses as Flask."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.ledger_harness import LedgerHarness, registry
 
 
 class Scope(SimpleNamespace):
-    """What granian tells of a request."""
+    """The part of granian's request scope that the fast path reads."""
 
 
 def scope(key: str, **headers: str) -> Scope:
@@ -47,24 +47,24 @@ def play(fast_path: FastPath, requests: list[tuple[Any, bytes]]) -> list[Any]:
     return asyncio.run(all_at_once())
 
 
-def test_many_at_once_are_all_accepted_in_few_commits(harness: LedgerHarness, key: str) -> None:
+def test_many_concurrent_submissions_are_accepted_in_few_commits(harness: LedgerHarness, key: str) -> None:
     before = harness.all("SELECT pg_current_xact_id()::text::bigint")[0]
     replies = play(
         make_fast_path(harness.ledger), [(scope(key), body(priority=n % 10, tags=[f"t{n}"])) for n in range(300)]
     )
     commits = harness.all("SELECT pg_current_xact_id()::text::bigint")[0] - before
     assert {reply[0] for reply in replies} == {202}
-    assert commits < 100, "how many share one depends on how busy the machine is"
+    assert commits < 100, "submissions per commit depend on the load of the machine"
     jobs = [orjson.loads(reply[2]) for reply in replies]
     assert len({job["id"] for job in jobs}) == 300
-    assert [job["tags"] for job in jobs] == [[f"t{n}"] for n in range(300)], "everybody gets his own job"
+    assert [job["tags"] for job in jobs] == [[f"t{n}"] for n in range(300)], "each request gets its own job"
     assert dict(replies[0][1])["location"] == f"/v1/jobs/{jobs[0]['id']}"
     assert harness.all("SELECT count(*)::int FROM jobs") == [300]
     assert set(harness.all("SELECT event FROM job_events")) == {"submitted"}
     harness.assert_conserved()
 
 
-def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_along(
+def test_special_and_invalid_submissions_are_left_to_flask_and_affect_no_others(
     harness: LedgerHarness, key: str
 ) -> None:
     long_ago = "2001-01-01T00:00:00Z"
@@ -85,15 +85,15 @@ def test_what_is_not_plain_or_not_right_goes_the_usual_way_and_takes_nobody_alon
     harness.assert_conserved()
 
 
-def test_a_submission_that_the_ledger_cannot_take_is_nobody_elses_error(harness: LedgerHarness, key: str) -> None:
+def test_a_submission_that_the_ledger_refuses_fails_no_other_submission(harness: LedgerHarness, key: str) -> None:
     harness.do("ALTER TABLE jobs ADD CONSTRAINT poison CHECK (NOT tags @> '{poison}')")
     fast_path = make_fast_path(harness.ledger)
     first = play(fast_path, [(scope(key), body()), (scope(key), body(tags=["poison"])), (scope(key), body())])
-    assert None in first, "a batch that fails is written one by one, the usual way"
+    assert None in first, "the submissions of a failed batch are left to Flask, one by one"
     assert play(fast_path, [(scope(key), body())])[0][0] == 202
 
 
-def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(harness: LedgerHarness, key: str) -> None:
+def test_after_a_lost_response_every_caller_of_the_batch_gets_outcome_unknown(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
     with proxied(harness.url) as (url, proxy):
@@ -106,7 +106,7 @@ def test_a_lost_answer_is_told_to_all_and_nobody_is_told_success(harness: Ledger
         assert play(fast_path, [(scope(key), body())])[0][0] == 202
 
 
-def test_a_ledger_that_is_away_is_503_with_when_to_come_back(harness: LedgerHarness, key: str) -> None:
+def test_an_unavailable_ledger_is_503_with_retry_after(harness: LedgerHarness, key: str) -> None:
     from jobplatform.ledger.session import open_ledger
 
     fast_path = make_fast_path(open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away"))
@@ -115,13 +115,13 @@ def test_a_ledger_that_is_away_is_503_with_when_to_come_back(harness: LedgerHarn
     assert dict(headers)["retry-after"]
 
 
-def test_a_quota_of_what_lives_holds_for_those_of_several_queues_together(harness: LedgerHarness, key: str) -> None:
+def test_a_quota_of_live_jobs_applies_to_all_queues_together(harness: LedgerHarness, key: str) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', '+', 3, 'test')")
     fast_path = make_fast_path(harness.ledger)
     play(
         fast_path, [(scope(key), body(kind=kind)) for kind in ("test.echo", "test.video", "test.llm") for _ in range(4)]
     )
-    assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True], "what goes the usual way asks again"
+    assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True], "submissions left to Flask check the quota again"
     play(fast_path, [(scope(key), body()) for _ in range(5)])
     assert harness.all("SELECT count(*) <= 3 FROM jobs") == [True]
     harness.assert_conserved()

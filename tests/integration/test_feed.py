@@ -1,4 +1,4 @@
-"""The feed of a tenant: nothing is left out and nothing comes twice, in whatever order transactions end."""
+"""The feed of a tenant: no event is lost or repeated, in whatever order transactions end."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def note(connection: Connection, harness: LedgerHarness, number: int, tenant: UU
 
 
 class Reader:
-    """Reads on and on, as somebody who polls does."""
+    """A client that polls the feed."""
 
     def __init__(self, harness: LedgerHarness, limit: int = 1000) -> None:
         self.harness, self.limit, self.behind = harness, limit, FeedPosition()
         self.numbers: list[int] = []
 
     def read_until(self, count: int) -> list[int]:
-        """Read until so many have come: other databases of the server have transactions, too."""
+        """Read until `count` events have arrived: transactions in other databases of the server delay them."""
         eventually(lambda: len(self.read()) >= count, what=f"{count} events")
         return self.numbers
 
@@ -53,18 +53,18 @@ class Reader:
         return self.numbers
 
 
-def test_a_transaction_that_ends_late_is_waited_for(harness: LedgerHarness) -> None:
-    """The later id becomes visible first: a feed by ids alone would go on behind it, and miss the other."""
+def test_the_feed_waits_for_a_transaction_that_ends_late(harness: LedgerHarness) -> None:
+    """The later id becomes visible first: a feed ordered by ids alone would continue after it and miss the other."""
     reader = Reader(harness)
     with harness.ledger.transaction() as slow:
         note(slow, harness, 1)
         with harness.ledger.transaction() as fast:
             note(fast, harness, 2)
-        assert reader.read() == [], "the first one may come yet"
+        assert reader.read() == [], "the first event may still appear"
     assert reader.read_until(2) == [1, 2]
 
 
-def test_ids_that_were_given_in_the_other_order_than_transactions_began(harness: LedgerHarness) -> None:
+def test_events_have_the_order_of_their_transactions_even_if_their_ids_do_not(harness: LedgerHarness) -> None:
     reader = Reader(harness)
     with harness.ledger.transaction() as first:
         first.execute(text("SELECT pg_current_xact_id()"))
@@ -72,10 +72,10 @@ def test_ids_that_were_given_in_the_other_order_than_transactions_began(harness:
             note(second, harness, 2)
         note(first, harness, 1)
         assert reader.read() == []
-    assert reader.read_until(2) == [1, 2], "in the order of the transactions, whatever the ids say"
+    assert reader.read_until(2) == [1, 2], "the order of the transactions, not of the ids"
 
 
-def test_what_was_rolled_back_never_comes(harness: LedgerHarness) -> None:
+def test_rolled_back_events_never_appear(harness: LedgerHarness) -> None:
     reader = Reader(harness)
     with pytest.raises(ZeroDivisionError), harness.ledger.transaction() as connection:
         note(connection, harness, 1)
@@ -86,7 +86,9 @@ def test_what_was_rolled_back_never_comes(harness: LedgerHarness) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_many_writers_in_any_order_and_readers_of_any_page_size(harness: LedgerHarness, seed: int) -> None:
+def test_readers_of_any_page_size_see_all_events_of_concurrent_writers_in_one_order(
+    harness: LedgerHarness, seed: int
+) -> None:
     with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
     numbers = iter(range(10_000))
@@ -129,10 +131,10 @@ def test_many_writers_in_any_order_and_readers_of_any_page_size(harness: LedgerH
         item.join()
     for reader in readers:
         assert sorted(reader.numbers) == sorted(written)
-    assert readers[0].numbers == readers[1].numbers == readers[2].numbers, "one order for all"
+    assert readers[0].numbers == readers[1].numbers == readers[2].numbers, "all readers see the same order"
 
 
-def test_a_page_goes_on_within_a_transaction_of_many_events(harness: LedgerHarness) -> None:
+def test_the_next_page_continues_within_a_transaction_of_many_events(harness: LedgerHarness) -> None:
     with harness.ledger.transaction() as connection:
         for number in range(10):
             note(connection, harness, number)
@@ -145,7 +147,7 @@ def test_a_page_goes_on_within_a_transaction_of_many_events(harness: LedgerHarne
     assert [len(page) for page in pages] == [4, 4, 2]
 
 
-def test_a_feed_that_begins_now_has_nothing_of_before_and_all_of_after(harness: LedgerHarness) -> None:
+def test_a_feed_that_starts_now_has_no_earlier_events_and_all_later_ones(harness: LedgerHarness) -> None:
     note_one = harness.submit()
     Reader(harness).read_until(1)
     with harness.ledger.transaction() as slow:
@@ -154,11 +156,11 @@ def test_a_feed_that_begins_now_has_nothing_of_before_and_all_of_after(harness: 
     assert read_position(str(place)) == place and place.id == BEHIND_ALL
     reader = Reader(harness)
     reader.behind = place
-    assert reader.read_until(1) == [7], "it was not to be seen yet"
+    assert reader.read_until(1) == [7], "the event was not visible yet"
     assert harness.events(note_one) == ["submitted"]
 
 
-def test_what_is_wanted_of_a_feed(harness: LedgerHarness) -> None:
+def test_a_feed_is_filtered_by_event_kind_state_queue_and_tenant(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     with harness.ledger.statement() as connection:
         runs.write_remark(connection, job_id, lease_id, Event.LOG, {"message": "x"})
@@ -170,9 +172,9 @@ def test_what_is_wanted_of_a_feed(harness: LedgerHarness) -> None:
     def events(wanted: Wanted) -> list[FeedEvent]:
         return read_feed.read_page(harness.ledger, harness.tenant_id, FeedPosition(), wanted, 100)[0]
 
-    assert "log" not in {item.event for item in events(Wanted())}, "only when it is asked for"
+    assert "log" not in {item.event for item in events(Wanted())}, "only on request"
     (end,) = events(Wanted(events=frozenset({"succeeded"})))
-    assert (end.job_id, end.kind, end.queue) == (job_id, "test.echo", "email"), "also when it is history"
+    assert (end.job_id, end.kind, end.queue) == (job_id, "test.echo", "email"), "also for a job in history"
     assert [item.event for item in events(Wanted(events=frozenset({"log", "output"})))] == ["log", "output"]
     assert events(Wanted(kinds=frozenset({"none"}))) == []
     assert [item.event for item in events(Wanted(states=frozenset({"running", "succeeded"})))] == [
@@ -185,8 +187,8 @@ def test_what_is_wanted_of_a_feed(harness: LedgerHarness) -> None:
     assert read_feed.read_page(harness.ledger, stranger, FeedPosition(), EVERYTHING, 10)[0] == []
 
 
-def test_lines_of_one_job_become_visible_in_the_order_of_their_ids(harness: LedgerHarness) -> None:
-    """Several threads of a handler write at once: who follows one job goes by ids alone."""
+def test_events_of_one_job_become_visible_in_the_order_of_their_ids(harness: LedgerHarness) -> None:
+    """Several threads of a handler write at once; readers of one job's events rely on ids alone."""
     job_id, lease_id = harness.running()
     seen: list[int] = []
     done = threading.Event()

@@ -1,4 +1,4 @@
-"""A disk that is full is nothing that a job has done: it waits, costs no attempt, and everything says why."""
+"""Full disks are not a job's fault: the job waits, uses up no attempt, and every report names the cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FULL_DEVICE = Path("/dev/full")
 
 
 class OnAFullDisk:
-    """A file of a store whose disk has no space left: what is written to it goes to /dev/full, the kernel's own."""
+    """A file of a store whose disk is full: writes go to the kernel's /dev/full."""
 
     def __init__(self) -> None:
         self._file = FULL_DEVICE.open("wb", buffering=0)
@@ -47,7 +47,7 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ArtifactStore, "__init__", init)
 
 
-def test_a_run_that_finds_no_space_for_its_output_waits_and_counts_no_attempt(
+def test_a_run_without_space_for_its_output_waits_and_counts_no_attempt(
     harness: LedgerHarness, full_disk: None
 ) -> None:
     def handler(payload: Any, ctx: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_run_that_finds_no_space_for_its_output_waits_and_counts_no_attempt(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_so_does_one_whose_own_folder_is_full(harness: LedgerHarness, number: int) -> None:
+def test_a_run_with_a_full_workdir_waits_and_counts_no_attempt(harness: LedgerHarness, number: int) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         raise OSError(number, "no space")
 
@@ -69,7 +69,7 @@ def test_so_does_one_whose_own_folder_is_full(harness: LedgerHarness, number: in
     assert (row.state, row.attempt) == ("scheduled", 0)
 
 
-def test_other_errors_of_the_system_are_the_handlers(harness: LedgerHarness) -> None:
+def test_other_os_errors_are_failures_of_the_handler(harness: LedgerHarness) -> None:
     def handler(payload: Any, ctx: Any) -> None:
         raise OSError(errno.ENOENT, "no such file")
 
@@ -77,15 +77,15 @@ def test_other_errors_of_the_system_are_the_handlers(harness: LedgerHarness) -> 
     assert (row.attempt, row.error["code"]) == (1, "unhandled_exception")
 
 
-def test_an_upload_is_answered_507_and_nothing_is_kept(api: Client, harness: LedgerHarness, full_disk: None) -> None:  # noqa: F811
+def test_an_upload_gets_507_and_nothing_is_stored(api: Client, harness: LedgerHarness, full_disk: None) -> None:  # noqa: F811
     has = api.flask.application.extensions["services"]
-    has.store.__init__(has.settings.artifact_url)  # as this process would open it now
+    has.store.__init__(has.settings.artifact_url)  # reopens the store, now on the full disk
     status, problem, _ = api.call("POST", "/v1/uploads?filename=a", data=b"x" * 200_000)
     assert (status, problem["code"]) == (507, "storage_full")
     assert harness.all("SELECT count(*)::int FROM artifacts") == [0]
 
 
-def test_what_a_store_says_otherwise_is_told_as_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_other_errors_of_a_store_are_reported_as_unavailable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path.as_uri())
     with (tmp_path / "source").open("wb+") as source:
         monkeypatch.setattr(store._files, "open", lambda *_: (_ for _ in ()).throw(RuntimeError("bucket is gone")))
@@ -96,7 +96,7 @@ def test_what_a_store_says_otherwise_is_told_as_unavailable(monkeypatch: pytest.
             store.write("a/b", source)
 
 
-def test_free_space_is_measured_and_warned_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_free_space_is_measured_and_a_shortage_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     config = Settings(artifact_url=tmp_path.as_uri())
     assert (free_bytes(config.artifact_url) or 0) > 0 and free_bytes("s3://bucket") is None
     little = type("usage", (), {"free": 10_000_000, "total": 10**12})

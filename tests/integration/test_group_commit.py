@@ -1,4 +1,4 @@
-"""Committer and handover on a real ledger; the pool is a list, and the worker's thread is the test's."""
+"""Committer and handover on a real ledger; a list replaces the pool, and the test's thread is the worker's thread."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MODES = pytest.mark.parametrize("loses_answer", [False, True], ids=["request los
 
 
 class Request:
-    """What the handover needs of Celery's request."""
+    """The part of Celery's request that the handover needs."""
 
     is_claim_pending = False
     claimed: Claim | None = None
@@ -83,12 +83,12 @@ class Worker:
         return Request(Delivery(job_id, number, "test.echo", new_id(), self.harness.worker.id, "worker@test"))
 
     def measure(self, seconds: float = 0.001) -> None:
-        """Let the handover know how long runs of the kind take."""
+        """Record enough run times of the kind for the handover to use."""
         for _ in range(MEASURED_RUNS):
             self.handover._times.note("test.echo", seconds)
 
     def deliver(self) -> None:
-        """Be the worker's thread: wait for a commit, and call what it answers."""
+        """Act as the worker's thread: wait for a commit, then call its callbacks."""
         assert self.woken.acquire(timeout=20)
         self.committer.deliver()
 
@@ -117,7 +117,7 @@ def finished(request: Request, result: bytes = b'{"r": 1}') -> Finished:
 
 
 def settle(worker: Worker, *runs: Finished) -> list[Ended | Exception]:
-    """Settle runs in one commit; returns their ends."""
+    """Settle runs in one commit; return their outcomes."""
     ends: list[Ended | Exception] = []
     for run in runs:
         worker.committer.settle(run, ends.append)
@@ -171,7 +171,7 @@ def claim_and_settle_three(harness: LedgerHarness) -> list[UUID]:
         worker.committer.claim(request.delivery(), lambda claimed, request=request: answers.append((request, claimed)))
     eventually(lambda: worker.committer.deliver() or len(answers) == 3)
     for request, claimed in answers:
-        if claimed is None:  # its slot claims it
+        if claimed is None:  # the slot claims the job itself
             delivery = request.delivery()
             assert harness.claim(delivery.job_id, delivery.lease_id).verdict in ("claimed", "mine")
     ends = settle(worker, *map(finished, requests))
@@ -205,7 +205,7 @@ def test_claims_and_settlements_happen_once_wherever_the_connection_is_cut(
 # --- claims ahead of a free slot
 
 
-def test_a_delivery_that_finds_a_free_slot_is_left_to_it(worker: Worker) -> None:
+def test_a_delivery_with_a_free_slot_is_claimed_by_the_slot(worker: Worker) -> None:
     worker.measure()
     worker.full = False
     request = worker.request()
@@ -227,7 +227,7 @@ def test_only_short_kinds_are_claimed_ahead(worker: Worker, seconds: float | Non
     assert CLAIM not in request.request_dict
 
 
-def test_a_claimed_delivery_goes_to_its_slot_with_the_claim(worker: Worker) -> None:
+def test_a_claimed_delivery_is_handed_to_its_slot_with_the_claim(worker: Worker) -> None:
     request = worker.claimed_ahead()
     assert worker.given == [] and worker.deliveries.leases() == [request.lease_id]
     worker.handover.hand_over(request)
@@ -237,7 +237,7 @@ def test_a_claimed_delivery_goes_to_its_slot_with_the_claim(worker: Worker) -> N
     assert worker.deliveries.leases() == [request.lease_id]
 
 
-def test_a_slot_that_is_free_before_the_commit_waits_for_it(worker: Worker) -> None:
+def test_a_slot_that_becomes_free_before_the_commit_waits_for_the_commit(worker: Worker) -> None:
     request = worker.request()
     worker.measure()
     with worker.harness.ledger.transaction() as connection:
@@ -250,7 +250,7 @@ def test_a_slot_that_is_free_before_the_commit_waits_for_it(worker: Worker) -> N
     assert CLAIM in request.request_dict
 
 
-def test_a_delivery_that_can_not_be_claimed_ahead_is_left_to_its_slot(worker: Worker) -> None:
+def test_a_delivery_that_cannot_be_claimed_ahead_is_claimed_by_its_slot(worker: Worker) -> None:
     job_id = worker.harness.submit()
     worker.harness.dispatch(job_id)
     worker.harness.do("UPDATE jobs SET limit_keys = '{a:1}' WHERE id = :id", id=job_id)
@@ -263,7 +263,7 @@ def test_a_delivery_that_can_not_be_claimed_ahead_is_left_to_its_slot(worker: Wo
     assert CLAIM not in request.request_dict
 
 
-def test_as_many_are_claimed_as_start_within_a_moment(worker: Worker) -> None:
+def test_only_as_many_jobs_are_claimed_ahead_as_can_start_soon(worker: Worker) -> None:
     worker.measure(0.02)  # two in 50 ms
     requests = [worker.request() for _ in range(4)]
     for request in requests:
@@ -282,7 +282,7 @@ def test_the_prefetch_follows_the_longest_kind(worker: Worker) -> None:
     assert worker.ahead == 0
 
 
-def test_beside_long_runs_nothing_is_claimed_ahead(worker: Worker) -> None:
+def test_no_job_is_claimed_ahead_while_the_worker_has_long_kinds(worker: Worker) -> None:
     for _ in range(MEASURED_RUNS):
         worker.handover._times.note("test.video", 60.0)
     worker.measure()
@@ -291,8 +291,8 @@ def test_beside_long_runs_nothing_is_claimed_ahead(worker: Worker) -> None:
     assert not request.is_claim_pending
 
 
-def test_after_a_claim_was_given_back_nothing_is_claimed_ahead_until_a_slot_ends_a_run(worker: Worker) -> None:
-    """Else a job that waits behind runs of hours would be claimed and given back all the time."""
+def test_after_a_returned_claim_no_job_is_claimed_ahead_until_a_slot_ends_a_run(worker: Worker) -> None:
+    """Otherwise a job that waits behind runs of hours would be claimed and returned again and again."""
     waiting, running = worker.claimed_ahead(), worker.claimed_ahead()
     worker.handover.hand_over(running)
     worker.handover.give_back("no slot became free")
@@ -321,7 +321,7 @@ def test_recent_runs_weigh_more() -> None:
 # --- claims that do not start
 
 
-def test_a_claim_that_is_given_back_is_available_and_counts_no_attempt(worker: Worker) -> None:
+def test_a_job_whose_claim_is_returned_is_available_and_counts_no_attempt(worker: Worker) -> None:
     request = worker.claimed_ahead()
     worker.handover.give_back("its worker was asked to end")
     job_id = request.delivery().job_id
@@ -331,13 +331,13 @@ def test_a_claim_that_is_given_back_is_available_and_counts_no_attempt(worker: W
     assert worker.harness.all("SELECT outcome, error ->> 'code', error ->> 'message' FROM job_runs") == [
         ("released", "not_started", "claimed ahead of a free slot, and not started: its worker was asked to end")
     ]
-    worker.handover.hand_over(request)  # its turn: it must not run
+    worker.handover.hand_over(request)  # a slot is free, but the job must not run
     assert worker.given == [] and (request.acknowledged, worker.freed) == (1, 1)
     assert worker.deliveries.leases() == []
     worker.harness.assert_conserved()
 
 
-def test_a_claim_that_is_being_committed_is_given_back_after_its_commit(worker: Worker) -> None:
+def test_a_claim_that_is_being_committed_is_returned_after_its_commit(worker: Worker) -> None:
     request = worker.request()
     worker.measure()
     with worker.harness.ledger.transaction() as connection:
@@ -351,14 +351,14 @@ def test_a_claim_that_is_being_committed_is_given_back_after_its_commit(worker: 
     assert worker.given == [] and request.acknowledged == 1
 
 
-def test_young_claims_are_not_given_back(worker: Worker) -> None:
+def test_recent_claims_are_not_returned(worker: Worker) -> None:
     request = worker.claimed_ahead()
     worker.handover.give_back("no slot became free", older_than_seconds=60)
     worker.handover.hand_over(request)
     assert worker.given == [request]
 
 
-def test_a_claim_that_has_not_begun_is_cancelled_at_once(worker: Worker) -> None:
+def test_a_claimed_job_that_has_not_started_is_cancelled_at_once(worker: Worker) -> None:
     request = worker.claimed_ahead()
     job_id = request.delivery().job_id
     cancel_job(worker.harness.ledger, worker.harness.tenant_id, job_id, "changed my mind")
@@ -370,8 +370,8 @@ def test_a_claim_that_has_not_begun_is_cancelled_at_once(worker: Worker) -> None
     assert worker.given == [] and request.acknowledged == 1
 
 
-def test_a_finished_run_is_nobody_elses_process(worker: Worker) -> None:
-    """Its child runs another job by now, which must not be killed for it; heartbeats still name its lease."""
+def test_a_finished_run_no_longer_refers_to_its_child(worker: Worker) -> None:
+    """The child may run another job by now, which must not be killed; heartbeats still name the run's lease."""
     request = worker.claimed_ahead()
     worker.handover.hand_over(request)
     worker.deliveries.started(request.held(), 4711)
@@ -383,7 +383,7 @@ def test_a_finished_run_is_nobody_elses_process(worker: Worker) -> None:
     assert worker.deliveries.leases() == []
 
 
-def test_a_worker_that_stops_settles_on_its_own_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopping_worker_settles_on_its_own_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
     from celery.worker import state
 
     request = worker.claimed_ahead()
@@ -395,4 +395,4 @@ def test_a_worker_that_stops_settles_on_its_own_thread(worker: Worker, monkeypat
     assert [end.state for end in ends if isinstance(end, Ended)] == [State.SUCCEEDED]
     late = worker.request()
     worker.handover.receive(late)
-    assert not late.is_claim_pending, "a worker that stops claims nothing more"
+    assert not late.is_claim_pending, "a stopping worker claims no more jobs"

@@ -1,4 +1,4 @@
-"""Submissions over AMQP: each is one job, whatever breaks, and what is not one is kept with the reason."""
+"""Submissions over AMQP: each creates one job despite failures; invalid ones are recorded with the reason."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ def producer(broker_url: str, harness: LedgerHarness) -> Producer:
 
 
 def taker(harness: LedgerHarness, url: str, clock: Callable[[], float] = lambda: 0.0) -> Ingress:
-    """Return an ingress whose rounds end by their number of submissions, however slow this machine is."""
+    """Return an ingress whose rounds end by number of submissions, not by time, unless `clock` advances."""
     config = Settings(database_url=harness.url, broker_url=url, max_body_bytes=2000)
     return Ingress(config, harness.ledger, SubmissionReader(url), clock=clock)
 
 
-def test_a_submission_becomes_a_job_and_the_answer_says_so(
+def test_a_submission_becomes_a_job_and_the_answer_contains_it(
     harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     producer.publish()
@@ -105,7 +105,7 @@ def test_a_submission_becomes_a_job_and_the_answer_says_so(
         (b'{"kind": "test.echo", "payload": {"a": "\\u0000"}}', {}, "refused", "invalid_request"),
     ],
 )
-def test_what_is_refused_is_answered_and_kept(
+def test_a_refused_submission_is_answered_and_recorded(
     harness: LedgerHarness, producer: Producer, broker_url: str, body: Any, properties: Any, reason: str, code: str
 ) -> None:
     producer.publish(body, **properties)
@@ -121,7 +121,7 @@ def test_what_is_refused_is_answered_and_kept(
     assert harness.all("SELECT count(*) FROM jobs") == [0] and producer.left() == 0
 
 
-def test_who_does_not_say_who_he_is_gets_an_answer_by_rabbitmqs_own_queue_only(
+def test_a_submission_without_user_id_gets_no_answer_in_a_named_queue(
     harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     producer.publish(user_id=None)
@@ -134,7 +134,7 @@ def test_who_does_not_say_who_he_is_gets_an_answer_by_rabbitmqs_own_queue_only(
     assert reason == "malformed" and "unnamed_submission" in detail
 
 
-def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
+def test_a_crash_between_the_commit_and_the_acknowledgement_creates_no_second_job(
     harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     producer.publish()
@@ -150,7 +150,7 @@ def test_a_crash_between_the_commit_and_the_acknowledgement_makes_no_second_job(
     assert harness.all("SELECT id::text FROM jobs") == [job["id"]]
 
 
-def test_while_the_ledger_is_away_submissions_wait(
+def test_while_the_ledger_is_unavailable_submissions_stay_in_the_queue(
     harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):
@@ -173,7 +173,7 @@ def test_while_the_ledger_is_away_submissions_wait(
     assert harness.all("SELECT count(*) FROM jobs") == [3] and producer.left() == 0
 
 
-def test_a_submission_whose_key_somebody_holds_keeps_no_other_waiting(
+def test_a_submission_whose_key_is_locked_does_not_delay_others(
     harness: LedgerHarness, producer: Producer, broker_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = ingress.accept_message
@@ -197,10 +197,8 @@ def test_a_submission_whose_key_somebody_holds_keeps_no_other_waiting(
     assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_no_answer_goes_to_a_place_of_somebody_else(
-    harness: LedgerHarness, producer: Producer, broker_url: str
-) -> None:
-    """It would come with the dispatcher's rights: a submission of one's own must not look accepted to another."""
+def test_no_answer_goes_to_a_queue_of_another_user(harness: LedgerHarness, producer: Producer, broker_url: str) -> None:
+    """Answers are published with the dispatcher's rights: a sender must not be able to send one to another user."""
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_declare("payments.answers", durable=True, auto_delete=False)
     producer.publish(reply_to="payments.answers")
@@ -213,7 +211,7 @@ def test_no_answer_goes_to_a_place_of_somebody_else(
     assert harness.all("SELECT count(*) FROM jobs") == [2]
 
 
-def test_many_are_taken_a_batch_at_a_time(harness: LedgerHarness, producer: Producer, broker_url: str) -> None:
+def test_many_submissions_are_accepted_in_batches(harness: LedgerHarness, producer: Producer, broker_url: str) -> None:
     with connected(broker_url, name="producer") as connection:
         channel = connection.channel()
         channel.confirm_select()
@@ -226,14 +224,14 @@ def test_many_are_taken_a_batch_at_a_time(harness: LedgerHarness, producer: Prod
     assert harness.all("SELECT count(*) FROM jobs") == [ingress.BATCH + 5]
 
 
-def test_a_round_ends_when_its_time_is_up_and_the_next_one_goes_on(
+def test_a_round_ends_when_its_time_is_up_and_the_next_one_continues(
     harness: LedgerHarness, producer: Producer, broker_url: str
 ) -> None:
     for _ in range(5):
         producer.publish()
     tenths = itertools.count()
     taking = taker(harness, broker_url, clock=lambda: next(tenths) / 10)
-    assert taking.poll(registry()), "there is more"
+    assert taking.poll(registry()), "more submissions wait"
     assert harness.all("SELECT count(*) FROM jobs") == [2] and producer.left() == 3
     while taking.poll(registry()):
         pass
@@ -241,7 +239,7 @@ def test_a_round_ends_when_its_time_is_up_and_the_next_one_goes_on(
     assert harness.all("SELECT count(*) FROM jobs") == [5]
 
 
-def test_a_queue_that_is_not_there_or_not_allowed_says_what_to_do(
+def test_the_error_for_a_missing_or_forbidden_queue_names_the_remedy(
     harness: LedgerHarness, broker_url: str, instance: Any
 ) -> None:
     with connected(broker_url, name="test") as connection:

@@ -1,4 +1,4 @@
-"""Limits on keys: places at dispatch, units at the claim, holds; what waits for one key holds nobody else up."""
+"""Limits on keys: slots at dispatch, units at the claim, pauses; jobs that wait for one key block no other jobs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
 
 
-def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_key_has_no_more_jobs_in_flight_than_its_limit_and_other_jobs_pass(
+    harness: LedgerHarness, desk: Desk
+) -> None:
     limit(harness, "provider:x", max_concurrent=2)
     held = [submit(harness, "provider:x") for _ in range(5)]
     free = [submit(harness), submit(harness, "provider:y")]
@@ -43,12 +45,12 @@ def test_no_more_jobs_of_a_key_are_out_than_its_limit_and_others_pass(harness: L
     assert report.sent == 0 and not report.waiting and report.limited_seconds
     lease = new_id()
     harness.claim(held[0], lease)
-    assert desk.round().sent == 0, "a running job has its place, too"
+    assert desk.round().sent == 0, "a running job occupies a slot, too"
     harness.settle(held[0], lease)
     assert desk.round().sent == 1
 
 
-def test_a_limit_holds_from_its_commit_on_also_for_a_dispatcher_that_has_not_read_of_it(
+def test_a_limit_applies_from_its_commit_on_even_to_a_dispatcher_that_has_not_read_it(
     harness: LedgerHarness, publisher: Publisher
 ) -> None:
     for _ in range(3):
@@ -79,8 +81,8 @@ def test_a_key_is_limited_across_queues_and_dispatchers(
     desks[1].publisher.close()
 
 
-def test_two_dispatchers_never_give_one_place_twice(harness: LedgerHarness, desk: Desk) -> None:
-    """The place is counted under the key's lock: the second one sees it taken, or the key locked."""
+def test_two_dispatchers_never_assign_one_slot_twice(harness: LedgerHarness, desk: Desk) -> None:
+    """Slots are counted under the key's lock: the second dispatcher sees the slot taken, or the key locked."""
     limit(harness, "k:1", max_concurrent=1)
     submit(harness, "k:1")
     submit(harness, "k:1", queue="video")
@@ -94,8 +96,8 @@ def test_two_dispatchers_never_give_one_place_twice(harness: LedgerHarness, desk
     ledger.close()
 
 
-def test_a_round_of_another_queue_that_took_long_has_its_places_too(harness: LedgerHarness, desk: Desk) -> None:
-    """Its marks are older than what this dispatcher has seen out when it looked last, and come later."""
+def test_the_slots_of_a_slow_round_of_another_queue_are_counted_too(harness: LedgerHarness, desk: Desk) -> None:
+    """The slow round's marks are older than this dispatcher's last count of jobs in flight, but commit after it."""
     limit(harness, "k:1", max_concurrent=1)
     limit(harness, "other:1", max_concurrent=5)
     slow = submit(harness, "k:1", queue="video")
@@ -114,7 +116,7 @@ def test_a_round_of_another_queue_that_took_long_has_its_places_too(harness: Led
 
 
 @pytest.mark.parametrize("how", ["crash", "rescue", "return", "cancel", "expire"])
-def test_a_place_is_given_back_once_however_a_run_ends(harness: LedgerHarness, desk: Desk, how: str) -> None:
+def test_a_slot_is_released_once_however_a_run_ends(harness: LedgerHarness, desk: Desk, how: str) -> None:
     limit(harness, "k:1", max_concurrent=1)
     first = submit(harness, "k:1")
     submit(harness, "k:1")
@@ -143,7 +145,7 @@ def test_a_place_is_given_back_once_however_a_run_ends(harness: LedgerHarness, d
     assert desk.rounds() == 1 and out(harness, "k:1") == 1
 
 
-def test_a_limit_is_changed_at_run_time_and_one_key_may_have_its_own(harness: LedgerHarness, desk: Desk) -> None:
+def test_limits_change_at_run_time_and_a_single_key_may_have_its_own_limit(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "domain:*", max_concurrent=1)
     for _ in range(6):
         submit(harness, "domain:a.example")
@@ -159,7 +161,7 @@ def test_a_limit_is_changed_at_run_time_and_one_key_may_have_its_own(harness: Le
     assert desk.rounds() == 2
 
 
-def test_tenant_stands_for_the_jobs_own_tenant(harness: LedgerHarness) -> None:
+def test_the_key_tenant_stands_for_the_jobs_own_tenant(harness: LedgerHarness) -> None:
     with harness.ledger.transaction() as connection:
         tenant = keys.create_tenant(connection, "Größe & Co: 100%")
     job_id = submit(harness, "tenant", "a:1", tenant=tenant)
@@ -182,7 +184,7 @@ def test_tenants_share_a_queue_by_their_weights(harness: LedgerHarness, desk: De
     assert counter == {"heavy": 15, "light": 5}
 
 
-def test_a_lone_job_passes_a_backlog_without_reading_it(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_single_job_overtakes_a_backlog_without_reading_it(harness: LedgerHarness, desk: Desk) -> None:
     with harness.ledger.transaction() as connection:
         big = keys.create_tenant(connection, "big")
     harness.do(
@@ -191,7 +193,7 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(harness: LedgerHarness, 
         "FROM generate_series(1, 20000)",
         t=big,
     )
-    harness.do("VACUUM (ANALYZE) jobs")  # by these statistics all that waits is of one tenant
+    harness.do("VACUUM (ANALYZE) jobs")  # by these statistics, all waiting jobs belong to one tenant
     desk.rounds(window=10)
     lone = submit(harness)
 
@@ -207,22 +209,22 @@ def test_a_lone_job_passes_a_backlog_without_reading_it(harness: LedgerHarness, 
     harness.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched'")
     desk.round(window=12)
     assert desk.round(window=14).sent and harness.row(lone).state == "dispatched"
-    for _ in range(8):  # plans are made anew for the first calls of a session
+    for _ in range(8):  # Postgres plans each of the first calls of a session anew
         desk.round(window=16)
         harness.do("UPDATE jobs SET state = 'available' WHERE state = 'dispatched' AND tenant_id = :t", t=big)
     submit(harness)
     before = read()
     desk.round(window=18)
-    assert read() - before < 3000, "arrivals are looked at, 2,000 at the most, and then a probe per line"
+    assert read() - before < 3000, "at most 2,000 arrivals are read, then one probe per flow"
 
 
 # --- units per period, taken at the claim
 
 
-def test_units_are_taken_at_the_claim_and_who_gets_none_is_snoozed(harness: LedgerHarness, desk: Desk) -> None:
+def test_units_are_taken_at_the_claim_and_a_job_without_units_is_snoozed(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "mail:x", rate_units=2, rate_seconds=3600)
     ids = [submit(harness, "mail:x") for _ in range(3)]
-    harness.dispatch(*ids)  # as if all of them had been worth a message
+    harness.dispatch(*ids)  # as if units had been available for all of them
     verdicts = [harness.claim(job_id).verdict for job_id in ids]
     assert verdicts == ["claimed", "claimed", "limited"]
     row = harness.row(ids[2])
@@ -235,12 +237,12 @@ def test_units_are_taken_at_the_claim_and_who_gets_none_is_snoozed(harness: Ledg
     assert_audit_is_clean(harness)
 
 
-def test_a_pause_of_the_workers_bursts_through_no_limit(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_rate_limit_holds_after_a_pause_of_the_workers(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "mail:x", rate_units=5, rate_seconds=3600)
     for _ in range(20):
         submit(harness, "mail:x")
     sent = desk.rounds()
-    assert sent == 5, "so many are worth a message"
+    assert sent == 5, "only jobs with available units are dispatched"
     assert [
         harness.claim(job_id).verdict for job_id in harness.all("SELECT id FROM jobs WHERE state = 'dispatched'")
     ] == ["claimed"] * 5
@@ -257,7 +259,7 @@ def test_a_job_takes_units_of_all_its_keys_or_of_none(harness: LedgerHarness) ->
     assert level == pytest.approx(9, abs=0.1)
 
 
-def test_what_wants_more_than_a_key_ever_has_needs_a_person(harness: LedgerHarness) -> None:
+def test_a_job_that_needs_more_units_than_its_key_ever_has_is_dead_lettered(harness: LedgerHarness) -> None:
     limit(harness, "t:1", rate_units=100, rate_seconds=60)
     job_id = submit(harness, "t:1", units=101)
     harness.dispatch(job_id)
@@ -273,8 +275,8 @@ def assert_audit_is_clean(harness: LedgerHarness) -> None:
 
 
 @pytest.mark.parametrize("sliding", [False, True], ids=["bucket", "sliding window"])
-def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(harness: LedgerHarness, sliding: bool) -> None:
-    """Takes as fast as it can, by the ledger's clock; a bucket holds a burst beside what flows in."""
+def test_units_never_exceed_the_rate_in_any_period_and_the_rate_is_used(harness: LedgerHarness, sliding: bool) -> None:
+    """Take units as fast as possible, by the ledger's clock; a bucket allows a burst on top of the rate."""
     units, seconds = 5, 0.5
     values = {"sliding": True} if sliding else {"burst_units": 2}
     limit(harness, "r:1", rate_units=units, rate_seconds=seconds, **values)
@@ -283,17 +285,17 @@ def test_never_more_than_the_rate_in_any_period_and_all_go_in_the_end(harness: L
     while time.monotonic() < deadline:
         ((wait, _),) = harness.ledger.call("take_units", new_id(), 0, ["r:1"], [1])
         if wait == 0:
-            # when it was taken, not when somebody asks: a machine that stands still in between would look like a burst
+            # the time of taking, not of this query: a stall of the machine in between would look like a burst
             taken += harness.all("SELECT extract(epoch FROM coalesce(slices_at, level_at))::float8 FROM limit_states")
         else:
             time.sleep(min(wait, 0.05))
     most = units if sliding else units + 2
     for first in taken:
         assert sum(first <= item < first + seconds * 0.98 for item in taken) <= most
-    assert len(taken) >= 2 * units, "and it is used"
+    assert len(taken) >= 2 * units, "the rate is used"
 
 
-def test_a_hold_keeps_everything_of_a_key_back_until_it_ends(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_paused_key_starts_no_jobs_until_the_pause_ends(harness: LedgerHarness, desk: Desk) -> None:
     waits, goes = submit(harness, "provider:x"), submit(harness, "provider:y")
     other = submit(harness, "provider:x")
     harness.dispatch(other)
@@ -316,7 +318,7 @@ def test_a_run_takes_units_for_each_of_its_calls(harness: LedgerHarness) -> None
     began = time.monotonic()
     for _ in range(6):
         execute_run.acquire(harness.ledger, delivery, "p:1", 1, lambda: False)
-    assert time.monotonic() - began >= 0.35, "two at once, then one in a tenth of a second"
+    assert time.monotonic() - began >= 0.35, "two at once, then one every 0.1 s"
     with pytest.raises(Permanent, match="never has so many"):
         execute_run.acquire(harness.ledger, delivery, "p:1", 3, lambda: False)
     assert execute_run.acquire(harness.ledger, delivery, "free:1", 1000, lambda: False) < 1
@@ -325,7 +327,7 @@ def test_a_run_takes_units_for_each_of_its_calls(harness: LedgerHarness) -> None
         execute_run.acquire(harness.ledger, delivery, "p:1", 1, lambda: False)
 
 
-def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(harness: LedgerHarness) -> None:
+def test_the_dispatcher_is_notified_when_a_job_with_limit_keys_ends(harness: LedgerHarness) -> None:
     from jobplatform.ledger import runs
     from jobplatform.ledger.runs import Settlement
 
@@ -335,7 +337,7 @@ def test_the_end_of_a_job_with_keys_is_told_to_the_dispatcher(harness: LedgerHar
     assert runs.settle_run(harness.ledger, job_id, lease, Settlement("succeeded", "succeeded")).freed
 
 
-# --- start-by promises
+# --- deadlines
 
 
 def in_hours(hours: float) -> datetime:
@@ -346,7 +348,7 @@ def sent_in_order(harness: LedgerHarness) -> list[UUID]:
     return harness.all("SELECT job_id FROM job_events WHERE event = 'dispatched' ORDER BY id")
 
 
-def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(
+def test_within_a_priority_jobs_with_deadlines_go_first_and_the_earliest_deadline_before_others(
     harness: LedgerHarness, desk: Desk
 ) -> None:
     with harness.ledger.transaction() as connection:
@@ -355,14 +357,16 @@ def test_what_was_promised_goes_first_the_earliest_first_within_its_priority(
     late, soon = submit(harness, start_by=in_hours(2)), submit(harness, start_by=in_hours(1), tenant=other)
     urgent = submit(harness, priority=9)
     desk.order = "start_by"
-    while len(sent_in_order(harness)) < 5:  # a round finds now and then that a line's jobs have gone by their promise
+    while len(sent_in_order(harness)) < 5:  # sometimes a flow's jobs have already gone by their deadline
         desk.round(window=1)
         harness.do("UPDATE jobs SET state = 'scheduled', run_at = now() + interval '1 h' WHERE state = 'dispatched'")
     names = {urgent: "urgent", soon: "soon", late: "late"} | {job_id: f"plain {n}" for n, job_id in enumerate(plain)}
     assert [names[job_id] for job_id in sent_in_order(harness)] == ["urgent", "soon", "late", "plain 0", "plain 1"]
 
 
-def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(harness: LedgerHarness, desk: Desk) -> None:
+def test_jobs_with_deadlines_respect_limits_and_are_not_blocked_by_jobs_of_other_keys(
+    harness: LedgerHarness, desk: Desk
+) -> None:
     limit(harness, "k:1", max_concurrent=1)
     limit(harness, "r:1", max_concurrent=0)
     held = [submit(harness, "k:1", start_by=in_hours(1)) for _ in range(3)]
@@ -375,7 +379,7 @@ def test_promises_keep_to_limits_and_are_not_held_up_by_those_of_other_keys(harn
     assert [job_id for job_id, state in states.items() if state == "dispatched"] == [held[0], free]
 
 
-def test_promises_are_counted_as_kept_or_broken(harness: LedgerHarness) -> None:
+def test_deadlines_are_counted_as_met_or_missed(harness: LedgerHarness) -> None:
     kept, broken, missed = (submit(harness, start_by=in_hours(1)) for _ in range(3))
     harness.dispatch(kept, missed)
     lease = new_id()
@@ -386,13 +390,13 @@ def test_promises_are_counted_as_kept_or_broken(harness: LedgerHarness) -> None:
     dispatching.wake_jobs(harness.ledger, 10, None)
     harness.do("UPDATE jobs SET state = 'available' WHERE id = :id", id=kept)
     harness.dispatch(kept)
-    assert harness.claim(kept).verdict == "claimed", "a second run is no second promise"
+    assert harness.claim(kept).verdict == "claimed", "a second run has no second deadline"
     (queue,) = (queue for queue in list_queues(harness.ledger, harness.tenant_id, 20) if queue["name"] == "email")
     assert (queue["deadlines_met"], queue["deadlines_missed"]) == (1, 2)
     assert harness.all("SELECT deadlines_met, deadlines_missed FROM reporting.queues WHERE queue = 'email'") == [(1, 2)]
 
 
-def test_explain_says_which_key_a_job_waits_for(harness: LedgerHarness, desk: Desk) -> None:
+def test_explain_names_the_key_that_a_job_waits_for(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "k:1", max_concurrent=1)
     limit(harness, "r:1", rate_units=1, rate_seconds=60)
     submit(harness, "k:1", "r:1")
@@ -410,7 +414,7 @@ def test_explain_says_which_key_a_job_waits_for(harness: LedgerHarness, desk: De
     assert "it gets 1 in 60 s" in reasons["key_without_units"]
 
 
-def test_promises_of_several_priorities_share_the_places_of_a_key(harness: LedgerHarness, desk: Desk) -> None:
+def test_jobs_with_deadlines_of_several_priorities_share_the_slots_of_a_key(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "k:1", max_concurrent=1)
     for priority in range(10):
         submit(harness, "k:1", start_by=in_hours(1), priority=priority)
@@ -419,7 +423,7 @@ def test_promises_of_several_priorities_share_the_places_of_a_key(harness: Ledge
     assert out(harness, "k:1") == 1
 
 
-def test_a_rate_below_one_is_one_in_a_longer_time(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_rate_below_one_unit_allows_one_unit_in_a_longer_period(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "slow:1", rate_units=0.5, rate_seconds=60)
     ids = [submit(harness, "slow:1") for _ in range(2)]
     assert desk.rounds() == 1
@@ -429,7 +433,7 @@ def test_a_rate_below_one_is_one_in_a_longer_time(harness: LedgerHarness, desk: 
     assert 100 < (harness.row(ids[1]).run_at - harness.row(ids[1]).state_at).total_seconds() < 140
 
 
-def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(
+def test_jobs_submitted_while_a_queue_was_paused_are_dispatched_when_it_is_resumed(
     harness: LedgerHarness, publisher: Publisher
 ) -> None:
     now = [0.0]
@@ -455,7 +459,7 @@ def test_what_came_while_a_queue_was_paused_is_found_when_it_is_resumed(
     assert play().sent == 1
 
 
-def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(harness: LedgerHarness) -> None:
+def test_the_key_tenant_works_inside_a_run_and_a_pause_lasts_a_day_at_most(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     delivery = Delivery(job_id, 1, "test.echo", lease_id, harness.worker.id, "n")
     execute_run.pause_key(harness.ledger, delivery, "tenant", 1e9, "a Retry-After in milliseconds")
@@ -466,7 +470,7 @@ def test_tenant_is_the_own_one_inside_a_run_too_and_a_hold_lasts_a_day_at_most(h
         execute_run.pause_key(harness.ledger, delivery, "tenant", 1, "")
 
 
-def test_the_first_keys_of_a_kind_can_not_be_crowded_out(harness: LedgerHarness) -> None:
+def test_the_first_limit_keys_of_a_kind_are_kept_when_there_are_too_many(harness: LedgerHarness) -> None:
     from workers.handlers.email_send import EmailSend, send_email  # noqa: F401 - registers the kind
 
     payload = {"to": [f"a@{letter}.example.com" for letter in "abcdefghijkl"], "subject": "x", "text": "x"}
@@ -474,7 +478,7 @@ def test_the_first_keys_of_a_kind_can_not_be_crowded_out(harness: LedgerHarness)
     assert len(keys_found) == 8 and {"relay:smtp", "tenant"} < set(keys_found)
 
 
-def test_what_is_kept_of_keys_goes_when_they_are_full_again(harness: LedgerHarness) -> None:
+def test_limit_states_are_deleted_when_their_keys_are_at_full_capacity_again(harness: LedgerHarness) -> None:
     limit(harness, "month:*", rate_units=1, rate_seconds=30 * 86_400)
     harness.do(
         "INSERT INTO limit_states (key, level, level_at, paused_until) VALUES "
@@ -487,8 +491,8 @@ def test_what_is_kept_of_keys_goes_when_they_are_full_again(harness: LedgerHarne
     assert set(harness.all("SELECT key FROM limit_states")) == {"new:1", "held:1", "month:1"}
 
 
-def test_a_quota_refuses_planned_jobs_too_and_loudly(harness: LedgerHarness) -> None:
-    """Of Celery's calls: a task that was not accepted must not look as if it were."""
+def test_a_quota_refuses_planned_jobs_with_an_error(harness: LedgerHarness) -> None:
+    """Celery calls submit planned jobs: a task that was refused must not look accepted."""
     planned = {
         "queue": "email",
         "kind": "test.echo",

@@ -1,4 +1,4 @@
-"""Locks by name: rows, which only the platform's own logins reach; any login can take advisory locks."""
+"""Named locks are rows that only the platform's own logins can lock; any login can take advisory locks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ATTACK = (
 
 @pytest.fixture
 def reporter(harness: LedgerHarness) -> Iterator[Engine]:
-    """A login with the reporting role, as an analyst has one."""
+    """A login with the reporting role, such as an analyst's."""
     harness.do("DROP ROLE IF EXISTS analyst")
     harness.do("CREATE ROLE analyst LOGIN PASSWORD 'analyst' IN ROLE jobplatform_reporting, jobplatform_submit")
     url = harness.url.split("@")[1]
@@ -36,7 +36,7 @@ def reporter(harness: LedgerHarness) -> Iterator[Engine]:
         harness.do("DROP ROLE analyst")
 
 
-def test_what_a_reporting_login_locks_stops_nothing(harness: LedgerHarness, reporter: Engine) -> None:
+def test_locks_of_a_reporting_login_block_nothing(harness: LedgerHarness, reporter: Engine) -> None:
     with reporter.connect() as session:
         for statement in ATTACK:
             session.execute(text(statement))
@@ -56,7 +56,7 @@ def test_what_a_reporting_login_locks_stops_nothing(harness: LedgerHarness, repo
 
 
 def read_verdict(harness: LedgerHarness) -> str:
-    """One look of a dispatcher at queue email; returns its verdict."""
+    """Read queue `email` as a dispatcher does; return the verdict."""
     with harness.ledger.transaction() as connection:
         return str(
             connection.execute(
@@ -65,7 +65,7 @@ def read_verdict(harness: LedgerHarness) -> str:
         )
 
 
-def test_a_lock_is_held_until_the_transaction_ends_and_nobody_waits_for_a_try(harness: LedgerHarness) -> None:
+def test_a_lock_is_held_until_the_transaction_ends_and_try_locks_never_waits(harness: LedgerHarness) -> None:
     harness.do("INSERT INTO broker_epochs (epoch, current) VALUES (gen_random_uuid(), true) ON CONFLICT DO NOTHING")
     assert read_verdict(harness) == "ready"
     with harness.ledger.transaction() as connection:
@@ -77,7 +77,7 @@ def test_a_lock_is_held_until_the_transaction_ends_and_nobody_waits_for_a_try(ha
     assert read_verdict(harness) == "ready"
 
 
-def test_locks_of_limit_keys_are_deleted_when_no_transaction_has_them(harness: LedgerHarness) -> None:
+def test_locks_of_limit_keys_are_deleted_when_no_transaction_holds_them(harness: LedgerHarness) -> None:
     harness.do("INSERT INTO locks SELECT 'limit/' || n FROM generate_series(1, 50) AS n ON CONFLICT DO NOTHING")
     connection = psycopg2.connect(harness.url.replace("+psycopg2", ""))
     connection.cursor().execute("SELECT take_lock('limit/7')")

@@ -1,4 +1,4 @@
-"""Conversations with the ledger, cut at each of their messages: nothing is done twice, nothing untrue is said."""
+"""Connections to the ledger, cut at each message: nothing is done twice, and no reported outcome is false."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MODES = pytest.mark.parametrize("loses_answer", [False, True], ids=["request los
 
 
 @MODES
-def test_a_run_does_everything_once_wherever_it_is_cut(
+def test_a_run_does_everything_once_wherever_its_connection_is_cut(
     harness: LedgerHarness, monkeypatch, tmp_path: Path, loses_answer: bool
 ) -> None:
-    """Claim, log, effect, artifact, settle: the handler is called once, whatever is lost on the way."""
+    """Claim, log, effect, artifact, settle: the handler is called once, whichever message is lost."""
     config = Settings(database_url=harness.url, artifact_url=tmp_path.as_uri())
     monkeypatch.setattr(attempt, "settings", lambda: config)
     cuts = 0
@@ -74,7 +74,7 @@ def test_a_run_does_everything_once_wherever_it_is_cut(
         assert 1 <= harness.events(job_id).count("log") <= 2
         if not result.done:
             break
-    assert cuts > 12, "it was cut at each message of claim, log, progress, effect, artifact and settle"
+    assert cuts > 12, "cut at each message of claim, log, progress, effect, artifact and settle"
     harness.assert_conserved()
 
 
@@ -101,7 +101,7 @@ def waiting(harness: LedgerHarness) -> UUID:
     return harness.submit()
 
 
-#: what is asked, of which job, and what stands in its history then, once
+#: operation → (factory of its job, call, event that the call writes once)
 OPERATIONS: dict[str, tuple[Callable[[LedgerHarness], UUID], Callable[[Ledger, LedgerHarness, UUID], Any], str]] = {
     "cancel": (waiting, lambda led, b, j: cancel_job(led, b.tenant_id, j, "late", "me"), "cancelled"),
     "cancel a run": (running, lambda led, b, j: cancel_job(led, b.tenant_id, j, "late", "me"), "cancel_requested"),
@@ -118,7 +118,7 @@ OPERATIONS: dict[str, tuple[Callable[[LedgerHarness], UUID], Callable[[Ledger, L
 
 @MODES
 @pytest.mark.parametrize("name", list(OPERATIONS))
-def test_what_is_asked_of_a_job_is_done_once_and_its_outcome_is_told_truly(
+def test_an_operation_on_a_job_takes_effect_once_and_its_outcome_is_reported_correctly(
     harness: LedgerHarness, name: str, loses_answer: bool
 ) -> None:
     make, ask, event = OPERATIONS[name]
@@ -140,16 +140,16 @@ def test_what_is_asked_of_a_job_is_done_once_and_its_outcome_is_told_truly(
             try:
                 ask(harness.ledger, harness, job_id)
             except JobPlatformError:
-                assert told == "unknown" and times == 1, "only what was done before may be refused"
+                assert told == "unknown" and times == 1, "only an operation that took effect may be refused"
         assert harness.events(job_id).count(event) == 1
         if not result.done:
             break
-    assert bool(unknown) == loses_answer, "the answer to the commit is among them"
+    assert bool(unknown) == loses_answer, "one of the lost answers is that of the commit"
     harness.assert_conserved()
 
 
 @MODES
-def test_a_beat_that_is_cut_is_repeated_and_harms_nothing(harness: LedgerHarness, loses_answer: bool) -> None:
+def test_a_heartbeat_that_is_cut_can_be_repeated_without_harm(harness: LedgerHarness, loses_answer: bool) -> None:
     job_id, lease_id = harness.running()
     for number in range(1, MANY):
         mine = harness.worker

@@ -1,4 +1,4 @@
-"""The platform's own jobs: what a clean-up takes and leaves, what queue health says, and that they are scheduled."""
+"""Maintenance jobs: data that the clean-up deletes and keeps, problems that queue health reports, their schedules."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def old(harness: LedgerHarness, table: str, days: int) -> list[str]:
     )
 
 
-def test_old_partitions_go_with_what_is_in_them_and_live_jobs_stay(harness: LedgerHarness) -> None:
+def test_old_partitions_are_dropped_with_their_rows_and_live_jobs_stay(harness: LedgerHarness) -> None:
     for table in ("job_history", "job_runs", "job_events"):
         harness.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
     job_id = harness.submit()
@@ -42,12 +42,12 @@ def test_old_partitions_go_with_what_is_in_them_and_live_jobs_stay(harness: Ledg
     assert len(old(harness, "job_history", 98)) >= 2
     result = run_maintenance.clean_up(harness.ledger, config(harness, history_days=90), lambda _: None, 0)
     assert len(result.partitions) >= 6
-    assert not old(harness, "job_history", 98) and old(harness, "job_history", 60), "the younger ones stay"
+    assert not old(harness, "job_history", 98) and old(harness, "job_history", 60), "younger partitions stay"
     assert harness.row(job_id).state == "available" and harness.row(done).state == "succeeded"
     assert run_maintenance.clean_up(harness.ledger, config(harness, history_days=0), lambda _: None, 0).partitions == []
 
 
-def test_files_go_after_their_time_by_way_of_the_list_of_removals(harness: LedgerHarness) -> None:
+def test_files_past_their_retention_period_are_listed_for_removal(harness: LedgerHarness) -> None:
     job_id, done = harness.submit(), harness.submit()
     harness.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
     harness.do("DELETE FROM jobs WHERE id = :id", id=done)
@@ -66,7 +66,7 @@ def test_files_go_after_their_time_by_way_of_the_list_of_removals(harness: Ledge
     assert set(harness.all("SELECT location FROM artifacts")) == {"upload", "output", "of-a-live-job"}
 
 
-def test_an_upload_stays_while_a_job_or_a_schedule_names_it(harness: LedgerHarness) -> None:
+def test_an_upload_stays_while_a_job_or_a_schedule_references_it(harness: LedgerHarness) -> None:
     harness.do(
         "INSERT INTO artifacts (id, tenant_id, name, content_type, size, sha256, location, created_at) "
         "SELECT gen_random_uuid(), :t, n, 't', 1, 'x', n, now() - interval '31 days' "
@@ -81,7 +81,7 @@ def test_an_upload_stays_while_a_job_or_a_schedule_names_it(harness: LedgerHarne
     assert set(harness.all("SELECT name FROM artifacts")) == {"a", "b"}
 
 
-def test_history_stays_that_a_running_workflow_may_refer_to(harness: LedgerHarness) -> None:
+def test_history_that_a_running_workflow_may_reference_stays(harness: LedgerHarness) -> None:
     from jobplatform.domain.workflows import step
 
     for table in ("job_history", "job_runs", "job_events"):
@@ -91,7 +91,7 @@ def test_history_stays_that_a_running_workflow_may_refer_to(harness: LedgerHarne
     assert run_maintenance.clean_up(harness.ledger, config(harness), lambda _: None, 0).partitions == []
 
 
-def test_a_partition_that_is_read_is_left_for_another_night(harness: LedgerHarness) -> None:
+def test_a_partition_in_use_is_left_for_another_night(harness: LedgerHarness) -> None:
     for table in ("job_history", "job_runs", "job_events"):
         harness.all("SELECT ensure_partitions(:t, 7, now() - interval '120 days', now() - interval '60 days')", t=table)
     with harness.ledger.transaction() as connection:
@@ -100,7 +100,7 @@ def test_a_partition_that_is_read_is_left_for_another_night(harness: LedgerHarne
     assert result.partitions and not [name for name in result.partitions if name.startswith("job_events")]
 
 
-def test_workflows_and_fires_go_but_for_what_lives(harness: LedgerHarness) -> None:
+def test_old_workflows_and_fires_are_deleted_but_live_workflows_and_queued_fires_stay(harness: LedgerHarness) -> None:
     from jobplatform.domain.workflows import chain, step
 
     run_maintenance.declare_schedules(harness.ledger, config(harness))
@@ -124,7 +124,9 @@ def test_workflows_and_fires_go_but_for_what_lives(harness: LedgerHarness) -> No
     assert done != lives
 
 
-def test_folders_of_killed_runs_go_and_fresh_ones_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_folders_of_killed_runs_are_deleted_and_recent_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     lease = "01890000-0000-7000-8000-000000000000"
     for name in (f"run-{lease}-old", f"run-{lease}-new", "run-of-somebody-else"):
@@ -140,7 +142,7 @@ def test_folders_of_killed_runs_go_and_fresh_ones_stay(tmp_path: Path, monkeypat
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"run-{lease}-new", "run-of-somebody-else"]
 
 
-def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(harness: LedgerHarness) -> None:
+def test_queue_health_reports_problems_and_is_empty_without_problems(harness: LedgerHarness) -> None:
     def ask() -> QueueHealth:
         return run_maintenance.check_queue_health(harness.ledger, config(harness))
 
@@ -160,7 +162,7 @@ def test_queue_health_says_what_is_wrong_and_nothing_when_nothing_is(harness: Le
     }
 
 
-def test_they_are_scheduled_once_and_what_an_operator_changed_stays(harness: LedgerHarness) -> None:
+def test_maintenance_jobs_are_scheduled_once_and_changes_by_an_operator_stay(harness: LedgerHarness) -> None:
     for _ in range(2):
         run_maintenance.declare_schedules(harness.ledger, config(harness))
     with harness.ledger.statement() as connection:

@@ -1,4 +1,4 @@
-"""Jobs submitted in another transaction: accepted if and only if it commits; nobody waits for it."""
+"""Jobs submitted in the caller's transaction: accepted if and only if it commits; no other session waits for it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def kinds(harness: LedgerHarness) -> KindRegistry:
 
 @pytest.fixture
 def team(harness: LedgerHarness, kinds: KindRegistry) -> Iterator[Engine]:
-    """A team's own login: it has a table of its own, and may submit jobs."""
+    """A team's own login: it owns a table and may submit jobs."""
     name = f"team_{uuid.uuid4().hex[:8]}"
     harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
     harness.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
@@ -92,7 +92,7 @@ def table(engine: Engine) -> str:
     return f"{engine.url.username}.orders"
 
 
-def test_the_job_and_the_teams_row_come_together_or_not_at_all(
+def test_the_job_and_the_teams_row_commit_together_or_not_at_all(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session:
@@ -103,7 +103,7 @@ def test_the_job_and_the_teams_row_come_together_or_not_at_all(
     with Session(team) as session, session.begin():
         session.execute(text(f"INSERT INTO {table(team)} VALUES (2)"))
         kept = submit_in(session, key, tags=["shop"], priority=6)
-        assert validate_submissions(harness.ledger, kinds, 10).jobs == 0, "nobody sees it before"
+        assert validate_submissions(harness.ledger, kinds, 10).jobs == 0, "invisible before the commit"
     assert kept.created and kept.id != lost.id and kept.id.version == 7
     assert harness.row(kept.id).state == "blocked"
     validated = validate_submissions(harness.ledger, kinds, 10)
@@ -117,7 +117,7 @@ def test_the_job_and_the_teams_row_come_together_or_not_at_all(
     harness.assert_conserved()
 
 
-def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
+def test_a_job_with_an_invalid_payload_is_dead_lettered_with_the_reason(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
@@ -136,9 +136,11 @@ def test_a_payload_that_does_not_fit_is_a_dead_letter_that_says_why(
     harness.assert_conserved()
 
 
-def test_times_are_those_of_the_submission(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_run_at_and_max_attempts_are_those_of_the_submission(
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
+) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
-    with team.begin() as connection:  # a plain connection does as well
+    with team.begin() as connection:  # a plain connection works, too
         job = submit_in(connection, key, run_at=later, start_by=later + timedelta(hours=1), max_attempts=2)
     validate_submissions(harness.ledger, kinds, 10)
     row = harness.row(job.id)
@@ -165,7 +167,7 @@ def test_times_are_those_of_the_submission(harness: LedgerHarness, team: Engine,
         ({}, {"payload": {"text": "x" * 1_100_000}}, Invalid, "at most 1048576 bytes"),
     ],
 )
-def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
+def test_a_forbidden_or_invalid_submission_is_refused_and_the_transaction_continues(
     harness: LedgerHarness, team: Engine, grants: Any, more: Any, error: type[Exception], said: str
 ) -> None:
     key = make_key(harness, **grants)
@@ -178,7 +180,7 @@ def test_what_a_key_may_not_is_refused_and_the_transaction_goes_on(
     assert harness.all("SELECT count(*) FROM jobs") == [0]
 
 
-def test_a_key_that_is_none(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_an_invalid_or_revoked_key_is_refused(harness: LedgerHarness, team: Engine, key: str) -> None:
     with Session(team) as session, session.begin():
         for wrong in ("", "nonsense", key[:-1]):
             with pytest.raises(Unauthorized):
@@ -188,7 +190,7 @@ def test_a_key_that_is_none(harness: LedgerHarness, team: Engine, key: str) -> N
             submit_in(session, key)
 
 
-def test_the_quota_holds(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_the_quota_applies(harness: LedgerHarness, team: Engine, key: str) -> None:
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 2, 'test')")
     with Session(team) as session, session.begin():
         submit_in(session, key), submit_in(session, key)
@@ -196,7 +198,7 @@ def test_the_quota_holds(harness: LedgerHarness, team: Engine, key: str) -> None
             submit_in(session, key)
 
 
-def test_keys_of_the_order_are_those_of_the_api(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_idempotency_keys_and_unique_keys_work_as_in_the_api(harness: LedgerHarness, team: Engine, key: str) -> None:
     unique = {"key": "u", "on_conflict": "refuse"}
     with Session(team) as session, session.begin():
         first = submit_in(session, key, idempotency_key="k")
@@ -204,7 +206,7 @@ def test_keys_of_the_order_are_those_of_the_api(harness: LedgerHarness, team: En
         assert (again.id, again.created) == (first.id, False)
         with pytest.raises(Invalid, match="used for another request") as refused:
             submit_in(session, key, 2, idempotency_key="k")
-        assert refused.value.code == "idempotency_key_reused", "as the API says it"
+        assert refused.value.code == "idempotency_key_reused", "the same code as in the API"
         alone = submit_in(session, key, unique={"key": "u"})
         assert submit_in(session, key, 2, unique={"key": "u"}) == Submitted(alone.id, False)
         with pytest.raises(Conflict, match=str(alone.id)):
@@ -216,10 +218,10 @@ def test_keys_of_the_order_are_those_of_the_api(harness: LedgerHarness, team: En
         submit_in(None, key, run_at=datetime(2030, 1, 1))
 
 
-def test_nobody_waits_for_a_transaction_that_stays_open(
+def test_no_other_session_waits_for_an_open_transaction(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
-    """The API accepts with the same key, revokes it, finishes jobs and refuses by quota, while it is open."""
+    """While it is open, other sessions finish jobs, admit and revoke the same key, and add up counters."""
     with Session(team) as session:
         submitted = submit_in(session, key)
         done = threading.Event()
@@ -245,7 +247,9 @@ def test_nobody_waits_for_a_transaction_that_stays_open(
     assert harness.row(submitted.id).state == "available"
 
 
-def test_counters_are_added_up(harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str) -> None:
+def test_counters_of_submissions_are_added_up(
+    harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
+) -> None:
     for _ in range(3):
         with Session(team) as session, session.begin():
             submit_in(session, key)
@@ -256,7 +260,7 @@ def test_counters_are_added_up(harness: LedgerHarness, team: Engine, kinds: Kind
     harness.assert_conserved()
 
 
-def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
+def test_several_dispatchers_validate_jobs_and_only_of_kinds_that_they_know(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
     with Session(team) as session, session.begin():
@@ -273,18 +277,16 @@ def test_any_number_of_dispatchers_look_and_only_at_kinds_that_they_know(
         thread.start()
     for thread in threads:
         thread.join()
-    while result := validate_submissions(
-        harness.ledger, kinds, 7
-    ).jobs:  # what another had in his hands at the last validate
+    while result := validate_submissions(harness.ledger, kinds, 7).jobs:  # jobs that others were validating
         validated.append(result)
-    assert sum(validated) >= 30, "two may validate at one"
+    assert sum(validated) >= 30, "two threads may validate one job"
     assert set(harness.all("SELECT state FROM jobs WHERE id = ANY (:ids)", ids=ids)) == {"available"}
-    assert harness.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "and one lets it go"
+    assert harness.all("SELECT count(*) FROM job_events WHERE event = 'unblocked'") == [30], "but only one releases it"
     harness.assert_conserved()
 
 
 @pytest.mark.parametrize("payload", ['{"number": 1e400}', '{"number": ' + "[" * 300 + "]" * 300 + "}"])
-def test_json_that_only_postgres_can_read_holds_nobody_up(
+def test_json_that_only_postgres_can_read_does_not_block_other_jobs(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str, payload: str
 ) -> None:
     with team.begin() as connection:
@@ -298,7 +300,7 @@ def test_json_that_only_postgres_can_read_holds_nobody_up(
     assert result == {bad: ("dead", "invalid_payload"), good.id: ("available", None)}
 
 
-def test_a_slow_kind_is_looked_at_a_few_at_a_time(
+def test_jobs_of_a_slow_kind_are_validated_a_few_at_a_time(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobplatform.usecases.validate_submissions.LOOK_SECONDS", 0.0)
@@ -312,10 +314,10 @@ def test_a_slow_kind_is_looked_at_a_few_at_a_time(
     ]
 
 
-def test_a_replay_does_not_pass_by_the_look(
+def test_a_replay_does_not_bypass_validation(
     harness: LedgerHarness, team: Engine, kinds: KindRegistry, key: str
 ) -> None:
-    """Its limits would never hold."""
+    """Without validation, a job's limits would never apply."""
     with team.begin() as connection:
         called_off, refused = (
             submit_in(connection, key).id,
@@ -331,11 +333,13 @@ def test_a_replay_does_not_pass_by_the_look(
     assert harness.row(refused).state == "dead"
     cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
     replay_job(harness.ledger, None, harness.tenant_id, called_off, by="test", reason=None)
-    assert harness.row(called_off).state == "available", "it was validated at"
+    assert harness.row(called_off).state == "available", "it was validated before"
     harness.assert_conserved()
 
 
-def test_the_same_submission_from_sessions_in_other_time_zones(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_idempotency_keys_do_not_depend_on_the_time_zone_of_the_session(
+    harness: LedgerHarness, team: Engine, key: str
+) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     ids = set()
     for zone in ("UTC", "Asia/Tokyo"):
@@ -347,7 +351,7 @@ def test_the_same_submission_from_sessions_in_other_time_zones(harness: LedgerHa
         submit_in(connection, key, start_by=later, idempotency_key="k")
 
 
-def test_no_key_stands_in_the_statement(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_the_statement_does_not_contain_the_key(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
         submit_in(connection, key)
         said = harness.all(
@@ -356,7 +360,7 @@ def test_no_key_stands_in_the_statement(harness: LedgerHarness, team: Engine, ke
         assert said and key not in str(said)
 
 
-def test_it_can_be_called_off_before_anybody_has_looked(
+def test_a_job_can_be_cancelled_before_it_is_validated(
     harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry
 ) -> None:
     with Session(team) as session, session.begin():
@@ -369,14 +373,14 @@ def test_it_can_be_called_off_before_anybody_has_looked(
     harness.assert_conserved()
 
 
-def test_the_audit_is_content(harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry) -> None:
+def test_the_audit_has_no_findings(harness: LedgerHarness, team: Engine, key: str, kinds: KindRegistry) -> None:
     with Session(team) as session, session.begin():
         submit_in(session, key), submit_in(session, key, payload={"number": None})
     validate_submissions(harness.ledger, kinds, 1)
     assert audit_ledger(harness.ledger, hours=1, budget_seconds=60, patience_seconds=60).findings == []
 
 
-def test_who_may_submit_may_do_nothing_else(harness: LedgerHarness, team: Engine, key: str) -> None:
+def test_the_submit_role_may_do_nothing_else(harness: LedgerHarness, team: Engine, key: str) -> None:
     with team.connect() as connection:
         for forbidden in (
             "SELECT * FROM public.jobs",
@@ -398,10 +402,10 @@ def test_who_may_submit_may_do_nothing_else(harness: LedgerHarness, team: Engine
     harness.do(f"DROP ROLE {name}")
 
 
-def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(
+def test_a_table_of_the_caller_does_not_shadow_a_table_of_the_ledger(
     harness: LedgerHarness, team: Engine, key: str
 ) -> None:
-    """It runs with the owner's rights: what the caller calls api_keys must not say who he is."""
+    """The function runs with the owner's rights: a caller's own `api_keys` table must not authenticate the caller."""
     with team.connect() as connection:
         connection.execute(text("CREATE TEMP TABLE api_keys AS SELECT 1 AS id"))
         connection.execute(text(f"CREATE TABLE {team.url.username}.kinds (name text)"))
@@ -409,8 +413,8 @@ def test_a_table_of_the_callers_is_not_taken_for_one_of_the_ledgers(
         assert submit_in(connection, key, schema="public").created
 
 
-def test_async_sessions_submit_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The statement and its answer are those of `submit`; a driver of asyncio is not among our packages."""
+def test_async_sessions_can_submit_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The statement and its result are those of `submit`; no asyncio driver is among our dependencies."""
     from jobplatform.client import submit_async
 
     class Answer:
@@ -426,7 +430,7 @@ def test_async_sessions_submit_too(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result == Submitted(UUID(int=1), True)
 
 
-def test_the_settings_of_the_dispatcher_hold_for_submissions_by_sql(
+def test_the_settings_of_the_dispatcher_apply_to_submissions_by_sql(
     harness: LedgerHarness, kinds: KindRegistry, key: str
 ) -> None:
     with harness.ledger.transaction() as connection:

@@ -1,4 +1,4 @@
-"""Pauses that end by themselves, and the rebuild by hand."""
+"""Pauses with an end time, and the manual rebuild."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pause(harness: LedgerHarness, until: datetime | None) -> None:
         assert queues.set_paused(connection, "email", True, until)
 
 
-def test_a_pause_until_a_time_ends_then_and_its_queue_is_due(harness: LedgerHarness) -> None:
+def test_a_pause_ends_at_its_end_time_and_its_queue_is_woken(harness: LedgerHarness) -> None:
     pause(harness, datetime.now(UTC) + timedelta(hours=1))
     woken = dispatching.wake_jobs(harness.ledger, 10, None)
     assert woken.queues == [] and 3500 < woken.seconds <= 3600
@@ -26,14 +26,16 @@ def test_a_pause_until_a_time_ends_then_and_its_queue_is_due(harness: LedgerHarn
     assert harness.all("SELECT paused_at FROM queues WHERE name = 'email'") == [None]
 
 
-def test_a_pause_without_a_time_goes_on_and_a_new_one_replaces_it(harness: LedgerHarness) -> None:
+def test_a_pause_without_an_end_time_replaces_one_with_an_end_time(harness: LedgerHarness) -> None:
     pause(harness, datetime.now(UTC) + timedelta(hours=1))
     pause(harness, None)
     assert dispatching.wake_jobs(harness.ledger, 10, None).seconds is None
     assert harness.all("SELECT paused_until FROM queues WHERE name = 'email'") == [None]
 
 
-def test_a_rebuild_dispatches_again_what_is_out_and_leaves_what_runs(harness: LedgerHarness, monkeypatch) -> None:
+def test_a_rebuild_makes_dispatched_jobs_available_and_leaves_running_jobs_alone(
+    harness: LedgerHarness, monkeypatch
+) -> None:
     monkeypatch.setattr(rebuild, "open_commands_ledger", lambda: harness.ledger)
     out, other = harness.submit(), harness.submit("test.video")
     harness.dispatch(out, other)

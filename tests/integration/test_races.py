@@ -22,7 +22,7 @@ def pool():
 def test_claim_against_mark__a_claim_waits_for_the_dispatchers_commit(harness: LedgerHarness, pool) -> None:
     job_id = harness.submit()
     with harness.round():
-        # the message is out, the mark is not committed: the old version of the row says `available`
+        # the message is published but the mark is not committed: the old row version is still `available`
         claim = pool.submit(harness.claim, job_id, dispatch_no=1)
         wait_until_blocked(harness)
     assert claim.result().verdict == "claimed"
@@ -50,7 +50,7 @@ def test_two_claims__one_wins_and_the_other_changes_nothing(harness: LedgerHarne
     assert harness.events(job_id).count("started") == 1
 
 
-def test_claim_against_cancel__whoever_has_the_row_first_decides(harness: LedgerHarness, pool) -> None:
+def test_claim_against_cancel__the_first_to_lock_the_row_wins(harness: LedgerHarness, pool) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     with harness.ledger.transaction() as caller:
@@ -63,7 +63,7 @@ def test_claim_against_cancel__whoever_has_the_row_first_decides(harness: Ledger
     harness.assert_conserved()
 
 
-def test_claim_against_cancel__a_claimed_job_is_told(harness: LedgerHarness, pool) -> None:
+def test_claim_against_cancel__a_claimed_job_is_requested_to_stop(harness: LedgerHarness, pool) -> None:
     job_id, lease_id = harness.submit(), new_id()
     harness.dispatch(job_id)
     with harness.ledger.transaction() as worker:
@@ -109,7 +109,7 @@ def test_settle_against_cancel__the_first_commit_wins(harness: LedgerHarness, po
     harness.assert_conserved()
 
 
-def test_cancel_against_failure__every_end_but_success_becomes_cancelled(harness: LedgerHarness) -> None:
+def test_cancel_against_failure__every_outcome_but_success_becomes_cancelled(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     with harness.ledger.transaction() as caller:
         jobs.cancel_job(caller, harness.tenant_id, job_id, "stop")
@@ -132,7 +132,7 @@ def test_settle_against_rescue__a_settled_run_is_not_rescued(harness: LedgerHarn
     assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["succeeded"]
 
 
-def test_settle_against_rescue__a_rescued_run_settles_nothing_any_more(harness: LedgerHarness) -> None:
+def test_settle_against_rescue__a_rescued_run_can_no_longer_settle(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     with harness.ledger.transaction() as rescuer:
@@ -142,16 +142,16 @@ def test_settle_against_rescue__a_rescued_run_settles_nothing_any_more(harness: 
     assert harness.row(job_id).state == "scheduled"
 
 
-def test_rescue__a_beat_that_commits_before_the_look_counts(harness: LedgerHarness) -> None:
+def test_rescue__a_heartbeat_that_commits_before_the_scan_counts(harness: LedgerHarness) -> None:
     harness.running()
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     with harness.ledger.transaction() as rescuer:
-        rescuer.execute(text("SELECT 1"))  # its transaction is open before the beat
+        rescuer.execute(text("SELECT 1"))  # its transaction is open before the heartbeat
         harness.do("UPDATE workers SET heartbeat_at = clock_timestamp()")
         assert workers.rescue_runs(rescuer, 5.0) == []
 
 
-def test_two_rescuers__one_end_per_run(harness: LedgerHarness, pool) -> None:
+def test_two_rescuers__each_run_ends_once(harness: LedgerHarness, pool) -> None:
     running = [harness.running()[0] for _ in range(20)]
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
 
@@ -164,7 +164,7 @@ def test_two_rescuers__one_end_per_run(harness: LedgerHarness, pool) -> None:
     assert set(harness.all("SELECT lost_count FROM jobs")) == {1}
 
 
-def test_two_dispatchers__one_has_the_queue_until_its_transaction_ends(harness: LedgerHarness) -> None:
+def test_two_dispatchers__one_locks_the_queue_until_its_transaction_ends(harness: LedgerHarness) -> None:
     email, video = harness.submit(), harness.submit(kind="test.video")
     with harness.round(batch=1) as (first, _):
         assert [job.id for job in first] == [str(email)]
@@ -174,10 +174,10 @@ def test_two_dispatchers__one_has_the_queue_until_its_transaction_ends(harness: 
         with harness.round("video") as (other, _):
             assert [job.id for job in other] == [str(video)]
     with harness.round() as (second, _):
-        assert len(second) == 1, "the lock went with the transaction; what was picked is not picked again"
+        assert len(second) == 1, "the lock ended with the transaction; picked jobs are not picked again"
 
 
-def test_a_pick_leaves_a_job_alone_that_somebody_is_cancelling(harness: LedgerHarness) -> None:
+def test_a_pick_skips_a_job_that_is_being_cancelled(harness: LedgerHarness) -> None:
     taken, free = harness.submit(), harness.submit()
     with harness.ledger.transaction() as caller:
         jobs.cancel_job(caller, harness.tenant_id, taken, None)
@@ -186,7 +186,7 @@ def test_a_pick_leaves_a_job_alone_that_somebody_is_cancelling(harness: LedgerHa
 
 
 def test_late_settle_after_a_forgotten_claim__the_lease_never_repeats(harness: LedgerHarness) -> None:
-    """A Postgres that forgot the claim gives the second worker the same run_no; the first one's settle is refused."""
+    """If Postgres lost the claim, the second worker gets the same run_no; the first worker's settle is refused."""
     job_id, forgotten = harness.running()
     harness.do(
         "UPDATE jobs SET state = 'dispatched', lease_id = NULL, worker_id = NULL, run_no = 0, attempt = 0 "
@@ -201,7 +201,7 @@ def test_late_settle_after_a_forgotten_claim__the_lease_never_repeats(harness: L
     assert harness.settle(job_id, second) == ("settled", "succeeded")
 
 
-def test_beat_against_claim__a_lease_named_before_it_is_claimed_does_no_harm(harness: LedgerHarness) -> None:
+def test_heartbeat_against_claim__a_lease_named_before_its_claim_does_no_harm(harness: LedgerHarness) -> None:
     other = card()
     workers_row = "SELECT leases FROM workers WHERE id = :id"
     from jobplatform.usecases import track_workers

@@ -1,4 +1,4 @@
-"""Reading: one job, pages, tenants apart, queues; all bounded."""
+"""Reads: single jobs, pages, tenant isolation, queues; the cost of each is bounded."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pages(harness: LedgerHarness, wanted: JobFilter = ANY, limit: int = 3) -> li
             return rows
 
 
-def test_pages_go_through_live_and_finished_jobs_newest_first(harness: LedgerHarness) -> None:
+def test_pages_list_live_and_finished_jobs_newest_first(harness: LedgerHarness) -> None:
     ids = []
     for number in range(8):
         if number % 2:
@@ -41,7 +41,7 @@ def test_pages_go_through_live_and_finished_jobs_newest_first(harness: LedgerHar
     assert all(len(page) <= 3 for page in result)
 
 
-def test_filters(harness: LedgerHarness) -> None:
+def test_jobs_are_filtered_by_tag_kind_queue_state_and_time(harness: LedgerHarness) -> None:
     tagged = harness.submit(tags=("vip",))
     video = harness.submit(kind="test.video")
     done, lease_id = harness.running()
@@ -58,9 +58,7 @@ def test_filters(harness: LedgerHarness) -> None:
     assert tagged not in flat(JobFilter(created_after=moment)) or harness.row(tagged).created_at >= moment
 
 
-def test_a_filter_that_fits_little_looks_at_a_bounded_number_of_rows_per_page(
-    harness: LedgerHarness, monkeypatch
-) -> None:
+def test_a_filter_with_few_matches_reads_a_bounded_number_of_rows_per_page(harness: LedgerHarness, monkeypatch) -> None:
     monkeypatch.setattr(jobs, "MAX_EXAMINED", 4)
     first = harness.submit(tags=("rare",))
     for _ in range(10):
@@ -70,8 +68,10 @@ def test_a_filter_that_fits_little_looks_at_a_bounded_number_of_rows_per_page(
     assert [job_id for page in result for job_id in page] == [first]
 
 
-def test_a_rare_tag_of_finished_jobs_is_one_page_whatever_the_size(harness: LedgerHarness, monkeypatch) -> None:
-    """What has ended is most of a ledger: its tags have an index (`jobs list --tag` took 14.7 s on a large one)."""
+def test_a_rare_tag_of_finished_jobs_is_one_page_whatever_the_size_of_the_ledger(
+    harness: LedgerHarness, monkeypatch
+) -> None:
+    """Most jobs of a ledger have finished: their tags are indexed (`jobs list --tag` took 14.7 s on a large ledger)."""
     monkeypatch.setattr(jobs, "MAX_EXAMINED", 4)
     first, lease_id = harness.running(tags=("rare", "other"))
     harness.settle(first, lease_id)
@@ -94,7 +94,7 @@ def test_another_tenants_jobs_do_not_exist(harness: LedgerHarness) -> None:
     assert harness.row(job_id).state == "available"
 
 
-def test_ids_that_are_not_ours_are_not_found(harness: LedgerHarness) -> None:
+def test_unknown_ids_are_not_found(harness: LedgerHarness) -> None:
     from uuid import UUID, uuid4
 
     for strange in (uuid4(), UUID(int=0), UUID(int=2**128 - 1), new_id()):
@@ -102,7 +102,7 @@ def test_ids_that_are_not_ours_are_not_found(harness: LedgerHarness) -> None:
             read_jobs.get_job(harness.ledger, harness.tenant_id, strange)
 
 
-def test_a_running_job_has_a_run_that_goes_on(harness: LedgerHarness) -> None:
+def test_a_running_job_has_an_unfinished_run(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     (run,) = read_jobs.list_runs(harness.ledger, harness.tenant_id, job_id)
     assert (run["outcome"], run["finished_at"]) == ("running", None)
@@ -111,7 +111,7 @@ def test_a_running_job_has_a_run_that_goes_on(harness: LedgerHarness) -> None:
     assert run["outcome"] == "succeeded" and run["finished_at"] is not None
 
 
-def test_queues_count_by_counters(harness: LedgerHarness) -> None:
+def test_queues_report_their_counters(harness: LedgerHarness) -> None:
     harness.submit()
     harness.running()
     done, lease_id = harness.running()
@@ -122,7 +122,7 @@ def test_queues_count_by_counters(harness: LedgerHarness) -> None:
     assert (email["workers"], email["slots"]) == (1, 4)
 
 
-def test_ended_jobs_are_found_for_those_who_wait(harness: LedgerHarness) -> None:
+def test_find_settled_returns_ended_and_dead_jobs(harness: LedgerHarness) -> None:
     waiting = harness.submit()
     done, lease_id = harness.running()
     harness.settle(done, lease_id)
@@ -131,7 +131,7 @@ def test_ended_jobs_are_found_for_those_who_wait(harness: LedgerHarness) -> None
     assert read_jobs.find_settled(harness.ledger, [waiting, done, dead]) == {done, dead}
 
 
-def test_celery_sees_what_the_ledger_sees(harness: LedgerHarness, monkeypatch) -> None:
+def test_celery_results_match_the_ledger(harness: LedgerHarness, monkeypatch) -> None:
     from celery.result import AsyncResult
 
     from workers.app import app
@@ -152,7 +152,7 @@ def test_celery_sees_what_the_ledger_sees(harness: LedgerHarness, monkeypatch) -
     assert "it broke" in str(AsyncResult(str(dead), app=app).result)
 
 
-def test_the_gauges_tell_of_dead_letters_and_of_jobs_that_are_overdue(harness: LedgerHarness) -> None:
+def test_the_gauges_report_dead_letters_and_overdue_jobs(harness: LedgerHarness) -> None:
     def told() -> dict[str, float]:
         families = QueueGauges(harness.ledger, 20.0).collect()
         return {family.name: sample.value for family in families for sample in family.samples if not sample.labels}

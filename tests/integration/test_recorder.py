@@ -35,7 +35,7 @@ def recorder(harness: LedgerHarness, broker_url: str) -> Iterator[Recorder]:
 
 @pytest.fixture
 def dead_letter(broker_url: str) -> DeadLetter:
-    """Publish a message to `jobs.dead`, as a queue does that dead-letters it."""
+    """Publish a message to `jobs.dead`, as a queue that dead-letters it does."""
 
     def publish(headers: dict | None = None, body: bytes = b"[]", reason: str = "rejected", **properties) -> None:
         death = {"x-death": [{"queue": "email", "reason": reason, "count": 1}]}
@@ -54,7 +54,7 @@ def recorded(harness: LedgerHarness) -> list[tuple]:
     return harness.all("SELECT reason, job_id, dispatch_no, body_bytes::int FROM dead_messages ORDER BY id")
 
 
-def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(
+def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_again(
     harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id = harness.submit()
@@ -65,7 +65,7 @@ def test_a_live_job_whose_message_was_dead_lettered_is_dispatched_anew(
     assert harness.events(job_id) == ["submitted", "dispatched", "lost"]
 
 
-def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(
+def test_a_job_whose_message_is_always_dead_lettered_is_dead_lettered_at_the_limit(
     harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id = harness.submit()
@@ -76,10 +76,10 @@ def test_a_message_that_is_always_dead_lettered_buries_its_job_at_the_limit(
     assert (harness.row(job_id).state, harness.row(job_id).error["code"]) == ("dead", "lost_limit")
 
 
-def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_dispatched_anew(
+def test_a_healthy_job_whose_message_exceeds_the_delivery_limit_is_dispatched_again(
     harness: LedgerHarness, recorder, broker_url: str
 ) -> None:
-    """A quorum queue dead-letters at the 21st lost connection; nothing is wrong with the job."""
+    """A quorum queue dead-letters a message at its 21st lost connection; nothing is wrong with the job."""
     with connected(broker_url, name="test") as connection:
         if server_version(connection) < "4.3":
             pytest.skip("the queues of jobs are classic before RabbitMQ 4.3, and have no delivery limit")
@@ -95,7 +95,7 @@ def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_disp
         connection = connect(broker_url, name="test")
         if connection.channel().basic_get("email") is not None:
             lost += 1
-        connection.transport.sock.close()  # as a worker's end, or a cable that is pulled
+        connection.transport.sock.close()  # as when a worker is killed, or a cable is pulled
         recorder.poll()
         return harness.row(job_id).state != "dispatched"
 
@@ -104,7 +104,9 @@ def test_a_healthy_message_that_rabbitmq_gives_up_after_lost_connections_is_disp
     assert lost == 21
 
 
-def test_a_running_jobs_copy_changes_nothing(harness: LedgerHarness, recorder, dead_letter: DeadLetter) -> None:
+def test_a_dead_lettered_copy_of_a_running_jobs_message_changes_nothing(
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
+) -> None:
     job_id, _ = harness.running()
     dead_letter(headers_of(job_id, 1))
     recorder.poll()
@@ -112,7 +114,7 @@ def test_a_running_jobs_copy_changes_nothing(harness: LedgerHarness, recorder, d
     assert recorded(harness) == [("stale", job_id, 1, 2)]
 
 
-def test_the_message_of_a_dead_letter_is_no_dead_message(
+def test_the_message_of_a_dead_letter_is_not_recorded_as_a_dead_message(
     harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id, lease_id = harness.running()
@@ -122,7 +124,7 @@ def test_the_message_of_a_dead_letter_is_no_dead_message(
     assert recorded(harness) == []
 
 
-def test_what_belongs_to_no_job_is_kept_with_the_reason(
+def test_a_message_without_a_matching_job_is_recorded_with_the_reason(
     harness: LedgerHarness, recorder, dead_letter: DeadLetter
 ) -> None:
     job_id, nobody = harness.submit(), new_id()
@@ -144,7 +146,9 @@ def test_what_belongs_to_no_job_is_kept_with_the_reason(
     assert harness.all("SELECT length(body) FROM dead_messages ORDER BY id LIMIT 1") == [65_536]
 
 
-def test_a_strange_message_is_kept_and_stops_nobody(harness: LedgerHarness, recorder, dead_letter: DeadLetter) -> None:
+def test_a_malformed_message_is_recorded_and_blocks_no_other_message(
+    harness: LedgerHarness, recorder, dead_letter: DeadLetter
+) -> None:
     deep: dict = {}
     for _ in range(100):
         deep = {"a": deep}
@@ -156,7 +160,7 @@ def test_a_strange_message_is_kept_and_stops_nobody(harness: LedgerHarness, reco
     assert max(harness.all("SELECT length(message::text) FROM dead_messages")) < 20_000
 
 
-def test_a_recorder_that_dies_before_its_commit_records_later(
+def test_a_message_of_a_recorder_that_died_before_its_commit_is_recorded_later(
     harness: LedgerHarness, recorder, dead_letter: DeadLetter, broker_url
 ) -> None:
     dead_letter({})
@@ -167,7 +171,7 @@ def test_a_recorder_that_dies_before_its_commit_records_later(
     assert len(recorded(harness)) == 1
 
 
-def test_without_its_queue_the_recorder_says_what_to_do(harness: LedgerHarness, recorder, broker_url: str) -> None:
+def test_without_its_queue_the_recorder_names_the_remedy(harness: LedgerHarness, recorder, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         connection.channel().queue_delete(DEAD_RECORDS)
     with pytest.raises(ConfigurationError, match="jobplatform broker apply"):
@@ -197,21 +201,21 @@ def beat(harness: LedgerHarness, *, waiting=(), markers=()) -> None:
     track_workers.beat(harness.ledger, harness.worker, [], waiting, markers)
 
 
-def test_a_lost_message_is_found_by_a_marker(harness: LedgerHarness, detect, broker_url: str) -> None:
+def test_a_marker_detects_a_lost_message(harness: LedgerHarness, detect, broker_url: str) -> None:
     lost = harness.submit(priority=3)
     harness.dispatch(lost)
     assert detect() == 0
     ((marker, _, kind),) = take(broker_url)
     assert kind == MARKER_KIND
-    assert detect() == 0, "nobody has taken it"
+    assert detect() == 0, "no worker has received the marker"
     beat(harness, markers=[marker])
-    assert detect() == 0, "a beat that was under way says nothing yet"
+    assert detect() == 0, "a heartbeat that was already under way proves nothing"
     beat(harness)
     beat(harness)
     assert detect() == 1
     assert harness.row(lost).state == "available"
     assert harness.events(lost) == ["submitted", "dispatched", "returned"]
-    assert harness.all("SELECT count(*)::int FROM queue_markers") == [0], "a find begins the back-off anew"
+    assert harness.all("SELECT count(*)::int FROM queue_markers") == [0], "a detected loss resets the back-off"
 
 
 def test_a_message_that_waits_in_a_worker_is_not_lost(harness: LedgerHarness, detect, broker_url: str) -> None:
@@ -225,7 +229,7 @@ def test_a_message_that_waits_in_a_worker_is_not_lost(harness: LedgerHarness, de
     assert harness.row(job_id).state == "dispatched"
 
 
-def test_a_worker_that_has_not_beaten_since_may_have_the_message(
+def test_a_worker_without_a_heartbeat_since_then_may_have_the_message(
     harness: LedgerHarness, detect, broker_url: str
 ) -> None:
     job_id = harness.submit()
@@ -236,13 +240,13 @@ def test_a_worker_that_has_not_beaten_since_may_have_the_message(
     ((marker, _, _),) = take(broker_url)
     for _ in range(3):
         beat(harness, markers=[marker])
-    assert detect() == 0, "the other worker has not told"
+    assert detect() == 0, "the other worker has not reported"
     for _ in range(2):
         track_workers.beat(harness.ledger, other, [])
     assert detect() == 1
 
 
-def test_what_was_dispatched_after_a_marker_is_not_its_business(
+def test_a_marker_covers_only_jobs_dispatched_before_it_with_its_priority(
     harness: LedgerHarness, detect, broker_url: str
 ) -> None:
     first = harness.submit()
@@ -266,13 +270,15 @@ def test_a_marker_is_sent_once_and_again_after_a_back_off(harness: LedgerHarness
     assert len(take(broker_url)) == 1
     harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
     detect(30.0)
-    assert len(take(broker_url)) == 1, "it was lost itself"
+    assert len(take(broker_url)) == 1, "the marker itself was lost"
     harness.do("UPDATE queue_markers SET sent_at = sent_at - interval '31 s'")
     detect(30.0)
-    assert take(broker_url) == [], "the second fruitless one doubles the wait"
+    assert take(broker_url) == [], "the wait doubles after a second marker without a result"
 
 
-def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(harness: LedgerHarness, detect, broker_url: str) -> None:
+def test_no_marker_is_sent_to_a_queue_without_consumers_or_with_recent_dispatches_only(
+    harness: LedgerHarness, detect, broker_url: str
+) -> None:
     job_id = harness.submit("test.llm")
     harness.dispatch(job_id)
     detect()
@@ -283,7 +289,7 @@ def test_no_marker_where_nobody_consumes_or_nothing_is_quiet(harness: LedgerHarn
     assert take(broker_url) == []
 
 
-def test_a_marker_that_no_queue_takes_is_no_marker(harness: LedgerHarness, detect, broker_url: str) -> None:
+def test_an_unroutable_marker_is_not_recorded(harness: LedgerHarness, detect, broker_url: str) -> None:
     job_id = harness.submit()
     harness.dispatch(job_id)
     with connected(broker_url, name="test") as connection:

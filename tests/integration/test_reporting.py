@@ -1,4 +1,4 @@
-"""SQL reporting: the views tell what happened, the ready questions run, and a reader can do nothing else."""
+"""SQL reporting: the views match the ledger, the ready-made questions run, and a reader has no other access."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def history(harness: LedgerHarness) -> LedgerHarness:
-    """A ledger with one of everything."""
+    """A ledger with a succeeded, a failed, a crashed and a waiting job."""
     job_id, lease_id = harness.running(payload={"a": 1}, tags=("x",))
     harness.settle(job_id, lease_id, usage={"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7})
     failed, lease_id = harness.running()
@@ -30,7 +30,7 @@ def history(harness: LedgerHarness) -> LedgerHarness:
 
 @pytest.fixture
 def reader(history: LedgerHarness, instance) -> str:
-    """The URL of a login for reports; roles belong to the whole server, so it is dropped afterwards."""
+    """The URL of a login for reports; roles are server-wide, so it is dropped afterwards."""
     name, password = f"reader_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
     with history.ledger.transaction() as connection:
         reports.put_reader(connection, name, password)
@@ -42,24 +42,24 @@ def reader(history: LedgerHarness, instance) -> str:
 
 
 @pytest.mark.parametrize("question", reports.questions(), ids=lambda question: question.name)
-def test_a_ready_question_is_answered(reader: str, question: reports.Question) -> None:
+def test_every_ready_made_question_has_an_answer(reader: str, question: reports.Question) -> None:
     assert question.question.endswith("?")
     connection = psycopg2.connect(reader)
     with connection, connection.cursor() as cursor:
         cursor.execute(question.sql)
         rows = cursor.fetchall()
     connection.close()
-    assert rows, "there is one of everything to tell of"
+    assert rows, "the ledger has data for every question"
 
 
-def test_there_are_ten_questions_and_the_page_shows_them() -> None:
+def test_the_page_shows_all_ten_questions() -> None:
     page = (ROOT / "docs" / "operations" / "reporting.md").read_text()
     assert len(reports.questions()) == 10
     for question in reports.questions():
         assert question.question in page and question.sql in page
 
 
-def test_the_views_tell_what_happened(history: LedgerHarness) -> None:
+def test_the_views_match_the_ledger(history: LedgerHarness) -> None:
     assert dict(history.all("SELECT state, count(*)::int FROM reporting.jobs GROUP BY state")) == {
         "succeeded": 1,
         "dead": 1,
@@ -84,7 +84,9 @@ def test_the_views_tell_what_happened(history: LedgerHarness) -> None:
     ("view", "unit"),
     [("throughput_by_hour", "hour"), ("latency_percentiles", "hour"), ("failure_reasons", "day"), ("llm_usage", "day")],
 )
-def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: LedgerHarness, view: str, unit: str) -> None:
+def test_a_bound_on_hour_or_day_reads_only_the_partitions_within_it(
+    history: LedgerHarness, view: str, unit: str
+) -> None:
     history.do("SELECT ensure_partitions('job_runs', 7, now() - interval '40 days', now())")
     history.do(
         "INSERT INTO job_runs SELECT gen_random_uuid(), run_no, tenant_id, queue, kind, attempt, outcome, lease_id, "
@@ -105,10 +107,10 @@ def test_a_bound_on_hour_or_day_reads_the_partitions_it_names(history: LedgerHar
 
     assert len(partitions_read("true")) >= 6
     recent = partitions_read(f"{unit} >= date_trunc('{unit}', now()) - interval '1 {unit}'")
-    assert 1 <= len(recent) <= 2, "two where the bound lies in last week's"
+    assert 1 <= len(recent) <= 2, "two if the bound is in last week's partition"
 
 
-def test_every_view_and_the_schema_say_what_they_are(history: LedgerHarness) -> None:
+def test_every_view_has_a_comment_and_is_on_the_page(history: LedgerHarness) -> None:
     comments = history.all(
         "SELECT c.relname, obj_description(c.oid) FROM pg_class c WHERE c.relnamespace = 'reporting'::regnamespace "
         "AND c.relkind = 'v'"
@@ -118,7 +120,7 @@ def test_every_view_and_the_schema_say_what_they_are(history: LedgerHarness) -> 
     assert all(f"`{name}`" in page for name, _ in comments)
 
 
-def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str) -> None:
+def test_a_reader_can_read_only_the_views_and_has_a_statement_timeout(reader: str) -> None:
     connection = psycopg2.connect(reader)
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -136,7 +138,7 @@ def test_a_reader_reads_the_views_and_nothing_else_and_not_for_long(reader: str)
     connection.close()
 
 
-def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, instance) -> None:
+def test_an_existing_role_cannot_be_turned_into_a_reader(history: LedgerHarness, instance) -> None:
     from jobplatform.devstack import postgres
     from jobplatform.errors import ConfigurationError
 
@@ -152,7 +154,7 @@ def test_no_other_role_is_taken_for_a_reader(history: LedgerHarness, instance) -
 
 
 def test_the_ledger_needs_no_superuser(instance) -> None:
-    """What deploy/postgres/owner.sh makes: the owner of the database, who may create roles."""
+    """The owner of the database may create roles, as deploy/postgres/owner.sh sets it up."""
     from jobplatform.devstack import postgres
     from jobplatform.ledger import schema
     from jobplatform.ledger.session import open_ledger

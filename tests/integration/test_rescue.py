@@ -1,4 +1,4 @@
-"""Rescue: what workers leave behind runs again, and nothing is taken from a worker that lives."""
+"""Rescue: jobs of lost workers run again, and live workers keep their runs."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def rescue(harness: LedgerHarness, lease_seconds: float = 5.0) -> list[tuple[str
         return [(run.outcome, run.state) for run in workers.rescue_runs(connection, lease_seconds)]
 
 
-def test_a_worker_that_beats_keeps_its_runs(harness: LedgerHarness) -> None:
+def test_a_worker_with_heartbeats_keeps_its_runs(harness: LedgerHarness) -> None:
     _, lease_id = harness.running()
     for _ in range(3):
         track_workers.beat(harness.ledger, harness.worker, [lease_id])
     assert rescue(harness) == []
 
 
-def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(harness: LedgerHarness) -> None:
+def test_a_worker_without_a_heartbeat_for_the_lease_time_loses_its_runs(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     track_workers.beat(harness.ledger, harness.worker, [lease_id])
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '6 s'")
@@ -44,22 +44,22 @@ def test_a_worker_without_a_beat_for_a_lease_has_lost_its_runs(harness: LedgerHa
     assert harness.events(job_id)[-1] == "lost"
 
 
-def test_a_worker_that_signed_off_has_lost_its_runs_at_once(harness: LedgerHarness) -> None:
+def test_a_worker_that_deregistered_loses_its_runs_at_once(harness: LedgerHarness) -> None:
     harness.running()
     track_workers.deregister(harness.ledger, harness.worker)
     assert rescue(harness) == [("lost", "scheduled")]
 
 
-def test_a_run_missing_from_two_beats_has_crashed_though_its_worker_lives(harness: LedgerHarness) -> None:
+def test_a_run_missing_from_two_heartbeats_has_crashed_although_its_worker_is_alive(harness: LedgerHarness) -> None:
     harness.running()
     track_workers.beat(harness.ledger, harness.worker, [])
-    assert rescue(harness) == [], "one beat may have been on its way when the run began"
+    assert rescue(harness) == [], "one heartbeat may have been under way when the run began"
     track_workers.beat(harness.ledger, harness.worker, [])
     track_workers.beat(harness.ledger, harness.worker, [])
     assert rescue(harness) == [("crashed", "scheduled")]
 
 
-def test_a_run_whose_worker_is_not_known_is_lost(harness: LedgerHarness) -> None:
+def test_a_run_of_an_unknown_worker_is_lost(harness: LedgerHarness) -> None:
     harness.running()
     harness.do("DELETE FROM workers")
     assert rescue(harness) == [("lost", "scheduled")]
@@ -78,7 +78,7 @@ def test_a_cancelled_run_of_a_lost_worker_never_runs_again(harness: LedgerHarnes
 
 
 def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_lease(harness: LedgerHarness) -> None:
-    """After an outage of Postgres every worker looks dead; so does it after a suspension of this host."""
+    """Every worker looks dead after an outage of Postgres, or after a suspension of this host."""
     harness.running()
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
     rescuer = Rescuer(harness.ledger, heartbeat_seconds=10, lease_seconds=0.2)
@@ -86,19 +86,19 @@ def test_nothing_is_rescued_before_the_rescuer_has_seen_the_ledger_for_a_full_le
     eventually(lambda: rescuer.poll() == 1, seconds=5)
 
 
-def test_a_gap_between_polls_starts_the_lease_anew(harness: LedgerHarness) -> None:
+def test_a_gap_between_polls_restarts_the_lease_time(harness: LedgerHarness) -> None:
     rescuer = Rescuer(harness.ledger, heartbeat_seconds=0.05, lease_seconds=0.3)
     rescuer.poll()
     harness.running()
     harness.do("UPDATE workers SET heartbeat_at = clock_timestamp() - interval '1 hour'")
-    harness.do("SELECT pg_sleep(0.5)")  # longer than the lease, and than two beats: a suspended host
+    harness.do("SELECT pg_sleep(0.5)")  # longer than the lease and than two heartbeats: a suspended host
     assert rescuer.poll() == 0
 
 
-def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(
+def test_a_ledger_that_stalls_during_a_poll_costs_no_live_worker_its_runs(
     harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Found by a drill that froze Postgres: the silence was its own, between two statements of the rescuer."""
+    """Found by a drill that froze Postgres between two statements of the rescuer: the workers were not silent."""
     lease_seconds, rescue = 0.4, workers.rescue_runs
 
     def stand_still_and_rescue(connection: Connection, *rest: Any, **more: Any) -> Sequence[Row[Any]]:
@@ -112,11 +112,11 @@ def test_a_ledger_that_stands_still_within_a_poll_robs_nobody(
     track_workers.beat(harness.ledger, harness.worker, [lease_id])
     monkeypatch.setattr(workers, "rescue_runs", stand_still_and_rescue)
     assert rescuer.poll() == 0
-    assert rescuer.poll() == 1, "a lease later, and still no beat"
+    assert rescuer.poll() == 1, "a lease later, and still no heartbeat"
 
 
 @pytest.mark.parametrize("table", ["jobs", "workers"])
-def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(
+def test_while_a_table_is_locked_heartbeats_cannot_be_written_and_no_run_is_rescued(
     harness: LedgerHarness, table: str
 ) -> None:
     lease_seconds = 0.4
@@ -131,14 +131,14 @@ def test_while_a_table_is_locked_beats_can_not_be_written_and_nobody_is_robbed(
             with pytest.raises(LedgerBusy):
                 rescuer.poll()
     beat.result()
-    deadline = time.monotonic() + 2 * lease_seconds  # what the beat says may be as old as the lock
+    deadline = time.monotonic() + 2 * lease_seconds  # the time of the heartbeat may be as old as the lock
     while time.monotonic() < deadline:
         assert rescuer.poll() == 0
         track_workers.beat(other, harness.worker, [lease_id])
     other.close()
 
 
-def test_beats_answer_with_what_is_to_be_cancelled(harness: LedgerHarness) -> None:
+def test_heartbeats_return_the_runs_to_cancel(harness: LedgerHarness) -> None:
     from jobplatform.ledger import jobs
 
     job_id, lease_id = harness.running()
@@ -165,7 +165,7 @@ def test_a_child_that_died_with_its_run_is_a_crash(harness: LedgerHarness) -> No
     assert harness.row(job_id).crash_count == 1
 
 
-def test_a_child_that_died_before_it_claimed_gives_the_job_back(harness: LedgerHarness) -> None:
+def test_a_child_that_died_before_its_claim_returns_the_job(harness: LedgerHarness) -> None:
     kind = registry().get("test.echo")
     job_id = harness.submit()
     harness.dispatch(job_id)
@@ -189,7 +189,7 @@ def test_a_late_report_changes_nothing(harness: LedgerHarness) -> None:
 
 
 def beaten_by(harness: LedgerHarness, *, ends: bool) -> Ledger:
-    """Let the harness's worker beat on a session of its own."""
+    """Write a heartbeat of the harness's worker on a session of its own."""
     session = open_ledger(harness.url, name="worker parent", connections=1)
     track_workers.beat(session, harness.worker, [])
     if ends:
@@ -199,12 +199,14 @@ def beaten_by(harness: LedgerHarness, *, ends: bool) -> Ledger:
     return session
 
 
-def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_lease(harness: LedgerHarness) -> None:
+def test_a_killed_worker_is_detected_by_the_end_of_its_session_long_before_its_lease_expires(
+    harness: LedgerHarness,
+) -> None:
     job_id, _ = harness.running()
     beaten_by(harness, ends=True)
     with harness.ledger.transaction() as connection:
         assert workers.rescue_runs(connection, 3600.0, None) == []
-        assert workers.rescue_runs(connection, 3600.0, 60.0) == [], "it may have lost its connection, and beat soon"
+        assert workers.rescue_runs(connection, 3600.0, 60.0) == [], "it may reconnect and send a heartbeat soon"
         (run,) = workers.rescue_runs(connection, 3600.0, 0.0)
     assert (run.outcome, harness.row(job_id).lost_count) == ("lost", 1)
     (error,) = harness.all("SELECT error ->> 'message' FROM job_runs WHERE job_id = :id", id=job_id)
@@ -212,7 +214,9 @@ def test_a_killed_worker_is_known_by_the_end_of_its_session_long_before_its_leas
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["its session stands", "its session is not known"])
-def test_a_frozen_worker_or_one_behind_a_pooler_has_a_lease(harness: LedgerHarness, known: bool) -> None:
+def test_a_frozen_worker_or_one_behind_a_pooler_loses_its_runs_only_after_its_lease(
+    harness: LedgerHarness, known: bool
+) -> None:
     job_id, _ = harness.running()
     session = beaten_by(harness, ends=False)
     if not known:
@@ -242,7 +246,7 @@ def heartbeat_of(
     return heartbeat.Heartbeat(card(harness.worker.id), deliveries, Settings(database_url=harness.url, **settings))
 
 
-def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_commit(
+def test_a_crash_is_settled_only_after_a_heartbeat_and_acknowledged_after_the_commit(
     harness: LedgerHarness, monkeypatch
 ) -> None:
     job_id, lease_id = harness.running()
@@ -257,7 +261,7 @@ def test_the_heart_settles_a_crash_only_after_a_beat_and_acknowledges_after_the_
     assert deliveries.reports() == []
 
 
-def test_one_report_that_can_not_be_ended_keeps_no_other(harness: LedgerHarness, monkeypatch) -> None:
+def test_a_report_that_cannot_be_processed_blocks_no_other_report(harness: LedgerHarness, monkeypatch) -> None:
     job_id, lease_id = harness.running()
     deliveries = Deliveries()
     mine = heartbeat_of(harness, deliveries, monkeypatch)
@@ -269,7 +273,9 @@ def test_one_report_that_can_not_be_ended_keeps_no_other(harness: LedgerHarness,
     assert deliveries.reports() == []
 
 
-def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(harness: LedgerHarness, monkeypatch) -> None:
+def test_orphaned_deliveries_are_named_in_heartbeats_until_no_child_runs_them(
+    harness: LedgerHarness, monkeypatch
+) -> None:
     job_id, lease_id = harness.running()
     idle = new_id()
     deliveries = Deliveries()
@@ -284,8 +290,8 @@ def test_what_the_pool_gave_up_is_named_until_nobody_runs_it(harness: LedgerHarn
 
 
 @pytest.mark.parametrize("forgotten", [False, True])
-def test_what_was_given_up_and_starts_after_all_is_held_again(forgotten: bool) -> None:
-    """A thread's queue outlives the connection: what RabbitMQ has again runs from there, first."""
+def test_an_orphaned_delivery_that_starts_after_all_is_tracked_again(forgotten: bool) -> None:
+    """A thread pool's queue outlives the connection: a message that RabbitMQ has requeued may run from there first."""
     deliveries, held = Deliveries(), Held(new_id(), 1, new_id(), "test.echo")
     deliveries.add(held)
     deliveries.orphan_unstarted()
@@ -298,7 +304,7 @@ def test_what_was_given_up_and_starts_after_all_is_held_again(forgotten: bool) -
     assert deliveries.leases() == [] and deliveries.remove(held.lease_id) is None
 
 
-def test_what_was_given_up_can_be_reported() -> None:
+def test_an_orphaned_delivery_can_be_reported() -> None:
     deliveries, held = Deliveries(), Held(new_id(), 1, new_id(), "test.echo")
     deliveries.add(held)
     deliveries.orphan_unstarted()

@@ -1,4 +1,4 @@
-"""Who is refused at a limit key reserves its units, and comes back to its old place: nobody waits forever."""
+"""A job that is refused at a limit key reserves its units and returns to its old position: no job starves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobplatform.usecases.manage_limits import list_limits
 from tests.support.desk import Desk, limit, submit
 from tests.support.ledger_harness import LedgerHarness
 
-SLOW = {"rate_units": 10, "rate_seconds": 36_000}  # nothing flows in while a test lasts
+SLOW = {"rate_units": 10, "rate_seconds": 36_000}  # no units are added while a test runs
 
 
 def fill(harness: LedgerHarness, key: str, units: float) -> None:
@@ -30,14 +30,14 @@ def fill(harness: LedgerHarness, key: str, units: float) -> None:
 
 
 def take(harness: LedgerHarness, job_id: UUID) -> str:
-    """Send a job's message and claim it, as if all that was before it had gone; returns the verdict."""
+    """Dispatch and claim a job, as if all jobs before it had gone; return the verdict."""
     harness.do("UPDATE jobs SET state = 'available' WHERE id = :id AND state = 'scheduled'", id=job_id)
     harness.dispatch(job_id)
     return harness.claim(job_id, new_id()).verdict
 
 
 @pytest.mark.parametrize("sliding", [False, True], ids=["bucket", "sliding window"])
-def test_who_wants_much_gets_it_before_those_who_came_later(harness: LedgerHarness, sliding: bool) -> None:
+def test_a_job_that_needs_many_units_gets_them_before_younger_jobs(harness: LedgerHarness, sliding: bool) -> None:
     limit(harness, "t:1", **SLOW, sliding=sliding)
     large, small, tiny = (
         submit(harness, "t:1", units=8),
@@ -46,13 +46,13 @@ def test_who_wants_much_gets_it_before_those_who_came_later(harness: LedgerHarne
     )
     fill(harness, "t:1", 5)
     assert take(harness, large) == "limited"
-    assert take(harness, small) == "limited", "there are five, and all of them are reserved"
+    assert take(harness, small) == "limited", "all five units are reserved"
     fill(harness, "t:1", 9)
-    assert take(harness, small) == "limited", "one of nine is free"
+    assert take(harness, small) == "limited", "one of nine units is free"
     assert take(harness, tiny) == "claimed"
     assert take(harness, large) == "claimed"
     fill(harness, "t:1", 3)
-    assert take(harness, small) == "claimed", "what was reserved has been taken"
+    assert take(harness, small) == "claimed", "the reserved units have been taken"
 
 
 def test_neither_a_higher_priority_nor_an_older_job_waits_for_a_reservation(harness: LedgerHarness) -> None:
@@ -64,7 +64,7 @@ def test_neither_a_higher_priority_nor_an_older_job_waits_for_a_reservation(harn
     assert [take(harness, job_id) for job_id in (older, urgent, younger)] == ["claimed", "claimed", "limited"]
 
 
-def test_the_one_that_goes_first_has_the_reservation(harness: LedgerHarness) -> None:
+def test_the_first_job_in_order_has_the_reservation(harness: LedgerHarness) -> None:
     limit(harness, "t:1", **SLOW)
     first, second = submit(harness, "t:1", units=10), submit(harness, "t:1", units=9)
     fill(harness, "t:1", 0)
@@ -73,7 +73,7 @@ def test_the_one_that_goes_first_has_the_reservation(harness: LedgerHarness) -> 
 
 
 @pytest.mark.parametrize("end", ["cancelled", "late"])
-def test_a_reservation_ends_with_its_job_and_with_its_time(harness: LedgerHarness, end: str) -> None:
+def test_a_reservation_ends_with_its_job_or_when_it_expires(harness: LedgerHarness, end: str) -> None:
     limit(harness, "t:1", **SLOW)
     large, small = submit(harness, "t:1", units=9), submit(harness, "t:1")
     fill(harness, "t:1", 5)
@@ -85,8 +85,8 @@ def test_a_reservation_ends_with_its_job_and_with_its_time(harness: LedgerHarnes
     assert take(harness, small) == "claimed"
 
 
-def test_two_that_want_the_same_two_keys_never_wait_for_each_other(harness: LedgerHarness) -> None:
-    """Each was refused for the other key: the older one takes both, and then the younger one."""
+def test_two_jobs_with_the_same_two_keys_never_wait_for_each_other(harness: LedgerHarness) -> None:
+    """Each was refused for a different key: the older job takes units of both, then the younger job does."""
     for key in ("a:1", "b:1"):
         limit(harness, key, **SLOW)
     older, younger = submit(harness, "a:1", "b:1", units=8), submit(harness, "a:1", "b:1", units=8)
@@ -103,7 +103,7 @@ def test_two_that_want_the_same_two_keys_never_wait_for_each_other(harness: Ledg
     assert take(harness, younger) == "claimed"
 
 
-def test_calls_inside_a_run_reserve_too(harness: LedgerHarness) -> None:
+def test_calls_inside_a_run_reserve_units_too(harness: LedgerHarness) -> None:
     limit(harness, "p:1", **SLOW)
     job_id, lease_id = harness.running()
     fill(harness, "p:1", 4)
@@ -116,7 +116,7 @@ def test_calls_inside_a_run_reserve_too(harness: LedgerHarness) -> None:
     assert harness.ledger.call(*call)[0][0] == "taken"
 
 
-def test_the_refused_one_is_sent_from_its_old_place(harness: LedgerHarness, desk: Desk) -> None:
+def test_a_refused_job_is_dispatched_from_its_old_position(harness: LedgerHarness, desk: Desk) -> None:
     limit(harness, "t:1", rate_units=10, rate_seconds=1)
     first, second = submit(harness, "t:1", units=5), submit(harness, "t:1", units=5)
     with harness.ledger.transaction() as connection:
@@ -126,7 +126,7 @@ def test_the_refused_one_is_sent_from_its_old_place(harness: LedgerHarness, desk
     harness.dispatch(first)
     fill(harness, "t:1", 0)
     assert harness.claim(first).verdict == "limited"
-    desk.round(window=0)  # it has looked, and knows the line by the second one
+    desk.round(window=0)  # the dispatcher has read the queue and knows the flow by its second job
     harness.do("UPDATE jobs SET run_at = clock_timestamp() WHERE id = :id", id=first)
     assert dispatching.wake_jobs(harness.ledger, 10, None)
     assert abs((harness.row(first).state_at - before).total_seconds()) < 0.01
@@ -135,10 +135,10 @@ def test_the_refused_one_is_sent_from_its_old_place(harness: LedgerHarness, desk
     assert harness.row(first).state == "dispatched"
     assert [harness.row(job_id).state for job_id in (second, theirs)] == ["available"] * 2
     assert harness.claim(first).verdict == "claimed"
-    assert harness.row(first).reserved_at is None, "another attempt begins where all others do"
+    assert harness.row(first).reserved_at is None, "another attempt has no reserved position"
 
 
-def test_another_dispatcher_hears_of_what_came_back_to_an_old_place(harness: LedgerHarness) -> None:
+def test_another_dispatcher_notices_a_job_that_returned_to_its_old_position(harness: LedgerHarness) -> None:
     limit(harness, "t:1", **SLOW)
     job_id = submit(harness, "t:1")
     fill(harness, "t:1", 0)
@@ -152,8 +152,8 @@ def test_another_dispatcher_hears_of_what_came_back_to_an_old_place(harness: Led
     assert queue == "email"
 
 
-def test_large_ones_go_while_small_ones_keep_coming(harness: LedgerHarness, desk: Desk) -> None:
-    """Jobs that take units as they flow in must not starve a job that needs a full bucket."""
+def test_a_large_job_runs_while_small_jobs_keep_arriving(harness: LedgerHarness, desk: Desk) -> None:
+    """Jobs that take units as soon as they are added must not starve a job that needs a full bucket."""
     limit(harness, "t:1", rate_units=20, rate_seconds=0.4)
     with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
@@ -163,7 +163,7 @@ def test_large_ones_go_while_small_ones_keep_coming(harness: LedgerHarness, desk
     younger: list[UUID] = []
     deadline = time.monotonic() + 20
     while harness.row(large).state != "running":
-        assert time.monotonic() < deadline, "the large one was never served"
+        assert time.monotonic() < deadline, "the large job never started"
         younger.append(submit(harness, "t:1"))
         dispatching.wake_jobs(harness.ledger, 100, None)
         desk.round(window=5)
@@ -174,10 +174,10 @@ def test_large_ones_go_while_small_ones_keep_coming(harness: LedgerHarness, desk
                     id=job_id,
                 )
     served = [job_id for job_id in younger if harness.row(job_id).run_no]
-    assert len(served) <= 30, "the bucket is filled for it once"
+    assert len(served) <= 30, "the bucket fills up for the large job once"
 
 
-def test_what_is_reserved_is_shown(harness: LedgerHarness) -> None:
+def test_reserved_units_are_shown(harness: LedgerHarness) -> None:
     limit(harness, "t:1", **SLOW)
     large, small = submit(harness, "t:1", units=9), submit(harness, "t:1")
     fill(harness, "t:1", 5)

@@ -1,4 +1,4 @@
-"""A ledger that was restored into another cluster, where transactions count from the beginning: feeds go on."""
+"""A ledger restored into another cluster, whose transaction ids start from the beginning: feeds continue."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LATER = 5_000_000_000
 
 
 def restore(harness: LedgerHarness) -> None:
-    """What a restore leaves: events and cursors of transactions that this cluster has not come to, another identity."""
+    """Simulate a restore: transaction ids of events are ahead of this cluster, and its identity is another one."""
     harness.do("UPDATE job_events SET tx = tx + :later", later=LATER)
     harness.do("UPDATE installation SET cluster = 'the old one'")
 
@@ -24,13 +24,13 @@ def events_behind(harness: LedgerHarness, place: FeedPosition) -> list[str]:
     return [str(event.job_id) for event in page]
 
 
-def test_what_happens_after_a_restore_comes_behind_every_cursor(harness: LedgerHarness) -> None:
+def test_events_after_a_restore_come_after_every_cursor(harness: LedgerHarness) -> None:
     before = harness.submit()
     cursor = now_in(harness.ledger, harness.tenant_id)
     restore(harness)
     cursor = FeedPosition(cursor.tx + LATER, cursor.id)
     lost = harness.submit()
-    assert events_behind(harness, cursor) == [], "without the offset it is lost"
+    assert events_behind(harness, cursor) == [], "without the offset the event is lost"
     with harness.ledger.transaction() as connection:
         offset = feed.rebase_feed(connection)
     assert offset is not None and offset > LATER
@@ -39,10 +39,10 @@ def test_what_happens_after_a_restore_comes_behind_every_cursor(harness: LedgerH
     assert str(before) in events_behind(harness, FeedPosition())
     assert lost != after
     with harness.ledger.transaction() as connection:
-        assert feed.rebase_feed(connection) is None, "once"
+        assert feed.rebase_feed(connection) is None, "rebased once"
 
 
-def test_a_second_restore_goes_above_the_first(harness: LedgerHarness) -> None:
+def test_the_offset_after_a_second_restore_is_above_the_first(harness: LedgerHarness) -> None:
     offsets = []
     for _ in range(2):
         harness.submit()
@@ -51,11 +51,13 @@ def test_a_second_restore_goes_above_the_first(harness: LedgerHarness) -> None:
             offsets.append(feed.rebase_feed(connection))
     assert offsets[0] is not None and offsets[1] is not None and offsets[1] > offsets[0]
     job_id = harness.submit()
-    # an event is shown when no older transaction is under way in the cluster, where other tests run too
+    # the feed shows an event when no older transaction is open in the cluster, where other tests run too
     eventually(lambda: str(job_id) in events_behind(harness, FeedPosition(offsets[1] or 0, 0)))
 
 
-def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(harness: LedgerHarness) -> None:
+def test_without_a_cluster_identity_a_restore_is_detected_by_events_ahead_of_the_cluster(
+    harness: LedgerHarness,
+) -> None:
     harness.do("CREATE OR REPLACE FUNCTION cluster_identity() RETURNS text LANGUAGE sql AS 'SELECT NULL::text'")
     harness.do("UPDATE installation SET cluster = 'known before'")
     harness.submit()
@@ -66,7 +68,7 @@ def test_where_the_cluster_has_no_name_it_is_told_by_events_ahead_of_it(harness:
         assert feed.rebase_feed(connection) is not None
 
 
-def test_the_doctor_names_it(harness: LedgerHarness) -> None:
+def test_the_doctor_reports_a_restored_ledger(harness: LedgerHarness) -> None:
     config = Settings(database_url=harness.url)
     levels = {finding.check: finding for finding in check_ledger(harness.ledger, config)}
     assert "feeds" not in levels and "writable" not in levels
@@ -75,7 +77,7 @@ def test_the_doctor_names_it(harness: LedgerHarness) -> None:
     assert (result.level, result.remedy) == ("failed", "jobplatform migrate")
 
 
-def test_a_database_that_takes_no_writes_is_named_as_that(harness: LedgerHarness) -> None:
+def test_the_doctor_reports_a_read_only_database(harness: LedgerHarness) -> None:
     name = harness.url.rpartition("/")[2]
     harness.do(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
     harness.ledger.close()

@@ -1,4 +1,4 @@
-"""What nobody needs any more is forgotten, and nothing else."""
+"""Data past its retention period is deleted, and no other data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobplatform.ledger import dead_letters, dead_messages, dispatching, effects
 from jobplatform.ledger.ids import new_id
 from tests.support.ledger_harness import LedgerHarness
 
-#: table → what puts two rows there, the first of them old; and what forgets
+#: table → (SQL that inserts an old row and a recent one, function that deletes old rows)
 RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "dead_messages": (
         "INSERT INTO dead_messages (at, reason, detail, message, body, body_bytes) "
@@ -53,7 +53,7 @@ RETENTION: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 @pytest.mark.parametrize("table", list(RETENTION))
-def test_what_is_old_goes_and_the_rest_stays(harness: LedgerHarness, table: str) -> None:
+def test_old_rows_are_deleted_and_recent_rows_stay(harness: LedgerHarness, table: str) -> None:
     fill, forget = RETENTION[table]
     before = harness.all(f"SELECT count(*)::int FROM {table}")[0]
     harness.do(fill)
@@ -62,7 +62,7 @@ def test_what_is_old_goes_and_the_rest_stays(harness: LedgerHarness, table: str)
     assert harness.all(f"SELECT count(*)::int FROM {table}") == [before + 1]
 
 
-def test_the_jobs_of_a_forgotten_replay_go_with_it(harness: LedgerHarness) -> None:
+def test_the_jobs_of_a_deleted_replay_are_deleted_with_it(harness: LedgerHarness) -> None:
     harness.do(RETENTION["replays"][0])
     harness.do("INSERT INTO replay_jobs (replay_id, job_id, run_no) SELECT id, gen_random_uuid(), 1 FROM replays")
     with harness.ledger.transaction() as connection:
@@ -88,7 +88,7 @@ def test_an_effect_is_kept_as_long_as_its_job_may_run_again(harness: LedgerHarne
         effects.begin_effect(harness.ledger, job_id, lease, "charge", new_id(), "hold")
     harness.settle(ended, ended_lease)
     with harness.ledger.transaction() as connection:
-        assert effects.forget_effects(connection) == 0, "90 days"
+        assert effects.forget_effects(connection) == 0, "effects are kept for 90 days"
     harness.do("UPDATE effects SET intended_at = clock_timestamp() - interval '91 days'")
     with harness.ledger.transaction() as connection:
         assert effects.forget_effects(connection) == 1

@@ -1,4 +1,4 @@
-"""RabbitMQ's users have the rights of their work, and no more."""
+"""RabbitMQ users have the rights that their work needs, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jobplatform.errors import BrokerUnavailable
 from jobplatform.ledger.ids import new_id
 
 
-def test_the_broker_is_the_one_that_was_asked_for_with_its_type_of_queues(instance, broker_url: str) -> None:
+def test_the_broker_has_the_requested_version_and_the_queue_type_of_that_version(instance, broker_url: str) -> None:
     with connected(broker_url, name="test") as connection:
         version = server_version(connection)
         arguments = build_topology(("email",), choose_queue_type("auto", version)).queues[0].arguments
@@ -29,7 +29,7 @@ def test_the_broker_is_the_one_that_was_asked_for_with_its_type_of_queues(instan
 
 
 def refused(instance, role: str, action) -> bool:
-    """Do something on a channel of a role; returns whether RabbitMQ said 403."""
+    """Run an action on a channel of a role; return whether RabbitMQ refused it with 403."""
     with connected(rabbitmq.url(instance, role=role), name="test") as connection:
         try:
             action(connection.channel())
@@ -38,7 +38,7 @@ def refused(instance, role: str, action) -> bool:
         return False
 
 
-def test_a_dispatcher_publishes_and_keeps_its_sentinel(instance) -> None:
+def test_a_dispatcher_can_publish_and_declare_its_sentinel(instance) -> None:
     publisher = Publisher(rabbitmq.url(instance, role="dispatcher"))
     receipt = publisher.publish([Envelope(str(new_id()), 1, "test.echo", "email", 4)])
     assert len(receipt.confirmed) == 1
@@ -62,17 +62,17 @@ def test_a_dispatcher_publishes_and_keeps_its_sentinel(instance) -> None:
         ("monitor", lambda channel: channel.queue_purge("email")),
     ],
 )
-def test_what_is_not_its_work_is_refused(instance, role: str, action) -> None:
+def test_an_action_outside_the_work_of_a_role_is_refused(instance, role: str, action) -> None:
     assert refused(instance, role, action)
 
 
 @pytest.mark.parametrize("role", ["worker", "monitor"])
-def test_only_a_dispatcher_publishes_jobs(instance, role: str) -> None:
+def test_only_a_dispatcher_can_publish_jobs(instance, role: str) -> None:
     with pytest.raises(BrokerUnavailable, match="ACCESS_REFUSED"):
         Publisher(rabbitmq.url(instance, role=role)).publish([Envelope(str(new_id()), 1, "test.echo", "email", 4)])
 
 
-def test_a_worker_takes_from_every_job_queue_also_from_new_ones(instance) -> None:
+def test_a_worker_can_read_every_job_queue_including_new_ones(instance) -> None:
     with connected(rabbitmq.url(instance), name="test") as connection:
         connection.channel().queue_declare("brand-new", durable=True, auto_delete=False)
     assert not refused(instance, "worker", lambda channel: channel.basic_get("brand-new"))

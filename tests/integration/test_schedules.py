@@ -1,5 +1,5 @@
-"""Schedules in the ledger: every planned time once, with any number of pollers; overlap, missed times, changes,
-broken ones."""
+"""Schedules in the ledger: any number of pollers fire each planned time once; overlap, missed times, changes,
+broken schedules."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def put(harness: LedgerHarness, name: str = "s", **definition: Any) -> manage.Sc
 
 
 def make_due(harness: LedgerHarness, name: str = "s", ago: str = "1 s") -> Any:
-    """Let the next planned time of a schedule be a moment ago; returns it."""
+    """Move the next planned time of a schedule into the recent past; return it."""
     (planned,) = harness.all(
         "UPDATE schedules SET next_planned_at = date_trunc('second', clock_timestamp()) - CAST(:ago AS interval), "
         "next_due_at = clock_timestamp() - interval '1 ms', anchor_at = date_trunc('second', clock_timestamp()) "
@@ -58,7 +58,7 @@ def end(harness: LedgerHarness) -> None:
         harness.settle(job_id, lease_id)
 
 
-def test_a_fire_is_a_job_with_the_planned_time_in_its_payload(harness: LedgerHarness) -> None:
+def test_a_fire_creates_a_job_with_the_planned_time_in_its_payload(harness: LedgerHarness) -> None:
     put(harness, payload={"at": {"$planned_at": ""}}, priority=7, tags=("t",), time_zone="Europe/Berlin")
     planned = make_due(harness)
     result = fire(harness)
@@ -76,7 +76,7 @@ def test_a_fire_is_a_job_with_the_planned_time_in_its_payload(harness: LedgerHar
     harness.assert_conserved()
 
 
-def test_many_who_look_at_once_fire_each_time_once(harness: LedgerHarness) -> None:
+def test_concurrent_pollers_fire_each_planned_time_once(harness: LedgerHarness) -> None:
     for number in range(60):
         put(harness, f"s{number}", overlap="allow")
     harness.do("UPDATE schedules SET next_planned_at = now() - interval '1 s', next_due_at = now(), anchor_at = now()")
@@ -87,8 +87,8 @@ def test_many_who_look_at_once_fire_each_time_once(harness: LedgerHarness) -> No
     assert harness.all("SELECT count(*)::int FROM jobs") == [60]
 
 
-def test_a_planned_time_that_stands_already_makes_no_second_job(harness: LedgerHarness) -> None:
-    """A clock that jumped back, or a restored backup, plans it again."""
+def test_a_planned_time_that_has_fired_creates_no_second_job(harness: LedgerHarness) -> None:
+    """A clock that jumps back, or a restored backup, plans the same time again."""
     put(harness, overlap="allow")
     planned = make_due(harness)
     fire(harness)
@@ -97,7 +97,7 @@ def test_a_planned_time_that_stands_already_makes_no_second_job(harness: LedgerH
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
 
 
-def test_a_fire_whose_transaction_is_lost_takes_place_later(harness: LedgerHarness) -> None:
+def test_a_fire_whose_transaction_is_rolled_back_happens_later(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness)
     with pytest.raises(RuntimeError), harness.ledger.transaction() as connection:
@@ -107,12 +107,12 @@ def test_a_fire_whose_transaction_is_lost_takes_place_later(harness: LedgerHarne
     assert fire(harness).fires == 1
 
 
-def test_two_transactions_never_have_the_same_schedule(harness: LedgerHarness) -> None:
+def test_two_transactions_never_lock_the_same_schedule(harness: LedgerHarness) -> None:
     put(harness, "a")
     make_due(harness, "a")
     with harness.ledger.transaction() as connection:
         assert len(schedules.due_schedules(connection, 10)) == 1
-        assert fire(harness).fires == 0, "another has it"
+        assert fire(harness).fires == 0, "another transaction has locked it"
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,9 @@ def test_two_transactions_never_have_the_same_schedule(harness: LedgerHarness) -
         ("cancel", ["fired", "fired", "fired"], 1),
     ],
 )
-def test_overlap(harness: LedgerHarness, overlap: Any, after_three: list[str], live: int) -> None:
+def test_a_fire_follows_the_overlap_policy_while_the_job_before_it_is_live(
+    harness: LedgerHarness, overlap: Any, after_three: list[str], live: int
+) -> None:
     put(harness, overlap=overlap)
     for ago in ("50 s", "40 s", "30 s"):
         make_due(harness, ago=ago)
@@ -144,7 +146,7 @@ def test_overlap(harness: LedgerHarness, overlap: Any, after_three: list[str], l
     harness.assert_conserved()
 
 
-def test_a_dead_letter_holds_no_schedule_up(harness: LedgerHarness) -> None:
+def test_a_dead_letter_does_not_block_its_schedule(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness, ago="50 s")
     fire(harness)
@@ -158,7 +160,7 @@ def test_a_dead_letter_holds_no_schedule_up(harness: LedgerHarness) -> None:
     ("missed", "expected"),
     [("skip", ["missed"]), ("once", ["missed", "fired"]), ("catch_up", ["missed", "fired", "fired", "fired"])],
 )
-def test_what_nobody_was_there_for(harness: LedgerHarness, missed: Any, expected: list[str]) -> None:
+def test_missed_times_follow_the_missed_policy(harness: LedgerHarness, missed: Any, expected: list[str]) -> None:
     put(harness, missed=missed, catch_up=3, overlap="allow", every_seconds=3600.0)
     planned = make_due(harness, ago="100 hours")
     harness.do(
@@ -173,7 +175,7 @@ def test_what_nobody_was_there_for(harness: LedgerHarness, missed: Any, expected
     assert view["next_at"] > view["updated_at"]
 
 
-def test_pause_and_resume_make_up_for_nothing_and_run_now_works_meanwhile(harness: LedgerHarness) -> None:
+def test_fires_missed_during_a_pause_are_not_made_up_and_run_now_works_while_paused(harness: LedgerHarness) -> None:
     put(harness)
     manage.pause_schedule(harness.ledger, harness.tenant_id, "s", True, by="me")
     make_due(harness, ago="10 hours")
@@ -186,7 +188,7 @@ def test_pause_and_resume_make_up_for_nothing_and_run_now_works_meanwhile(harnes
     assert fire(harness).fires == 0
 
 
-def test_putting_it_again_keeps_its_times_and_changing_them_begins_anew(harness: LedgerHarness) -> None:
+def test_putting_a_schedule_again_keeps_its_next_time_and_changing_its_times_replans_it(harness: LedgerHarness) -> None:
     put(harness)
     planned = make_due(harness, ago="5 s")
     put(harness, payload={"new": 1}, priority=9)
@@ -198,7 +200,7 @@ def test_putting_it_again_keeps_its_times_and_changing_them_begins_anew(harness:
     assert outcomes(harness) == ["fired"]
 
 
-def test_one_that_can_not_be_read_keeps_no_other_waiting(harness: LedgerHarness) -> None:
+def test_a_schedule_that_cannot_be_read_does_not_delay_others(harness: LedgerHarness) -> None:
     put(harness, "broken", cron="* * * * *")
     put(harness, "fine")
     make_due(harness, "fine")
@@ -208,10 +210,10 @@ def test_one_that_can_not_be_read_keeps_no_other_waiting(harness: LedgerHarness)
     )
     assert fire(harness).fires == 1
     assert outcomes(harness, "fine") == ["fired"]
-    assert fire(harness).fires == 0, "it is left alone for a while"
+    assert fire(harness).fires == 0, "it is not retried at once"
 
 
-def test_a_payload_that_no_fire_could_use_is_refused(harness: LedgerHarness) -> None:
+def test_a_payload_that_is_invalid_for_every_fire_is_refused(harness: LedgerHarness) -> None:
     from pydantic import BaseModel
 
     class Strict(BaseModel):
@@ -227,7 +229,7 @@ def test_a_payload_that_no_fire_could_use_is_refused(harness: LedgerHarness) -> 
     manage.put_schedule(harness.ledger, kinds, harness.tenant_id, definition, by="me")
 
 
-def test_times_end_and_so_does_its_schedule(harness: LedgerHarness) -> None:
+def test_a_schedule_of_listed_times_ends_after_the_last_one(harness: LedgerHarness) -> None:
     with harness.ledger.statement() as connection:
         now = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
     put(harness, times=(now + timedelta(hours=1), now + timedelta(hours=2)), overlap="allow")
@@ -241,7 +243,7 @@ def test_times_end_and_so_does_its_schedule(harness: LedgerHarness) -> None:
     assert fire(harness).seconds is None
 
 
-def test_a_delete_keeps_its_jobs(harness: LedgerHarness) -> None:
+def test_deleting_a_schedule_keeps_its_jobs(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness)
     fire(harness)
@@ -250,10 +252,10 @@ def test_a_delete_keeps_its_jobs(harness: LedgerHarness) -> None:
         manage.get_schedule(harness.ledger, harness.tenant_id, "s")
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
     with harness.ledger.transaction() as connection:
-        assert schedules.forget_fires(connection, 90) == 1, "of a schedule that is gone"
+        assert schedules.forget_fires(connection, 90) == 1, "fires of a deleted schedule are deleted"
 
 
-def test_one_that_the_ledger_refuses_is_put_off_and_the_others_fire(harness: LedgerHarness) -> None:
+def test_a_schedule_that_the_ledger_refuses_is_postponed_and_the_others_fire(harness: LedgerHarness) -> None:
     for name in ("a", "bad", "c"):
         put(harness, name)
         make_due(harness, name)
@@ -261,10 +263,10 @@ def test_one_that_the_ledger_refuses_is_put_off_and_the_others_fire(harness: Led
     harness.do("UPDATE schedules SET priority = 10 WHERE name = 'bad'")
     assert fire(harness).fires == 2
     assert (outcomes(harness, "a"), outcomes(harness, "bad"), outcomes(harness, "c")) == (["fired"], [], ["fired"])
-    assert fire(harness).fires == 0, "it is left alone for a while"
+    assert fire(harness).fires == 0, "it is not retried at once"
 
 
-def test_what_comes_at_once_is_bounded_and_goes_on_with_the_next_look(harness: LedgerHarness) -> None:
+def test_fires_per_poll_are_bounded_and_the_next_poll_continues(harness: LedgerHarness) -> None:
     put(harness, overlap="allow", missed="catch_up", catch_up=1000, every_seconds=60.0)
     make_due(harness, ago="250 min")
     counts = [fire(harness).fires for _ in range(4)]
@@ -272,7 +274,7 @@ def test_what_comes_at_once_is_bounded_and_goes_on_with_the_next_look(harness: L
     assert harness.all("SELECT count(DISTINCT planned_at)::int FROM schedule_fires") == [251]
 
 
-def test_a_clock_that_jumped_back_cancels_nothing(harness: LedgerHarness) -> None:
+def test_a_clock_that_jumped_back_cancels_no_job(harness: LedgerHarness) -> None:
     put(harness, overlap="cancel")
     planned = make_due(harness)
     fire(harness)
@@ -281,7 +283,7 @@ def test_a_clock_that_jumped_back_cancels_nothing(harness: LedgerHarness) -> Non
     assert harness.all("SELECT state FROM jobs") == ["available"]
 
 
-def test_a_run_that_somebody_asked_for_does_not_count_as_the_fire_before(harness: LedgerHarness) -> None:
+def test_a_manual_run_does_not_count_as_the_previous_fire(harness: LedgerHarness) -> None:
     put(harness)
     make_due(harness, ago="50 s")
     fire(harness)
@@ -290,14 +292,14 @@ def test_a_run_that_somebody_asked_for_does_not_count_as_the_fire_before(harness
     assert harness.all("SELECT last_job_id FROM schedules") == [first]
 
 
-def test_a_deployment_does_not_resume_what_an_operator_has_paused(harness: LedgerHarness) -> None:
+def test_a_deployment_does_not_resume_a_schedule_that_an_operator_has_paused(harness: LedgerHarness) -> None:
     put(harness)
     manage.pause_schedule(harness.ledger, harness.tenant_id, "s", True, by="ada")
     assert put(harness).values["paused"] is True
     assert put(harness, paused=False).values["paused"] is False
 
 
-def test_two_who_release_at_once_release_one(harness: LedgerHarness) -> None:
+def test_concurrent_pollers_release_only_one_queued_fire(harness: LedgerHarness) -> None:
     put(harness, overlap="queue")
     for ago in ("50 s", "40 s", "30 s"):
         make_due(harness, ago=ago)

@@ -1,4 +1,4 @@
-"""Migrations: up → down → up, equal to the tables, constraints named, two deployers at once."""
+"""Migrations: up → down → up, equality with the table definitions, named constraints, concurrent deployments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def empty_url(instance):
     _administer(instance, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
-def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:
+def test_migrating_up_down_and_up_gives_the_defined_tables(empty_url: str) -> None:
     schema.upgrade(empty_url)
     schema.downgrade(empty_url, "base")
     engine = create_engine(empty_url)
@@ -49,7 +49,7 @@ def test_up_down_up_and_equal_to_the_tables(empty_url: str) -> None:
     engine.dispose()
 
 
-def test_the_command_goes_back_only_when_told_to(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_downgrades_only_on_request(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBPLATFORM_DATABASE_URL", harness.url)
     monkeypatch.setattr("jobplatform.config.settings", lambda: read_settings())
     harness.submit()
@@ -90,7 +90,7 @@ def test_a_function_of_an_older_version_that_returns_other_columns_is_replaced(h
     assert harness.row(job_id).state == "running"
 
 
-def test_two_deployers_at_once(empty_url: str) -> None:
+def test_two_deployments_can_migrate_concurrently(empty_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda _: _upgrade_in_a_process(empty_url), range(2)))
     engine = create_engine(empty_url)
@@ -122,13 +122,13 @@ def _upgrade_in_a_process(url: str) -> None:
         ("result = '1'", "jobs_live_has_no_result"),
     ],
 )
-def test_named_constraints_hold_the_state_machine(harness: LedgerHarness, broken: str, constraint: str) -> None:
+def test_named_constraints_enforce_the_state_machine(harness: LedgerHarness, broken: str, constraint: str) -> None:
     harness.submit()
     with pytest.raises(IntegrityError, match=constraint):
         harness.do(f"UPDATE jobs SET {broken}")
 
 
-def test_partitions_are_made_ahead_and_a_missing_one_loses_nothing(harness: LedgerHarness) -> None:
+def test_partitions_are_created_ahead_and_a_missing_partition_loses_no_data(harness: LedgerHarness) -> None:
     with harness.ledger.transaction() as connection:
         assert dispatching.ensure_partitions(connection) > 0
         assert dispatching.ensure_partitions(connection) == 0

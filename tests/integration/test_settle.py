@@ -25,7 +25,7 @@ def test_success_moves_the_job_to_history_with_run_event_and_counter(harness: Le
     harness.assert_conserved()
 
 
-def test_a_retry_after_a_lost_commit_answer_is_already_settled(harness: LedgerHarness) -> None:
+def test_a_settle_repeated_after_a_lost_response_returns_already(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     harness.settle(job_id, lease_id)
     assert harness.settle(job_id, lease_id) == ("already", "succeeded")
@@ -33,7 +33,7 @@ def test_a_retry_after_a_lost_commit_answer_is_already_settled(harness: LedgerHa
     harness.assert_conserved()
 
 
-def test_a_retry_after_a_lost_answer_to_a_failure_is_already_settled(harness: LedgerHarness) -> None:
+def test_a_failure_settled_again_after_a_lost_response_returns_already(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     assert harness.settle(job_id, lease_id, "failed", error=ERROR) == ("settled", "scheduled")
     assert harness.settle(job_id, lease_id, "failed", error=ERROR) == ("already", "scheduled")
@@ -46,7 +46,7 @@ def test_another_lease_settles_nothing(harness: LedgerHarness) -> None:
     assert harness.row(job_id).state == "running"
 
 
-def test_a_retryable_failure_is_scheduled_and_counts(harness: LedgerHarness) -> None:
+def test_a_retryable_failure_is_scheduled_and_counts_as_an_attempt(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     harness.settle(job_id, lease_id, "failed", delay_seconds=60, error=ERROR)
     row = harness.row(job_id)
@@ -70,7 +70,7 @@ def test_snooze_and_release_do_not_count_as_attempts(harness: LedgerHarness) -> 
         assert (row.state, row.attempt, row.run_no) == (state, 0, 1)
 
 
-def test_crashes_have_a_limit_of_their_own(harness: LedgerHarness) -> None:
+def test_crashes_have_their_own_limit(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     assert harness.settle(job_id, lease_id, "crashed", error=ERROR) == ("settled", "scheduled")
     row = harness.row(job_id)
@@ -82,7 +82,7 @@ def test_crashes_have_a_limit_of_their_own(harness: LedgerHarness) -> None:
     assert harness.row(job_id).error["code"] == "crashed_limit"
 
 
-def test_lost_workers_bury_a_job_only_at_their_high_limit(harness: LedgerHarness) -> None:
+def test_lost_workers_dead_letter_a_job_only_at_their_own_limit(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     for number in (1, 2, 3):
         state = "dead" if number == 3 else "scheduled"
@@ -94,7 +94,7 @@ def test_lost_workers_bury_a_job_only_at_their_high_limit(harness: LedgerHarness
             harness.claim(job_id, lease_id := new_id())
 
 
-def test_a_run_never_ends_before_it_began_whatever_the_clock_does(harness: LedgerHarness) -> None:
+def test_a_run_never_ends_before_it_started_whatever_the_clock_does(harness: LedgerHarness) -> None:
     job_id, lease_id = harness.running()
     harness.do("UPDATE jobs SET run_started_at = clock_timestamp() + interval '1 hour'")
     assert harness.settle(job_id, lease_id) == ("settled", "succeeded")
@@ -132,7 +132,7 @@ def test_an_artifact_of_a_lost_run_is_refused(harness: LedgerHarness, tmp_path) 
     assert len(files) == 1, "the refused file is removed again"
 
 
-def test_cancel_of_a_waiting_job_is_at_once_and_for_good(harness: LedgerHarness) -> None:
+def test_a_cancel_of_a_waiting_job_is_immediate_and_final(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     with harness.ledger.transaction() as connection:
         assert jobs.cancel_job(connection, harness.tenant_id, job_id, "no") == ("cancelled", "cancelled")
@@ -146,7 +146,7 @@ def test_cancel_of_a_waiting_job_is_at_once_and_for_good(harness: LedgerHarness)
 @pytest.mark.parametrize(
     ("outcome", "delay", "state"), [("failed", 5, "scheduled"), ("failed", 50, "dead"), ("snoozed", 50, "scheduled")]
 )
-def test_a_retry_that_would_come_too_late_is_a_dead_letter(
+def test_a_retry_that_would_come_too_late_is_dead_lettered(
     harness: LedgerHarness, outcome: str, delay: float, state: str
 ) -> None:
     job_id, lease_id = harness.running()
@@ -162,7 +162,7 @@ def test_a_retry_that_would_come_too_late_is_a_dead_letter(
 
 @pytest.mark.parametrize("outcome", ["crashed", "lost"])
 def test_crashed_and_lost_runs_back_off_by_their_own_count(harness: LedgerHarness, outcome: str) -> None:
-    """0, 1, 3, 7 s …, 5 minutes at the most: one bad host must not be hammered, one bad moment costs nothing."""
+    """0, 1, 3, 7 s …, at most 5 minutes: a bad host is not hammered, and a single failure causes no delay."""
     job_id = harness.submit()
     harness.do("UPDATE jobs SET crash_limit = 100, lost_limit = 100")
     waits = []
@@ -190,7 +190,7 @@ def test_a_cancel_ends_a_job_at_once_in_every_state_but_running(harness: LedgerH
         harness.settle(job_id, lease_id, "released", "available")
         if state == "dispatched":
             harness.dispatch(job_id)
-        else:  # workflows make them
+        else:  # workflows create blocked jobs
             harness.do("UPDATE jobs SET state = :s WHERE id = :id", s=state, id=job_id)
     assert harness.row(job_id).state == state
     assert cancel_job(harness.ledger, harness.tenant_id, job_id, "enough", "me").state is State.CANCELLED

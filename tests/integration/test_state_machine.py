@@ -1,4 +1,4 @@
-"""Property test: whatever is done in whatever order, the ledger's SQL keeps to the one transition table."""
+"""Property test: under any sequence of operations, the ledger's SQL follows the transition table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from jobplatform.ledger.ids import new_id
 from jobplatform.usecases import track_workers
 from tests.support.ledger_harness import LedgerHarness
 
-#: (outcome, what the caller decided for the job)
+#: (outcome, state of the job that the caller decided on)
 ENDS = [
     ("succeeded", "succeeded"),
     ("failed", "dead"),
@@ -33,7 +33,7 @@ ERROR = {"code": "x", "message": "x", "retryable": True}
 
 
 class Ledgers(RuleBasedStateMachine):
-    """Two jobs, a worker and its ghost; every call may come at any time, with old leases and old numbers."""
+    """Two jobs and a worker; any call may come at any time, with stale leases and stale dispatch numbers."""
 
     harness: LedgerHarness
 
@@ -68,7 +68,7 @@ class Ledgers(RuleBasedStateMachine):
         outcome, state = end
         if state == "scheduled" and outcome != "snoozed" and row is not None and row.attempt >= row.max_attempts:
             state = "dead"  # as the worker decides
-        if outcome == "held":  # by an effect that a run before has left unknown
+        if outcome == "held":  # by an effect that an earlier run has left unknown
             effects.begin_effect(self.harness.ledger, self.ids[which], held, "e", new_id(), "hold")
         settlement = runs.Settlement(outcome, state, error=None if outcome == "succeeded" else ERROR)
         runs.settle_run(self.harness.ledger, self.ids[which], held, settlement)
@@ -183,7 +183,7 @@ class Ledgers(RuleBasedStateMachine):
                 assert State(before) not in FINAL or event == "replayed"
 
 
-def test_the_ledger_keeps_to_the_transition_table(harness: LedgerHarness) -> None:
+def test_the_ledger_follows_the_transition_table(harness: LedgerHarness) -> None:
     machine = type("Machine", (Ledgers,), {"harness": harness})
     run_state_machine_as_test(
         machine,
@@ -198,6 +198,6 @@ def test_the_ledger_keeps_to_the_transition_table(harness: LedgerHarness) -> Non
 
 
 @pytest.mark.parametrize("state", sorted(FINAL))
-def test_nothing_but_a_replay_leads_out_of_a_final_state(state: State) -> None:
+def test_only_a_replay_leads_out_of_a_final_state(state: State) -> None:
     out = {event for event in Event if may_lead_to(state, event)}
     assert out == ({Event.REPLAYED} if state in (State.CANCELLED, State.EXPIRED) else set())

@@ -1,4 +1,4 @@
-"""Runs that are stopped from outside where they can't be killed: on threads."""
+"""Stopping runs on threads, which cannot be killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workers.runtime.deliveries import Deliveries, Held
 
 
 class Told(list[str]):
-    """What the stopper has asked for: "end" (SIGTERM) or "leave" (the process's end)."""
+    """Requests of the stopper: "end" (SIGTERM) or "leave" (exit of the process)."""
 
 
 @pytest.fixture
@@ -54,9 +54,7 @@ def beat(harness: LedgerHarness, stopper: Stopper, deliveries: Deliveries) -> No
     stopper.stop_runs(track_workers.beat(harness.ledger, card(harness.worker.id), deliveries.leases()))
 
 
-def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(
-    harness: LedgerHarness, threads
-) -> None:
+def test_a_cancelled_run_in_a_thread_is_abandoned_and_its_writes_are_refused(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads()
     job_id, lease_id = started(harness, deliveries)
     cancel_job(harness.ledger, harness.tenant_id, job_id, "no more")
@@ -65,10 +63,10 @@ def test_a_cancelled_run_in_a_thread_is_abandoned_and_what_it_writes_is_refused(
     assert (row.state, row.error["message"]) == ("cancelled", "no more")
     assert harness.settle(job_id, lease_id) == ("already", "cancelled")
     beat(harness, stopper, deliveries)
-    assert told == [], "one of four threads"
+    assert told == [], "only one of four threads is abandoned"
 
 
-def test_a_worker_with_too_many_abandoned_threads_starts_anew(harness: LedgerHarness, threads) -> None:
+def test_a_worker_with_too_many_abandoned_threads_restarts(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=4)
     for number in (1, 2):
         job_id, _ = started(harness, deliveries)
@@ -76,10 +74,10 @@ def test_a_worker_with_too_many_abandoned_threads_starts_anew(harness: LedgerHar
         beat(harness, stopper, deliveries)
         assert told == ["end"] * (number == 2)
     beat(harness, stopper, deliveries)
-    assert told == ["end"], "asked once"
+    assert told == ["end"], "requested once"
 
 
-def test_a_thread_that_ends_by_itself_is_leaked_no_more(harness: LedgerHarness, threads) -> None:
+def test_a_thread_that_ends_by_itself_no_longer_counts_as_abandoned(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=4)
     for _ in range(4):
         job_id, lease_id = started(harness, deliveries)
@@ -89,7 +87,7 @@ def test_a_thread_that_ends_by_itself_is_leaked_no_more(harness: LedgerHarness, 
     assert told == []
 
 
-def test_an_ending_worker_waits_for_runs_and_not_for_abandoned_threads(harness: LedgerHarness, threads) -> None:
+def test_a_draining_worker_waits_for_runs_and_not_for_abandoned_threads(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=8)
     stuck, _ = started(harness, deliveries)
     cancel_job(harness.ledger, harness.tenant_id, stuck)
@@ -105,7 +103,9 @@ def test_an_ending_worker_waits_for_runs_and_not_for_abandoned_threads(harness: 
     assert harness.all("SELECT stopped_at IS NOT NULL FROM workers WHERE id = :id", id=harness.worker.id) == [True]
 
 
-def test_an_ending_worker_gives_its_threads_runs_back_after_the_limit(harness: LedgerHarness, threads) -> None:
+def test_a_draining_worker_returns_the_runs_of_its_threads_after_the_shutdown_limit(
+    harness: LedgerHarness, threads
+) -> None:
     stopper, deliveries, told = threads(shutdown_seconds=0.001)
     job_id, lease_id = started(harness, deliveries)
     stopper.shutting_down_since = 0.0
@@ -116,7 +116,7 @@ def test_an_ending_worker_gives_its_threads_runs_back_after_the_limit(harness: L
     assert harness.settle(job_id, lease_id) == ("lost", None)
 
 
-def test_a_thread_whose_run_was_taken_away_is_counted(harness: LedgerHarness, threads) -> None:
+def test_a_thread_that_lost_its_lease_counts_as_abandoned(harness: LedgerHarness, threads) -> None:
     stopper, deliveries, told = threads(slots=2)
     job_id, lease_id = started(harness, deliveries)
     beat(harness, stopper, deliveries)
@@ -127,7 +127,7 @@ def test_a_thread_whose_run_was_taken_away_is_counted(harness: LedgerHarness, th
     assert told == ["end"]
 
 
-def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(
+def test_artifacts_of_a_cancelled_run_are_deleted_when_its_worker_is_gone(
     harness: LedgerHarness, tmp_path: Path
 ) -> None:
     store = ArtifactStore(tmp_path.as_uri())
@@ -141,7 +141,7 @@ def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(
     with harness.ledger.statement() as connection:
         workers.rescue_runs(connection, 60.0)
     assert harness.row(job_id).state == "cancelled"
-    assert harness.all("SELECT job_id FROM artifacts") == [kept], "nobody sees it any more"
+    assert harness.all("SELECT job_id FROM artifacts") == [kept], "the artifact is no longer visible"
     files = {path.parent.name for path in tmp_path.rglob("*") if path.is_file()}
     assert files == {str(job_id), str(kept)}
     elsewhere = (tmp_path / "not mounted").as_uri()
@@ -151,7 +151,7 @@ def test_what_a_cancelled_run_put_out_goes_with_it_when_its_worker_is_gone(
     assert {path.parent.name for path in tmp_path.rglob("*") if path.is_file()} == {str(kept)}
 
 
-def test_the_peak_of_a_child_is_read_from_the_kernel() -> None:
+def test_the_peak_memory_of_a_child_is_read_from_the_kernel() -> None:
     peak = peak_memory_of(os.getppid())
     assert peak is not None and peak > 100_000
     assert peak_memory_of(2**22 + 1) is None

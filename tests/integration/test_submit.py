@@ -1,4 +1,4 @@
-"""Submit: one transaction, its own event and counter; Idempotency-Key."""
+"""Submit: job, event and counter in one transaction; Idempotency-Key."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_job_is_written_with_its_event_and_counter(harness: LedgerHarness) -> 
     harness.assert_conserved()
 
 
-def test_a_job_of_the_future_is_scheduled(harness: LedgerHarness) -> None:
+def test_a_job_with_a_run_at_in_the_future_is_scheduled(harness: LedgerHarness) -> None:
     accepted = submit(harness, run_at=datetime.now(UTC) + timedelta(hours=1))
     assert accepted.job.state == "scheduled"
 
@@ -65,20 +65,20 @@ def test_the_same_key_with_another_body_is_refused(harness: LedgerHarness) -> No
     assert harness.all("SELECT count(*)::int FROM jobs") == [1]
 
 
-def test_an_expired_key_is_free_again(harness: LedgerHarness) -> None:
+def test_an_expired_key_can_be_used_again(harness: LedgerHarness) -> None:
     first = submit(harness, key="k")
     harness.do("UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 s'")
     assert submit(harness, key="k").job.id != first.job.id
 
 
-def test_two_requests_with_one_key_at_once_make_one_job(harness: LedgerHarness) -> None:
+def test_concurrent_requests_with_one_key_create_one_job(harness: LedgerHarness) -> None:
     with ThreadPoolExecutor(8) as pool:
         jobs = [item.result().job.id for item in [pool.submit(submit, harness, key="k") for _ in range(8)]]
     assert len(set(jobs)) == 1
     harness.assert_conserved()
 
 
-def test_a_key_whose_first_request_is_open_is_in_progress(harness: LedgerHarness) -> None:
+def test_a_key_whose_first_request_is_uncommitted_is_in_progress(harness: LedgerHarness) -> None:
     impatient = open_ledger(harness.url, name="impatient", limits=Limits(lock_ms=100))
     with harness.ledger.transaction() as first:
         first.execute(
@@ -115,17 +115,17 @@ def test_unknown_kinds_and_null_characters_are_refused(harness: LedgerHarness) -
         submit(harness, payload={"a": "b\x00c"})
 
 
-def test_a_commit_whose_answer_is_lost_is_an_unknown_outcome(harness: LedgerHarness) -> None:
-    """The server commits, the connection dies before it can say so: neither success nor failure may be told."""
+def test_a_commit_whose_response_is_lost_has_an_unknown_outcome(harness: LedgerHarness) -> None:
+    """The server commits, but the connection dies before the response: neither success nor failure may be reported."""
     with proxied(harness.url) as (url, proxy):
         ledger = open_ledger(url, name="cut")
-        submit(harness, ledger)  # the function is prepared: what is lost next is the answer to its call
+        submit(harness, ledger)  # prepares the function: the next lost response is that of its call
         proxy.losing_answers.set()
         with pytest.raises(OutcomeUnknown):
             submit(harness, ledger, key="k")
         proxy.losing_answers.clear()
         again = submit(harness, ledger, key="k")
-        assert not again.created, "the repetition with the same key finds what was committed"
+        assert not again.created, "a repetition with the same key returns the committed job"
         ledger.close()
     harness.assert_conserved()
 
@@ -136,13 +136,13 @@ def wait_for_death(harness: LedgerHarness, pid: int) -> None:
     eventually(lambda: harness.all("SELECT count(*)::int FROM pg_stat_activity WHERE pid = :p", p=pid) == [0])
 
 
-def test_a_ledger_that_is_away_is_unavailable_and_nothing_is_written(harness: LedgerHarness) -> None:
+def test_a_ledger_that_is_down_raises_ledger_unavailable(harness: LedgerHarness) -> None:
     away = open_ledger(harness.url.replace("127.0.0.1:", "127.0.0.1:1"), name="away")
     with pytest.raises(LedgerUnavailable):
         submit(harness, away)
 
 
-def test_a_connection_that_was_cut_while_idle_costs_no_caller_an_error(harness: LedgerHarness) -> None:
+def test_a_connection_that_was_lost_while_idle_causes_no_error(harness: LedgerHarness) -> None:
     ledger = open_ledger(harness.url, name="idle")
     submit(harness, ledger)
     mine = "SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplatform idle'"
@@ -161,7 +161,7 @@ def test_a_submit_waits_for_no_other_submit(harness: LedgerHarness) -> None:
     harness.assert_conserved()
 
 
-def test_a_call_inside_an_open_transaction_of_the_same_thread_is_a_bug_that_is_told(harness: LedgerHarness) -> None:
+def test_a_call_inside_an_open_transaction_of_the_same_thread_raises_an_error(harness: LedgerHarness) -> None:
     with harness.round(ledger=harness.ledger), pytest.raises(RuntimeError, match="open on this thread"):
         submit(harness)
 
@@ -176,12 +176,12 @@ def test_a_statement_that_takes_too_long_is_refused_and_nothing_is_written(harne
             submit(harness, ledger, key=key)
     harness.do("DROP TRIGGER slow ON jobs")
     assert harness.all("SELECT count(*)::int FROM jobs") == [0]
-    assert submit(harness, ledger, key="k").created, "the key was not bound"
+    assert submit(harness, ledger, key="k").created, "the key was not used up"
     ledger.close()
     harness.assert_conserved()
 
 
-def test_all_connections_in_use_is_told_as_busy(harness: LedgerHarness) -> None:
+def test_an_exhausted_connection_pool_raises_ledger_busy(harness: LedgerHarness) -> None:
     ledger = open_ledger(harness.url, name="small", connections=1)
     ledger.transactions.pool._timeout = 0.1
     with ledger.transaction(), pytest.raises(LedgerBusy, match="in use"), ledger.transaction():
@@ -191,8 +191,8 @@ def test_all_connections_in_use_is_told_as_busy(harness: LedgerHarness) -> None:
     ledger.close()
 
 
-def test_a_ledger_that_has_moved_to_another_address_is_found_there(harness: LedgerHarness) -> None:
-    """As after a failover: a URL names both, the driver asks at each new connection."""
+def test_a_ledger_that_has_moved_to_another_address_is_reached_there(harness: LedgerHarness) -> None:
+    """After a failover: the URL names both addresses, and the driver tries them at each new connection."""
     with proxied(harness.url) as (_, first), proxied(harness.url) as (_, second):
         head, _, name = harness.url.rpartition("/")
         hosts = f"host=127.0.0.1:{first.port}&host=127.0.0.1:{second.port}&target_session_attrs=read-write"

@@ -1,4 +1,4 @@
-"""Unique jobs: one per key, while it is live or for a period."""
+"""Unique jobs: one per key, while the job is live or for a period."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def submit(harness: LedgerHarness, unique: Unique, **more) -> Accepted:
     )
 
 
-def test_of_many_at_once_one_is_accepted_and_the_others_get_it(harness: LedgerHarness) -> None:
+def test_one_of_many_concurrent_submissions_is_accepted_and_the_others_get_its_job(harness: LedgerHarness) -> None:
     with ThreadPoolExecutor(8) as pool:
         result = list(pool.map(lambda _: submit(harness, Unique("report")), range(16)))
     assert len({item.job.id for item in result}) == 1
@@ -28,7 +28,7 @@ def test_of_many_at_once_one_is_accepted_and_the_others_get_it(harness: LedgerHa
     harness.assert_conserved()
 
 
-def test_a_second_one_is_refused_when_asked(harness: LedgerHarness) -> None:
+def test_a_duplicate_is_refused_on_request(harness: LedgerHarness) -> None:
     first = submit(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob) as refused:
         submit(harness, Unique("k", refuse=True))
@@ -36,7 +36,7 @@ def test_a_second_one_is_refused_when_asked(harness: LedgerHarness) -> None:
 
 
 @pytest.mark.parametrize("end", ["succeeded", "cancelled", "expired"])
-def test_its_end_releases_the_key(harness: LedgerHarness, end: str) -> None:
+def test_the_end_of_a_job_releases_its_key(harness: LedgerHarness, end: str) -> None:
     first = submit(harness, Unique("k")).job.id
     if end == "cancelled":
         cancel_job(harness.ledger, harness.tenant_id, first)
@@ -52,7 +52,7 @@ def test_its_end_releases_the_key(harness: LedgerHarness, end: str) -> None:
     assert submit(harness, Unique("k")).job.id != first
 
 
-def test_a_dead_letter_keeps_the_key(harness: LedgerHarness) -> None:
+def test_a_dead_letter_keeps_its_key(harness: LedgerHarness) -> None:
     first = submit(harness, Unique("k")).job.id
     harness.dispatch(first)
     harness.claim(first, first)
@@ -60,7 +60,7 @@ def test_a_dead_letter_keeps_the_key(harness: LedgerHarness) -> None:
     assert submit(harness, Unique("k")).job.id == first
 
 
-def test_a_period_outlives_the_job_and_ends(harness: LedgerHarness) -> None:
+def test_a_uniqueness_period_outlives_its_job_and_ends(harness: LedgerHarness) -> None:
     first = submit(harness, Unique("k", seconds=3600)).job.id
     cancel_job(harness.ledger, harness.tenant_id, first)
     assert submit(harness, Unique("k", seconds=3600)).job.id == first
@@ -68,7 +68,7 @@ def test_a_period_outlives_the_job_and_ends(harness: LedgerHarness) -> None:
     assert submit(harness, Unique("k", seconds=3600)).job.id != first
 
 
-def test_keys_are_of_a_tenant(harness: LedgerHarness) -> None:
+def test_keys_belong_to_a_tenant(harness: LedgerHarness) -> None:
     from jobplatform.ledger.keys import create_tenant
 
     first = submit(harness, Unique("k")).job.id
@@ -86,7 +86,7 @@ def test_a_repetition_with_its_idempotency_key_gets_the_job_that_holds_the_lock(
     assert (second.job.id, again.job.id, again.created) == (first, first, False)
 
 
-def test_what_was_refused_binds_no_idempotency_key(harness: LedgerHarness) -> None:
+def test_a_refused_submission_uses_up_no_idempotency_key(harness: LedgerHarness) -> None:
     first = submit(harness, Unique("k")).job.id
     with pytest.raises(DuplicateJob):
         submit(harness, Unique("k", refuse=True), idempotency_key="once")
@@ -95,7 +95,7 @@ def test_what_was_refused_binds_no_idempotency_key(harness: LedgerHarness) -> No
     assert again.created and again.job.id != first
 
 
-def test_a_plain_submission_has_the_fingerprint_that_it_had_before_there_were_unique_ones() -> None:
+def test_the_fingerprint_of_a_plain_submission_is_the_same_as_before_unique_jobs_existed() -> None:
     from jobplatform.usecases.submit_job import _fingerprint
 
     result = _fingerprint(SubmitJob("email.send", {"to": ["a@b.c"]}))

@@ -1,4 +1,4 @@
-"""The watchdog: a worker that is connected and consumes nothing ends itself, and no other does."""
+"""The watchdog ends a worker that is connected and consumes nothing, and no other worker."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workers.runtime.deliveries import Deliveries, Held
 
 
 class Dog:
-    """A watchdog whose clock, consumers and end are ours. Its worker has one slot and consumes `email`."""
+    """A watchdog with fake clock, consumers and shutdown. Its worker has one slot and consumes `email`."""
 
     def __init__(self, harness: LedgerHarness) -> None:
         self.harness, self.now, self.missing, self.ended = harness, 1000.0, [], 0
@@ -39,7 +39,7 @@ def dog(harness: LedgerHarness) -> Dog:
 
 
 def unread_marker(harness: LedgerHarness, seconds: float = 300) -> None:
-    """A job is out, and the marker behind it was sent so long ago."""
+    """Dispatch a job; record two unread markers that were sent `seconds` ago."""
     job_id = harness.submit()
     harness.dispatch(job_id)
     harness.do("UPDATE jobs SET dispatched_at = clock_timestamp() - interval '1 hour'")
@@ -49,15 +49,15 @@ def unread_marker(harness: LedgerHarness, seconds: float = 300) -> None:
     harness.do("UPDATE queue_markers SET sent_at = clock_timestamp() - make_interval(secs => :s)", s=seconds)
 
 
-def test_a_worker_that_knows_it_does_not_consume_ends_after_its_time(dog: Dog) -> None:
+def test_a_worker_that_knows_that_it_does_not_consume_ends_after_the_timeout(dog: Dog) -> None:
     dog.missing = ["email"]
     assert dog.check() == 0
     assert dog.check(59) == 0
     assert dog.check(2) == 1
-    assert dog.check(100) == 1, "once"
+    assert dog.check(100) == 1, "ended once"
 
 
-def test_a_consumer_that_comes_back_in_time_is_no_reason(dog: Dog) -> None:
+def test_a_consumer_that_recovers_in_time_does_not_end_the_worker(dog: Dog) -> None:
     dog.missing = ["email"]
     dog.check(50)
     dog.missing = []
@@ -66,7 +66,7 @@ def test_a_consumer_that_comes_back_in_time_is_no_reason(dog: Dog) -> None:
     assert dog.check(50) == 0
 
 
-def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, harness: LedgerHarness) -> None:
+def test_an_unread_marker_ends_an_idle_worker(dog: Dog, harness: LedgerHarness) -> None:
     unread_marker(harness)
     assert dog.check(59) == 0
     assert dog.check(2) == 1
@@ -84,7 +84,7 @@ def test_a_marker_that_stands_unread_ends_an_idle_worker(dog: Dog, harness: Ledg
         "it came back just now",
     ],
 )
-def test_a_marker_is_no_reason_when(dog: Dog, harness: LedgerHarness, reason: str) -> None:
+def test_a_marker_does_not_end_the_worker_when(dog: Dog, harness: LedgerHarness, reason: str) -> None:
     unread_marker(harness, seconds=10 if reason == "it is young" else 300)
     if reason == "it was taken":
         harness.do("UPDATE queue_markers SET seen_at = clock_timestamp()")
@@ -104,7 +104,7 @@ def test_a_marker_is_no_reason_when(dog: Dog, harness: LedgerHarness, reason: st
     assert dog.check() == 0
 
 
-def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -> None:
+def test_missing_consumers_are_reported_only_while_the_client_is_connected() -> None:
     tasks = SimpleNamespace(consuming_from=lambda name: name == "email")
     consumer = SimpleNamespace(connection=SimpleNamespace(connected=True), task_consumer=tasks)
     worker = SimpleNamespace(consumer=consumer)
@@ -117,7 +117,7 @@ def test_what_the_client_does_not_consume_is_seen_only_while_it_is_connected() -
 
 
 def lose_connections(dog: Dog, seconds: int, every: int = 1) -> int:
-    """Lose a connection every so often for a while, and look each time."""
+    """Lose a connection every `every` seconds, and check each time; return how often the worker ended."""
     ended = dog.ended
     for _ in range(0, seconds, every):
         dog.deliveries.note_lost_connection()
@@ -125,22 +125,22 @@ def lose_connections(dog: Dog, seconds: int, every: int = 1) -> int:
     return ended
 
 
-def test_a_worker_that_connects_and_is_thrown_out_again_and_again_ends(dog: Dog) -> None:
-    assert lose_connections(dog, 60) == 0, "a queue that is missing is declared again within seconds"
+def test_a_worker_that_keeps_losing_its_connection_ends(dog: Dog) -> None:
+    assert lose_connections(dog, 60) == 0, "a missing queue is declared again within seconds"
     assert lose_connections(dog, 2) == 1
 
 
-def test_a_quiet_time_between_losses_ends_a_loop(dog: Dog) -> None:
+def test_a_quiet_period_between_losses_ends_a_reconnect_loop(dog: Dog) -> None:
     assert lose_connections(dog, 60) == 0
     assert dog.check(61) == 0
     assert lose_connections(dog, 59) == 0
 
 
-def test_losses_now_and_then_are_no_loop(dog: Dog) -> None:
+def test_occasional_losses_are_not_a_reconnect_loop(dog: Dog) -> None:
     assert lose_connections(dog, 600, every=10) == 0
 
 
-def test_flaps_between_which_messages_come_are_no_loop(dog: Dog) -> None:
+def test_losses_with_messages_in_between_are_not_a_reconnect_loop(dog: Dog) -> None:
     for _ in range(100):
         dog.deliveries.note_lost_connection()
         dog.deliveries.receive(new_id(), new_id())

@@ -1,4 +1,4 @@
-"""Messages of webhooks: each event once, with any number of pollers, and replays from a time on."""
+"""Webhook messages: any number of pollers enqueue each event once; replays start at a given time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def config(harness: LedgerHarness) -> Settings:
 
 
 class Hooks:
-    """Endpoints of the harness's tenant, and what they were told."""
+    """Endpoints of the harness's tenant, and their messages."""
 
     def __init__(self, harness: LedgerHarness, config: Settings) -> None:
         self.harness, self.config = harness, config
@@ -41,7 +41,7 @@ class Hooks:
         return made["id"]
 
     def enqueue(self, limit: int = 500) -> int:
-        """Enqueue until all that has happened was: other databases of the server have transactions, too."""
+        """Enqueue until no event is left: transactions in other databases of the server delay events."""
         count = 0
         last = "SELECT DISTINCT ON (tenant_id) tenant_id, tx, id FROM job_events ORDER BY tenant_id, tx DESC, id DESC"
         ends = {row[0]: row[1:] for row in self.harness.all(last)}
@@ -64,7 +64,7 @@ class Hooks:
         )
 
     def deliver(self, endpoint: UUID, *, well: bool = True) -> None:
-        """Let all messages of an endpoint that wait end."""
+        """End all waiting deliveries of an endpoint."""
         for job_id in self.harness.all(
             "SELECT job_id FROM webhook_messages m JOIN jobs j ON j.id = m.job_id "
             "WHERE m.endpoint_id = :id AND j.state = 'available'",
@@ -73,7 +73,7 @@ class Hooks:
             self.end(job_id, well)
 
     def end(self, job_id: UUID, well: bool) -> None:
-        """Run a job that delivers."""
+        """Run a delivery job."""
         lease = new_id()
         self.harness.dispatch(job_id)
         assert self.harness.claim(job_id, lease, kind=DELIVER).verdict == "claimed"
@@ -91,7 +91,9 @@ def finish(harness: LedgerHarness, **endpoint: Any) -> UUID:
     return job_id
 
 
-def test_an_endpoint_is_told_of_what_it_wants_from_now_on(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_an_endpoint_gets_the_events_that_it_subscribes_to_from_its_creation_on(
+    harness: LedgerHarness, hooks: Hooks
+) -> None:
     finish(harness)
     mine, all_of_it = hooks.add("job.succeeded"), hooks.add("job.submitted", "job.started", "job.succeeded")
     other_kind = hooks.add("job.succeeded", kinds=("other.*",))
@@ -115,7 +117,7 @@ def test_an_endpoint_is_told_of_what_it_wants_from_now_on(harness: LedgerHarness
     assert hooks.enqueue() == 0
 
 
-def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_an_endpoint_gets_no_events_of_other_tenants_or_of_deliveries(harness: LedgerHarness, hooks: Hooks) -> None:
     with harness.ledger.transaction() as connection:
         other = keys.create_tenant(connection, "other")
     everything = ("job.submitted", "job.started", "job.succeeded", "job.dead")
@@ -123,11 +125,11 @@ def test_nobody_is_told_of_another_tenants_jobs_or_of_messages(harness: LedgerHa
     finish(harness)
     assert hooks.enqueue() == 3
     hooks.deliver(mine)
-    assert hooks.enqueue() == 0, "its own deliveries are no news"
+    assert hooks.enqueue() == 0, "deliveries are no events for endpoints"
     assert hooks.told(others) == []
 
 
-def test_the_words_for_failures(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_failed_runs_are_reported_as_job_retrying_or_job_dead(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.retrying", "job.dead", "job.cancelled", "job.succeeded")
     job_id, lease = harness.running()
     harness.settle(job_id, lease, "failed", "scheduled")
@@ -138,7 +140,7 @@ def test_the_words_for_failures(harness: LedgerHarness, hooks: Hooks) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 7, 500])
-def test_each_event_is_told_once_by_any_number_of_dispatchers(harness: LedgerHarness, hooks: Hooks, limit: int) -> None:
+def test_any_number_of_dispatchers_enqueue_each_event_once(harness: LedgerHarness, hooks: Hooks, limit: int) -> None:
     endpoints = [hooks.add("job.submitted") for _ in range(3)]
     jobs = [harness.submit() for _ in range(20)]
     stop = threading.Event()
@@ -170,7 +172,7 @@ def test_each_event_is_told_once_by_any_number_of_dispatchers(harness: LedgerHar
     assert harness.all("SELECT count(*) FROM jobs WHERE kind = :kind", kind=DELIVER) == [120]
 
 
-def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
+def test_a_crash_between_messages_and_cursor_neither_loses_nor_duplicates_messages(
     harness: LedgerHarness, hooks: Hooks
 ) -> None:
     mine = hooks.add("job.submitted")
@@ -202,7 +204,7 @@ def test_a_crash_between_the_messages_and_the_cursor_loses_and_doubles_nothing(
     assert hooks.told(mine) == [("job.submitted", job_id)]
 
 
-def test_a_replay_tells_what_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_a_replay_sends_undelivered_messages_again(harness: LedgerHarness, hooks: Hooks) -> None:
     mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
     good, bad = finish(harness), finish(harness)
     hooks.enqueue()
@@ -217,11 +219,13 @@ def test_a_replay_tells_what_was_not_delivered(harness: LedgerHarness, hooks: Ho
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 0, bad: 1}
     assert not manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)["replaying"]
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=True)
-    assert hooks.enqueue() == 1, "the other one is on its way"
+    assert hooks.enqueue() == 1, "the other message is still being delivered"
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {good: 1, bad: 1}
 
 
-def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_events_missed_while_an_endpoint_was_disabled_are_sent_by_a_replay(
+    harness: LedgerHarness, hooks: Hooks
+) -> None:
     mine, since = hooks.add("job.succeeded"), datetime.now(UTC) - timedelta(minutes=1)
 
     def change(**values: Any) -> dict[str, Any]:
@@ -240,7 +244,7 @@ def test_what_was_missed_while_it_was_disabled_comes_by_a_replay(harness: Ledger
     assert harness.all("SELECT count(*) FROM webhook_messages") == [2]
 
 
-def test_a_message_is_delivered_again_with_its_id(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_a_message_is_delivered_again_with_the_same_id(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.succeeded")
     finish(harness)
     hooks.enqueue()
@@ -249,7 +253,7 @@ def test_a_message_is_delivered_again_with_its_id(harness: LedgerHarness, hooks:
     def replay() -> dict[str, Any]:
         return manage_webhooks.replay_message(harness.ledger, hooks.config, harness.tenant_id, mine, message["id"])
 
-    assert replay() == message, "it is on its way"
+    assert replay() == message, "it is still being delivered"
     hooks.deliver(mine)
     again = replay()
     assert (again["id"], again["replays"], again["state"]) == (message["id"], 1, "available")
@@ -258,7 +262,7 @@ def test_a_message_is_delivered_again_with_its_id(harness: LedgerHarness, hooks:
     assert first["body"] == second["body"]
 
 
-def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_told(
+def test_an_endpoint_that_fails_for_too_long_is_disabled_and_its_contact_is_notified(
     harness: LedgerHarness, hooks: Hooks
 ) -> None:
     mine = hooks.add("job.succeeded", contact="ops@example.com")
@@ -272,7 +276,7 @@ def test_an_endpoint_that_takes_nothing_for_long_is_disabled_and_its_contact_tol
         return manage_webhooks.get_endpoint(harness.ledger, harness.tenant_id, mine)
 
     assert answer("500")["failing_since"] is not None
-    assert answer(None)["failing_since"] is None, "one that is delivered is enough"
+    assert answer(None)["failing_since"] is None, "one successful delivery is enough"
     answer("500")
     assert answer("503: overloaded")["last_error"] == "503: overloaded"
     harness.do("UPDATE webhook_endpoints SET failing_since = failing_since - interval '2 min'")
@@ -293,7 +297,7 @@ def registry_email() -> Any:
     return REGISTRY.get("email.send")
 
 
-def test_gone_is_gone(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_a_410_response_disables_the_endpoint(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add()
     target = find_target(harness.ledger, mine)
     assert target is not None
@@ -302,7 +306,7 @@ def test_gone_is_gone(harness: LedgerHarness, hooks: Hooks) -> None:
     assert endpoint["disabled_reason"] == "it answered 410: gone"
 
 
-def test_secrets_overlap(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_the_old_secret_stays_valid_for_the_overlap_after_a_rotation(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add()
     (first,) = harness.all("SELECT secret FROM webhook_endpoints")
     made = manage_webhooks.rotate_secret(harness.ledger, harness.tenant_id, mine, 3600)
@@ -313,7 +317,7 @@ def test_secrets_overlap(harness: LedgerHarness, hooks: Hooks) -> None:
     assert target is not None and len(target.secrets) == 1 and first not in target.secrets
 
 
-def test_the_clean_up_takes_old_messages(harness: LedgerHarness, hooks: Hooks, config: Settings) -> None:
+def test_the_clean_up_deletes_old_messages(harness: LedgerHarness, hooks: Hooks, config: Settings) -> None:
     kept, gone = hooks.add("job.submitted"), hooks.add("job.submitted")
     harness.submit()
     hooks.enqueue()
@@ -326,7 +330,7 @@ def test_the_clean_up_takes_old_messages(harness: LedgerHarness, hooks: Hooks, c
     assert find_target(harness.ledger, gone) is None
 
 
-def test_a_replay_ends_also_when_there_is_nothing_to_tell(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_a_replay_without_messages_ends_too(harness: LedgerHarness, hooks: Hooks) -> None:
     finish(harness)
     mine = hooks.add("job.dead")
     since = datetime.now(UTC) - timedelta(minutes=1)
@@ -342,7 +346,7 @@ def test_a_replay_ends_also_when_there_is_nothing_to_tell(harness: LedgerHarness
     assert not nothing["replaying"]
 
 
-def test_a_replay_begins_at_its_time(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_a_replay_starts_at_the_given_time(harness: LedgerHarness, hooks: Hooks) -> None:
     mine = hooks.add("job.submitted")
     early, late = harness.submit(), harness.submit()
     hooks.enqueue()
@@ -354,7 +358,9 @@ def test_a_replay_begins_at_its_time(harness: LedgerHarness, hooks: Hooks) -> No
     assert dict(harness.all("SELECT about, replays FROM webhook_messages")) == {early: 0, late: 1}
 
 
-def test_what_was_skipped_while_it_was_disabled_was_not_delivered(harness: LedgerHarness, hooks: Hooks) -> None:
+def test_messages_skipped_while_an_endpoint_was_disabled_count_as_undelivered(
+    harness: LedgerHarness, hooks: Hooks
+) -> None:
     mine, since = hooks.add("job.submitted"), datetime.now(UTC) - timedelta(minutes=1)
     harness.submit()
     hooks.enqueue()
@@ -365,7 +371,7 @@ def test_what_was_skipped_while_it_was_disabled_was_not_delivered(harness: Ledge
     assert hooks.enqueue() == 1
 
 
-def test_there_is_an_end_to_endpoints(hooks: Hooks) -> None:
+def test_the_number_of_endpoints_is_limited(hooks: Hooks) -> None:
     with pytest.raises(InvalidRequest, match="at most 50 webhooks"):
         for _ in range(51):
             hooks.add()

@@ -1,4 +1,4 @@
-"""The window: what one round of a queue picks, against the rule written down in Python."""
+"""The window: the jobs that one round of a queue picks, compared with the rule in Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.support.ledger_harness import LedgerHarness
 
 
 def choose(window: int, batch: int, out: list[int], waiting: list[int]) -> list[int]:
-    """The rule: by priority, then age; a job goes out while fewer than a window are out with its priority or more."""
+    """By priority, then age: dispatch a job while fewer than `window` jobs of its priority or above are in flight."""
     chosen: list[int] = []
     for priority in sorted(waiting, reverse=True):
         busy = sum(1 for other in [*out, *chosen] if other >= priority)
@@ -42,7 +42,7 @@ def test_a_round_fills_the_window_by_priority(harness: LedgerHarness, window, ba
         assert [job_id for job_id in picked if ids[job_id] == priority] == mine[: expected.count(priority)]
 
 
-def test_what_the_broker_did_not_take_is_as_before(harness: LedgerHarness) -> None:
+def test_a_job_that_the_broker_did_not_accept_is_unchanged(harness: LedgerHarness) -> None:
     first, second = harness.submit(), harness.submit()
     before = {job_id: harness.row(job_id) for job_id in (first, second)}
     with harness.round() as (result, opened):

@@ -1,4 +1,4 @@
-"""The login of workers: jobs from claim to retention, and no more than that."""
+"""The worker login has the rights for jobs from claim to retention, and no others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.ledger_harness import LIMITS, LedgerHarness, _administer
 
 @pytest.fixture
 def login(harness: LedgerHarness, instance) -> Iterator[str]:
-    """The URL of a worker's login; roles belong to the whole server, so it is dropped afterwards."""
+    """The URL of a worker's login; roles are server-wide, so it is dropped afterwards."""
     name, password = f"worker_{uuid.uuid4().hex[:8]}", secrets.token_urlsafe(8)
     with harness.ledger.transaction() as connection:
         put_login(connection, name, password, WORKER_GROUP, {})
@@ -28,7 +28,7 @@ def login(harness: LedgerHarness, instance) -> Iterator[str]:
     _administer(instance, f"DROP ROLE {name}")
 
 
-def test_a_worker_runs_jobs_and_drops_old_history_with_its_login(harness: LedgerHarness, login: str) -> None:
+def test_the_worker_login_can_run_jobs_and_drop_old_history(harness: LedgerHarness, login: str) -> None:
     ledger = open_ledger(login, name="test", limits=LIMITS)
     theirs = LedgerHarness(ledger, login, harness.tenant_id, harness.epoch, harness.worker)
     try:
@@ -42,12 +42,12 @@ def test_a_worker_runs_jobs_and_drops_old_history_with_its_login(harness: Ledger
             assert old and not set(old) & set(retention.old_partitions(connection, 30))
 
         for name in ("jobs", "api_keys", "job_runs", "job_runs_default", "job_runs_pkey", *partitions(theirs)):
-            assert theirs.all(f"SELECT drop_partition('{name}')") == [False], "nothing but what lies in the past"
+            assert theirs.all(f"SELECT drop_partition('{name}')") == [False], "only past partitions may be dropped"
     finally:
         ledger.close()
 
 
-def test_a_worker_can_change_no_tables_keys_or_audit_log(login: str) -> None:
+def test_the_worker_login_cannot_change_tables_keys_or_the_audit_log(login: str) -> None:
     connection = psycopg2.connect(login.replace("+psycopg2", ""))
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -69,7 +69,7 @@ def test_a_worker_can_change_no_tables_keys_or_audit_log(login: str) -> None:
 
 
 def partitions(harness: LedgerHarness) -> list[str]:
-    """The partitions of runs that are now, or will be, written to."""
+    """Return the partitions of runs for the present and the future."""
     return harness.all(
         "SELECT relname FROM pg_class WHERE relkind = 'r' AND relname ~ '^job_runs_[0-9]{8}$' "
         "AND to_date(right(relname, 8), 'YYYYMMDD') + 7 > now()"

@@ -1,4 +1,4 @@
-"""What the worker's parent does when a child comes back with something other than an outcome."""
+"""The worker's parent process handles children that return something other than an outcome."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from workers.runtime.deliveries import Deliveries
 
 @pytest.fixture
 def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Deliveries, list[str]]]:
-    """A request whose delivery is in the pool, the registry, and what was told to the broker."""
+    """A request whose delivery is in the pool, the delivery registry, and the calls to the broker."""
     deliveries, told = Deliveries(), []
     monkeypatch.setattr(request, "DELIVERIES", deliveries)
     monkeypatch.setattr(request, "task_ready", lambda *_: None)
@@ -55,18 +55,18 @@ def info(error: BaseException) -> ExceptionInfo:
         (WorkerLostError("signal 9"), "crashed"),
     ],
 )
-def test_what_comes_out_of_a_claim_or_settle_is_reported_and_not_acknowledged(delivered, error, outcome) -> None:
+def test_an_error_outside_the_handler_is_reported_and_not_acknowledged(delivered, error, outcome) -> None:
     item, deliveries, told = delivered
     item.on_failure(info(error), send_failed_event=False)
     (report,) = deliveries.reports()
     assert (report.outcome, told) == (outcome, [])
-    assert report.held.lease_id in deliveries.leases(), "beats name it until it is settled"
+    assert report.held.lease_id in deliveries.leases(), "heartbeats name the lease until it is settled"
     item.on_failure(info(error), send_failed_event=False)
-    assert len(deliveries.reports()) == 1, "a hard limit tells of itself twice"
+    assert len(deliveries.reports()) == 1, "a hard limit calls on_failure twice"
 
 
 @pytest.mark.parametrize("error", [Retry("again"), Retry(exc=ValueError("why")), Ignore("none"), Reject("no")])
-def test_what_a_child_has_settled_is_left_to_celery_and_not_reported(delivered, error, monkeypatch) -> None:
+def test_an_outcome_that_a_child_has_settled_is_left_to_celery_and_not_reported(delivered, error, monkeypatch) -> None:
     item, deliveries, _ = delivered
     left_to_celery = []
     monkeypatch.setattr(request.Request, "on_failure", lambda *_, **__: left_to_celery.append(error))
@@ -76,7 +76,7 @@ def test_what_a_child_has_settled_is_left_to_celery_and_not_reported(delivered, 
     assert (deliveries.reports(), left_to_celery) == ([], [error])
 
 
-def test_a_read_only_ledger_is_an_unavailable_one() -> None:
+def test_a_read_only_ledger_is_unavailable() -> None:
     class ReadOnly(psycopg2.errors.ReadOnlySqlTransaction):
         pgcode = "25006"
 
@@ -93,7 +93,7 @@ def test_connections_work_beyond_file_descriptor_1023(harness: LedgerHarness) ->
         while not taken or taken[-1] < 1100:
             taken.append(os.open(os.devnull, os.O_RDONLY))
         harness.ledger.close()
-        for _ in range(2):  # the second checkout looks at a pooled connection
+        for _ in range(2):  # the second checkout checks a pooled connection
             assert harness.all("SELECT 1") == [1]
     finally:
         for item in taken:

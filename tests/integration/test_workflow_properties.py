@@ -1,4 +1,4 @@
-"""Whatever fails, is cancelled or replayed in a random graph: it ends, in order, each step once or by its policy."""
+"""Random graphs with failures, cancels and replays: each ends, in order, with each step run once or by its policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLICIES = ("fail", "skip", "skip", "ignore", "continue")
 
 
 def random_graph(dice: random.Random, size: int) -> Graph:
-    """Return a graph of steps, groups, chains and maps, each after some of the ones before it."""
+    """Return a graph of steps, groups, chains and maps, each after some of the earlier parts."""
     parts: list[Part] = []
     for n in range(size):
         after = tuple(f"p{i}" for i in range(n) if dice.random() < 0.4)
@@ -52,7 +52,7 @@ def assert_whole(harness: LedgerHarness) -> None:
 
 
 def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:
-    """Do one thing to the workflow."""
+    """Apply one random operation to the workflow."""
     what = dice.random()
     result = available(harness)
     if what < 0.06:
@@ -96,7 +96,7 @@ def act(harness: LedgerHarness, dice: random.Random, workflow: UUID) -> None:
 
 
 def in_order(harness: LedgerHarness, workflow: UUID) -> None:
-    """No step began before the steps that it waits for were over (as far as they succeeded, and ran once)."""
+    """Assert that no step started before its dependencies ended (as far as they succeeded, and ran once)."""
     early: list[Any] = harness.all(
         """
         SELECT p.name, s.name FROM workflow_steps p JOIN workflow_steps s ON s.id = ANY (p.children)

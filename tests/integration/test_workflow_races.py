@@ -1,4 +1,4 @@
-"""Four hands at one workflow: they settle, replay, cancel, expire and stop it at once; it ends all the same."""
+"""Four threads settle, replay, cancel, expire and stop one workflow concurrently; it ends all the same."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ ROUNDS, MOVES = 3, 20
 
 
 def hand(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
-    """Do a few things to the workflow; what meets another hand may be refused, or ended by Postgres."""
+    """Apply random operations to the workflow; Postgres may refuse or end those that conflict with another thread."""
     for _ in range(MOVES):
         try:
             dice.choices([run_some, replay_one, cancel_one, replay_whole, stop, expire], [72, 14, 4, 3, 1, 6])[0](
                 harness, workflow, dice
             )
-        except (LedgerBusy, AssertionError):  # of `run_one`: somebody else has the job
+        except (LedgerBusy, AssertionError):  # of `run_one`: another thread has the job
             continue
 
 
@@ -75,7 +75,7 @@ def expire(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
 
 
 def finish(harness: LedgerHarness) -> None:
-    """Settle what the hands have left behind, then let everything succeed."""
+    """Settle the runs that the threads have left behind, then let all jobs succeed."""
     for job_id, lease_id in harness.all("SELECT id, lease_id FROM jobs WHERE state = 'running'"):
         runs.settle_run(harness.ledger, job_id, lease_id, Settlement("failed", "dead", error=ERROR))
     for job_id in harness.all("SELECT id FROM jobs WHERE state = 'dispatched'"):
@@ -90,7 +90,7 @@ def finish(harness: LedgerHarness) -> None:
 
 
 @pytest.mark.parametrize("seed", range(ROUNDS))
-def test_a_workflow_under_four_hands_ends_and_adds_up(harness: LedgerHarness, seed: int) -> None:
+def test_a_workflow_changed_by_four_threads_ends_in_a_consistent_state(harness: LedgerHarness, seed: int) -> None:
     dice = random.Random(seed)
     workflow = submit(harness, random_graph(dice, dice.randint(3, 7)))
     with ThreadPoolExecutor(4) as pool:

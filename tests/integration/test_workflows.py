@@ -1,4 +1,4 @@
-"""Workflows in the ledger: what becomes available when, what a failure means, cancel, time limit, replay."""
+"""Workflows in the ledger: when steps become available, failures, cancel, time limit, replay."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_groups_in_groups_give_lists_of_lists_and_chains_their_last_result(harne
     assert result_of(harness, workflow, "end") == {"all": [[{"n": 1}, {"n": 2}], {"n": 4}], "one": 2}
 
 
-def test_an_empty_group_holds_nothing_up(harness: LedgerHarness) -> None:
+def test_an_empty_group_blocks_nothing(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(group(name="none"), echo("end", {"all": {"$from": "none.results"}})))
     assert play(harness) == ["end"]
     assert result_of(harness, workflow, "end") == {"all": []}
@@ -101,7 +101,7 @@ def test_an_empty_group_holds_nothing_up(harness: LedgerHarness) -> None:
     assert result_of(harness, after, "end") == {"all": []}
 
 
-def test_a_graph_follows_its_names_whatever_their_order(harness: LedgerHarness) -> None:
+def test_a_graph_follows_its_dependencies_whatever_the_order_of_its_steps(harness: LedgerHarness) -> None:
     workflow = submit(
         harness,
         Graph(
@@ -118,7 +118,7 @@ def test_a_graph_follows_its_names_whatever_their_order(harness: LedgerHarness) 
     assert result_of(harness, workflow, "b") == {"a": 7}
 
 
-def test_a_map_over_a_list_and_over_a_result(harness: LedgerHarness) -> None:
+def test_a_map_adds_a_step_per_item_of_a_list_or_of_a_result(harness: LedgerHarness) -> None:
     workflow = submit(
         harness,
         chain(
@@ -142,7 +142,7 @@ def test_a_map_over_a_list_and_over_a_result(harness: LedgerHarness) -> None:
 @pytest.mark.parametrize(
     ("files", "said"), [({"no": "list"}, "expected a list"), (None, "got null"), ("text", "string")]
 )
-def test_a_map_over_what_is_no_list_fails_its_workflow_and_says_so(
+def test_a_map_over_a_value_that_is_not_a_list_fails_its_workflow_with_the_reason(
     harness: LedgerHarness, files: Any, said: str
 ) -> None:
     workflow = submit(
@@ -154,7 +154,7 @@ def test_a_map_over_what_is_no_list_fails_its_workflow_and_says_so(
     assert said in error["last"]["message"] and "list.result.files" in error["last"]["message"]
 
 
-def test_an_empty_list_unfolds_to_nothing(harness: LedgerHarness) -> None:
+def test_a_map_over_an_empty_list_adds_no_steps(harness: LedgerHarness) -> None:
     workflow = submit(
         harness, chain(echo("list", {"l": []}), map_over({"$from": "list.result.l"}, echo(), name="m"), echo("end"))
     )
@@ -162,8 +162,8 @@ def test_an_empty_list_unfolds_to_nothing(harness: LedgerHarness) -> None:
     assert state_of(harness, workflow) == "succeeded"
 
 
-def test_two_last_parents_at_once_open_their_child_once(harness: LedgerHarness) -> None:
-    """Each sees the other's row locked, waits, and counts on: neither thinks that the other is unfinished."""
+def test_parents_that_end_concurrently_unblock_their_child_once(harness: LedgerHarness) -> None:
+    """Each settle waits for the lock of the other, then counts: neither takes the other parent for unfinished."""
     for _ in range(10):
         workflow = submit(harness, chord([echo() for _ in range(4)], echo("end")))
         taken = []
@@ -179,7 +179,7 @@ def test_two_last_parents_at_once_open_their_child_once(harness: LedgerHarness) 
 
 
 def test_the_last_parent_waits_for_one_that_has_not_committed(harness: LedgerHarness) -> None:
-    """The interleaving itself: one parent's settle stands open, the other's must not count before it is over."""
+    """The interleaving itself: one parent's settle is uncommitted; the other's must not count before it ends."""
     submit(harness, chord([echo("a"), echo("b")], echo("end")))
     held = []
     for job_id, _, _ in available(harness):
@@ -197,7 +197,7 @@ def test_the_last_parent_waits_for_one_that_has_not_committed(harness: LedgerHar
     assert [step_of(harness, item) for item, _, _ in available(harness)] == ["end"]
 
 
-def test_the_settle_of_the_last_parent_says_where_something_is_to_do(harness: LedgerHarness) -> None:
+def test_the_settle_of_the_last_parent_returns_the_queues_with_unblocked_jobs(harness: LedgerHarness) -> None:
     submit(harness, chain(echo("a"), group(step("test.video", {}, priority=7), echo(None, priority=2))))
     job_id, lease_id = available(harness)[0][0], new_id()
     harness.dispatch(job_id)
@@ -209,7 +209,7 @@ def test_the_settle_of_the_last_parent_says_where_something_is_to_do(harness: Le
 # --- failures ------------------------------------------------------------------------------------
 
 
-def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(harness: LedgerHarness) -> None:
+def test_a_failure_ends_the_workflow_and_a_replay_continues_from_it(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), group(echo("b"), chain(echo("c"), echo("d"))), echo("e")))
     assert sorted(play(harness, failing("b"))) == ["a", "b", "c"] or state_of(harness, workflow) == "failed"
     stop_due(harness)
@@ -226,7 +226,7 @@ def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(harness: LedgerHarne
         result = workflows.replay_workflow(connection, harness.tenant_id, workflow, {"by": "me"})
     assert result.verdict == "replayed" and "email" in result.woken
     ran = play(harness)
-    assert not done & set(ran), "what is done stays done"
+    assert not done & set(ran), "finished steps stay done"
     assert ran[-1] == "e" and "b" in ran
     assert state_of(harness, workflow) == "succeeded"
     harness.assert_conserved()
@@ -235,12 +235,12 @@ def test_a_failure_ends_the_rest_and_replay_goes_on_from_it(harness: LedgerHarne
 ERROR_MESSAGE = "told to fail"
 
 
-def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(harness: LedgerHarness) -> None:
+def test_replaying_the_dead_letters_themselves_restores_the_workflow(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(group(echo("a"), echo("b")), echo("c")))
     play(harness, failing("a", "b"))
     stop_due(harness)
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
-    assert state_of(harness, workflow) == "failed", "another step has failed still"
+    assert state_of(harness, workflow) == "failed", "another step is still failed"
     play(harness)
     assert state_of(harness, workflow) == "failed"
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
@@ -250,7 +250,7 @@ def test_the_replay_of_the_dead_letter_itself_brings_the_rest_back(harness: Ledg
     harness.assert_conserved()
 
 
-def test_a_step_that_went_with_its_workflow_is_replayed_with_it_only(harness: LedgerHarness) -> None:
+def test_a_step_that_was_cancelled_with_its_workflow_is_replayed_only_with_the_workflow(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     play(harness, failing("a"))
     stop_due(harness)
@@ -258,7 +258,7 @@ def test_a_step_that_went_with_its_workflow_is_replayed_with_it_only(harness: Le
         replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "b"), by="me")
 
 
-def test_an_ignored_failure_is_nobodys_work_and_null_in_the_results(harness: LedgerHarness) -> None:
+def test_an_ignored_failure_is_discarded_and_null_in_the_results(harness: LedgerHarness) -> None:
     flow = chord(
         [echo("a", {"n": 1}), echo("b", on_failure="ignore")], echo("end", {"all": {"$from": "g.results"}}), "g"
     )
@@ -271,7 +271,7 @@ def test_an_ignored_failure_is_nobodys_work_and_null_in_the_results(harness: Led
     harness.assert_conserved()
 
 
-def test_partial_results_leave_out_what_failed_and_keep_its_dead_letter(harness: LedgerHarness) -> None:
+def test_partial_results_omit_failed_steps_and_keep_their_dead_letters(harness: LedgerHarness) -> None:
     flow = chord(
         [echo("a", {"n": 1}, on_failure="continue"), echo("b", {"n": 2}, on_failure="continue")],
         echo("end", {"all": {"$from": "g.results"}}),
@@ -283,11 +283,11 @@ def test_partial_results_leave_out_what_failed_and_keep_its_dead_letter(harness:
     assert harness.row(job_of(harness, workflow, "a")).state == "dead"
     assert state_of(harness, workflow) == "succeeded"
     replay_job(harness.ledger, None, harness.tenant_id, job_of(harness, workflow, "a"), by="me")
-    assert play(harness) == ["a"], "by itself; what waited for it has had its results"
+    assert play(harness) == ["a"], "only itself: its dependents already have their results"
     harness.assert_conserved()
 
 
-def test_a_step_called_off_before_its_turn_keeps_the_order(harness: LedgerHarness) -> None:
+def test_a_waiting_step_that_is_cancelled_keeps_the_order(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b", on_failure="ignore"), echo("c")))
     with harness.ledger.transaction() as connection:
         jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "b"), None)
@@ -296,7 +296,7 @@ def test_a_step_called_off_before_its_turn_keeps_the_order(harness: LedgerHarnes
     assert state_of(harness, workflow) == "succeeded"
 
 
-def test_a_failed_step_that_is_called_off_before_its_turn_waits_again_when_replayed(harness: LedgerHarness) -> None:
+def test_a_waiting_step_that_is_cancelled_waits_again_when_its_workflow_is_replayed(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b"), echo("c")))
     with harness.ledger.transaction() as connection:
         jobs.cancel_job(connection, harness.tenant_id, job_of(harness, workflow, "b"), None)
@@ -308,7 +308,7 @@ def test_a_failed_step_that_is_called_off_before_its_turn_waits_again_when_repla
     assert state_of(harness, workflow) == "succeeded"
 
 
-def test_a_step_that_expires_fails_like_one_that_dies(harness: LedgerHarness) -> None:
+def test_a_step_that_expires_fails_like_a_dead_lettered_one(harness: LedgerHarness) -> None:
     start_by = datetime.now(UTC) + timedelta(hours=1)
     workflow = submit(harness, chain(echo("a"), echo("b", start_by=start_by), echo("c")))
     harness.do("UPDATE jobs SET start_by = clock_timestamp() - interval '1 s' WHERE start_by IS NOT NULL")
@@ -318,7 +318,7 @@ def test_a_step_that_expires_fails_like_one_that_dies(harness: LedgerHarness) ->
     assert state_of(harness, workflow) == "failed"
 
 
-def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(harness: LedgerHarness) -> None:
+def test_a_discarded_step_cannot_be_replayed_and_the_error_names_it(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     play(harness, failing("a"))
     stop_due(harness)
@@ -335,7 +335,9 @@ def test_a_discarded_step_can_not_be_replayed_and_the_error_names_it(harness: Le
 # --- cancel, time limit ---------------------------------------------------------------------------
 
 
-def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_back(harness: LedgerHarness) -> None:
+def test_a_cancel_ends_waiting_steps_and_requests_running_ones_to_stop_and_a_replay_restores_them(
+    harness: LedgerHarness,
+) -> None:
     workflow = submit(harness, chain(echo("a"), group(echo("b"), echo("c")), echo("d")))
     play(harness, limit=1)
     (job_id, _, _), _ = available(harness)
@@ -346,7 +348,7 @@ def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_ba
         assert (
             workflows.cancel_workflow(connection, harness.tenant_id, workflow, "no more", "me").verdict == "requested"
         )
-    assert stop_due(harness) == 1, "one runs still"
+    assert stop_due(harness) == 1, "one job is still running"
     assert harness.row(job_id).cancel_requested_at is not None
     harness.settle(job_id, lease_id, "failed", "scheduled")
     assert stop_due(harness) == 0
@@ -362,7 +364,7 @@ def test_cancel_calls_off_what_waits_and_tells_what_runs_and_replay_brings_it_ba
     harness.assert_conserved()
 
 
-def test_a_run_that_succeeds_against_a_cancel_is_done(harness: LedgerHarness) -> None:
+def test_a_run_that_succeeds_despite_a_cancel_is_done(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")))
     job_id, lease_id = available(harness)[0][0], new_id()
     harness.dispatch(job_id)
@@ -378,7 +380,7 @@ def test_a_run_that_succeeds_against_a_cancel_is_done(harness: LedgerHarness) ->
     assert play(harness) == ["b"]
 
 
-def test_the_time_limit_of_the_whole_ends_it_and_begins_anew_with_a_replay(harness: LedgerHarness) -> None:
+def test_the_time_limit_of_a_workflow_ends_it_and_restarts_with_a_replay(harness: LedgerHarness) -> None:
     workflow = submit(harness, chain(echo("a"), echo("b")), time_limit_seconds=60)
     stop_due(harness)
     assert state_of(harness, workflow) == "running"
@@ -396,7 +398,7 @@ def test_the_time_limit_of_the_whole_ends_it_and_begins_anew_with_a_replay(harne
 # --- steps that a run adds ----------------------------------------------------------------------
 
 
-def test_a_run_adds_steps_and_what_waits_for_it_waits_for_them(harness: LedgerHarness) -> None:
+def test_the_dependents_of_a_run_wait_for_the_steps_that_it_adds(harness: LedgerHarness) -> None:
     workflow = submit(
         harness, chain(echo("a"), echo("b", {"all": {"$from": "a.results"}, "own": {"$from": "a.result.n"}}))
     )
@@ -416,7 +418,7 @@ def test_a_run_adds_steps_and_what_waits_for_it_waits_for_them(harness: LedgerHa
     harness.assert_conserved()
 
 
-def test_a_job_of_its_own_becomes_a_workflow_by_adding_steps(harness: LedgerHarness) -> None:
+def test_a_single_job_becomes_a_workflow_by_adding_steps(harness: LedgerHarness) -> None:
     job_id = harness.submit()
     run_one(harness, job_id, "test.echo", added=adds_of(harness, job_id, echo(), echo()))
     (workflow,) = harness.all("SELECT workflow_id FROM job_history WHERE id = :id", id=job_id)
@@ -425,7 +427,7 @@ def test_a_job_of_its_own_becomes_a_workflow_by_adding_steps(harness: LedgerHarn
     harness.assert_conserved()
 
 
-def test_a_run_that_fails_adds_nothing_and_one_settled_twice_adds_once(harness: LedgerHarness) -> None:
+def test_a_failed_run_adds_no_steps_and_a_repeated_settle_adds_them_once(harness: LedgerHarness) -> None:
     submit(harness, echo("a"))
     job_id, kind, _ = available(harness)[0]
     steps = adds_of(harness, job_id, echo())
@@ -443,7 +445,7 @@ def test_a_run_that_fails_adds_nothing_and_one_settled_twice_adds_once(harness: 
     assert harness.all("SELECT count(*)::int FROM workflow_steps") == [2]
 
 
-def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(harness: LedgerHarness) -> None:
+def test_steps_added_to_a_workflow_that_is_stopping_wait_for_its_replay(harness: LedgerHarness) -> None:
     flow = chain(group(echo("a"), echo("b")), echo("end", {"all": {"$from": "b.results"}}))
     workflow = submit(harness, flow)
     first, second = available(harness)
@@ -462,7 +464,7 @@ def test_steps_added_to_a_workflow_that_stops_wait_for_its_replay(harness: Ledge
     harness.assert_conserved()
 
 
-def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(harness: LedgerHarness) -> None:
+def test_steps_added_after_a_workflow_has_failed_wait_for_its_replay(harness: LedgerHarness) -> None:
     workflow = submit(harness, group(echo("a"), echo("b")))
     play(harness, failing("a", "b"))
     stop_due(harness)
@@ -476,7 +478,7 @@ def test_steps_added_when_a_workflow_has_failed_already_wait_for_its_replay(harn
     harness.assert_conserved()
 
 
-def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(harness: LedgerHarness) -> None:
+def test_a_dead_letter_is_not_replayed_into_a_workflow_that_is_stopping(harness: LedgerHarness) -> None:
     workflow = submit(harness, group(echo("a"), echo("b")))
     first, second = available(harness)
     harness.dispatch(second[0])
@@ -488,7 +490,7 @@ def test_a_dead_letter_is_not_replayed_into_a_workflow_that_stops(harness: Ledge
     assert harness.row(job_of(harness, workflow, "a")).state == "dead"
 
 
-def test_a_map_that_gets_too_large_fails_its_workflow_and_not_the_run_before_it(harness: LedgerHarness) -> None:
+def test_a_map_that_becomes_too_large_fails_its_workflow_and_not_the_run_before_it(harness: LedgerHarness) -> None:
     big = {"x": "y" * 30_000, "item": {"$item": ""}}
     workflow = submit(harness, chain(echo("l", {"l": [0] * 9_000}), map_over({"$from": "l.result.l"}, echo(None, big))))
     assert play(harness) == ["l"]
@@ -498,8 +500,8 @@ def test_a_map_that_gets_too_large_fails_its_workflow_and_not_the_run_before_it(
     assert steps_of(harness, workflow)["l"] == "done"
 
 
-def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(harness: LedgerHarness) -> None:
-    """Its counting must see what the settle counts, and a failure that it has not committed yet."""
+def test_a_replay_waits_for_a_run_that_is_being_settled(harness: LedgerHarness) -> None:
+    """The replay must see the counts of the settle, and a failure that the settle has not committed yet."""
     workflow = submit(harness, chain(group(echo("a"), echo("b"), name="g"), echo("end")))
     play(harness, failing("a", "b"))
     stop_due(harness)
@@ -519,12 +521,12 @@ def test_a_replay_waits_for_a_run_that_is_settled_at_this_moment(harness: Ledger
     assert state_of(harness, workflow) == "succeeded"
 
 
-def test_what_waits_for_a_chord_by_name_waits_for_its_end(harness: LedgerHarness) -> None:
+def test_a_step_after_a_chord_waits_for_the_body_of_the_chord(harness: LedgerHarness) -> None:
     submit(harness, Graph((Group((echo(), echo()), echo("then"), "g"), echo("z", after=("g",)))))
     assert play(harness)[-2:] == ["then", "z"]
 
 
-def test_many_behind_many_meet_in_a_gate(harness: LedgerHarness) -> None:
+def test_many_steps_after_many_steps_are_joined_by_a_gate(harness: LedgerHarness) -> None:
     parents = [echo(f"p{n}") for n in range(30)]
     members = tuple(echo() for _ in range(30))
     workflow = submit(harness, Graph((*parents, Group(members, name="g", after=tuple(f"p{n}" for n in range(30))))))
@@ -545,7 +547,7 @@ def test_many_behind_many_meet_in_a_gate(harness: LedgerHarness) -> None:
         (map_over({"a": {"$from": "x.result"}}, echo()), "map"),
     ],
 )
-def test_what_a_run_or_a_caller_may_not_add(harness: LedgerHarness, part: Any, field: str) -> None:
+def test_invalid_parts_of_a_workflow_are_refused(harness: LedgerHarness, part: Any, field: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         submit(harness, part)
     assert any(field in item.field for item in caught.value.errors), caught.value.errors
@@ -578,7 +580,7 @@ def test_the_same_key_gives_the_same_workflow_and_another_body_a_conflict(harnes
     assert harness.all("SELECT count(*)::int FROM jobs") == [2]
 
 
-def test_a_fan_in_of_ten_thousand(harness: LedgerHarness) -> None:
+def test_a_fan_in_of_ten_thousand_steps_succeeds(harness: LedgerHarness) -> None:
     workflow = submit(harness, chord([echo()] * 9_990, echo("end", {"n": {"$from": "g.results.9989"}}), "g"))
     harness.do(
         "UPDATE workflow_steps SET state = 'done' WHERE workflow_id = :w AND type = 'job' AND place BETWEEN 1 AND 9989",
