@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from bench import (
     streams,
     workflows,
 )
-from bench.drain import Condition, accept_to_start, drain, share
+from bench.drain import Condition, accept_to_start, drain, quiet, share
 from bench.figures import Figures
 from bench.sides import Bare, Ours, Pool, queue_setting
 from jobplatform.devstack import postgres
@@ -124,7 +124,7 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, echo: C
     accept.prepare(bare)
     rounds = {
         "drain": partial(_drain, figures, ours, bare, options),
-        **{part: partial(_drain_under, figures, ours, bare, options, *CONDITIONS[part]) for part in CONDITIONS},
+        **{part: partial(_drain, figures, ours, bare, options, *CONDITIONS[part], POOLS[:1]) for part in CONDITIONS},
         "start": partial(_start, figures, ours, bare, options),
         "accept": partial(_accept, figures, stack, ours, bare, options),
         "batch": partial(_batch, figures, stack, ours, bare),
@@ -160,17 +160,18 @@ def measure(stack: Stack, figures: Figures, options: argparse.Namespace, echo: C
                 figures.add(work, f"{ledger} ledger", value)
 
 
-def _drain(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:
-    for pool in POOLS:
-        for side in (ours, bare):
-            figures.add(f"drain, {pool} (jobs/s)", side.name, drain(side, pool, options.jobs))
-
-
-def _drain_under(
-    figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace, title: str, condition: Condition
+def _drain(
+    figures: Figures,
+    ours: Ours,
+    bare: Bare,
+    options: argparse.Namespace,
+    title: str = "drain",
+    condition: Condition = quiet,
+    pools: Sequence[Pool] = POOLS,
 ) -> None:
-    for side in (ours, bare):
-        figures.add(f"{title}, {POOLS[0]} (jobs/s)", side.name, drain(side, POOLS[0], options.jobs, condition))
+    for pool in pools:
+        for side in (ours, bare):
+            figures.add(f"{title}, {pool} (jobs/s)", side.name, drain(side, pool, options.jobs, condition))
 
 
 def _start(figures: Figures, ours: Ours, bare: Bare, options: argparse.Namespace) -> None:

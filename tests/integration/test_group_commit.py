@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -98,6 +99,17 @@ class Worker:
         self.handover.receive(request)
         eventually(lambda: self.committer.deliver() or request.claimed)
         return request
+
+    @contextmanager
+    def claim_being_committed(self) -> Iterator[Request]:
+        """Keep the commit of a claim waiting for a lock."""
+        request = self.request()
+        self.measure()
+        with self.harness.ledger.transaction() as connection:
+            connection.exec_driver_sql("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE")
+            self.handover.receive(request)
+            wait_until_blocked(self.harness)
+            yield request
 
 
 @pytest.fixture
@@ -238,12 +250,7 @@ def test_a_claimed_delivery_is_handed_to_its_slot_with_the_claim(worker: Worker)
 
 
 def test_a_slot_that_becomes_free_before_the_commit_waits_for_the_commit(worker: Worker) -> None:
-    request = worker.request()
-    worker.measure()
-    with worker.harness.ledger.transaction() as connection:
-        connection.exec_driver_sql("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE")
-        worker.handover.receive(request)
-        wait_until_blocked(worker.harness)
+    with worker.claim_being_committed() as request:
         worker.handover.hand_over(request)
         assert worker.given == []
     eventually(lambda: worker.committer.deliver() or worker.given)
@@ -338,12 +345,7 @@ def test_a_job_whose_claim_is_returned_is_available_and_counts_no_attempt(worker
 
 
 def test_a_claim_that_is_being_committed_is_returned_after_its_commit(worker: Worker) -> None:
-    request = worker.request()
-    worker.measure()
-    with worker.harness.ledger.transaction() as connection:
-        connection.exec_driver_sql("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE")
-        worker.handover.receive(request)
-        wait_until_blocked(worker.harness)
+    with worker.claim_being_committed() as request:
         worker.handover.give_back("its worker was asked to end")
     eventually(lambda: worker.harness.row(request.delivery().job_id).state == "available")
     eventually(lambda: worker.committer.deliver() or not request.is_claim_pending)

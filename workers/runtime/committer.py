@@ -133,7 +133,7 @@ class Committer:
                 log.exception("answer_failed")
 
     def close(self, seconds: float | None = None) -> None:
-        """Commit everything that waits, end the thread, and deliver the last answers; for at most so many seconds."""
+        """Commit everything that waits, end the thread, and deliver the last answers; wait for at most `seconds`."""
         with self._changed:
             self._closing = True
             self._changed.notify()

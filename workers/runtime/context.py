@@ -41,7 +41,7 @@ from workers.runtime.process import ledger
 #: progress is written at most this often; the last progress of a run is always written
 PROGRESS_SECONDS = 0.25
 CANCEL_POLL_SECONDS = 1.0
-#: output is written at most this often, and at most so many characters of it per run
+#: output is written at most this often, and at most this many characters of it per run
 OUTPUT_SECONDS = 0.25
 MOST_OUTPUT = 1_000_000
 

@@ -132,11 +132,6 @@ class Deliveries:
         with self._lock:
             self._ahead[held.lease_id] = (self._clock(), held)
 
-    def leave_to_slot(self, lease_id: UUID) -> bool:
-        """Note that a delivery was not claimed ahead; False if it was withdrawn."""
-        with self._lock:
-            return self._ahead.pop(lease_id, None) is not None
-
     def withdraw(self, lease_id: UUID) -> Held | None:
         """Withdraw a delivery that was claimed ahead, before the pool gets it; None if the pool has it."""
         with self._lock:

@@ -24,7 +24,7 @@ from workers.runtime.task import CLAIM, claim_header
 
 #: deliveries are claimed ahead as far as the slots reach them within this time (s), by the mean of their kind's runs
 AHEAD_SECONDS = 0.05
-#: … and at most so many per slot
+#: … and at most this many per slot
 AHEAD_PER_SLOT = 16
 #: runs of a kind that are measured before any is claimed ahead
 MEASURED_RUNS = 5
@@ -100,8 +100,8 @@ class Handover:
 
     def _claimed(self, request: Any, claimed: Claim | None) -> None:
         """Take the committer's answer."""
-        if claimed is None:
-            self._deliveries.leave_to_slot(request.lease_id)
+        if claimed is None:  # its slot claims it
+            self._deliveries.withdraw(request.lease_id)
         with self._lock:
             request.is_claim_pending = False
             request.claimed = claimed

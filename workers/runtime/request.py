@@ -24,7 +24,7 @@ from workers.runtime.attempt import Ended, count_run
 from workers.runtime.committer import Finished
 from workers.runtime.deliveries import DELIVERIES, Held, Report
 from workers.runtime.handover import Handover
-from workers.runtime.task import LEASE, WORKER
+from workers.runtime.task import LEASE, delivery_of
 
 
 class LedgerRequest(Request):  # type: ignore[misc]
@@ -128,9 +128,7 @@ class LedgerRequest(Request):  # type: ignore[misc]
 
     def delivery(self) -> Delivery:
         """Return the delivery, as its slot claims it."""
-        worker_id = UUID(self._request_dict[WORKER])
-        number = self._request_dict[DISPATCH_NO]
-        return Delivery(UUID(self.id), number, self.name, self.lease_id, worker_id, self.hostname or "")
+        return delivery_of(self.id, self.name, self._request_dict)
 
     def _report(self, outcome: str, reason: str) -> None:
         """Leave a report, once: a hard time limit is reported twice."""

@@ -101,17 +101,22 @@ def run_delivery(kind: Kind, job_id: str, request: Any) -> str:
 
     Raises Celery's `Retry` (acknowledged), `Reject` (to `jobs.dead`) or `Ignore` (acknowledged) for all else.
     """
-    delivery = Delivery(
+    delivery = delivery_of(job_id, kind.name, request)
+    header = request.get(CLAIM)
+    claimed = None if header is None else Claim(delivery, *header)
+    return _report_to_celery(run_attempt(delivery, kind, claimed, can_defer=bool(request.get(CAN_DEFER))))
+
+
+def delivery_of(job_id: str, kind: str, request: Any) -> Delivery:
+    """Return the delivery that a request stands for: its dictionary in the parent, Celery's context in a slot."""
+    return Delivery(
         job_id=UUID(job_id),
         dispatch_no=request.get(DISPATCH_NO),
-        kind=kind.name,
+        kind=kind,
         lease_id=UUID(request.get(LEASE)),
         worker_id=UUID(request.get(WORKER)),
         node=request.get("hostname") or "",
     )
-    header = request.get(CLAIM)
-    claimed = None if header is None else Claim(delivery, *header)
-    return _report_to_celery(run_attempt(delivery, kind, claimed, can_defer=bool(request.get(CAN_DEFER))))
 
 
 def claim_header(claimed: Claim) -> tuple[Any, ...]:

@@ -24,5 +24,5 @@ class Every:
         return max(0.0, self._next - self._clock())
 
     def again(self, seconds: float = 0.0) -> None:
-        """Make it due in so many seconds, immediately by default."""
+        """Make it due in this many seconds, immediately by default."""
         self._next = self._clock() + seconds

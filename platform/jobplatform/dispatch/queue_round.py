@@ -29,7 +29,7 @@ class RoundReport:
     closed: int = -1
     #: the highest priority with jobs that a free slot, or another round, would dispatch; -1: none
     highest: int = -1
-    #: jobs wait for a limit key: read again in so many seconds, or when one of its jobs ends
+    #: jobs wait for a limit key: read again in this many seconds, or when one of its jobs ends
     limited_seconds: float | None = None
     skipped: str = ""
 

@@ -108,7 +108,7 @@ class Cron:
 
 @dataclass(frozen=True)
 class Interval:
-    """Every so many seconds of elapsed time, counted from an anchor."""
+    """A fixed number of seconds of elapsed time, counted from an anchor."""
 
     seconds: float
     anchor: datetime

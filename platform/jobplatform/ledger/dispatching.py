@@ -271,7 +271,7 @@ _DISPATCHERS = text(
 
 
 def live_dispatchers(connection: Connection, seconds: float) -> Sequence[Row[Any]]:
-    """Return dispatchers with a heartbeat within so many seconds: host, pid, broker_error, broker_error_at."""
+    """Return dispatchers with a heartbeat within this many seconds: host, pid, broker_error, broker_error_at."""
     return connection.execute(_DISPATCHERS, {"seconds": seconds}).all()
 
 

@@ -60,7 +60,7 @@ _FILES = text(
 
 
 def forget_files(connection: Connection, days: int, *, uploads: bool, limit: int = 1000) -> int:
-    """Delete records of uploads, or of outputs of ended jobs, older than so many days; workers remove the files."""
+    """Delete records of uploads, or of outputs of ended jobs, older than this many days; workers remove the files."""
     return int(connection.execute(_FILES, {"days": days, "uploads": uploads, "limit": limit}).scalar_one())
 
 

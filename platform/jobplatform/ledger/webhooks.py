@@ -251,7 +251,7 @@ def body_of(connection: Connection, job_id: UUID, since: datetime) -> Any | None
 
 
 def forget_messages(connection: Connection, days: int, limit: int) -> int:
-    """Delete up to `limit` messages that are older than so many days; returns how many."""
+    """Delete up to `limit` messages that are older than this many days; returns how many."""
     return connection.execute(
         text(
             "DELETE FROM webhook_messages WHERE ctid IN (SELECT ctid FROM webhook_messages "

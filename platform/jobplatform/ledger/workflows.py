@@ -237,6 +237,6 @@ def waited_for(connection: Connection, job_id: UUID, limit: int = 20) -> Sequenc
 
 
 def forget_workflows(connection: Connection, days: int, limit: int) -> int:
-    """Delete workflows that ended so many days ago and have no live jobs; returns how many."""
+    """Delete workflows that ended this many days ago and have no live jobs; returns how many."""
     statement = text("SELECT forget_workflows(clock_timestamp() - make_interval(days => :days), :limit)")
     return int(connection.execute(statement, {"days": days, "limit": limit}).scalar_one())

@@ -152,7 +152,7 @@ BEGIN
     END IF;
 END $$;
 
--- Pause a limit key for so many seconds; a longer earlier pause stays, unless p_set.
+-- Pause a limit key for a number of seconds; a longer earlier pause stays, unless p_set.
 -- 0 seconds with p_set resume it. Returns until when.
 CREATE OR REPLACE FUNCTION pause_key(p_key text, p_seconds double precision, p_reason text, p_set boolean DEFAULT false)
 RETURNS timestamptz
