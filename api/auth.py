@@ -42,7 +42,7 @@ def register(app: Flask, operations: Mapping[str, Operation]) -> None:
             g.caller.check_scope(operation.scope)
 
     @app.after_request
-    def _tell_rate(response: Response) -> Response:
+    def _add_rate_headers(response: Response) -> Response:
         result = g.get("caller")
         if result is not None and result.rate is not None:
             response.headers.update(result.rate.headers())

@@ -62,7 +62,7 @@ class Follower:
 
     def has_had(self, event: FeedEvent) -> bool:
         """Return whether it has received this event."""
-        return event.place.id <= self.behind.id if self.job_id is not None else event.place <= self.behind
+        return event.position.id <= self.behind.id if self.job_id is not None else event.position <= self.behind
 
     def offer(self, item: Item) -> None:
         """Put an item into the queue. A follower whose queue is full is disconnected, as it could not continue after
@@ -125,14 +125,14 @@ class Hub:
         while self._followers:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                await self._tell_events()
-                await self._tell_progress()
+                await self._send_events()
+                await self._send_progress()
                 await self._check_keys()
             except JobPlatformError as error:  # the ledger is not reachable: the positions stay
                 log.warning("feeds_not_read", error=str(error))
                 await asyncio.sleep(AWAY_SECONDS)
 
-    async def _tell_events(self) -> None:
+    async def _send_events(self) -> None:
         behind = dict(self._positions)
         with_kinds = {follower.tenant_id for follower in self._followers if follower.job_id is None}
         horizon, events_by_tenant = await self._thread.run(self._follow, behind, with_kinds)
@@ -144,18 +144,18 @@ class Hub:
             else:
                 of_jobs.setdefault(follower.job_id, []).append(follower)
         for tenant_id, events in events_by_tenant.items():
-            _tell_jobs(tenant_id, events, of_jobs)
+            _send_to_jobs(tenant_id, events, of_jobs)
             feeds = of_feeds.get(tenant_id, ())
             if feeds and tenant_id not in with_kinds:
                 continue  # the first one was added during this poll: the next poll reads kinds, too
             for event in events:
-                if event.place.tx < horizon:
+                if event.position.tx < horizon:
                     for feed in feeds:
                         _offer(feed, event)
             if tenant_id in self._positions:
                 self._positions[tenant_id] = next_position(behind[tenant_id], events, horizon)
 
-    async def _tell_progress(self) -> None:
+    async def _send_progress(self) -> None:
         if self._clock() < self._progress_at:
             return
         self._progress_at = self._clock() + PROGRESS_SECONDS
@@ -180,7 +180,9 @@ class Hub:
                 follower.end()
 
 
-def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UUID | None, Sequence[Follower]]) -> None:
+def _send_to_jobs(
+    tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UUID | None, Sequence[Follower]]
+) -> None:
     """Publish to followers of jobs in the order of ids, in which events of one job become visible.
 
     After a full page there may be more events with lower ids: then the followers read the ledger.
@@ -191,19 +193,19 @@ def _tell_jobs(tenant_id: UUID, events: Sequence[FeedEvent], of_jobs: Mapping[UU
                 if follower.tenant_id == tenant_id:
                     follower.offer(Reread.HISTORY)
         return
-    for event in sorted(events, key=lambda event: event.place.id):
+    for event in sorted(events, key=lambda event: event.position.id):
         for item in of_jobs.get(event.job_id, ()):
             _offer(item, event)
 
 
 def _offer(follower: Follower, event: FeedEvent) -> None:
     if not follower.has_had(event):
-        follower.behind = event.place
+        follower.behind = event.position
         follower.offer(event)
 
 
 def next_position(behind: FeedPosition, events: Sequence[FeedEvent], horizon: int) -> FeedPosition:
     """Return where the next poll begins: events above the horizon are read again, as others may precede them."""
-    if len(events) >= MOST_EVENTS and events[-1].place.tx < horizon:
-        return events[-1].place
+    if len(events) >= MOST_EVENTS and events[-1].position.tx < horizon:
+        return events[-1].position
     return max(behind, FeedPosition(horizon - 1, BEHIND_ALL))

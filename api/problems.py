@@ -98,7 +98,7 @@ def register(app: Flask) -> None:
     """Answer every error of the application as problem+json."""
 
     @app.before_request
-    def _tell_trouble() -> None:
+    def _raise_trouble() -> None:
         trouble = request.environ.get(TROUBLE)
         if trouble is not None:
             raise trouble

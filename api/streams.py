@@ -187,8 +187,8 @@ class Streams:
                         yield _event(entry["event"], entry, sent)
                     job = await self._ended(tenant, job_id)
                 elif isinstance(item, FeedEvent):
-                    if item.place.id > sent:
-                        sent = item.place.id
+                    if item.position.id > sent:
+                        sent = item.position.id
                         yield _event(item.event, item.of_job(), sent)
                         if item.state in SETTLED:
                             job = await self._ended(tenant, job_id)
@@ -222,17 +222,17 @@ class Streams:
     async def _of_feed(self, caller: Caller, scope: Any) -> AsyncIterator[bytes]:
         query = check(FeedQuery, _query(scope))
         last = _last_id(scope)
-        place = (
-            read_position(last) if last is not None else query.place() if "after" in query.model_fields_set else None
+        position = (
+            read_position(last) if last is not None else query.position() if "after" in query.model_fields_set else None
         )
-        if last is not None and place is None:
+        if last is not None and position is None:
             raise InvalidRequest(
                 "not as expected: Last-Event-ID",
                 (FieldError("Last-Event-ID", "the id of an event, like 123-456", last[:100]),),
             )
-        if place is None:
-            place = await self._threads.run(read_feed.now_in, self._services.ledger, caller.tenant_id)
-        return self._feed_stream(_follower(caller), place, query.wanted())
+        if position is None:
+            position = await self._threads.run(read_feed.now_in, self._services.ledger, caller.tenant_id)
+        return self._feed_stream(_follower(caller), position, query.wanted())
 
     async def _feed_stream(self, follower: Follower, behind: FeedPosition, wanted: Wanted) -> AsyncIterator[bytes]:
         ledger, tenant = self._services.ledger, follower.tenant_id
@@ -263,8 +263,8 @@ class Streams:
                     continue
                 if item is None:
                     return
-                if isinstance(item, FeedEvent) and item.place > behind:
-                    behind = item.place
+                if isinstance(item, FeedEvent) and item.position > behind:
+                    behind = item.position
                     if wanted.fits(item):
                         yield _feed_events([item])
         finally:
@@ -272,7 +272,7 @@ class Streams:
 
 
 def _feed_events(events: list[FeedEvent]) -> bytes:
-    return b"".join(_event(item.event, item.as_dict(), item.place) for item in events)
+    return b"".join(_event(item.event, item.as_dict(), item.position) for item in events)
 
 
 def _mark(behind: FeedPosition) -> bytes:

@@ -219,11 +219,13 @@ def _workflows(figures: Figures, ours: Ours, bare: Bare) -> None:
 def _shares(figures: Figures, ours: Ours, echo: Callable[[str], None]) -> None:
     rows = shares.measure(ours, echo)
     figures.tables[chart.TABLE] = rows
-    plain, _, limited = ({row["jobs waiting"]: row for row in rows if row["who waits"] == c.name} for c in shares.CASES)
+    plain, _, limited = (
+        {row["jobs waiting"]: row for row in rows if row["waiting jobs"] == c.name} for c in shares.CASES
+    )
     few, many = min(plain), max(plain)
     figures.goal("dispatch with 50 limit keys ÷ without", limited[many]["jobs/s"] / plain[many]["jobs/s"], 0.5)
     for case in shares.CASES:
-        by = {row["jobs waiting"]: row["ms per round"] for row in rows if row["who waits"] == case.name}
+        by = {row["jobs waiting"]: row["ms per round"] for row in rows if row["waiting jobs"] == case.name}
         what = f"round with {many:,} waiting ÷ {few:,}: {case.name}"
         figures.goal(what, by[many] / by[few], 1.5, at_most=True)
 

@@ -27,8 +27,8 @@ def draw(rows: list[dict[str, Any]], target: Path) -> None:
     pyplot.rcParams["svg.fonttype"] = "none"  # text stays text
     pyplot.rcParams["svg.hashsalt"] = "rounds"  # the same figures give the same file
     figure, axes = pyplot.subplots(figsize=(7.5, 4))
-    for name in dict.fromkeys(row["who waits"] for row in rows):
-        mine = [row for row in rows if row["who waits"] == name]
+    for name in dict.fromkeys(row["waiting jobs"] for row in rows):
+        mine = [row for row in rows if row["waiting jobs"] == name]
         axes.plot([row["jobs waiting"] for row in mine], [row["ms per round"] for row in mine], marker="o", label=name)
     axes.set_xscale("log")
     axes.set_ylim(0, 1.15 * max(row["ms per round"] for row in rows))

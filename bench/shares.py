@@ -25,14 +25,14 @@ from jobplatform.ledger.session import DISPATCHER, Ledger, open_ledger
 
 #: numbers of waiting jobs
 WAITING = (1_000, 10_000, 100_000, 1_000_000)
-TENANTS, KEYS, PLACES = 10_000, 50, 20
+TENANTS, KEYS, LIMIT_SLOTS = 10_000, 50, 20
 #: jobs per round, timed rounds, and warm-up rounds
 BATCH, ROUNDS, WARM = 100, 60, 10
 
 
 @dataclass(frozen=True)
 class Case:
-    """The waiting jobs: of `tenants` tenants in turn, with `keys` limit keys of PLACES slots each."""
+    """The waiting jobs: of `tenants` tenants in turn, with `keys` limit keys of LIMIT_SLOTS slots each."""
 
     name: str
     tenants: int
@@ -68,7 +68,7 @@ def measure(ours: Ours, echo: Callable[[str], None]) -> list[dict[str, Any]]:
                 if case.keys:
                     ours.one(
                         "INSERT INTO limits (name, max_concurrent, updated_by) VALUES ('provider:*', :n, 'bench')",
-                        n=PLACES,
+                        n=LIMIT_SLOTS,
                     )
                 # includes the jobs that the rounds will dispatch
                 ours.one(_LOAD, count=count + (ROUNDS + WARM) * BATCH, tenants=case.tenants, keys=case.keys)
@@ -77,7 +77,7 @@ def measure(ours: Ours, echo: Callable[[str], None]) -> list[dict[str, Any]]:
                 times, jobs = _rounds(ours, ledger)
                 result.append(
                     {
-                        "who waits": case.name,
+                        "waiting jobs": case.name,
                         "jobs waiting": count,
                         "ms per round": 1000 * statistics.median(times),
                         "jobs per round": jobs / len(times),

@@ -63,12 +63,12 @@ def _following(url: str, key: str, ids: list[str]) -> Iterator[None]:
     if not ids:
         yield
         return
-    place = urlsplit(url)
+    position = urlsplit(url)
     loop = asyncio.new_event_loop()
     opened: set[str] = set()
 
     async def follow(job_id: str) -> None:
-        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        reader, writer = await asyncio.open_connection(position.hostname, position.port)
         head = f"GET /v1/jobs/{job_id}/events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
         writer.write(f"{head}Accept: text/event-stream\r\n\r\n".encode())
         try:

@@ -19,19 +19,19 @@ from jobplatform.devstack.processes import DidNotStart
 
 COLUMNS = {
     "fault": "fault",
-    "hits": "it hit",
+    "hits": "effect of the fault",
     "accepted": "accepted",
     "lost": "lost",
     "twice_plain": "ran twice, plain",
     "twice_journaled": "twice, journaled",
-    "held": "asked a person",
+    "held": "held",
     "dead": "healthy jobs dead",
     "cut": "runs cut",
     "above_limit": "above the limit",
     "refused": "refused",
     "unknown": "outcome unknown",
-    "faults_of_ours": "not excused",
-    "seconds_to_flow": "s until flow",
+    "unexplained": "unexplained",
+    "recovery_seconds": "recovery, s",
     "audit": "audit",
 }
 

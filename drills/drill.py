@@ -8,7 +8,7 @@ from typing import Any
 
 from drills import evidence
 from drills.faults import Fault, Runs
-from drills.kinds import PLACES
+from drills.kinds import LIMIT_SLOTS
 from drills.load import Accepted, Load
 from drills.world import World
 from jobplatform.devstack.processes import wait_for
@@ -41,15 +41,15 @@ class Outcome:
     refused: int
     unknown: int
     #: submissions that a caller gave up, unexpected responses, and processes that exited on their own
-    faults_of_ours: int
-    seconds_to_flow: float
+    unexplained: int
+    recovery_seconds: float
     audit: str
     may_run_twice: bool
 
     @property
     def wrong(self) -> list[str]:
         """Return what is wrong: figures that must be 0, targets that the fault missed, findings of the audit."""
-        zero = ["lost", "twice_journaled", "dead", "cut", "above_limit", "faults_of_ours"]
+        zero = ["lost", "twice_journaled", "dead", "cut", "above_limit", "unexplained"]
         zero += [] if self.may_run_twice else ["twice_plain"]
         result = [f"{name} is {getattr(self, name)}" for name in zero if getattr(self, name)]
         result += [f"the fault did not hit: {name}" for name, count in self.hits.items() if not count]
@@ -78,13 +78,13 @@ def play(world: World, fault: Fault, size: float) -> Outcome:
         hits = fault.do(world, size)
         began = time.monotonic()
         world.wait_for_flow(PATIENCE_SECONDS)
-        to_flow = time.monotonic() - began
+        recovery = time.monotonic() - began
         time.sleep(CALM_SECONDS * max(size, 0.25))
     finally:
         world.sink.release(long.key)
         load.stop()
     held = _drain(world, load.accepted)
-    return _judge(world, fault, load, hits, held, to_flow)
+    return _judge(world, fault, load, hits, held, recovery)
 
 
 def _start_long_run(world: World, load: Load) -> Accepted:
@@ -120,27 +120,27 @@ def _drain(world: World, accepted: list[Accepted]) -> int:
     return len(resolved)
 
 
-def _tell_ours(world: World, load: Load) -> int:
+def _report_unexplained(world: World, load: Load) -> int:
     """Count and print the failures that no fault excuses; clears the world's list."""
     ours = [*load.given_up, *load.wrong, *world.ended_unasked]
     world.ended_unasked.clear()
     for our in ours:
-        world.stack.echo(f"not excused: {our}")
+        world.stack.echo(f"unexplained: {our}")
     return len(ours)
 
 
-def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: int, to_flow: float) -> Outcome:
+def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: int, recovery: float) -> Outcome:
     result = evidence.collect(world, load)
     states = world.states([item.job_id for item in load.accepted])
     counts = {item.key: world.sink.count(item.key) for item in load.accepted}
     clean, said = world.audit()
     if not clean:
         world.stack.echo(said)
-    if result[evidence.MOST_OUT] > PLACES:
-        for line in evidence.tell_places(world, load):
+    if result[evidence.MOST_OUT] > LIMIT_SLOTS:
+        for line in evidence.report_limit_slots(world, load):
             world.stack.echo(line)
     if cut := _count_cut(fault, result):
-        for line in evidence.tell_ends(world, load):
+        for line in evidence.report_ends(world, load):
             world.stack.echo(line)
     twice = {
         kind: sum(counts[item.key] > 1 for item in load.accepted if item.kind == kind)
@@ -157,11 +157,11 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         held=held,
         dead=sum(states.get(item.job_id) == "dead" for item in load.accepted),
         cut=cut,
-        above_limit=max(0, result[evidence.MOST_OUT] - PLACES),
+        above_limit=max(0, result[evidence.MOST_OUT] - LIMIT_SLOTS),
         refused=load.refused,
         unknown=load.unknown,
-        faults_of_ours=_tell_ours(world, load),
-        seconds_to_flow=round(to_flow, 1),
+        unexplained=_report_unexplained(world, load),
+        recovery_seconds=round(recovery, 1),
         audit="clean" if clean else "findings",
         may_run_twice=fault.runs is Runs.CUT,
     )

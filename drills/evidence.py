@@ -7,7 +7,7 @@ from drills.load import Load
 from drills.world import World
 
 #: the figure for the highest number of jobs with the drills' limit key that were in flight at one time
-MOST_OUT = "places of the limit taken"
+MOST_OUT = "slots of the limit in use"
 
 _FIGURES = """
 WITH mine AS (SELECT CAST(unnest(CAST(:ids AS text[])) AS uuid) AS id),
@@ -31,20 +31,20 @@ SELECT
 
 #: each change of a job's state is an event: +1 when it takes a slot, −1 when it frees it. A freed slot is counted
 #: before one that is taken at the same microsecond
-PLACES_TAKEN = """
+SLOT_CHANGES = """
 WITH change AS (
-    SELECT job_id, at, event, state, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
+    SELECT job_id, at, event, state, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS slots
     FROM (SELECT job_id, id, at, event, state, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
           WHERE job_id = ANY (CAST(:ids AS uuid[]))) AS event
 )
-SELECT job_id, at, event, state, sum(places) OVER (ORDER BY at, places)::integer AS out FROM change ORDER BY at, places
+SELECT job_id, at, event, state, sum(slots) OVER (ORDER BY at, slots)::integer AS out FROM change ORDER BY at, slots
 """
 
 
-def tell_places(world: World, load: Load) -> list[str]:
+def report_limit_slots(world: World, load: Load) -> list[str]:
     """Return a line for each slot taken or freed around the moment when most were taken, 60 lines at most."""
     limited = [item.job_id for item in load.accepted if item.kind == LIMITED_KIND]
-    rows = world.sql(PLACES_TAKEN, ids=limited)
+    rows = world.sql(SLOT_CHANGES, ids=limited)
     top = max(range(len(rows)), key=lambda n: rows[n].out)
     return [
         f"{row.at:%H:%M:%S.%f} {row.job_id} {row.event} → {row.state}: {row.out} in flight"
@@ -60,7 +60,7 @@ WHERE r.job_id = ANY (CAST(:ids AS uuid[])) AND r.outcome <> 'succeeded'
 """
 
 
-def tell_ends(world: World, load: Load) -> list[str]:
+def report_ends(world: World, load: Load) -> list[str]:
     """Return a line for each run that did not succeed, 20 lines at most."""
     return [
         f"{row.finished_at:%H:%M:%S.%f} job {row.job_id}, run {row.run_no} on {row.node}: {row.outcome}: {row.message}"
@@ -73,5 +73,5 @@ def collect(world: World, load: Load) -> dict[str, int]:
     row = world.sql(_FIGURES, ids=[item.job_id for item in load.accepted])[0]
     answers = {"refused or unknown": load.refused + load.unknown, "unknown": load.unknown, "slow answers": load.slow}
     limited = [item.job_id for item in load.accepted if item.kind == LIMITED_KIND]
-    most_out = max((row.out for row in world.sql(PLACES_TAKEN, ids=limited)), default=0)
+    most_out = max((row.out for row in world.sql(SLOT_CHANGES, ids=limited)), default=0)
     return {**dict(row._mapping), **answers, MOST_OUT: most_out}

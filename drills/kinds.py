@@ -37,8 +37,8 @@ def plain(work: Work, ctx: Context) -> Any:
     return said
 
 
-#: half of the load has a limit key, of which PLACES jobs may be in flight at once
-LIMIT_KEY, PLACES = "lane:drill", 2
+#: half of the load has a limit key, of which LIMIT_SLOTS jobs may be in flight at once
+LIMIT_KEY, LIMIT_SLOTS = "lane:drill", 2
 LIMITED_KIND = "drill.journaled"
 
 

@@ -74,9 +74,9 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _call(self, place: int) -> None:
+    def _call(self, position: int) -> None:
         pause = CALLERS / self.per_second
-        due = time.monotonic() + place / self.per_second
+        due = time.monotonic() + position / self.per_second
         while not self._stop.is_set():
             self.submit()
             due = max(due + pause, time.monotonic() - 1.0)  # no burst after an outage

@@ -20,7 +20,7 @@ import orjson
 import psutil
 from sqlalchemy import text
 
-from drills.kinds import LIMIT_KEY, PLACES
+from drills.kinds import LIMIT_KEY, LIMIT_SLOTS
 from drills.load import Load
 from drills.sink import Sink
 from jobplatform.devstack import postgres, rabbitmq
@@ -96,7 +96,7 @@ class World:
         stack.wait_answers("API", stack.local_url("api", "/readyz"), self._processes[API], API)
         stack.wait_for_workers(len(WORKERS))
         self.api_key = stack.create_api_key()
-        stack.run("limits", "set", LIMIT_KEY, "--max-concurrent", str(PLACES))
+        stack.run("limits", "set", LIMIT_KEY, "--max-concurrent", str(LIMIT_SLOTS))
         self.caller = Caller(stack.local_url("api"), self.api_key)
         self._supervisor.start()
 

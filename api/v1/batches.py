@@ -63,12 +63,12 @@ def submit_batch() -> Response:
         raise InvalidRequest(f"expected {expected}", (FieldError("body", expected, f"{len(items)} job requests"),))
     commands: list[SubmitJob | JobPlatformError] = []
     named = 0
-    for place, entry in enumerate(items):
+    for position, entry in enumerate(items):
         try:
             commands.append(read_submission(has.kinds, entry, escaped))
         except JobPlatformError as error:
             if isinstance(error, NotJson) and not per_item:
-                raise NotJson(f"submission {place}: {error}") from None
+                raise NotJson(f"submission {position}: {error}") from None
             if isinstance(error, InvalidRequest):
                 error.errors = error.errors[: max(1, MAX_ERRORS - named)]
                 named += len(error.errors)

@@ -60,8 +60,8 @@ def list_feed() -> Response:
     """
     refuse_stream()
     query = read_query(FeedQuery)
-    ledger, place = services().ledger, query.place()
-    if place is None:
+    ledger, position = services().ledger, query.position()
+    if position is None:
         return answer({"events": [], "next": str(read_feed.now_in(ledger, tenant_id())), "more": False})
-    events, behind, more = read_feed.read_page(ledger, tenant_id(), place, query.wanted(), query.limit)
+    events, behind, more = read_feed.read_page(ledger, tenant_id(), position, query.wanted(), query.limit)
     return answer({"events": [event.as_dict() for event in events], "next": str(behind), "more": more})

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from drills.bad_messages import SHAPES, missing_job
 from drills.faults.fault import Hits, Runs, fault, lasting
 from drills.faults.messages import dead_messages, newest_dead_message, publish
-from drills.rubbish import SHAPES, nobody
 from drills.world import DISPATCHERS, WORKERS, World, wait
 from jobplatform.broker.connection import connected
 from jobplatform.devstack import rabbitmq
@@ -83,7 +83,7 @@ def dead_letters_deleted(world: World, size: float) -> Hits:
     with _channel(world) as channel:
         channel.exchange_delete("jobs.dead")
         channel.queue_delete("jobs.dead.records")
-        publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
+        publish(channel, QUEUE, [SHAPES["no id"].message(missing_job(number)) for number in range(10)])
     wait_for(
         "the rejected messages",
         lambda: world.count_log_lines(WORKERS, "message_refused") >= refused + 10,
@@ -93,7 +93,7 @@ def dead_letters_deleted(world: World, size: float) -> Hits:
     world.stack.run("broker", "apply")
     before = newest_dead_message(world)
     with _channel(world) as channel:
-        publish(channel, QUEUE, [SHAPES["no id"].message(nobody(number)) for number in range(10)])
+        publish(channel, QUEUE, [SHAPES["no id"].message(missing_job(number)) for number in range(10)])
     wait_for("the dead messages", lambda: dead_messages(world, before)["malformed"] >= 10, seconds=60)
     rejected = world.count_log_lines(WORKERS, "message_refused") - refused
     return {"rejected meanwhile": rejected - 10, "recorded afterwards": dead_messages(world, before)["malformed"]}

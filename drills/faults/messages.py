@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from drills.bad_messages import BIG, SHAPES, Target, missing_job
 from drills.faults.fault import Hits, fault
-from drills.rubbish import BIG, SHAPES, Target, nobody
 from drills.world import World
 from jobplatform.broker.connection import connected
 from jobplatform.devstack import rabbitmq
@@ -20,7 +20,7 @@ BATCH = 100
 
 
 @fault("10,000 bad messages of every shape, half of them naming real jobs")
-def rubbish(world: World, size: float) -> Hits:
+def bad_messages(world: World, size: float) -> Hits:
     """Bad messages stop no process, run nothing, and are recorded. Some are duplicate or stale ones of live jobs."""
     dice, before = random.Random(2), newest_dead_message(world)
     shapes, count = list(SHAPES.values()), int(10_000 * size)
@@ -31,7 +31,7 @@ def rubbish(world: World, size: float) -> Hits:
             real = _await_real_jobs(world)
             messages = []
             for number in range(start, min(start + BATCH, count)):
-                target = dice.choice(real) if real and dice.random() < 0.5 else nobody(number)
+                target = dice.choice(real) if real and dice.random() < 0.5 else missing_job(number)
                 live += target in real
                 target = dice.choice((target, replace(target, dispatch_no=target.dispatch_no + 1)))
                 shape = BIG if number % 1000 == 0 else shapes[number % len(shapes)]

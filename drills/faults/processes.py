@@ -16,7 +16,7 @@ from jobplatform.dispatch.rescue import GONE_BEATS
 from jobplatform.errors import ConfigurationError
 
 
-@fault("none", shows=("succeeded", "places of the limit taken"))
+@fault("none", shows=("succeeded", "slots of the limit in use"))
 def none(world: World, size: float) -> Hits:
     """Nothing goes wrong."""
     wait(10 * size)

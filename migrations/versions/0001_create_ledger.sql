@@ -601,7 +601,7 @@ CREATE TABLE workflow_steps (
     id uuid NOT NULL,
     workflow_id uuid NOT NULL,
     name text NOT NULL,
-    place integer NOT NULL,
+    position integer NOT NULL,
     type text NOT NULL,
     state text NOT NULL,
     pending integer NOT NULL,
@@ -624,7 +624,7 @@ CREATE TABLE workflow_steps (
     CONSTRAINT workflow_steps_pending_is_not_negative CHECK (pending >= 0)
 );
 COMMENT ON COLUMN workflow_steps.id IS 'id of its job, if any';
-COMMENT ON COLUMN workflow_steps.place IS 'order of the results of a group';
+COMMENT ON COLUMN workflow_steps.position IS 'order of the results of a group';
 COMMENT ON COLUMN workflow_steps.pending IS 'number of predecessors that have not ended';
 COMMENT ON COLUMN workflow_steps.children IS 'ids of its successors';
 COMMENT ON COLUMN workflow_steps.item IS 'element of a map''s list';

@@ -25,9 +25,12 @@ REPLACED = {
     r"hold_key|held_until": "pause a limit key",
     r"order_job|check_orders|take_order": "submission",
     r"stand_in": "install_patches",
+    r"_?tell_[a-z_]+": "notify, report, send",
+    r"rubbish": "bad message",
+    r"(FOR one IN|one record)": "a record named after what it holds",
 }
 #: names of variables that say nothing of what they hold
-NAMELESS = {"found", "one"}
+NAMELESS = {"found", "one", "place", "told"}
 
 
 def texts() -> list[Path]:

@@ -225,8 +225,8 @@ def test_both_keys_are_valid_during_the_overlap(app: Any, harness: LedgerHarness
     )
     status, new, _ = admin.post(f"/v1/keys/{old['id']}/rotate", {"overlap_seconds": 3600})
     assert status == 201 and new["key"] != old["key"]
-    told = ("name", "scopes", "kinds", "max_priority", "requests_per_minute", "expires_at")
-    assert {name: new[name] for name in told} == {name: old[name] for name in told}
+    grants = ("name", "scopes", "kinds", "max_priority", "requests_per_minute", "expires_at")
+    assert {name: new[name] for name in grants} == {name: old[name] for name in grants}
     assert new["replaces"] == old["id"]
     callers = [Client(app.test_client(), item["key"]) for item in (old, new)]
     assert [caller.post("/v1/jobs", EMAIL)[0] for caller in callers] == [202, 202]
@@ -329,9 +329,9 @@ def test_a_mistyped_key_is_detected_by_its_checksum() -> None:
     key = new_key()
     assert re.fullmatch(r"jp_[0-9A-Za-z]{38}", key)
     assert not is_mistyped(key)
-    for place in range(3, len(key)):
-        wrong = key[:place] + ("a" if key[place] != "a" else "b") + key[place + 1 :]
-        assert is_mistyped(wrong), place
+    for position in range(3, len(key)):
+        wrong = key[:position] + ("a" if key[position] != "a" else "b") + key[position + 1 :]
+        assert is_mistyped(wrong), position
     assert is_mistyped(key[:5] + key[6] + key[5] + key[7:]) or key[5] == key[6]
     assert not is_mistyped("jp_" + "x" * 43), "keys older than the checksum stay valid"
 

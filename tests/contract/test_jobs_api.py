@@ -180,8 +180,8 @@ def test_cancel_is_immediate_and_idempotent_and_too_late_is_a_409(api: Client, h
     status, problem, _ = api.post(f"/v1/jobs/{done}/cancel")
     assert (status, problem["code"]) == (409, "not_cancellable")
     running, _ = harness.running()
-    status, told, _ = api.post(f"/v1/jobs/{running}/cancel")
-    assert (status, told["state"]) == (202, "running") and told["cancel_requested_at"]
+    status, body, _ = api.post(f"/v1/jobs/{running}/cancel")
+    assert (status, body["state"]) == (202, "running") and body["cancel_requested_at"]
     assert api.post(f"/v1/jobs/{running}/cancel", {"colour": 1})[0] == 422
 
 

@@ -120,9 +120,9 @@ def test_an_invalid_workflow_names_the_field(
 ) -> None:
     status, problem, _ = api.post("/v1/workflows", body)
     assert status == 422, problem
-    told = {item["field"]: item["expected"] for item in problem["errors"]}
-    assert field in told, told
-    assert expected in told[field]
+    expectations = {item["field"]: item["expected"] for item in problem["errors"]}
+    assert field in expectations, expectations
+    assert expected in expectations[field]
     assert harness.all("SELECT count(*)::int FROM workflow_steps") == [0]
 
 

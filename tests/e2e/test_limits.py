@@ -14,10 +14,10 @@ from tests.support.waiting import eventually
 #: each change of a job's state is an event: one more job in flight, or one less
 MOST_OUT = """
     WITH change AS (
-        SELECT at, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS places
+        SELECT at, out - coalesce(lag(out) OVER (PARTITION BY job_id ORDER BY id), 0) AS positions
         FROM (SELECT job_id, id, at, (state IN ('dispatched', 'running'))::integer AS out FROM job_events
               WHERE job_id = ANY (CAST(:ids AS uuid[]))) AS event)
-    SELECT max(out)::integer FROM (SELECT sum(places) OVER (ORDER BY at, places) AS out FROM change) AS sums
+    SELECT max(out)::integer FROM (SELECT sum(positions) OVER (ORDER BY at, positions) AS out FROM change) AS sums
 """
 
 
@@ -80,7 +80,7 @@ def test_a_pause_that_a_provider_requests_applies_to_all_jobs_and_counts_no_atte
     second = platform.submit("acme.call", {**payload, "path": platform.file("other"), "seconds": 0})
     eventually(
         lambda: (
-            "key_held"
+            "key_paused"
             in [reason["code"] for reason in platform.api.call("GET", f"/v1/jobs/{second}/explain")["reasons"]]
         ),
         seconds=5,

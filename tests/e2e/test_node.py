@@ -100,9 +100,9 @@ def test_a_user_without_a_tenant_is_refused(platform: Platform) -> None:
 
 def test_a_reply_is_never_published_to_a_job_queue(platform: Platform, producer: str) -> None:
     before = platform.sql("SELECT count(*) FROM dead_messages WHERE queue = 'email'")
-    lost, told = submission(replyTo="email"), submission()
-    play_without_answer = [lost, told]
-    answers = play("over_amqp.mjs", stdin=[told], AMQP_URL=producer)
+    lost, answered = submission(replyTo="email"), submission()
+    play_without_answer = [lost, answered]
+    answers = play("over_amqp.mjs", stdin=[answered], AMQP_URL=producer)
     assert len(answers) == 1
     program = (
         "import amqp from 'amqplib'; const c = await amqp.connect(process.env.AMQP_URL); "

@@ -84,7 +84,7 @@ def test_the_page_on_webhooks_creates_one_and_reads_a_message(platform: Platform
     page = (ROOT / "docs/howto/webhooks.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     handled: list[Any] = []
-    names: dict[str, Any] = {"seen": set().__contains__, "handle": lambda *told: handled.append(told)}
+    names: dict[str, Any] = {"seen": set().__contains__, "handle": lambda *events: handled.append(events)}
     exec(compile(code, "webhooks.md", "exec"), names)
     body = b'{"type":"job.dead","data":{}}'
     names["receive"](sign((hook["secret"],), "msg_1", datetime.now(UTC), body), body, hook["secret"])

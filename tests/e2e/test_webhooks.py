@@ -54,8 +54,8 @@ def test_the_end_of_a_job_is_delivered_signed_and_retried_until_accepted(admin: 
     hook = admin.call("POST", "/v1/webhooks", {"url": f"{receiver.url}/jobs", "kinds": ["acme.*"]})
     good, bad = resize(admin), resize(admin, factor=0)
     eventually(lambda: len(receiver.requests) >= 3, seconds=30, what="two messages, one of them twice")
-    told = [Webhook(hook["secret"]).verify(body, headers) for _, headers, body in receiver.requests]
-    assert {(item["type"], item["data"]["job_id"]) for item in told} == {("job.succeeded", good), ("job.dead", bad)}
+    events = [Webhook(hook["secret"]).verify(body, headers) for _, headers, body in receiver.requests]
+    assert {(item["type"], item["data"]["job_id"]) for item in events} == {("job.succeeded", good), ("job.dead", bad)}
     ids = [headers["webhook-id"] for _, headers, _ in receiver.requests]
     assert len(ids) == 3 and len(set(ids)) == 2, "a retry has the same id"
     assert receiver.requests[0][2] in [body for _, _, body in receiver.requests[1:]], "and the same bytes"

@@ -201,11 +201,11 @@ def test_a_run_that_lost_its_lease_writes_nothing_more(harness: LedgerHarness) -
 
 
 def test_a_cancel_ends_a_run_at_its_next_progress_report_but_a_success_wins(harness: LedgerHarness) -> None:
-    def told(payload: Any, ctx: Any) -> None:
+    def handler(payload: Any, ctx: Any) -> None:
         cancel(harness, ctx.job_id)
         ctx.progress(1)
 
-    assert run(harness, told)[1].state == "cancelled"
+    assert run(harness, handler)[1].state == "cancelled"
 
     def too_late(payload: Any, ctx: Any) -> int:
         assert ctx.cancelled() is False

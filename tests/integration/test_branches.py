@@ -54,10 +54,10 @@ def test_a_failed_branch_ends_and_the_others_continue(harness: LedgerHarness) ->
     assert state_of(harness, workflow) == "failed"
     assert (error_of(harness, workflow)["code"], error_of(harness, workflow)["step"]) == ("step_failed", "a")
     # a cancelled job names the cause
-    called_off = harness.row(job_of(harness, workflow, "c"))
-    assert called_off.state == "cancelled"
-    assert (called_off.error["code"], called_off.error["step"]) == ("step_failed", "a")
-    assert called_off.error["last"]["message"] == "told to fail"
+    cancelled = harness.row(job_of(harness, workflow, "c"))
+    assert cancelled.state == "cancelled"
+    assert (cancelled.error["code"], cancelled.error["step"]) == ("step_failed", "a")
+    assert cancelled.error["last"]["message"] == "told to fail"
     whole(harness)
     harness.assert_conserved()
 
@@ -310,10 +310,10 @@ def write_steps(harness: LedgerHarness, rows: list[dict[str, Any]]) -> tuple[UUI
     steps = [
         {
             **errback_job(), "payload": {},
-            "name": str(place), "place": place, "type": "job", "pending": 0, "children": [],
-            "on_failure": "skip", "item": None, "run_at": None, "start_by": None, **row, "id": str(ids[place]),
+            "name": str(position), "position": position, "type": "job", "pending": 0, "children": [],
+            "on_failure": "skip", "item": None, "run_at": None, "start_by": None, **row, "id": str(ids[position]),
         }
-        for place, row in enumerate(rows)
+        for position, row in enumerate(rows)
     ]  # fmt: skip
     pending = sum(not row["children"] for row in steps)
     return submit_steps(harness.ledger, None, harness.tenant_id, "test", steps, pending), ids

@@ -145,7 +145,7 @@ def test_waiting_jobs_are_reported_with_their_cause(harness: LedgerHarness, conf
     harness.do("UPDATE jobs SET state = 'scheduled', run_at = now() - interval '1 h' WHERE id = :id", id=job_id)
     assert queue("scheduled").level == "failed"
     harness.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
-    assert "1 jobs need a person" in queue("dead letters").message
+    assert "1 jobs need an operator" in queue("dead letters").message
     harness.do("DELETE FROM queues WHERE name = 'video'")
     assert queue("queue video").level == "failed"
 
@@ -275,7 +275,7 @@ def test_the_command_explains_a_job(harness: LedgerHarness, config: Settings, mo
     settings.cache_clear()
     try:
         done = CliRunner().invoke(cli, ["doctor", str(job_id)])
-        told = CliRunner().invoke(cli, ["doctor", "--json", str(new_id())])
+        answer = CliRunner().invoke(cli, ["doctor", "--json", str(new_id())])
     finally:
         settings.cache_clear()
     assert done.exit_code == 1
@@ -287,4 +287,4 @@ def test_the_command_explains_a_job(harness: LedgerHarness, config: Settings, mo
         "failed",
     ):
         assert words in done.output, done.output
-    assert '"code": "job_not_found"' in told.output
+    assert '"code": "job_not_found"' in answer.output

@@ -152,10 +152,10 @@ def test_a_feed_that_starts_now_has_no_earlier_events_and_all_later_ones(harness
     Reader(harness).read_until(1)
     with harness.ledger.transaction() as slow:
         note(slow, harness, 7)
-        place = read_feed.now_in(harness.ledger, harness.tenant_id)
-    assert read_position(str(place)) == place and place.id == BEHIND_ALL
+        position = read_feed.now_in(harness.ledger, harness.tenant_id)
+    assert read_position(str(position)) == position and position.id == BEHIND_ALL
     reader = Reader(harness)
-    reader.behind = place
+    reader.behind = position
     assert reader.read_until(1) == [7], "the event was not visible yet"
     assert harness.events(note_one) == ["submitted"]
 

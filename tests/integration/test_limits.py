@@ -409,8 +409,8 @@ def test_explain_names_the_key_that_a_job_waits_for(harness: LedgerHarness, desk
         reason.code: reason.message
         for reason in explain_job(harness.ledger, settings, harness.tenant_id, job_id).reasons
     }
-    assert "1 jobs, of all tenants" in reasons["key_full"]
-    assert "by a run or an operator" in reasons["key_held"] and "Retry-After" not in reasons["key_held"]
+    assert "at most 1 jobs of all tenants" in reasons["key_full"]
+    assert "by a run or an operator" in reasons["key_paused"] and "Retry-After" not in reasons["key_paused"]
     assert "it gets 1 in 60 s" in reasons["key_without_units"]
 
 
@@ -507,7 +507,7 @@ def test_a_quota_refuses_planned_jobs_with_an_error(harness: LedgerHarness) -> N
         "limit_keys": [],
         "limit_units": [],
     }
-    step = {"name": "1", "place": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
+    step = {"name": "1", "position": 0, "type": "job", "pending": 0, "children": [], "on_failure": "fail", "item": None}
     harness.do("INSERT INTO quotas (tenant, queue, max_waiting, updated_by) VALUES ('*', 'email', 1, 'test')")
     assert submit_prepared(harness.ledger, None, harness.tenant_id, new_id(), planned)
     with pytest.raises(QuotaExceeded):

@@ -128,19 +128,19 @@ def test_an_operation_on_a_job_takes_effect_once_and_its_outcome_is_reported_cor
         with cut(harness.url, number, loses_answer, LIMITS) as (ledger, result):
             try:
                 ask(ledger, harness, job_id)
-                told = "done"
+                outcome = "done"
             except OutcomeUnknown:
-                told = "unknown"
+                outcome = "unknown"
             except LedgerUnavailable:
-                told = "nothing changed"
+                outcome = "nothing changed"
         times = harness.events(job_id).count(event)
-        assert times == {"done": 1, "nothing changed": 0}.get(told, times), f"cut at message {number}: {told}"
-        unknown += told == "unknown" and times == 1
-        if told != "done":
+        assert times == {"done": 1, "nothing changed": 0}.get(outcome, times), f"cut at message {number}: {outcome}"
+        unknown += outcome == "unknown" and times == 1
+        if outcome != "done":
             try:
                 ask(harness.ledger, harness, job_id)
             except JobPlatformError:
-                assert told == "unknown" and times == 1, "only an operation that took effect may be refused"
+                assert outcome == "unknown" and times == 1, "only an operation that took effect may be refused"
         assert harness.events(job_id).count(event) == 1
         if not result.done:
             break

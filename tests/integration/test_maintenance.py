@@ -54,9 +54,9 @@ def test_files_past_their_retention_period_are_listed_for_removal(harness: Ledge
     harness.do(
         "INSERT INTO artifacts (id, tenant_id, job_id, run_no, name, content_type, size, sha256, location, created_at) "
         "SELECT gen_random_uuid(), gen_random_uuid(), job, CASE WHEN job IS NOT NULL THEN 1 END, 'n', 't', 1, 'x', "
-        "place, clock_timestamp() - days * interval '1 day' FROM (VALUES "
+        "position, clock_timestamp() - days * interval '1 day' FROM (VALUES "
         "(CAST(NULL AS uuid), 'old-upload', 31), (NULL, 'upload', 29), (:done, 'old-output', 91), "
-        "(:done, 'output', 89), (:live, 'of-a-live-job', 91)) AS v (job, place, days)",
+        "(:done, 'output', 89), (:live, 'of-a-live-job', 91)) AS v (job, position, days)",
         done=done,
         live=job_id,
     )
@@ -158,7 +158,7 @@ def test_queue_health_reports_problems_and_is_empty_without_problems(harness: Le
     harness.do("UPDATE jobs SET state = 'dead', error = '{}' WHERE id = :id", id=job_id)
     assert set(ask().problems) == {
         "queue llm: jobs wait since 600 s; it is paused",
-        "1 dead letters wait for a person",
+        "1 dead letters wait for an operator",
     }
 
 

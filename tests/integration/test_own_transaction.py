@@ -64,8 +64,8 @@ def team(harness: LedgerHarness, kinds: KindRegistry) -> Iterator[Engine]:
     name = f"team_{uuid.uuid4().hex[:8]}"
     harness.do(f"CREATE ROLE {name} LOGIN PASSWORD 'x' IN ROLE jobplatform_submit")
     harness.do(f"CREATE SCHEMA {name} AUTHORIZATION {name}")
-    place, database = harness.url.rsplit("@", 1)[1].rsplit("/", 1)
-    engine = create_engine(f"postgresql+psycopg2://{name}:x@{place}/{database}")
+    position, database = harness.url.rsplit("@", 1)[1].rsplit("/", 1)
+    engine = create_engine(f"postgresql+psycopg2://{name}:x@{position}/{database}")
     with engine.begin() as connection:
         connection.execute(text(f"CREATE TABLE {name}.orders (n integer)"))
     yield engine
@@ -319,21 +319,21 @@ def test_a_replay_does_not_bypass_validation(
 ) -> None:
     """Without validation, a job's limits would never apply."""
     with team.begin() as connection:
-        called_off, refused = (
+        cancelled, refused = (
             submit_in(connection, key).id,
             submit_in(connection, key, kind="acme.broken", payload={}).id,
         )
-    cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
+    cancel_job(harness.ledger, harness.tenant_id, cancelled, reason=None, by="test")
     validate_submissions(harness.ledger, kinds, 10)
-    for job_id in (called_off, refused):
+    for job_id in (cancelled, refused):
         replay_job(harness.ledger, None, harness.tenant_id, job_id, by="test", reason=None)
         assert harness.row(job_id).state == "blocked"
     validate_submissions(harness.ledger, kinds, 10)
-    assert (harness.row(called_off).state, harness.row(called_off).limit_keys) == ("available", ["site:example.com"])
+    assert (harness.row(cancelled).state, harness.row(cancelled).limit_keys) == ("available", ["site:example.com"])
     assert harness.row(refused).state == "dead"
-    cancel_job(harness.ledger, harness.tenant_id, called_off, reason=None, by="test")
-    replay_job(harness.ledger, None, harness.tenant_id, called_off, by="test", reason=None)
-    assert harness.row(called_off).state == "available", "it was validated before"
+    cancel_job(harness.ledger, harness.tenant_id, cancelled, reason=None, by="test")
+    replay_job(harness.ledger, None, harness.tenant_id, cancelled, by="test", reason=None)
+    assert harness.row(cancelled).state == "available", "it was validated before"
     harness.assert_conserved()
 
 

@@ -153,15 +153,15 @@ def test_celery_results_match_the_ledger(harness: LedgerHarness, monkeypatch) ->
 
 
 def test_the_gauges_report_dead_letters_and_overdue_jobs(harness: LedgerHarness) -> None:
-    def told() -> dict[str, float]:
+    def metrics() -> dict[str, float]:
         families = QueueGauges(harness.ledger, 20.0).collect()
         return {family.name: sample.value for family in families for sample in family.samples if not sample.labels}
 
-    assert told() == {"jobplatform_ledger_up": 1, "jobplatform_dead_letters": 0, "jobplatform_overdue_seconds": 0}
+    assert metrics() == {"jobplatform_ledger_up": 1, "jobplatform_dead_letters": 0, "jobplatform_overdue_seconds": 0}
     harness.submit(run_at=datetime.now(UTC) + timedelta(hours=1))
-    assert told()["jobplatform_overdue_seconds"] == 0
+    assert metrics()["jobplatform_overdue_seconds"] == 0
     harness.do("UPDATE jobs SET run_at = clock_timestamp() - interval '100 s'")
     job_id, lease_id = harness.running()
     harness.settle(job_id, lease_id, "failed", "dead", error={"code": "x", "message": "x", "retryable": False})
-    result = told()
+    result = metrics()
     assert result["jobplatform_dead_letters"] == 1 and 100 <= result["jobplatform_overdue_seconds"] < 200

@@ -19,8 +19,8 @@ def restore(harness: LedgerHarness) -> None:
     harness.do("UPDATE installation SET cluster = 'the old one'")
 
 
-def events_behind(harness: LedgerHarness, place: FeedPosition) -> list[str]:
-    page, _, _ = read_page(harness.ledger, harness.tenant_id, place, Wanted(), 100)
+def events_behind(harness: LedgerHarness, position: FeedPosition) -> list[str]:
+    page, _, _ = read_page(harness.ledger, harness.tenant_id, position, Wanted(), 100)
     return [str(event.job_id) for event in page]
 
 

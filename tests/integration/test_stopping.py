@@ -25,19 +25,21 @@ from workers.liveness.stopping import Stopper
 from workers.runtime.deliveries import Deliveries, Held
 
 
-class Told(list[str]):
+class Calls(list[str]):
     """Requests of the stopper: "end" (SIGTERM) or "leave" (exit of the process)."""
 
 
 @pytest.fixture
-def threads(harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Stopper, Deliveries, Told]]:
+def threads(
+    harness: LedgerHarness, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[Stopper, Deliveries, Calls]]:
     monkeypatch.setattr(stopping, "parent_ledger", lambda: harness.ledger)
 
-    def make(slots: int = 4, **settings: float) -> tuple[Stopper, Deliveries, Told]:
+    def make(slots: int = 4, **settings: float) -> tuple[Stopper, Deliveries, Calls]:
         config = Settings(database_url=harness.url, cancel_grace_seconds=0, **settings)
-        mine, deliveries, told = replace(card(harness.worker.id), pool="threads", slots=slots), Deliveries(), Told()
-        stopper = Stopper(mine, deliveries, config, lambda: told.append("end"), lambda: told.append("leave"))
-        return stopper, deliveries, told
+        mine, deliveries, calls = replace(card(harness.worker.id), pool="threads", slots=slots), Deliveries(), Calls()
+        stopper = Stopper(mine, deliveries, config, lambda: calls.append("end"), lambda: calls.append("leave"))
+        return stopper, deliveries, calls
 
     return make
 
@@ -55,7 +57,7 @@ def beat(harness: LedgerHarness, stopper: Stopper, deliveries: Deliveries) -> No
 
 
 def test_a_cancelled_run_in_a_thread_is_abandoned_and_its_writes_are_refused(harness: LedgerHarness, threads) -> None:
-    stopper, deliveries, told = threads()
+    stopper, deliveries, calls = threads()
     job_id, lease_id = started(harness, deliveries)
     cancel_job(harness.ledger, harness.tenant_id, job_id, "no more")
     beat(harness, stopper, deliveries)
@@ -63,68 +65,68 @@ def test_a_cancelled_run_in_a_thread_is_abandoned_and_its_writes_are_refused(har
     assert (row.state, row.error["message"]) == ("cancelled", "no more")
     assert harness.settle(job_id, lease_id) == ("already", "cancelled")
     beat(harness, stopper, deliveries)
-    assert told == [], "only one of four threads is abandoned"
+    assert calls == [], "only one of four threads is abandoned"
 
 
 def test_a_worker_with_too_many_abandoned_threads_restarts(harness: LedgerHarness, threads) -> None:
-    stopper, deliveries, told = threads(slots=4)
+    stopper, deliveries, calls = threads(slots=4)
     for number in (1, 2):
         job_id, _ = started(harness, deliveries)
         cancel_job(harness.ledger, harness.tenant_id, job_id)
         beat(harness, stopper, deliveries)
-        assert told == ["end"] * (number == 2)
+        assert calls == ["end"] * (number == 2)
     beat(harness, stopper, deliveries)
-    assert told == ["end"], "requested once"
+    assert calls == ["end"], "requested once"
 
 
 def test_a_thread_that_ends_by_itself_no_longer_counts_as_abandoned(harness: LedgerHarness, threads) -> None:
-    stopper, deliveries, told = threads(slots=4)
+    stopper, deliveries, calls = threads(slots=4)
     for _ in range(4):
         job_id, lease_id = started(harness, deliveries)
         cancel_job(harness.ledger, harness.tenant_id, job_id)
         beat(harness, stopper, deliveries)
         deliveries.remove(lease_id)
-    assert told == []
+    assert calls == []
 
 
 def test_a_draining_worker_waits_for_runs_and_not_for_abandoned_threads(harness: LedgerHarness, threads) -> None:
-    stopper, deliveries, told = threads(slots=8)
+    stopper, deliveries, calls = threads(slots=8)
     stuck, _ = started(harness, deliveries)
     cancel_job(harness.ledger, harness.tenant_id, stuck)
     beat(harness, stopper, deliveries)
     runs, lease_id = started(harness, deliveries)
     stopper.shutting_down_since = 0.0
     beat(harness, stopper, deliveries)
-    assert told == [] and harness.row(runs).state == "running"
+    assert calls == [] and harness.row(runs).state == "running"
     harness.settle(runs, lease_id)
     deliveries.remove(lease_id)
     beat(harness, stopper, deliveries)
-    assert told == ["leave"]
+    assert calls == ["leave"]
     assert harness.all("SELECT stopped_at IS NOT NULL FROM workers WHERE id = :id", id=harness.worker.id) == [True]
 
 
 def test_a_draining_worker_returns_the_runs_of_its_threads_after_the_shutdown_limit(
     harness: LedgerHarness, threads
 ) -> None:
-    stopper, deliveries, told = threads(shutdown_seconds=0.001)
+    stopper, deliveries, calls = threads(shutdown_seconds=0.001)
     job_id, lease_id = started(harness, deliveries)
     stopper.shutting_down_since = 0.0
     beat(harness, stopper, deliveries)
     row = harness.row(job_id)
-    assert (row.state, row.attempt, told) == ("available", 0, ["leave"])
+    assert (row.state, row.attempt, calls) == ("available", 0, ["leave"])
     assert harness.all("SELECT outcome FROM job_runs WHERE job_id = :id", id=job_id) == ["released"]
     assert harness.settle(job_id, lease_id) == ("lost", None)
 
 
 def test_a_thread_that_lost_its_lease_counts_as_abandoned(harness: LedgerHarness, threads) -> None:
-    stopper, deliveries, told = threads(slots=2)
+    stopper, deliveries, calls = threads(slots=2)
     job_id, lease_id = started(harness, deliveries)
     beat(harness, stopper, deliveries)
     harness.settle(job_id, lease_id, "lost", None, error={"code": "lost", "message": "x", "retryable": True})
     for _ in range(2):
-        assert told == []
+        assert calls == []
         beat(harness, stopper, deliveries)
-    assert told == ["end"]
+    assert calls == ["end"]
 
 
 def test_artifacts_of_a_cancelled_run_are_deleted_when_its_worker_is_gone(

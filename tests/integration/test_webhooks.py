@@ -48,17 +48,17 @@ class Hooks:
 
         def done() -> bool:
             nonlocal count
-            told = enqueue_webhooks(self.harness.ledger, delivering(self.config), limit)
-            count += told.messages
-            places = self.harness.all(
+            enqueued = enqueue_webhooks(self.harness.ledger, delivering(self.config), limit)
+            count += enqueued.messages
+            positions = self.harness.all(
                 "SELECT tenant_id, cursor_tx, cursor_id FROM webhook_endpoints WHERE disabled_at IS NULL"
             )
-            return all(tuple(place) >= tuple(ends.get(tenant, (0, 0))) for tenant, *place in places)
+            return all(tuple(position) >= tuple(ends.get(tenant, (0, 0))) for tenant, *position in positions)
 
-        eventually(done, what="told")
+        eventually(done, what="the webhooks' messages")
         return count
 
-    def told(self, endpoint: UUID) -> list[tuple[str, UUID]]:
+    def notified(self, endpoint: UUID) -> list[tuple[str, UUID]]:
         return self.harness.all(
             "SELECT type, about FROM webhook_messages WHERE endpoint_id = :id ORDER BY event_id", id=endpoint
         )
@@ -99,11 +99,11 @@ def test_an_endpoint_gets_the_events_that_it_subscribes_to_from_its_creation_on(
     other_kind = hooks.add("job.succeeded", kinds=("other.*",))
     first, second = finish(harness), finish(harness)
     assert hooks.enqueue() == 8
-    assert hooks.told(mine) == [("job.succeeded", first), ("job.succeeded", second)]
-    assert hooks.told(all_of_it) == [
+    assert hooks.notified(mine) == [("job.succeeded", first), ("job.succeeded", second)]
+    assert hooks.notified(all_of_it) == [
         (name, job) for job in (first, second) for name in ("job.submitted", "job.started", "job.succeeded")
     ]
-    assert hooks.told(other_kind) == []
+    assert hooks.notified(other_kind) == []
     (payload,) = harness.all(
         "SELECT payload FROM jobs WHERE id = "
         "(SELECT job_id FROM webhook_messages WHERE endpoint_id = :id AND about = :job)",
@@ -126,7 +126,7 @@ def test_an_endpoint_gets_no_events_of_other_tenants_or_of_deliveries(harness: L
     assert hooks.enqueue() == 3
     hooks.deliver(mine)
     assert hooks.enqueue() == 0, "deliveries are no events for endpoints"
-    assert hooks.told(others) == []
+    assert hooks.notified(others) == []
 
 
 def test_failed_runs_are_reported_as_job_retrying_or_job_dead(harness: LedgerHarness, hooks: Hooks) -> None:
@@ -136,7 +136,7 @@ def test_failed_runs_are_reported_as_job_retrying_or_job_dead(harness: LedgerHar
     dead, lease = harness.running()
     harness.settle(dead, lease, "failed", "dead")
     hooks.enqueue()
-    assert hooks.told(mine) == [("job.retrying", job_id), ("job.dead", dead)]
+    assert hooks.notified(mine) == [("job.retrying", job_id), ("job.dead", dead)]
 
 
 @pytest.mark.parametrize("limit", [1, 7, 500])
@@ -168,7 +168,7 @@ def test_any_number_of_dispatchers_enqueue_each_event_once(harness: LedgerHarnes
             thread.join()
     assert errors == []
     for endpoint in endpoints:
-        assert [job for _, job in hooks.told(endpoint)] == jobs
+        assert [job for _, job in hooks.notified(endpoint)] == jobs
     assert harness.all("SELECT count(*) FROM jobs WHERE kind = :kind", kind=DELIVER) == [120]
 
 
@@ -182,8 +182,8 @@ def test_a_crash_between_messages_and_cursor_neither_loses_nor_duplicates_messag
     hooks.enqueue()
     moved = {
         "endpoint": mine,
-        "from_tx": before.place.tx,
-        "from_id": before.place.id,
+        "from_tx": before.position.tx,
+        "from_id": before.position.id,
         "tx": 1,
         "id": 1,
         "at": before.at,
@@ -201,7 +201,7 @@ def test_a_crash_between_messages_and_cursor_neither_loses_nor_duplicates_messag
         harness.ledger, [moved], [message], manage_webhooks.job_of(delivering(hooks.config))
     )
     assert written == 0, "a caller that read an older cursor writes nothing"
-    assert hooks.told(mine) == [("job.submitted", job_id)]
+    assert hooks.notified(mine) == [("job.submitted", job_id)]
 
 
 def test_a_replay_sends_undelivered_messages_again(harness: LedgerHarness, hooks: Hooks) -> None:
@@ -237,10 +237,10 @@ def test_events_missed_while_an_endpoint_was_disabled_are_sent_by_a_replay(
     eventually(lambda: change(enabled=True)["enabled"])
     later = finish(harness)
     hooks.enqueue()
-    assert later in [job for _, job in hooks.told(mine)]
+    assert later in [job for _, job in hooks.notified(mine)]
     manage_webhooks.replay_since(harness.ledger, harness.tenant_id, mine, since, everything=False)
     hooks.enqueue()
-    assert {job for _, job in hooks.told(mine)} == {missed, later}
+    assert {job for _, job in hooks.notified(mine)} == {missed, later}
     assert harness.all("SELECT count(*) FROM webhook_messages") == [2]
 
 

@@ -35,7 +35,7 @@ def test_a_round_fills_the_window_by_priority(harness: LedgerHarness, window, ba
     expected = choose(window, batch, out, waiting)
     with harness.round(window=window, batch=batch) as (result, opened):
         assert [job.priority for job in result] == expected
-        assert sum(opened.queue_state.places_out) == len(out)
+        assert sum(opened.queue_state.in_flight) == len(out)
         picked = [UUID(job.id) for job in result]
     for priority in range(10):  # the oldest of each priority first
         mine = [job_id for job_id, p in ids.items() if p == priority]

@@ -26,17 +26,17 @@ from workers.runtime.deliveries import Deliveries
 @pytest.fixture
 def delivered(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, Deliveries, list[str]]]:
     """A request whose delivery is in the pool, the delivery registry, and the calls to the broker."""
-    deliveries, told = Deliveries(), []
+    deliveries, acks = Deliveries(), []
     monkeypatch.setattr(request, "DELIVERIES", deliveries)
     monkeypatch.setattr(request, "task_ready", lambda *_: None)
     item = object.__new__(request.LedgerRequest)
     item.id, item.name, item._eventer = str(new_id()), "test.echo", None
     item._request_dict = {"lease_id": str(new_id()), "dispatch_no": 1}
-    item._on_ack = lambda *_: told.append("ack")
+    item._on_ack = lambda *_: acks.append("ack")
     item._connection_errors = ()
     item._app = SimpleNamespace()
     deliveries.add(item.held())
-    yield item, deliveries, told
+    yield item, deliveries, acks
 
 
 def info(error: BaseException) -> ExceptionInfo:
@@ -56,10 +56,10 @@ def info(error: BaseException) -> ExceptionInfo:
     ],
 )
 def test_an_error_outside_the_handler_is_reported_and_not_acknowledged(delivered, error, outcome) -> None:
-    item, deliveries, told = delivered
+    item, deliveries, acks = delivered
     item.on_failure(info(error), send_failed_event=False)
     (report,) = deliveries.reports()
-    assert (report.outcome, told) == (outcome, [])
+    assert (report.outcome, acks) == (outcome, [])
     assert report.held.lease_id in deliveries.leases(), "heartbeats name the lease until it is settled"
     item.on_failure(info(error), send_failed_event=False)
     assert len(deliveries.reports()) == 1, "a hard limit calls on_failure twice"

@@ -101,7 +101,8 @@ def in_order(harness: LedgerHarness, workflow: UUID) -> None:
         """
         SELECT p.name, s.name FROM workflow_steps p JOIN workflow_steps s ON s.id = ANY (p.children)
         JOIN job_history a ON a.id = p.id JOIN job_history b ON b.id = s.id
-        WHERE p.workflow_id = :w AND p.type = 'job' AND s.type = 'job' AND p.place < s.place AND p.on_failure = 'fail'
+        WHERE p.workflow_id = :w AND p.type = 'job' AND s.type = 'job' AND p.position < s.position
+            AND p.on_failure = 'fail'
             AND a.state = 'succeeded' AND b.state = 'succeeded' AND b.started_at < a.finished_at
         """,
         w=workflow,

@@ -21,7 +21,7 @@ from tests.support.ledger_harness import LedgerHarness
 ROUNDS, MOVES = 3, 20
 
 
-def hand(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
+def play(harness: LedgerHarness, workflow: UUID, dice: random.Random) -> None:
     """Apply random operations to the workflow; Postgres may refuse or end those that conflict with another thread."""
     for _ in range(MOVES):
         try:
@@ -94,8 +94,8 @@ def test_a_workflow_changed_by_four_threads_ends_in_a_consistent_state(harness: 
     dice = random.Random(seed)
     workflow = submit(harness, random_graph(dice, dice.randint(3, 7)))
     with ThreadPoolExecutor(4) as pool:
-        hands = [pool.submit(hand, harness, workflow, random.Random(seed * 10 + n)) for n in range(4)]
-    for item in hands:
+        players = [pool.submit(play, harness, workflow, random.Random(seed * 10 + n)) for n in range(4)]
+    for item in players:
         item.result()
     finish(harness)
     assert_whole(harness)

@@ -583,11 +583,12 @@ def test_the_same_key_gives_the_same_workflow_and_another_body_a_conflict(harnes
 def test_a_fan_in_of_ten_thousand_steps_succeeds(harness: LedgerHarness) -> None:
     workflow = submit(harness, chord([echo()] * 9_990, echo("end", {"n": {"$from": "g.results.9989"}}), "g"))
     harness.do(
-        "UPDATE workflow_steps SET state = 'done' WHERE workflow_id = :w AND type = 'job' AND place BETWEEN 1 AND 9989",
+        "UPDATE workflow_steps SET state = 'done' WHERE workflow_id = :w AND type = 'job' "
+        "AND position BETWEEN 1 AND 9989",
         w=workflow,
     )
     harness.do(
-        "DELETE FROM jobs WHERE state = 'available' AND id NOT IN (SELECT id FROM workflow_steps WHERE place = 9990)"
+        "DELETE FROM jobs WHERE state = 'available' AND id NOT IN (SELECT id FROM workflow_steps WHERE position = 9990)"
     )
     harness.do("UPDATE workflow_steps SET pending = 1 WHERE type = 'gate'")
     assert play(harness, succeed) == ["g[9989]", "end"]

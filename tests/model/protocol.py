@@ -135,11 +135,11 @@ class Model:
         yield from self._dispatch(world)
         yield from self._broker(world)
         yield from self._ledger(world)
-        for place, worker in enumerate(world.workers):
+        for position, worker in enumerate(world.workers):
             if worker.frozen:
-                yield Step(f"worker {place + 1} goes on", _put(world, place, worker._replace(frozen=False)))
+                yield Step(f"worker {position + 1} goes on", _put(world, position, worker._replace(frozen=False)))
             else:
-                yield from self._work(world, place, worker)
+                yield from self._work(world, position, worker)
         if world.wishes < self._wishes:
             yield from self._wish(world._replace(wishes=world.wishes + 1))
         if world.faults < self._faults:
@@ -237,59 +237,59 @@ class Model:
 
     # --- a worker (workers/, usecases/execute_run.py)
 
-    def _work(self, world: World, place: int, worker: Worker) -> Iterator[Step[World]]:
-        name = f"worker {place + 1}"
+    def _work(self, world: World, position: int, worker: Worker) -> Iterator[Step[World]]:
+        name = f"worker {position + 1}"
         if worker.phase == "idle" and world.queue:
-            yield self._deliver(world, place)
+            yield self._deliver(world, position)
         elif worker.phase == "got" and not self._on(Rule.PAUSE_UNDER_THE_LOCK) and not world.paused:
-            yield Step(f"{name} reads the pause", _put(world, place, worker._replace(phase="looked")))
+            yield Step(f"{name} reads the pause", _put(world, position, worker._replace(phase="looked")))
         elif worker.phase in ("got", "looked"):
-            after = self._claim(world, place, worker)
+            after = self._claim(world, position, worker)
             if after is not None:
                 yield Step(f"{name} claims", after)
-            ahead = self._claim_ahead(world, place, worker)
+            ahead = self._claim_ahead(world, position, worker)
             if ahead is not None:
                 yield Step(f"{name} claims ahead of a free slot", ahead)
         elif worker.phase == "ahead":
-            yield Step(f"{name} has a slot for it", _put(world, place, worker._replace(phase="runs")))
+            yield Step(f"{name} has a slot for it", _put(world, position, worker._replace(phase="runs")))
         elif worker.phase == "dropped":
             if self._on(Rule.GIVE_BACK):
-                yield Step(f"{name} gives it back", self._give_back(world, place, worker))
+                yield Step(f"{name} gives it back", self._give_back(world, position, worker))
         elif worker.phase == "runs":
-            yield Step(f"{name} does the work", _put(world, place, worker._replace(phase="done")))
+            yield Step(f"{name} does the work", _put(world, position, worker._replace(phase="done")))
         elif worker.phase == "done":
-            yield Step(f"{name} settles", self._settle(world, place, worker))
-            yield Step(f"{name}'s child hands its outcome over", _put(world, place, worker._replace(phase="handed")))
+            yield Step(f"{name} settles", self._settle(world, position, worker))
+            yield Step(f"{name}'s child hands its outcome over", _put(world, position, worker._replace(phase="handed")))
         elif worker.phase == "handed":
-            yield Step(f"{name} settles with others", self._settle(world, place, worker))
+            yield Step(f"{name} settles with others", self._settle(world, position, worker))
         elif worker.phase == "acks":
-            yield Step(f"{name} acknowledges", _put(world, place, Worker()))
+            yield Step(f"{name} acknowledges", _put(world, position, Worker()))
         elif worker.phase == "child dead":
             if worker.doomed:
-                yield Step(f"{name} dies", _kill(world, place))
+                yield Step(f"{name} dies", _kill(world, position))
             if not self._is_locked(world) and (not worker.doomed or not self._on(Rule.CRASH_AFTER_A_HEARTBEAT)):
-                yield Step(f"{name} reports its child", self._report(world, place, worker))
+                yield Step(f"{name} reports its child", self._report(world, position, worker))
 
-    def _deliver(self, world: World, place: int) -> Step[World]:
+    def _deliver(self, world: World, position: int) -> Step[World]:
         number, rest = world.queue[0], world.queue[1:]
         if number == MARKER:
-            return Step(f"worker {place + 1} reports the marker", world._replace(queue=rest, marker_seen=True))
+            return Step(f"worker {position + 1} reports the marker", world._replace(queue=rest, marker_seen=True))
         lease = world.leases + 1
-        taken = _put(world._replace(queue=rest, leases=lease), place, Worker("got", number, lease, unacked=True))
-        return Step(f"RabbitMQ delivers to worker {place + 1}", taken)
+        taken = _put(world._replace(queue=rest, leases=lease), position, Worker("got", number, lease, unacked=True))
+        return Step(f"RabbitMQ delivers to worker {position + 1}", taken)
 
-    def _claim(self, world: World, place: int, worker: Worker) -> World | None:
+    def _claim(self, world: World, position: int, worker: Worker) -> World | None:
         """Return the world after a claim; None while it waits for the row's lock."""
         job, acks = world.job, worker._replace(phase="acks")
         if self._is_locked(world):
-            return None if self._on(Rule.LOCK_THEN_LOOK) else _put(world, place, acks)
+            return None if self._on(Rule.LOCK_THEN_LOOK) else _put(world, position, acks)
         if job.lease == worker.lease and self._on(Rule.CLAIM_AGAIN_IS_MINE):
-            return _put(world, place, worker._replace(phase="runs"))
+            return _put(world, position, worker._replace(phase="runs"))
         takes = ("dispatched",) if self._on(Rule.CLAIM_WHAT_IS_DISPATCHED) else ("dispatched", "running", "available")
         if job.state not in takes or job.no != worker.no or job.lease == worker.lease:
-            return _put(world, place, acks)
+            return _put(world, position, acks)
         if world.paused and self._on(Rule.PAUSE_UNDER_THE_LOCK):
-            return _put(_again(world), place, acks)
+            return _put(_again(world), position, acks)
         wrong = world.wrong
         if job.state == "running":
             wrong = TWO_AT_A_TIME
@@ -298,24 +298,24 @@ class Model:
         elif world.paused:
             wrong = NOT_PAUSED
         running = job._replace(state="running", lease=worker.lease)
-        return _put(world._replace(job=running, wrong=wrong), place, worker._replace(phase="runs"))
+        return _put(world._replace(job=running, wrong=wrong), position, worker._replace(phase="runs"))
 
-    def _claim_ahead(self, world: World, place: int, worker: Worker) -> World | None:
+    def _claim_ahead(self, world: World, position: int, worker: Worker) -> World | None:
         """Return the world after the committer's claim, which decides the usual case only and waits for no lock."""
         job = world.job
         if self._is_locked(world) or world.paused or job.state != "dispatched" or job.no != worker.no:
             return None
         running = job._replace(state="running", lease=worker.lease)
         wrong = NOT_CANCELLED if world.cancel_wanted else world.wrong
-        return _put(world._replace(job=running, wrong=wrong), place, worker._replace(phase="ahead"))
+        return _put(world._replace(job=running, wrong=wrong), position, worker._replace(phase="ahead"))
 
-    def _give_back(self, world: World, place: int, worker: Worker) -> World:
-        after = _put(world, place, worker._replace(phase="acks"))
+    def _give_back(self, world: World, position: int, worker: Worker) -> World:
+        after = _put(world, position, worker._replace(phase="acks"))
         return self._end(after) if world.job.lease == worker.lease else after
 
-    def _settle(self, world: World, place: int, worker: Worker) -> World:
+    def _settle(self, world: World, position: int, worker: Worker) -> World:
         job = world.job
-        after = _put(world, place, worker._replace(phase="acks"))
+        after = _put(world, position, worker._replace(phase="acks"))
         if job.lease == worker.lease or (job.state == "running" and not self._on(Rule.FENCE)):
             succeeded = job._replace(state="succeeded", lease=0, cancel=False)
             wrong = UNFENCED if job.lease != worker.lease else world.wrong
@@ -324,9 +324,9 @@ class Model:
             return after._replace(wrong=LIED)
         return after
 
-    def _report(self, world: World, place: int, worker: Worker) -> World:
+    def _report(self, world: World, position: int, worker: Worker) -> World:
         job = world.job
-        after = _put(world, place, worker._replace(phase="acks", doomed=False))
+        after = _put(world, position, worker._replace(phase="acks", doomed=False))
         if job.lease == worker.lease:
             return self._end(_crash(after)._replace(wrong=FALSE_CRASH if worker.doomed else world.wrong))
         unclaimed = job.state == "dispatched" and job.no == worker.no
@@ -361,41 +361,41 @@ class Model:
         workers = tuple(worker._replace(unacked=False) for worker in world.workers)
         wiped = world._replace(queue=(), dead=(), workers=workers, broker_epoch=world.broker_epoch + 1)
         yield Step("FAULT: the broker is wiped", wiped, fault=True)
-        for place, worker in enumerate(world.workers):
-            for step in self._fail_worker(world, place, worker):
+        for position, worker in enumerate(world.workers):
+            for step in self._fail_worker(world, position, worker):
                 yield Step(step.name, step.after, fault=True)
 
-    def _fail_worker(self, world: World, place: int, worker: Worker) -> Iterator[Step[World]]:
-        name = f"FAULT: worker {place + 1}"
+    def _fail_worker(self, world: World, position: int, worker: Worker) -> Iterator[Step[World]]:
+        name = f"FAULT: worker {position + 1}"
         if worker.phase == "idle" or worker.frozen:
             return
-        yield Step(f"{name} is killed", _kill(world, place))
-        yield Step(f"{name} freezes", _put(world, place, worker._replace(frozen=True)))
+        yield Step(f"{name} is killed", _kill(world, position))
+        yield Step(f"{name} freezes", _put(world, position, worker._replace(frozen=True)))
         if worker.unacked:
             requeued = world._replace(queue=(worker.no, *world.queue))
             phase = "dropped" if worker.phase == "ahead" else worker.phase  # its pool forgets what no slot has begun
             cut = worker._replace(unacked=False, phase=phase)
-            yield Step(f"{name} loses its connection", _put(requeued, place, cut))
+            yield Step(f"{name} loses its connection", _put(requeued, position, cut))
         if worker.phase == "ahead":
-            yield Step(f"{name} gets no free slot, and gives it back", self._give_back(world, place, worker))
+            yield Step(f"{name} gets no free slot, and gives it back", self._give_back(world, position, worker))
         if worker.phase in ("got", "looked", "runs", "done"):
             dead = worker._replace(phase="child dead")
-            yield Step(f"{name}'s child is killed", _put(world, place, dead))
-            yield Step(f"{name} is killed, its child first", _put(world, place, dead._replace(doomed=True)))
+            yield Step(f"{name}'s child is killed", _put(world, position, dead))
+            yield Step(f"{name} is killed, its child first", _put(world, position, dead._replace(doomed=True)))
         if worker.phase in ("got", "looked") and not self._is_locked(world):
-            claimed = self._claim(world, place, worker)
+            claimed = self._claim(world, position, worker)
             if claimed is not None and claimed.job.lease == worker.lease:  # it does not know, and claims again
-                yield Step(f"{name} claims, the answer is lost", _put(claimed, place, worker))
+                yield Step(f"{name} claims, the answer is lost", _put(claimed, position, worker))
             if not self._on(Rule.CLAIM_UNTIL_ANSWERED):
-                yield Step(f"{name}'s claim fails", _put(world, place, worker._replace(phase="acks")))
+                yield Step(f"{name}'s claim fails", _put(world, position, worker._replace(phase="acks")))
         if worker.phase in ("done", "handed") and world.job.lease == worker.lease:
-            settled = self._settle(world, place, worker)
-            yield Step(f"{name} settles, the answer is lost", _put(settled, place, worker))
+            settled = self._settle(world, position, worker)
+            yield Step(f"{name} settles, the answer is lost", _put(settled, position, worker))
 
 
-def _put(world: World, place: int, worker: Worker) -> World:
+def _put(world: World, position: int, worker: Worker) -> World:
     workers = list(world.workers)
-    workers[place] = worker
+    workers[position] = worker
     return world._replace(workers=tuple(workers))
 
 
@@ -413,8 +413,8 @@ def _crash(world: World) -> World:
     return world._replace(job=world.job._replace(crashes=world.job.crashes + 1))
 
 
-def _kill(world: World, place: int) -> World:
+def _kill(world: World, position: int) -> World:
     """End a worker's process: RabbitMQ requeues its message, and another process takes its place."""
-    worker = world.workers[place]
+    worker = world.workers[position]
     queue = (worker.no, *world.queue) if worker.unacked else world.queue
-    return _put(world._replace(queue=queue, gone=world.gone | {worker.lease}), place, Worker())
+    return _put(world._replace(queue=queue, gone=world.gone | {worker.lease}), position, Worker())

@@ -106,7 +106,7 @@ def state_of(harness: LedgerHarness, workflow_id: UUID) -> str:
 def steps_of(harness: LedgerHarness, workflow_id: UUID) -> dict[str, str]:
     """Return name → state of the steps."""
     return dict(
-        harness.all("SELECT name, state FROM workflow_steps WHERE workflow_id = :id ORDER BY place", id=workflow_id)
+        harness.all("SELECT name, state FROM workflow_steps WHERE workflow_id = :id ORDER BY position", id=workflow_id)
     )
 
 
@@ -144,11 +144,11 @@ def replacement_of(harness: LedgerHarness, job_id: UUID) -> tuple[bytes, UUID]:
     x, y = new_id(), new_id()
     base = {**errback_job(), "type": "job", "on_failure": "skip", "item": None, "run_at": None, "start_by": None}
     rows = [
-        {**base, "id": str(x), "name": f"{name}/x", "place": 0, "pending": 0, "children": [str(y)], "payload": {}},
-        {**base, "id": str(y), "name": f"{name}/y", "place": 1, "pending": 1, "children": [str(job_id)],
+        {**base, "id": str(x), "name": f"{name}/x", "position": 0, "pending": 0, "children": [str(y)], "payload": {}},
+        {**base, "id": str(y), "name": f"{name}/y", "position": 1, "pending": 1, "children": [str(job_id)],
          "payload": {"y": 2}},
         # linked to x: not waited for
-        {**base, "id": str(new_id()), "name": f"{name}/z", "place": 2, "pending": 1, "children": [], "payload": {}},
+        {**base, "id": str(new_id()), "name": f"{name}/z", "position": 2, "pending": 1, "children": [], "payload": {}},
     ]  # fmt: skip
     rows[0]["children"].append(rows[2]["id"])
     added.add_planned(harness.ledger, rows, 1, result_of=y)

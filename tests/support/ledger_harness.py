@@ -96,7 +96,7 @@ class LedgerHarness:
         try:
             with dispatching.read_queue(mine, queue, arrivals=100_000) as opened:
                 waiting.learn(opened.queue_state)
-                takes = waiting.shares.plan(slots_of(opened.queue_state.places_out, window, batch), {})
+                takes = waiting.shares.plan(slots_of(opened.queue_state.in_flight, window, batch), {})
                 jobs = []
                 if opened.queue_state.verdict == "ready" and takes:
                     chosen = [(take.flow.id, take.jobs) for take in takes]

@@ -22,8 +22,8 @@ class Stream:
     """One open stream."""
 
     def __init__(self, url: str, key: str, path: str, last: str | None = None, seconds: float = 30) -> None:
-        place = urlsplit(url)
-        self._connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=seconds)
+        position = urlsplit(url)
+        self._connection = http.client.HTTPConnection(str(position.hostname), position.port, timeout=seconds)
         headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {key}"}
         if last is not None:
             headers["Last-Event-ID"] = last

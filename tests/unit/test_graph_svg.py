@@ -16,8 +16,8 @@ def node(name: str, **more: Any) -> dict[str, Any]:
 
 def picture(nodes: list[dict[str, Any]], edges: list[tuple[str, str]], name: str = "w") -> Any:
     workflow = {"name": name, "state": "running", "progress": 0.5, "steps": {"waiting": len(nodes)}}
-    told = [{"from": item, "to": other} for item, other in edges]
-    return ElementTree.fromstring(draw({"workflow": workflow, "nodes": nodes, "edges": told}))
+    edge_views = [{"from": item, "to": other} for item, other in edges]
+    return ElementTree.fromstring(draw({"workflow": workflow, "nodes": nodes, "edges": edge_views}))
 
 
 def test_characters_that_xml_does_not_allow_are_left_out() -> None:
@@ -30,7 +30,7 @@ def test_a_long_edge_has_its_own_place_in_each_row_that_it_crosses() -> None:
     steps = [node(name) for name in "abcd"]
     result = picture(steps, [("a", "b"), ("b", "c"), ("c", "d"), ("a", "d")])
     paths = [item.get("d") for item in result.iter("{http://www.w3.org/2000/svg}path")]
-    assert len(paths) == 4 + 2 + 2, "two places, each with a line through it"
+    assert len(paths) == 4 + 2 + 2, "two positions, each with a line through it"
 
 
 def test_many_long_edges_are_drawn_directly() -> None:

@@ -56,10 +56,10 @@ def test_every_step_has_its_line_after_those_it_waits_for(seed: int) -> None:
     lines = draw_lines(graph(*edges, nodes="".join(names)))
     if lines is None:
         return
-    place = {node["id"]: number for number, (_, result) in enumerate(lines) for node in result}
-    assert set(place) == set(names)
+    position = {node["id"]: number for number, (_, result) in enumerate(lines) for node in result}
+    assert set(position) == set(names)
     for before, after in edges:
-        assert place[before] <= place[after]
+        assert position[before] <= position[after]
     waits = {edge[1] for edge in edges}
     for number, (lanes, result) in enumerate(lines):
         assert len(lanes) <= 2 * MOST_LANES

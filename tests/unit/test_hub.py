@@ -38,9 +38,10 @@ class Ledger:
         self.polls += 1
         if self.is_away:
             raise LedgerUnavailable()
-        lines = sorted(self.lines, key=lambda item: item.place)
+        lines = sorted(self.lines, key=lambda item: item.position)
         return self.horizon, {
-            tenant: [line for line in lines if line.place > place][:MOST_EVENTS] for tenant, place in behind.items()
+            tenant: [line for line in lines if line.position > position][:MOST_EVENTS]
+            for tenant, position in behind.items()
         }
 
 
@@ -77,7 +78,7 @@ def unread(follower: Follower) -> list[Item]:
 
 
 def numbers(follower: Follower) -> list[int]:
-    return [item.place.id for item in unread(follower) if isinstance(item, FeedEvent)]
+    return [item.position.id for item in unread(follower) if isinstance(item, FeedEvent)]
 
 
 def test_a_feed_waits_for_possible_earlier_events_and_a_job_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +124,7 @@ def test_a_follower_that_does_not_read_is_disconnected(monkeypatch: pytest.Monke
         ledger.lines = [event(n, n) for n in range(1, MOST_UNREAD + 500)]
         await polled(ledger, 4)
         items = unread(slow)
-        had = [item.place.id for item in items if isinstance(item, FeedEvent)]
+        had = [item.position.id for item in items if isinstance(item, FeedEvent)]
         assert had == list(range(1, len(had) + 1)), "no gap: it resumes after the last event"
         assert len(had) == MOST_UNREAD and items[MOST_UNREAD:] == [None]
 
@@ -140,8 +141,8 @@ def test_a_follower_that_reads_gets_all_of_a_burst(monkeypatch: pytest.MonkeyPat
         while len(had) < len(ledger.lines):
             item = await quick.unread.get()
             assert isinstance(item, FeedEvent)
-            had.append(item.place.id)
-        assert had == [line.place.id for line in ledger.lines]
+            had.append(item.position.id)
+        assert had == [line.position.id for line in ledger.lines]
 
     play(scene, monkeypatch)
 

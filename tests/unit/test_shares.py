@@ -25,11 +25,11 @@ class QueueHarness:
         self.shares = Shares(lambda tenant: self.weights.get(tenant, 1.0))
         self.clock = 0.0
 
-    def submit(self, tenant: str, jobs: int = 1, keys: tuple[str, ...] = (), priority: int = 4, told: bool = True):
+    def submit(self, tenant: str, jobs: int = 1, keys: tuple[str, ...] = (), priority: int = 4, announced: bool = True):
         flow = FlowId(priority, tenant, keys)
         self.clock += 1
         self.waiting[flow] += [self.clock] * jobs
-        if told:
+        if announced:
             self.shares.arrive(flow, self.clock, jobs)
         else:
             self.shares.arrive(flow, self.clock)
@@ -40,10 +40,10 @@ class QueueHarness:
 
     def round(self, window: int = 10) -> list[FlowId]:
         """Run one round; return the flows of the dispatched jobs, in order."""
-        places = [window - sum(flow.priority >= p for flow in self.out) for p in range(10)]
+        free_slots = [window - sum(flow.priority >= p for flow in self.out) for p in range(10)]
         outcomes: list[tuple[Take, Served]] = []
         sent: list[FlowId] = []
-        for take in self.shares.plan(places, self.free()):
+        for take in self.shares.plan(free_slots, self.free()):
             jobs = self.waiting[take.flow.id]
             got = min(take.jobs, len(jobs))
             for _ in range(got):
@@ -100,7 +100,7 @@ def test_many_flows_of_one_tenant_divide_its_single_share() -> None:
 
 def test_no_lower_priority_overtakes_a_flow_of_which_only_the_head_is_known() -> None:
     queue = QueueHarness()
-    queue.submit("a", 100, priority=9, told=False)
+    queue.submit("a", 100, priority=9, announced=False)
     queue.submit("b", 100, priority=0)
     sent = [flow for _ in range(10) for flow in queue.round(100)]
     assert [flow.priority for flow in sent] == [9] * 100
@@ -212,7 +212,7 @@ def test_a_flow_that_is_always_full_does_not_starve_an_older_one_of_its_tenant()
 
 def test_a_key_blocks_nothing_once_its_last_flow_is_gone() -> None:
     queue = QueueHarness({"k": 1})
-    queue.submit("a", 1, ("k",), told=False)
+    queue.submit("a", 1, ("k",), announced=False)
     queue.round()
     assert len(queue.shares) == 0 and not queue.shares.blocking_keys
     queue.submit("b", 5, ("k",))
@@ -233,7 +233,7 @@ def test_a_flow_blocked_by_one_of_two_keys_does_not_block_the_other_key() -> Non
 def test_a_new_tenant_is_next_even_after_another_used_the_spare_capacity() -> None:
     queue = QueueHarness(weights={"a": 0.01})
     queue.submit("a", 100_000)
-    queue.submit("b", 100_000, told=False)
+    queue.submit("b", 100_000, announced=False)
     queue.round(500)
     queue.out.clear()
     queue.submit("c")
@@ -264,14 +264,14 @@ def test_no_limit_is_exceeded_and_every_job_is_dispatched(events: list[tuple], w
     submitted = sent = 0
     for event in events:
         match event:
-            case ("submit", tenant, jobs, keys, priority, told):
-                queue.submit(tenant, jobs, keys, priority, told)
+            case ("submit", tenant, jobs, keys, priority, announced):
+                queue.submit(tenant, jobs, keys, priority, announced)
                 submitted += jobs
             case ("round", window):
-                places = [window - sum(flow.priority >= p for flow in queue.out) for p in range(10)]
+                free_slots = [window - sum(flow.priority >= p for flow in queue.out) for p in range(10)]
                 went = queue.round(window)
                 for p in {flow.priority for flow in went}:  # never more than the window, in any priority class
-                    assert sum(flow.priority >= p for flow in went) <= places[p]
+                    assert sum(flow.priority >= p for flow in went) <= free_slots[p]
                 sent += len(went)
             case ("end", number):
                 del queue.out[:number]

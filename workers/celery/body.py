@@ -95,7 +95,7 @@ def make_request(task: Any, run: BodyRun, headers: dict[str, Any]) -> dict[str, 
             "exchange": "",
             "routing_key": run.queue,
             "priority": headers.get("priority"),
-            "redelivered": ctx.run_no > ctx.attempt,  # a run before was lost, and none has failed
+            "redelivered": ctx.run_no > ctx.attempt,  # an earlier run was lost, or released: it took no attempt
             "is_eager": False,
         },
     }

@@ -178,7 +178,7 @@ def read_call(
     return call
 
 
-def tell_published(call: Call) -> None:
+def signal_published(call: Call) -> None:
     """Send Celery's `after_task_publish`: the call is in the ledger."""
     if after_task_publish.receivers:
         after_task_publish.send(

@@ -61,16 +61,16 @@ def plan_calls(
     if result is not None:
         children[result[0]].append(str(result[1]))
     # groups whose list of results the ledger can assemble by itself: plain results, in the order of their steps
-    places = {task_id: place for place, task_id in enumerate(calls)}
-    in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, places)}
+    positions = {task_id: position for position, task_id in enumerate(calls)}
+    in_order = {group_id for group_id, results in groups.items() if _is_in_order(results, positions)}
     known = {item: name for item, name in names.items() if item in calls or item in in_order}
     pending = sum(not successors for successors in children.values()) if result is None else 1
     steps = []
-    for place, item in enumerate(ids):
+    for position, item in enumerate(ids):
         row: dict[str, Any] = {
             "id": str(ids[item]),
             "name": names[item],
-            "place": place,
+            "position": position,
             "type": "gate" if item in groups else "job",
             "pending": len(parents[item]),
             "children": children[item],
@@ -122,10 +122,10 @@ def _members(results: Iterable[Any], groups: dict[str, list[Any]]) -> Iterable[s
             yield result.id
 
 
-def _is_in_order(results: list[Any], places: dict[str, int]) -> bool:
-    if any(isinstance(result, GroupResult) or result.id not in places for result in results):
+def _is_in_order(results: list[Any], positions: dict[str, int]) -> bool:
+    if any(isinstance(result, GroupResult) or result.id not in positions for result in results):
         return False
-    order = [places[result.id] for result in results]
+    order = [positions[result.id] for result in results]
     return order == sorted(set(order))
 
 

@@ -15,7 +15,7 @@ from kombu.pools import producers
 from jobplatform.config import settings
 from jobplatform.errors import ConfigurationError, LedgerUnavailable, OutcomeUnknown, QuotaExceeded
 from jobplatform.usecases.submit_planned import submit_prepared, submit_steps
-from workers.celery.call import Call, as_moment, as_priority, read_call, tell_published
+from workers.celery.call import Call, as_moment, as_priority, read_call, signal_published
 from workers.celery.collect import Collector, active
 from workers.celery.flow import plan_calls
 from workers.celery.ids import job_id_of, new_task_id
@@ -167,14 +167,14 @@ def submit(app: Celery, collector: Collector) -> None:
     flow = plan_calls(app, collector, tenant_id)
     _translated(lambda: submit_steps(ledger(), hints(), tenant_id, flow.name, flow.steps, flow.pending))
     for call in calls:
-        tell_published(call)
+        signal_published(call)
 
 
 def _submit_alone(call: Call) -> None:
     tenant_id = caller_tenant()
     submission = submission_of(call, kind_of_call(call), call.payload())
     _translated(lambda: submit_prepared(ledger(), hints(), tenant_id, job_id_of(call.task_id, tenant_id), submission))
-    tell_published(call)
+    signal_published(call)
 
 
 def _translated(action: Callable[[], T]) -> T:
@@ -229,7 +229,7 @@ def _check_left_to_celery(name: str, queue: str) -> None:
 def _read_retry(
     app: Celery, run: BodyRun, args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None, options: dict[str, Any]
 ) -> RetryRequest:
-    """Read the call that `Task.retry` makes: the same task with the same id. The ledger keeps its place and history."""
+    """Read the call that `Task.retry` makes: the same task with the same id. The ledger keeps its history."""
     for option in RETRY_WITHOUT_EQUAL:
         if (wanted := options.get(option)) and not (option == "queue" and wanted == run.queue):
             raise ConfigurationError(

@@ -119,12 +119,12 @@ class _Backend(httpcore2.NetworkBackend):
                 f"{host} can't be called: expected a name with a public address, or with plain http one of "
                 f"JOBPLATFORM_WEBHOOK_NETWORKS"
             )
-        for place, address in enumerate(good):
+        for position, address in enumerate(good):
             left = min(CONNECT_SECONDS, self._deadline - time.monotonic())
             try:
                 return _Stream(self._inner.connect_tcp(address, port, max(left, 0.01)), self._deadline)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
-                if place == len(good) - 1 or time.monotonic() >= self._deadline:
+                if position == len(good) - 1 or time.monotonic() >= self._deadline:
                     raise
         raise AssertionError("unreachable")
 

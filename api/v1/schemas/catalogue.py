@@ -34,7 +34,7 @@ class QueueInfo(BaseModel):
 
     name: str
     paused: bool
-    paused_until: datetime | None = Field(description="null: until somebody resumes it")
+    paused_until: datetime | None = Field(description="null: until it is resumed")
     accepted: int
     finished: int
     live: int

@@ -68,7 +68,7 @@ class FeedQuery(FeedFilter):
     )
     limit: int = Field(200, ge=1, le=1000)
 
-    def place(self) -> FeedPosition | None:
+    def position(self) -> FeedPosition | None:
         """Return the position to start after; None: now."""
         return None if self.after == NOW else read_position(self.after) or FeedPosition()
 

@@ -73,7 +73,7 @@ class Key(BaseModel):
     expires_at: datetime | None
     last_used_at: datetime | None = Field(description="to a minute")
     revoked_at: datetime | None
-    replaces: UUID | None = Field(description="the key in whose place it was made")
+    replaces: UUID | None = Field(description="the key that it replaces")
 
 
 class NewKey(Key):

@@ -50,7 +50,7 @@ class ScheduleBody(StrictModel):
     end_at: Moment | None = None
     jitter_seconds: float = Field(0, ge=0, le=86_400, description="each fire is up to so much later than planned")
     overlap: Overlap = Field("skip", description="when the job of the fire before has not ended")
-    missed: Missed = Field("once", description="what is done about fires that nobody was there for")
+    missed: Missed = Field("once", description="what happens to fires that were missed while no dispatcher ran")
     catch_up: StrictInt = Field(1, ge=1, le=MAX_CATCH_UP, description="of catch_up: how many, the newest")
     paused: bool | None = Field(None, description="default: as it is")
     priority: StrictInt = Field(DEFAULT_PRIORITY, ge=0, le=MAX_PRIORITY)

@@ -34,10 +34,14 @@ def list_all(as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("limit, and its keys", "out", "units left", "held until", "who waits")
+    table = Table("limit, and its keys", "in flight", "units left", "paused until", "waiting")
     table.columns[0].overflow = "fold"
     for view in limit_views:
-        title = f"[bold]{escape(view.limit.name)}[/]  {_in_words(view.limit)}" if view.limit else "[bold]held only[/]"
+        title = (
+            f"[bold]{escape(view.limit.name)}[/]  {_in_words(view.limit)}"
+            if view.limit
+            else "[bold]without a limit, paused[/]"
+        )
         table.add_row(title)
         for use in view.keys:
             held = f"{use.paused_until:%F %T} {use.paused_reason or ''}".rstrip() if use.paused_until else ""

@@ -55,7 +55,7 @@ class QueueGauges:
             for row in rows:
                 family.add_metric([row.queue], float(row._mapping[column]))
             yield family
-        yield GaugeMetricFamily("jobplatform_dead_letters", "Jobs that need a person, at most 10000", dead)
+        yield GaugeMetricFamily("jobplatform_dead_letters", "Jobs that need an operator, at most 10000", dead)
         about = "How long the first scheduled job has been due: a dispatcher makes it available within a second"
         yield GaugeMetricFamily("jobplatform_overdue_seconds", about, overdue)
 

@@ -95,8 +95,8 @@ class Ingress:
     def _may_answer(self, submission: SubmissionMessage) -> bool:
         """Return whether the reply queue belongs to the sender: the dispatcher may write to queues that the sender
         may not."""
-        place = submission.reply_to or ""
-        return place.startswith((DIRECT_REPLY, f"{submission.user_id}."))
+        position = submission.reply_to or ""
+        return position.startswith((DIRECT_REPLY, f"{submission.user_id}."))
 
     def close(self) -> None:
         """Close the connection to RabbitMQ."""

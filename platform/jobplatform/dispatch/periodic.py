@@ -90,7 +90,7 @@ class PeriodicTasks:
             "kinds": (Every(HOUSE_SECONDS), self._put_kinds, LONG_RETRY_SECONDS),
             "validation": (Every(SUBMISSION_SECONDS), self._validate_submissions, RETRY_SECONDS),
             "ingress": (Every(SUBMISSION_SECONDS), self._accept_messages, RETRY_SECONDS),
-            "webhooks": (Every(WEBHOOKS_SECONDS), self._tell_webhooks, RETRY_SECONDS),
+            "webhooks": (Every(WEBHOOKS_SECONDS), self._enqueue_webhooks, RETRY_SECONDS),
             "workflows": (Every(WORKFLOWS_SECONDS), self._stop_workflows, RETRY_SECONDS),
             "replays": (Every(REPLAYS_SECONDS), self._watch_replays, RETRY_SECONDS),
         }
@@ -195,7 +195,7 @@ class PeriodicTasks:
         """Accept submissions from AMQP."""
         return self._kinds is not None and self._ingress.poll(self._kinds)
 
-    def _tell_webhooks(self) -> bool:
+    def _enqueue_webhooks(self) -> bool:
         """Create the jobs that deliver webhooks."""
         kind = delivering(self._settings)
         enqueued = enqueue_webhooks(self._ledger, kind, WEBHOOKS_LIMIT)

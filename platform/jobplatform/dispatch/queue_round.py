@@ -79,10 +79,10 @@ def run_round(
             if queue_state.verdict != "ready":
                 return RoundReport(skipped=queue_state.verdict)
             waiting.learn(queue_state)
-            places = slots_of(queue_state.places_out, window, batch)
+            free_slots = slots_of(queue_state.in_flight, window, batch)
             free = dict(zip(keys, queue_state.key_free, strict=True))
-            promised = _mark_by_deadline(opened, waiting, policy, places, free) if order == "start_by" else []
-            takes = waiting.shares.plan(places, free, policy.is_limited)
+            promised = _mark_by_deadline(opened, waiting, policy, free_slots, free) if order == "start_by" else []
+            takes = waiting.shares.plan(free_slots, free, policy.is_limited)
             if takes:
                 flows = [(take.flow.id, take.jobs) for take in takes]
                 jobs, heads = opened.dispatch(flows, waiting.marks_of(takes))
@@ -105,7 +105,7 @@ def run_round(
         sent=len(sent),
         unroutable=unroutable,
         refused=refused,
-        active=sum(queue_state.places_out),
+        active=sum(queue_state.in_flight),
         closed=_closed(queue_state, sent, window),
         highest=waiting.shares.highest(),
         limited_seconds=_limited_seconds(waiting, keys, queue_state, _fell_short(takes, jobs)),
@@ -113,29 +113,29 @@ def run_round(
 
 
 def _mark_by_deadline(
-    opened: OpenRound, waiting: Waiting, policy: Policy, places: list[int], free: dict[str, int]
+    opened: OpenRound, waiting: Waiting, policy: Policy, free_slots: list[int], free: dict[str, int]
 ) -> list[Dispatched]:
     """Mark jobs with deadlines, and subtract them from the free slots of the window and of the keys."""
     shares = waiting.shares
-    rehearsal = shares.plan(places, free, policy.is_limited)  # how many slots each priority would use
+    rehearsal = shares.plan(free_slots, free, policy.is_limited)  # how many slots each priority would use
     waiting.forgo(rehearsal)
     above = [
         # below the priority at which it stopped, the slots for higher priorities are unknown
-        place if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.flow.id.priority > priority)
-        for priority, place in enumerate(places)
+        position if priority < shares.broke_off_at else sum(t.jobs for t in rehearsal if t.flow.id.priority > priority)
+        for priority, position in enumerate(free_slots)
     ]
-    jobs, keys = opened.dispatch_by_deadline(places, above, free)
+    jobs, keys = opened.dispatch_by_deadline(free_slots, above, free)
     for job, named in zip(jobs, keys, strict=True):
         for key in named:
             if key in free:
                 free[key] -= 1
         for priority in range(job.priority + 1):
-            places[priority] -= 1
+            free_slots[priority] -= 1
     return jobs
 
 
 def _closed(queue_state: QueueState, sent: list[Dispatched], window: int) -> int:
-    out = list(queue_state.places_out)
+    out = list(queue_state.in_flight)
     for job in sent:
         out[job.priority] += 1
     return max((priority for priority, left in enumerate(slots_of(out, window, window)) if left <= 0), default=-1)
@@ -157,4 +157,4 @@ def _limited_seconds(waiting: Waiting, keys: list[str], queue_state: QueueState,
 def _fell_short(takes: list[Take], jobs: list[Dispatched]) -> bool:
     """Return whether a flow with limit keys had fewer jobs than planned."""
     counter = Counter(job.flow for job in jobs)
-    return any(take.flow.id.keys and counter[place] < take.jobs for place, take in enumerate(takes))
+    return any(take.flow.id.keys and counter[position] < take.jobs for position, take in enumerate(takes))

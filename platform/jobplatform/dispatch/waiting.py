@@ -158,9 +158,9 @@ def in_fair_order(takes: Sequence[Take], jobs: Sequence[Dispatched]) -> list[Dis
 
     Workers receive them in this order: all jobs of one tenant before those of the next would not be fair.
     """
-    places: dict[int, int] = {}
+    positions: dict[int, int] = {}
     ranked = []
     for number, job in enumerate(jobs):
-        place = places[job.flow] = places.get(job.flow, -1) + 1
-        ranked.append((-job.priority, (place + 0.5) / takes[job.flow].jobs, number))
+        position = positions[job.flow] = positions.get(job.flow, -1) + 1
+        ranked.append((-job.priority, (position + 0.5) / takes[job.flow].jobs, number))
     return [jobs[number] for _, _, number in sorted(ranked)]

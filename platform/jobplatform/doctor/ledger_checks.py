@@ -152,7 +152,7 @@ def check_processes(ledger: Ledger, config: Settings, kinds: KindRegistry | None
             yield ok("scheduled", "no scheduled job is overdue")
         if dead := queues.dead_letters(connection):
             more = " or more" if dead >= queues.COUNT_CAP else ""
-            yield warning("dead letters", f"{dead:,}{more} jobs need a person", "jobplatform dead list")
+            yield warning("dead letters", f"{dead:,}{more} jobs need an operator", "jobplatform dead list")
         else:
             yield ok("dead letters", "none")
 

@@ -33,7 +33,7 @@ def read_position(text: str) -> FeedPosition | None:
 class FeedEvent:
     """An event of a tenant's feed. `kind` and `queue` are None unless requested, or if the job was deleted."""
 
-    place: FeedPosition
+    position: FeedPosition
     job_id: UUID
     at: datetime
     event: str
@@ -46,7 +46,7 @@ class FeedEvent:
     def of_job(self) -> dict[str, Any]:
         """Return the JSON form in a job's own history."""
         return {
-            "id": self.place.id,
+            "id": self.position.id,
             "at": self.at,
             "event": self.event,
             "state": self.state.value,
@@ -57,7 +57,7 @@ class FeedEvent:
     def as_dict(self) -> dict[str, Any]:
         """Return the JSON form in a feed."""
         job = {"job_id": self.job_id, "kind": self.kind, "queue": self.queue}
-        return self.of_job() | {"id": str(self.place)} | job
+        return self.of_job() | {"id": str(self.position)} | job
 
 
 @dataclass(frozen=True)

@@ -227,11 +227,11 @@ class _Planner:
         self._ends[name] = gate
         return self.add(then, self._called(then, name, "then"), [gate], gate, f"{where}.then")
 
-    def _called(self, part: Part, around: str, place: str) -> str:
+    def _called(self, part: Part, around: str, position: str) -> str:
         """The name of an inner part: its own, or its position in the surrounding part."""
         if part.name is not None:
             return f"{self._prefix}{part.name}"
-        return f"{around}{place}" if place.startswith("[") else f"{around}/{place}"
+        return f"{around}{position}" if position.startswith("[") else f"{around}/{position}"
 
     def _references(
         self, value: Any, previous: PlannedStep | None, where: str, *, item: bool = False
@@ -302,12 +302,14 @@ class _Planner:
 
     def _waits_for(self, part: Part, named: Mapping[str, Any], owners: Mapping[str, str], where: str) -> list[str]:
         result = list(part.after)
-        for place, name in enumerate(part.after):
+        for position, name in enumerate(part.after):
             if name == part.name:
-                self.wrong(f"{where}.after.{place}", "another part: none comes after itself", name)
+                self.wrong(f"{where}.after.{position}", "another part: none comes after itself", name)
             elif name not in named:
                 near = self.near(name, named)
-                self.wrong(f"{where}.after.{place}", f"did you mean {near!r}?" if near else "the name of a part", name)
+                self.wrong(
+                    f"{where}.after.{position}", f"did you mean {near!r}?" if near else "the name of a part", name
+                )
         try:
             for step in _steps_of(part):
                 result += [owners[ref.step] for _, ref in find_references(step) if ref.step in owners]

@@ -74,15 +74,15 @@ def check_payload(
     return wrong
 
 
-def _may_be_open(place: Sequence[str], open_paths: Sequence[tuple[str, ...]]) -> bool:
+def _may_be_open(position: Sequence[str], open_paths: Sequence[tuple[str, ...]]) -> bool:
     """Whether an error at this place may come from a value that is not known yet.
 
     pydantic includes the member of a union in the location, so the path is searched in it part by part.
     """
     for path in open_paths:
-        if list(path[: len(place)]) == list(place):
+        if list(path[: len(position)]) == list(position):
             return True
-        rest = iter(place)
+        rest = iter(position)
         if all(part in rest for part in path):
             return True
     return False

@@ -118,11 +118,11 @@ class Shares:
             self._forget(self._classes[flow.id.priority], flow)
 
     def plan(
-        self, places: Sequence[int], free: Mapping[str, int], is_limited: Callable[[str], bool] = _never
+        self, free_slots: Sequence[int], free: Mapping[str, int], is_limited: Callable[[str], bool] = _never
     ) -> list[Take]:
         """Choose jobs to dispatch, in order.
 
-        `places`: for each priority, the slots for jobs of it and of higher priorities. `free`: limit key → how
+        `free_slots`: for each priority, the slots for jobs of it and of higher priorities. `free`: limit key → how
         many of its jobs may be dispatched. A limited key that is missing has no capacity.
         """
         takes: list[Take] = []
@@ -131,8 +131,8 @@ class Shares:
         self.broke_off_at = -1
         for priority in reversed(range(PRIORITIES)):
             own = self._classes[priority]
-            if own.tenants and places[priority] > planned:
-                chosen = self._choose(own, places[priority] - planned, left, is_limited)
+            if own.tenants and free_slots[priority] > planned:
+                chosen = self._choose(own, free_slots[priority] - planned, left, is_limited)
                 planned += sum(take.jobs for take in chosen)
                 takes += chosen
                 if any(take.jobs >= take.flow.size and not take.flow.sure for take in chosen):
@@ -212,8 +212,8 @@ class Shares:
         """Unblock as many flows of each key as it has capacity, by virtual time; returns how many."""
         out = 0
         for key in [key for key in free if key in own.blocked] if len(free) < len(own.blocked) else list(own.blocked):
-            blocked, places = own.blocked[key], free.get(key, 0)
-            while places > 0 and blocked.flows:
+            blocked, free_slots = own.blocked[key], free.get(key, 0)
+            while free_slots > 0 and blocked.flows:
                 virtual_time, number, flow = heappop(blocked.heap)
                 if number != flow.entry:
                     continue
@@ -223,22 +223,22 @@ class Shares:
                     heappush(blocked.heap, (due, number, flow))
                     continue
                 blocked.now = max(blocked.now, virtual_time)
-                places -= 1
+                free_slots -= 1
                 out += 1
                 self._leave(own, key)
                 self._open(own, flow)
         return out
 
     def _choose(
-        self, own: PriorityClass, places: int, free: dict[str, int], is_limited: Callable[[str], bool]
+        self, own: PriorityClass, free_slots: int, free: dict[str, int], is_limited: Callable[[str], bool]
     ) -> list[Take]:
-        """Choose up to `places` jobs by virtual time, and subtract them from `free`."""
+        """Choose up to `free_slots` jobs by virtual time, and subtract them from `free`."""
         takes: dict[Flow, Take] = {}
         #: flows that are expected to be empty: excluded for the rest of this plan
         spent: list[Flow] = []
         now = own.now
         self._unblock(own, free)
-        while places > 0:
+        while free_slots > 0:
             if not own.heap:
                 # a flow that was unblocked for one key may be blocked by another: take the next one
                 if own.blocked and self._unblock(own, free):
@@ -256,9 +256,9 @@ class Shares:
             jobs = 1
             if not own.heap:  # no other tenant: as many as there are
                 limits = [free[key] for key in flow.id.keys if key in free]
-                jobs = max(1, min([places, flow.size - take.jobs, *limits]))
+                jobs = max(1, min([free_slots, flow.size - take.jobs, *limits]))
             take.jobs += jobs
-            places -= jobs
+            free_slots -= jobs
             for key in flow.id.keys:
                 if key in free:
                     free[key] -= jobs

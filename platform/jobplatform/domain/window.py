@@ -22,8 +22,8 @@ def slots_of(out: Sequence[int], window: int, batch: int) -> list[int]:
     `out`: jobs in flight per priority. A more urgent job is dispatched even if the window is full of less urgent ones,
     and the jobs of one priority never exceed the window.
     """
-    places, busy = [0] * len(out), 0
+    free_slots, busy = [0] * len(out), 0
     for priority in reversed(range(len(out))):
         busy += out[priority]
-        places[priority] = min(window - busy, batch)
-    return places
+        free_slots[priority] = min(window - busy, batch)
+    return free_slots

@@ -120,7 +120,7 @@ class PlannedStep:
 
     id: str
     name: str
-    place: int
+    position: int
     type: str
     pending: int = 0
     children: list[str] = field(default_factory=list)

@@ -112,7 +112,7 @@ def check_slice(connection: Connection, lowest: UUID, beyond: UUID) -> Sequence[
 _STANDING_LONG = text(
     """
     SELECT 'worker_gone' AS code, count(*)::bigint AS jobs, (array_agg(id ORDER BY id))[1 : :examples] AS examples,
-           'run by a worker that does not beat, and nobody has taken it back' AS detail
+           'running on a worker without heartbeat, and not rescued' AS detail
     FROM (
         SELECT j.id FROM jobs j LEFT JOIN workers w ON w.id = j.worker_id
         WHERE j.state = 'running' AND j.run_started_at < clock_timestamp() - make_interval(secs => :patience)

@@ -103,7 +103,7 @@ class QueueState:
 
     verdict: str
     #: jobs in flight of priority 0 … 9, and when the oldest of all was dispatched
-    places_out: list[int]
+    in_flight: list[int]
     oldest: datetime | None
     arrivals: list[FlowHead]
     #: start of the next scan of arrivals
@@ -144,20 +144,20 @@ class OpenRound:
         )
         heads = {row[0]: row[6] for row in rows if row[1] is None}
         jobs = [Dispatched(row[0] - 1, *row[1:6]) for row in rows if row[1] is not None]
-        return jobs, [heads[place] for place in range(1, len(flows) + 1)]
+        return jobs, [heads[position] for position in range(1, len(flows) + 1)]
 
     def dispatch_by_deadline(
-        self, places: Sequence[int], above: Sequence[int], free: Mapping[str, int]
+        self, free_slots: Sequence[int], above: Sequence[int], free: Mapping[str, int]
     ) -> tuple[list[Dispatched], list[tuple[str, ...]]]:
         """Mark jobs with deadlines (start_by), earliest first; returns them, and the limit keys of each.
 
-        Of `places`, so many of each priority are for those `above` it.
+        Of `free_slots`, so many of each priority are for those `above` it.
         """
         names = list(free)
         rows = self._call(
             "dispatch_by_deadline",
             self._queue,
-            list(places),
+            list(free_slots),
             list(above),
             names or "{}",
             [free[name] for name in names] or "{}",
@@ -203,7 +203,7 @@ def read_queue(
         result = zip(*(column or () for column in row[3:8]), strict=True)
         queue_state = QueueState(
             verdict=row[0],
-            places_out=row[1] or [0] * PRIORITIES,
+            in_flight=row[1] or [0] * PRIORITIES,
             oldest=row[2],
             arrivals=[
                 FlowHead(FlowId(priority, tenant, _read(written)), head, size)

@@ -43,7 +43,7 @@ def read_feed(
         if event_id is not None:
             result[UUID(tenant)].append(
                 FeedEvent(
-                    place=FeedPosition(tx, event_id),
+                    position=FeedPosition(tx, event_id),
                     job_id=UUID(job_id),
                     at=moment_of(at),
                     event=event,

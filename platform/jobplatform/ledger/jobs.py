@@ -90,7 +90,7 @@ def accept_batch(
 ) -> tuple[BatchVerdict, Any, dict[int, BatchAnswer]]:
     """Call `accept_batch.sql`, one transaction; `submissions` is its JSON.
 
-    Returns its verdict, the id of the batch, and place → answer.
+    Returns its verdict, the id of the batch, and position → answer.
     """
     ((verdict, found_id, answer),) = ledger.call(
         "accept_batch",
@@ -104,7 +104,7 @@ def accept_batch(
         tolerance_seconds,
         all_or_nothing,
     )
-    return verdict, found_id, {place: BatchAnswer(*rest) for place, *rest in orjson.loads(answer or "[]")}
+    return verdict, found_id, {position: BatchAnswer(*rest) for position, *rest in orjson.loads(answer or "[]")}
 
 
 _ACCEPT = (

@@ -96,7 +96,7 @@ _ROOM = text(
     FROM limits_of(:keys) l LEFT JOIN limit_states s ON s.key = l.key
     LEFT JOIN LATERAL units_left(
         l.rate_units, l.rate_seconds, l.burst_units, l.sliding, s, 1, clock_timestamp()) u ON l.rate_units IS NOT NULL
-    ORDER BY l.place
+    ORDER BY l.ordinality
     """
 )
 

@@ -165,8 +165,8 @@ class Prepared:
                 except psycopg2.errors.DuplicatePreparedStatement:
                     pass  # a signal fell between preparing it and noting that
                 self._names.add(function)
-            places = ", ".join(["%s"] * len(values))
-            cursor.execute(f"{'BEGIN; ' if begin else ''}EXECUTE {function}({places})", arguments)
+            positions = ", ".join(["%s"] * len(values))
+            cursor.execute(f"{'BEGIN; ' if begin else ''}EXECUTE {function}({positions})", arguments)
             return list(cursor.fetchall())
         except psycopg2.Error as error:
             if connection.closed:

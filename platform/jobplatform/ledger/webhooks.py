@@ -19,7 +19,7 @@ _ENDPOINT = (
 )
 
 
-def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedPosition) -> None:
+def add_endpoint(connection: Connection, values: Mapping[str, Any], position: FeedPosition) -> None:
     """Create an endpoint; it gets the events after a position in the tenant's feed."""
     connection.execute(
         text(
@@ -27,7 +27,7 @@ def add_endpoint(connection: Connection, values: Mapping[str, Any], place: FeedP
             "created_by, cursor_tx, cursor_id, cursor_at) VALUES (:id, :tenant_id, :url, :description, :events, "
             ":kinds, :contact, :secret, :by, :cursor_tx, :cursor_id, clock_timestamp())"
         ),
-        {**values, "cursor_tx": place.tx, "cursor_id": place.id},
+        {**values, "cursor_tx": position.tx, "cursor_id": position.id},
     )
 
 
@@ -60,7 +60,7 @@ def change_endpoint(connection: Connection, endpoint_id: UUID, changes: Mapping[
     connection.execute(text(f"UPDATE webhook_endpoints SET {settings} WHERE id = :id"), {**changes, "id": endpoint_id})
 
 
-def enable_endpoint(connection: Connection, endpoint_id: UUID, place: FeedPosition) -> None:
+def enable_endpoint(connection: Connection, endpoint_id: UUID, position: FeedPosition) -> None:
     """Enable an endpoint, for events after a position in the feed: missed events need a replay."""
     connection.execute(
         text(
@@ -68,7 +68,7 @@ def enable_endpoint(connection: Connection, endpoint_id: UUID, place: FeedPositi
             "cursor_tx = :tx, cursor_id = :event_id, cursor_at = clock_timestamp(), replay_tx = 0, "
             "replay_event_id = 0, replay_everything = false WHERE id = :id AND disabled_at IS NOT NULL"
         ),
-        {"id": endpoint_id, "tx": place.tx, "event_id": place.id},
+        {"id": endpoint_id, "tx": position.tx, "event_id": position.id},
     )
 
 
@@ -100,7 +100,7 @@ def exchange_secret(connection: Connection, endpoint_id: UUID, secret: str, over
 
 
 def replay_from(
-    connection: Connection, endpoint_id: UUID, place: FeedPosition, since: datetime, everything: bool
+    connection: Connection, endpoint_id: UUID, position: FeedPosition, since: datetime, everything: bool
 ) -> None:
     """Move an endpoint back to an earlier position in the feed: events since a time are read again."""
     connection.execute(
@@ -112,7 +112,7 @@ def replay_from(
             "cursor_at = :since "
             "WHERE id = :id AND (cursor_tx, cursor_id) > (:tx, :event_id)"
         ),
-        {"id": endpoint_id, "tx": place.tx, "event_id": place.id, "since": since, "everything": everything},
+        {"id": endpoint_id, "tx": position.tx, "event_id": position.id, "since": since, "everything": everything},
     )
 
 
@@ -150,7 +150,7 @@ class Follower:
         self.tenant_id: UUID = row.tenant_id
         self.events = frozenset(row.events)
         self.kinds: tuple[str, ...] | None = tuple(row.kinds) if row.kinds is not None else None
-        self.place = FeedPosition(row.cursor_tx, row.cursor_id)
+        self.position = FeedPosition(row.cursor_tx, row.cursor_id)
         self.at: datetime = row.cursor_at
         self.created_at: datetime = row.created_at
         #: end position of a replay, and the oldest time that it includes
@@ -160,7 +160,7 @@ class Follower:
     @property
     def replaying(self) -> bool:
         """Whether a replay is in progress."""
-        return self.place < self.again
+        return self.position < self.again
 
 
 def followers(connection: Connection) -> list[Follower]:

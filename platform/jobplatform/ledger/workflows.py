@@ -89,7 +89,7 @@ def list_workflows(
 # jobs by their ids: live ones, and ended ones of the weeks since the workflow began
 _STEPS = text(
     """
-    SELECT s.id, s.name, s.place, s.type, s.state, s.pending, s.children, s.on_failure, s.item,
+    SELECT s.id, s.name, s.position, s.type, s.state, s.pending, s.children, s.on_failure, s.item,
            coalesce(j.state, h.state) AS job_state, coalesce(j.kind, h.kind, s.template #>> '{job,kind}') AS kind,
            coalesce(j.queue, h.queue, s.template #>> '{job,queue}') AS queue,
            coalesce(j.attempt, h.attempt) AS attempt, coalesce(j.progress, h.progress) AS progress,
@@ -98,7 +98,7 @@ _STEPS = text(
     FROM workflow_steps s
     LEFT JOIN jobs j ON j.id = s.id
     LEFT JOIN job_history h ON h.id = s.id AND h.finished_at >= CAST(:since AS timestamptz) - interval '1 day'
-    WHERE s.workflow_id = :id ORDER BY s.place LIMIT :limit
+    WHERE s.workflow_id = :id ORDER BY s.position LIMIT :limit
     """
 )
 
@@ -110,7 +110,7 @@ def steps_of(connection: Connection, workflow_id: UUID, since: Any, limit: int) 
 
 def step_ids(connection: Connection, workflow_id: UUID) -> dict[str, UUID]:
     """Return name → id of the steps of a workflow."""
-    statement = text("SELECT name, id FROM workflow_steps WHERE workflow_id = :id ORDER BY place")
+    statement = text("SELECT name, id FROM workflow_steps WHERE workflow_id = :id ORDER BY position")
     return {row.name: row.id for row in connection.execute(statement, {"id": workflow_id})}
 
 
@@ -216,7 +216,7 @@ def members_of(connection: Connection, gate_id: UUID) -> list[UUID]:
     statement = text(
         "SELECT m.id FROM workflow_steps g "
         "JOIN workflow_steps m ON m.workflow_id = g.workflow_id AND g.id = ANY (m.children) "
-        "WHERE g.id = :id AND g.type = 'gate' ORDER BY m.place"
+        "WHERE g.id = :id AND g.type = 'gate' ORDER BY m.position"
     )
     return list(connection.execute(statement, {"id": gate_id}).scalars())
 
@@ -226,7 +226,7 @@ _WAITED_FOR = text(
     SELECT p.name, p.state, p.type, p.id, j.state AS job_state
     FROM workflow_steps s JOIN workflow_steps p ON p.workflow_id = s.workflow_id AND s.id = ANY (p.children)
     LEFT JOIN jobs j ON j.id = p.id
-    WHERE s.id = :id AND p.state <> 'done' AND p.place < s.place ORDER BY p.place LIMIT :limit
+    WHERE s.id = :id AND p.state <> 'done' AND p.position < s.position ORDER BY p.position LIMIT :limit
     """
 )
 

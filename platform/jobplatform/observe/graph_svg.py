@@ -89,11 +89,11 @@ def _boxes(nodes: Sequence[Mapping[str, Any]], edges: Iterable[Mapping[str, str]
         boxes += (
             [_Box(some)] if len(some) >= STACK_FROM and some[0]["type"] == "job" else [_Box([item]) for item in some]
         )
-    place = {node["id"]: index for index, box in enumerate(boxes) for node in box.nodes}
+    position = {node["id"]: index for index, box in enumerate(boxes) for node in box.nodes}
     for index, box in enumerate(boxes):
         for node in box.nodes:
-            box.parents |= {place[parent] for parent in parents[node["id"]]} - {index}
-            box.children |= {place[item] for item in children[node["id"]]} - {index}
+            box.parents |= {position[parent] for parent in parents[node["id"]]} - {index}
+            box.children |= {position[item] for item in children[node["id"]]} - {index}
     return boxes
 
 

@@ -23,24 +23,24 @@ def draw_lines(graph: Mapping[str, Any]) -> list[tuple[str, list[Mapping[str, An
     lines: list[tuple[str, list[Mapping[str, Any]]]] = []
     lanes: list[str | None] = []
     for name in _in_order(stacks, children):
-        mine = [place for place, wanted in enumerate(lanes) if wanted == name]
+        mine = [position for position, wanted in enumerate(lanes) if wanted == name]
         if not mine:
             mine = [_free(lanes)]
             lanes[mine[0]] = name
         first = mine[0]
         if len(mine) > 1:
             lines.append((_join(lanes, first, mine[1:], "┴╯"), []))
-            for place in mine[1:]:
-                lanes[place] = None
-        row = ["●" if place == first else _lane(wanted) for place, wanted in enumerate(lanes)]
+            for position in mine[1:]:
+                lanes[position] = None
+        row = ["●" if position == first else _lane(wanted) for position, wanted in enumerate(lanes)]
         lines.append((" ".join(row).rstrip(), stacks[name]))
         lanes[first] = None
         # a lane for each successor; the first continues in this one
         opened: list[int] = []
         for child in sorted(children[name]):
-            place = first if not opened else _free(lanes)
-            lanes[place] = child
-            opened.append(place)
+            position = first if not opened else _free(lanes)
+            lanes[position] = child
+            opened.append(position)
         if len(lanes) > MOST_LANES:
             return None
         if len(opened) > 1:
@@ -106,16 +106,16 @@ def _join(lanes: Sequence[str | None], first: int, others: Sequence[int], turns:
     """Return the line in which lanes merge into the first one, or fork from it."""
     between, last = turns[0], turns[1]
     row = []
-    for place, wanted in enumerate(lanes):
-        if place == first:
+    for position, wanted in enumerate(lanes):
+        if position == first:
             row.append("├")
-        elif place in others:
-            row.append(last if place == max(others) else between)
-        elif first < place < max(others):
+        elif position in others:
+            row.append(last if position == max(others) else between)
+        elif first < position < max(others):
             row.append("┼" if wanted is not None else "─")
         else:
             row.append(_lane(wanted))
     text = ""
-    for place, mark in enumerate(row):
-        text += mark + ("─" if first <= place < max(others) else " ")
+    for position, mark in enumerate(row):
+        text += mark + ("─" if first <= position < max(others) else " ")
     return text.rstrip()

@@ -38,7 +38,7 @@ class AddedSteps:
         run's own step, and so does its failure: it ends this branch of the workflow only. `pending` of
         them have this step among their children."""
         self.own_name(ledger)
-        self._steps.append(orjson.dumps([{**step, "place": step["place"] + self._count} for step in steps])[1:-1])
+        self._steps.append(orjson.dumps([{**step, "position": step["position"] + self._count} for step in steps])[1:-1])
         self._names.update(str(step["name"]) for step in steps)
         self._count += len(steps)
         self._pending += pending
@@ -61,7 +61,7 @@ class AddedSteps:
                     prefix=f"{name}/",
                     name=f"{name}[{self._parts + index}]",
                     waits=job_id,
-                    first_place=count,
+                    first_position=count,
                 )
             )
             count += len(planned[-1].plan.steps)

@@ -58,24 +58,24 @@ def _groups(endpoints: list[Follower]) -> Iterable[list[Follower]]:
 def _enqueue_page(ledger: Ledger, kind: Kind, endpoints: list[Follower], limit: int) -> Enqueued:
     behind: dict[UUID, FeedPosition] = {}
     for item in endpoints:
-        behind[item.tenant_id] = min(item.place, behind.get(item.tenant_id, item.place))
+        behind[item.tenant_id] = min(item.position, behind.get(item.tenant_id, item.position))
     since = min(endpoint.at for endpoint in endpoints) - LATE
     # messages per transaction: jobs are dispatched in between
     limit = max(1, min(limit, MOST_MESSAGES // len(endpoints)))
     horizon, result = feed.read_feed(ledger, behind, limit, since=since)
-    more = any(len(events) == limit and events[-1].place.tx < horizon for events in result.values())
-    safe = {tenant: [event for event in events if event.place.tx < horizon] for tenant, events in result.items()}
+    more = any(len(events) == limit and events[-1].position.tx < horizon for events in result.values())
+    safe = {tenant: [event for event in events if event.position.tx < horizon] for tenant, events in result.items()}
     kinds_known = {tenant: with_kinds(ledger, events) for tenant, events in safe.items() if events}
     moved: list[dict[str, Any]] = []
     messages: list[dict[str, Any]] = []
     for endpoint in endpoints:
-        events = [item for item in kinds_known.get(endpoint.tenant_id, []) if item.place > endpoint.place]
-        place = events[-1].place if events else endpoint.place
+        events = [item for item in kinds_known.get(endpoint.tenant_id, []) if item.position > endpoint.position]
+        position = events[-1].position if events else endpoint.position
         if len(result[endpoint.tenant_id]) < limit and endpoint.again.tx < horizon:
-            place = max(place, endpoint.again)  # end of the feed: the replay is complete
-        if place == endpoint.place:
+            position = max(position, endpoint.again)  # end of the feed: the replay is complete
+        if position == endpoint.position:
             continue
-        moved.append(_moved(endpoint, place, max((event.at for event in events), default=endpoint.at)))
+        moved.append(_moved(endpoint, position, max((event.at for event in events), default=endpoint.at)))
         for event in events:
             event_type = type_of(event)
             if event_type is not None and _wants(endpoint, event, event_type):
@@ -96,13 +96,13 @@ def _wants(endpoint: Follower, event: FeedEvent, event_type: str) -> bool:
     return event_type in endpoint.events and allows(endpoint.kinds, event.kind)
 
 
-def _moved(endpoint: Follower, place: FeedPosition, at: datetime) -> dict[str, Any]:
+def _moved(endpoint: Follower, position: FeedPosition, at: datetime) -> dict[str, Any]:
     return {
         "endpoint": endpoint.id,
-        "from_tx": endpoint.place.tx,
-        "from_id": endpoint.place.id,
-        "tx": place.tx,
-        "id": place.id,
+        "from_tx": endpoint.position.tx,
+        "from_id": endpoint.position.id,
+        "tx": position.tx,
+        "id": position.id,
         "at": max(at, endpoint.at),
     }
 
@@ -111,7 +111,7 @@ def _message(endpoint: Follower, event: FeedEvent, event_type: str) -> dict[str,
     return {
         "endpoint": endpoint.id,
         "message": new_id(),
-        "event_id": event.place.id,
+        "event_id": event.position.id,
         "type": event_type,
         "about": event.job_id,
         "job_id": new_id(),

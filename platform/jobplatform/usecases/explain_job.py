@@ -80,7 +80,7 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         yield _why_it_ended(state, job.error, events)
         return
     if job.paused_at is not None:
-        until = f"until {_time(job.paused_until)}" if job.paused_until else "until somebody resumes it"
+        until = f"until {_time(job.paused_until)}" if job.paused_until else "until it is resumed"
         remedy = f"jobplatform queues resume {job.queue}"
         yield Reason("paused", f"queue {job.queue} is paused since {_time(job.paused_at)}, {until}", remedy)
     if state is State.SCHEDULED:
@@ -104,10 +104,10 @@ def _reasons(connection: Connection, config: Settings, job: Row[Any], events: Se
         yield Reason(
             "in_rabbitmq",
             f"its message (dispatch {job.dispatch_no}) is in RabbitMQ since {_time(job.dispatched_at)}: "
-            f"{out.running} jobs of queue {job.queue} run, {out.dispatched} are out, {slots} slots",
+            f"{out.running} jobs of queue {job.queue} run, {out.dispatched} are dispatched, {slots} slots",
         )
     else:
-        yield from _places(connection, config, job, out, slots)
+        yield from _window(connection, config, job, out, slots)
         yield from _limits(connection, job)
     if not workers:
         remedy = f"celery -A workers.app worker -Q {job.queue} …"
@@ -130,7 +130,7 @@ def _waited_for(connection: Connection, job_id: UUID) -> Iterator[Reason]:
         yield Reason("blocked", f"waits for step {item.name} of its workflow ({what})", remedy)
 
 
-def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:
+def _window(connection: Connection, config: Settings, job: Row[Any], out: Row[Any], slots: int) -> Iterator[Reason]:
     ahead = explaining.ahead_of(connection, job)
     yield Reason(
         "waiting",
@@ -143,23 +143,23 @@ def _places(connection: Connection, config: Settings, job: Row[Any], out: Row[An
         yield Reason(
             "window_full",
             f"the window of queue {job.queue} is full: {out.of_this_class} jobs of priority {job.priority} or higher "
-            f"are out, and {window} may be, or as many as the queue finishes in {queue.window_seconds:g} s",
+            f"are in flight; at most {window} may be, or as many as the queue finishes in {queue.window_seconds:g} s",
         )
 
 
 def _limits(connection: Connection, job: Row[Any]) -> Iterator[Reason]:
-    for place, key in enumerate(limits.capacity_of(connection, job)):
-        units = job.limit_units[place] if place < len(job.limit_units) else 1
+    for position, key in enumerate(limits.capacity_of(connection, job)):
+        units = job.limit_units[position] if position < len(job.limit_units) else 1
         if key.paused_until is not None:
             yield Reason(
-                "key_held",
-                f"limit key {key.key} is held until {_time(key.paused_until)}, by a run or an operator",
+                "key_paused",
+                f"limit key {key.key} is paused until {_time(key.paused_until)}, by a run or an operator",
                 f"jobplatform limits resume {key.key}",
             )
         if key.max_concurrent is not None and key.out >= key.max_concurrent:
             yield Reason(
                 "key_full",
-                f"limit key {key.key} has no place: {key.max_concurrent} jobs, of all tenants, may be out at once",
+                f"limit key {key.key} has no free slot: at most {key.max_concurrent} jobs of all tenants are in flight",
                 "jobplatform limits list",
             )
         if key.units_left is not None and key.units_left < units + key.units_reserved:
@@ -188,9 +188,9 @@ def _broker(connection: Connection, config: Settings) -> Iterator[Reason]:
 def _why_it_ended(state: State, error: Any, events: Sequence[Row[Any]]) -> Reason:
     message = (error or {}).get("message", "")
     if state is State.DEAD:
-        return Reason("dead", f"it needs a person: {message}", "replay or discard it")
+        return Reason("dead", f"it needs an operator: {message}", "replay or discard it")
     if state is State.HELD:
-        return Reason("held", f"it needs a person: {message}", "resolve its effects")
+        return Reason("held", f"it needs an operator: {message}", "resolve its effects")
     if state is State.CANCELLED:
         return Reason("cancelled", f"cancelled {_by(events, 'cancelled', 'cancel_requested')}", "replay it")
     if state is State.EXPIRED:

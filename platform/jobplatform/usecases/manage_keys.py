@@ -163,7 +163,7 @@ def wrong_kinds(kinds: Sequence[str] | None) -> list[FieldError]:
     if not 0 < len(kinds) <= MOST_KINDS:
         return [FieldError("kinds", f"1 to {MOST_KINDS} kinds, or none for all", f"{len(kinds)} kinds")]
     return [
-        FieldError(f"kinds.{place}", "a kind like email.send, or all below a name like email.*", repr(item)[:200])
-        for place, item in enumerate(kinds)
+        FieldError(f"kinds.{position}", "a kind like email.send, or all below a name like email.*", repr(item)[:200])
+        for position, item in enumerate(kinds)
         if not is_pattern(item)
     ]

@@ -55,12 +55,12 @@ def create_endpoint(
     }
     _check(settings, values)
     endpoint_id, secret = new_id(), new_secret()
-    place = now_in(ledger, tenant_id)
+    position = now_in(ledger, tenant_id)
     with ledger.transaction() as connection:
         if webhooks.count_endpoints(connection, tenant_id) >= MOST_ENDPOINTS:
-            raise InvalidRequest(f"a tenant has at most {MOST_ENDPOINTS} webhooks: delete one that nobody needs")
+            raise InvalidRequest(f"a tenant has at most {MOST_ENDPOINTS} webhooks: delete one that is not needed")
         row = {**values, "id": endpoint_id, "tenant_id": tenant_id, "secret": secret, "by": by}
-        webhooks.add_endpoint(connection, row, place)
+        webhooks.add_endpoint(connection, row, position)
         return view_of(_endpoint(connection, tenant_id, endpoint_id)) | {"secret": secret}
 
 
@@ -87,13 +87,13 @@ def change_endpoint(
     wanted = dict(changes)
     enabled = wanted.pop("enabled", None)
     _check(settings, wanted)
-    place = now_in(ledger, tenant_id)
+    position = now_in(ledger, tenant_id)
     with ledger.transaction() as connection:
         _endpoint(connection, tenant_id, endpoint_id, lock=True)
         if wanted:
             webhooks.change_endpoint(connection, endpoint_id, wanted)
         if enabled:
-            webhooks.enable_endpoint(connection, endpoint_id, place)
+            webhooks.enable_endpoint(connection, endpoint_id, position)
         elif enabled is not None:
             webhooks.disable_endpoint(connection, endpoint_id, DISABLED_BY_HAND)
         return view_of(_endpoint(connection, tenant_id, endpoint_id))
@@ -173,13 +173,13 @@ def replay_since(
     """
     with ledger.statement() as connection:
         _endpoint(connection, tenant_id, endpoint_id)
-        place = webhooks.position_before(connection, tenant_id, since - REPLAY_MARGIN)
+        position = webhooks.position_before(connection, tenant_id, since - REPLAY_MARGIN)
     with ledger.transaction() as connection:
         result = _endpoint(connection, tenant_id, endpoint_id, lock=True)
         if result.disabled_at is not None:
             raise InvalidRequest(f"webhook {endpoint_id} is disabled: enable it first ({result.disabled_reason})")
-        if place is not None:
-            webhooks.replay_from(connection, endpoint_id, place, since, everything)
+        if position is not None:
+            webhooks.replay_from(connection, endpoint_id, position, since, everything)
         return view_of(_endpoint(connection, tenant_id, endpoint_id))
 
 
@@ -269,8 +269,8 @@ def _check(settings: Settings, values: Mapping[str, Any]) -> None:
     events = values.get("events")
     if events is not None:
         wrong += [
-            FieldError(f"events.{place}", f"one of {', '.join(TYPES)}", repr(item)[:200])
-            for place, item in enumerate(events)
+            FieldError(f"events.{position}", f"one of {', '.join(TYPES)}", repr(item)[:200])
+            for position, item in enumerate(events)
             if item not in TYPES
         ]
         if not events:

@@ -48,10 +48,10 @@ def plan_workflow(
     prefix: str = "",
     name: str = "1",
     waits: str | None = None,
-    first_place: int = 0,
+    first_position: int = 0,
 ) -> Written:
     """Plan a flow and check every step. If a run adds the flow, `waits` is the step that waits for its end, and
-    `first_place` is the position after the steps that the run has added before.
+    `first_position` is the position after the steps that the run has added before.
 
     Raises `InvalidRequest`, which names every error, or `UnknownKind` if the flow has a single kind, which is unknown.
     """
@@ -75,7 +75,7 @@ def plan_workflow(
     for entry in plan.sinks if waits is not None else ():
         entry.children.append(str(waits))
     try:
-        encoded = orjson.dumps([_row(kinds, step, defaults, first_place) for step in plan.steps])
+        encoded = orjson.dumps([_row(kinds, step, defaults, first_position) for step in plan.steps])
     except TypeError as error:  # orjson stops at 254 levels
         wrong = FieldError(field_name, "JSON of at most 250 levels", str(error))
         raise InvalidRequest("the workflow is nested too deeply", (wrong,)) from None
@@ -140,11 +140,11 @@ def _check(kinds: KindRegistry, plan: Plan, planned: PlannedStep) -> list[FieldE
     return wrong + check_payload(kind, step.payload, f"{where}.payload", schema_of)
 
 
-def _row(kinds: KindRegistry, planned: PlannedStep, defaults: Defaults, first_place: int) -> dict[str, Any]:
+def _row(kinds: KindRegistry, planned: PlannedStep, defaults: Defaults, first_position: int) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": planned.id,
         "name": planned.name,
-        "place": first_place + planned.place,
+        "position": first_position + planned.position,
         "type": planned.type,
         "pending": planned.pending,
         "children": planned.children,

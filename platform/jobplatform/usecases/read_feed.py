@@ -23,12 +23,12 @@ def read_page(
 ) -> tuple[list[FeedEvent], FeedPosition, bool]:
     """Return the events after a position, oldest first, the position of the next page, and whether there are more."""
     horizon, result = feed.read_feed(ledger, {tenant_id: behind}, MOST_EXAMINED)
-    seen = with_kinds(ledger, [item for item in result[tenant_id] if item.place.tx < horizon])
+    seen = with_kinds(ledger, [item for item in result[tenant_id] if item.position.tx < horizon])
     page: list[FeedEvent] = []
     for event in seen:
         if wanted.fits(event):
             page.append(event)
-        behind = event.place
+        behind = event.position
         if len(page) == limit:
             return page, behind, event is not seen[-1] or len(result[tenant_id]) == MOST_EXAMINED
     return page, behind, len(result[tenant_id]) == MOST_EXAMINED and bool(seen)

@@ -128,7 +128,7 @@ def read_graph(ledger: Ledger, tenant_id: UUID, workflow_id: UUID) -> Graph:
     for row in rows:
         for child in (by_id[item] for item in row.children if item in by_id):
             # steps that were unfolded or added are drawn after the step that did it, although that waits for their end
-            added = child.type != "gate" and child.place < row.place
+            added = child.type != "gate" and child.position < row.position
             edges.append((child.id, row.id) if added else (row.id, child.id))
     return Graph(view, nodes, edges)
 

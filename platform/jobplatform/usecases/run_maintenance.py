@@ -117,5 +117,5 @@ def check_queue_health(ledger: Ledger, settings: Settings) -> QueueHealth:
     if overdue > 60:
         problems.append(f"a scheduled job is overdue since {overdue:.0f} s: does a dispatcher run?")
     if dead:
-        problems.append(f"{dead:,} dead letters wait for a person")
+        problems.append(f"{dead:,} dead letters wait for an operator")
     return QueueHealth(queues=rows, dead_letters=dead, overdue_seconds=overdue, problems=problems)

@@ -80,7 +80,7 @@ def submit_batch(
     rows = [
         entry.values()
         | {
-            "place": place,
+            "position": position,
             "payload": orjson.Fragment(entry.payload),
             **(
                 {
@@ -92,7 +92,7 @@ def submit_batch(
                 else {}
             ),
         }
-        for place, entry in enumerate(checked)
+        for position, entry in enumerate(checked)
         if isinstance(entry, CheckedSubmission)
     ]
     with one_at_a_time(idempotency_key):
@@ -111,8 +111,10 @@ def submit_batch(
     if verdict == "conflict":
         raise key_conflict(idempotency_key)
     items = [
-        _outcome(commands[place], entry, answers[place]) if place in answers else BatchItem(problem=_problem(entry))
-        for place, entry in enumerate(checked)
+        _outcome(commands[position], entry, answers[position])
+        if position in answers
+        else BatchItem(problem=_problem(entry))
+        for position, entry in enumerate(checked)
     ]
     if verdict == "refused":
         _raise_first([item.problem for item in items], len(commands))
@@ -151,8 +153,8 @@ def _check(kinds: KindRegistry, caller: Caller, command: Parsed) -> CheckedSubmi
 def _raise_first(problems: Sequence[object], total: int) -> None:
     """Raise the error: wrong fields of all submissions together, else the first error."""
     errors: list[FieldError] = []
-    places = []
-    for place, entry in enumerate(problems):
+    positions = []
+    for position, entry in enumerate(problems):
         if isinstance(entry, UnknownKind):
             expected = f"{entry.suggestion!r}?" if entry.suggestion else f"one of {', '.join(entry.known)}"
             some: tuple[FieldError, ...] = (FieldError("kind", expected, entry.name),)
@@ -162,13 +164,13 @@ def _raise_first(problems: Sequence[object], total: int) -> None:
             raise entry
         else:
             continue
-        places.append(place)
-        errors += [FieldError(f"{place}.{item.field}", item.expected, item.got) for item in some]
+        positions.append(position)
+        errors += [FieldError(f"{position}.{item.field}", item.expected, item.got) for item in some]
     if errors:
         least = "at least " if len(problems) < total else ""
-        named = ", ".join(map(str, places[:10])) + (", …" if len(places) > 10 else "")
+        named = ", ".join(map(str, positions[:10])) + (", …" if len(positions) > 10 else "")
         raise InvalidRequest(
-            f"nothing was accepted: {least}{len(places)} of {total} submissions are not as expected ({named})",
+            f"nothing was accepted: {least}{len(positions)} of {total} submissions are not as expected ({named})",
             tuple(errors[:MAX_ERRORS]),
         )
 

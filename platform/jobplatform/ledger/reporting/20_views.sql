@@ -38,7 +38,7 @@ CREATE OR REPLACE VIEW reporting.dead_letters AS
 SELECT j.id, t.name AS tenant, j.queue, j.kind, j.state_at AS died_at, j.attempt AS attempts, j.crash_count AS crashes,
        j.error ->> 'code' AS error_code, j.error ->> 'message' AS error_message, j.payload, j.tags
 FROM public.jobs j JOIN public.tenants t ON t.id = j.tenant_id WHERE j.state IN ('dead', 'held');
-COMMENT ON VIEW reporting.dead_letters IS 'Jobs that need a person, with the reason';
+COMMENT ON VIEW reporting.dead_letters IS 'Jobs that need an operator, with the reason';
 
 -- The hours and days of the views below, from the oldest partition that retention has left, in the session's time zone.
 -- Each is read separately through the BRIN index on finished_at, so that a bound on `hour` or `day` reads only the named

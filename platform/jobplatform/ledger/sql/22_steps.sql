@@ -205,12 +205,12 @@ DECLARE
     v_sinks integer;
 BEGIN
     INSERT INTO workflow_steps (
-        id, workflow_id, name, place, type, state, pending, children, on_failure, item, template, errbacks,
+        id, workflow_id, name, position, type, state, pending, children, on_failure, item, template, errbacks,
         skip_calls_errbacks)
-    SELECT id, p_workflow, name, p_base + place, type, CASE WHEN type = 'job' AND pending = 0 AND p_open THEN 'open' ELSE 'waiting' END,
+    SELECT id, p_workflow, name, p_base + position, type, CASE WHEN type = 'job' AND pending = 0 AND p_open THEN 'open' ELSE 'waiting' END,
            pending, children, on_failure, item, template, errbacks, coalesce(skip_calls_errbacks, false)
     FROM json_to_recordset(p_steps) AS o (
-        id uuid, name text, place integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
+        id uuid, name text, position integer, type text, pending integer, children uuid[], on_failure text, item jsonb,
         template jsonb, errbacks jsonb, skip_calls_errbacks boolean);
     PERFORM insert_following_jobs(json_agg(json_build_object(
         'id', id, 'tenant_id', p_tenant, 'queue', queue, 'kind', kind, 'state',
@@ -246,7 +246,7 @@ BEGIN
     IF v_workflow IS NULL THEN
         v_workflow := (p_added ->> 'workflow_id')::uuid;
         INSERT INTO workflows (id, tenant_id, name, state, pending) VALUES (v_workflow, j.tenant_id, j.kind, 'running', 1);
-        INSERT INTO workflow_steps (id, workflow_id, name, place, type, state, pending, children, on_failure)
+        INSERT INTO workflow_steps (id, workflow_id, name, position, type, state, pending, children, on_failure)
         VALUES (j.id, v_workflow, p_added ->> 'step', 0, 'job', 'open', 0, '{}', coalesce(p_added ->> 'on_failure', 'fail'));
     ELSE
         -- a concurrent stop waits for this, or this for it; with a shared lock both could not update the count
@@ -259,14 +259,14 @@ BEGIN
             PERFORM note_event(j, 'log', '{"message": "its steps were not added: its workflow has succeeded"}');
             RETURN v_workflow;
         END IF;
-        SELECT max(place) + 1 INTO v_base FROM workflow_steps WHERE workflow_id = v_workflow;
+        SELECT max(position) + 1 INTO v_base FROM workflow_steps WHERE workflow_id = v_workflow;
     END IF;
     UPDATE workflow_steps SET
         pending = pending + (p_added ->> 'pending')::integer, result_of = (p_added ->> 'result_of')::uuid
     WHERE id = j.id;
     -- steps that nothing waits for, this step included
     UPDATE workflows SET pending = pending + (
-        SELECT count(*) FROM json_array_elements(p_added -> 'steps') AS one WHERE json_array_length(one -> 'children') = 0)
+        SELECT count(*) FROM json_array_elements(p_added -> 'steps') AS step WHERE json_array_length(step -> 'children') = 0)
     WHERE id = v_workflow AND p_added ->> 'result_of' IS NOT NULL;
     PERFORM insert_steps(j.tenant_id, v_workflow, p_added -> 'steps', v_base, v_state = 'running');
     RETURN v_workflow;
@@ -302,12 +302,12 @@ BEGIN
         RAISE program_limit_exceeded USING MESSAGE = format('%s jobs would have more than %s bytes', v_count, v_most);
     END IF;
     SELECT jsonb_agg(s.template -> 'job' || jsonb_build_object(
-        'id', gen_step_id(), 'name', format('%s[%s]', s.name, n - 1), 'place', n, 'type', 'job', 'pending', 0,
+        'id', gen_step_id(), 'name', format('%s[%s]', s.name, n - 1), 'position', n, 'type', 'job', 'pending', 0,
         'children', jsonb_build_array(s.id), 'item', item)) INTO v_steps
     FROM jsonb_array_elements(v_list) WITH ORDINALITY AS list (item, n);
     UPDATE workflow_steps SET state = 'joining', pending = v_count WHERE id = s.id;
     PERFORM insert_steps(v_tenant, s.workflow_id, v_steps::json,
-                         (SELECT max(place) FROM workflow_steps WHERE workflow_id = s.workflow_id));
+                         (SELECT max(position) FROM workflow_steps WHERE workflow_id = s.workflow_id));
     RETURN v_count;
 EXCEPTION WHEN program_limit_exceeded OR data_exception OR integrity_constraint_violation THEN
     -- a map that can't be unfolded fails its own workflow, not the caller (settlement, clock or rescue)
@@ -344,13 +344,13 @@ BEGIN
     IF p_of = 'result' AND s.type = 'job' THEN
         SELECT result INTO v_found FROM job_history WHERE id = s.id AND finished_at >= v_since;
     ELSE
-        SELECT coalesce(json_agg(value ORDER BY place), '[]') INTO v_found FROM (
-            SELECT m.place, CASE WHEN m.result_of IS NOT NULL THEN step_value(p_workflow, m.name, 'result', '{}')
+        SELECT coalesce(json_agg(value ORDER BY position), '[]') INTO v_found FROM (
+            SELECT m.position, CASE WHEN m.result_of IS NOT NULL THEN step_value(p_workflow, m.name, 'result', '{}')
                                  WHEN m.type = 'job' THEN h.result
                                  ELSE step_value(p_workflow, m.name, 'results', '{}') END AS value
             FROM workflow_steps m LEFT JOIN job_history h ON h.id = m.id AND h.finished_at >= v_since
             WHERE m.workflow_id = p_workflow AND s.id = ANY (m.children)
-                AND m.place > s.place  -- not its own predecessors
+                AND m.position > s.position  -- not its own predecessors
                 AND NOT (m.type = 'job' AND m.on_failure = 'continue' AND h.state IS DISTINCT FROM 'succeeded')
         ) AS members;
     END IF;
@@ -370,9 +370,9 @@ BEGIN
     END IF;
     RETURN (
         WITH asked AS MATERIALIZED (
-            SELECT n, one ->> 'step' AS step, one ->> 'of' AS what,
-                   ARRAY(SELECT jsonb_array_elements_text(one -> 'path')) AS path
-            FROM jsonb_array_elements(p_references) WITH ORDINALITY AS list (one, n)
+            SELECT n, reference ->> 'step' AS step, reference ->> 'of' AS what,
+                   ARRAY(SELECT jsonb_array_elements_text(reference -> 'path')) AS path
+            FROM jsonb_array_elements(p_references) WITH ORDINALITY AS list (reference, n)
         ), named AS MATERIALIZED (  -- each step's results are assembled once
             SELECT step, what, step_value(s.workflow_id, step, what, '{}') AS value
             FROM (SELECT DISTINCT step, what FROM asked WHERE what <> 'item') AS names

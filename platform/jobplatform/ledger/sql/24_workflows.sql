@@ -177,7 +177,7 @@ BEGIN
     IF w.state = 'running' AND w.error ->> 'job_id' = j.id::text THEN
         UPDATE workflows SET error = (
             SELECT step_failure(f.name, f.id, 'dead', NULL) FROM workflow_steps f
-            WHERE f.workflow_id = w.id AND f.state = 'failed' ORDER BY f.place LIMIT 1)
+            WHERE f.workflow_id = w.id AND f.state = 'failed' ORDER BY f.position LIMIT 1)
         WHERE id = w.id;
     END IF;
     IF w.state = 'failed' AND NOT EXISTS (
@@ -276,12 +276,12 @@ BEGIN
         RETURN;
     END IF;
     v_since := w.created_at - interval '1 day';
-    SELECT one.* INTO s FROM workflow_steps one
-    WHERE one.workflow_id = p_workflow AND one.type = 'job' AND one.state IN ('failed', 'cancelled')
-        AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = one.id)
-        AND NOT EXISTS (SELECT 1 FROM job_history h WHERE h.id = one.id AND h.finished_at >= v_since
+    SELECT step.* INTO s FROM workflow_steps step
+    WHERE step.workflow_id = p_workflow AND step.type = 'job' AND step.state IN ('failed', 'cancelled')
+        AND NOT EXISTS (SELECT 1 FROM jobs WHERE id = step.id)
+        AND NOT EXISTS (SELECT 1 FROM job_history h WHERE h.id = step.id AND h.finished_at >= v_since
                             AND h.state IN ('cancelled', 'expired'))
-    ORDER BY one.place LIMIT 1;
+    ORDER BY step.position LIMIT 1;
     IF FOUND THEN
         RETURN QUERY SELECT 'stuck'::text, s.name, NULL::text;
         RETURN;
@@ -289,7 +289,7 @@ BEGIN
     -- the workflow is unchanged until all of them are replayed: revived once, below
     PERFORM set_config('jobplatform.replaying', p_workflow::text, true);
     UPDATE workflow_steps SET state = 'waiting' WHERE workflow_id = p_workflow AND type <> 'job' AND workflow_steps.state = 'failed';
-    FOR s IN SELECT * FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed' ORDER BY place LOOP
+    FOR s IN SELECT * FROM workflow_steps WHERE workflow_id = p_workflow AND workflow_steps.state = 'failed' ORDER BY position LOOP
         PERFORM replay_job(p_tenant, s.id, v_since, 0, p_data);
     END LOOP;
     PERFORM set_config('jobplatform.replaying', '', true);

@@ -20,7 +20,7 @@ END $$;
 CREATE OR REPLACE FUNCTION fire_schedules(p_fires json) RETURNS text
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    one record;
+    overlapped record;
     v_fired json;
 BEGIN
     -- recorded fires are skipped: a clock that jumped back must not cancel the job of its own fire
@@ -31,14 +31,14 @@ BEGIN
     IF p_fires IS NULL THEN
         RETURN NULL;
     END IF;
-    FOR one IN  -- overlap policy "cancel": the old job is cancelled, or cancellation is requested. Counters in one lock order
+    FOR overlapped IN  -- overlap policy "cancel": the old job is cancelled, or cancellation is requested. Counters in one lock order
         SELECT DISTINCT s.tenant_id, s.name, s.last_job_id, j.queue
         FROM json_to_recordset(p_fires) AS f (schedule_id uuid, by text)
         JOIN schedules s ON s.id = f.schedule_id JOIN jobs j ON j.id = s.last_job_id
         WHERE s.overlap = 'cancel' AND f.by IS NULL AND j.state NOT IN ('dead', 'held')
         ORDER BY s.tenant_id, j.queue, s.last_job_id
     LOOP
-        PERFORM cancel_job(one.tenant_id, one.last_job_id, '-infinity', 'its schedule fires again', 'schedule ' || one.name);
+        PERFORM cancel_job(overlapped.tenant_id, overlapped.last_job_id, '-infinity', 'its schedule fires again', 'schedule ' || overlapped.name);
     END LOOP;
     WITH asked AS (
         SELECT f.*, row_number() OVER (PARTITION BY f.schedule_id, f.by ORDER BY f.planned_at) AS nth,

@@ -13,12 +13,12 @@ $$;
 -- takes precedence.
 CREATE OR REPLACE FUNCTION limits_of(p_keys text[])
 RETURNS TABLE (
-    key text, place integer, max_concurrent integer, rate_units double precision, rate_seconds double precision,
+    key text, ordinality integer, max_concurrent integer, rate_units double precision, rate_seconds double precision,
     burst_units double precision, sliding boolean
 )
 LANGUAGE sql STABLE AS $$
-    SELECT k.key, k.place::integer, l.max_concurrent, l.rate_units, l.rate_seconds, l.burst_units, l.sliding
-    FROM unnest(p_keys) WITH ORDINALITY AS k (key, place)
+    SELECT k.key, k.ordinality::integer, l.max_concurrent, l.rate_units, l.rate_seconds, l.burst_units, l.sliding
+    FROM unnest(p_keys) WITH ORDINALITY AS k (key, ordinality)
     LEFT JOIN LATERAL (
         SELECT * FROM limits WHERE name IN (k.key, split_part(k.key, ':', 1) || ':*') ORDER BY name = k.key DESC LIMIT 1
     ) AS l ON true;
@@ -89,7 +89,7 @@ CREATE OR REPLACE FUNCTION take_units(
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
-    one record;
+    k record;
     s limit_states;
     v_states limit_states[] := '{}';  -- as they are when all is taken
     v_left record;
@@ -104,37 +104,37 @@ BEGIN
     END IF;
     seconds := 0;
     -- in the order of the keys, which all take
-    FOR one IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
+    FOR k IN SELECT * FROM limits_of(p_keys) l WHERE l.rate_units IS NOT NULL ORDER BY l.key LOOP
         LOOP
-            SELECT * INTO s FROM limit_states t WHERE t.key = one.key FOR UPDATE;
+            SELECT * INTO s FROM limit_states t WHERE t.key = k.key FOR UPDATE;
             EXIT WHEN FOUND;
-            INSERT INTO limit_states (key) VALUES (one.key) ON CONFLICT DO NOTHING;
+            INSERT INTO limit_states (key) VALUES (k.key) ON CONFLICT DO NOTHING;
         END LOOP;
         v_now := clock_timestamp();
-        v_units := coalesce(p_units[one.place], 1);
-        v_left := units_left(one.rate_units, one.rate_seconds, one.burst_units, one.sliding, s, v_units, v_now);
+        v_units := coalesce(p_units[k.ordinality], 1);
+        v_left := units_left(k.rate_units, k.rate_seconds, k.burst_units, k.sliding, s, v_units, v_now);
         IF v_left.seconds IS NULL THEN
             seconds := NULL;
-            key := one.key;
+            key := k.key;
             RETURN;
         END IF;
         v_lack := v_units + units_reserved(s, p_job, p_priority) - v_left.units;  -- NULL: it goes first
         IF v_lack > 0 THEN
-            v_left.seconds := greatest(v_left.seconds, v_lack * one.rate_seconds / one.rate_units);
+            v_left.seconds := greatest(v_left.seconds, v_lack * k.rate_seconds / k.rate_units);
         END IF;
         IF v_left.seconds > 0 AND v_lack IS NULL THEN
             -- for as long as it may take to come through its queue again; then it claims again
             UPDATE limit_states t SET
                 reserved_for = p_job, reserved_units = v_units,
                 reserved_until = v_now + make_interval(secs => least(366 * 86400, 15 + 1.5 * v_left.seconds))
-            WHERE t.key = one.key;
+            WHERE t.key = k.key;
         ELSIF s.reserved_for = p_job THEN
             s.reserved_for := NULL;
             s.reserved_units := NULL;
             s.reserved_until := NULL;
         END IF;
         seconds := greatest(seconds, v_left.seconds);
-        IF one.sliding THEN
+        IF k.sliding THEN
             v_left.slices[21] := v_left.slices[21] + v_units;
             s.slices := v_left.slices;
             s.slices_at := v_now;
@@ -210,7 +210,7 @@ END $$;
 -- rescue or an operator does to a job returns its slot, exactly once. Units per period are taken at the claim
 -- (take_units); here they only limit how many jobs are worth publishing.
 CREATE OR REPLACE FUNCTION capacity_of_keys(p_keys text[], p_mark timestamptz)
-RETURNS TABLE (place integer, free integer, seconds double precision, oldest timestamptz)
+RETURNS TABLE (ordinality integer, free integer, seconds double precision, oldest timestamptz)
 LANGUAGE plpgsql VOLATILE AS $$
 #variable_conflict use_column
 DECLARE
@@ -230,7 +230,7 @@ BEGIN
             AND dispatched_at >= coalesce(p_mark, '-infinity')
         GROUP BY k) AS used;
     RETURN QUERY
-        SELECT known.place,
+        SELECT known.ordinality,
                CASE WHEN NOT known.mine OR known.held > 0 THEN 0
                     ELSE greatest(0, least(
                         2147483647, coalesce(known.max_concurrent - known.jobs, 2147483647),
@@ -244,7 +244,7 @@ BEGIN
                     END,
                v_oldest
         FROM (
-            SELECT l.place, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
+            SELECT l.ordinality, l.max_concurrent, coalesce(l.key = ANY (v_mine), false) AS mine,
                    extract(epoch FROM s.paused_until - v_now)::double precision AS held,
                    -- units reserved for a job that may be published are for its message
                    u.units - coalesce((SELECT s.reserved_units FROM jobs r

@@ -3,6 +3,6 @@ CREATE OR REPLACE FUNCTION ended_job(p_tenant uuid, p_job uuid, p_since timestam
 RETURNS TABLE (verdict text, state text)
 LANGUAGE sql VOLATILE AS $$
     SELECT CASE WHEN h.state IS NULL THEN 'gone' ELSE 'ended' END, h.state
-    FROM (SELECT 1) AS one LEFT JOIN job_history h
+    FROM (SELECT 1) AS always LEFT JOIN job_history h
         ON h.id = p_job AND h.finished_at >= p_since AND h.tenant_id = p_tenant;
 $$;

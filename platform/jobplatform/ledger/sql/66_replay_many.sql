@@ -8,11 +8,11 @@ CREATE OR REPLACE FUNCTION replay_many(
 ) RETURNS integer
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
-    one record;
+    job record;
     v_count integer := 0;
     v_verdict text;
 BEGIN
-    FOR one IN
+    FOR job IN
         SELECT id, run_no FROM jobs
         WHERE tenant_id = p_tenant AND state = 'dead' AND state IN ('dead', 'held')
             AND (p_kind IS NULL OR kind = p_kind) AND (p_queue IS NULL OR queue = p_queue)
@@ -21,10 +21,10 @@ BEGIN
         ORDER BY id LIMIT p_limit FOR UPDATE SKIP LOCKED
     LOOP
         SELECT verdict INTO v_verdict FROM replay_job(
-            p_tenant, one.id, '-infinity', coalesce(v_count / p_rate, 0),
+            p_tenant, job.id, '-infinity', coalesce(v_count / p_rate, 0),
             jsonb_build_object('by', p_by, 'replay', p_replay));
         IF v_verdict = 'replayed' THEN
-            INSERT INTO replay_jobs (replay_id, job_id, run_no) VALUES (p_replay, one.id, one.run_no);
+            INSERT INTO replay_jobs (replay_id, job_id, run_no) VALUES (p_replay, job.id, job.run_no);
             v_count := v_count + 1;
         END IF;
     END LOOP;

@@ -15,7 +15,7 @@
 -- lock is only tried, without waiting.
 --
 -- verdicts: ready · paused (or not known) · elsewhere (another dispatcher has the queue) · no epoch
---   places_out: jobs in flight of priority 0 … 9;  oldest: the first dispatched_at of them (now, if there are none)
+--   in_flight: jobs in flight of priority 0 … 9;  oldest: the first dispatched_at of them (now, if there are none)
 --   line_…:     flows with arrivals: how many, and when the first one arrived, in seconds since 1970
 --   arrived_until: start of the next read;  arrived_all: there were no more arrivals than were read
 --   key_…:      per key of p_keys how many of its jobs may be dispatched, and in how many seconds to check again (NULL:
@@ -23,7 +23,7 @@
 CREATE OR REPLACE FUNCTION read_queue(
     p_queue text, p_arrived_from timestamptz, p_active_mark timestamptz, p_limited_mark timestamptz, p_keys text[],
     p_arrivals integer,
-    OUT verdict text, OUT places_out integer[], OUT oldest timestamptz,
+    OUT verdict text, OUT in_flight integer[], OUT oldest timestamptz,
     OUT line_priorities integer[], OUT line_tenants text[], OUT line_keys text[], OUT line_sizes integer[],
     OUT line_heads double precision[], OUT arrived_until timestamptz, OUT arrived_all boolean,
     OUT key_free integer[], OUT key_seconds double precision[], OUT limited_oldest timestamptz
@@ -33,7 +33,7 @@ LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_from timestamptz := coalesce(p_arrived_from, clock_timestamp() - interval '15 s');
     v_seen integer;
-    one record;
+    counted record;
 BEGIN
     -- on the transaction that does the marking: a dispatcher that dies, or is ended by the server's time-outs, loses
     -- rows and lock together, and a pooled connection can't keep it
@@ -53,15 +53,15 @@ BEGIN
         RETURN;
     END IF;
     verdict := 'ready';
-    places_out := array_fill(0, ARRAY[10]);
-    FOR one IN
-        SELECT jobs.priority AS class, count(*)::integer AS jobs, min(dispatched_at) AS first FROM jobs
+    in_flight := array_fill(0, ARRAY[10]);
+    FOR counted IN
+        SELECT jobs.priority, count(*)::integer AS jobs, min(dispatched_at) AS first FROM jobs
         WHERE queue = p_queue AND jobs.state IN ('dispatched', 'running')
             AND dispatched_at >= coalesce(p_active_mark, '-infinity')
         GROUP BY jobs.priority
     LOOP
-        places_out[one.class + 1] := one.jobs;
-        oldest := least(oldest, one.first);
+        in_flight[counted.priority + 1] := counted.jobs;
+        oldest := least(oldest, counted.first);
     END LOOP;
     oldest := coalesce(oldest, clock_timestamp());
 
@@ -86,7 +86,7 @@ BEGIN
     arrived_all := v_seen < p_arrivals;
 
     IF cardinality(p_keys) > 0 THEN
-        SELECT array_agg(k.free ORDER BY place), array_agg(k.seconds ORDER BY place), min(k.oldest)
+        SELECT array_agg(k.free ORDER BY ordinality), array_agg(k.seconds ORDER BY ordinality), min(k.oldest)
         INTO key_free, key_seconds, limited_oldest FROM capacity_of_keys(p_keys, p_limited_mark) k;
     END IF;
 END $$;
@@ -95,7 +95,7 @@ END $$;
 -- order in which they were given; the caller publishes, and commits when the broker has confirmed.
 CREATE OR REPLACE FUNCTION mark_dispatched(p_ids uuid[], p_times timestamptz[])
 RETURNS TABLE (
-    place integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
+    ordinality integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
 )
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -114,18 +114,18 @@ BEGIN
             UPDATE jobs SET
                 state = 'dispatched', state_at = v_now, dispatched_at = v_now, dispatch_no = jobs.dispatch_no + 1,
                 epoch = v_epoch
-            FROM unnest(p_ids, p_times) WITH ORDINALITY AS due (id, state_at, place)
+            FROM unnest(p_ids, p_times) WITH ORDINALITY AS due (id, state_at, ordinality)
             WHERE jobs.id = due.id
-            RETURNING due.place, jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.state_at,
+            RETURNING due.ordinality, jobs.id, tenant_id, jobs.kind, jobs.priority, jobs.dispatch_no, run_no, due.state_at,
                       jobs.limit_keys
         ), noted AS (
             INSERT INTO job_events (job_id, tenant_id, event, state, run_no, data)
             SELECT marked.id, tenant_id, 'dispatched', 'dispatched', run_no,
                    jsonb_build_object('dispatch_no', marked.dispatch_no) FROM marked
         )
-        SELECT marked.place::integer, marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no,
+        SELECT marked.ordinality::integer, marked.id::text, marked.kind, marked.priority::integer, marked.dispatch_no,
                marked.state_at, marked.limit_keys::text
-        FROM marked ORDER BY marked.place;
+        FROM marked ORDER BY marked.ordinality;
 END $$;
 
 -- Lock, pick and mark jobs of flows, up to so many of each. Parallel arrays, one element per flow: priority, tenant, limit
@@ -156,9 +156,9 @@ BEGIN
                 SELECT DISTINCT k FROM unnest(p_keys) AS written, unnest(written::text[]) AS k WHERE k <> ALL (p_asked)))
             WHERE max_concurrent IS NOT NULL OR rate_units IS NOT NULL);
     END IF;
-    SELECT array_agg(due.id), array_agg(l.place::integer), array_agg(due.state_at) INTO v_ids, v_lines, v_times
+    SELECT array_agg(due.id), array_agg(l.ordinality::integer), array_agg(due.state_at) INTO v_ids, v_lines, v_times
     FROM unnest(p_priorities, p_tenants, p_keys, p_counts, p_marks)
-        WITH ORDINALITY AS l (priority, tenant, keys, jobs, mark, place),
+        WITH ORDINALITY AS l (priority, tenant, keys, jobs, mark, ordinality),
     LATERAL (
         SELECT jobs.id, jobs.state_at FROM jobs
         WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority AND tenant_id = l.tenant
@@ -166,44 +166,44 @@ BEGIN
         ORDER BY jobs.state_at LIMIT l.jobs FOR UPDATE SKIP LOCKED) AS due
     WHERE NOT l.keys::text[] && v_closed;
     RETURN QUERY
-        SELECT v_lines[m.place], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
+        SELECT v_lines[m.ordinality], m.id, m.kind, m.priority, m.dispatch_no, m.state_at, NULL::double precision
         FROM mark_dispatched(v_ids, v_times) m;
     -- a separate statement: it sees the marked jobs
     RETURN QUERY
-        SELECT l.place::integer, NULL::text, NULL::text, NULL::integer, NULL::integer, NULL::timestamptz,
+        SELECT l.ordinality::integer, NULL::text, NULL::text, NULL::integer, NULL::integer, NULL::timestamptz,
                (SELECT extract(epoch FROM jobs.state_at)::double precision FROM jobs
                 WHERE queue = p_queue AND jobs.state = 'available' AND jobs.priority = l.priority
                     AND tenant_id = l.tenant AND limit_keys = l.keys::text[]
                     AND jobs.state_at >= to_timestamp(l.mark)
                 ORDER BY jobs.state_at LIMIT 1)
-        FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, place);
+        FROM unnest(p_priorities, p_tenants, p_keys, p_marks) WITH ORDINALITY AS l (priority, tenant, keys, mark, ordinality);
 END $$;
 
 -- Lock, pick and mark jobs that have a start_by, the earliest first within a priority, regardless of tenant; for queues that
--- are ordered so. p_places: for each priority, the slots for it and for higher ones, of which p_above are for
+-- are ordered so. p_slots: for each priority, the slots for it and for higher ones, of which p_above are for
 -- higher ones; p_keys, p_free: how many jobs of a limit key may be dispatched. Reads 2,000 jobs: a job blocked by its key must not block later ones, and
 -- the rest is served by fair shares.
 CREATE OR REPLACE FUNCTION dispatch_by_deadline(
-    p_queue text, p_places integer[], p_above integer[], p_keys text[], p_free integer[]
+    p_queue text, p_slots integer[], p_above integer[], p_keys text[], p_free integer[]
 ) RETURNS TABLE (
-    place integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
+    ordinality integer, id text, kind text, priority integer, dispatch_no integer, state_at timestamptz, limit_keys text
 )
 LANGUAGE plpgsql VOLATILE SET enable_seqscan = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_ids uuid[] := '{}';
     v_more uuid[];
-    v_places integer;
+    v_slots integer;
 BEGIN
-    FOR v_class IN REVERSE 9..0 LOOP
-        v_places := p_places[v_class + 1] - greatest(p_above[v_class + 1], cardinality(v_ids));
-        CONTINUE WHEN v_places <= 0;
+    FOR v_priority IN REVERSE 9..0 LOOP
+        v_slots := p_slots[v_priority + 1] - greatest(p_above[v_priority + 1], cardinality(v_ids));
+        CONTINUE WHEN v_slots <= 0;
         WITH first AS MATERIALIZED (
             SELECT j.id, j.limit_keys, j.start_by FROM jobs j
-            WHERE j.queue = p_queue AND j.state = 'available' AND j.priority = v_class AND j.start_by IS NOT NULL
+            WHERE j.queue = p_queue AND j.state = 'available' AND j.priority = v_priority AND j.start_by IS NOT NULL
             ORDER BY j.start_by LIMIT 2000
         ), asking AS (
-            SELECT first.id, k, row_number() OVER (PARTITION BY k ORDER BY first.start_by, first.id) AS place
+            SELECT first.id, k, row_number() OVER (PARTITION BY k ORDER BY first.start_by, first.id) AS ordinality
             FROM first, unnest(first.limit_keys) AS k
         ), free AS MATERIALIZED (  -- a limited key that was not read has no capacity
             SELECT l.key, coalesce(f.free - (SELECT count(*) FROM jobs u  -- what higher priorities have taken
@@ -216,15 +216,15 @@ BEGIN
         SELECT array_agg(chosen.id ORDER BY chosen.start_by, chosen.id) INTO v_more FROM (
             SELECT first.id, first.start_by FROM first
             WHERE NOT EXISTS (SELECT 1 FROM asking JOIN free ON free.key = asking.k
-                              WHERE asking.id = first.id AND asking.place > free.free)
-            ORDER BY first.start_by, first.id LIMIT v_places) AS chosen;
+                              WHERE asking.id = first.id AND asking.ordinality > free.free)
+            ORDER BY first.start_by, first.id LIMIT v_slots) AS chosen;
         v_ids := v_ids || ARRAY(
-            SELECT j.id FROM unnest(v_more) WITH ORDINALITY AS chosen (id, place) JOIN jobs j ON j.id = chosen.id
-            WHERE j.state = 'available' ORDER BY chosen.place FOR UPDATE OF j SKIP LOCKED);
+            SELECT j.id FROM unnest(v_more) WITH ORDINALITY AS chosen (id, ordinality) JOIN jobs j ON j.id = chosen.id
+            WHERE j.state = 'available' ORDER BY chosen.ordinality FOR UPDATE OF j SKIP LOCKED);
     END LOOP;
     RETURN QUERY SELECT m.* FROM mark_dispatched(
-        v_ids, ARRAY(SELECT j.state_at FROM unnest(v_ids) WITH ORDINALITY AS due (id, place)
-                     JOIN jobs j ON j.id = due.id ORDER BY due.place)) m;
+        v_ids, ARRAY(SELECT j.state_at FROM unnest(v_ids) WITH ORDINALITY AS due (id, ordinality)
+                     JOIN jobs j ON j.id = due.id ORDER BY due.ordinality)) m;
 END $$;
 
 -- The flows of a queue after (priority, tenant, keys): the highest priority first, then in index order; and

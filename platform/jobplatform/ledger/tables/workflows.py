@@ -52,7 +52,7 @@ workflow_steps = Table(
     Column("id", UUID(as_uuid=True), nullable=False, comment="id of its job, if any"),
     Column("workflow_id", UUID(as_uuid=True), nullable=False),
     Column("name", Text, nullable=False),
-    Column("place", Integer, nullable=False, comment="order of the results of a group"),
+    Column("position", Integer, nullable=False, comment="order of the results of a group"),
     Column("type", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("pending", Integer, nullable=False, comment="number of predecessors that have not ended"),

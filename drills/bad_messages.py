@@ -27,7 +27,7 @@ class Target:
     dispatch_no: int
 
 
-def nobody(number: int) -> Target:
+def missing_job(number: int) -> Target:
     """Return a dispatch of a job that does not exist."""
     return Target(f"01890000-0000-7000-8000-{number:012x}", "drill.plain", 1)
 
@@ -82,14 +82,14 @@ _ALL = [
     # rejected, and recorded as dead messages
     Shape("no headers", {"task": None, "id": None, "dispatch_no": None}),
     Shape("no id", {"id": None}),
-    Shape("an id that is none", {"id": "x"}),
+    Shape("an invalid id", {"id": "x"}),
     Shape("an id that is a list", {"id": ["x"]}),
     Shape("no dispatch number", {"dispatch_no": None}),
     Shape("a dispatch number that is text", {"dispatch_no": "1"}),
     Shape("a dispatch number of 0", {"dispatch_no": 0}),
     Shape("another dispatch number", {"dispatch_no": 2**31 - 1}),
     Shape("no kind", {"task": None}),
-    Shape("a kind that nobody knows", {"task": "acme.no"}),
+    Shape("an unknown kind", {"task": "acme.no"}),
     Shape("a kind with NUL", {"task": "a\x00b"}),
     Shape("a task of Celery's own", {"task": "celery.backend_cleanup"}),
 ]

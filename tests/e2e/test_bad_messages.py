@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from drills.rubbish import BIG, SHAPES, Target
+from drills.bad_messages import BIG, SHAPES, Target
 from jobplatform.broker.connection import connected
 from jobplatform.devstack import rabbitmq
 from jobplatform.devstack.processes import end_named
@@ -21,10 +21,10 @@ from tests.support.waiting import eventually
 QUEUE, KIND, WORKER = "limbo", "acme.forged", "worker-limbo"
 ALL = {**SHAPES, BIG.name: BIG}
 #: messages that are rejected: those that are malformed, and those that name a live job but contradict the ledger
-NO_HINT = ("no headers", "no id", "an id that is none", "an id that is a list", "no dispatch number",
+NO_HINT = ("no headers", "no id", "an invalid id", "an id that is a list", "no dispatch number",
            "a dispatch number that is text", "a dispatch number of 0", "no kind", "a kind with NUL",
            "properties that can't be decoded")  # fmt: skip
-ANOTHER = {"another dispatch number": "stale", "a kind that nobody knows": "refused",
+ANOTHER = {"another dispatch number": "stale", "an unknown kind": "refused",
            "a task of Celery's own": "refused"}  # fmt: skip
 
 
