@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drills.kinds import LIMITED_KIND
 from drills.load import Load
 from drills.world import World
@@ -65,6 +67,23 @@ def report_ends(world: World, load: Load) -> list[str]:
     return [
         f"{row.finished_at:%H:%M:%S.%f} job {row.job_id}, run {row.run_no} on {row.node}: {row.outcome}: {row.message}"
         for row in world.sql(_CUT, ids=[item.job_id for item in load.accepted])
+    ]
+
+
+_RUNS = """
+SELECT r.job_id::text AS job_id, r.run_no, r.outcome, r.started_at, r.finished_at, r.error ->> 'message' AS message,
+    w.node
+FROM job_runs r LEFT JOIN workers w ON w.id = r.worker_id
+WHERE r.job_id = ANY (CAST(:ids AS uuid[])) ORDER BY r.job_id, r.run_no LIMIT 40
+"""
+
+
+def report_runs(world: World, job_ids: Sequence[str]) -> list[str]:
+    """Return a line for each run of these jobs, 40 lines at most."""
+    return [
+        f"job {row.job_id}, run {row.run_no} on {row.node}, {row.started_at:%H:%M:%S.%f} to "
+        f"{row.finished_at:%H:%M:%S.%f}: {row.outcome}: {row.message}"
+        for row in world.sql(_RUNS, ids=list(job_ids))
     ]
 
 

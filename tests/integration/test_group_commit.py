@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,8 @@ import pytest
 from jobplatform.domain.states import State
 from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.cancel_job import cancel_job
-from jobplatform.usecases.execute_run import Claim, Delivery
+from jobplatform.usecases.end_runs import give_claim_back
+from jobplatform.usecases.execute_run import Claim, Delivery, claim
 from jobplatform.usecases.track_workers import CancelRequest
 from tests.support.cutting import MANY, cut
 from tests.support.ledger_harness import LIMITS, LedgerHarness
@@ -53,6 +55,10 @@ class Request:
 
     def acknowledge(self) -> None:
         self.acknowledged += 1
+
+    def renew_lease(self) -> None:
+        self.lease_id = new_id()
+        self._delivery = replace(self._delivery, lease_id=self.lease_id)
 
 
 class Worker:
@@ -101,9 +107,9 @@ class Worker:
         return request
 
     @contextmanager
-    def claim_being_committed(self) -> Iterator[Request]:
+    def claim_being_committed(self, job_id: UUID | None = None) -> Iterator[Request]:
         """Keep the commit of a claim waiting for a lock."""
-        request = self.request()
+        request = self.request(job_id)
         self.measure()
         with self.harness.ledger.transaction() as connection:
             connection.exec_driver_sql("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE")
@@ -351,6 +357,35 @@ def test_a_claim_that_is_being_committed_is_returned_after_its_commit(worker: Wo
     eventually(lambda: worker.committer.deliver() or not request.is_claim_pending)
     worker.handover.hand_over(request)
     assert worker.given == [] and request.acknowledged == 1
+
+
+def test_a_delivery_whose_claim_is_returned_before_its_answer_claims_with_another_lease(worker: Worker) -> None:
+    """The late return of the first lease would end the run that its slot has claimed, while the handler runs."""
+    job_id = worker.harness.submit()
+    worker.harness.dispatch(job_id)
+    worker.harness.do("UPDATE jobs SET limit_keys = '{a:1}' WHERE id = :id", id=job_id)  # its slot has to claim it
+    with worker.claim_being_committed(job_id) as request:
+        first = request.lease_id
+        worker.handover.hand_over(request)
+        worker.handover.give_back("its worker's connection to RabbitMQ was lost")
+        assert worker.deliveries.leases() == [first], "heartbeats name it until it is returned"
+    eventually(lambda: worker.committer.deliver() or worker.given)
+    delivery = request.delivery()
+    assert not isinstance(claim(worker.harness.ledger, delivery, give_up=lambda: True), str)
+    assert not give_claim_back(worker.harness.ledger, job_id, first, "late")
+    assert worker.harness.row(job_id).state == "running"
+    eventually(lambda: worker.deliveries.leases() == [delivery.lease_id])
+
+
+def test_a_claim_that_is_being_returned_is_named_in_heartbeats(worker: Worker) -> None:
+    """Otherwise an outage of the ledger would turn it into a crash of the job."""
+    request = worker.claimed_ahead()
+    with worker.harness.ledger.transaction() as connection:
+        connection.exec_driver_sql("LOCK TABLE job_events IN ACCESS EXCLUSIVE MODE")
+        worker.handover.give_back("no slot became free")
+        assert worker.deliveries.leases() == [request.lease_id]
+    eventually(lambda: worker.harness.row(request.delivery().job_id).state == "available")
+    eventually(lambda: worker.deliveries.leases() == [])
 
 
 def test_recent_claims_are_not_returned(worker: Worker) -> None:

@@ -289,6 +289,23 @@ def test_orphaned_deliveries_are_named_in_heartbeats_until_no_child_runs_them(
     eventually(lambda: mine.beat() is None and deliveries.leases() == [], 5)
 
 
+def test_a_claim_in_the_pipe_of_a_child_is_not_given_back(harness: LedgerHarness, monkeypatch) -> None:
+    """The child will run it, however late: its job would run twice."""
+    jobs = [harness.running() for _ in range(2)]
+    deliveries = Deliveries()
+    for job_id, lease_id in jobs:
+        held = Held(job_id, 1, lease_id, "test.echo")
+        deliveries.claim_ahead(held)
+        assert deliveries.add_claimed(held)
+    (written, lease_id), (unwritten, _) = jobs
+    deliveries.note_written([str(written)])
+    deliveries.orphan_unstarted()
+    mine = heartbeat_of(harness, deliveries, monkeypatch, heartbeat_seconds=0.001, lease_seconds=1)
+    eventually(lambda: mine.beat() is None and harness.row(unwritten).state == "available", 5)
+    assert harness.row(written).state == "running"
+    assert deliveries.leases() == [lease_id], "heartbeats name it until the child has it"
+
+
 @pytest.mark.parametrize("forgotten", [False, True])
 def test_an_orphaned_delivery_that_starts_after_all_is_tracked_again(forgotten: bool) -> None:
     """A thread pool's queue outlives the connection: a message that RabbitMQ has requeued may run from there first."""

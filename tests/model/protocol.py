@@ -35,6 +35,7 @@ class Rule(Enum):
     RECORDER_LOOKS = "what the broker dead-letters is dispatched again, without a look at the job"
     MARKER = "a message that a queue has lost is not looked for"
     GIVE_BACK = "a run that was claimed ahead, and that the pool has dropped, is named in heartbeats and never started"
+    LEASE_ONCE = "a delivery whose claim was given back before its answer claims again with the same lease"
 
 
 TWO_AT_A_TIME = "one run at a time"
@@ -80,6 +81,8 @@ class Worker(NamedTuple):
     frozen: bool = False
     #: its process is being killed; its child was killed first
     doomed: bool = False
+    #: the lease that its committer is going to give back
+    withdrawn: int = 0
 
 
 class World(NamedTuple):
@@ -214,9 +217,7 @@ class Model:
         if world.job.state != "running":
             return
         lease = world.job.lease
-        holder = next(
-            (worker for worker in world.workers if worker.lease == lease and worker.phase not in ("idle", "acks")), None
-        )
+        holder = next((worker for worker in world.workers if _names(worker, lease)), None)
         if lease in world.gone or (holder is not None and holder.frozen):
             yield Step("rescue: its worker is gone", self._end(world))
         elif holder is None:
@@ -239,7 +240,9 @@ class Model:
 
     def _work(self, world: World, position: int, worker: Worker) -> Iterator[Step[World]]:
         name = f"worker {position + 1}"
-        if worker.phase == "idle" and world.queue:
+        if worker.withdrawn:
+            yield Step(f"{name}'s committer gives the claim back", self._give_back_late(world, position, worker))
+        if worker.phase == "idle" and world.queue and not worker.withdrawn:
             yield self._deliver(world, position)
         elif worker.phase == "got" and not self._on(Rule.PAUSE_UNDER_THE_LOCK) and not world.paused:
             yield Step(f"{name} reads the pause", _put(world, position, worker._replace(phase="looked")))
@@ -263,7 +266,7 @@ class Model:
         elif worker.phase == "handed":
             yield Step(f"{name} settles with others", self._settle(world, position, worker))
         elif worker.phase == "acks":
-            yield Step(f"{name} acknowledges", _put(world, position, Worker()))
+            yield Step(f"{name} acknowledges", _put(world, position, Worker(withdrawn=worker.withdrawn)))
         elif worker.phase == "child dead":
             if worker.doomed:
                 yield Step(f"{name} dies", _kill(world, position))
@@ -312,6 +315,20 @@ class Model:
     def _give_back(self, world: World, position: int, worker: Worker) -> World:
         after = _put(world, position, worker._replace(phase="acks"))
         return self._end(after) if world.job.lease == worker.lease else after
+
+    def _withdraw(self, world: World, position: int, worker: Worker) -> World:
+        """Return the world after a claim was withdrawn before its answer; the ledger then does not grant it."""
+        leases = world.leases + self._on(Rule.LEASE_ONCE)
+        lease = leases if self._on(Rule.LEASE_ONCE) else worker.lease
+        withdrawn = worker._replace(withdrawn=worker.lease, lease=lease)
+        return _put(world._replace(leases=leases), position, withdrawn)
+
+    def _give_back_late(self, world: World, position: int, worker: Worker) -> World:
+        after = _put(world, position, worker._replace(withdrawn=0))
+        if world.job.lease != worker.withdrawn:
+            return after
+        claimed_again = worker.lease == worker.withdrawn
+        return self._end(after)._replace(wrong=ROBBED if claimed_again else world.wrong)
 
     def _settle(self, world: World, position: int, worker: Worker) -> World:
         job = world.job
@@ -376,6 +393,8 @@ class Model:
             phase = "dropped" if worker.phase == "ahead" else worker.phase  # its pool forgets what no slot has begun
             cut = worker._replace(unacked=False, phase=phase)
             yield Step(f"{name} loses its connection", _put(requeued, position, cut))
+        if worker.phase == "got" and not worker.withdrawn:
+            yield Step(f"{name} withdraws its claim before the answer", self._withdraw(world, position, worker))
         if worker.phase == "ahead":
             yield Step(f"{name} gets no free slot, and gives it back", self._give_back(world, position, worker))
         if worker.phase in ("got", "looked", "runs", "done"):
@@ -391,6 +410,11 @@ class Model:
         if worker.phase in ("done", "handed") and world.job.lease == worker.lease:
             settled = self._settle(world, position, worker)
             yield Step(f"{name} settles, the answer is lost", _put(settled, position, worker))
+
+
+def _names(worker: Worker, lease: int) -> bool:
+    """Return whether the worker's heartbeats name the lease."""
+    return worker.withdrawn == lease or (worker.lease == lease and worker.phase not in ("idle", "acks"))
 
 
 def _put(world: World, position: int, worker: Worker) -> World:
@@ -417,4 +441,5 @@ def _kill(world: World, position: int) -> World:
     """End a worker's process: RabbitMQ requeues its message, and another process takes its place."""
     worker = world.workers[position]
     queue = (worker.no, *world.queue) if worker.unacked else world.queue
-    return _put(world._replace(queue=queue, gone=world.gone | {worker.lease}), position, Worker())
+    gone = world.gone | {worker.lease} | ({worker.withdrawn} if worker.withdrawn else set())
+    return _put(world._replace(queue=queue, gone=gone), position, Worker())

@@ -31,6 +31,7 @@ NEEDED_FOR = {
     Rule.RECORDER_LOOKS: p.ROBBED,
     Rule.MARKER: p.WAITS_FOR_EVER,
     Rule.GIVE_BACK: p.WAITS_FOR_EVER,
+    Rule.LEASE_ONCE: p.ROBBED,
 }
 
 HEAD = """# The rules of delivery, and what happens without each

@@ -86,7 +86,7 @@ class Liveness(bootsteps.StartStopStep):  # type: ignore[misc]
         if config.metrics_port:
             serve_metrics(config.metrics_host, config.metrics_port)
         if self._card.pool == "prefork" and worker.hub is not None:
-            worker.pool.flush = keep_written(worker.pool._pool)
+            worker.pool.flush = keep_written(worker.pool._pool, DELIVERIES.note_written)
             # Celery checks for jobs of dead children every five seconds only
             worker.hub.call_repeatedly(LOST_CHILD_SECONDS, worker.pool._pool.maintain_pool)
 

@@ -155,8 +155,12 @@ class Heartbeat:
         """Forget deliveries that the pool gave up and that run nowhere; those it had claimed are given back first."""
         if self.card.pool == "prefork":  # a thread pool still has what it gave up, and will run it
             for held in orphans:
-                if held.is_claimed and end_runs.give_claim_back(
-                    parent_ledger(), held.job_id, held.lease_id, "its worker's connection to RabbitMQ was lost"
+                if (
+                    held.is_claimed
+                    and not held.is_written
+                    and end_runs.give_claim_back(
+                        parent_ledger(), held.job_id, held.lease_id, "its worker's connection to RabbitMQ was lost"
+                    )
                 ):
                     log.warning("claim_released", job_id=str(held.job_id))
         leases = {held.lease_id for held in orphans}

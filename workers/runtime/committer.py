@@ -78,6 +78,7 @@ class _Release:
     job_id: UUID
     lease_id: UUID
     reason: str
+    then: Callable[[], None]
 
 
 class Committer:
@@ -111,9 +112,12 @@ class Committer:
             self._claims.append(_Claim(delivery, then))
             self._changed.notify()
 
-    def release(self, job_id: UUID, lease_id: UUID, reason: str) -> None:
-        """Give a claim back that no slot has begun: the job is available at once, and no attempt is counted."""
-        self._put_release(_Release(job_id, lease_id, reason))
+    def release(self, job_id: UUID, lease_id: UUID, reason: str, then: Callable[[], None]) -> None:
+        """Give a claim back that no slot has begun: the job is available at once, and no attempt is counted.
+
+        `then` is called on the committer's thread when the ledger has it.
+        """
+        self._put_release(_Release(job_id, lease_id, reason, then))
 
     def _put_release(self, release: _Release) -> None:
         with self._changed:
@@ -204,6 +208,10 @@ class Committer:
             if not self._closing:  # else the worker's end gives it back
                 self._put_release(release)
             return
+        except Exception:
+            release.then()  # heartbeats no longer name it: rescue ends the run
+            raise
+        release.then()
         log.info("claim_released", job_id=str(release.job_id), reason=release.reason, released=released)
 
 

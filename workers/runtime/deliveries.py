@@ -29,6 +29,8 @@ class Held:
     pid: int = 0
     #: the committer has claimed it
     is_claimed: bool = False
+    #: it is in a child's pipe since the connection to RabbitMQ was lost: the child will run it
+    is_written: bool = False
     #: as last read; None on threads, which share the memory of the process
     peak_memory_bytes: int | None = None
 
@@ -62,6 +64,8 @@ class Deliveries:
         self._held: dict[UUID, Held] = {}
         #: claimed, or about to be, ahead of a free slot; and since when (time.monotonic)
         self._ahead: dict[UUID, tuple[float, Held]] = {}
+        #: withdrawn, and not yet given back in the ledger
+        self._withdrawn: set[UUID] = set()
         #: a slot has finished them, the committer has not settled them yet
         self._finished: dict[UUID, Held] = {}
         #: deliveries that the pool gave up, and since when (time.monotonic)
@@ -139,13 +143,28 @@ class Deliveries:
             return held
 
     def withdraw_all(self, older_than_seconds: float = 0.0) -> list[Held]:
-        """Withdraw the deliveries that were claimed ahead this long ago."""
+        """Withdraw the deliveries that were claimed ahead this long ago, to give their claims back.
+
+        Heartbeats name them until `given_back`.
+        """
         with self._lock:
             limit = self._clock() - older_than_seconds
             old = [held for since, held in self._ahead.values() if since <= limit]
             for held in old:
                 del self._ahead[held.lease_id]
+                self._withdrawn.add(held.lease_id)
             return old
+
+    def given_back(self, lease_id: UUID) -> None:
+        """Note that a withdrawn claim was given back in the ledger."""
+        with self._lock:
+            self._withdrawn.discard(lease_id)
+
+    def renew(self, old: UUID, new: UUID) -> None:
+        """Note that a received message claims with another lease than it was received with."""
+        with self._lock:
+            if (job_id := self._waiting.pop(old, None)) is not None:
+                self._waiting[new] = job_id
 
     def withdraw_unstarted(self) -> list[Held]:
         """Withdraw every claimed delivery that no slot has begun: the pool has ended."""
@@ -227,7 +246,7 @@ class Deliveries:
         """Return the leases to name in a heartbeat: of deliveries in the pool, and of those still to be reported."""
         with self._lock:
             reported = (report.held.lease_id for report in self._reports)
-            return [*self._ahead, *self._held, *self._finished, *self._orphans, *reported]
+            return [*self._ahead, *self._withdrawn, *self._held, *self._finished, *self._orphans, *reported]
 
     def orphan_unstarted(self) -> None:
         """Note that the pool gave up deliveries that no child has started: they end only if a child has them after all.
@@ -238,6 +257,13 @@ class Deliveries:
             self._waiting.clear()  # RabbitMQ has them again
             for lease_id in [lease_id for lease_id, held in self._held.items() if not held.pid]:
                 self._orphans[lease_id] = (self._clock(), self._held.pop(lease_id))
+
+    def note_written(self, job_ids: Iterable[str]) -> None:
+        """Note deliveries that are in the pipes of children."""
+        with self._lock:
+            written = set(map(UUID, job_ids))
+            for held in self._held.values():
+                held.is_written |= held.job_id in written
 
     def orphans(self, older_than_seconds: float) -> list[Held]:
         """Return the deliveries that were given up this long ago."""

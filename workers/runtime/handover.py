@@ -19,7 +19,7 @@ from celery.worker import state
 from jobplatform.usecases.execute_run import Claim
 from workers.runtime.attempt import Ended
 from workers.runtime.committer import Committer, Finished, settle_alone
-from workers.runtime.deliveries import Deliveries
+from workers.runtime.deliveries import Deliveries, Held
 from workers.runtime.task import CLAIM, claim_header
 
 #: deliveries are claimed ahead as far as the slots reach them within this time (s), by the mean of their kind's runs
@@ -100,8 +100,8 @@ class Handover:
 
     def _claimed(self, request: Any, claimed: Claim | None) -> None:
         """Take the committer's answer."""
-        if claimed is None:  # its slot claims it
-            self._deliveries.withdraw(request.lease_id)
+        if claimed is None and self._deliveries.withdraw(request.lease_id) is None:
+            request.renew_lease()  # the other is being given back, maybe later than its slot claims (rule "Lease once")
         with self._lock:
             request.is_claim_pending = False
             request.claimed = claimed
@@ -144,10 +144,14 @@ class Handover:
         """Give back what was claimed ahead this long ago and has not got a slot. Thread-safe."""
         for held in self._deliveries.withdraw_all(older_than_seconds):
             self._is_stalled = True
-            self.committer.release(held.job_id, held.lease_id, reason)
+            self._release(held, reason)
 
     def close(self, reason: str, seconds: float | None) -> None:
         """Give back all claims that no slot has begun, and commit everything that waits. The pool has ended."""
         for held in self._deliveries.withdraw_unstarted():
-            self.committer.release(held.job_id, held.lease_id, reason)
+            self._release(held, reason)
         self.committer.close(seconds)
+
+    def _release(self, held: Held, reason: str) -> None:
+        then = partial(self._deliveries.given_back, held.lease_id)
+        self.committer.release(held.job_id, held.lease_id, reason, then)

@@ -19,6 +19,7 @@ from celery.worker.request import Request, task_ready
 from jobplatform.broker.envelope import DISPATCH_NO
 from jobplatform.domain.kinds import REGISTRY
 from jobplatform.domain.states import State
+from jobplatform.ledger.ids import new_id
 from jobplatform.usecases.execute_run import Claim, Delivery
 from workers.runtime.attempt import Ended, count_run
 from workers.runtime.committer import Finished
@@ -72,6 +73,12 @@ class LedgerRequest(Request):  # type: ignore[misc]
     def lease_id(self) -> UUID:
         """The lease this delivery claims with."""
         return UUID(self._request_dict[LEASE])
+
+    def renew_lease(self) -> None:
+        """Claim with another lease."""
+        lease_id = new_id()
+        DELIVERIES.renew(self.lease_id, lease_id)
+        self._request_dict[LEASE] = str(lease_id)
 
     def on_accepted(self, pid: int, time_accepted: float) -> None:
         """Note which child runs the delivery."""
