@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 # what faces the broker: run a second time on RabbitMQ 4.3
-BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_ingress.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_bad_messages.py
+BROKER_TESTS := tests/integration/test_dispatch.py tests/integration/test_recorder.py tests/integration/test_ingress.py tests/integration/test_roles.py tests/e2e/test_broker_faults.py tests/e2e/test_bad_messages.py tests/e2e/test_group_commit.py
 # have stacks of their own, and play beside others
 DRILL_TESTS := tests/e2e/test_drills.py
 DEVSTACK_TESTS := tests/e2e/test_devstack.py tests/e2e/test_packages.py

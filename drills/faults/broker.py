@@ -23,11 +23,12 @@ DELAYED_SECONDS = 2.2
 
 @fault("broker kill -9")
 def broker_killed(world: World, size: float) -> Hits:
-    """RabbitMQ is killed and started again."""
+    """RabbitMQ is killed with messages in it, and started again: classic queues lose them."""
+    waiting = _await_backlog(world)["messages lost"]
     world.kill(world.broker())
     wait(5 * size)
     world.start_broker()
-    return {"killed": 1}
+    return {"messages waiting": waiting}
 
 
 @fault("broker wiped, back from its definitions alone", shows=("published again",))

@@ -58,6 +58,29 @@ def cut_connections(platform: Platform, _: Pool) -> None:
     eventually(close, 30, "the workers' connections are closed")
 
 
+def prefetch_of(platform: Platform, queue: str) -> int:
+    """Return the highest prefetch that applies to a consumer of the queue."""
+    instance = platform.stack.instance
+    consumers = rabbitmq.call_management(instance, "/api/consumers")
+    mine = [item for item in consumers if item["queue"]["name"] == queue]
+    names = {item["channel_details"]["name"] for item in mine}
+    channels = [item for item in rabbitmq.call_management(instance, "/api/channels") if item["name"] in names]
+    # a channel also has a `prefetch_count`: of consumers that start later
+    limits = [item["prefetch_count"] for item in mine] + [item.get("global_prefetch_count", 0) for item in channels]
+    return max(limits, default=0)
+
+
+def test_the_prefetch_of_a_running_consumer_follows_short_jobs(platform: Platform) -> None:
+    """RabbitMQ 4 applies a changed prefetch to new consumers only."""
+    kind, queue, _ = PREFORK
+    before = eventually(lambda: prefetch_of(platform, queue), 30, "the prefetch at the start")
+    job = {"kind": kind, "payload": {"path": platform.file("prefetched"), "seconds": 0.001}}
+    for _ in range(JOBS // BATCH):
+        platform.api.call("POST", "/v1/jobs/batch", [job] * BATCH)
+    eventually(lambda: prefetch_of(platform, queue) > before, 60, "a deeper prefetch")
+    eventually(lambda: platform.sql(LIVE, kind=kind) == [0], 120, "all have ended")
+
+
 @pytest.mark.parametrize("fault", [stop_and_start, cut_connections], ids=["worker stops", "connections are cut"])
 def test_jobs_claimed_ahead_run_once(platform: Platform, pool: Pool, fault: Callable[[Platform, Pool], None]) -> None:
     kind, queue, _ = pool

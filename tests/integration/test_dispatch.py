@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from typing import Any
 
 import amqp
 import pytest
 from sqlalchemy import text
 
-from jobplatform.broker.connection import close, connect, connected
-from jobplatform.broker.declare import epoch_queue, queue_exists
+from jobplatform.broker.connection import close, connect, connected, server_version
+from jobplatform.broker.declare import declare_epoch, epoch_queue, queue_exists
 from jobplatform.broker.envelope import Envelope, read_headers
 from jobplatform.broker.publisher import Publisher
+from jobplatform.broker.topology import TRANSIENT, choose_queue_type
 from jobplatform.devstack.proxy import proxied
+from jobplatform.dispatch import guard
 from jobplatform.dispatch.guard import guard_epoch
 from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
@@ -67,7 +70,7 @@ def test_a_round_publishes_jobs_and_marks_them_dispatched(
     assert {harness.row(job_id).state for job_id in ids} == {"dispatched"}
     sent = messages(broker_url, "email")
     assert [read_headers(message.headers) for message in sent] == [(job_id, 1, "test.echo") for job_id in ids]
-    assert all(message.properties["delivery_mode"] == 2 for message in sent)
+    assert {message.properties["delivery_mode"] for message in sent} == {TRANSIENT}
     assert harness.events(ids[0]) == ["submitted", "dispatched"]
 
 
@@ -260,6 +263,36 @@ def test_after_a_broker_wipe_dispatched_jobs_are_returned_even_from_a_batch_that
     guard_epoch(harness.ledger, publisher)
     assert harness.row(late).state == "available"
     assert harness.events(late)[-1] == "returned"
+
+
+def test_a_sentinel_without_its_message_ends_the_epoch_and_is_deleted(harness, publisher, broker_url) -> None:
+    """A restart of RabbitMQ keeps durable queues, and loses the transient messages of classic ones."""
+    old = guard_epoch(harness.ledger, publisher)
+    job = harness.submit()
+    assert play(harness, publisher, batch=1).sent == 1
+    with connected(broker_url, name="test") as connection:
+        quorum = choose_queue_type("auto", server_version(connection)) == "quorum"
+        assert connection.channel().queue_purge(epoch_queue(old)) == 1
+        new = guard_epoch(harness.ledger, publisher)
+        if quorum:  # a quorum queue keeps its messages: an empty sentinel has no leader at the moment
+            assert new == old
+            return
+        assert new != old and harness.row(job).state == "available"
+        assert guard_epoch(harness.ledger, publisher) == new
+        assert not queue_exists(connection, epoch_queue(old)), "each restart would leave a queue behind"
+
+
+def test_a_dispatcher_that_was_slower_to_begin_an_epoch_leaves_no_sentinel(harness, publisher, monkeypatch) -> None:
+    first = guard_epoch(harness.ledger, publisher)
+    declared: list[Any] = []
+
+    def remember(connection: Any, epoch: Any, queue_type: str) -> None:
+        declared.append(epoch)
+        declare_epoch(connection, epoch, queue_type)
+
+    monkeypatch.setattr(guard, "declare_epoch", remember)
+    assert guard._begin_epoch(harness.ledger, publisher, None, "auto") == first, "another dispatcher was faster"
+    assert [queue_exists(publisher.connection, epoch_queue(epoch)) for epoch in declared] == [False]
 
 
 def test_a_batch_is_confirmed_together_and_unroutable_messages_are_reported_separately(publisher: Publisher) -> None:

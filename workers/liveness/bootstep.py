@@ -24,6 +24,7 @@ from workers.runtime.committer import Committer
 from workers.runtime.deliveries import DELIVERIES
 from workers.runtime.handover import Handover
 from workers.runtime.pool_flush import keep_written
+from workers.runtime.prefetch import set_prefetch
 from workers.runtime.process import WORKER_ID
 from workers.runtime.request import LedgerRequest
 
@@ -124,7 +125,7 @@ def connect_handover(worker: Any, pool: str) -> Handover | None:
         is_full=lambda: semaphore.value <= 0 if semaphore is not None else DELIVERIES.is_full(slots()),
         give=give,
         free_slot=lambda: semaphore.release() if semaphore is not None else None,
-        set_ahead=lambda ahead: _set_prefetch(worker, ahead),
+        set_ahead=lambda ahead: set_prefetch(worker.consumer, ahead),
     )
 
     def receive_and_wait(request: Any) -> Any:
@@ -135,13 +136,6 @@ def connect_handover(worker: Any, pool: str) -> Handover | None:
     worker.process_task = receive_and_wait
     LedgerRequest.handover = handover
     return handover
-
-
-def _set_prefetch(worker: Any, ahead: int) -> None:
-    """Prefetch this many messages beyond the setting; Celery's loop sends the value to RabbitMQ."""
-    qos = worker.consumer.qos
-    if qos is not None:
-        qos.value = worker.consumer.initial_prefetch_count + ahead
 
 
 def check_kinds(queues: list[str], config: Settings) -> None:

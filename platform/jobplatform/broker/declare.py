@@ -8,7 +8,7 @@ from uuid import UUID
 import amqp
 
 from jobplatform.broker.connection import server_version
-from jobplatform.broker.topology import EPOCH_PREFIX, Topology, choose_queue_type
+from jobplatform.broker.topology import EPOCH_PREFIX, TRANSIENT, Topology, choose_queue_type
 from jobplatform.errors import ConfigurationError
 
 
@@ -55,13 +55,34 @@ def epoch_queue(epoch: UUID) -> str:
     return f"{EPOCH_PREFIX}{epoch}"
 
 
-def declare_epoch(connection: Any, epoch: UUID) -> None:
-    """Declare an epoch's sentinel: durable, empty, never consumed.
+def declare_epoch(connection: Any, epoch: UUID, wanted_type: str = "auto") -> None:
+    """Declare an epoch's sentinel: a durable queue with one transient message, never consumed.
 
-    It has the type of the job queues: in a cluster, a classic queue is missing while its node restarts, as if the
-    broker had been wiped.
+    Queue and message are of the types of jobs' queues and messages, so that what deletes those deletes the sentinel:
+    a restart of the broker deletes transient messages of classic queues, and keeps those of quorum queues.
+    `wanted_type`: the setting JOBPLATFORM_QUEUE_TYPE.
     """
+    name = epoch_queue(epoch)
     channel = connection.channel()
-    arguments = {"x-queue-type": choose_queue_type("auto", server_version(connection)), "x-max-length": 1}
-    channel.queue_declare(epoch_queue(epoch), durable=True, auto_delete=False, arguments=arguments)
+    arguments = {"x-queue-type": choose_queue_type(wanted_type, server_version(connection)), "x-max-length": 1}
+    channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments)
+    channel.basic_publish_confirm(amqp.Message(b"", delivery_mode=TRANSIENT), exchange="", routing_key=name)
     channel.close()
+
+
+def delete_epoch(connection: Any, epoch: UUID) -> None:
+    """Delete the sentinel of an epoch that is over; no-op when there is none."""
+    channel = connection.channel()
+    channel.queue_delete(epoch_queue(epoch))
+    channel.close()
+
+
+def epoch_continues(connection: Any, epoch: UUID, wanted_type: str = "auto") -> bool:
+    """Return whether the epoch's sentinel still stands: no message of the epoch was lost with the broker's data.
+
+    Of a quorum queue only the existence counts: while it has no leader, its count of messages is reported as 0.
+    """
+    ready = count_ready(connection, epoch_queue(epoch))
+    if ready is None:
+        return False
+    return ready > 0 or choose_queue_type(wanted_type, server_version(connection)) == "quorum"

@@ -16,7 +16,7 @@ import amqp
 
 from jobplatform.broker.connection import FAILURES, close, connect, corked
 from jobplatform.broker.envelope import BODY, Envelope
-from jobplatform.broker.topology import JOBS_EXCHANGE
+from jobplatform.broker.topology import JOBS_EXCHANGE, TRANSIENT
 from jobplatform.errors import BrokerUnavailable
 
 
@@ -44,6 +44,8 @@ class Publisher:
         self._pending: dict[int, Envelope] = {}
         self._receipt = Receipt()
         self._returned: set[str] = set()
+        #: number of connections opened so far: the broker may have restarted between two of them
+        self.connections_opened = 0
 
     @property
     def connection(self) -> Any:
@@ -60,6 +62,7 @@ class Publisher:
                 close(connection)
                 raise BrokerUnavailable(f"RabbitMQ refused a channel: {error}") from None
             self._connection, self._channel, self._next_tag = connection, channel, 1
+            self.connections_opened += 1
         return self._connection
 
     def publish(self, envelopes: Sequence[Envelope]) -> Receipt:
@@ -99,7 +102,7 @@ class Publisher:
                 BODY,
                 content_type="application/json",
                 content_encoding="utf-8",
-                delivery_mode=2,
+                delivery_mode=TRANSIENT,
                 priority=envelope.priority,
                 message_id=envelope.message_id,
                 application_headers=envelope.headers(),

@@ -16,8 +16,11 @@ DEAD_RECORDS = "jobs.dead.records"
 DEAD_COPIES = "jobs.dead.copies"
 #: exchange and queue of submissions over AMQP (docs/howto/submit-over-amqp.md)
 SUBMISSIONS = "jobs.submit"
-#: a durable queue without consumers; if it is missing, the broker was wiped (docs/concepts/delivery.md, "Epoch")
+#: a queue without consumers: if it or its message is missing, RabbitMQ has lost messages (docs/concepts/delivery.md)
 EPOCH_PREFIX = "jobs.epoch."
+#: delivery mode of jobs' messages: a classic queue does not write them to disk, and loses them when the broker
+#: restarts. A quorum queue ignores it, and writes all messages
+TRANSIENT = 1
 
 MAX_PRIORITY = 9
 _DAY_MS = 24 * 3600 * 1000

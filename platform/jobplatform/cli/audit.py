@@ -50,6 +50,7 @@ def audit(hours: float, seconds: float, without_broker: bool, as_json: bool) -> 
                     config.queues,
                     lease_seconds=config.lease_seconds,
                     settle_seconds=2 * config.heartbeat_seconds,
+                    queue_type=config.queue_type,
                 )
         except BrokerUnavailable as error:
             detail = f"{error}; the ledger alone was checked (--without-broker asks for that)"

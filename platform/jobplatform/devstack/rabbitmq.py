@@ -19,7 +19,7 @@ import orjson
 
 from jobplatform.broker.connection import close, connect
 from jobplatform.broker.definitions import build_definitions
-from jobplatform.broker.topology import build_topology, choose_queue_type
+from jobplatform.broker.topology import Topology, build_topology, choose_queue_type
 from jobplatform.broker.users import ROLES
 from jobplatform.config import DEFAULT_QUEUES
 from jobplatform.devstack.instance import Instance, demote
@@ -42,7 +42,9 @@ def management_url(instance: Instance, role: str = USER) -> str:
     return f"http://{role}:{instance.secret}@127.0.0.1:{instance.ports['management']}"
 
 
-def start_rabbitmq(instance: Instance, queues: Iterable[str] = DEFAULT_QUEUES) -> subprocess.Popen[bytes]:
+def start_rabbitmq(
+    instance: Instance, queues: Iterable[str] = DEFAULT_QUEUES, queue_type: str = "auto"
+) -> subprocess.Popen[bytes]:
     """Start the node with these job queues in its definitions; `wait_until_up` waits for it (3 to 5 s)."""
     server = choose_server()
     stop_rabbitmq(instance)
@@ -57,7 +59,7 @@ def start_rabbitmq(instance: Instance, queues: Iterable[str] = DEFAULT_QUEUES) -
         unprivileged=True,
         folder=home,
     )
-    _write_configuration(instance, home, server, queues)
+    _write_configuration(instance, home, server, build_topology(queues, choose_queue_type(queue_type, server.version)))
     unprivileged = server.root is None  # the other server drops root itself, after it has entered its folder
     return start(instance, "rabbitmq", server.command(home), base, unprivileged=unprivileged, folder=home)
 
@@ -145,8 +147,7 @@ def definitions_file(instance: Instance) -> Path:
     return choose_server().inside(instance.owned_folder("rabbitmq")) / "definitions.json"
 
 
-def _write_configuration(instance: Instance, home: Path, server: Server, queues: Iterable[str]) -> None:
-    topology = build_topology(queues, choose_queue_type("auto", server.version))
+def _write_configuration(instance: Instance, home: Path, server: Server, topology: Topology) -> None:
     passwords = {role.name: instance.secret for role in ROLES}
     definitions = build_definitions(topology, vhost="jobplatform", passwords=passwords)
     configuration = f"""\

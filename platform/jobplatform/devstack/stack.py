@@ -27,6 +27,9 @@ ENV_STACK = "JOBPLATFORM_ENV_OF"
 #: variable in `.local/env`: the addresses of its servers, which a shell keeps after the stack's ports have changed
 ENV_SERVERS = "JOBPLATFORM_ENV_SERVERS"
 
+#: settings that the stack's processes take from the caller's environment
+CHOSEN_SETTINGS = ("JOBPLATFORM_KIND_MODULES", "JOBPLATFORM_QUEUES", "JOBPLATFORM_QUEUE_TYPE", "JOBPLATFORM_LOG_LEVEL")
+
 #: order of stopping: clients before servers
 STOP_ORDER = (
     "api",
@@ -120,11 +123,7 @@ class Stack:
     def environment(self) -> dict[str, str]:
         """The whole environment of the stack's processes."""
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("JOBPLATFORM_")}
-        chosen = {
-            key: value
-            for key, value in os.environ.items()
-            if key in ("JOBPLATFORM_KIND_MODULES", "JOBPLATFORM_QUEUES", "JOBPLATFORM_LOG_LEVEL")
-        }
+        chosen = {key: value for key, value in os.environ.items() if key in CHOSEN_SETTINGS}
         return {**inherited, **chosen, **self.settings_environment(), "PYTHONUNBUFFERED": "1"}
 
     # --- life ---------------------------------------------------------------------------------------
@@ -139,7 +138,7 @@ class Stack:
         node = None
         if self.own_broker:
             self.echo("starting RabbitMQ …")
-            node = rabbitmq.start_rabbitmq(self.instance, self.queues())
+            node = rabbitmq.start_rabbitmq(self.instance, self.queues(), self.queue_type())
         if self.own_database:
             self.echo("starting Postgres …")
             postgres.start_postgres(self.instance, durable=self.durable)
@@ -155,12 +154,16 @@ class Stack:
 
     def start_broker(self) -> None:
         """Restart RabbitMQ, and wait until it is up."""
-        rabbitmq.wait_until_up(self.instance, rabbitmq.start_rabbitmq(self.instance, self.queues()))
+        rabbitmq.wait_until_up(self.instance, rabbitmq.start_rabbitmq(self.instance, self.queues(), self.queue_type()))
 
     def queues(self) -> list[str]:
         """Return the queues of the stack's settings."""
         chosen = self.environment().get("JOBPLATFORM_QUEUES")
         return list((Settings.model_validate({"queues": chosen}) if chosen else Settings()).queues)
+
+    def queue_type(self) -> str:
+        """Return the type of the stack's queues: "auto", "classic" or "quorum"."""
+        return self.environment().get("JOBPLATFORM_QUEUE_TYPE", "auto")
 
     def start_platform(self) -> None:
         """Start mail sink, model server, and the services of docker-compose.yml; wait until each answers."""

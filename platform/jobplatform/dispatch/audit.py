@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from jobplatform.broker.declare import count_ready, epoch_queue
+from jobplatform.broker.declare import count_ready, epoch_continues
 from jobplatform.broker.topology import DEAD_RECORDS
 from jobplatform.errors import LedgerBusy
 from jobplatform.ledger import auditing, dispatching
@@ -107,7 +107,13 @@ def audit_ledger(
 
 
 def audit_broker(
-    ledger: Ledger, connection: Any, queues: Iterable[str], *, lease_seconds: float, settle_seconds: float
+    ledger: Ledger,
+    connection: Any,
+    queues: Iterable[str],
+    *,
+    lease_seconds: float,
+    settle_seconds: float,
+    queue_type: str = "auto",
 ) -> list[Finding]:
     """Compare dispatched jobs with RabbitMQ: the sentinel, each queue, and the number of messages.
 
@@ -117,8 +123,9 @@ def audit_broker(
     findings = []
     with ledger.statement() as statement:
         epoch = dispatching.current_epoch(statement)
-    if epoch is None or count_ready(connection, epoch_queue(epoch)) is None:
-        findings.append(Finding("no_epoch", "RabbitMQ", 1, "the sentinel of the current epoch is gone: was it wiped?"))
+    if epoch is None or not epoch_continues(connection, epoch, queue_type):
+        detail = "the sentinel of the current epoch is gone: was RabbitMQ restarted or wiped?"
+        findings.append(Finding("no_epoch", "RabbitMQ", 1, detail))
     unrecorded = count_ready(connection, DEAD_RECORDS)
     if unrecorded is None:
         findings.append(Finding("queue_missing", DEAD_RECORDS, 1, "run `jobplatform broker apply`"))

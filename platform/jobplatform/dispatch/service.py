@@ -60,6 +60,7 @@ class Dispatcher:
         self._broker_error = ""
         self._periodic = PeriodicTasks(settings, self._ledger, self._publisher, lambda: self._broker_error)
         self._guard_every = Every(GUARD_SECONDS)
+        self._guarded_connection = 0
         self._slots_every = Every(SLOTS_SECONDS)
         self._rescue_every = Every(settings.heartbeat_seconds / POLLS_PER_BEAT)
         self._due_every = Every(settings.dispatch_poll_seconds)
@@ -217,11 +218,16 @@ class Dispatcher:
         self._next_due_at = time.monotonic() + (0.0 if woken.more else max(soon, 0.02))
 
     def _guard(self) -> None:
-        if not self._probe.ready(_BROKER) or not self._guard_every.due():
+        if not self._probe.ready(_BROKER):
+            return
+        # on a new connection at once: the broker may have restarted, without the messages of dispatched jobs
+        reconnected = self._publisher.connections_opened != self._guarded_connection
+        if not self._guard_every.due() and not reconnected:
             return
         self._publisher.keep_alive()
         try:
-            guard_epoch(self._ledger, self._publisher)
+            guard_epoch(self._ledger, self._publisher, self._settings.queue_type)
+            self._guarded_connection = self._publisher.connections_opened
         except BrokerUnavailable as error:
             wait = self._probe.failed(_BROKER)
             self._broker_error = str(error)

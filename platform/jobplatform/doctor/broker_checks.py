@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote, urlsplit
 from urllib.request import HTTPBasicAuthHandler, HTTPPasswordMgrWithDefaultRealm, build_opener
 
 from jobplatform.broker.connection import connected, server_version
-from jobplatform.broker.declare import count_ready, epoch_queue, queue_exists
+from jobplatform.broker.declare import count_ready, epoch_continues, queue_exists
 from jobplatform.broker.topology import Topology, build_topology, choose_queue_type
 from jobplatform.config import Settings
 from jobplatform.doctor.finding import Finding, failed, ok, warning
@@ -33,7 +33,7 @@ def check_broker(ledger: Ledger | None, config: Settings) -> Iterator[Finding]:
             topology = build_topology(config.queues, kind)
             missing = [queue.name for queue in topology.queues if not queue_exists(connection, queue.name)]
             if ledger is not None:
-                yield from _epoch(connection, ledger)
+                yield from _epoch(connection, ledger, config.queue_type)
             records = count_ready(connection, "jobs.dead.records") or 0
     except BrokerUnavailable as error:
         yield failed("rabbitmq", str(error), "start RabbitMQ, or mend JOBPLATFORM_BROKER_URL")
@@ -60,7 +60,7 @@ def check_broker(ledger: Ledger | None, config: Settings) -> Iterator[Finding]:
         )
 
 
-def _epoch(connection: Any, ledger: Ledger) -> Iterator[Finding]:
+def _epoch(connection: Any, ledger: Ledger, queue_type: str) -> Iterator[Finding]:
     try:
         with ledger.statement() as session:
             epoch = current_epoch(session)
@@ -68,12 +68,12 @@ def _epoch(connection: Any, ledger: Ledger) -> Iterator[Finding]:
         return
     if epoch is None:
         yield warning("epoch", "the ledger has none yet: a dispatcher makes the first one", "jobplatform dispatch")
-    elif queue_exists(connection, epoch_queue(epoch)):
-        yield ok("epoch", "the sentinel of this broker's life is there: it was not wiped")
+    elif epoch_continues(connection, epoch, queue_type):
+        yield ok("epoch", "the sentinel is there: RabbitMQ has lost no messages since it was declared")
     else:
         yield failed(
             "epoch",
-            "the sentinel is gone: this broker was wiped, or it is another one; a dispatcher notices",
+            "the sentinel is gone: RabbitMQ was restarted or wiped, or is another one; a dispatcher detects it",
             "jobplatform dispatch",
         )
 

@@ -95,5 +95,5 @@ $$;
 -- Return jobs dispatched in other epochs (rule "Epoch always"): on every check, not once.
 CREATE OR REPLACE FUNCTION return_other_epochs(p_current uuid, p_limit integer) RETURNS integer
 LANGUAGE sql VOLATILE AS $$
-    SELECT return_dispatched(NULL, p_current, NULL, p_limit, 'the broker was wiped');
+    SELECT return_dispatched(NULL, p_current, NULL, p_limit, 'RabbitMQ was restarted or wiped');
 $$;
