@@ -63,9 +63,13 @@ POLICY = "; ".join(
 )
 
 
+#: browsers must not guess the type of an answer
+NO_SNIFFING = ("x-content-type-options", "nosniff")
+
+
 def harden(response: Response) -> Response:
     """Add security headers: no sniffing of types, no framing, no referrer."""
-    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers.set(*NO_SNIFFING)
     if response.mimetype == "text/html":
         response.headers["Content-Security-Policy"] = POLICY
         response.headers["X-Frame-Options"] = "DENY"

@@ -16,6 +16,8 @@ J = TypeVar("J")
 
 #: in the WSGI environ: an error that the server has found in the request
 TROUBLE = "jobplatform.trouble"
+#: a cached answer is used only after its ETag was compared
+REVALIDATE = ("cache-control", "private, no-cache")
 #: the media type of a stream
 EVENTS = "text/event-stream"
 
@@ -33,7 +35,7 @@ def only(fields: list[str] | None, result: dict[str, Any]) -> dict[str, Any]:
 def if_changed(response: Response) -> Response:
     """Add an ETag to an answer; 304 without a body when the caller has the same one (RFC 9110, 13.1.2)."""
     response.add_etag(weak=True)
-    response.headers["Cache-Control"] = "private, no-cache"
+    response.headers.set(*REVALIDATE)
     response.make_conditional(request)
     return response
 

@@ -1,4 +1,4 @@
-"""Accept: one job per request, from 16 keep-alive clients, with each app under granian and under gunicorn."""
+"""Accept and read: one job per request, from 16 keep-alive clients, with each app under granian and under gunicorn."""
 
 from __future__ import annotations
 
@@ -30,11 +30,17 @@ OURS = "job platform, granian"
 DELAY, INSERT = "accept ÷ Flask + .delay() with confirms", "accept ÷ bare Flask with one INSERT"
 #: comparisons: (name, ours, theirs, target ratio)
 PAIRS = (
-    (f"{DELAY}, both on granian", OURS, "Flask + .delay(), granian", 2.0),
-    (f"{DELAY}, each on its usual server", OURS, "Flask + .delay(), gunicorn", 2.0),
-    (f"{INSERT}, both on granian", OURS, "Flask + INSERT, granian", 0.7),
-    (f"{INSERT}, each on its usual server", OURS, "Flask + INSERT, gunicorn", 0.7),
+    (f"{DELAY}, both on granian", OURS, "Flask + .delay(), granian", 3.0),
+    (f"{DELAY}, each on its usual server", OURS, "Flask + .delay(), gunicorn", 3.0),
+    (f"{INSERT}, both on granian", OURS, "Flask + INSERT, granian", 1.2),
+    (f"{INSERT}, both on gunicorn", "job platform, gunicorn", "Flask + INSERT, gunicorn", 0.8),
 )
+#: jobs that are read in turn
+READ_JOBS = 500
+BARE_READ = "Flask + SELECT, granian"
+#: side of a read → its request headers; `*` is the tag of any state, so every answer is a 304
+READS = {OURS: {}, "job platform, granian, unchanged job": {"If-None-Match": "*"}}
+READ_GOALS = dict(zip(READS, (1.5, 2.0), strict=True))
 
 
 def measure(stack: Stack, ours: Ours, bare: Bare, app: str, seconds: int) -> Load:
@@ -46,6 +52,27 @@ def measure(stack: Stack, ours: Ours, bare: Bare, app: str, seconds: int) -> Loa
         wrk = run_wrk(stack.instance.folder, url + path, seconds, body=BODY, key=key)
     purge(stack, "bare")
     return wrk
+
+
+def measure_reads(stack: Stack, ours: Ours, bare: Bare, seconds: int) -> dict[str, Load]:
+    """Load each side with reads of single jobs by id; returns side → load."""
+    ids = [str(ours.submit(n)) for n in range(READ_JOBS)]
+    folder, result = stack.instance.folder, {}
+    with _served(stack, bare, OURS, APPS[OURS][0]) as url:
+        paths = [f"/v1/jobs/{job_id}" for job_id in ids]
+        for side, headers in READS.items():
+            run_wrk(folder, url, 1, key=ours.key, paths=paths, headers=headers)
+            result[side] = run_wrk(folder, url, seconds, key=ours.key, paths=paths, headers=headers)
+    connection = psycopg2.connect(bare.environment["BARE_DATABASE_URL"])
+    with connection, connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO bare_jobs VALUES (%s, %s, now())", [(job_id, '{"n": 1}') for job_id in ids])
+    connection.close()
+    with _served(stack, bare, BARE_READ, "bench.bare_web:app") as url:
+        paths = [f"/read/{job_id}" for job_id in ids]
+        run_wrk(folder, url, 1, paths=paths)
+        result[BARE_READ] = run_wrk(folder, url, seconds, paths=paths)
+    ours.clear()
+    return result
 
 
 @contextmanager

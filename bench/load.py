@@ -1,10 +1,10 @@
-"""HTTP load with wrk: 16 keep-alive clients, one request after the other; every response must be a 2xx."""
+"""HTTP load with wrk: 16 keep-alive clients, one request after the other; every response must be a 2xx or a 304."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,13 +21,21 @@ class Load:
 
 
 def run_wrk(
-    folder: Path, url: str, seconds: int, *, body: bytes | None = None, key: str = "", paths: Sequence[str] = ()
+    folder: Path,
+    url: str,
+    seconds: int,
+    *,
+    body: bytes | None = None,
+    key: str = "",
+    paths: Sequence[str] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> Load:
     """Load a URL, or `paths` below it in turn.
 
-    Raises `RuntimeError` when a response was not a 2xx.
+    Raises `RuntimeError` when a response was neither a 2xx nor a 304.
     """
     lines = [f'wrk.headers["Authorization"] = "Bearer {key}"'] if key else []
+    lines += [f'wrk.headers["{name}"] = [==[{value}]==]' for name, value in (headers or {}).items()]
     if body is not None:
         lines += [
             'wrk.method = "POST"',

@@ -63,8 +63,9 @@ def prefetch_of(platform: Platform, queue: str) -> int:
     instance = platform.stack.instance
     consumers = rabbitmq.call_management(instance, "/api/consumers")
     mine = [item for item in consumers if item["queue"]["name"] == queue]
-    names = {item["channel_details"]["name"] for item in mine}
-    channels = [item for item in rabbitmq.call_management(instance, "/api/channels") if item["name"] in names]
+    # the page learns of a new channel's name later: its details are [] then, or incomplete
+    names = {dict(item["channel_details"]).get("name") for item in mine} - {None}
+    channels = [item for item in rabbitmq.call_management(instance, "/api/channels") if item.get("name") in names]
     # a channel also has a `prefetch_count`: of consumers that start later
     limits = [item["prefetch_count"] for item in mine] + [item.get("global_prefetch_count", 0) for item in channels]
     return max(limits, default=0)

@@ -134,6 +134,42 @@ def get_job(connection: Connection, tenant_id: UUID, job_id: UUID) -> JobView | 
     return _look_up(connection, tenant_id, job_id)
 
 
+#: keys with a rate limit, whose requests are counted, and keys without the scope are left out
+_GET_PLAIN = text(
+    """
+    WITH asked AS MATERIALIZED (
+        SELECT * FROM unnest(CAST(:hashes AS bytea[]), CAST(:ids AS uuid[]), CAST(:since AS timestamptz[]))
+            WITH ORDINALITY AS asked (key_hash, job_id, since, number)
+    ), admitted AS MATERIALIZED (
+        SELECT key_hash, tenant_id, touch_key(id, last_used_at) FROM api_keys
+        WHERE key_hash IN (SELECT key_hash FROM asked) AND revoked_at IS NULL AND requests_per_minute IS NULL
+            AND (expires_at IS NULL OR expires_at > clock_timestamp()) AND CAST(:scope AS text) = ANY (scopes)
+    )
+    SELECT asked.number, job.* FROM asked JOIN admitted USING (key_hash)
+        CROSS JOIN LATERAL find_job(admitted.tenant_id, asked.job_id, asked.since) AS job
+    """
+)
+
+
+def get_plain_jobs(connection: Connection, wanted: Sequence[tuple[bytes, UUID]], scope: str) -> list[JobView | None]:
+    """Return the jobs of pairs of key hash and id, in order; None where this does not tell why there is no answer.
+
+    That is so for a key that is not valid, lacks the scope or has a rate limit, and for a job that its tenant does not
+    have.
+    """
+    parameters = {
+        "hashes": [key_hash for key_hash, _ in wanted],
+        "ids": [job_id for _, job_id in wanted],
+        "since": [_since(job_id) for _, job_id in wanted],
+        "scope": scope,
+    }
+    result: list[JobView | None] = [None] * len(wanted)
+    for row in connection.execute(_GET_PLAIN, parameters):
+        number, *values = row
+        result[number - 1] = view_of(dict(zip(row._fields[1:], values, strict=True)))
+    return result
+
+
 def find_job(connection: Connection, job_id: UUID) -> JobView | None:
     """Return a job of any tenant; for the platform's own processes, never on behalf of a caller."""
     return _look_up(connection, None, job_id)
@@ -159,14 +195,17 @@ def payload_of(connection: Connection, job_id: UUID, finished_at: datetime | Non
 
 
 def _look_up(connection: Connection, tenant_id: UUID | None, job_id: UUID) -> JobView | None:
-    since = earliest_end(job_id) if job_id.version in (7, WITHOUT_TIME) else None
-    row = connection.execute(_FIND, {"tenant_id": tenant_id, "id": job_id, "since": since}).one_or_none()
-    return view_of(row) if row is not None else None
+    row = connection.execute(_FIND, {"tenant_id": tenant_id, "id": job_id, "since": _since(job_id)}).one_or_none()
+    return view_of(dict(row._mapping)) if row is not None else None
 
 
-def view_of(row: Row[Any]) -> JobView:
-    """Build the caller's view from a row of `_VIEW` and finished_at."""
-    values = dict(row._mapping)
+def _since(job_id: UUID) -> datetime | None:
+    """Return the time before which the job can't have ended; None for an id that no job in history can have."""
+    return earliest_end(job_id) if job_id.version in (7, WITHOUT_TIME) else None
+
+
+def view_of(values: dict[str, Any]) -> JobView:
+    """Build the caller's view from the columns of `_VIEW` and finished_at."""
     finished_at = values.pop("finished_at")
     values["state"] = State(values["state"])
     values["tags"] = tuple(values["tags"])
@@ -246,7 +285,7 @@ def list_jobs(
     # below a frontier one table was not read: rows of the other one belong to a later page
     frontier = max(frontiers, default=None)
     rows = sorted((row for row in rows if frontier is None or row.id >= frontier), key=lambda row: row.id, reverse=True)
-    page = [view_of(row) for row in rows[:limit]]
+    page = [view_of(dict(row._mapping)) for row in rows[:limit]]
     if len(rows) > limit:
         return page, page[-1].id
     return page, frontier

@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from jobplatform.domain.access import Scope
 from jobplatform.domain.jobs import JobView
 from jobplatform.domain.states import State
 from jobplatform.errors import JobNotFound
-from jobplatform.ledger import artifacts, jobs, runs
+from jobplatform.ledger import artifacts, jobs, keys, runs
 from jobplatform.ledger.ids import lowest_id_at
 from jobplatform.ledger.session import Ledger
 
@@ -36,6 +37,16 @@ def get_job(ledger: Ledger, tenant_id: UUID, job_id: UUID) -> JobView:
     if job is None:
         raise JobNotFound(job_id)
     return job
+
+
+def get_plain_jobs(ledger: Ledger, wanted: Sequence[tuple[str, UUID]]) -> list[JobView | None]:
+    """Return the jobs of pairs of API key and id, all in one statement.
+
+    None where the request has to be answered by `admit` and `get_job`: a key that is not valid, lacks the scope to read
+    or has a rate limit; a job that its tenant does not have.
+    """
+    with ledger.statement() as connection:
+        return jobs.get_plain_jobs(connection, [(keys.hash_key(key), job_id) for key, job_id in wanted], Scope.READ)
 
 
 def list_jobs(
