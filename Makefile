@@ -12,7 +12,7 @@ define beside
 mkdir -p .local; $(1) >.local/beside.txt 2>&1 & $(2); mine=$$?; wait $$!; other=$$?; cat .local/beside.txt; exit $$((mine ? mine : other))
 endef
 
-.PHONY: help setup demo up down status test test-fast test-all lint format bench drills celery-suite clean
+.PHONY: help setup demo up down status test test-fast test-all lint format bench bench-check drills celery-suite clean
 
 help: ## print this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -48,9 +48,10 @@ test: setup .local/node/.installed ## run all tests on a private stack
 test-fast: setup ## tests without servers: unit and architecture, half a minute
 	@$(BIN)/python -m pytest -n 2 tests/unit tests/architecture $(PYTEST_ARGS)
 
-test-all: test ## all tests, and what is slow: generated canvases beside plain Celery, and Celery's own tests
+test-all: test ## all tests, and what is slow: generated canvases beside plain Celery, Celery's own tests, bench-check
 	@CANVAS_GENERATED=60 $(BIN)/python -m pytest tests/e2e/test_celery_control.py $(PYTEST_ARGS)
 	@$(BIN)/python -m tests.celery_suite $(SUITE_ARGS)
+	@$(MAKE) bench-check
 
 lint: setup ## ruff, mypy strict, import contracts
 	@$(BIN)/ruff format --check .
@@ -64,6 +65,9 @@ format: setup ## format the code
 
 bench: setup ## measure beside bare Celery, in one run
 	@$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-check: setup ## drain and accept beside bare Celery: fails below 80 % of the ratios in bench/record.json
+	@$(BIN)/python -m bench --only drain accept --rounds 1 --check bench/record.json
 
 drills: setup ## play every fault under load, on the distribution's RabbitMQ and on 4.3
 	@$(BIN)/python -m drills $(DRILLS_ARGS)

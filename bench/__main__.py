@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=5, help="how long each load lasts")
     parser.add_argument("--rows", type=int, default=1_000_000, help="jobs of the big ledger")
     parser.add_argument("--json", type=Path, default=CHECKOUT / "bench" / "results" / "latest.json")
+    parser.add_argument("--check", type=Path, help="fail when a ratio is below 80 % of the one in this file (JSON)")
     options = parser.parse_args()
     console = Console()
     figures = Figures()
@@ -107,6 +108,9 @@ def main() -> None:
             report(figures, console, options.json)
             stack.stop(gently=False)
             stack.forget()
+    if options.check is not None:
+        regressions = figures.regressions(orjson.loads(options.check.read_bytes()))
+        raise SystemExit("\n".join(regressions) if regressions else 0)
 
 
 def report(figures: Figures, console: Console, file: Path) -> None:

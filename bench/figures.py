@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+#: the share of a ratio on record below which a run is a regression: the rest is noise
+TOLERATED = 0.8
 
 
 @dataclass
@@ -50,6 +54,20 @@ class Figures:
         self.goals.append(
             {"what": what, "value": value, "limit": limit, "unit": unit, "at_most": at_most, "reached": reached}
         )
+
+    def regressions(self, record: Mapping[str, float]) -> list[str]:
+        """Return a line for each ratio on record that was not measured, or is below `TOLERATED` of the record."""
+        values = {goal["what"]: goal["value"] for goal in self.goals}
+        result = []
+        for what, recorded in record.items():
+            limit = TOLERATED * recorded
+            if what not in values:
+                result.append(f"{what}: not measured; {recorded:.2f} × on record")
+            elif values[what] < limit:
+                result.append(
+                    f"{what}: {values[what]:.2f} ×, expected at least {limit:.2f} × ({recorded:.2f} × on record)"
+                )
+        return result
 
     def as_dict(self) -> dict[str, Any]:
         """Return the content of the JSON file."""
