@@ -49,6 +49,7 @@ def test_the_api_counts_accepted_jobs_and_responses(platform: Platform, done: st
 def test_the_dispatcher_has_metrics_of_every_queue(platform: Platform, done: str) -> None:
     page = read(platform, "metrics-dispatcher")
     assert value(page, "jobplatform_jobs_dispatched_total", queue="email") >= 1
+    assert value(page, "jobplatform_dispatch_window", queue="email") >= 4
     assert value(page, "jobplatform_ledger_up") == 1
     assert value(page, "jobplatform_queue_accepted", queue="email") >= 1
     assert value(page, "jobplatform_queue_slots", queue="email") == 8

@@ -243,6 +243,7 @@ class Dispatcher:
         if not self._backoff.ready(queue) or not self._probe.ready(_BROKER):
             return RoundReport(skipped="backing off")
         window = self._window(queue)
+        self._metrics.window.labels(queue).set(window)
         batch = 1 if self._backoff.doubtful(queue) else self._settings.dispatch_batch
         try:
             with self._metrics.rounds.labels(queue).time():

@@ -57,10 +57,10 @@ def _counter(name: str, about: str, *labels: str) -> Any:
     return Counter(f"jobplatform_{name}", about, labels)
 
 
-def _gauge(name: str, about: str) -> Any:
+def _gauge(name: str, about: str, *labels: str) -> Any:
     from prometheus_client import Gauge
 
-    return Gauge(f"jobplatform_{name}", about, multiprocess_mode="livesum")
+    return Gauge(f"jobplatform_{name}", about, labels, multiprocess_mode="livesum")
 
 
 def _histogram(name: str, about: str, *labels: str, buckets: tuple[float, ...]) -> Any:
@@ -86,6 +86,7 @@ class DispatcherMetrics:
         self.dispatched = _counter("jobs_dispatched_total", "Jobs dispatched and confirmed by RabbitMQ", "queue")
         self.refused = _counter("dispatch_refused_total", "Messages RabbitMQ did not take", "queue", "reason")
         self.rounds = _histogram("dispatch_round_seconds", "Time of one round of a queue", "queue", buckets=REQUESTS)
+        self.window = _gauge("dispatch_window", "Jobs that may be in flight, as of the last round of a queue", "queue")
         self.failures = _counter("dispatch_failures_total", "Rounds and steps that failed", "cause")
         self.rescued = _counter("runs_rescued_total", "Runs ended because their worker was gone", "outcome")
         self.fired = _counter("schedule_fires_total", "Fires of schedules")
