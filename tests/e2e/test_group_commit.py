@@ -74,6 +74,7 @@ def prefetch_of(platform: Platform, queue: str) -> int:
 def test_the_prefetch_of_a_running_consumer_follows_short_jobs(platform: Platform) -> None:
     """RabbitMQ 4 applies a changed prefetch to new consumers only."""
     kind, queue, _ = PREFORK
+    stop_and_start(platform, PREFORK)  # without measurements of the long kinds of other tests
     before = eventually(lambda: prefetch_of(platform, queue), 30, "the prefetch at the start")
     job = {"kind": kind, "payload": {"path": platform.file("prefetched"), "seconds": 0.001}}
     for _ in range(JOBS // BATCH):
