@@ -146,7 +146,7 @@ def _judge(world: World, fault: Fault, load: Load, hits: dict[str, int], held: i
         kind: sum(counts[item.key] > 1 for item in load.accepted if item.kind == kind)
         for kind in ("drill.plain", "drill.journaled")
     }
-    repeated = [item.job_id for item in load.accepted if counts[item.key] > 1]
+    repeated = [item.job_id for item in load.accepted if item.kind in twice and counts[item.key] > 1]
     if repeated and fault.runs is not Runs.CUT:
         for line in evidence.report_runs(world, repeated):
             world.stack.echo(f"ran twice: {line}")

@@ -22,7 +22,7 @@ from jobplatform.dispatch.policy import Policy
 from jobplatform.dispatch.queue_round import RoundReport, run_round
 from jobplatform.dispatch.waiting import Waiting
 from jobplatform.errors import BrokerUnavailable, LedgerUnavailable, OutcomeUnknown
-from jobplatform.ledger import dispatching, queues
+from jobplatform.ledger import dispatching, queues, session
 from jobplatform.ledger.ids import new_id
 from tests.support.ledger_harness import LedgerHarness
 from tests.support.waiting import eventually
@@ -236,6 +236,19 @@ def test_scheduled_jobs_become_due_and_expired_ones_end(harness: LedgerHarness) 
     assert states == ["available", "scheduled", "expired"]
     assert harness.events(due)[-1] == "due"
     harness.assert_conserved()
+
+
+@pytest.mark.parametrize("way", ["transaction", "statement", "call"])
+def test_a_pool_whose_connections_are_all_dead_is_an_unavailable_ledger(harness, monkeypatch, way: str) -> None:
+    """Connections that are killed faster than the pool replaces them: SQLAlchemy raises no error of the driver then."""
+    ledger = session.open_ledger(harness.url, name="killed")
+    monkeypatch.setattr(session, "has_news", lambda _connection: True)
+    with pytest.raises(LedgerUnavailable):
+        if way == "call":
+            ledger.call("is_writable")
+        else:
+            with getattr(ledger, way)():
+                pass
 
 
 def test_the_epoch_is_declared_once_and_kept(harness: LedgerHarness, publisher, broker_url: str) -> None:

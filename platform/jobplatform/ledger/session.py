@@ -17,7 +17,7 @@ import psycopg2.errors
 import psycopg2.extensions
 from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import Engine
-from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, InvalidRequestError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from jobplatform.errors import LedgerBusy, LedgerReadOnly, LedgerUnavailable, OutcomeUnknown
@@ -120,8 +120,14 @@ def _read_moment(value: str | bytes | None, cursor: Any) -> datetime | None:
 TIMESTAMPTZ = psycopg2.extensions.new_type((1184,), "TIMESTAMPTZ", _read_moment)
 
 
-def translate(error: DBAPIError | PoolTimeout | psycopg2.Error) -> Exception:
+#: what opening a pooled connection raises. `InvalidRequestError`: it was found dead at each of the pool's attempts
+NOT_OPENED = (DBAPIError, PoolTimeout, psycopg2.Error, InvalidRequestError)
+
+
+def translate(error: DBAPIError | PoolTimeout | psycopg2.Error | InvalidRequestError) -> Exception:
     """Return our error for the driver's; the driver's own if it indicates a bug."""
+    if isinstance(error, InvalidRequestError):
+        return LedgerUnavailable()
     if isinstance(error, PoolTimeout):
         return LedgerBusy("all of this process's ledger connections are in use; repeat in a moment")
     driver = error.orig if isinstance(error, DBAPIError) else error
@@ -208,7 +214,7 @@ class Prepared:
             try:
                 pooled = self._engine.raw_connection()
                 pooled.detach()
-            except (DBAPIError, PoolTimeout, psycopg2.Error) as error:
+            except NOT_OPENED as error:
                 raise translate(error) from error
             self._connection, self._names = pooled.dbapi_connection, set()
         return self._connection
@@ -249,7 +255,7 @@ class Ledger:
         """
         try:
             connection = self.transactions.connect()
-        except (DBAPIError, PoolTimeout) as error:
+        except NOT_OPENED as error:
             raise translate(error) from error
         try:
             transaction = connection.begin()
@@ -282,7 +288,7 @@ class Ledger:
         """
         try:
             connection = self.statements.connect()
-        except (DBAPIError, PoolTimeout) as error:
+        except NOT_OPENED as error:
             raise translate(error) from error
         try:
             yield connection
